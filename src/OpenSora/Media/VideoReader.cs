@@ -1,0 +1,85 @@
+using System.Globalization;
+
+namespace OpenSora.Media;
+
+/// <summary>Decodes whatever ffmpeg does, raw pixels coming through a pipe.</summary>
+/// <param name="ffmpegFolder">The folder that holds ffmpeg and ffprobe; null = wherever PATH finds them.</param>
+public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
+{
+    /// <inheritdoc/>
+    public Task<VideoInfo> ProbeAsync(string path, CancellationToken cancellationToken = default)
+    {
+        RequireFile(path);
+        return FFmpeg.ProbeAsync(ffmpegFolder, path, cancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public async Task<VideoFrames> ReadAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default)
+    {
+        clip ??= new ClipOptions();
+        clip.Validate();
+        var info = await ProbeAsync(path, cancellationToken);
+        var (width, height) = (clip.Width ?? info.Width, clip.Height ?? info.Height);
+        var frameBytes = checked(width * height * 3);
+
+        var pixels = new MemoryStream();
+        await FFmpeg.DecodeAsync(ffmpegFolder, path, Arguments(clip, width, height, clip.Frames),
+            (pipe, token) => pipe.CopyToAsync(pixels, token), cancellationToken);
+        var count = (int)(pixels.Length / frameBytes);
+        if (count == 0)
+            throw new MediaException($"'{path}' holds no frame from frame {clip.StartFrame} on. Ask for an earlier start.");
+        return new VideoFrames(pixels.GetBuffer().AsMemory(0, count * frameBytes), count, height, width,
+            (clip.FramesPerSecond ?? info.FramesPerSecond) / clip.FrameInterval);
+    }
+
+    /// <inheritdoc/>
+    public async Task<int> ReadAsync(string path, ClipOptions clip, Memory<byte> destination, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(clip);
+        clip.Validate();
+        if (clip is not { Width: { } width, Height: { } height })
+            throw new ArgumentException("Set the clip's Width and Height: they say how the destination is laid out.", nameof(clip));
+        var frameBytes = checked(width * height * 3);
+        var fitting = destination.Length / frameBytes;
+        if (fitting == 0)
+            throw new ArgumentException($"The destination holds {destination.Length} bytes, one frame of {width}x{height} is {frameBytes}.", nameof(destination));
+        RequireFile(path);
+
+        var read = 0;
+        await FFmpeg.DecodeAsync(ffmpegFolder, path, Arguments(clip, width, height, Math.Min(clip.Frames ?? fitting, fitting)),
+            async (pipe, token) => read = await pipe.ReadAtLeastAsync(destination[..(fitting * frameBytes)], fitting * frameBytes, throwOnEndOfStream: false, token),
+            cancellationToken);
+        return read / frameBytes;
+    }
+
+    private static void RequireFile(string path)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        if (!File.Exists(path))
+            throw new FileNotFoundException($"There is no video '{path}'.", path);
+    }
+
+    private static List<string> Arguments(ClipOptions clip, int width, int height, int? frames)
+    {
+        List<string> filters = [];
+        if (clip.FramesPerSecond is { } fps)
+            filters.Add(string.Create(CultureInfo.InvariantCulture, $"fps={fps}"));
+        if (clip.StartFrame > 0)
+            filters.Add($"trim=start_frame={clip.StartFrame},setpts=PTS-STARTPTS");
+        if (clip.FrameInterval > 1)
+            filters.Add($"framestep={clip.FrameInterval}");
+        const string Scaler = "flags=bicubic+accurate_rnd+full_chroma_int";
+        filters.Add(clip.Fit switch
+        {
+            FrameFit.Crop => $"scale={width}:{height}:force_original_aspect_ratio=increase:{Scaler},crop={width}:{height}",
+            FrameFit.Pad => $"scale={width}:{height}:force_original_aspect_ratio=decrease:{Scaler},pad={width}:{height}:-1:-1",
+            _ => $"scale={width}:{height}:{Scaler}",
+        });
+
+        List<string> arguments = ["-map", "0:v:0", "-vf", string.Join(',', filters)];
+        if (frames is { } limit)
+            arguments.AddRange(["-frames:v", limit.ToString(CultureInfo.InvariantCulture)]);
+        arguments.AddRange(["-f", "rawvideo", "-pix_fmt", "rgb24"]);
+        return arguments;
+    }
+}

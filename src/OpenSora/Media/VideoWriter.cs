@@ -1,0 +1,47 @@
+using System.Globalization;
+
+namespace OpenSora.Media;
+
+/// <summary>Encodes with ffmpeg, raw pixels going through a pipe.</summary>
+/// <param name="ffmpegFolder">The folder that holds ffmpeg; null = wherever PATH finds it.</param>
+/// <param name="quality">The MP4's constant rate factor, from 0 (without loss) to 51.</param>
+public sealed class VideoWriter(string? ffmpegFolder = null, int quality = 18) : IVideoWriter
+{
+    // Repeats the last column and row of odd sizes, which yuv420p cannot have.
+    private const string Even = "pad=ceil(iw/2)*2:ceil(ih/2)*2";
+    private const string Bt709 = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int";
+
+    /// <inheritdoc/>
+    public Task WriteAsync(VideoFrames frames, string path, VideoFormat format = VideoFormat.Mp4, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(frames);
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        return format switch
+        {
+            VideoFormat.Mp4 => WriteFileAsync(Mp4Arguments(frames)),
+            VideoFormat.Gif => WriteFileAsync(GifArguments),
+            VideoFormat.PngSequence => AtomicOutput.WriteFolderAsync(path, folder =>
+                FFmpeg.EncodeAsync(ffmpegFolder, frames, PngArguments, Path.Combine(folder.Replace("%", "%%", StringComparison.Ordinal), "frame_%05d.png"), cancellationToken)),
+            _ => throw new ArgumentOutOfRangeException(nameof(format), format, "Unknown video format."),
+        };
+
+        Task WriteFileAsync(IReadOnlyList<string> arguments) =>
+            AtomicOutput.WriteFileAsync(path, temporary => FFmpeg.EncodeAsync(ffmpegFolder, frames, arguments, temporary, cancellationToken));
+    }
+
+    private List<string> Mp4Arguments(VideoFrames frames)
+    {
+        var (right, bottom) = (frames.Width % 2, frames.Height % 2);
+        var filter = right + bottom == 0 ? Bt709 : $"{Even},fillborders=right={right}:bottom={bottom}:mode=smear,{Bt709}";
+        return
+        [
+            "-vf", filter, "-c:v", "libx264", "-preset", "medium", "-crf", quality.ToString(CultureInfo.InvariantCulture), "-pix_fmt", "yuv420p",
+            "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-movflags", "+faststart", "-f", "mp4",
+        ];
+    }
+
+    private static readonly string[] GifArguments =
+        ["-filter_complex", "split[a][b];[a]palettegen[palette];[b][palette]paletteuse=dither=sierra2_4a", "-loop", "0", "-f", "gif"];
+
+    private static readonly string[] PngArguments = ["-c:v", "png", "-pix_fmt", "rgb24", "-f", "image2"];
+}
