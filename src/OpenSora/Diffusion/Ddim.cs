@@ -1,0 +1,61 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Diffusion;
+
+/// <summary>Samples an <see cref="Iddpm"/> process along a less random way: with eta 0 the noise alone decides the sample.</summary>
+/// <remarks>Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16. A learned variance is not used. Immutable.</remarks>
+public sealed class Ddim : ISampler
+{
+    private readonly Iddpm process;
+
+    /// <summary>Makes a sampler.</summary>
+    /// <param name="process">The process; its schedule's steps are the sampling steps.</param>
+    /// <param name="eta">How much noise each step adds, from 0 (none) to 1 (as much as ancestral sampling).</param>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="eta"/> is not from 0 to 1.</exception>
+    public Ddim(Iddpm process, double eta = 0)
+    {
+        ArgumentNullException.ThrowIfNull(process);
+        if (eta is not (>= 0 and <= 1))
+        {
+            throw new ArgumentOutOfRangeException(nameof(eta), eta, "Eta goes from 0 (deterministic) to 1 (as random as ancestral sampling).");
+        }
+
+        this.process = process;
+        Eta = eta;
+    }
+
+    /// <summary>The process of the Open-Sora family, sampled by DDIM.</summary>
+    /// <param name="steps">Sampling steps, 1 to 1000.</param>
+    /// <param name="eta">How much noise each step adds, from 0 to 1.</param>
+    public Ddim(int steps = 50, double eta = 0)
+        : this(new Iddpm(steps), eta)
+    {
+    }
+
+    /// <summary>How much noise each step adds, from 0 to 1.</summary>
+    public double Eta { get; }
+
+    /// <inheritdoc cref="Iddpm.GuidedChannels"/>
+    public int? GuidedChannels => Guidance.IddpmChannels;
+
+    /// <inheritdoc/>
+    public Tensor Sample(Denoiser denoiser, Tensor noise, Generator? generator = null, IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default) => Sample(denoiser, noise, Iddpm.Random(generator), progress, cancellationToken);
+
+    internal Tensor Sample(Denoiser denoiser, Tensor noise, NoiseSource source, IProgress<SamplingStep>? progress, CancellationToken cancellationToken)
+    {
+        var schedule = process.Schedule;
+        return process.Reverse(denoiser, noise, Step, progress, cancellationToken);
+
+        Tensor Step(Iddpm.Denoised p, Tensor x, int t)
+        {
+            // The noise that the (perhaps clipped) prediction of x0 implies.
+            var epsilon = (Iddpm.At(schedule.SqrtRecipAlphasCumprod, [t], x) * x - p.X0) / Iddpm.At(schedule.SqrtRecipM1AlphasCumprod, [t], x);
+            var (now, before) = (schedule.AlphasCumprod[t], schedule.AlphasCumprodPrev[t]);
+            var sigma = Eta * Math.Sqrt((1 - before) / (1 - now)) * Math.Sqrt(1 - now / before);
+            var mean = Math.Sqrt(before) * p.X0 + Math.Sqrt(1 - before - sigma * sigma) * epsilon;
+            return sigma == 0 ? mean : mean + sigma * source(schedule.Steps - 1 - t, x);
+        }
+    }
+}

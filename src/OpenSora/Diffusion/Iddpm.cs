@@ -1,0 +1,231 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Diffusion;
+
+/// <summary>Supplies the standard normal noise of a step; tests put recorded noise in its place.</summary>
+/// <param name="step">How many steps came before.</param>
+/// <param name="like">A tensor of the shape, type and device wanted.</param>
+internal delegate Tensor NoiseSource(int step, Tensor like);
+
+/// <summary>A denoising diffusion process with, by default, learned variances: its training losses and its ancestral sampling.</summary>
+/// <remarks>
+/// Ho et al. 2020, "Denoising Diffusion Probabilistic Models"; Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic
+/// Models". Time steps <c>t</c> are those of <see cref="Schedule"/>, from 0 (least noise) to Steps - 1; the denoiser is told the original
+/// process's steps. Immutable: one process serves many threads.
+/// </remarks>
+public sealed partial class Iddpm : ISampler
+{
+    private readonly Prediction prediction;
+    private readonly Variance variance;
+    private readonly DiffusionLoss loss;
+    private readonly bool clipDenoised;
+
+    /// <summary>Makes a process: the full schedule for training, a respaced one for sampling.</summary>
+    /// <param name="schedule">The noise schedule; its steps are the sampling steps.</param>
+    /// <param name="options">The parameterisation, copied; null takes the published one.</param>
+    /// <exception cref="ArgumentException">An option has a value outside its enumeration.</exception>
+    public Iddpm(IddpmSchedule schedule, IddpmOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(schedule);
+        options ??= new IddpmOptions();
+        if (!Enum.IsDefined(options.Prediction) || !Enum.IsDefined(options.Variance) || !Enum.IsDefined(options.Loss))
+        {
+            throw new ArgumentException(
+                $"Unknown parameterisation: {options.Prediction}, {options.Variance}, {options.Loss}. Use named values of the enumerations.", nameof(options));
+        }
+
+        Schedule = schedule;
+        prediction = options.Prediction;
+        variance = options.Variance;
+        loss = options.Loss;
+        clipDenoised = options.ClipDenoised;
+    }
+
+    /// <summary>The process of the Open-Sora family for sampling: linear schedule, 1000 steps respaced, learned variance.</summary>
+    /// <param name="steps">Sampling steps, 1 to 1000. Open-Sora 1.0 was published with 100.</param>
+    public Iddpm(int steps = 100)
+        : this(IddpmSchedule.Linear().Respace(steps))
+    {
+    }
+
+    /// <summary>The noise schedule.</summary>
+    public IddpmSchedule Schedule { get; }
+
+    /// <summary>3, as published: the official DiT, PixArt and Open-Sora 1.0 guide the first three latent channels only.</summary>
+    public int? GuidedChannels => Guidance.IddpmChannels;
+
+    /// <inheritdoc/>
+    public Tensor Sample(Denoiser denoiser, Tensor noise, Generator? generator = null, IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default) => Sample(denoiser, noise, Random(generator), progress, cancellationToken);
+
+    internal Tensor Sample(Denoiser denoiser, Tensor noise, NoiseSource source, IProgress<SamplingStep>? progress, CancellationToken cancellationToken)
+    {
+        return Reverse(denoiser, noise, Step, progress, cancellationToken);
+
+        // x[t-1] ~ p(x[t-1] | x[t]); the last step takes the mean.
+        Tensor Step(Denoised p, Tensor x, int t) =>
+            t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * source(Schedule.Steps - 1 - t, x);
+    }
+
+    /// <summary>Adds noise to clean samples: draws from q(x[t] | x0), equation 4 of Ho et al.</summary>
+    /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>.</param>
+    /// <param name="t">Steps of <see cref="Schedule"/>, <c>[batch]</c>, int64.</param>
+    /// <param name="noise">Standard normal noise of the shape of <paramref name="x0"/>.</param>
+    /// <returns>The noisy samples, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A shape does not fit, or a step is out of range.</exception>
+    public Tensor AddNoise(Tensor x0, Tensor t, Tensor noise)
+    {
+        using var scope = NewDisposeScope();
+        return AddNoise(x0, StepsOf(t, x0), noise).MoveToOuterDisposeScope();
+    }
+
+    private Tensor AddNoise(Tensor x0, int[] t, Tensor noise)
+    {
+        if (!noise.shape.AsSpan().SequenceEqual(x0.shape))
+        {
+            throw new ArgumentException($"The noise has shape {Shape(noise)}, but the samples have {Shape(x0)}; both must be the same.", nameof(noise));
+        }
+
+        return At(Schedule.SqrtAlphasCumprod, t, x0) * x0 + At(Schedule.SqrtOneMinusAlphasCumprod, t, x0) * noise;
+    }
+
+    /// <summary>What a denoiser's output says about the step before.</summary>
+    /// <param name="X0">The predicted clean sample.</param>
+    /// <param name="Mean">The mean of p(x[t-1] | x[t]).</param>
+    /// <param name="LogVariance">The logarithm of its variance, broadcastable to the mean.</param>
+    internal readonly record struct Denoised(Tensor X0, Tensor Mean, Tensor LogVariance);
+
+    /// <summary>Reads a denoiser's output for noisy samples at step t; t holds one step for each sample, or one for all.</summary>
+    internal Denoised Denoise(Tensor output, Tensor x, int[] t, bool clip)
+    {
+        var (predicted, values) = Split(output, x);
+        var x0 = prediction == Prediction.Sample
+            ? predicted
+            : At(Schedule.SqrtRecipAlphasCumprod, t, x) * x - At(Schedule.SqrtRecipM1AlphasCumprod, t, x) * predicted;
+        if (clip)
+        {
+            x0 = x0.clamp(-1, 1);
+        }
+
+        return new Denoised(x0, PosteriorMean(x0, x, t), LogVariance(values, x, t));
+    }
+
+    internal Tensor PosteriorMean(Tensor x0, Tensor x, int[] t) =>
+        At(Schedule.PosteriorMeanCoef1, t, x) * x0 + At(Schedule.PosteriorMeanCoef2, t, x) * x;
+
+    private Tensor LogVariance(Tensor? values, Tensor x, int[] t)
+    {
+        if (values is null)
+        {
+            return At(variance == Variance.FixedSmall ? Schedule.PosteriorLogVarianceClipped : Schedule.FixedLargeLogVariance, t, x);
+        }
+
+        // Values of [-1, 1] go from the posterior's variance to beta.
+        var small = At(Schedule.PosteriorLogVarianceClipped, t, x);
+        var large = At(Schedule.LogBetas, t, x);
+        var share = (values + 1) / 2;
+        return share * large + (1 - share) * small;
+    }
+
+    // The prediction and, where the variance is learned, the second half of the channels.
+    private (Tensor Predicted, Tensor? Variance) Split(Tensor output, Tensor x)
+    {
+        var learned = variance == Variance.LearnedRange;
+        CheckOutput(output, x, learned ? 2 : 1, learned
+            ? "learned variances need twice the latent channels; choose a fixed Variance for a model without them"
+            : "a fixed variance needs as many as the latents; choose Variance.LearnedRange for a model that predicts variances");
+        if (output.dtype != x.dtype)
+        {
+            output = output.to_type(x.dtype);
+        }
+
+        var channels = x.shape[1];
+        return learned ? (output.narrow(1, 0, channels), output.narrow(1, channels, channels)) : (output, null);
+    }
+
+    /// <summary>Runs the process from its last step to its first. Each step's intermediates live in a dispose scope of their own.</summary>
+    internal Tensor Reverse(Denoiser denoiser, Tensor noise, Func<Denoised, Tensor, int, Tensor> step, IProgress<SamplingStep>? progress,
+        CancellationToken cancellationToken)
+    {
+        ArgumentNullException.ThrowIfNull(denoiser);
+        CheckNoise(noise);
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        var x = noise;
+        for (var t = Schedule.Steps - 1; t >= 0; t--)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            var previous = x;
+            using (NewDisposeScope())
+            {
+                var output = denoiser(x, full(x.shape[0], (float)Schedule.TimestepMap[t], dtype: ScalarType.Float32, device: x.device));
+                x = step(Denoise(output, x, [t], clipDenoised), x, t).MoveToOuterDisposeScope();
+            }
+
+            if (!ReferenceEquals(previous, noise))
+            {
+                previous.Dispose();
+            }
+
+            progress?.Report(new SamplingStep(Schedule.Steps - t, Schedule.Steps));
+        }
+
+        return x.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Entries of a table, one a sample (or one for all), shaped to multiply x. Looked up in float64, then rounded to x's type.</summary>
+    internal static Tensor At(double[] table, int[] t, Tensor x)
+    {
+        var shape = new long[x.dim()];
+        Array.Fill(shape, 1);
+        shape[0] = t.Length;
+        return tensor(Array.ConvertAll(t, i => table[i]), dtype: x.dtype, device: x.device).reshape(shape);
+    }
+
+    internal int[] StepsOf(Tensor t, Tensor x)
+    {
+        if (t.dim() != 1 || t.dtype != ScalarType.Int64 || t.shape[0] != x.shape[0])
+        {
+            throw new ArgumentException($"Time steps must be int64 of shape [{x.shape[0]}], one a sample, got {t.dtype} of shape {Shape(t)}.", nameof(t));
+        }
+
+        var steps = Array.ConvertAll(t.cpu().data<long>().ToArray(), step => (int)step);
+        foreach (var step in steps)
+        {
+            if (step < 0 || step >= Schedule.Steps)
+            {
+                throw new ArgumentOutOfRangeException(nameof(t), step, $"Time steps of this process go from 0 to {Schedule.Steps - 1}.");
+            }
+        }
+
+        return steps;
+    }
+
+    internal static NoiseSource Random(Generator? generator) => (_, like) => generator is null || generator.device.type == like.device.type
+        ? randn(like.shape, dtype: like.dtype, device: like.device, generator: generator)
+        : randn(like.shape, dtype: like.dtype, device: generator.device, generator: generator).to(like.device);
+
+    internal static void CheckNoise(Tensor noise)
+    {
+        ArgumentNullException.ThrowIfNull(noise);
+        if (noise.dtype is not (ScalarType.Float32 or ScalarType.Float64) || noise.dim() < 2)
+        {
+            throw new ArgumentException($"Noise must be float32 or float64 of shape [batch, channels, ...], got {noise.dtype} of shape {Shape(noise)}. "
+                + "Sampling itself runs in this type, whatever type the model computes in.", nameof(noise));
+        }
+    }
+
+    internal static void CheckOutput(Tensor output, Tensor x, int factor, string reason)
+    {
+        var expected = x.shape;
+        expected[1] *= factor;
+        if (!output.shape.AsSpan().SequenceEqual(expected))
+        {
+            throw new InvalidOperationException(
+                $"The denoiser gave {Shape(output)} for latents of {Shape(x)}, expected [{string.Join(", ", expected)}]: {reason}.");
+        }
+    }
+
+    internal static string Shape(Tensor x) => $"[{string.Join(", ", x.shape)}]";
+}

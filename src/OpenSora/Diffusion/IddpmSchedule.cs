@@ -1,0 +1,207 @@
+using System.Collections.Immutable;
+using System.Globalization;
+
+namespace OpenSora.Diffusion;
+
+/// <summary>How much noise each step of a diffusion process adds, and everything that follows from it, in float64.</summary>
+/// <remarks>
+/// Ho et al. 2020, "Denoising Diffusion Probabilistic Models", sections 2 and 3; respacing: Nichol and Dhariwal 2021, "Improved Denoising
+/// Diffusion Probabilistic Models", section 4. Immutable. Steps count from 0, the least noise.
+/// </remarks>
+public sealed class IddpmSchedule
+{
+    private IddpmSchedule(double[] betas, int[] timestepMap)
+    {
+        Betas = [.. betas];
+        TimestepMap = [.. timestepMap];
+        var n = betas.Length;
+        var product = 1.0;
+        var alphasCumprod = Array.ConvertAll(betas, beta => product *= 1 - beta);
+        AlphasCumprod = [.. alphasCumprod];
+        AlphasCumprodPrev = [1, .. alphasCumprod[..^1]];
+        AlphasCumprodNext = [.. alphasCumprod[1..], 0];
+        SqrtAlphasCumprod = Array.ConvertAll(alphasCumprod, Math.Sqrt);
+        SqrtOneMinusAlphasCumprod = Array.ConvertAll(alphasCumprod, a => Math.Sqrt(1 - a));
+        LogOneMinusAlphasCumprod = Array.ConvertAll(alphasCumprod, a => Math.Log(1 - a));
+        SqrtRecipAlphasCumprod = Array.ConvertAll(alphasCumprod, a => Math.Sqrt(1 / a));
+        SqrtRecipM1AlphasCumprod = Array.ConvertAll(alphasCumprod, a => Math.Sqrt(1 / a - 1));
+        LogBetas = Array.ConvertAll(betas, Math.Log);
+
+        // q(x[t-1] | x[t], x0), equations 6 and 7. Its variance is 0 at the first step, so the clipped logarithm repeats the second one's.
+        PosteriorVariance = new double[n];
+        PosteriorMeanCoef1 = new double[n];
+        PosteriorMeanCoef2 = new double[n];
+        for (var t = 0; t < n; t++)
+        {
+            PosteriorVariance[t] = betas[t] * (1 - AlphasCumprodPrev[t]) / (1 - alphasCumprod[t]);
+            PosteriorMeanCoef1[t] = betas[t] * Math.Sqrt(AlphasCumprodPrev[t]) / (1 - alphasCumprod[t]);
+            PosteriorMeanCoef2[t] = (1 - AlphasCumprodPrev[t]) * Math.Sqrt(1 - betas[t]) / (1 - alphasCumprod[t]);
+        }
+
+        var clipped = n > 1 ? PosteriorVariance[1] : betas[0];
+        PosteriorLogVarianceClipped = Array.ConvertAll(PosteriorVariance, Math.Log);
+        PosteriorLogVarianceClipped[0] = Math.Log(clipped);
+        FixedLargeLogVariance = [.. LogBetas];
+        FixedLargeLogVariance[0] = Math.Log(clipped);
+    }
+
+    /// <summary>The number of steps of this process.</summary>
+    public int Steps => Betas.Length;
+
+    /// <summary>For every step, the original process's step that the model knows it by.</summary>
+    public ImmutableArray<int> TimestepMap { get; }
+
+    /// <summary>The variance of the noise that each step adds.</summary>
+    public ImmutableArray<double> Betas { get; }
+
+    /// <summary>The share of the data's variance that is left after each step.</summary>
+    public ImmutableArray<double> AlphasCumprod { get; }
+
+    internal double[] AlphasCumprodPrev { get; }
+    internal double[] AlphasCumprodNext { get; }
+    internal double[] SqrtAlphasCumprod { get; }
+    internal double[] SqrtOneMinusAlphasCumprod { get; }
+    internal double[] LogOneMinusAlphasCumprod { get; }
+    internal double[] SqrtRecipAlphasCumprod { get; }
+    internal double[] SqrtRecipM1AlphasCumprod { get; }
+    internal double[] PosteriorVariance { get; }
+    internal double[] PosteriorLogVarianceClipped { get; }
+    internal double[] PosteriorMeanCoef1 { get; }
+    internal double[] PosteriorMeanCoef2 { get; }
+    internal double[] LogBetas { get; }
+    internal double[] FixedLargeLogVariance { get; }
+
+    /// <summary>Betas that grow evenly from 0.0001 to 0.02 over 1000 steps, scaled for other numbers of steps: what the Open-Sora family trains with.</summary>
+    /// <param name="steps">The number of steps, at least 21.</param>
+    /// <exception cref="ArgumentOutOfRangeException">There are too few steps for betas below 1.</exception>
+    public static IddpmSchedule Linear(int steps = 1000)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(steps, 21);
+        var first = 0.1 / steps;
+        var last = 20.0 / steps;
+        return FromBetas([.. Enumerable.Range(0, steps).Select(i => first + i * ((last - first) / (steps - 1)))]);
+    }
+
+    /// <summary>The cosine schedule of Nichol and Dhariwal 2021, section 3.2, betas capped at 0.999.</summary>
+    /// <param name="steps">The number of steps, at least 1.</param>
+    /// <exception cref="ArgumentOutOfRangeException">There is no step.</exception>
+    public static IddpmSchedule SquaredCosine(int steps = 1000)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
+        return FromBetas([.. Enumerable.Range(0, steps).Select(i => Math.Min(1 - AlphaBar((i + 1.0) / steps) / AlphaBar((double)i / steps), 0.999))]);
+
+        static double AlphaBar(double t) => Math.Pow(Math.Cos((t + 0.008) / 1.008 * Math.PI / 2), 2);
+    }
+
+    /// <summary>A schedule of given betas.</summary>
+    /// <param name="betas">The variance of the noise that each step adds, each above 0 and below 1.</param>
+    /// <exception cref="ArgumentException">There are no betas, or one is out of range.</exception>
+    public static IddpmSchedule FromBetas(ReadOnlySpan<double> betas)
+    {
+        if (betas.IsEmpty)
+        {
+            throw new ArgumentException("A noise schedule needs at least one beta, got none.", nameof(betas));
+        }
+
+        for (var i = 0; i < betas.Length; i++)
+        {
+            if (betas[i] is not (> 0 and < 1))
+            {
+                throw new ArgumentException(string.Create(CultureInfo.InvariantCulture,
+                    $"Betas must be above 0 and below 1, but beta {i} is {betas[i]}."), nameof(betas));
+            }
+        }
+
+        return new IddpmSchedule(betas.ToArray(), [.. Enumerable.Range(0, betas.Length)]);
+    }
+
+    /// <summary>A shorter process over evenly spaced steps of this one, the first and the last among them.</summary>
+    /// <param name="steps">How many steps to keep, from 1 to <see cref="Steps"/>.</param>
+    /// <exception cref="ArgumentOutOfRangeException">So many steps cannot be kept.</exception>
+    public IddpmSchedule Respace(int steps)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(steps, Steps);
+        return Keep(Spread([steps]));
+    }
+
+    /// <summary>A shorter process as a text describes it.</summary>
+    /// <param name="respacing">
+    /// Counts separated by commas: the process is cut into as many equal sections and so many evenly spaced steps are kept of each
+    /// (<c>"100"</c>, <c>"10,15,20"</c>). Or <c>"ddim"</c> and a count: every n-th step from the first on, as the DDIM paper has it (<c>"ddim50"</c>).
+    /// Empty keeps all steps.
+    /// </param>
+    /// <exception cref="ArgumentException">The text is none of these, or asks for more steps than there are.</exception>
+    public IddpmSchedule Respace(string respacing)
+    {
+        ArgumentNullException.ThrowIfNull(respacing);
+        if (respacing.Length == 0)
+        {
+            return this;
+        }
+
+        if (respacing.StartsWith("ddim", StringComparison.Ordinal))
+        {
+            var count = Count(respacing["ddim".Length..], respacing);
+            for (var stride = 1; stride <= Steps; stride++)
+            {
+                if ((Steps + stride - 1) / stride == count)
+                {
+                    return Keep([.. Enumerable.Range(0, count).Select(i => i * stride)]);
+                }
+            }
+
+            throw new ArgumentException($"No whole stride takes exactly {count} of {Steps} steps. Choose another count, or drop 'ddim' for a fractional stride.",
+                nameof(respacing));
+        }
+
+        return Keep(Spread(Array.ConvertAll(respacing.Split(','), part => Count(part, respacing))));
+    }
+
+    private static int Count(string text, string respacing) =>
+        int.TryParse(text, NumberStyles.AllowLeadingWhite | NumberStyles.AllowTrailingWhite, CultureInfo.InvariantCulture, out var count) && count > 0
+            ? count
+            : throw new ArgumentException($"'{respacing}' is no respacing: expected counts above 0 such as \"100\" or \"10,15,20\", or \"ddim50\".", nameof(respacing));
+
+    // The positions accumulate a fractional stride and round half to even, as the published processes do; other rounding picks other steps.
+    private int[] Spread(int[] sections)
+    {
+        var kept = new List<int>();
+        var start = 0;
+        for (var i = 0; i < sections.Length; i++)
+        {
+            var size = Steps / sections.Length + (i < Steps % sections.Length ? 1 : 0);
+            var count = sections[i];
+            if (count > size)
+            {
+                throw new ArgumentException($"Cannot keep {count} steps of section {i + 1}, which has {size} of the process's {Steps}.", nameof(sections));
+            }
+
+            var stride = count > 1 ? (size - 1.0) / (count - 1) : 1;
+            var position = 0.0;
+            for (var k = 0; k < count; k++)
+            {
+                kept.Add(start + (int)Math.Round(position, MidpointRounding.ToEven));
+                position += stride;
+            }
+
+            start += size;
+        }
+
+        return [.. kept];
+    }
+
+    // New betas such that what is left of the data after each kept step stays as it was.
+    private IddpmSchedule Keep(int[] kept)
+    {
+        var last = 1.0;
+        var betas = new double[kept.Length];
+        for (var i = 0; i < kept.Length; i++)
+        {
+            betas[i] = 1 - AlphasCumprod[kept[i]] / last;
+            last = AlphasCumprod[kept[i]];
+        }
+
+        return new IddpmSchedule(betas, Array.ConvertAll(kept, i => TimestepMap[i]));
+    }
+}
