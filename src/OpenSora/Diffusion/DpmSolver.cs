@@ -1,4 +1,3 @@
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -105,7 +104,7 @@ public sealed class DpmSolver : ISampler
         var learned = output.dim() == x.dim() && output.shape[1] == 2 * channels;
         Iddpm.CheckOutput(output, x, learned ? 2 : 1, "as many channels as the latents, or twice as many with a learned variance, which is not used");
         output = output.narrow(1, 0, channels).to_type(x.dtype);
-        return prediction == Prediction.Sample ? output.clone() : (x - Sigma(time) * output) / Alpha(time);
+        return prediction == Prediction.Sample ? output : (x - Sigma(time) * output) / Alpha(time);
     }
 
     // The schedule between its steps, in single precision as published: close to time 0 its rounding is part of the published numbers.

@@ -1,4 +1,3 @@
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -41,7 +40,10 @@ public static class Guidance
     /// <summary>Guidance by two calls: less memory at a time. A scale of 1 skips the unconditional one.</summary>
     /// <param name="conditional">The denoiser with the prompt.</param>
     /// <param name="unconditional">The denoiser with the null caption or the negative prompt.</param>
-    /// <inheritdoc cref="ClassifierFree(Denoiser, double, int?)"/>
+    /// <param name="scale">1 takes the conditional output as it is, more follows the prompt more.</param>
+    /// <param name="guidedChannels">As for guidance by one call.</param>
+    /// <returns>A denoiser over <c>[batch, ...]</c>.</returns>
+    /// <exception cref="ArgumentOutOfRangeException">The scale is no number, or there are fewer than 1 guided channels.</exception>
     public static Denoiser ClassifierFree(Denoiser conditional, Denoiser unconditional, double scale, int? guidedChannels = null)
     {
         ArgumentNullException.ThrowIfNull(conditional);
