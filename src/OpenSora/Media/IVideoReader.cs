@@ -72,19 +72,19 @@ public sealed class ClipOptions
     /// <summary>The most frames to take.</summary>
     public int? Frames { get; set; }
 
-    internal void Validate()
+    internal static void Check(ClipOptions clip)
     {
-        if (Width.HasValue != Height.HasValue)
-            throw new ArgumentException("Width and Height of a clip go together: set both or neither.");
-        if (Width < 1 || Height < 1)
-            throw new ArgumentException($"A clip of {Width}x{Height} pixels has no size.");
-        if (FramesPerSecond is { } fps && !(double.IsFinite(fps) && fps > 0))
-            throw new ArgumentException($"FramesPerSecond is {fps}; it must be above 0.");
-        if (StartFrame < 0)
-            throw new ArgumentException($"StartFrame is {StartFrame}; it must not be negative.");
-        if (FrameInterval < 1)
-            throw new ArgumentException($"FrameInterval is {FrameInterval}; it must be at least 1.");
-        if (Frames < 1)
-            throw new ArgumentException($"Frames is {Frames}; it must be at least 1.");
+        var problem = clip switch
+        {
+            _ when clip.Width.HasValue != clip.Height.HasValue => "Width and Height of a clip go together: set both or neither.",
+            { Width: < 1 } or { Height: < 1 } => $"A clip of {clip.Width}x{clip.Height} pixels has no size.",
+            { FramesPerSecond: { } fps } when !(double.IsFinite(fps) && fps > 0) => $"FramesPerSecond is {fps}; it must be above 0.",
+            { StartFrame: < 0 } => $"StartFrame is {clip.StartFrame}; it must not be negative.",
+            { FrameInterval: < 1 } => $"FrameInterval is {clip.FrameInterval}; it must be at least 1.",
+            { Frames: < 1 } => $"Frames is {clip.Frames}; it must be at least 1.",
+            _ => null,
+        };
+        if (problem is not null)
+            throw new ArgumentException(problem, nameof(clip));
     }
 }

@@ -62,7 +62,7 @@ public sealed class VideoFrames
     public VideoFrames Slice(int start, int count)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(start);
-        ArgumentOutOfRangeException.ThrowIfGreaterThan(start + count, Count);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(count, Count - start);
         return new VideoFrames(Pixels.Slice(start * FrameBytes, count * FrameBytes), count, Height, Width, FramesPerSecond);
     }
 

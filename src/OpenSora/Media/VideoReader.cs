@@ -17,7 +17,7 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
     public async Task<VideoFrames> ReadAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default)
     {
         clip ??= new ClipOptions();
-        clip.Validate();
+        ClipOptions.Check(clip);
         var info = await ProbeAsync(path, cancellationToken);
         var (width, height) = (clip.Width ?? info.Width, clip.Height ?? info.Height);
         var frameBytes = checked(width * height * 3);
@@ -36,7 +36,7 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
     public async Task<int> ReadAsync(string path, ClipOptions clip, Memory<byte> destination, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(clip);
-        clip.Validate();
+        ClipOptions.Check(clip);
         if (clip is not { Width: { } width, Height: { } height })
             throw new ArgumentException("Set the clip's Width and Height: they say how the destination is laid out.", nameof(clip));
         var frameBytes = checked(width * height * 3);
