@@ -1,0 +1,14 @@
+namespace OpenSora.Text;
+
+/// <summary>A tokenizer's model file is damaged, of another kind, or holds what is not supported.</summary>
+/// <param name="path">The file, or a name for what was read.</param>
+/// <param name="reason">What was wrong and what was expected.</param>
+public sealed class InvalidTokenizerException(string path, string reason)
+    : Exception($"The tokenizer in '{path}' cannot be used: {reason} Expected a SentencePiece unigram model, such as T5's spiece.model.")
+{
+    /// <summary>The file, or a name for what was read.</summary>
+    public string Path { get; } = path;
+
+    /// <summary>What was wrong.</summary>
+    public string Reason { get; } = reason;
+}

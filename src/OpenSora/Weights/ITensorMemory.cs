@@ -1,0 +1,40 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Weights;
+
+/// <summary>Makes tensors of memory that a weights file has mapped.</summary>
+internal interface ITensorMemory
+{
+    /// <summary>Makes a CPU tensor of <paramref name="bytes"/> bytes at <paramref name="data"/>.</summary>
+    /// <param name="data">First element, aligned to the element's size.</param>
+    /// <param name="bytes">Length; the shape's elements times the element's size, never 0.</param>
+    /// <param name="shape">The tensor's shape.</param>
+    /// <param name="dtype">The tensor's type.</param>
+    /// <param name="release">Called exactly once when the memory is no longer needed: after the copy, or when the last tensor over it is gone.
+    /// Not called if this method throws.</param>
+    Tensor Create(IntPtr data, long bytes, long[] shape, ScalarType dtype, Action release);
+}
+
+/// <summary>Copies the memory; plain TorchSharp API.</summary>
+internal sealed class CopyingTensorMemory : ITensorMemory
+{
+    /// <inheritdoc/>
+    public unsafe Tensor Create(IntPtr data, long bytes, long[] shape, ScalarType dtype, Action release)
+    {
+        var tensor = empty(shape, dtype);
+        try
+        {
+            using var stream = new UnmanagedMemoryStream((byte*)data, bytes);
+            tensor.ReadBytesFromStream(stream, 1 << 20);
+        }
+        catch
+        {
+            tensor.Dispose();
+            throw;
+        }
+
+        release();
+        return tensor;
+    }
+}
