@@ -1,0 +1,26 @@
+using static TorchSharp.torch;
+
+namespace OpenSora.Goldens;
+
+/// <summary>Finds what checks a recorded case: by the first words of its file's name, the longest that match.</summary>
+public static class GoldenCase
+{
+    private static readonly Dictionary<string, Func<GoldenFile, IEnumerable<Comparison>>?> Kinds = new(StringComparer.Ordinal)
+    {
+        ["stdit_v12"] = null,
+        ["t5_text"] = null,
+    };
+
+    /// <summary>Checks one file.</summary>
+    /// <returns>A comparison a tensor, or null where the kind of case is not supported yet.</returns>
+    public static IReadOnlyList<Comparison>? Check(string path)
+    {
+        var name = Path.GetFileName(path);
+        var kind = Kinds.Keys.Where(kind => name.StartsWith(kind, StringComparison.Ordinal)).MaxBy(kind => kind.Length);
+        if (kind is null || Kinds[kind] is not { } check)
+            return null;
+        using var scope = NewDisposeScope();
+        using var file = new GoldenFile(path);
+        return check(file).ToList();
+    }
+}
