@@ -108,7 +108,11 @@ public sealed class DpmSolver : ISampler
     }
 
     // The schedule between its steps, in single precision as published: close to time 0 its rounding is part of the published numbers.
-    internal float Time(int i) => FirstTime + i * ((LastTime - FirstTime) / Steps);
+    internal float Time(int i)
+    {
+        var step = (LastTime - FirstTime) / Steps;
+        return i < (Steps + 1) / 2 ? FirstTime + i * step : LastTime - (Steps - i) * step; // from both ends, so that both are exact
+    }
 
     internal float LogAlpha(float time)
     {

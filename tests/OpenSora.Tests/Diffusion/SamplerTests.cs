@@ -1,0 +1,291 @@
+using OpenSora.Diffusion;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Diffusion;
+
+public sealed class SamplerTests
+{
+    private const double Mean = 0.7;
+    private const double Deviation = 0.4;
+
+    public static TheoryData<string> Samplers => ["iddpm", "iddpm fixed", "ddim", "ddim eta", "dpm"];
+
+    private static ISampler Make(string name, int steps) => name switch
+    {
+        "iddpm" => new Iddpm(steps),
+        "iddpm fixed" => new Iddpm(IddpmSchedule.Linear().Respace(steps), new IddpmOptions { Variance = Variance.FixedSmall }),
+        "ddim" => new Ddim(new Iddpm(IddpmSchedule.Linear().Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge })),
+        "ddim eta" => new Ddim(new Iddpm(IddpmSchedule.Linear().Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge }), eta: 0.7),
+        "dpm" => new DpmSolver(steps),
+        _ => throw new ArgumentException($"No sampler '{name}'.", nameof(name)),
+    };
+
+    // Something cheap and not linear in t: predicts noise, and a variance where the sampler wants one.
+    private static Denoiser Toy(string sampler) => (x, t) =>
+    {
+        var noise = 0.3 * x + 0.0001 * t.reshape(-1, 1, 1, 1).to_type(x.dtype);
+        return sampler == "iddpm" ? cat([noise, 0.1 * x], 1) : noise;
+    };
+
+    private static Tensor Noise(long seed, params long[] shape)
+    {
+        using var generator = new Generator((ulong)seed);
+        return randn(shape, generator: generator);
+    }
+
+    // The exact answer for normally distributed data: E[noise | x] and, for the learned range, Var[x[t-1] | x[t]].
+    private static Denoiser Gaussian(IddpmSchedule? learned = null) => (x, t) =>
+    {
+        var full = IddpmSchedule.Linear();
+        var time = (double)t[0].item<float>();
+        var left = Math.Clamp((int)time, 0, 998);
+        var (a0, a1) = (0.5 * Math.Log(full.AlphasCumprod[left]), 0.5 * Math.Log(full.AlphasCumprod[left + 1]));
+        var alpha = Math.Exp(a0 + (time - left) * (a1 - a0));
+        var variance = 1 - alpha * alpha;
+        var total = alpha * alpha * Deviation * Deviation + variance;
+        var noise = Math.Sqrt(variance) / total * (x - alpha * Mean);
+        if (learned is null)
+        {
+            return noise;
+        }
+
+        var step = learned.TimestepMap.IndexOf((int)time);
+        var coefficient = learned.PosteriorMeanCoef1[step];
+        var logVariance = Math.Log(learned.PosteriorVariance[step] + coefficient * coefficient * Deviation * Deviation * variance / total);
+        var (small, large) = (learned.PosteriorLogVarianceClipped[step], learned.LogBetas[step]);
+        var value = step == 0 ? 0 : 2 * (logVariance - small) / (large - small) - 1;
+        return cat([noise, full_like(x, value)], 1);
+    };
+
+    [Theory]
+    [InlineData(5)]
+    [InlineData(50)]
+    public void Ancestral_sampling_with_the_right_variance_gives_the_data_distribution(int steps)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(5);
+        var schedule = IddpmSchedule.Linear().Respace(steps);
+        var sample = new Iddpm(schedule).Sample(Gaussian(schedule), Noise(3, 100, 4, 10, 10), generator);
+        sample.mean().item<float>().ShouldBe((float)Mean, 0.01f); // five standard errors of 40,000 values
+        sample.std().item<float>().ShouldBe((float)Deviation, 0.01f);
+    }
+
+    [Theory]
+    [InlineData(Variance.FixedSmall)]
+    [InlineData(Variance.FixedLarge)]
+    public void Ancestral_sampling_with_a_fixed_variance_comes_close_in_many_steps(Variance variance)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(5);
+        var process = new Iddpm(IddpmSchedule.Linear().Respace(500), new IddpmOptions { Variance = variance });
+        var sample = process.Sample(Gaussian(), Noise(3, 100, 4, 10, 10), generator);
+        sample.mean().item<float>().ShouldBe((float)Mean, 0.02f);
+        sample.std().item<float>().ShouldBe((float)Deviation, 0.02f);
+    }
+
+    [Fact]
+    public void Ddim_with_noise_gives_the_data_distribution()
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(5);
+        var sample = Make("ddim eta", 300).Sample(Gaussian(), Noise(3, 100, 4, 10, 10), generator);
+        sample.mean().item<float>().ShouldBe((float)Mean, 0.02f);
+        sample.std().item<float>().ShouldBe((float)Deviation, 0.02f);
+    }
+
+    [Theory]
+    [InlineData("ddim", 200, 0.01)]
+    [InlineData("dpm", 20, 0.01)]
+    [InlineData("dpm", 100, 0.001)]
+    public void Deterministic_samplers_carry_the_normal_distribution_over(string name, int steps, double tolerance)
+    {
+        using var scope = NewDisposeScope();
+        var noise = tensor(new double[] { -1, 0, 1, 2 }).reshape(4, 1, 1, 1);
+        var sample = Make(name, steps).Sample(Gaussian(), noise).data<double>().ToArray();
+        sample.ShouldBe([Mean - Deviation, Mean, Mean + Deviation, Mean + 2 * Deviation], tolerance);
+    }
+
+    [Fact]
+    public void A_model_that_predicts_the_clean_sample_samples_as_one_that_predicts_the_noise()
+    {
+        using var scope = NewDisposeScope();
+        var noise = Noise(1, 2, 3, 4, 4).to_type(ScalarType.Float64);
+        var sample = new Denoiser((x, t) => x.tanh());
+        var full = IddpmSchedule.Linear();
+        Denoiser asNoise(Func<double, double> alphaOf) => (x, t) =>
+        {
+            var alpha = alphaOf(t[0].item<float>());
+            return (x - alpha * x.tanh()) / Math.Sqrt(1 - alpha * alpha);
+        };
+
+        var schedule = full.Respace(10);
+        var fixedNoise = new IddpmOptions { Variance = Variance.FixedSmall };
+        var fixedSample = new IddpmOptions { Variance = Variance.FixedSmall, Prediction = Prediction.Sample };
+        var onSteps = asNoise(t => Math.Sqrt(full.AlphasCumprod[(int)t]));
+        Close(new Ddim(new Iddpm(schedule, fixedSample)).Sample(sample, noise), new Ddim(new Iddpm(schedule, fixedNoise)).Sample(onSteps, noise));
+        NoiseSource source = (_, like) => noise;
+        Close(new Iddpm(schedule, fixedSample).Sample(sample, noise, source, null, default),
+            new Iddpm(schedule, fixedNoise).Sample(onSteps, noise, source, null, default));
+        var solver = new DpmSolver(12);
+        var continuous = asNoise(t => solver.Alpha((float)((t + 1) / 1000)));
+        Close(new DpmSolver(12, prediction: Prediction.Sample).Sample(sample, noise), solver.Sample(continuous, noise), 1e-3);
+
+        static void Close(Tensor left, Tensor right, double tolerance = 1e-6) => (left - right).abs().max().item<double>().ShouldBeLessThan(tolerance);
+    }
+
+    [Fact]
+    public void Clipping_keeps_the_prediction_in_range()
+    {
+        using var scope = NewDisposeScope();
+        var clipped = new Ddim(new Iddpm(IddpmSchedule.Linear().Respace(10), new IddpmOptions { Variance = Variance.FixedSmall, ClipDenoised = true }));
+        var noise = Noise(4, 1, 4, 8, 8);
+        clipped.Sample(Toy("ddim"), noise).abs().max().item<float>().ShouldBeLessThanOrEqualTo(1);
+        Make("ddim", 10).Sample(Toy("ddim"), noise).abs().max().item<float>().ShouldBeGreaterThan(2);
+    }
+
+    [Theory]
+    [MemberData(nameof(Samplers))]
+    public void The_seed_decides(string name)
+    {
+        using var scope = NewDisposeScope();
+        var noise = Noise(9, 2, 4, 3, 3);
+        var before = noise.clone();
+        var sampler = Make(name, 6);
+        using Generator first = new(1), again = new(1), other = new(2);
+        var a = sampler.Sample(Toy(name), noise, first);
+        var b = sampler.Sample(Toy(name), noise, again);
+        var c = sampler.Sample(Toy(name), noise, other);
+        a.data<float>().ToArray().ShouldBe(b.data<float>().ToArray());
+        a.data<float>().ToArray().SequenceEqual(c.data<float>().ToArray()).ShouldBe(name is "ddim" or "dpm");
+        noise.data<float>().ToArray().ShouldBe(before.data<float>().ToArray());
+    }
+
+    [Theory]
+    [MemberData(nameof(Samplers))]
+    public void Threads_share_a_sampler(string name)
+    {
+        var sampler = Make(name, 5);
+        var results = new float[4][];
+        Parallel.For(0, results.Length, i =>
+        {
+            using var scope = NewDisposeScope();
+            using var generator = new Generator(11);
+            results[i] = sampler.Sample(Toy(name), Noise(10, 1, 4, 3, 3), generator).data<float>().ToArray();
+        });
+        results.ShouldAllBe(result => result.SequenceEqual(results[0]));
+    }
+
+    [Theory]
+    [MemberData(nameof(Samplers))]
+    public void Progress_counts_the_steps(string name)
+    {
+        using var scope = NewDisposeScope();
+        var seen = new Log();
+        Make(name, 3).Sample(Toy(name), Noise(1, 1, 4, 2, 2), progress: seen);
+        seen.Steps.ShouldBe([new(1, 3), new(2, 3), new(3, 3)]);
+    }
+
+    [Theory]
+    [MemberData(nameof(Samplers))]
+    public void Nothing_but_the_sample_is_left(string name)
+    {
+        using var noise = Noise(1, 2, 4, 3, 3);
+        var start = LiveTensors();
+        var sample = Make(name, 4).Sample(Toy(name), noise);
+        LiveTensors().ShouldBe(start + 1);
+        sample.Dispose();
+        LiveTensors().ShouldBe(start);
+    }
+
+    [Theory]
+    [MemberData(nameof(Samplers))]
+    public void Cancelling_leaves_no_tensor_behind(string name)
+    {
+        using var noise = Noise(1, 2, 4, 3, 3);
+        foreach (var at in new[] { 0, 1, 3 })
+        {
+            using var cancel = new CancellationTokenSource();
+            var seen = new Log(step => CancelAt(step, at, cancel));
+            if (at == 0)
+            {
+                cancel.Cancel();
+            }
+
+            var start = LiveTensors();
+            Should.Throw<OperationCanceledException>(() => Make(name, 5).Sample(Toy(name), noise, progress: seen, cancellationToken: cancel.Token));
+            LiveTensors().ShouldBe(start);
+            seen.Steps.Count.ShouldBe(at);
+        }
+
+        static void CancelAt(SamplingStep step, int at, CancellationTokenSource cancel)
+        {
+            if (step.Step == at)
+            {
+                cancel.Cancel();
+            }
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Samplers))]
+    public void A_failing_denoiser_leaves_no_tensor_behind(string name)
+    {
+        using var noise = Noise(1, 2, 4, 3, 3);
+        var calls = 0;
+        var start = LiveTensors();
+        Should.Throw<NotSupportedException>(() => Make(name, 5).Sample(
+            (x, t) => ++calls == 3 ? throw new NotSupportedException("out of order") : Toy(name)(x, t), noise)).Message.ShouldBe("out of order");
+        LiveTensors().ShouldBe(start);
+    }
+
+    [Theory]
+    [MemberData(nameof(Samplers))]
+    public void Wrong_input_is_refused(string name)
+    {
+        using var scope = NewDisposeScope();
+        var sampler = Make(name, 5);
+        var noise = Noise(1, 2, 4, 3, 3);
+        Should.Throw<ArgumentException>(() => sampler.Sample(Toy(name), noise.to_type(ScalarType.Int64))).Message.ShouldContain("float32");
+        Should.Throw<ArgumentException>(() => sampler.Sample(Toy(name), noise.reshape(-1))).Message.ShouldContain("[batch, channels, ...]");
+        Should.Throw<ArgumentNullException>(() => sampler.Sample(null!, noise));
+        Should.Throw<ArgumentNullException>(() => sampler.Sample(Toy(name), null!));
+        var message = Should.Throw<InvalidOperationException>(() => sampler.Sample((x, t) => x.narrow(1, 0, 3), noise)).Message;
+        message.ShouldContain("[2, 3, 3, 3]");
+        message.ShouldContain("[2, 4, 3, 3]");
+    }
+
+    [Fact]
+    public void Wrong_settings_are_refused()
+    {
+        Should.Throw<ArgumentOutOfRangeException>(() => new DpmSolver(0));
+        Should.Throw<ArgumentException>(() => new DpmSolver(10, IddpmSchedule.Linear().Respace(50))).Message.ShouldContain("full schedule");
+        Should.Throw<ArgumentOutOfRangeException>(() => new Ddim(10, eta: -0.1));
+        Should.Throw<ArgumentOutOfRangeException>(() => new Ddim(10, eta: double.NaN));
+        Should.Throw<ArgumentOutOfRangeException>(() => new Iddpm(0));
+        Should.Throw<ArgumentException>(() => new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Variance = (Variance)7 }));
+    }
+
+    [Fact]
+    public void Options_are_copied()
+    {
+        using var scope = NewDisposeScope();
+        var options = new IddpmOptions { Variance = Variance.FixedSmall };
+        var process = new Iddpm(IddpmSchedule.Linear().Respace(2), options);
+        options.Variance = Variance.LearnedRange;
+        process.Sample(Toy("ddim"), Noise(1, 1, 4, 2, 2)).shape.ShouldBe([1, 4, 2, 2]);
+    }
+
+    private static long LiveTensors() => DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount;
+
+    private sealed class Log(Action<SamplingStep>? then = null) : IProgress<SamplingStep>
+    {
+        public List<SamplingStep> Steps { get; } = [];
+
+        public void Report(SamplingStep value)
+        {
+            Steps.Add(value);
+            then?.Invoke(value);
+        }
+    }
+}

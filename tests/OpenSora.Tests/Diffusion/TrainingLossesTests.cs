@@ -1,0 +1,187 @@
+using OpenSora.Diffusion;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Diffusion;
+
+public sealed class TrainingLossesTests
+{
+    private static readonly IddpmSchedule Schedule = IddpmSchedule.Linear();
+
+    private static Tensor Normal(ulong seed, params long[] shape)
+    {
+        using var generator = new Generator(seed);
+        return randn(shape, generator: generator);
+    }
+
+    [Fact]
+    public void A_perfect_prediction_costs_nothing_but_the_bound()
+    {
+        using var scope = NewDisposeScope();
+        var (x0, noise, t) = (Normal(1, 3, 4, 5, 5), Normal(2, 3, 4, 5, 5), tensor(new long[] { 1, 500, 999 }));
+        var losses = new Iddpm(Schedule).TrainingLosses((_, _) => cat([noise, -ones_like(noise)], 1), x0, t, noise);
+        losses.Mse!.abs().max().item<float>().ShouldBe(0);
+        losses.VariationalBound!.abs().max().item<float>().ShouldBeLessThan(1e-5f); // the posterior itself
+        losses.Loss.shape.ShouldBe([3]);
+        var clean = new Iddpm(Schedule, new IddpmOptions { Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
+        clean.TrainingLosses((_, _) => x0, x0, t, noise).Loss.abs().max().item<float>().ShouldBe(0);
+    }
+
+    [Fact]
+    public void The_denoiser_sees_the_noisy_sample_and_the_original_time_steps()
+    {
+        using var scope = NewDisposeScope();
+        var process = new Iddpm(Schedule.Respace(10), new IddpmOptions { Variance = Variance.FixedLarge });
+        var (x0, noise, t) = (Normal(1, 2, 4, 3, 3), Normal(2, 2, 4, 3, 3), tensor(new long[] { 1, 9 }));
+        process.TrainingLosses(See, x0, t, noise);
+
+        Tensor See(Tensor x, Tensor time)
+        {
+            time.data<float>().ToArray().ShouldBe([111, 999]);
+            var alpha = (float)Schedule.AlphasCumprod[111];
+            var expected = MathF.Sqrt(alpha) * x0[0] + MathF.Sqrt(1 - alpha) * noise[0];
+            (x[0] - expected).abs().max().item<float>().ShouldBeLessThan(1e-6f);
+            return x;
+        }
+    }
+
+    [Theory]
+    [InlineData(DiffusionLoss.Mse)]
+    [InlineData(DiffusionLoss.RescaledMse)]
+    [InlineData(DiffusionLoss.Kl)]
+    [InlineData(DiffusionLoss.RescaledKl)]
+    public void Losses_are_made_of_their_parts(DiffusionLoss loss)
+    {
+        using var scope = NewDisposeScope();
+        var (x0, noise, t) = (Normal(1, 3, 4, 3, 3), Normal(2, 3, 4, 3, 3), tensor(new long[] { 0, 3, 19 }));
+        var schedule = Schedule.Respace(20);
+        TrainingLosses Losses(DiffusionLoss kind) =>
+            new Iddpm(schedule, new IddpmOptions { Loss = kind }).TrainingLosses((x, _) => cat([0.3 * x, 0.2 * x], 1), x0, t, noise);
+
+        var losses = Losses(loss);
+        var (mse, bound) = (Losses(DiffusionLoss.Mse).Mse!, Losses(DiffusionLoss.Mse).VariationalBound!);
+        var expected = loss switch
+        {
+            DiffusionLoss.Mse => mse + bound,
+            DiffusionLoss.RescaledMse => mse + bound * 0.02,
+            DiffusionLoss.Kl => bound,
+            _ => bound * 20,
+        };
+        losses.Loss.data<float>().ToArray().ShouldBe(expected.data<float>().ToArray(), 1e-4f);
+        (losses.Mse is null).ShouldBe(loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl);
+        bound.min().item<float>().ShouldBeGreaterThan(0);
+    }
+
+    [Theory]
+    [InlineData(Variance.FixedSmall)]
+    [InlineData(Variance.FixedLarge)]
+    public void A_fixed_variance_has_a_bound_only_in_the_kl_losses(Variance variance)
+    {
+        using var scope = NewDisposeScope();
+        var (x0, t) = (Normal(1, 3, 4, 3, 3), tensor(new long[] { 0, 300, 999 }));
+        var mse = new Iddpm(Schedule, new IddpmOptions { Variance = variance }).TrainingLosses((x, _) => 0.5 * x, x0, t);
+        mse.VariationalBound.ShouldBeNull();
+        mse.Loss.data<float>().ToArray().ShouldBe(mse.Mse!.data<float>().ToArray());
+        var kl = new Iddpm(Schedule, new IddpmOptions { Variance = variance, Loss = DiffusionLoss.Kl }).TrainingLosses((x, _) => 0.5 * x, x0, t);
+        kl.Loss.data<float>().ToArray().ShouldAllBe(value => float.IsFinite(value) && value > 0);
+    }
+
+    [Fact]
+    public void The_bound_is_the_divergence_of_two_normal_distributions()
+    {
+        using var scope = NewDisposeScope();
+        var (x0, noise) = (Normal(1, 1, 1, 4, 4), Normal(2, 1, 1, 4, 4));
+        var process = new Iddpm(Schedule, new IddpmOptions { Variance = Variance.FixedLarge, Loss = DiffusionLoss.Kl });
+        var bits = process.TrainingLosses((x, _) => zeros_like(x), x0, tensor(new long[] { 400 }), noise).Loss.item<float>();
+
+        // With no noise predicted, the means differ by coefficient * noise * sqrt(1 - a) / sqrt(a).
+        var (a, small, large) = (Schedule.AlphasCumprod[400], Schedule.PosteriorVariance[400], Schedule.Betas[400]);
+        var shift = Schedule.PosteriorMeanCoef1[400] * Math.Sqrt((1 - a) / a);
+        var expected = 0.5 * (Math.Log(large / small) - 1 + small / large + shift * shift * noise.square().mean().item<float>() / large) / Math.Log(2);
+        bits.ShouldBe((float)expected, 1e-4f);
+    }
+
+    [Fact]
+    public void The_bound_trains_the_variance_only()
+    {
+        using var scope = NewDisposeScope();
+        var (x0, noise, t) = (Normal(1, 2, 4, 3, 3), Normal(2, 2, 4, 3, 3), tensor(new long[] { 0, 700 }));
+        Tensor Gradient(DiffusionLoss loss, bool boundOnly)
+        {
+            var output = Normal(3, 2, 8, 3, 3);
+            output.requires_grad_();
+            var losses = new Iddpm(Schedule, new IddpmOptions { Loss = loss }).TrainingLosses((_, _) => output, x0, t, noise);
+            (boundOnly ? losses.VariationalBound! : losses.Loss).sum().backward();
+            return output.grad!;
+        }
+
+        var bound = Gradient(DiffusionLoss.Mse, boundOnly: true);
+        bound.narrow(1, 0, 4).abs().max().item<float>().ShouldBe(0);
+        bound.narrow(1, 4, 4).abs().min().item<float>().ShouldBeGreaterThan(0);
+        Gradient(DiffusionLoss.Mse, boundOnly: false).narrow(1, 0, 4).abs().min().item<float>().ShouldBeGreaterThan(0);
+        Gradient(DiffusionLoss.Kl, boundOnly: false).narrow(1, 0, 4).abs().max().item<float>().ShouldBeGreaterThan(0);
+    }
+
+    [Fact]
+    public void The_prior_hardly_differs_from_noise()
+    {
+        using var scope = NewDisposeScope();
+        var bits = new Iddpm(Schedule).PriorBound(Normal(1, 2, 4, 3, 3));
+        bits.shape.ShouldBe([2]);
+        bits.max().item<float>().ShouldBeInRange(0, 1e-3f);
+    }
+
+    [Fact]
+    public void Short_types_are_widened()
+    {
+        using var scope = NewDisposeScope();
+        var x0 = Normal(1, 2, 4, 3, 3).to_type(ScalarType.BFloat16);
+        var losses = new Iddpm(Schedule).TrainingLosses((x, _) => cat([x, x], 1).to_type(ScalarType.BFloat16), x0, tensor(new long[] { 3, 4 }));
+        losses.Loss.dtype.ShouldBe(ScalarType.Float32);
+    }
+
+    [Fact]
+    public void Nothing_but_the_losses_is_left()
+    {
+        using var x0 = Normal(1, 2, 4, 3, 3);
+        using var t = tensor(new long[] { 0, 4 });
+        var start = Live();
+        var losses = new Iddpm(Schedule).TrainingLosses((x, _) => cat([x, x], 1), x0, t);
+        Live().ShouldBe(start + 3);
+        losses.Dispose();
+        Live().ShouldBe(start);
+        Should.Throw<InvalidOperationException>(() => new Iddpm(Schedule).TrainingLosses((x, _) => x, x0, t)).Message.ShouldContain("[2, 8, 3, 3]");
+        Live().ShouldBe(start);
+
+        static long Live() => TorchSharp.DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount;
+    }
+
+    [Fact]
+    public void Wrong_input_is_refused()
+    {
+        using var scope = NewDisposeScope();
+        var process = new Iddpm(Schedule.Respace(10));
+        var x0 = Normal(1, 2, 4, 3, 3);
+        Denoiser model = (x, _) => cat([x, x], 1);
+        Should.Throw<ArgumentOutOfRangeException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 10 }))).Message.ShouldContain("0 to 9");
+        Should.Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1, 2 }))).Message.ShouldContain("[2]");
+        Should.Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new float[] { 0, 1 }))).Message.ShouldContain("int64");
+        Should.Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1 }), x0[0])).Message.ShouldContain("[4, 3, 3]");
+    }
+
+    [Fact]
+    public void Uniform_time_steps_cover_the_process_evenly()
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(1);
+        var batch = new UniformTimesteps().Sample(10_000, 10, generator);
+        var counts = new int[10];
+        foreach (var step in batch.Timesteps.data<long>().ToArray())
+        {
+            counts[step]++;
+        }
+
+        counts.ShouldAllBe(count => count > 850 && count < 1150);
+        batch.Weights.data<float>().ToArray().ShouldAllBe(weight => weight == 1);
+        Should.Throw<ArgumentOutOfRangeException>(() => new UniformTimesteps().Sample(0, 10));
+    }
+}
