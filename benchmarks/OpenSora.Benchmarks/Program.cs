@@ -1,0 +1,25 @@
+// ./build.sh bench [NAME]: each benchmark prints medians of several runs, and ratios within the run, which is what counts on a shared machine.
+using OpenSora.Benchmarks;
+
+var all = new (string Name, string What, Action Run)[]
+{
+    ("operators", "cost of one small operator through the binding", Operators.Run),
+    ("precision", "matrix products and convolutions, bfloat16 against float32", Precision.Run),
+    ("frames", "STDiT forward as the number of frames grows", Frames.Run),
+};
+var chosen = args.Length == 0 ? all : [.. all.Where(b => args.Contains(b.Name, StringComparer.Ordinal))];
+if (chosen.Length == 0)
+{
+    Console.Error.WriteLine("No such benchmark. There are:");
+    foreach (var (name, what, _) in all) Console.Error.WriteLine($"  {name,-12} {what}");
+    return 1;
+}
+
+foreach (var (name, what, run) in chosen)
+{
+    Console.WriteLine($"{name}: {what}");
+    run();
+    Console.WriteLine();
+}
+
+return 0;

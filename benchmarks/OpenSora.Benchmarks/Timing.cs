@@ -1,0 +1,22 @@
+using System.Diagnostics;
+
+namespace OpenSora.Benchmarks;
+
+internal static class Timing
+{
+    /// <summary>The median time of some runs, after one that is not counted.</summary>
+    public static TimeSpan Median(int runs, Action action)
+    {
+        action();
+        var times = new long[runs];
+        for (var i = 0; i < runs; i++)
+        {
+            var start = Stopwatch.GetTimestamp();
+            action();
+            times[i] = Stopwatch.GetTimestamp() - start;
+        }
+
+        Array.Sort(times);
+        return Stopwatch.GetElapsedTime(0, times[runs / 2]);
+    }
+}
