@@ -31,7 +31,7 @@ internal static class FFmpeg
 
     internal static Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, CancellationToken cancellationToken) =>
         RunAsync("write", path, folder, FFMpegArguments.FromPipeInput(new Source(frames))
-            .OutputToFile(Path.GetFullPath(path), overwrite: true, options => options.WithCustomArgument(Join(outputArguments))), cancellationToken);
+            .OutputToFile(Path.GetFullPath(path), overwrite: true, options => options.WithCustomArgument("-xerror " + Join(outputArguments))), cancellationToken);
 
     private static async Task RunAsync(string purpose, string path, string? folder, FFMpegArgumentProcessor processor, CancellationToken cancellationToken)
     {

@@ -46,9 +46,10 @@ internal static class FFmpeg
         RunAsync(folder, "ffmpeg", ["-v", "error", "-nostdin", "-i", FileName(path), .. outputArguments, "pipe:1"],
             $"decode '{path}'", null, read, cancellationToken);
 
+    // Without -xerror, ffmpeg may end with exit code 0 although the disk was full.
     internal static Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, CancellationToken cancellationToken) =>
         RunAsync(folder, "ffmpeg",
-            ["-v", "error", "-nostdin", "-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", $"{frames.Width}x{frames.Height}",
+            ["-v", "error", "-nostdin", "-xerror", "-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", $"{frames.Width}x{frames.Height}",
                 "-framerate", frames.FramesPerSecond.ToString(CultureInfo.InvariantCulture), "-i", "pipe:0", .. outputArguments, "-y", FileName(path)],
             $"write '{path}'", async (pipe, token) => await pipe.WriteAsync(frames.Pixels, token), null, cancellationToken);
 

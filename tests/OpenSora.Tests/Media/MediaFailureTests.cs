@@ -1,0 +1,128 @@
+using System.Diagnostics;
+using OpenSora.Media;
+
+namespace OpenSora.Tests.Media;
+
+public class MediaFailureTests
+{
+    private static readonly VideoFrames Video = new(new byte[4 * 16 * 16 * 3], 4, 16, 16, 8);
+
+    [Fact]
+    public async Task Missing_ffmpeg_is_told_with_what_to_install()
+    {
+        using var folder = new TemporaryFolder();
+        var e = await Should.ThrowAsync<MediaException>(new VideoWriter(folder.Path).WriteAsync(Video, folder["a.mp4"]));
+        e.Message.ShouldContain("ffmpeg is needed");
+        e.Message.ShouldContain("apt install ffmpeg");
+        folder.Entries.ShouldBeEmpty();
+
+        await File.WriteAllBytesAsync(folder["b.mp4"], [1]);
+        (await Should.ThrowAsync<MediaException>(new VideoReader(folder.Path).ReadAsync(folder["b.mp4"]))).Message.ShouldContain("ffprobe is needed");
+        await Should.ThrowAsync<MediaException>(new ImageCodec(folder.Path).WriteAsync(Video.Slice(0, 1), folder["a.png"]));
+    }
+
+    [Fact]
+    public async Task Missing_and_broken_files_are_told_apart()
+    {
+        using var folder = new TemporaryFolder();
+        (await Should.ThrowAsync<FileNotFoundException>(new VideoReader().ReadAsync(folder["none.mp4"]))).Message.ShouldContain("none.mp4");
+        await File.WriteAllTextAsync(folder["text.mp4"], "this is no video");
+        (await Should.ThrowAsync<MediaException>(new VideoReader().ReadAsync(folder["text.mp4"]))).Message.ShouldContain("Invalid data");
+        await File.WriteAllBytesAsync(folder["empty.mp4"], []);
+        await Should.ThrowAsync<MediaException>(new VideoReader().ReadAsync(folder["empty.mp4"]));
+    }
+
+    [Fact]
+    public async Task A_failing_encoder_leaves_the_old_file_and_tells_its_last_words()
+    {
+        using var folder = new TemporaryFolder();
+        var bin = folder.WithFFmpegScript("cat > /dev/null; echo half > \"$(for last; do :; done; echo \"${last#file:}\")\"; echo 'the encoder caught fire' >&2; exit 3");
+        await File.WriteAllTextAsync(folder["a.mp4"], "old");
+        var e = await Should.ThrowAsync<MediaException>(new VideoWriter(bin).WriteAsync(Video, folder["a.mp4"]));
+        e.Message.ShouldContain("the encoder caught fire");
+        e.Message.ShouldContain("exit code 3");
+        (await File.ReadAllTextAsync(folder["a.mp4"])).ShouldBe("old");
+        folder.Entries.ShouldBe(["a.mp4", "bin"]);
+    }
+
+    // A limit on the size of files stands for the full disk: at once, and in the last bytes.
+    [Theory]
+    [InlineData(VideoFormat.Mp4)]
+    [InlineData(VideoFormat.Gif)]
+    [InlineData(VideoFormat.PngSequence)]
+    public async Task A_disk_that_is_full_leaves_nothing(VideoFormat format)
+    {
+        using var folder = new TemporaryFolder();
+        var noise = new byte[16 * 128 * 128 * 3];
+        new Random(1).NextBytes(noise);
+        var video = new VideoFrames(noise, 16, 128, 128, 8);
+        await new VideoWriter().WriteAsync(video, folder["whole"], format);
+        var size = Directory.Exists(folder["whole"]) ? Directory.GetFiles(folder["whole"]).Max(f => new FileInfo(f).Length) : new FileInfo(folder["whole"]).Length;
+        foreach (var blocks in new[] { 1, size / 512 / 2, (size - 1) / 512 })
+        {
+            var bin = folder.WithFFmpegScript($"trap '' XFSZ; ulimit -f {blocks}; exec $FFMPEG \"$@\"");
+            (await Should.ThrowAsync<MediaException>(new VideoWriter(bin).WriteAsync(video, folder["cut"], format))).Message.ShouldContain("File too large");
+            folder.Entries.ShouldBe(["bin", "whole"]);
+        }
+    }
+
+    [Fact]
+    public async Task A_disk_that_is_full_leaves_no_picture()
+    {
+        using var folder = new TemporaryFolder();
+        var noise = new byte[128 * 128 * 3];
+        new Random(1).NextBytes(noise);
+        var bin = folder.WithFFmpegScript("trap '' XFSZ; ulimit -f 8; exec $FFMPEG \"$@\"");
+        await Should.ThrowAsync<MediaException>(new ImageCodec(bin).WriteAsync(new VideoFrames(noise, 1, 128, 128, 8), folder["a.png"]));
+        folder.Entries.ShouldBe(["bin"]);
+    }
+
+    [Fact]
+    public async Task An_encoder_that_stops_reading_is_no_riddle()
+    {
+        using var folder = new TemporaryFolder();
+        var bin = folder.WithFFmpegScript("echo 'no such codec' >&2; exit 1");
+        var large = new VideoFrames(new byte[64 * 128 * 128 * 3], 64, 128, 128, 8); // more than a pipe holds
+        (await Should.ThrowAsync<MediaException>(new VideoWriter(bin).WriteAsync(large, folder["a.mp4"]))).Message.ShouldContain("no such codec");
+    }
+
+    [Fact]
+    public async Task Cancelling_ends_the_child_and_leaves_nothing()
+    {
+        using var folder = new TemporaryFolder();
+        var bin = folder.WithFFmpegScript($"echo $$ > '{folder["pid"]}'; exec sleep 1000");
+        using var cancel = new CancellationTokenSource();
+        var writing = new VideoWriter(bin).WriteAsync(Video, folder["a.mp4"], VideoFormat.Mp4, cancel.Token);
+        string? pid = null;
+        while (string.IsNullOrWhiteSpace(pid))
+        {
+            await Task.Delay(10);
+            pid = File.Exists(folder["pid"]) ? await File.ReadAllTextAsync(folder["pid"]) : null;
+        }
+        await cancel.CancelAsync();
+        await Should.ThrowAsync<OperationCanceledException>(writing);
+        Should.Throw<ArgumentException>(() => Process.GetProcessById(int.Parse(pid)));
+        folder.Entries.ShouldBe(["bin", "pid"]);
+    }
+
+    [Fact]
+    public async Task Cancelled_before_it_begins_it_starts_nothing()
+    {
+        using var folder = new TemporaryFolder();
+        await Should.ThrowAsync<OperationCanceledException>(new VideoWriter().WriteAsync(Video, folder["a.mp4"], VideoFormat.Mp4, new CancellationToken(true)));
+        folder.Entries.ShouldBeEmpty();
+    }
+
+    [Fact]
+    public async Task Wrong_arguments_say_what_is_right()
+    {
+        Should.Throw<ArgumentException>(() => new VideoFrames(new byte[10], 1, 2, 2, 8)).Message.ShouldContain("12 bytes, but 10");
+        Should.Throw<ArgumentException>(() => new VideoFrames(new byte[12], 1, 2, 2, 0));
+        var reader = new VideoReader();
+        (await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions { Width = 3 }))).Message.ShouldContain("together");
+        (await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions { FrameInterval = 0 }))).Message.ShouldContain("FrameInterval is 0");
+        (await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions(), new byte[9]))).Message.ShouldContain("Width and Height");
+        (await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions { Width = 2, Height = 2 }, new byte[9]))).Message.ShouldContain("12");
+        Should.Throw<ArgumentException>(() => { _ = new ImageCodec().WriteAsync(Video, "a.png"); }).Message.ShouldContain("has 4");
+    }
+}

@@ -1,0 +1,30 @@
+namespace OpenSora.Tests;
+
+/// <summary>A folder for one test.</summary>
+internal sealed class TemporaryFolder : IDisposable
+{
+    public string Path { get; } = Directory.CreateTempSubdirectory("opensora-").FullName;
+
+    public string this[string name] => System.IO.Path.Combine(Path, name);
+
+    public string[] Entries => [.. Directory.EnumerateFileSystemEntries(Path).Select(e => System.IO.Path.GetFileName(e)!).Order(StringComparer.Ordinal)];
+
+    /// <summary>A folder whose ffmpeg is a shell script; <c>$FFMPEG</c> is the real one. ffprobe stays real.</summary>
+    public string WithFFmpegScript(string script)
+    {
+        var folder = Directory.CreateDirectory(this["bin"]).FullName;
+        Write("ffmpeg", $"#!/bin/sh\nFFMPEG=$(command -v ffmpeg)\n{script}\n");
+        Write("ffprobe", "#!/bin/sh\nexec ffprobe \"$@\"\n");
+        return folder;
+
+        void Write(string name, string text)
+        {
+            var file = System.IO.Path.Combine(folder, name);
+            File.WriteAllText(file, text);
+            if (!OperatingSystem.IsWindows())
+                File.SetUnixFileMode(file, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+        }
+    }
+
+    public void Dispose() => Directory.Delete(Path, recursive: true);
+}
