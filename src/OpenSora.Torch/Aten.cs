@@ -55,6 +55,14 @@ public static unsafe class Aten
     private const int MostResults = 8;
     private static readonly ConcurrentDictionary<string, IntPtr> operators = new(StringComparer.Ordinal);
 
+    /// <summary>Whether this libtorch has an operator.</summary>
+    public static bool Exists(string name)
+    {
+        if (operators.ContainsKey(name)) return true;
+        var dot = name.IndexOf('.', StringComparison.Ordinal);
+        return Operator("aten::" + (dot < 0 ? name : name[..dot]), dot < 0 ? "" : name[(dot + 1)..]) != IntPtr.Zero;
+    }
+
     /// <summary>Calls an operator that returns one tensor.</summary>
     public static Tensor Call(string name, params ReadOnlySpan<Argument> arguments)
     {
