@@ -1,0 +1,110 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Weights;
+
+/// <summary>Loads and saves a module's weights.</summary>
+public static class ModuleWeights
+{
+    /// <summary>Loads a safetensors file into a module. A file that does not fit changes nothing.</summary>
+    /// <param name="module">Parameters and persistent buffers on any device; floating types are converted to the module's.</param>
+    /// <param name="path">A safetensors file.</param>
+    /// <param name="options">Null: strict, equal names.</param>
+    /// <exception cref="FileNotFoundException">There is no such file.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged or, if strict, does not fit; the report is in the exception.</exception>
+    public static LoadReport LoadWeights(this nn.Module module, string path, LoadOptions? options = null)
+    {
+        using var file = SafetensorsFile.Open(path);
+        return module.LoadWeights(file, options);
+    }
+
+    /// <summary>Loads an open safetensors file into a module. A file that does not fit changes nothing.</summary>
+    /// <param name="module">Parameters and persistent buffers on any device; floating types are converted to the module's.</param>
+    /// <param name="file">The file; stays open.</param>
+    /// <param name="options">Null: strict, equal names.</param>
+    /// <exception cref="InvalidWeightsException">The file does not fit and loading is strict; the report is in the exception.</exception>
+    public static LoadReport LoadWeights(this nn.Module module, SafetensorsFile file, LoadOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(module);
+        ArgumentNullException.ThrowIfNull(file);
+        options ??= new LoadOptions();
+
+        var targets = module.state_dict();
+        var sources = new Dictionary<string, TensorEntry>(StringComparer.Ordinal); // by the module's name
+        var mismatched = new Dictionary<string, string>(StringComparer.Ordinal);
+        List<string> unexpected = [], dropped = [];
+        foreach (var entry in file.Tensors.Values)
+        {
+            var name = options.KeyMap is null ? entry.Name : options.KeyMap(entry.Name);
+            if (name is null)
+                dropped.Add(entry.Name);
+            else if (!targets.TryGetValue(name, out var target))
+                unexpected.Add(entry.Name);
+            else if (!sources.TryAdd(name, entry))
+                mismatched[name] = $"both '{sources[name].Name}' and '{entry.Name}' are mapped to it";
+            else if (WhyNot(entry, target, options.AllowReshape) is { } reason)
+                mismatched[name] = reason;
+        }
+
+        var absent = targets.Keys.Where(name => !sources.ContainsKey(name)).ToLookup(name => options.KeepInitial?.Invoke(name) ?? false);
+        var fitting = sources.Where(pair => !mismatched.ContainsKey(pair.Key)).ToList();
+        var sameShape = fitting.ToLookup(pair => targets[pair.Key].shape.AsSpan().SequenceEqual(pair.Value.Shape.ToArray()));
+        var report = new LoadReport
+        {
+            Loaded = [.. sameShape[true].Select(pair => pair.Key)],
+            Reshaped = [.. sameShape[false].Select(pair => $"{pair.Key}: {Text(pair.Value.Shape)} to {Text(targets[pair.Key].shape)}")],
+            Initialised = [.. absent[true]],
+            Missing = [.. absent[false]],
+            Unexpected = unexpected,
+            Dropped = dropped,
+            Mismatched = [.. mismatched.Select(pair => $"{pair.Key}: {pair.Value}")],
+        };
+        if (options.Strict && !report.IsComplete)
+            throw new InvalidWeightsException(file.Path, $"they do not fit the model. {report}", report: report);
+
+        using (no_grad())
+        {
+            foreach (var (name, entry) in fitting)
+            {
+                using var scope = NewDisposeScope();
+                var target = targets[name];
+                target.copy_(file.Read(entry.Name).view(target.shape));
+            }
+        }
+
+        return report;
+    }
+
+    /// <summary>Saves a module's parameters and persistent buffers, under a temporary name first.</summary>
+    /// <param name="module">The module.</param>
+    /// <param name="path">The target.</param>
+    /// <param name="dtype">Type to convert floating tensors to; null keeps theirs.</param>
+    /// <param name="metadata">Key-value pairs for the header.</param>
+    /// <exception cref="IOException">The file could not be written; the target is as it was before.</exception>
+    public static void SaveWeights(this nn.Module module, string path, ScalarType? dtype = null, IReadOnlyDictionary<string, string>? metadata = null)
+    {
+        ArgumentNullException.ThrowIfNull(module);
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        SafetensorsWriter.Write(path, module.state_dict().Select(pair => KeyValuePair.Create(pair.Key, Converted(pair.Value, dtype))), metadata);
+    }
+
+    private static Tensor Converted(Tensor tensor, ScalarType? dtype) =>
+        dtype is { } type && type != tensor.dtype && tensor.is_floating_point() ? tensor.detach().to_type(type) : tensor;
+
+    /// <summary>Says why a file's tensor cannot fill a module's, or null if it can.</summary>
+    private static string? WhyNot(TensorEntry entry, Tensor target, bool allowReshape)
+    {
+        if (entry.Dtype is not { } dtype)
+            return $"the file has the dtype {entry.Type}, for which there are no tensors here";
+        if (dtype != target.dtype && !(IsFloating(dtype) && IsFloating(target.dtype)))
+            return $"the file has the dtype {entry.Type}, the model {SafetensorsHeader.NameOf(target.dtype) ?? target.dtype.ToString()}";
+        if (target.shape.AsSpan().SequenceEqual(entry.Shape.ToArray()) || (allowReshape && target.numel() == entry.Elements))
+            return null;
+        return $"the file has {Text(entry.Shape)}, the model {Text(target.shape)}";
+    }
+
+    private static string Text(IEnumerable<long> shape) => $"[{string.Join(", ", shape)}]";
+
+    private static bool IsFloating(ScalarType dtype) => dtype is ScalarType.Float16 or ScalarType.BFloat16 or ScalarType.Float32 or ScalarType.Float64;
+}
