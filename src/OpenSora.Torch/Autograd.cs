@@ -80,6 +80,10 @@ public static partial class torch
             private readonly Dictionary<string, object?> values = new(StringComparer.Ordinal);
             private List<Tensor> saved = [];
 
+            internal AutogradContext()
+            {
+            }
+
             internal HashSet<Tensor> NotDifferentiable { get; } = new(System.Collections.Generic.ReferenceEqualityComparer.Instance);
 
             public void save_for_backward(List<Tensor> tensors)

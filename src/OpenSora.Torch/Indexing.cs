@@ -19,13 +19,13 @@ public static partial class torch
 
         internal torch.Tensor? Index { get; private init; }
 
-        public static TensorIndex Null => new() { Kind = Form.Null };
+        public static readonly TensorIndex Null = new() { Kind = Form.Null };
 
-        public static TensorIndex None => new() { Kind = Form.None };
+        public static readonly TensorIndex None = new() { Kind = Form.None };
 
-        public static TensorIndex Ellipsis => new() { Kind = Form.Ellipsis };
+        public static readonly TensorIndex Ellipsis = new() { Kind = Form.Ellipsis };
 
-        public static TensorIndex Colon => new() { Kind = Form.Slice };
+        public static readonly TensorIndex Colon = new() { Kind = Form.Slice };
 
         public static TensorIndex Slice(long? start = null, long? stop = null, long? step = null) => new() { Kind = Form.Slice, Start = start, Stop = stop, Step = step };
 

@@ -23,7 +23,6 @@ public static partial class torch
     public const ScalarType bfloat16 = ScalarType.BFloat16;
     public const ScalarType half = ScalarType.Float16;
     public const ScalarType @bool = ScalarType.Bool;
-    public const ScalarType @byte = ScalarType.Byte;
     public const ScalarType @double = ScalarType.Float64;
     public const ScalarType @float = ScalarType.Float32;
     public const ScalarType @int = ScalarType.Int32;

@@ -51,10 +51,6 @@ public static partial class torch
 
     public static Tensor concat(IList<Tensor> tensors, long dim = 0) => cat(tensors, dim);
 
-    public static Tensor stack(Tensor[] tensors, long dim = 0) => Aten.Call("stack", tensors, dim);
-
-    public static Tensor stack(ReadOnlySpan<Tensor> tensors, long dim = 0) => Aten.Call("stack", tensors.ToArray(), dim);
-
     public static Tensor stack(IEnumerable<Tensor> tensors, long dim = 0) => Aten.Call("stack", tensors.ToArray(), dim);
 
     public static Tensor where(Tensor condition, Tensor x, Tensor y) => Aten.Call("where.self", condition, x, y);

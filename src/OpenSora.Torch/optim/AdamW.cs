@@ -118,6 +118,12 @@ namespace TorchSharp.Modules
                 options.eps!.Value);
         }
 
+        protected override void Dispose(bool disposing)
+        {
+            base.Dispose(disposing);
+            DisposeStates(disposing);
+        }
+
         private protected override OptimizerState NewState(Parameter parameter) => new State(parameter);
 
         public class State : OptimizerState, IDisposable

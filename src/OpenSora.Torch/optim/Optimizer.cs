@@ -254,9 +254,8 @@ namespace TorchSharp.Modules
                 state.to(device);
         }
 
-        protected override void Dispose(bool disposing)
+        private protected void DisposeStates(bool disposing)
         {
-            base.Dispose(disposing);
             if (!disposing)
                 return;
             foreach (var state in _state.Values)

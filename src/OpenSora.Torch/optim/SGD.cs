@@ -124,6 +124,12 @@ namespace TorchSharp.Modules
             Aten.Run("_foreach_add_.List", parameters, gradients, -options.LearningRate!.Value);
         }
 
+        protected override void Dispose(bool disposing)
+        {
+            base.Dispose(disposing);
+            DisposeStates(disposing);
+        }
+
         private protected override OptimizerState NewState(Parameter parameter) => new State(parameter);
 
         public class State : OptimizerState, IDisposable
