@@ -1,0 +1,142 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models.Layers;
+
+/// <summary>Scaled dot-product attention (Vaswani et al., 2017).</summary>
+internal static class DotProduct
+{
+    // Without gradients no more logits than this are held at a time, so that they stay near the processor.
+    private const long MaxLogits = 1 << 22;
+
+    /// <summary><c>softmax(scale q k^T + bias) v</c>; products in the type of q, softmax in float32.</summary>
+    /// <param name="q"><c>[groups, n, d]</c></param>
+    /// <param name="k"><c>[groups, m, d]</c></param>
+    /// <param name="v"><c>[groups, m, d]</c></param>
+    /// <param name="scale">Factor of the logits.</param>
+    /// <param name="bias">Added to the logits, float32, <c>[groups, 1 or n, m]</c>.</param>
+    public static Tensor Attend(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias = null)
+    {
+        using var scope = NewDisposeScope();
+        var (groups, logits) = (q.shape[0], q.shape[1] * k.shape[1]);
+        if (is_grad_enabled() || groups * logits <= MaxLogits || groups == 1)
+            return Product(q, k, v, scale, bias).MoveToOuterDisposeScope();
+
+        var output = empty_like(q);
+        var slice = Math.Max(1, MaxLogits / logits);
+        for (var from = 0L; from < groups; from += slice)
+        {
+            using var part = NewDisposeScope();
+            Tensor Part(Tensor tensor) => tensor.narrow(0, from, Math.Min(slice, groups - from));
+            Part(output).copy_(Product(Part(q), Part(k), Part(v), scale, bias is null ? null : Part(bias)));
+        }
+        return output.MoveToOuterDisposeScope();
+    }
+
+    private static Tensor Product(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias)
+    {
+        var kT = k.transpose(1, 2);
+        var logits = bias is null ? bmm(q * scale, kT)
+            : q.dtype == bias.dtype ? baddbmm(bias, q, kT, 1, (float)scale)
+            : bmm(q * scale, kT) + bias;
+        var weights = logits.softmax(-1, ScalarType.Float32);
+        return bmm(weights.In(v.dtype), v);
+    }
+}
+
+/// <summary>Multi-head self attention along one axis of a grid of tokens.</summary>
+/// <remarks>Parameters <c>qkv</c> (split as 3, heads, channels of a head), <c>proj</c>, and with normalised queries and keys <c>q_norm</c>, <c>k_norm</c>.</remarks>
+internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
+{
+    /// <summary>The axes of <c>[batch, frames, places, channels]</c> to attend along.</summary>
+    public const int Time = 1, Space = 2;
+
+    public readonly Dense qkv;
+    public readonly Dense proj;
+    public readonly Norm? q_norm;
+    public readonly Norm? k_norm;
+    private readonly int _heads;
+
+    public SelfAttention(int channels, int heads, bool qkNorm = false) : base(nameof(SelfAttention))
+    {
+        _heads = heads;
+        qkv = new Dense(channels, 3L * channels);
+        q_norm = qkNorm ? new Norm(channels / heads, 1e-5) : null;
+        k_norm = qkNorm ? new Norm(channels / heads, 1e-5) : null;
+        proj = new Dense(channels, channels);
+        RegisterComponents();
+    }
+
+    /// <summary>Attention over all tokens of <c>[batch, tokens, channels]</c>.</summary>
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        return Along(Space, x.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Attention along one axis of <c>[batch, frames, places, channels]</c>, the other one being a batch.</summary>
+    public Tensor Along(int axis, Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
+        var (length, d) = (x.shape[axis], c / _heads);
+
+        // [3, batch, the other axis, heads, the axis, d], one copy for all three
+        var split = qkv.call(x).view(b, t, s, 3, _heads, d);
+        split = axis == Space ? split.permute(3, 0, 1, 4, 2, 5) : split.permute(3, 0, 2, 4, 1, 5);
+        var parts = split.contiguous().view(3, -1, length, d).unbind(0);
+        var (q, k, v) = (parts[0], parts[1], parts[2]);
+        if (q_norm is not null && k_norm is not null)
+            (q, k) = (q_norm.call(q).In(q.dtype), k_norm.call(k).In(k.dtype));
+
+        var y = DotProduct.Attend(q, k, v, 1 / Math.Sqrt(d));
+        y = axis == Space ? y.view(b, t, _heads, s, d).permute(0, 1, 3, 2, 4) : y.view(b, s, _heads, t, d).permute(0, 3, 1, 2, 4);
+        return proj.call(y.reshape(b, t, s, c)).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Attention of tokens to the tokens of a text.</summary>
+/// <remarks>Parameters <c>q_linear</c>, <c>kv_linear</c> (split as 2, heads, channels of a head), <c>proj</c>.</remarks>
+internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor>
+{
+    public readonly Dense q_linear;
+    public readonly Dense kv_linear;
+    public readonly Dense proj;
+    private readonly int _heads;
+
+    public CrossAttention(int channels, int heads) : base(nameof(CrossAttention))
+    {
+        _heads = heads;
+        q_linear = new Dense(channels, channels);
+        kv_linear = new Dense(channels, 2L * channels);
+        proj = new Dense(channels, channels);
+        RegisterComponents();
+    }
+
+    /// <summary>Attends to a padded text.</summary>
+    /// <param name="x"><c>[batch, n, channels]</c></param>
+    /// <param name="y"><c>[batch, m, channels]</c></param>
+    /// <param name="bias">What <see cref="KeyBias"/> makes of the text's mask; null where every token counts.</param>
+    public override Tensor forward(Tensor x, Tensor y, Tensor? bias)
+    {
+        using var scope = NewDisposeScope();
+        var (b, n, m, c) = (x.shape[0], x.shape[1], y.shape[1], x.shape[2]);
+        var d = c / _heads;
+        var q = q_linear.call(x).view(b, n, _heads, d).transpose(1, 2).reshape(b * _heads, n, d);
+        var kv = kv_linear.call(y).view(b, m, 2, _heads, d).permute(2, 0, 3, 1, 4).reshape(2, b * _heads, m, d).unbind(0);
+        var z = DotProduct.Attend(q, kv[0], kv[1], 1 / Math.Sqrt(d), bias);
+        return proj.call(z.view(b, _heads, n, d).transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>A mask of keys as what is added to the logits: 0 or minus infinity, <c>[batch * heads, 1, m]</c>.</summary>
+    /// <remarks>Attending so to padded texts equals attending to the packed tokens of each.</remarks>
+    /// <param name="mask"><c>[batch, m]</c>, not 0 where a token counts.</param>
+    /// <param name="heads">Heads of the attention.</param>
+    public static Tensor KeyBias(Tensor mask, int heads)
+    {
+        using var scope = NewDisposeScope();
+        var (b, m) = (mask.shape[0], mask.shape[1]);
+        var bias = zeros(b, m, dtype: ScalarType.Float32, device: mask.device).masked_fill(mask.eq(0), float.NegativeInfinity);
+        return bias.view(b, 1, 1, m).expand(b, heads, 1, m).reshape(b * heads, 1, m).MoveToOuterDisposeScope();
+    }
+}

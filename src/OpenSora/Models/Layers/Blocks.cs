@@ -1,0 +1,145 @@
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models.Layers;
+
+/// <summary>Two linear layers with GELU in its tanh form between them. Parameters <c>fc1</c>, <c>fc2</c>.</summary>
+internal sealed class Mlp : nn.Module<Tensor, Tensor>
+{
+    public readonly Dense fc1;
+    public readonly Dense fc2;
+
+    public Mlp(long inputs, long hidden, long outputs) : base(nameof(Mlp))
+    {
+        fc1 = new Dense(inputs, hidden);
+        fc2 = new Dense(hidden, outputs);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        return fc2.call(nn.functional.gelu(fc1.call(x), GELU.Approximate.tanh)).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Layer normalisation over the last axis in float32, with gain and shift. Parameters <c>weight</c>, <c>bias</c>.</summary>
+internal sealed class Norm : nn.Module<Tensor, Tensor>
+{
+    public readonly Parameter weight;
+    public readonly Parameter bias;
+    private readonly double _eps;
+
+    public Norm(long channels, double eps) : base(nameof(Norm))
+    {
+        _eps = eps;
+        weight = Parameters.Create(channels);
+        bias = Parameters.Create(channels);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        var type = ScalarType.Float32;
+        return nn.functional.layer_norm(x.In(type), weight.shape, weight.In(type), bias.In(type), _eps).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Adaptive layer normalisation (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).</summary>
+internal static class AdaLn
+{
+    private const double Eps = 1e-6;
+
+    /// <summary>Normalises the last axis without gain or shift, then modulates.</summary>
+    public static Tensor NormModulate(Tensor x, Tensor shift, Tensor scale)
+    {
+        using var scope = NewDisposeScope();
+        return Modulate(nn.functional.layer_norm(x, [x.shape[^1]], eps: Eps), shift, scale).MoveToOuterDisposeScope();
+    }
+
+    /// <summary><c>x (1 + scale) + shift</c></summary>
+    /// <param name="x"><c>[batch, tokens, channels]</c></param>
+    /// <param name="shift"><c>[batch, 1, channels]</c></param>
+    /// <param name="scale"><c>[batch, 1, channels]</c></param>
+    public static Tensor Modulate(Tensor x, Tensor shift, Tensor scale)
+    {
+        using var scope = NewDisposeScope();
+        return shift.addcmul(x, scale + 1, 1).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The residual step <c>x + gate * branch</c>.</summary>
+    public static Tensor AddGated(Tensor x, Tensor gate, Tensor branch) => x.addcmul(gate, branch, 1);
+}
+
+/// <summary>Last layer of STDiT and PixArt: adaLN-single, then patches. Parameters <c>scale_shift_table [2, channels]</c>, <c>linear</c>.</summary>
+internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
+{
+    public readonly Parameter scale_shift_table;
+    public readonly Dense linear;
+
+    public FinalLayer(long channels, long outputs) : base(nameof(FinalLayer))
+    {
+        scale_shift_table = Parameters.Create(2, channels);
+        linear = new Dense(channels, outputs) { Exact = true };
+        RegisterComponents();
+    }
+
+    /// <summary>Modulates the tokens by the time and projects them.</summary>
+    /// <param name="x"><c>[batch, tokens, channels]</c></param>
+    /// <param name="t"><c>[batch, channels]</c></param>
+    public override Tensor forward(Tensor x, Tensor t)
+    {
+        using var scope = NewDisposeScope();
+        var modulation = (scale_shift_table.unsqueeze(0) + t.unsqueeze(1)).chunk(2, 1);
+        return linear.call(AdaLn.NormModulate(x, modulation[0], modulation[1])).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Last layer of DiT and Latte: adaLN, then patches. Parameters <c>adaLN_modulation.1</c>, <c>linear</c>.</summary>
+internal sealed class DitFinalLayer : nn.Module<Tensor, Tensor, Tensor>
+{
+    public readonly Sequential adaLN_modulation;
+    public readonly Dense linear;
+
+    public DitFinalLayer(long channels, long outputs) : base(nameof(DitFinalLayer))
+    {
+        adaLN_modulation = nn.Sequential(nn.SiLU(), new Dense(channels, 2 * channels) { Exact = true });
+        linear = new Dense(channels, outputs) { Exact = true };
+        RegisterComponents();
+    }
+
+    /// <summary>Modulates the tokens by the condition and projects them.</summary>
+    /// <param name="x"><c>[batch, tokens, channels]</c></param>
+    /// <param name="c"><c>[batch, channels]</c></param>
+    public override Tensor forward(Tensor x, Tensor c)
+    {
+        using var scope = NewDisposeScope();
+        var modulation = adaLN_modulation.call(c).unsqueeze(1).chunk(2, 2);
+        return linear.call(AdaLn.NormModulate(x, modulation[0], modulation[1])).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Group normalisation in float32 with eps 1e-6. Parameters <c>weight</c>, <c>bias</c>.</summary>
+internal sealed class GroupNormalization : nn.Module<Tensor, Tensor>
+{
+    public readonly Parameter weight;
+    public readonly Parameter bias;
+    private readonly int _groups;
+
+    public GroupNormalization(long channels, int groups) : base(nameof(GroupNormalization))
+    {
+        _groups = groups;
+        weight = Parameters.Create(channels);
+        bias = Parameters.Create(channels);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        var type = ScalarType.Float32;
+        return nn.functional.group_norm(x.In(type), _groups, weight.In(type), bias.In(type), 1e-6).MoveToOuterDisposeScope();
+    }
+}

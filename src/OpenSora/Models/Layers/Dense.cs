@@ -1,0 +1,100 @@
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models.Layers;
+
+/// <summary>A layer whose matrix product may run in another type than its parameters have.</summary>
+internal interface IComputeLayer
+{
+    /// <summary>The product's type; null: the type of the parameters.</summary>
+    ScalarType? ComputeType { get; set; }
+}
+
+/// <summary>A linear layer: <c>x W^T + b</c>. Its output stays in the type that it computes in.</summary>
+/// <remarks>Parameters <c>weight [outputs, inputs, kernel...]</c> and <c>bias [outputs]</c>. A kernel makes it the projection of flattened patches.</remarks>
+internal sealed class Dense : nn.Module<Tensor, Tensor>, IComputeLayer
+{
+    public readonly Parameter weight;
+    public readonly Parameter? bias;
+
+    public Dense(long inputs, long outputs, bool hasBias = true, params long[] kernel) : base(nameof(Dense))
+    {
+        weight = Parameters.Create([outputs, inputs, .. kernel]);
+        bias = hasBias ? Parameters.Create(outputs) : null;
+        RegisterComponents();
+    }
+
+    public ScalarType? ComputeType { get; set; }
+
+    /// <summary>A layer of a few rows or of the output: always computed in the type of its parameters.</summary>
+    public bool Exact { get; init; }
+
+    public override Tensor forward(Tensor x)
+    {
+        var type = Exact ? weight.dtype : ComputeType ?? weight.dtype;
+        using var scope = NewDisposeScope();
+        var w = weight.In(type);
+        return nn.functional.linear(x.In(type), w.dim() == 2 ? w : w.flatten(1), bias?.In(type)).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>A two-dimensional convolution. Its output stays in the type that it computes in.</summary>
+/// <remarks>Parameters <c>weight [outputs, inputs, size, size]</c> and <c>bias [outputs]</c>.</remarks>
+internal sealed class Conv : nn.Module<Tensor, Tensor>, IComputeLayer
+{
+    public readonly Parameter weight;
+    public readonly Parameter bias;
+    private readonly long[] _strides;
+    private readonly long[] _padding;
+
+    public Conv(long inputs, long outputs, long size, long stride = 1, long padding = 0) : base(nameof(Conv))
+    {
+        weight = Parameters.Create(outputs, inputs, size, size);
+        bias = Parameters.Create(outputs);
+        (_strides, _padding) = ([stride, stride], [padding, padding]);
+        RegisterComponents();
+    }
+
+    public ScalarType? ComputeType { get; set; }
+
+    public override Tensor forward(Tensor x)
+    {
+        var type = ComputeType ?? weight.dtype;
+        using var scope = NewDisposeScope();
+        return nn.functional.conv2d(x.In(type), weight.In(type), bias.In(type), _strides, _padding).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>How parameters are made, filled and cast.</summary>
+internal static class Parameters
+{
+    /// <summary>An uninitialised parameter that no dispose scope owns.</summary>
+    public static Parameter Create(params long[] shape)
+    {
+        var parameter = new Parameter(empty(shape, dtype: ScalarType.Float32));
+        parameter.DetachFromDisposeScope();
+        return parameter;
+    }
+
+    /// <summary>The tensor itself where it already has the type, else a cast copy.</summary>
+    public static Tensor In(this Tensor tensor, ScalarType type) => tensor.dtype == type ? tensor : tensor.to(type);
+
+    /// <summary>Uniform in plus-minus sqrt(6 / (fan in + fan out)) (Glorot and Bengio, 2010), kernels flattened.</summary>
+    public static void Xavier(Tensor weight, Generator? generator)
+    {
+        var bound = Math.Sqrt(6.0 / (weight.shape[0] + weight.numel() / weight.shape[0]));
+        weight.uniform_(-bound, bound, generator).Dispose();
+    }
+
+    /// <summary>Uniform in plus-minus 1 / sqrt(fan in): PyTorch's own choice for linear layers and convolutions.</summary>
+    public static void FanIn(Tensor tensor, long fanIn, Generator? generator)
+    {
+        var bound = 1 / Math.Sqrt(fanIn);
+        tensor.uniform_(-bound, bound, generator).Dispose();
+    }
+
+    public static void Normal(Tensor tensor, double std, Generator? generator) => tensor.normal_(0, std, generator).Dispose();
+
+    public static void Constant(Tensor tensor, double value) => tensor.fill_(value).Dispose();
+}

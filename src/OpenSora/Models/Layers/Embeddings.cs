@@ -1,0 +1,137 @@
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models.Layers;
+
+/// <summary>Cuts video into patches and projects each. Parameter <c>proj [channels, inputs, frames, height, width]</c>.</summary>
+internal sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
+{
+    public readonly Dense proj;
+    private readonly (long T, long H, long W) _patch;
+
+    public PatchEmbedder(long inputs, long channels, (long T, long H, long W) patch) : base(nameof(PatchEmbedder))
+    {
+        _patch = patch;
+        proj = new Dense(inputs, channels, true, patch.T, patch.H, patch.W);
+        RegisterComponents();
+    }
+
+    /// <summary>Tokens in the order frames, rows, columns; what does not fill a patch is padded with zeros at the end.</summary>
+    /// <param name="x"><c>[batch, inputs, frames, height, width]</c></param>
+    /// <returns><c>[batch, tokens, channels]</c></returns>
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        var (t, h, w) = _patch;
+        if (x.shape[2] % t != 0 || x.shape[3] % h != 0 || x.shape[4] % w != 0)
+            x = nn.functional.pad(x, [0, Missing(x.shape[4], w), 0, Missing(x.shape[3], h), 0, Missing(x.shape[2], t)], PaddingModes.Constant);
+        var (b, c) = (x.shape[0], x.shape[1]);
+        var (frames, rows, columns) = (x.shape[2] / t, x.shape[3] / h, x.shape[4] / w);
+        var patches = x.view(b, c, frames, t, rows, h, columns, w).permute(0, 2, 4, 6, 1, 3, 5, 7);
+        return proj.call(patches.reshape(b, frames * rows * columns, c * t * h * w)).MoveToOuterDisposeScope();
+    }
+
+    private static long Missing(long size, long patch) => (patch - size % patch) % patch;
+}
+
+/// <summary>Embeds scalars such as time steps: cosines and sines, then a small MLP. Parameters <c>mlp.0</c>, <c>mlp.2</c>.</summary>
+internal sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
+{
+    private const int Frequencies = 256;
+    public readonly Sequential mlp;
+
+    public TimestepEmbedder(long channels) : base(nameof(TimestepEmbedder))
+    {
+        mlp = nn.Sequential(new Dense(Frequencies, channels) { Exact = true }, nn.SiLU(), new Dense(channels, channels) { Exact = true });
+        RegisterComponents();
+    }
+
+    /// <summary>Embeds <c>[n]</c> scalars as <c>[n, channels]</c>.</summary>
+    public override Tensor forward(Tensor t)
+    {
+        using var scope = NewDisposeScope();
+        return mlp.call(Waves(t, Frequencies)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Cosines, then sines of <c>t exp(-ln 10000 i / half)</c> in float32; an odd last channel is zero.</summary>
+    /// <param name="t"><c>[n]</c></param>
+    /// <param name="channels">Channels of the result <c>[n, channels]</c>.</param>
+    public static Tensor Waves(Tensor t, int channels)
+    {
+        using var scope = NewDisposeScope();
+        var half = channels / 2;
+        var frequencies = exp(arange(0, half, ScalarType.Float32, t.device) * -Math.Log(10000) / half);
+        var angles = t.In(ScalarType.Float32).unsqueeze(1) * frequencies.unsqueeze(0);
+        var waves = cat([angles.cos(), angles.sin()], -1);
+        return (channels % 2 == 0 ? waves : nn.functional.pad(waves, [0, 1], PaddingModes.Constant)).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Embeds several scalars a sample, each like a time step, side by side. Parameters <c>mlp.0</c>, <c>mlp.2</c>.</summary>
+internal sealed class SizeEmbedder : nn.Module<Tensor, Tensor>
+{
+    private const int Frequencies = 256;
+    public readonly Sequential mlp;
+
+    public SizeEmbedder(long channels) : base(nameof(SizeEmbedder))
+    {
+        mlp = nn.Sequential(new Dense(Frequencies, channels) { Exact = true }, nn.SiLU(), new Dense(channels, channels) { Exact = true });
+        RegisterComponents();
+    }
+
+    /// <summary>Embeds <c>[n, k]</c> scalars as <c>[n, k * channels]</c>.</summary>
+    public override Tensor forward(Tensor sizes)
+    {
+        using var scope = NewDisposeScope();
+        return mlp.call(TimestepEmbedder.Waves(sizes.flatten(), Frequencies)).view(sizes.shape[0], -1).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Projects the text encoder's states; a dropped caption becomes the null caption, which guidance uses too.</summary>
+/// <remarks>Parameters <c>y_proj.fc1</c>, <c>y_proj.fc2</c>; buffer <c>y_embedding [tokens, inputs]</c>, the null caption.</remarks>
+internal sealed class CaptionEmbedder : nn.Module<Tensor, Tensor?, Tensor>
+{
+    public readonly Tensor y_embedding;
+    public readonly Mlp y_proj;
+
+    public CaptionEmbedder(long inputs, long channels, long tokens) : base(nameof(CaptionEmbedder))
+    {
+        y_embedding = empty(tokens, inputs, dtype: ScalarType.Float32).DetachFromDisposeScope();
+        y_proj = new Mlp(inputs, channels, channels);
+        RegisterComponents();
+    }
+
+    /// <summary>Projects captions.</summary>
+    /// <param name="captions"><c>[batch, 1, tokens, inputs]</c></param>
+    /// <param name="drop"><c>[batch]</c>, true where the caption is replaced by the null caption; null: nowhere.</param>
+    /// <returns><c>[batch, 1, tokens, channels]</c></returns>
+    public override Tensor forward(Tensor captions, Tensor? drop)
+    {
+        using var scope = NewDisposeScope();
+        if (drop is not null)
+            captions = where(drop.view(-1, 1, 1, 1), y_embedding.narrow(0, 0, captions.shape[2]).In(captions.dtype), captions);
+        return y_proj.call(captions).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Embeds class labels; one more row than there are classes stands for no class. Parameter <c>embedding_table.weight</c>.</summary>
+internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
+{
+    public readonly Embedding embedding_table;
+    private readonly long _classes;
+
+    public LabelEmbedder(long classes, long channels) : base(nameof(LabelEmbedder))
+    {
+        _classes = classes;
+        embedding_table = nn.Embedding(classes + 1, channels);
+        RegisterComponents();
+    }
+
+    /// <summary>Embeds <c>[batch]</c> labels as <c>[batch, channels]</c>, where <paramref name="drop"/> is true as no class.</summary>
+    public override Tensor forward(Tensor labels, Tensor? drop)
+    {
+        using var scope = NewDisposeScope();
+        return embedding_table.call(drop is null ? labels : labels.masked_fill(drop, _classes)).MoveToOuterDisposeScope();
+    }
+}

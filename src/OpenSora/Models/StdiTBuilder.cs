@@ -1,0 +1,110 @@
+using static TorchSharp.torch;
+
+namespace OpenSora.Models;
+
+/// <summary>Puts an <see cref="Stdit"/> together, starting from the published STDiT-XL/2 for 16 frames of 256x256 pixels.</summary>
+/// <remarks>Sizes are checked by <see cref="Build"/>. A builder may build several models; each gets parameters of its own.</remarks>
+/// <example><code>
+/// using var model = new StdiTBuilder().Preset("STDiT-S/2").Latents(frames: 16, height: 16, width: 16).Text(width: 256, tokens: 32).Seed(1).Build();
+/// </code></example>
+public sealed class StdiTBuilder
+{
+    private StditConfig _config = new();
+    private long? _seed;
+
+    /// <summary>Starts from a configuration, such as a model folder's.</summary>
+    /// <param name="config">The configuration; it is not changed.</param>
+    public StdiTBuilder From(StditConfig config)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        _config = config;
+        return this;
+    }
+
+    /// <summary>Takes channels, depth and heads of a named model and leaves the rest.</summary>
+    /// <param name="name">One of <see cref="StditConfig.Presets"/>.</param>
+    /// <exception cref="ArgumentException">The name is not known.</exception>
+    public StdiTBuilder Preset(string name)
+    {
+        var preset = StditConfig.Preset(name);
+        return Transformer(preset.HiddenSize, preset.Depth, preset.NumHeads, preset.MlpRatio);
+    }
+
+    /// <summary>The latents that the model denoises.</summary>
+    /// <param name="frames">Latent frames.</param>
+    /// <param name="height">Latent rows: pixels divided by the autoencoder's factor.</param>
+    /// <param name="width">Latent columns.</param>
+    /// <param name="channels">Latent channels.</param>
+    public StdiTBuilder Latents(int frames, int height, int width, int channels = 4) =>
+        With(_config with { InputSize = [frames, height, width], InChannels = channels });
+
+    /// <summary>How much of the latents one token covers.</summary>
+    /// <param name="frames">Latent frames.</param>
+    /// <param name="height">Latent rows.</param>
+    /// <param name="width">Latent columns.</param>
+    public StdiTBuilder Patch(int frames, int height, int width) => With(_config with { PatchSize = [frames, height, width] });
+
+    /// <summary>The transformer's size.</summary>
+    /// <param name="channels">Channels of a token.</param>
+    /// <param name="depth">Blocks.</param>
+    /// <param name="heads">Heads of every attention.</param>
+    /// <param name="mlpRatio">Hidden channels of a block's MLP, as a multiple of <paramref name="channels"/>.</param>
+    public StdiTBuilder Transformer(int channels, int depth, int heads, double mlpRatio = 4) =>
+        With(_config with { HiddenSize = channels, Depth = depth, NumHeads = heads, MlpRatio = mlpRatio });
+
+    /// <summary>The text states that condition the model.</summary>
+    /// <param name="width">Channels of a state (T5-v1.1-XXL: 4096).</param>
+    /// <param name="tokens">The most tokens of a prompt.</param>
+    /// <param name="dropout">The share of captions that training drops for classifier-free guidance; null leaves it.</param>
+    public StdiTBuilder Text(int width, int tokens, double? dropout = null) =>
+        With(_config with { CaptionChannels = width, ModelMaxLength = tokens, ClassDropoutProb = dropout ?? _config.ClassDropoutProb });
+
+    /// <summary>What coordinates are divided by.</summary>
+    /// <param name="spaceScale">1 at the resolution of the image model, less below it (256x256 from a 512x512 model: 0.5).</param>
+    /// <param name="timeScale">1 at the length that time was learned at, less above it (64 frames from 16: 2/3 as published).</param>
+    public StdiTBuilder Positions(double spaceScale, double timeScale = 1) => With(_config with { SpaceScale = spaceScale, TimeScale = timeScale });
+
+    /// <summary>How attention along time begins.</summary>
+    /// <param name="startAtZero">Whether its output starts at zero, so that a model with an image model's weights begins as that image model.</param>
+    /// <param name="positions">Whether it knows the order of frames.</param>
+    public StdiTBuilder TemporalAttention(bool startAtZero, bool positions = true) =>
+        With(_config with { ZeroInitTemporal = startAtZero, NoTemporalPosEmb = !positions });
+
+    /// <summary>Normalises queries and keys of the self attentions, which steadies training at high learning rates.</summary>
+    /// <param name="on">Whether to.</param>
+    public StdiTBuilder QueryKeyNorm(bool on = true) => With(_config with { QkNorm = on });
+
+    /// <summary>Whether the model predicts the reverse process's variance beside the noise.</summary>
+    /// <param name="on">Whether to.</param>
+    public StdiTBuilder LearnedVariance(bool on) => With(_config with { PredSigma = on });
+
+    /// <summary>Makes the starting values of the parameters repeatable.</summary>
+    /// <param name="seed">Any number.</param>
+    public StdiTBuilder Seed(long seed)
+    {
+        _seed = seed;
+        return this;
+    }
+
+    /// <summary>The configuration so far.</summary>
+    public StditConfig Config => _config;
+
+    /// <summary>Makes the model, with its starting values.</summary>
+    /// <returns>A model in training mode, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    public Stdit Build()
+    {
+        if (_seed is not { } seed)
+            return new Stdit(_config);
+        var model = new Stdit(_config, initialize: false);
+        using var generator = new Generator((ulong)seed);
+        model.Initialize(generator);
+        return model;
+    }
+
+    private StdiTBuilder With(StditConfig config)
+    {
+        _config = config;
+        return this;
+    }
+}

@@ -1,0 +1,354 @@
+using OpenSora.Models.Layers;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models;
+
+/// <summary>Sizes and choices of a <see cref="T5Encoder"/>. JSON spells the names in snake case, as transformers does.</summary>
+public sealed record T5Config
+{
+    /// <summary>Rows of the token table.</summary>
+    public int VocabSize { get; init; } = 32128;
+
+    /// <summary>Channels of a token's state.</summary>
+    public int DModel { get; init; } = 4096;
+
+    /// <summary>Channels of one head; heads times these need not be <see cref="DModel"/>.</summary>
+    public int DKv { get; init; } = 64;
+
+    /// <summary>Hidden channels of the feed-forward layers.</summary>
+    public int DFf { get; init; } = 10240;
+
+    /// <summary>Blocks.</summary>
+    public int NumLayers { get; init; } = 24;
+
+    /// <summary>Heads of every attention.</summary>
+    public int NumHeads { get; init; } = 64;
+
+    /// <summary>Rows of the table of relative positions, half of them for keys after the query.</summary>
+    public int RelativeAttentionNumBuckets { get; init; } = 32;
+
+    /// <summary>The distance from which on all positions share the last bucket.</summary>
+    public int RelativeAttentionMaxDistance { get; init; } = 128;
+
+    /// <summary>Added to the mean square in the norms.</summary>
+    public double LayerNormEpsilon { get; init; } = 1e-6;
+
+    /// <summary><c>relu</c> (T5 1.0) or <c>gated-gelu</c> (T5 1.1).</summary>
+    public string FeedForwardProj { get; init; } = "gated-gelu";
+
+    /// <summary>Checks that a model can be made of these sizes.</summary>
+    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    public void Validate()
+    {
+        foreach (var (size, name) in new[]
+        {
+            (VocabSize, nameof(VocabSize)), (DModel, nameof(DModel)), (DKv, nameof(DKv)), (DFf, nameof(DFf)),
+            (NumLayers, nameof(NumLayers)), (NumHeads, nameof(NumHeads)),
+        })
+            Check(size > 0, name, $"{name} is {size}; it must be positive.");
+        Check(RelativeAttentionNumBuckets >= 4 && RelativeAttentionNumBuckets % 4 == 0, nameof(RelativeAttentionNumBuckets),
+            $"RelativeAttentionNumBuckets is {RelativeAttentionNumBuckets}; it must be a positive multiple of 4.");
+        Check(RelativeAttentionMaxDistance > RelativeAttentionNumBuckets / 4, nameof(RelativeAttentionMaxDistance),
+            $"RelativeAttentionMaxDistance is {RelativeAttentionMaxDistance}; it must be more than a quarter of RelativeAttentionNumBuckets.");
+        Check(LayerNormEpsilon > 0, nameof(LayerNormEpsilon), $"LayerNormEpsilon is {LayerNormEpsilon}; it must be positive.");
+        Check(FeedForwardProj is "relu" or "gated-gelu", nameof(FeedForwardProj), $"FeedForwardProj is '{FeedForwardProj}'; known are 'relu' and 'gated-gelu'.");
+    }
+
+    private static void Check(bool right, string name, string message)
+    {
+        if (!right)
+            throw new ArgumentException($"The T5 configuration is wrong: {message}", name);
+    }
+}
+
+/// <summary>The encoder of T5, versions 1.0 and 1.1.</summary>
+/// <remarks>
+/// Source: "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (Raffel et al., 2020); 1.1 has the gated GELU of Shazeer
+/// (2020). Attention logits are not scaled by the head's width. Names of parameters are those of transformers; <c>shared.weight</c> is the token table, of which
+/// <c>encoder.embed_tokens.weight</c> in files is another name. Shapes in comments: B batch, N tokens.
+/// </remarks>
+public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
+{
+    private readonly T5Table shared;
+    private readonly T5Stack encoder;
+
+    /// <summary>Makes the model and gives its parameters their starting values.</summary>
+    /// <param name="config">Sizes and choices.</param>
+    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
+    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    public T5Encoder(T5Config config, bool initialize = true) : base(nameof(T5Encoder))
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        config.Validate();
+        Config = config;
+        shared = new T5Table(config.VocabSize, config.DModel);
+        encoder = new T5Stack(config);
+        RegisterComponents();
+        if (initialize)
+            Initialize();
+    }
+
+    /// <summary>The sizes and choices that the model was made with.</summary>
+    public T5Config Config { get; }
+
+    /// <summary>Gives every parameter its starting value: normal, so scaled that no attention needs a factor (Raffel et al., 2020).</summary>
+    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    public void Initialize(Generator? generator = null)
+    {
+        using var noGradients = no_grad();
+        var (model, inner) = ((double)Config.DModel, (double)Config.NumHeads * Config.DKv);
+        Parameters.Normal(shared.weight, 1, generator);
+        Parameters.Constant(encoder.final_layer_norm.weight, 1);
+        foreach (var block in encoder.block)
+        {
+            var attention = block.Attention.SelfAttention;
+            Parameters.Normal(attention.q.weight, Math.Pow(model * Config.DKv, -0.5), generator);
+            Parameters.Normal(attention.k.weight, Math.Pow(model, -0.5), generator);
+            Parameters.Normal(attention.v.weight, Math.Pow(model, -0.5), generator);
+            Parameters.Normal(attention.o.weight, Math.Pow(inner, -0.5), generator);
+            if (attention.relative_attention_bias is { } table)
+                Parameters.Normal(table.weight, Math.Pow(model, -0.5), generator);
+            foreach (var (name, dense) in block.FeedForward.DenseReluDense.named_children())
+                Parameters.Normal(((Dense)dense).weight, Math.Pow(string.Equals(name, "wo", StringComparison.Ordinal) ? Config.DFf : model, -0.5), generator);
+            Parameters.Constant(block.Attention.layer_norm.weight, 1);
+            Parameters.Constant(block.FeedForward.layer_norm.weight, 1);
+        }
+    }
+
+    /// <summary>Encodes token ids.</summary>
+    /// <param name="ids">Token ids, int64, <c>[B, N]</c>.</param>
+    /// <param name="mask">Which ids are text: <c>[B, N]</c>, not 0 = real token; null = all. Padding gets states too, but nobody attends to it.</param>
+    /// <returns>States <c>[B, N, DModel]</c>, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A shape or an id does not fit.</exception>
+    public override Tensor forward(Tensor ids, Tensor? mask)
+    {
+        static string Shape(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}]";
+        if (ids.dim() != 2 || ids.numel() == 0 || ids.dtype != ScalarType.Int64)
+            throw new ArgumentException($"The token ids are {ids.dtype} of shape {Shape(ids)}; expected Int64 of shape [batch, tokens], not empty.", nameof(ids));
+        if (mask is not null && (mask.dim() != 2 || mask.shape[0] != ids.shape[0] || mask.shape[1] != ids.shape[1]))
+            throw new ArgumentException($"The mask has shape {Shape(mask)}; expected {Shape(ids)} like the token ids.", nameof(mask));
+
+        using var scope = NewDisposeScope();
+        var (lowest, highest) = (ids.min().item<long>(), ids.max().item<long>());
+        if (lowest < 0 || highest >= Config.VocabSize)
+            throw new ArgumentException($"Token ids go from {lowest} to {highest}; the vocabulary has 0 to {Config.VocabSize - 1}. Was another tokenizer used?", nameof(ids));
+        return encoder.call(shared.call(ids), mask).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The bucket of a relative position (key minus query): exact near by, then logarithmic, the last one for all that is far.</summary>
+    internal static long Bucket(int relative, T5Config config)
+    {
+        var half = config.RelativeAttentionNumBuckets / 2;
+        var (exact, distance) = (half / 2, Math.Abs(relative));
+        var bucket = distance < exact ? distance
+            : Math.Min(half - 1, exact + (int)(MathF.Log((float)distance / exact) / (float)Math.Log((double)config.RelativeAttentionMaxDistance / exact) * (half - exact)));
+        return relative > 0 ? half + bucket : bucket;
+    }
+
+    /// <summary>What relative positions add to the logits: <c>[1, heads, N, N]</c>.</summary>
+    internal Tensor PositionBias(long tokens) => encoder.block[0].Attention.SelfAttention.PositionBias(tokens);
+}
+
+/// <summary>A table of vectors. Parameter <c>weight [rows, channels]</c>.</summary>
+internal sealed class T5Table : nn.Module<Tensor, Tensor>
+{
+    public readonly Parameter weight;
+
+    public T5Table(long rows, long channels) : base(nameof(T5Table))
+    {
+        weight = Parameters.Create(rows, channels);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor ids)
+    {
+        using var scope = NewDisposeScope();
+        return weight.index_select(0, ids.flatten()).view([.. ids.shape, weight.shape[1]]).In(ScalarType.Float32).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>The blocks and the last norm.</summary>
+internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
+{
+    public readonly ModuleList<T5Block> block;
+    public readonly T5Norm final_layer_norm;
+
+    public T5Stack(T5Config config) : base(nameof(T5Stack))
+    {
+        block = nn.ModuleList(Enumerable.Range(0, config.NumLayers).Select(i => new T5Block(config, i == 0)).ToArray());
+        final_layer_norm = new T5Norm(config);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x, Tensor? mask)
+    {
+        using var scope = NewDisposeScope();
+        var (b, n) = (x.shape[0], x.shape[1]);
+        var attention = block[0].Attention.SelfAttention;
+        var bias = attention.PositionBias(n).expand(b, -1, n, n);                               // [B, heads, N, N]
+        if (mask is not null)
+            bias = bias.masked_fill(mask.eq(0).view(b, 1, 1, n), float.MinValue);
+        bias = bias.reshape(-1, n, n);
+        foreach (var layer in block)
+        {
+            var next = layer.call(x, bias);
+            x.Dispose();
+            x = next;
+        }
+        return final_layer_norm.call(x).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Self attention, then feed-forward, each after a norm and beside a shortcut.</summary>
+internal sealed class T5Block : nn.Module<Tensor, Tensor, Tensor>
+{
+    private readonly ModuleList<nn.Module> layer;
+
+    public T5Block(T5Config config, bool positions) : base(nameof(T5Block))
+    {
+        layer = nn.ModuleList<nn.Module>(new T5AttentionLayer(config, positions), new T5FeedForwardLayer(config));
+        RegisterComponents();
+    }
+
+    public T5AttentionLayer Attention => (T5AttentionLayer)layer[0];
+
+    public T5FeedForwardLayer FeedForward => (T5FeedForwardLayer)layer[1];
+
+    public override Tensor forward(Tensor x, Tensor bias)
+    {
+        using var scope = NewDisposeScope();
+        return FeedForward.call(Attention.call(x, bias)).MoveToOuterDisposeScope();
+    }
+}
+
+internal sealed class T5AttentionLayer : nn.Module<Tensor, Tensor, Tensor>
+{
+    public readonly T5Attention SelfAttention;
+    public readonly T5Norm layer_norm;
+
+    public T5AttentionLayer(T5Config config, bool positions) : base(nameof(T5AttentionLayer))
+    {
+        SelfAttention = new T5Attention(config, positions);
+        layer_norm = new T5Norm(config);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x, Tensor bias)
+    {
+        using var scope = NewDisposeScope();
+        return (x + SelfAttention.call(layer_norm.call(x), bias)).MoveToOuterDisposeScope();
+    }
+}
+
+internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
+{
+    public readonly T5FeedForward DenseReluDense;
+    public readonly T5Norm layer_norm;
+
+    public T5FeedForwardLayer(T5Config config) : base(nameof(T5FeedForwardLayer))
+    {
+        DenseReluDense = new T5FeedForward(config);
+        layer_norm = new T5Norm(config);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        return (x + DenseReluDense.call(layer_norm.call(x))).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Multi-head attention without biases; the logits are not scaled.</summary>
+internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
+{
+    public readonly Dense q;
+    public readonly Dense k;
+    public readonly Dense v;
+    public readonly Dense o;
+    public readonly T5Table? relative_attention_bias;
+    private readonly T5Config _config;
+
+    public T5Attention(T5Config config, bool positions) : base(nameof(T5Attention))
+    {
+        _config = config;
+        var inner = (long)config.NumHeads * config.DKv;
+        q = new Dense(config.DModel, inner, false);
+        k = new Dense(config.DModel, inner, false);
+        v = new Dense(config.DModel, inner, false);
+        o = new Dense(inner, config.DModel, false);
+        relative_attention_bias = positions ? new T5Table(config.RelativeAttentionNumBuckets, config.NumHeads) : null;
+        RegisterComponents();
+    }
+
+    /// <summary>Attends with <paramref name="bias"/> <c>[B * heads, N, N]</c> added to the logits.</summary>
+    public override Tensor forward(Tensor x, Tensor bias)
+    {
+        using var scope = NewDisposeScope();
+        var (b, n, heads, d) = (x.shape[0], x.shape[1], _config.NumHeads, _config.DKv);
+        Tensor Heads(Tensor states) => states.view(b, n, heads, d).transpose(1, 2).reshape(b * heads, n, d);
+        var y = DotProduct.Attend(Heads(q.call(x)), Heads(k.call(x)), Heads(v.call(x)), 1, bias);
+        return o.call(y.view(b, heads, n, d).transpose(1, 2).reshape(b, n, heads * d)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>What relative positions add to the logits: <c>[1, heads, N, N]</c>. Only the first block has the table, for all.</summary>
+    public Tensor PositionBias(long tokens)
+    {
+        using var scope = NewDisposeScope();
+        var buckets = new long[tokens * tokens];
+        for (var query = 0; query < tokens; query++)
+            for (var key = 0; key < tokens; key++)
+                buckets[query * tokens + key] = T5Encoder.Bucket(key - query, _config);
+        var table = relative_attention_bias!;
+        return table.call(tensor(buckets, [tokens, tokens], device: table.weight.device)).permute(2, 0, 1).unsqueeze(0).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Two linear layers with ReLU, or with a GELU gate, between them. The last one's input has outliers in large models.</summary>
+internal sealed class T5FeedForward : nn.Module<Tensor, Tensor>
+{
+    public readonly Dense? wi;
+    public readonly Dense? wi_0;
+    public readonly Dense? wi_1;
+    public readonly Dense wo;
+
+    public T5FeedForward(T5Config config) : base(nameof(T5FeedForward))
+    {
+        var gated = string.Equals(config.FeedForwardProj, "gated-gelu", StringComparison.Ordinal);
+        wi = gated ? null : new Dense(config.DModel, config.DFf, false);
+        wi_0 = gated ? new Dense(config.DModel, config.DFf, false) : null;
+        wi_1 = gated ? new Dense(config.DModel, config.DFf, false) : null;
+        wo = new Dense(config.DFf, config.DModel, false);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        var hidden = wi is not null ? nn.functional.relu(wi.call(x)) : nn.functional.gelu(wi_0!.call(x), GELU.Approximate.tanh) * wi_1!.call(x);
+        return wo.call(hidden).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Root mean square normalisation in float32. Parameter <c>weight</c>.</summary>
+internal sealed class T5Norm : nn.Module<Tensor, Tensor>
+{
+    public readonly Parameter weight;
+    private readonly double _eps;
+
+    public T5Norm(T5Config config) : base(nameof(T5Norm))
+    {
+        _eps = config.LayerNormEpsilon;
+        weight = Parameters.Create(config.DModel);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        x = x.In(ScalarType.Float32);
+        return (x * rsqrt(x.square().mean([-1], keepdim: true) + _eps) * weight).MoveToOuterDisposeScope();
+    }
+}
