@@ -7,7 +7,13 @@ public static class GoldenCase
 {
     private static readonly Dictionary<string, Func<GoldenFile, IEnumerable<Comparison>>?> Kinds = new(StringComparer.Ordinal)
     {
+        ["stdit_"] = StditGoldens.Check,
         ["stdit_v12"] = null,
+        ["layers"] = LayersGoldens.Check,
+        ["pos_embed"] = LayersGoldens.CheckPositions,
+        ["vae_"] = VaeGoldens.Check,
+        ["vae_video"] = VaeGoldens.CheckVideo,
+        ["t5_"] = T5Goldens.Check,
         ["t5_text"] = null,
     };
 

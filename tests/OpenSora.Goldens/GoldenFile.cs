@@ -1,5 +1,5 @@
-using System.Buffers.Binary;
 using System.Text.Json;
+using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -26,42 +26,25 @@ public sealed class GoldenFile : IDisposable
     public GoldenFile(string path)
     {
         Name = Path.GetFileNameWithoutExtension(path);
-        var bytes = File.ReadAllBytes(path);
         if (string.Equals(Path.GetExtension(path), ".json", StringComparison.Ordinal))
         {
-            Json = JsonDocument.Parse(bytes).RootElement;
+            Json = JsonDocument.Parse(File.ReadAllBytes(path)).RootElement;
             return;
         }
-
-        var header = (int)BinaryPrimitives.ReadInt64LittleEndian(bytes);
-        Json = JsonDocument.Parse(bytes.AsMemory(8, header)).RootElement;
-        foreach (var entry in Json.EnumerateObject().Where(entry => !entry.NameEquals("__metadata__")))
-        {
-            var offsets = entry.Value.GetProperty("data_offsets");
-            var (from, to) = (8 + header + offsets[0].GetInt32(), 8 + header + offsets[1].GetInt32());
-            var shape = entry.Value.GetProperty("shape").EnumerateArray().Select(size => size.GetInt64()).ToArray();
-            var type = entry.Value.GetProperty("dtype").GetString() switch
-            {
-                "F32" => ScalarType.Float32,
-                "F64" => ScalarType.Float64,
-                "I64" => ScalarType.Int64,
-                "BOOL" => ScalarType.Bool,
-                var other => throw new InvalidDataException($"{path}: tensor '{entry.Name}' has type {other}, which recorded cases do not use."),
-            };
-            var tensor = empty(shape, dtype: type).DetachFromDisposeScope();
-            bytes.AsSpan(from, to - from).CopyTo(tensor.bytes);
-            _tensors.Add(entry.Name, tensor);
-        }
+        using var file = SafetensorsFile.Open(path);
+        Config = JsonDocument.Parse(file.Metadata["config"]).RootElement;
+        foreach (var name in file.Tensors.Keys)
+            _tensors.Add(name, file.Read(name).DetachFromDisposeScope());
     }
 
     /// <summary>The file's name without its extension; its first words are the kind.</summary>
     public string Name { get; }
 
-    /// <summary>The safetensors header, or the whole JSON file.</summary>
+    /// <summary>A JSON file's content.</summary>
     public JsonElement Json { get; }
 
     /// <summary>The configuration that the original was made with.</summary>
-    public JsonElement Config => JsonDocument.Parse(Json.GetProperty("__metadata__").GetProperty("config").GetString()!).RootElement;
+    public JsonElement Config { get; }
 
     public IReadOnlyCollection<string> Names => _tensors.Keys;
 
@@ -76,6 +59,25 @@ public sealed class GoldenFile : IDisposable
 
     /// <summary>The configuration, or a part of it, as a record whose property names are spelt in snake case.</summary>
     public T ConfigAs<T>(string? part = null) => (part is null ? Config : Config.GetProperty(part)).Deserialize<T>(SnakeCase)!;
+
+    /// <summary>Copies the tensors under a prefix into a module's parameters and buffers; all must be there on both sides.</summary>
+    /// <param name="module">The module.</param>
+    /// <param name="prefix">What stands before the module's own names.</param>
+    /// <param name="ignore">Names in the file that are not the module's.</param>
+    public T Load<T>(T module, string prefix = "weights.", params string[] ignore) where T : nn.Module
+    {
+        using var noGradients = no_grad();
+        var names = _tensors.Keys.Where(name => name.StartsWith(prefix, StringComparison.Ordinal)).Select(name => name[prefix.Length..]).Except(ignore, StringComparer.Ordinal).ToHashSet(StringComparer.Ordinal);
+        foreach (var (name, value) in module.state_dict())
+        {
+            if (!names.Remove(name))
+                throw new InvalidDataException($"{Name} has no weights for '{name}'.");
+            if (!value.shape.SequenceEqual(this[prefix + name].shape))
+                throw new InvalidDataException($"{Name}: '{name}' is [{string.Join(", ", this[prefix + name].shape)}], the model has [{string.Join(", ", value.shape)}].");
+            value.copy_(this[prefix + name]);
+        }
+        return names.Count == 0 ? module : throw new InvalidDataException($"{Name} has weights that the model has not: {string.Join(", ", names)}.");
+    }
 
     /// <summary>Compares a result with the recorded tensor of that name.</summary>
     public Comparison Compare(string name, Tensor actual, double limit = CallLimit)

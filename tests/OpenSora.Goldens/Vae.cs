@@ -1,0 +1,33 @@
+using OpenSora.Models;
+using static TorchSharp.torch;
+
+namespace OpenSora.Goldens;
+
+/// <summary>Stable Diffusion's autoencoder on pictures, and on video in micro batches.</summary>
+internal static class VaeGoldens
+{
+    public static IEnumerable<Comparison> Check(GoldenFile file)
+    {
+        using var noGradients = no_grad();
+        using var model = file.Load(new AutoencoderKL(file.ConfigAs<AutoencoderKLConfig>(), initialize: false));
+        using var posterior = model.EncodeImages(file["input.x"]);
+        var sample = posterior.Sample(file["input.noise"]);
+        var scaling = model.Config.ScalingFactor;
+        yield return file.Compare("output.mean", posterior.Mean);
+        yield return file.Compare("output.logvar", posterior.LogVariance);
+        yield return file.Compare("output.std", exp(posterior.LogVariance * 0.5));
+        yield return file.Compare("output.sample", sample);
+        yield return file.Compare("output.scaled_latent", sample * scaling);
+        yield return file.Compare("output.decoded", model.DecodeImages(sample * scaling / scaling));
+        yield return file.Compare("output.decoded_mode", model.DecodeImages(posterior.Mean));
+        yield return file.Compare("output.kl", posterior.KullbackLeibler());
+    }
+
+    public static IEnumerable<Comparison> CheckVideo(GoldenFile file)
+    {
+        using var model = file.Load(new AutoencoderKL(file.ConfigAs<AutoencoderKLConfig>(), initialize: false), "weights.module.");
+        var latents = model.Encode(file["input.x"], (posterior, first) => posterior.Sample(file["input.noise"].narrow(0, first, posterior.Mean.shape[0])));
+        yield return file.Compare("output.latent", latents);
+        yield return file.Compare("output.decoded", model.Decode(latents));
+    }
+}

@@ -1,0 +1,51 @@
+using OpenSora.Goldens;
+using OpenSora.Torch;
+
+namespace OpenSora.Tests.Models;
+
+/// <summary>The models against recorded calls of the original ones.</summary>
+public class ModelGoldenTests
+{
+    private static readonly string Folder = Path.Combine(AppContext.BaseDirectory, "Data", "goldens");
+
+    [Theory]
+    [InlineData("stdit_mask")]
+    [InlineData("stdit_nomask_scales")]
+    [InlineData("stdit_patch2_cfgmask")]
+    [InlineData("layers")]
+    [InlineData("pos_embed")]
+    [InlineData("vae_tiny")]
+    [InlineData("vae_4level")]
+    [InlineData("vae_video_wrapper")]
+    [InlineData("t5_gated_gelu")]
+    [InlineData("t5_relu")]
+    [InlineData("t5_long")]
+    public void Equals_the_original(string name)
+    {
+        var before = LiveTensors.Count;
+        var comparisons = GoldenCase.Check(Path.Combine(Folder, name + ".safetensors"));
+        comparisons.ShouldNotBeNull().ShouldNotBeEmpty();
+        foreach (var comparison in comparisons)
+            comparison.Ok.ShouldBeTrue($"{comparison}");
+        LiveTensors.Count.ShouldBe(before);
+    }
+
+    [Theory]
+    [InlineData("stdit_v12_xmask.safetensors")]
+    [InlineData("unheard_of.safetensors")]
+    public void Cases_of_unknown_kinds_are_not_supported_yet(string name) => GoldenCase.Check(Path.Combine(Folder, name)).ShouldBeNull();
+
+    [Fact]
+    public void A_difference_is_seen()
+    {
+        using var file = new GoldenFile(Path.Combine(Folder, "stdit_mask.safetensors"));
+        using var same = file["output.x"].clone();
+        file.Compare("output.x", same).Error.ShouldBe(0);
+        using var wrong = file["output.x"] + 1e-3f;
+        file.Compare("output.x", wrong).Ok.ShouldBeFalse();
+        using var reshaped = file["output.x"].flatten();
+        file.Compare("output.x", reshaped).Ok.ShouldBeFalse();
+        using var broken = file["output.x"] * float.NaN;
+        file.Compare("output.x", broken).Ok.ShouldBeFalse();
+    }
+}
