@@ -137,11 +137,11 @@ public class AutoencoderKLTests
         using var scope = NewDisposeScope();
         using var model = Make(Small);
         void Refused(string message, Action call) => Should.Throw<ArgumentException>(call).Message.ShouldContain(message);
-        Refused("The video have shape [1, 3, 2, 7, 8]", () => model.Encode(zeros(1, 3, 2, 7, 8)));
-        Refused("multiples of 2", () => model.Encode(zeros(1, 3, 2, 7, 8)));
-        Refused("expected [batch, 3, frames, height, width]", () => model.Encode(zeros(1, 3, 8, 8)));
-        Refused("expected [batch, 4, frames, height, width]", () => model.Decode(zeros(1, 3, 2, 4, 4)));
-        Refused("expected [batch, 3, height, width]", () => model.call(zeros(1, 1, 8, 8)));
+        Refused("The video have shape [1, 3, 2, 7, 8]", () => model.Encode(zeros([1, 3, 2, 7, 8])));
+        Refused("multiples of 2", () => model.Encode(zeros([1, 3, 2, 7, 8])));
+        Refused("expected [batch, 3, frames, height, width]", () => model.Encode(zeros([1, 3, 8, 8])));
+        Refused("expected [batch, 4, frames, height, width]", () => model.Decode(zeros([1, 3, 2, 4, 4])));
+        Refused("expected [batch, 3, height, width]", () => model.call(zeros([1, 1, 8, 8])));
         Refused("24 of BlockOutChannels is not a positive multiple of NormNumGroups 32", () => new AutoencoderKL(new() { BlockOutChannels = [24] }));
         Refused("BlockOutChannels is empty", () => new AutoencoderKL(new() { BlockOutChannels = [] }));
         Refused("ScalingFactor is 0", () => new AutoencoderKL(Small with { ScalingFactor = 0 }));

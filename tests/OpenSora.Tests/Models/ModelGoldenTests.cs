@@ -6,8 +6,6 @@ namespace OpenSora.Tests.Models;
 /// <summary>The models against recorded calls of the original ones.</summary>
 public class ModelGoldenTests
 {
-    private static readonly string Folder = Path.Combine(AppContext.BaseDirectory, "Data", "goldens");
-
     [Theory]
     [InlineData("stdit_mask")]
     [InlineData("stdit_nomask_scales")]
@@ -23,7 +21,7 @@ public class ModelGoldenTests
     public void Equals_the_original(string name)
     {
         var before = LiveTensors.Count;
-        var comparisons = GoldenCase.Check(Path.Combine(Folder, name + ".safetensors"));
+        var comparisons = GoldenCase.Check(TestFiles.Data("goldens", name + ".safetensors"));
         comparisons.ShouldNotBeNull().ShouldNotBeEmpty();
         foreach (var comparison in comparisons)
             comparison.Ok.ShouldBeTrue($"{comparison}");
@@ -33,12 +31,12 @@ public class ModelGoldenTests
     [Theory]
     [InlineData("stdit_v12_xmask.safetensors")]
     [InlineData("unheard_of.safetensors")]
-    public void Cases_of_unknown_kinds_are_not_supported_yet(string name) => GoldenCase.Check(Path.Combine(Folder, name)).ShouldBeNull();
+    public void Cases_of_unknown_kinds_are_not_supported_yet(string name) => GoldenCase.Check(TestFiles.Data("goldens", name)).ShouldBeNull();
 
     [Fact]
     public void A_difference_is_seen()
     {
-        using var file = new GoldenFile(Path.Combine(Folder, "stdit_mask.safetensors"));
+        using var file = new GoldenFile(TestFiles.Data("goldens", "stdit_mask.safetensors"));
         using var same = file["output.x"].clone();
         file.Compare("output.x", same).Error.ShouldBe(0);
         using var wrong = file["output.x"] + 1e-3f;
