@@ -1,0 +1,144 @@
+using OpenSora.Weights;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Weights;
+
+public sealed class ModuleWeightsTests : IDisposable
+{
+    private readonly TemporaryFolder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public void A_saved_module_is_loaded_again()
+    {
+        using var scope = NewDisposeScope();
+        using var a = new Small();
+        using var b = new Small();
+        using (no_grad())
+            a.table.fill_(3);
+        a.SaveWeights(_folder["a.safetensors"]);
+        var report = b.LoadWeights(_folder["a.safetensors"]);
+
+        report.Loaded.ShouldBe(["linear.bias", "linear.weight", "table"], ignoreOrder: true);
+        report.IsComplete.ShouldBeTrue();
+        foreach (var (name, tensor) in a.state_dict())
+            b.state_dict()[name].eq(tensor).all().item<bool>().ShouldBeTrue(name);
+        b.linear.weight!.requires_grad.ShouldBeTrue();
+        b.linear.weight!.is_leaf.ShouldBeTrue();
+    }
+
+    [Theory]
+    [InlineData(ScalarType.Float16)]
+    [InlineData(ScalarType.BFloat16)]
+    [InlineData(ScalarType.Float64)]
+    public void Floating_types_are_converted_both_ways(ScalarType dtype)
+    {
+        using var scope = NewDisposeScope();
+        using var a = new Small();
+        using var b = new Small();
+        a.SaveWeights(_folder["a"], dtype);
+        using (var file = SafetensorsFile.Open(_folder["a"]))
+            file.Tensors["linear.weight"].Dtype.ShouldBe(dtype);
+        b.LoadWeights(_folder["a"]).Loaded.Count.ShouldBe(3);
+        b.linear.weight!.dtype.ShouldBe(ScalarType.Float32);
+        (b.linear.weight! - a.linear.weight!).abs().max().item<float>().ShouldBeLessThan(0.01f);
+        b.linear.weight!.eq(a.linear.weight!.to_type(dtype).to_type(ScalarType.Float32)).all().item<bool>().ShouldBeTrue();
+    }
+
+    [Fact]
+    public void Missing_unexpected_and_mismatched_tensors_are_errors_and_change_nothing()
+    {
+        using var scope = NewDisposeScope();
+        using var module = new Small();
+        var before = module.linear.bias!.clone();
+        var path = Save(("linear.weight", zeros(3, 5)), ("linear.bias", zeros(3)), ("head.weight", zeros(1)));
+
+        var exception = Should.Throw<InvalidWeightsException>(() => module.LoadWeights(path));
+        exception.Message.ShouldContain(path);
+        exception.Message.ShouldContain("the file has [3, 5], the model [3, 4]");
+        exception.Message.ShouldContain("Missing: table");
+        exception.Message.ShouldContain("Unexpected: head.weight");
+        var report = exception.Report.ShouldNotBeNull();
+        report.Loaded.ShouldBe(["linear.bias"]);
+        report.Missing.ShouldBe(["table"]);
+        report.Unexpected.ShouldBe(["head.weight"]);
+        report.Mismatched.Count.ShouldBe(1);
+        module.linear.bias!.eq(before).all().item<bool>().ShouldBeTrue();
+
+        module.LoadWeights(path, new LoadOptions { Strict = false }).ToString().ShouldBe(report.ToString());
+        module.linear.bias!.abs().sum().item<float>().ShouldBe(0);
+    }
+
+    [Theory]
+    [InlineData(ScalarType.Int64, "I64")]
+    [InlineData(ScalarType.Bool, "BOOL")]
+    public void Types_that_are_no_numbers_of_that_kind_are_refused(ScalarType dtype, string name)
+    {
+        using var scope = NewDisposeScope();
+        using var module = new Small();
+        var path = Save(("linear.weight", zeros([3, 4], dtype)), ("linear.bias", zeros(3)), ("table", zeros(2)));
+        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(path)).Message.ShouldContain($"the file has the dtype {name}, the model F32");
+    }
+
+    [Fact]
+    public void Keys_are_mapped_dropped_kept_and_reshaped_as_the_options_say()
+    {
+        using var scope = NewDisposeScope();
+        using var module = new Small();
+        var options = new LoadOptions
+        {
+            KeyMap = name => name is "pos_embed" ? null : name.Replace("fc.", "linear.", StringComparison.Ordinal),
+            KeepInitial = name => name is "table",
+            AllowReshape = true,
+        };
+        var report = module.LoadWeights(Save(("fc.weight", ones(3, 1, 4)), ("fc.bias", zeros(3)), ("pos_embed", zeros(1))), options);
+        report.Loaded.ShouldBe(["linear.bias"]);
+        report.Reshaped.ShouldBe(["linear.weight: [3, 1, 4] to [3, 4]"]);
+        report.Initialised.ShouldBe(["table"]);
+        report.Dropped.ShouldBe(["pos_embed"]);
+        module.linear.weight!.sum().item<float>().ShouldBe(12);
+
+        var twice = Save(("fc.weight", ones(3, 4)), ("linear.weight", ones(3, 4)), ("fc.bias", zeros(3)));
+        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(twice, options)).Message.ShouldContain("are mapped to it");
+    }
+
+    [Fact]
+    public void Loading_leaves_no_tensor()
+    {
+        using var outer = NewDisposeScope();
+        using var module = new Small();
+        module.SaveWeights(_folder["a"], ScalarType.Float16);
+        var before = Torch.LiveTensors.Count;
+        module.LoadWeights(_folder["a"]);
+        module.SaveWeights(_folder["b"], ScalarType.BFloat16);
+        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(Save(("x", zeros(1)))));
+        Torch.LiveTensors.Count.ShouldBe(before);
+    }
+
+    private string Save(params (string Name, Tensor Tensor)[] tensors)
+    {
+        SafetensorsWriter.Write(_folder["saved.safetensors"], tensors.Select(pair => KeyValuePair.Create(pair.Name, pair.Tensor)));
+        foreach (var (_, tensor) in tensors)
+            tensor.Dispose();
+        return _folder["saved.safetensors"];
+    }
+
+    private sealed class Small : nn.Module
+    {
+#pragma warning disable IDE1006, MA0069 // names of the state dict
+        public readonly Linear linear = nn.Linear(4, 3);
+        public readonly Tensor table = zeros(2);
+        public readonly Tensor scratch = zeros(2);
+#pragma warning restore
+
+        public Small()
+            : base(nameof(Small))
+        {
+            register_buffer("scratch", scratch, persistent: false);
+            RegisterComponents();
+        }
+    }
+}
