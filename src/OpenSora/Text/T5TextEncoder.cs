@@ -1,0 +1,115 @@
+using OpenSora.Models;
+using OpenSora.Weights;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Text;
+
+/// <summary>Encodes prompts with a T5 encoder: cleaned or lower-cased, cut into tokens, padded, encoded.</summary>
+public sealed class T5TextEncoder : ITextEncoder
+{
+    private readonly T5Encoder _model;
+    private readonly ITokenizer _tokenizer;
+    private readonly bool _cleanCaptions;
+
+    /// <summary>Puts an encoder together.</summary>
+    /// <param name="model">The network; disposed of with this object.</param>
+    /// <param name="tokenizer">The tokenizer that the network was trained with.</param>
+    /// <param name="maxTokens">Tokens a prompt is padded or cut to, the closing one included: 120 in Open-Sora 1.0, 200 in 1.1, 300 in 1.2.</param>
+    /// <param name="cleanCaptions">Whether prompts are cleaned (<see cref="CaptionCleaner.Clean"/>) or only lower-cased.</param>
+    public T5TextEncoder(T5Encoder model, ITokenizer tokenizer, int maxTokens = 120, bool cleanCaptions = true)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(tokenizer);
+        ArgumentOutOfRangeException.ThrowIfLessThan(maxTokens, 1);
+        _model = model;
+        _tokenizer = tokenizer;
+        _cleanCaptions = cleanCaptions;
+        MaxTokens = maxTokens;
+        model.eval();
+    }
+
+    /// <inheritdoc/>
+    public int Width => _model.Config.DModel;
+
+    /// <inheritdoc/>
+    public int MaxTokens { get; }
+
+    /// <summary>Loads an encoder. Whole T5 checkpoints are taken too; the decoder's weights are left out.</summary>
+    /// <param name="config">The network's sizes.</param>
+    /// <param name="weights">A safetensors file with the names of transformers.</param>
+    /// <param name="tokenizer">A SentencePiece model.</param>
+    /// <param name="maxTokens">Tokens a prompt is padded or cut to.</param>
+    /// <param name="cleanCaptions">Whether prompts are cleaned or only lower-cased.</param>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit the sizes.</exception>
+    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged, of another kind, or has more pieces than the network.</exception>
+    public static T5TextEncoder Load(T5Config config, string weights, string tokenizer, int maxTokens = 120, bool cleanCaptions = true)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        var pieces = SentencePieceTokenizer.Open(tokenizer);
+        if (pieces.Count > config.VocabSize)
+            throw new InvalidTokenizerException(tokenizer, $"it has {pieces.Count} pieces, but the text encoder's vocabulary has {config.VocabSize}.");
+        var model = new T5Encoder(config, initialize: false);
+        try
+        {
+            LoadWeights(model, weights);
+            return new T5TextEncoder(model, pieces, maxTokens, cleanCaptions);
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Loads a T5 network from a file with the names of transformers, strictly; the decoder of a whole T5 and second names of the token table are dropped.</summary>
+    /// <param name="model">The network to fill.</param>
+    /// <param name="weights">A safetensors file.</param>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
+    public static LoadReport LoadWeights(T5Encoder model, string weights)
+    {
+        using var file = SafetensorsFile.Open(weights);
+        const string table = "shared.weight", otherName = "encoder.embed_tokens.weight";
+        var hasTable = file.Tensors.ContainsKey(table);
+        return model.LoadWeights(file, new LoadOptions
+        {
+            KeyMap = name => name switch
+            {
+                otherName => hasTable ? null : table,
+                _ when name.StartsWith("decoder.", StringComparison.Ordinal) || name.StartsWith("lm_head.", StringComparison.Ordinal) => null,
+                _ => name,
+            },
+        });
+    }
+
+    /// <inheritdoc/>
+    public TextStates Encode(IReadOnlyList<string> prompts)
+    {
+        ArgumentNullException.ThrowIfNull(prompts);
+        if (prompts.Count == 0)
+            throw new ArgumentException("There is no prompt to encode; give at least one, which may be empty.", nameof(prompts));
+
+        var ids = new long[prompts.Count, MaxTokens];
+        var mask = new bool[prompts.Count, MaxTokens];
+        for (var row = 0; row < prompts.Count; row++)
+        {
+            var caption = _cleanCaptions ? CaptionCleaner.Clean(prompts[row]) : CaptionCleaner.Lower(prompts[row]);
+            var tokens = _tokenizer.Encode(caption, MaxTokens);
+            for (var i = 0; i < MaxTokens; i++)
+            {
+                ids[row, i] = i < tokens.Count ? tokens[i] : _tokenizer.PadId;
+                mask[row, i] = i < tokens.Count;
+            }
+        }
+
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        var device = _model.parameters().First().device;
+        var realTokens = tensor(mask).to(device);
+        var states = _model.call(tensor(ids).to(device), realTokens);
+        return new TextStates(states.MoveToOuterDisposeScope(), realTokens.MoveToOuterDisposeScope());
+    }
+
+    /// <summary>Disposes of the network.</summary>
+    public void Dispose() => _model.Dispose();
+}
