@@ -22,6 +22,7 @@ public sealed class GoldenFile : IDisposable
 
     private static readonly JsonSerializerOptions SnakeCase = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower };
     private readonly Dictionary<string, Tensor> _tensors = new(StringComparer.Ordinal);
+    private readonly List<IDisposable> _modules = [];
 
     public GoldenFile(string path)
     {
@@ -61,11 +62,12 @@ public sealed class GoldenFile : IDisposable
     public T ConfigAs<T>(string? part = null) => (part is null ? Config : Config.GetProperty(part)).Deserialize<T>(SnakeCase)!;
 
     /// <summary>Copies the tensors under a prefix into a module's parameters and buffers; all must be there on both sides.</summary>
-    /// <param name="module">The module.</param>
+    /// <param name="module">The module; it goes with the file.</param>
     /// <param name="prefix">What stands before the module's own names.</param>
     /// <param name="ignore">Names in the file that are not the module's.</param>
     public T Load<T>(T module, string prefix = "weights.", params string[] ignore) where T : nn.Module
     {
+        _modules.Add(module);
         using var noGradients = no_grad();
         var names = _tensors.Keys.Where(name => name.StartsWith(prefix, StringComparison.Ordinal)).Select(name => name[prefix.Length..]).Except(ignore, StringComparer.Ordinal).ToHashSet(StringComparer.Ordinal);
         foreach (var (name, value) in module.state_dict())
@@ -97,7 +99,7 @@ public sealed class GoldenFile : IDisposable
 
     public void Dispose()
     {
-        foreach (var tensor in _tensors.Values)
-            tensor.Dispose();
+        foreach (var owned in _modules.Concat(_tensors.Values))
+            owned.Dispose();
     }
 }

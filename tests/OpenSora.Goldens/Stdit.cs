@@ -11,7 +11,7 @@ internal static class StditGoldens
     {
         var config = file.ConfigAs<StditConfig>();
         using var noGradients = no_grad();
-        using var model = file.Load(new Stdit(config, initialize: false));
+        var model = file.Load(new Stdit(config, initialize: false));
         model.eval();
 
         using var fresh = new Stdit(config, initialize: false);

@@ -10,7 +10,7 @@ internal static class T5Goldens
     {
         using var noGradients = no_grad();
         var config = file.ConfigAs<T5Config>();
-        using var model = file.Load(new T5Encoder(config, initialize: false), ignore: "encoder.embed_tokens.weight");
+        var model = file.Load(new T5Encoder(config, initialize: false), ignore: "encoder.embed_tokens.weight");
         if (file.Has("output.relative_position_bucket"))
         {
             var buckets = file["input.relative_position"].data<long>().Select(position => T5Encoder.Bucket((int)position, config)).ToArray();

@@ -9,7 +9,7 @@ internal static class VaeGoldens
     public static IEnumerable<Comparison> Check(GoldenFile file)
     {
         using var noGradients = no_grad();
-        using var model = file.Load(new AutoencoderKL(file.ConfigAs<AutoencoderKLConfig>(), initialize: false));
+        var model = file.Load(new AutoencoderKL(file.ConfigAs<AutoencoderKLConfig>(), initialize: false));
         using var posterior = model.EncodeImages(file["input.x"]);
         var sample = posterior.Sample(file["input.noise"]);
         var scaling = model.Config.ScalingFactor;
@@ -25,7 +25,7 @@ internal static class VaeGoldens
 
     public static IEnumerable<Comparison> CheckVideo(GoldenFile file)
     {
-        using var model = file.Load(new AutoencoderKL(file.ConfigAs<AutoencoderKLConfig>(), initialize: false), "weights.module.");
+        var model = file.Load(new AutoencoderKL(file.ConfigAs<AutoencoderKLConfig>(), initialize: false), "weights.module.");
         var latents = model.Encode(file["input.x"], (posterior, first) => posterior.Sample(file["input.noise"].narrow(0, first, posterior.Mean.shape[0])));
         yield return file.Compare("output.latent", latents);
         yield return file.Compare("output.decoded", model.Decode(latents));

@@ -55,6 +55,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
+        using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         foreach (var module in modules())
         {

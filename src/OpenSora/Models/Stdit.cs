@@ -68,6 +68,7 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
+        using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         foreach (var dense in modules().OfType<Dense>())
         {

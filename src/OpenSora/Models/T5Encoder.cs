@@ -97,6 +97,7 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
+        using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         var (model, inner) = ((double)Config.DModel, (double)Config.NumHeads * Config.DKv);
         Parameters.Normal(shared.weight, 1, generator);

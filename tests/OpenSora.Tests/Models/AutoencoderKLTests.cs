@@ -37,7 +37,8 @@ public class AutoencoderKLTests
     public void Micro_batches_do_not_change_anything()
     {
         using var scope = NewDisposeScope();
-        var (one, all) = (Make(Small with { MicroBatchSize = 1 }), Make(Small with { MicroBatchSize = 100 }));
+        using var one = Make(Small with { MicroBatchSize = 1 });
+        using var all = Make(Small with { MicroBatchSize = 100 });
         var video = Video(2, 3, 8);
         var latents = one.Encode(video);
         latents.shape.ShouldBe([2, 4, 3, 4, 4]);
@@ -53,7 +54,7 @@ public class AutoencoderKLTests
     public void A_generator_samples_repeatably_and_none_takes_the_mean()
     {
         using var scope = NewDisposeScope();
-        var model = Make(Small);
+        using var model = Make(Small);
         var video = Video(1, 3, 8);
         Tensor Sample(ulong seed)
         {
@@ -73,7 +74,7 @@ public class AutoencoderKLTests
         var before = LiveTensors.Count;
         using (NewDisposeScope())
         {
-            var model = Make(Small);
+            using var model = Make(Small);
             using var generator = new Generator(2);
             model.NoiseGenerator = generator;
             var images = Video(2, 1, 8).squeeze(2);
@@ -102,7 +103,7 @@ public class AutoencoderKLTests
     public void Bfloat16_products_stay_near_float32()
     {
         using var scope = NewDisposeScope();
-        var model = Make(Small);
+        using var model = Make(Small);
         var video = Video(1, 2, 16);
         var (latents, decoded) = (model.Encode(video), model.Decode(model.Encode(video)));
         model.UseComputeType(ScalarType.BFloat16);

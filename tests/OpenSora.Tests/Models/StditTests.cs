@@ -21,9 +21,10 @@ public class StditTests
         model.Initialize(generator);
         if (random)
         {
+            using var scope = NewDisposeScope();
             using var noGradients = no_grad();
             foreach (var parameter in model.parameters())
-                parameter.add_(randn(parameter.shape, generator: generator) * 0.1f).Dispose();
+                parameter.add_(randn(parameter.shape, generator: generator) * 0.1f);
         }
         model.eval();
         return model;
@@ -56,7 +57,7 @@ public class StditTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var model = Make(Small, random: false);
+        using var model = Make(Small, random: false);
         var (x, t, y) = Inputs(Small);
         model.call(x, t, y, null).abs().max().item<float>().ShouldBe(0);
 
@@ -76,7 +77,7 @@ public class StditTests
         using var noGradients = no_grad();
         foreach (var zero in new[] { true, false })
         {
-            var model = Make(Small with { ZeroInitTemporal = zero }, random: false);
+            using var model = Make(Small with { ZeroInitTemporal = zero }, random: false);
             foreach (var (name, parameter) in model.named_parameters())
                 if (name.StartsWith("final_layer.linear", StringComparison.Ordinal))
                     parameter.normal_(0, 1);
@@ -97,7 +98,9 @@ public class StditTests
     public void The_same_seed_makes_the_same_model()
     {
         using var scope = NewDisposeScope();
-        var (a, b, c) = (Make(Small, seed: 3), Make(Small, seed: 3), Make(Small, seed: 4));
+        using var a = Make(Small, seed: 3);
+        using var b = Make(Small, seed: 3);
+        using var c = Make(Small, seed: 4);
         var (x, t, y) = Inputs(Small);
         using var noGradients = no_grad();
         Difference(a.call(x, t, y, null), b.call(x, t, y, null)).ShouldBe(0);
@@ -109,7 +112,7 @@ public class StditTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var model = Make(Small);
+        using var model = Make(Small);
         var (x, t, y) = Inputs(Small);
         var mask = tensor(new long[] { 0, 1, 0, 1, 0, 1, 1, 1, 0, 0 }, [2, 5]);
         var masked = model.call(x, t, y, mask);
@@ -125,8 +128,8 @@ public class StditTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var model = Make(Small);
-        var other = new Stdit(Small with { InputSize = [5, 6, 2] }, initialize: false);
+        using var model = Make(Small);
+        using var other = new Stdit(Small with { InputSize = [5, 6, 2] }, initialize: false);
         foreach (var (name, value) in other.state_dict())
             if (!name.StartsWith("pos_embed", StringComparison.Ordinal))
                 value.copy_(model.state_dict()[name]);
@@ -142,7 +145,7 @@ public class StditTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var model = Make(Small);
+        using var model = Make(Small);
         var (x, t, y) = Inputs(Small);
         var drop = tensor(new[] { true, false });
         var dropped = model.forward(x, t, y, null, drop);
@@ -159,7 +162,7 @@ public class StditTests
         var (x, t, y) = Inputs(Small);
         foreach (var (share, expected) in new[] { (1.0, 20), (0.0, 0) })
         {
-            var model = Make(Small with { ClassDropoutProb = share });
+            using var model = Make(Small with { ClassDropoutProb = share });
             var (kept, none) = (model.call(x, t, y, null), model.call(x, t, model.NullCaption(2), null));
             model.train();
             var dropped = Enumerable.Range(0, 20).Count(_ => Difference(model.call(x, t, y, null), none) == 0);
@@ -167,7 +170,7 @@ public class StditTests
             Difference(kept, none).ShouldBeGreaterThan(0);
         }
 
-        var half = Make(Small with { ClassDropoutProb = 0.5 });
+        using var half = Make(Small with { ClassDropoutProb = 0.5 });
         half.train();
         List<float> Run()
         {
@@ -215,7 +218,7 @@ public class StditTests
     public void Bfloat16_products_stay_near_float32()
     {
         using var scope = NewDisposeScope();
-        var model = Make(Small with { QkNorm = true });
+        using var model = Make(Small with { QkNorm = true });
         var (x, t, y) = Inputs(Small);
         var mask = tensor(new long[] { 1, 1, 1, 0, 0, 1, 1, 1, 1, 1 }, [2, 5]);
         Tensor exact;

@@ -33,7 +33,7 @@ public class T5EncoderTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var model = Make(Small with { FeedForwardProj = feedForward });
+        using var model = Make(Small with { FeedForwardProj = feedForward });
         var ids = tensor(new long[] { 3, 9, 1, 0, 0, 7, 8, 9, 10, 1 }, [2, 5]);
         var states = model.call(ids, ids.ne(0));
         states.shape.ShouldBe([2, 5, 16]);
@@ -66,7 +66,7 @@ public class T5EncoderTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var model = Make(Small);
+        using var model = Make(Small);
         var ids = tensor(new long[] { 3, 9, 1, 0, 0, 7, 8, 9, 10, 1 }, [2, 5]);
         var exact = model.call(ids, ids.ne(0));
         var rough = model.UseComputeType(ScalarType.BFloat16).call(ids, ids.ne(0));

@@ -84,17 +84,17 @@ internal static class Parameters
     public static void Xavier(Tensor weight, Generator? generator)
     {
         var bound = Math.Sqrt(6.0 / (weight.shape[0] + weight.numel() / weight.shape[0]));
-        weight.uniform_(-bound, bound, generator).Dispose();
+        weight.uniform_(-bound, bound, generator);
     }
 
     /// <summary>Uniform in plus-minus 1 / sqrt(fan in): PyTorch's own choice for linear layers and convolutions.</summary>
     public static void FanIn(Tensor tensor, long fanIn, Generator? generator)
     {
         var bound = 1 / Math.Sqrt(fanIn);
-        tensor.uniform_(-bound, bound, generator).Dispose();
+        tensor.uniform_(-bound, bound, generator);
     }
 
-    public static void Normal(Tensor tensor, double std, Generator? generator) => tensor.normal_(0, std, generator).Dispose();
+    public static void Normal(Tensor tensor, double std, Generator? generator) => tensor.normal_(0, std, generator);
 
-    public static void Constant(Tensor tensor, double value) => tensor.fill_(value).Dispose();
+    public static void Constant(Tensor tensor, double value) => tensor.fill_(value);
 }
