@@ -9,6 +9,9 @@ public static class GoldenCase
     {
         ["stdit_"] = StditGoldens.Check,
         ["stdit_v12"] = null,
+        ["dpm_"] = DiffusionGoldens.Check,
+        ["iddpm_"] = DiffusionGoldens.Check,
+        ["iddpm_v11"] = null,
         ["layers"] = LayersGoldens.Check,
         ["pos_embed"] = LayersGoldens.CheckPositions,
         ["vae_"] = VaeGoldens.Check,

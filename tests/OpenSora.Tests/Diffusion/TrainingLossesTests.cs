@@ -3,6 +3,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Diffusion;
 
+[Collection(nameof(LiveTensors))]
 public sealed class TrainingLossesTests
 {
     private static readonly IddpmSchedule Schedule = IddpmSchedule.Linear();
@@ -144,15 +145,13 @@ public sealed class TrainingLossesTests
     {
         using var x0 = Normal(1, 2, 4, 3, 3);
         using var t = tensor(new long[] { 0, 4 });
-        var start = Live();
+        var live = LiveTensors.Count();
         var losses = new Iddpm(Schedule).TrainingLosses((x, _) => cat([x, x], 1), x0, t);
-        Live().ShouldBe(start + 3);
+        live.More.ShouldBe(3);
         losses.Dispose();
-        Live().ShouldBe(start);
+        live.More.ShouldBe(0);
         Should.Throw<InvalidOperationException>(() => new Iddpm(Schedule).TrainingLosses((x, _) => x, x0, t)).Message.ShouldContain("[2, 8, 3, 3]");
-        Live().ShouldBe(start);
-
-        static long Live() => TorchSharp.DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount;
+        live.More.ShouldBe(0);
     }
 
     [Fact]

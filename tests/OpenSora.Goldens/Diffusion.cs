@@ -1,0 +1,192 @@
+using System.Text.Json;
+using OpenSora.Diffusion;
+using static TorchSharp.torch;
+
+namespace OpenSora.Goldens;
+
+/// <summary>Schedules, samplers and losses of diffusion, against a recorded linear model.</summary>
+internal static class Diffusion
+{
+    /// <summary>Every case whose name starts with iddpm or dpm; the tensors it holds say which.</summary>
+    public static IEnumerable<Comparison> Check(GoldenFile file) => file switch
+    {
+        { Json: var json } when !json.TryGetProperty("__metadata__", out _) => Tables(file),
+        _ when file.Has("input.x_start") => Losses(file),
+        _ when file.Has("output.log_alpha_array") => SolverSchedule(file),
+        _ when file.Has("mid.t_continuous") => Solver(file),
+        _ when file.Has("input.cfg_x") => GuidedSampling(file),
+        _ when file.Has("mid.pred_xstart") => Sampling(file),
+        _ => TablesInSingle(file),
+    };
+
+    internal static IddpmSchedule Schedule(JsonElement config)
+    {
+        var full = IddpmSchedule.Linear(config.TryGetProperty("diffusion_steps", out var all) ? all.GetInt32() : 1000);
+        return config.TryGetProperty("num_sampling_steps", out var steps) ? full.Respace(steps.GetInt32())
+            : full.Respace(config.GetProperty("timestep_respacing").GetString()!);
+    }
+
+    // The model of all these cases: noise linear in x, t and y, and a recorded block for the variance.
+    private static Denoiser Model(GoldenFile file, Tensor? y = null) => (x, t) =>
+    {
+        var batch = x.shape[0];
+        var noise = 0.3 * x + 0.01 * PerSample(t) / 1000;
+        if (y is not null)
+            noise = noise + 0.05 * PerSample(y);
+        var variance = file["input.var_block"];
+        return cat([noise, variance.expand([batch, .. variance.shape.AsSpan(1)])], 1);
+
+        static Tensor PerSample(Tensor v) => v.reshape(-1, 1, 1, 1, 1);
+    };
+
+    private static NoiseSource Recorded(GoldenFile file) => (step, like) => file["input.step_noise"][step].narrow(0, 0, like.shape[0]);
+
+    private static double[] Table(IddpmSchedule schedule, string name) => name switch
+    {
+        "timestep_map" => [.. schedule.TimestepMap.Select(step => (double)step)],
+        "betas" => [.. schedule.Betas],
+        "alphas_cumprod" => [.. schedule.AlphasCumprod],
+        "alphas_cumprod_prev" => schedule.AlphasCumprodPrev,
+        "alphas_cumprod_next" => schedule.AlphasCumprodNext,
+        "sqrt_alphas_cumprod" => schedule.SqrtAlphasCumprod,
+        "sqrt_one_minus_alphas_cumprod" => schedule.SqrtOneMinusAlphasCumprod,
+        "log_one_minus_alphas_cumprod" => schedule.LogOneMinusAlphasCumprod,
+        "sqrt_recip_alphas_cumprod" => schedule.SqrtRecipAlphasCumprod,
+        "sqrt_recipm1_alphas_cumprod" => schedule.SqrtRecipM1AlphasCumprod,
+        "posterior_variance" => schedule.PosteriorVariance,
+        "posterior_log_variance_clipped" => schedule.PosteriorLogVarianceClipped,
+        "posterior_mean_coef1" => schedule.PosteriorMeanCoef1,
+        "posterior_mean_coef2" => schedule.PosteriorMeanCoef2,
+        _ => throw new InvalidDataException($"There is no table '{name}'."),
+    };
+
+    private static IEnumerable<Comparison> Tables(GoldenFile file)
+    {
+        foreach (var process in file.Json.EnumerateObject())
+        {
+            var schedule = Schedule(process.Value.GetProperty("config"));
+            foreach (var table in process.Value.EnumerateObject().Where(table => !table.NameEquals("config")))
+            {
+                var actual = Table(schedule, table.Name);
+                var expected = table.Value.EnumerateArray().Select(value => value.GetDouble()).ToArray();
+                var largest = expected.Max(Math.Abs);
+                var error = actual.Length == expected.Length ? actual.Zip(expected, (a, e) => Math.Abs(a - e)).Max() / (largest == 0 ? 1 : largest) : double.PositiveInfinity;
+                yield return new Comparison($"{process.Name}.{table.Name}", error, 1e-12);
+            }
+        }
+    }
+
+    private static IEnumerable<Comparison> TablesInSingle(GoldenFile file)
+    {
+        foreach (var name in file.Names.Where(name => name.StartsWith("output.", StringComparison.Ordinal)))
+        {
+            var (process, table) = name.Split('.') is [_, var p, var t] ? (p, t) : throw new InvalidDataException($"'{name}' is not output.PROCESS.TABLE.");
+            yield return file.Compare(name, tensor(Table(Schedule(file.Config.GetProperty(process)), table)), 1e-7);
+        }
+    }
+
+    private static IEnumerable<Comparison> Sampling(GoldenFile file)
+    {
+        var config = file.Config;
+        var process = new Iddpm(Schedule(config), new IddpmOptions { ClipDenoised = config.GetProperty("clip_denoised").GetBoolean() });
+        var (model, steps) = (Model(file), process.Schedule.Steps);
+        var (times, samples, predictions) = (new List<Tensor>(), new List<Tensor>(), new List<Tensor>());
+        Tensor Watched(Tensor x, Tensor t)
+        {
+            var output = model(x, t);
+            var clip = config.GetProperty("clip_denoised").GetBoolean();
+            times.Add(t.clone().DetachFromDisposeScope());
+            samples.Add(x.clone().DetachFromDisposeScope());
+            predictions.Add(process.Denoise(output, x, [steps - times.Count], clip).X0.DetachFromDisposeScope());
+            return output;
+        }
+
+        var sample = config.GetProperty("sampler").GetString() switch
+        {
+            "p_sample_loop" => process.Sample(Watched, file["input.z"], Recorded(file), null, default),
+            "ddim_sample_loop" => new Ddim(process, config.GetProperty("eta").GetDouble()).Sample(Watched, file["input.z"], Recorded(file), null, default),
+            var other => throw new InvalidDataException($"There is no sampler '{other}'."),
+        };
+        samples.Add(sample);
+        yield return file.Compare("mid.model_t", stack(times));
+        yield return file.Compare("mid.samples", stack(samples[1..]), GoldenFile.RunLimit);
+        yield return file.Compare("mid.pred_xstart", stack(predictions), GoldenFile.RunLimit);
+        yield return file.Compare("output.sample", sample, GoldenFile.RunLimit);
+        foreach (var seen in times.Concat(samples).Concat(predictions))
+            seen.Dispose();
+    }
+
+    private static IEnumerable<Comparison> GuidedSampling(GoldenFile file)
+    {
+        var process = new Iddpm(Schedule(file.Config));
+        var y = cat([file["input.y_cond"], file["input.y_uncond"]]);
+        var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), process.GuidedChannels);
+        yield return file.Compare("output.samples", process.Sample(guided, file["input.z"], Recorded(file), null, default), GoldenFile.RunLimit);
+
+        // One guided call. The original returns both halves: the guided channels twice, the others of either half.
+        var half = file["input.cfg_x"].shape[0] / 2;
+        var (x, t) = (file["input.cfg_x"].narrow(0, 0, half), file["input.cfg_t"].narrow(0, 0, half).to_type(ScalarType.Float32));
+        var expected = guided(x, t);
+        var unconditional = Model(file, file["input.y_uncond"])(x, t);
+        var second = cat([expected.narrow(1, 0, 3), unconditional.narrow(1, 3, unconditional.shape[1] - 3)], 1);
+        yield return file.Compare("output.forward_with_cfg", cat([expected, second]));
+    }
+
+    private static IEnumerable<Comparison> Losses(GoldenFile file)
+    {
+        var process = new Iddpm(Schedule(file.Config));
+        var (x0, noise, t) = (file["input.x_start"], file["input.noise"], file["input.t"]);
+        var steps = process.StepsOf(t, x0);
+        using var losses = process.TrainingLosses(Model(file), x0, t, noise);
+        yield return file.Compare("output.loss", losses.Loss);
+        yield return file.Compare("output.mse", losses.Mse!);
+        yield return file.Compare("output.vb", losses.VariationalBound!);
+        var x = process.AddNoise(x0, t, noise);
+        yield return file.Compare("output.x_t", x);
+        yield return file.Compare("output.posterior_mean", process.PosteriorMean(x0, x, steps));
+        var modelTimes = tensor(Array.ConvertAll(steps, step => (float)process.Schedule.TimestepMap[step]));
+        var denoised = process.Denoise(Model(file)(x, modelTimes), x, steps, clip: false);
+        yield return file.Compare("output.p_mean", denoised.Mean);
+        yield return file.Compare("output.p_log_variance", denoised.LogVariance);
+        yield return file.Compare("output.p_variance", denoised.LogVariance.exp());
+        yield return file.Compare("output.pred_xstart", denoised.X0);
+        yield return file.Compare("output.prior_bpd", process.PriorBound(x0));
+    }
+
+    private static IEnumerable<Comparison> SolverSchedule(GoldenFile file)
+    {
+        var steps = file.Config.GetProperty("diffusion_steps").GetInt32();
+        var solver = new DpmSolver(20, IddpmSchedule.Linear(steps));
+        var knots = Enumerable.Range(1, steps).Select(i => (float)i / steps).ToArray();
+        yield return file.Compare("output.t_array", tensor(knots).reshape(1, -1));
+        yield return file.Compare("output.log_alpha_array", Map(tensor(knots), solver.LogAlpha).reshape(1, -1));
+        yield return file.Compare("output.marginal_log_mean_coeff", Map(file["input.t"], solver.LogAlpha));
+        yield return file.Compare("output.marginal_std", Map(file["input.t"], solver.Sigma));
+        yield return file.Compare("output.marginal_lambda", Map(file["input.t"], solver.Lambda));
+        yield return file.Compare("output.inverse_lambda", Map(file["output.marginal_lambda"], solver.InverseLambda));
+
+        static Tensor Map(Tensor t, Func<float, float> function) => tensor(Array.ConvertAll(t.data<float>().ToArray(), value => function(value)));
+    }
+
+    private static IEnumerable<Comparison> Solver(GoldenFile file)
+    {
+        var solver = new DpmSolver(file.Config.GetProperty("num_sampling_steps").GetInt32());
+        yield return file.Compare("mid.t_continuous", tensor(Enumerable.Range(0, solver.Steps + 1).Select(solver.Time).ToArray()));
+        var y = cat([file["input.y_cond"], file["input.y_uncond"]]);
+        var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), solver.GuidedChannels);
+        var (times, samples) = (new List<Tensor>(), new List<Tensor>());
+        Tensor Watched(Tensor x, Tensor t)
+        {
+            times.Add(t.clone().DetachFromDisposeScope());
+            samples.Add(x.clone().DetachFromDisposeScope());
+            return guided(x, t);
+        }
+
+        samples.Add(solver.Sample(Watched, file["input.z"]));
+        yield return file.Compare("mid.model_t", stack(times));
+        yield return file.Compare("mid.intermediates", stack(samples), GoldenFile.RunLimit);
+        yield return file.Compare("output.samples", samples[^1], GoldenFile.RunLimit);
+        foreach (var seen in times.Concat(samples))
+            seen.Dispose();
+    }
+}
