@@ -19,10 +19,26 @@ internal static class Diffusion
         _ => TablesInSingle(file),
     };
 
-    internal static IddpmSchedule Schedule(JsonElement config)
+    /// <summary>The process that the original's IDDPM class makes of these settings.</summary>
+    internal static Iddpm Process(JsonElement config)
     {
-        var full = IddpmSchedule.Linear(config.TryGetProperty("diffusion_steps", out var all) ? all.GetInt32() : 1000);
-        return config.TryGetProperty("num_sampling_steps", out var steps) ? full.Respace(steps.GetInt32())
+        return new Iddpm(Schedule(config), new IddpmOptions
+        {
+            Prediction = Set("predict_xstart") ? Prediction.Sample : Prediction.Noise,
+            Variance = Set("learn_sigma", otherwise: true) ? Variance.LearnedRange : Set("sigma_small") ? Variance.FixedSmall : Variance.FixedLarge,
+            Loss = Set("use_kl") ? DiffusionLoss.RescaledKl : Set("rescale_learned_sigmas") ? DiffusionLoss.RescaledMse : DiffusionLoss.Mse,
+            ClipDenoised = Set("clip_denoised"),
+        });
+
+        bool Set(string name, bool otherwise = false) => config.TryGetProperty(name, out var value) ? value.GetBoolean() : otherwise;
+    }
+
+    private static IddpmSchedule Schedule(JsonElement config)
+    {
+        var steps = config.TryGetProperty("diffusion_steps", out var all) ? all.GetInt32() : 1000;
+        var full = config.TryGetProperty("noise_schedule", out var kind) && kind.ValueEquals("squaredcos_cap_v2")
+            ? IddpmSchedule.SquaredCosine(steps) : IddpmSchedule.Linear(steps);
+        return config.TryGetProperty("num_sampling_steps", out var kept) ? full.Respace(kept.GetInt32())
             : full.Respace(config.GetProperty("timestep_respacing").GetString()!);
     }
 
@@ -33,7 +49,8 @@ internal static class Diffusion
         var noise = 0.3 * x + 0.01 * PerSample(t) / 1000;
         if (y is not null)
             noise = noise + 0.05 * PerSample(y);
-        var variance = file["input.var_block"];
+        if (file.Optional("input.var_block") is not { } variance)
+            return noise;
         return cat([noise, variance.expand([batch, .. variance.shape.AsSpan(1)])], 1);
 
         static Tensor PerSample(Tensor v) => v.reshape(-1, 1, 1, 1, 1);
@@ -88,7 +105,7 @@ internal static class Diffusion
     private static IEnumerable<Comparison> Sampling(GoldenFile file)
     {
         var config = file.Config;
-        var process = new Iddpm(Schedule(config), new IddpmOptions { ClipDenoised = config.GetProperty("clip_denoised").GetBoolean() });
+        var process = Process(config);
         var (model, steps) = (Model(file), process.Schedule.Steps);
         var (times, samples, predictions) = (new List<Tensor>(), new List<Tensor>(), new List<Tensor>());
         Tensor Watched(Tensor x, Tensor t)
@@ -118,9 +135,10 @@ internal static class Diffusion
 
     private static IEnumerable<Comparison> GuidedSampling(GoldenFile file)
     {
-        var process = new Iddpm(Schedule(file.Config));
+        var process = Process(file.Config);
         var y = cat([file["input.y_cond"], file["input.y_uncond"]]);
-        var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), process.GuidedChannels);
+        var channels = process.GuidedChannels!.Value;
+        var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), channels);
         yield return file.Compare("output.samples", process.Sample(guided, file["input.z"], Recorded(file), null, default), GoldenFile.RunLimit);
 
         // One guided call. The original returns both halves: the guided channels twice, the others of either half.
@@ -128,29 +146,36 @@ internal static class Diffusion
         var (x, t) = (file["input.cfg_x"].narrow(0, 0, half), file["input.cfg_t"].narrow(0, 0, half).to_type(ScalarType.Float32));
         var expected = guided(x, t);
         var unconditional = Model(file, file["input.y_uncond"])(x, t);
-        var second = cat([expected.narrow(1, 0, 3), unconditional.narrow(1, 3, unconditional.shape[1] - 3)], 1);
+        var second = cat([expected.narrow(1, 0, channels), unconditional.narrow(1, channels, unconditional.shape[1] - channels)], 1);
         yield return file.Compare("output.forward_with_cfg", cat([expected, second]));
     }
 
     private static IEnumerable<Comparison> Losses(GoldenFile file)
     {
-        var process = new Iddpm(Schedule(file.Config));
+        var process = Process(file.Config);
         var (x0, noise, t) = (file["input.x_start"], file["input.noise"], file["input.t"]);
         var steps = process.StepsOf(t, x0);
-        using var losses = process.TrainingLosses(Model(file), x0, t, noise);
-        yield return file.Compare("output.loss", losses.Loss);
-        yield return file.Compare("output.mse", losses.Mse!);
-        yield return file.Compare("output.vb", losses.VariationalBound!);
+        var losses = process.TrainingLosses(Model(file), x0, t, noise);
         var x = process.AddNoise(x0, t, noise);
-        yield return file.Compare("output.x_t", x);
-        yield return file.Compare("output.posterior_mean", process.PosteriorMean(x0, x, steps));
         var modelTimes = tensor(Array.ConvertAll(steps, step => (float)process.Schedule.TimestepMap[step]));
         var denoised = process.Denoise(Model(file)(x, modelTimes), x, steps, clip: false);
-        yield return file.Compare("output.p_mean", denoised.Mean);
-        yield return file.Compare("output.p_log_variance", denoised.LogVariance);
-        yield return file.Compare("output.p_variance", denoised.LogVariance.exp());
-        yield return file.Compare("output.pred_xstart", denoised.X0);
-        yield return file.Compare("output.prior_bpd", process.PriorBound(x0));
+        foreach (var name in file.Names.Where(name => name.StartsWith("output.", StringComparison.Ordinal)))
+        {
+            yield return file.Compare(name, name["output.".Length..] switch
+            {
+                "loss" => losses.Loss,
+                "mse" => losses.Mse!,
+                "vb" => losses.VariationalBound!,
+                "x_t" => x,
+                "posterior_mean" => process.PosteriorMean(x0, x, steps),
+                "p_mean" => denoised.Mean,
+                "p_log_variance" => denoised.LogVariance.expand(x.shape),
+                "p_variance" => denoised.LogVariance.exp().expand(x.shape),
+                "pred_xstart" => denoised.X0,
+                "prior_bpd" => process.PriorBound(x0),
+                _ => throw new InvalidDataException($"{file.Name}: what is '{name}'?"),
+            });
+        }
     }
 
     private static IEnumerable<Comparison> SolverSchedule(GoldenFile file)

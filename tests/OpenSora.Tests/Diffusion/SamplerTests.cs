@@ -8,15 +8,16 @@ public sealed class SamplerTests
 {
     private const double Mean = 0.7;
     private const double Deviation = 0.4;
+    private static readonly IddpmSchedule Full = IddpmSchedule.Linear();
 
     public static TheoryData<string> Samplers => ["iddpm", "iddpm fixed", "ddim", "ddim eta", "dpm"];
 
     private static ISampler Make(string name, int steps) => name switch
     {
         "iddpm" => new Iddpm(steps),
-        "iddpm fixed" => new Iddpm(IddpmSchedule.Linear().Respace(steps), new IddpmOptions { Variance = Variance.FixedSmall }),
-        "ddim" => new Ddim(new Iddpm(IddpmSchedule.Linear().Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge })),
-        "ddim eta" => new Ddim(new Iddpm(IddpmSchedule.Linear().Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge }), eta: 0.7),
+        "iddpm fixed" => new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedSmall }),
+        "ddim" => new Ddim(new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge })),
+        "ddim eta" => new Ddim(new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge }), eta: 0.7),
         "dpm" => new DpmSolver(steps),
         _ => throw new ArgumentException($"No sampler '{name}'.", nameof(name)),
     };
@@ -37,10 +38,9 @@ public sealed class SamplerTests
     // The exact answer for normally distributed data: E[noise | x] and, for the learned range, Var[x[t-1] | x[t]].
     private static Denoiser Gaussian(IddpmSchedule? learned = null) => (x, t) =>
     {
-        var full = IddpmSchedule.Linear();
         var time = (double)t[0].item<float>();
         var left = Math.Clamp((int)time, 0, 998);
-        var (a0, a1) = (0.5 * Math.Log(full.AlphasCumprod[left]), 0.5 * Math.Log(full.AlphasCumprod[left + 1]));
+        var (a0, a1) = (0.5 * Math.Log(Full.AlphasCumprod[left]), 0.5 * Math.Log(Full.AlphasCumprod[left + 1]));
         var alpha = Math.Exp(a0 + (time - left) * (a1 - a0));
         var variance = 1 - alpha * alpha;
         var total = alpha * alpha * Deviation * Deviation + variance;
@@ -65,7 +65,7 @@ public sealed class SamplerTests
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(5);
-        var schedule = IddpmSchedule.Linear().Respace(steps);
+        var schedule = Full.Respace(steps);
         var sample = new Iddpm(schedule).Sample(Gaussian(schedule), Noise(3, 100, 4, 10, 10), generator);
         sample.mean().item<float>().ShouldBe((float)Mean, 0.01f); // five standard errors of 40,000 values
         sample.std().item<float>().ShouldBe((float)Deviation, 0.01f);
@@ -78,7 +78,7 @@ public sealed class SamplerTests
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(5);
-        var process = new Iddpm(IddpmSchedule.Linear().Respace(500), new IddpmOptions { Variance = variance });
+        var process = new Iddpm(Full.Respace(500), new IddpmOptions { Variance = variance });
         var sample = process.Sample(Gaussian(), Noise(3, 100, 4, 10, 10), generator);
         sample.mean().item<float>().ShouldBe((float)Mean, 0.02f);
         sample.std().item<float>().ShouldBe((float)Deviation, 0.02f);
@@ -108,7 +108,7 @@ public sealed class SamplerTests
         {
             using var scope = NewDisposeScope();
             var noise = tensor(new double[] { -1, 0, 1, 2 }).reshape(4, 1, 1, 1);
-            var alpha = Math.Sqrt(IddpmSchedule.Linear().AlphasCumprod[^1]);
+            var alpha = Math.Sqrt(Full.AlphasCumprod[^1]);
             var total = Math.Sqrt(alpha * alpha * Deviation * Deviation + 1 - alpha * alpha);
             var expected = Mean + Deviation * (noise - alpha * Mean) / total;
             return (Make(name, steps).Sample(Gaussian(), noise) - expected).abs().max().item<double>();
@@ -121,17 +121,16 @@ public sealed class SamplerTests
         using var scope = NewDisposeScope();
         var noise = Noise(1, 2, 3, 4, 4).to_type(ScalarType.Float64);
         var sample = new Denoiser((x, t) => x.tanh());
-        var full = IddpmSchedule.Linear();
         Denoiser asNoise(Func<double, double> alphaOf) => (x, t) =>
         {
             var alpha = alphaOf(t[0].item<float>());
             return (x - alpha * x.tanh()) / Math.Sqrt(1 - alpha * alpha);
         };
 
-        var schedule = full.Respace(10);
+        var schedule = Full.Respace(10);
         var fixedNoise = new IddpmOptions { Variance = Variance.FixedSmall };
         var fixedSample = new IddpmOptions { Variance = Variance.FixedSmall, Prediction = Prediction.Sample };
-        var onSteps = asNoise(t => Math.Sqrt(full.AlphasCumprod[(int)t]));
+        var onSteps = asNoise(t => Math.Sqrt(Full.AlphasCumprod[(int)t]));
         Close(new Ddim(new Iddpm(schedule, fixedSample)).Sample(sample, noise), new Ddim(new Iddpm(schedule, fixedNoise)).Sample(onSteps, noise));
         NoiseSource source = (_, like) => noise;
         Close(new Iddpm(schedule, fixedSample).Sample(sample, noise, source, null, default),
@@ -147,7 +146,7 @@ public sealed class SamplerTests
     public void Clipping_keeps_the_prediction_in_range()
     {
         using var scope = NewDisposeScope();
-        var clipped = new Ddim(new Iddpm(IddpmSchedule.Linear().Respace(10), new IddpmOptions { Variance = Variance.FixedSmall, ClipDenoised = true }));
+        var clipped = new Ddim(new Iddpm(Full.Respace(10), new IddpmOptions { Variance = Variance.FixedSmall, ClipDenoised = true }));
         var noise = Noise(4, 1, 4, 8, 8);
         clipped.Sample(Toy("ddim"), noise).abs().max().item<float>().ShouldBeLessThanOrEqualTo(1);
         Make("ddim", 10).Sample(Toy("ddim"), noise).abs().max().item<float>().ShouldBeGreaterThan(2);
@@ -268,7 +267,7 @@ public sealed class SamplerTests
     public void Wrong_settings_are_refused()
     {
         Should.Throw<ArgumentOutOfRangeException>(() => new DpmSolver(0));
-        Should.Throw<ArgumentException>(() => new DpmSolver(10, IddpmSchedule.Linear().Respace(50))).Message.ShouldContain("full schedule");
+        Should.Throw<ArgumentException>(() => new DpmSolver(10, Full.Respace(50))).Message.ShouldContain("full schedule");
         Should.Throw<ArgumentOutOfRangeException>(() => new Ddim(10, eta: -0.1));
         Should.Throw<ArgumentOutOfRangeException>(() => new Ddim(10, eta: double.NaN));
         Should.Throw<ArgumentOutOfRangeException>(() => new Iddpm(0));
@@ -280,7 +279,7 @@ public sealed class SamplerTests
     {
         using var scope = NewDisposeScope();
         var options = new IddpmOptions { Variance = Variance.FixedSmall };
-        var process = new Iddpm(IddpmSchedule.Linear().Respace(2), options);
+        var process = new Iddpm(Full.Respace(2), options);
         options.Variance = Variance.LearnedRange;
         process.Sample(Toy("ddim"), Noise(1, 1, 4, 2, 2)).shape.ShouldBe([1, 4, 2, 2]);
     }

@@ -1,0 +1,27 @@
+using OpenSora.Goldens;
+
+namespace OpenSora.Tests.Diffusion;
+
+/// <summary>Schedules, samplers and losses give the numbers of the original code, step by step and with its recorded noise.</summary>
+public sealed class GoldenTests
+{
+    [Theory]
+    [InlineData("iddpm_tables_f64.json")]
+    [InlineData("iddpm_tables.safetensors")]
+    [InlineData("iddpm_psample_10.safetensors")]
+    [InlineData("iddpm_psample_20_clip.safetensors")]
+    [InlineData("iddpm_ddim_10.safetensors")]
+    [InlineData("iddpm_ddim_20_eta.safetensors")]
+    [InlineData("iddpm_cfg_sample_10.safetensors")]
+    [InlineData("iddpm_losses.safetensors")]
+    [InlineData("iddpm_losses_respaced.safetensors")]
+    [InlineData("dpm_schedule.safetensors")]
+    [InlineData("dpm_10.safetensors")]
+    [InlineData("dpm_20.safetensors")]
+    public void The_original_numbers_are_met(string file)
+    {
+        var comparisons = GoldenCase.Check(TestData.Path("goldens", file)).ShouldNotBeNull();
+        comparisons.ShouldNotBeEmpty();
+        comparisons.Where(comparison => !comparison.Ok).ShouldBeEmpty();
+    }
+}
