@@ -12,6 +12,7 @@ public static class GoldenCase
         ["dpm_"] = DiffusionGoldens.Check,
         ["iddpm_"] = DiffusionGoldens.Check,
         ["iddpm_v11"] = null,
+        ["e2e_stdit_"] = EndToEndGoldens.Check,
         ["layers"] = LayersGoldens.Check,
         ["pos_embed"] = LayersGoldens.CheckPositions,
         ["vae_"] = VaeGoldens.Check,

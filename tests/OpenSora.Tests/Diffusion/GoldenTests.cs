@@ -18,9 +18,11 @@ public sealed class GoldenTests
     [InlineData("dpm_schedule.safetensors")]
     [InlineData("dpm_10.safetensors")]
     [InlineData("dpm_20.safetensors")]
+    [InlineData("e2e_stdit_iddpm_10.safetensors")]
+    [InlineData("e2e_stdit_dpm_10.safetensors")]
     public void The_original_numbers_are_met(string file)
     {
-        var comparisons = GoldenCase.Check(TestData.Path("goldens", file)).ShouldNotBeNull();
+        var comparisons = GoldenCase.Check(TestFiles.Data("goldens", file)).ShouldNotBeNull();
         comparisons.ShouldNotBeEmpty();
         comparisons.Where(comparison => !comparison.Ok).ShouldBeEmpty();
     }

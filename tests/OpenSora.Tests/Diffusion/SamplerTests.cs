@@ -3,7 +3,6 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Diffusion;
 
-[Collection(nameof(LiveTensors))]
 public sealed class SamplerTests
 {
     private const double Mean = 0.7;
@@ -199,7 +198,7 @@ public sealed class SamplerTests
     public void Nothing_but_the_sample_is_left(string name)
     {
         using var noise = Noise(1, 2, 4, 3, 3);
-        var live = LiveTensors.Count();
+        var live = TensorCount.Start();
         var sample = Make(name, 4).Sample(Toy(name), noise);
         live.More.ShouldBe(1);
         sample.Dispose();
@@ -220,7 +219,7 @@ public sealed class SamplerTests
                 cancel.Cancel();
             }
 
-            var live = LiveTensors.Count();
+            var live = TensorCount.Start();
             Should.Throw<OperationCanceledException>(() => Make(name, 5).Sample(Toy(name), noise, progress: seen, cancellationToken: cancel.Token));
             live.More.ShouldBe(0);
             seen.Steps.Count.ShouldBe(at);
@@ -241,7 +240,7 @@ public sealed class SamplerTests
     {
         using var noise = Noise(1, 2, 4, 3, 3);
         var calls = 0;
-        var live = LiveTensors.Count();
+        var live = TensorCount.Start();
         Should.Throw<NotSupportedException>(() => Make(name, 5).Sample(
             (x, t) => ++calls == 3 ? throw new NotSupportedException("out of order") : Toy(name)(x, t), noise)).Message.ShouldBe("out of order");
         live.More.ShouldBe(0);

@@ -3,7 +3,6 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Diffusion;
 
-[Collection(nameof(LiveTensors))]
 public sealed class TrainingLossesTests
 {
     private static readonly IddpmSchedule Schedule = IddpmSchedule.Linear();
@@ -145,7 +144,7 @@ public sealed class TrainingLossesTests
     {
         using var x0 = Normal(1, 2, 4, 3, 3);
         using var t = tensor(new long[] { 0, 4 });
-        var live = LiveTensors.Count();
+        var live = TensorCount.Start();
         var losses = new Iddpm(Schedule).TrainingLosses((x, _) => cat([x, x], 1), x0, t);
         live.More.ShouldBe(3);
         losses.Dispose();

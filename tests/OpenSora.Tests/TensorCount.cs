@@ -2,13 +2,12 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests;
 
-/// <summary>Tests that count live tensors belong to this collection: they run alone, since the count is the whole process's.</summary>
-[CollectionDefinition(nameof(LiveTensors), DisableParallelization = true)]
-public sealed class LiveTensors
+/// <summary>Counts the tensors that a test leaves.</summary>
+internal sealed class TensorCount
 {
     private readonly long start;
 
-    private LiveTensors()
+    private TensorCount()
     {
         // What earlier tests left to the finalizer must not vanish while this one counts.
         GC.Collect();
@@ -19,5 +18,5 @@ public sealed class LiveTensors
     /// <summary>Tensors made since the start and not yet disposed of.</summary>
     public long More => Tensor.TotalCount - start;
 
-    public static LiveTensors Count() => new();
+    public static TensorCount Start() => new();
 }
