@@ -6,8 +6,6 @@ public static partial class torch
 {
     public partial class Tensor
     {
-        public Tensor? H => throw new NotSupportedException("Complex tensors are not part of this binding.");
-
         public Tensor mT => transpose(-2, -1);
 
         public Tensor T => t();

@@ -252,7 +252,7 @@ public static partial class torch
 
         public Tensor trunc() => Aten.Call("trunc", this);
 
-        public Tensor where(Tensor condition, Tensor y) => Aten.Call("where.self", this, condition, y);
+        public Tensor where(Tensor condition, Tensor y) => Aten.Call("where.self", condition, this, y);
 
         public Tensor xlogy(Scalar y) => Aten.Call("xlogy.Scalar_Other", this, y);
 

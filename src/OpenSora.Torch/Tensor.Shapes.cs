@@ -84,9 +84,9 @@ public static partial class torch
 
         public Tensor[] split(params long[] sizes) => Aten.CallList("split.sizes", this, sizes);
 
-        public Tensor squeeze(long? dim = null) => Aten.Call("squeeze.dim", this, dim);
+        public Tensor squeeze(long? dim = null) => dim is null ? Aten.Call("squeeze", this) : Aten.Call("squeeze.dim", this, dim);
 
-        public Tensor squeeze_(long? dim = null) => Aten.InPlace("squeeze_.dim", this, dim);
+        public Tensor squeeze_(long? dim = null) => dim is null ? Aten.InPlace("squeeze_", this) : Aten.InPlace("squeeze_.dim", this, dim);
 
         public Tensor swapaxes(long dim0, long dim1) => Aten.Call("swapaxes", this, dim0, dim1);
 

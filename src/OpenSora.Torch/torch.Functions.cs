@@ -338,9 +338,9 @@ public static partial class torch
 
     public static Tensor square(Tensor input) => Aten.Call("square", input);
 
-    public static Tensor squeeze(Tensor input, long? dim = null) => Aten.Call("squeeze.dim", input, dim);
+    public static Tensor squeeze(Tensor input, long? dim = null) => input.squeeze(dim);
 
-    public static Tensor squeeze_(Tensor input, long? dim = null) => Aten.InPlace("squeeze_.dim", input, dim);
+    public static Tensor squeeze_(Tensor input, long? dim = null) => input.squeeze_(dim);
 
     public static Tensor std(Tensor input, bool unbiased = true) => Aten.Call("std", input, unbiased);
 
