@@ -18,7 +18,7 @@ public static class GoldenCase
         ["vae_"] = VaeGoldens.Check,
         ["vae_video"] = VaeGoldens.CheckVideo,
         ["t5_"] = T5Goldens.Check,
-        ["t5_text"] = null,
+        ["t5_text"] = CaptionGoldens.Check,
     };
 
     /// <summary>Checks one file.</summary>
