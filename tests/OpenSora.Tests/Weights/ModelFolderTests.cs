@@ -1,0 +1,165 @@
+using System.Text.Json.Nodes;
+using OpenSora.Diffusion;
+using OpenSora.Models;
+using OpenSora.Weights;
+
+namespace OpenSora.Tests.Weights;
+
+public sealed class ModelFolderTests : IDisposable
+{
+    private const string Complete = """
+        {
+          // Comments may stand here.
+          "format": "opensora-model",
+          "version": 1,
+          "name": "tiny",
+          "description": "Small moving things.",
+          "denoiser": { "architecture": "stdit", "weights": "denoiser.safetensors", "config": { "hidden_size": 48, "depth": 2, "num_heads": 4, "input_size": [4, 8, 8] } },
+          "vae": { "architecture": "autoencoder_kl", "weights": "vae.safetensors", "config": { "scaling_factor": 0.5, "block_out_channels": [16, 32], "norm_num_groups": 4 } },
+          "text_encoder": { "architecture": "t5", "weights": "text.safetensors", "config": { "d_model": 32 }, "tokenizer": "spiece.model", "max_tokens": 20, "clean_captions": false },
+          "diffusion": { "steps": 1000, "schedule": "squared_cosine", "prediction": "sample", "variance": "fixed_small" },
+          "sampling": { "sampler": "dpm_solver", "steps": 20, "guidance_scale": 4.5, "guided_channels": 4 },
+          "video": {
+            "frames": 16, "width": 64, "height": 64, "fps": 8,
+            "frames_range": { "min": 1, "max": 16 }, "width_range": { "min": 64, "max": 128, "step": 16 }, "height_range": { "min": 64, "max": 64 }
+          },
+          "licence": { "name": "MIT", "file": "LICENCE.txt" },
+          "attribution": [{ "name": "Pictures", "licence": "MIT", "by": "Somebody" }],
+          "training": { "steps": 1000, "anything": ["goes"] },
+        }
+        """;
+
+    private readonly TemporaryFolder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public void A_description_is_read()
+    {
+        var model = ModelFolder.Open(Make());
+        model.DenoiserWeights.ShouldBe(Path.Combine(model.Path, "denoiser.safetensors"));
+        model.Tokenizer.ShouldBe(Path.Combine(model.Path, "spiece.model"));
+        var description = model.Description;
+        description.Name.ShouldBe("tiny");
+        description.TextEncoder.MaxTokens.ShouldBe(20);
+        description.TextEncoder.CleanCaptions.ShouldBeFalse();
+        description.Diffusion.ShouldBe(new DiffusionProcess { Schedule = NoiseSchedule.SquaredCosine, Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
+        description.Sampling.ShouldBe(new SamplingDefaults { Sampler = SamplerKind.DpmSolver, Steps = 20, GuidanceScale = 4.5, GuidedChannels = 4 });
+        description.Video.WidthRange.ShouldBe(new AllowedRange(64, 128, 16));
+        description.Attribution.ShouldBe([new Attribution("Pictures", "MIT", "Somebody")]);
+        model.ReadConfig<StditConfig>(description.Denoiser).HiddenSize.ShouldBe(48);
+        model.ReadConfig<StditConfig>(description.Denoiser).InputSize.ShouldBe([4, 8, 8]);
+        model.ReadConfig<AutoencoderKLConfig>(description.Vae).ScalingFactor.ShouldBe(0.5);
+        model.ReadConfig<T5Config>(description.TextEncoder).DModel.ShouldBe(32);
+    }
+
+    [Fact]
+    public void What_is_saved_is_read()
+    {
+        var first = ModelFolder.Open(Make());
+        var config = new StditConfig { HiddenSize = 96, Depth = 3, NumHeads = 4 };
+        var description = first.Description with { Name = "other", Denoiser = first.Description.Denoiser with { Config = ModelFolder.WriteConfig(config) } };
+        ModelFolder.Save(first.Path, description);
+        var second = ModelFolder.Open(first.Path);
+        second.Description.Name.ShouldBe("other");
+        second.Description.Video.ShouldBe(first.Description.Video);
+        second.Description.Training!.Value.GetProperty("steps").GetInt32().ShouldBe(1000);
+        ModelFolder.WriteConfig(second.ReadConfig<StditConfig>(second.Description.Denoiser)).GetRawText().ShouldBe(ModelFolder.WriteConfig(config).GetRawText());
+
+        Should.Throw<InvalidModelException>(() => ModelFolder.Save(_folder["empty"], description)).Message.ShouldContain("is not there");
+        Directory.Exists(_folder["empty"]).ShouldBeFalse();
+    }
+
+    [Theory]
+    [InlineData("format", "\"another\"", "other software")]
+    [InlineData("version", "2", "update the library")]
+    [InlineData("version", "\"1\"", "does not say its version")]
+    [InlineData("name", null, "name")]
+    [InlineData("name", "null", "name")]
+    [InlineData("denoiser", null, "denoiser")]
+    [InlineData("denoizer", "{}", "denoizer")]
+    [InlineData("denoiser.weights", "\"absent.safetensors\"", "absent.safetensors' that it names is not there")]
+    [InlineData("denoiser.weights", "\"../outside\"", "outside the folder")]
+    [InlineData("denoiser.weights", "\"/etc/passwd\"", "outside the folder")]
+    [InlineData("text_encoder.tokenizer", "\"\"", "outside the folder")]
+    [InlineData("text_encoder.max_tokens", "0", "max_tokens is 0")]
+    [InlineData("video.frames", "17", "frames is 17, but video.frames_range allows 1 to 16")]
+    [InlineData("video.width", "72", "64 to 128 in steps of 16")]
+    [InlineData("video.height", "72", "64 only")]
+    [InlineData("video.fps", "0", "fps is 0")]
+    [InlineData("video.width_range.step", "0", "width_range must have")]
+    [InlineData("sampling.steps", "1001", "diffusion.steps (1000)")]
+    [InlineData("sampling.sampler", "\"euler\"", "sampler")]
+    [InlineData("sampling.sampler", "1", "sampler")]
+    [InlineData("sampling.guidance_scale", "-1", "guidance_scale is -1")]
+    [InlineData("sampling.guided_channels", "0", "guided_channels is 0")]
+    public void Errors_say_what_is_wrong(string place, string? value, string problem)
+    {
+        var folder = Make();
+        var path = place.Split('.');
+        var root = JsonNode.Parse(Complete, documentOptions: new() { CommentHandling = System.Text.Json.JsonCommentHandling.Skip, AllowTrailingCommas = true })!;
+        var parent = path[..^1].Aggregate(root, (node, name) => node[name]!).AsObject();
+        parent.Remove(path[^1]);
+        if (value is not null)
+            parent[path[^1]] = JsonNode.Parse(value);
+        File.WriteAllText(Path.Combine(folder, ModelFolder.FileName), root.ToJsonString());
+
+        var exception = Should.Throw<InvalidModelException>(() => ModelFolder.Open(folder));
+        exception.Message.ShouldContain(problem);
+        exception.Message.ShouldContain(folder);
+    }
+
+    [Fact]
+    public void A_config_with_unknown_settings_is_refused_when_read()
+    {
+        var folder = Make(Complete.Replace("\"d_model\"", "\"model_d\"", StringComparison.Ordinal));
+        var model = ModelFolder.Open(folder);
+        Should.Throw<InvalidModelException>(() => model.ReadConfig<T5Config>(model.Description.TextEncoder)).Message.ShouldContain("model_d");
+    }
+
+    [Fact]
+    public void Folders_of_other_kinds_are_named()
+    {
+        Problem(Other("t5", ("config.json", "{\"architectures\": [\"T5EncoderModel\"]}"), ("model.safetensors", ""))).ShouldContain("text encoder's");
+        Problem(Other("spiece", ("spiece.model", ""))).ShouldContain("text encoder's");
+        Problem(Other("vae", ("config.json", "{\"_class_name\": \"AutoencoderKL\"}"))).ShouldContain("autoencoder's");
+        Problem(Other("pipeline", ("model_index.json", "{}"))).ShouldContain("pipeline of diffusers");
+        Problem(Other("weights", ("a.safetensors", ""))).ShouldContain("nothing says what they are");
+        Problem(Other("empty")).ShouldContain("holds no model");
+        Problem(Path.Combine(Other("file", ("a.safetensors", "")), "a.safetensors")).ShouldContain("it is a file");
+        Problem(Other("json", (ModelFolder.FileName, "{"))).ShouldContain("not valid");
+        Problem(Other("list", (ModelFolder.FileName, "[]"))).ShouldContain("other software");
+        Problem(_folder["absent"]).ShouldContain("no such folder");
+
+        static string Problem(string path) => Should.Throw<InvalidModelException>(() => ModelFolder.Open(path)).Message;
+    }
+
+    [Fact]
+    public void A_model_is_found_by_its_folder_its_file_and_its_name()
+    {
+        var folder = Make();
+        ModelFolder.Open(Path.Combine(folder, ModelFolder.FileName)).Path.ShouldBe(folder);
+        var old = Environment.GetEnvironmentVariable(ModelFolder.Variable);
+        try
+        {
+            Environment.SetEnvironmentVariable(ModelFolder.Variable, $"{_folder["nowhere"]}{Path.PathSeparator}{_folder.Path}");
+            ModelFolder.Open("tiny-model").Path.ShouldBe(folder);
+            Should.Throw<InvalidModelException>(() => ModelFolder.Open("tiny-modal")).Message.ShouldContain("tiny-model");
+        }
+        finally
+        {
+            Environment.SetEnvironmentVariable(ModelFolder.Variable, old);
+        }
+    }
+
+    private string Make(string json = Complete) => Other("tiny-model",
+        (ModelFolder.FileName, json), ("denoiser.safetensors", ""), ("vae.safetensors", ""), ("text.safetensors", ""), ("spiece.model", ""), ("LICENCE.txt", ""));
+
+    private string Other(string name, params (string Name, string Text)[] files)
+    {
+        var folder = Directory.CreateDirectory(_folder[name]).FullName;
+        foreach (var (file, text) in files)
+            File.WriteAllText(Path.Combine(folder, file), text);
+        return folder;
+    }
+}
