@@ -24,7 +24,8 @@ foreach (var path in Directory.EnumerateFiles(folder).Where(path => Path.GetExte
         Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
             $"{name,-32} {comparisons.Count,4} tensors   largest error {worst.Error:E1} (limit {worst.Limit:E0})   {(ok ? "ok" : $"FAIL: {worst.Name}")}"));
     }
-    catch (Exception error) when (error is InvalidDataException or ArgumentException or InvalidOperationException or KeyNotFoundException)
+    catch (Exception error) when (error is InvalidDataException or ArgumentException or InvalidOperationException or KeyNotFoundException
+        or OpenSora.Weights.InvalidWeightsException)
     {
         failed++;
         Console.WriteLine($"{name,-32} FAIL: {error.Message}");

@@ -45,6 +45,8 @@ public sealed class CachedTextEncoder : ITextEncoder
     public TextStates Encode(IReadOnlyList<string> prompts)
     {
         ArgumentNullException.ThrowIfNull(prompts);
+        if (prompts.Count == 0)
+            throw new ArgumentException("There is no prompt to encode; give at least one, which may be empty.", nameof(prompts));
         using var scope = NewDisposeScope();
         var found = new Dictionary<string, TextStates>(StringComparer.Ordinal); // each of a batch of one
         lock (_lock)
@@ -62,7 +64,7 @@ public sealed class CachedTextEncoder : ITextEncoder
         }
 
         var missing = prompts.Where(prompt => !found.ContainsKey(prompt)).Distinct(StringComparer.Ordinal).ToList();
-        if (missing.Count > 0 || prompts.Count == 0)
+        if (missing.Count > 0)
         {
             var encoded = _inner.Encode(missing);
             for (var i = 0; i < missing.Count; i++)

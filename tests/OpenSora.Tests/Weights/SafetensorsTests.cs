@@ -267,6 +267,16 @@ public sealed class SafetensorsTests : IDisposable
     }
 
     [Fact]
+    public void A_disk_that_is_full_only_when_flushed_is_noticed()
+    {
+        Assert.SkipUnless(File.Exists("/dev/full"), "This system has no /dev/full.");
+        using var scope = NewDisposeScope();
+        Should.Throw<IOException>(() => SafetensorsWriter.Write(_folder["a"], [KeyValuePair.Create("x", ones(3))], null, _ => new FileStream("/dev/full", FileMode.Open, FileAccess.Write)))
+            .Message.ShouldContain("Could not write");
+        Directory.GetFiles(_folder.Path).ShouldBeEmpty();
+    }
+
+    [Fact]
     public void Names_twice_and_types_without_a_name_are_refused_before_anything_is_written()
     {
         using var scope = NewDisposeScope();
