@@ -110,6 +110,8 @@ public sealed class T5TextEncoder : ITextEncoder
         return new TextStates(states.MoveToOuterDisposeScope(), realTokens.MoveToOuterDisposeScope());
     }
 
+    internal T5Encoder Model => _model;
+
     /// <summary>Disposes of the network.</summary>
     public void Dispose() => _model.Dispose();
 }

@@ -1,0 +1,48 @@
+using System.Diagnostics;
+using OpenSora.Generation;
+
+namespace OpenSora.Samples;
+
+/// <summary>One line that is drawn over and over on a terminal; a line for each stage where the output goes to a file.</summary>
+internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposable
+{
+    private const int BarWidth = 24;
+    private readonly bool terminal = !Console.IsErrorRedirected;
+    private readonly Stopwatch watch = Stopwatch.StartNew();
+    private GenerationStage? stage;
+
+    public void Report(GenerationProgress value)
+    {
+        if (value.Stage != stage)
+        {
+            stage = value.Stage;
+            watch.Restart();
+            if (!terminal)
+                Console.Error.WriteLine(Name(value.Stage) + (value.Steps > 1 ? $" ({value.Steps} steps)" : ""));
+        }
+        if (!terminal)
+            return;
+        var filled = BarWidth * value.Step / value.Steps;
+        var left = value.Step > 0 && value.Step < value.Steps ? $", {watch.Elapsed.TotalSeconds / value.Step * (value.Steps - value.Step):0} s left" : "";
+        var steps = value.Steps > 1 ? $" {value.Step}/{value.Steps}{left}" : "";
+        Console.Error.Write($"\r\e[K{new string('█', filled)}{new string('░', BarWidth - filled)} {Name(value.Stage)}{steps}");
+    }
+
+    public void Clear()
+    {
+        if (terminal && stage is not null)
+            Console.Error.Write("\r\e[K");
+        stage = null;
+    }
+
+    public void Dispose() => Clear();
+
+    private static string Name(GenerationStage stage) => stage switch
+    {
+        GenerationStage.Loading => "Loading the model",
+        GenerationStage.EncodingText => "Reading the prompt",
+        GenerationStage.Denoising => "Denoising",
+        GenerationStage.Decoding => "Decoding",
+        _ => "Writing",
+    };
+}

@@ -1,0 +1,74 @@
+// From a prompt to a video: dotnet run --project samples/Generate -- "a goat"
+using System.CommandLine;
+using System.Diagnostics;
+using OpenSora.Generation;
+using OpenSora.Samples;
+
+var prompt = new Argument<string>("prompt") { Description = "What to show.", DefaultValueFactory = _ => "a goat" };
+var model = new Option<string?>("--model") { Description = "A model's name, or the path of a model folder." };
+var backend = new Option<string?>("--backend") { Description = "cpu or cuda; the best available one where left out." };
+var output = new Option<string>("--out") { Description = "The folder to write to.", DefaultValueFactory = _ => "out" };
+var seed = new Option<long?>("--seed") { Description = "The same seed gives the same video; drawn where left out." };
+var frames = new Option<int?>("--frames") { Description = "Number of frames." };
+var size = new Option<string?>("--size") { Description = "Width and height in pixels, such as 128x128." };
+var steps = new Option<int?>("--steps") { Description = "Denoising steps: more are slower and finer." };
+var guidance = new Option<double?>("--guidance") { Description = "How closely to follow the prompt; 1 = no guidance." };
+var negative = new Option<string?>("--negative") { Description = "What to stay away from." };
+size.Validators.Add(result =>
+{
+    if (result.GetValueOrDefault<string?>() is { } text && Names.ParseSize(text) is null)
+        result.AddError("--size takes a width and a height, such as 128x128.");
+});
+
+var command = new RootCommand("Generates a video from a text and writes it as MP4, GIF and contact sheet.")
+{
+    prompt, model, backend, output, seed, frames, size, steps, guidance, negative,
+};
+command.SetAction(async (arguments, cancellationToken) =>
+{
+    var text = arguments.GetValue(prompt)!;
+    var pixels = Names.ParseSize(arguments.GetValue(size));
+    using var progress = new ConsoleProgress();
+    try
+    {
+        using var generator = VideoGenerator.Create()
+            .Configure(options => (options.Model, options.Backend) = (arguments.GetValue(model), arguments.GetValue(backend)))
+            .Build();
+        await generator.LoadAsync(progress, cancellationToken);
+
+        var watch = Stopwatch.StartNew();
+        var video = await generator.Request(text)
+            .Frames(arguments.GetValue(frames)).Size(pixels?.Width, pixels?.Height)
+            .Steps(arguments.GetValue(steps)).Guidance(arguments.GetValue(guidance))
+            .Seed(arguments.GetValue(seed)).NegativePrompt(arguments.GetValue(negative))
+            .GenerateAsync(progress, cancellationToken);
+
+        var path = Path.Combine(arguments.GetValue(output)!, Names.ForFile(text, video.Seed));
+        await video.SaveMp4Async($"{path}.mp4", progress, cancellationToken);
+        await video.SaveGifAsync($"{path}.gif", progress, cancellationToken);
+        await video.SaveContactSheetAsync($"{path}.png", cancellationToken: cancellationToken);
+        progress.Clear();
+
+        var how = video.Metadata;
+        Console.WriteLine($"\"{text}\"");
+        Console.WriteLine($"  model {how.Model} on {how.Backend}, {how.Sampler} with {how.Steps} steps, guidance {how.Guidance:0.##}, seed {how.Seed}");
+        Console.WriteLine($"  {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height} at {video.Frames.FramesPerSecond:0.##} a second, "
+            + $"made in {watch.Elapsed.TotalSeconds:0.0} s");
+        foreach (var extension in new[] { "mp4", "gif", "png" })
+            Console.WriteLine($"  {path}.{extension}");
+        return 0;
+    }
+    catch (OperationCanceledException)
+    {
+        progress.Clear();
+        Console.Error.WriteLine("Cancelled.");
+        return 130;
+    }
+    catch (Exception e) when (e is ArgumentException or IOException or InvalidOperationException or Microsoft.Extensions.Options.OptionsValidationException)
+    {
+        progress.Clear();
+        Console.Error.WriteLine(e.Message);
+        return 1;
+    }
+});
+return await command.Parse(args).InvokeAsync();

@@ -1,0 +1,68 @@
+using OpenSora.Diffusion;
+using OpenSora.Hosting;
+using OpenSora.Weights;
+
+namespace OpenSora.Generation;
+
+/// <summary>A request with every value decided and checked against a model.</summary>
+internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Frames, int Width, int Height, int Steps, double Guidance, long Seed,
+    double FramesPerSecond, SamplerKind Sampler, long[] LatentShape)
+{
+    /// <summary>Checks what no model could do.</summary>
+    internal static void CheckAnyModel(VideoRequest request)
+    {
+        List<string> problems = [.. VideoRequest.Problems(request.Frames, request.Width, request.Height, request.Steps, request.Guidance, request.FramesPerSecond)];
+        if (request.Width.HasValue != request.Height.HasValue)
+            problems.Add("Width and Height go together: set both or neither.");
+        if (problems.Count > 0)
+            throw new ArgumentException(string.Join(" ", problems), nameof(request));
+    }
+
+    /// <summary>Fills in the options' values, then the model's, and checks that the model can do it.</summary>
+    internal static RequestPlan For(VideoRequest request, OpenSoraOptions options, LoadedModel model)
+    {
+        var (video, sampling) = (model.Description.Video, model.Description.Sampling);
+        var (vae, patch) = (model.Vae, model.Transformer.Config.PatchSize);
+        var width = request.Width ?? options.Width ?? video.Width;
+        var height = request.Height ?? options.Height ?? video.Height;
+        var frames = request.Frames ?? options.Frames ?? video.Frames;
+
+        var problems = new List<string>();
+        Check("Width", width, video.WidthRange, vae.SpatialFactor * patch[2]);
+        Check("Height", height, video.HeightRange, vae.SpatialFactor * patch[1]);
+        Check("Frames", frames, video.FramesRange, vae.TemporalFactor * patch[0]);
+        var steps = request.Steps ?? options.Steps ?? sampling.Steps;
+        if (steps > model.Description.Diffusion.Steps)
+            problems.Add($"Steps is {steps}; {model.Description.Name} has {model.Description.Diffusion.Steps} to take from.");
+        if (problems.Count > 0)
+            throw new ArgumentException(string.Join(" ", problems), nameof(request));
+
+        return new RequestPlan(request.Prompt, request.NegativePrompt, frames, width, height, steps,
+            request.Guidance ?? options.Guidance ?? sampling.GuidanceScale, request.Seed ?? Random.Shared.NextInt64(uint.MaxValue),
+            request.FramesPerSecond ?? options.FramesPerSecond ?? video.Fps, options.Sampler ?? sampling.Sampler,
+            [1, vae.LatentChannels, frames / vae.TemporalFactor, height / vae.SpatialFactor, width / vae.SpatialFactor]);
+
+        void Check(string what, int value, AllowedRange range, int multiple)
+        {
+            if (!range.Contains(value))
+                problems.Add($"{what} is {value}; {model.Description.Name} can do {range}.");
+            else if (value % multiple != 0)
+                problems.Add($"{what} is {value}; it must be a multiple of {multiple}.");
+        }
+    }
+
+    /// <summary>Makes the sampler for the process that the model was trained with.</summary>
+    internal ISampler CreateSampler(ModelDescription model)
+    {
+        var process = model.Diffusion;
+        var schedule = process.Schedule == NoiseSchedule.Linear ? IddpmSchedule.Linear(process.Steps) : IddpmSchedule.SquaredCosine(process.Steps);
+        return Sampler switch
+        {
+            SamplerKind.Iddpm => Respaced(),
+            SamplerKind.Ddim => new Ddim(Respaced(), model.Sampling.Eta),
+            _ => new DpmSolver(Steps, schedule, process.Prediction),
+        };
+
+        Iddpm Respaced() => new(schedule.Respace(Steps), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance });
+    }
+}

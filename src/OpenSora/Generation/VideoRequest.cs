@@ -1,0 +1,101 @@
+namespace OpenSora.Generation;
+
+/// <summary>What to generate. Null means the generator's options, and where these have none, the model's own default.</summary>
+public sealed class VideoRequest
+{
+    /// <summary>What to show. Empty = whatever the model comes up with, without guidance. Longer texts than the model reads are cut.</summary>
+    public string Prompt { get; set; } = "";
+
+    /// <summary>What to stay away from; null or empty = the model's own null caption.</summary>
+    public string? NegativePrompt { get; set; }
+
+    /// <summary>Frames.</summary>
+    public int? Frames { get; set; }
+
+    /// <summary>Width in pixels, with <see cref="Height"/>.</summary>
+    public int? Width { get; set; }
+
+    /// <summary>Height in pixels, with <see cref="Width"/>.</summary>
+    public int? Height { get; set; }
+
+    /// <summary>Denoising steps: more are slower and finer.</summary>
+    public int? Steps { get; set; }
+
+    /// <summary>Classifier-free guidance scale: 1 = none, more follows the prompt more.</summary>
+    public double? Guidance { get; set; }
+
+    /// <summary>The same seed and request give the same bytes on one backend; null draws one, which the result tells.</summary>
+    public long? Seed { get; set; }
+
+    /// <summary>Frames per second of the result.</summary>
+    public double? FramesPerSecond { get; set; }
+
+    internal const int MaxSteps = 1000;
+
+    internal VideoRequest Clone() => (VideoRequest)MemberwiseClone();
+
+    /// <summary>What no model could do, a sentence each, beginning with the name of the value.</summary>
+    internal static IEnumerable<string> Problems(int? frames, int? width, int? height, int? steps, double? guidance, double? framesPerSecond)
+    {
+        if (frames < 1)
+            yield return $"Frames is {frames}; it must be at least 1.";
+        if (width < 1)
+            yield return $"Width is {width}; it must be at least 1 pixel.";
+        if (height < 1)
+            yield return $"Height is {height}; it must be at least 1 pixel.";
+        if (steps is < 1 or > MaxSteps)
+            yield return $"Steps is {steps}; it must be from 1 to {MaxSteps}. Usual are 10 to 100.";
+        if (guidance is { } scale && !(double.IsFinite(scale) && scale is >= 0 and <= 100))
+            yield return FormattableString.Invariant($"Guidance is {scale}; it must be from 0 to 100. 1 is no guidance, usual are 4 to 8.");
+        if (framesPerSecond is { } fps && !(double.IsFinite(fps) && fps is > 0 and <= 1000))
+            yield return FormattableString.Invariant($"FramesPerSecond is {fps}; it must be above 0 and at most 1000.");
+    }
+}
+
+/// <summary>A request put together in one expression: <c>generator.Request("a goat").Frames(16).Seed(42).GenerateAsync()</c>.</summary>
+public sealed class VideoRequestBuilder
+{
+    private readonly VideoGenerator generator;
+    private readonly VideoRequest request;
+
+    internal VideoRequestBuilder(VideoGenerator generator, string prompt)
+    {
+        ArgumentNullException.ThrowIfNull(prompt);
+        this.generator = generator;
+        request = new VideoRequest { Prompt = prompt };
+    }
+
+    /// <summary>Sets <see cref="VideoRequest.NegativePrompt"/>.</summary>
+    public VideoRequestBuilder NegativePrompt(string? text) => With(r => r.NegativePrompt = text);
+
+    /// <summary>Sets <see cref="VideoRequest.Frames"/>.</summary>
+    public VideoRequestBuilder Frames(int? count) => With(r => r.Frames = count);
+
+    /// <summary>Sets <see cref="VideoRequest.Width"/> and <see cref="VideoRequest.Height"/>, in pixels.</summary>
+    public VideoRequestBuilder Size(int? width, int? height) => With(r => (r.Width, r.Height) = (width, height));
+
+    /// <summary>Sets <see cref="VideoRequest.Steps"/>.</summary>
+    public VideoRequestBuilder Steps(int? count) => With(r => r.Steps = count);
+
+    /// <summary>Sets <see cref="VideoRequest.Guidance"/>.</summary>
+    public VideoRequestBuilder Guidance(double? scale) => With(r => r.Guidance = scale);
+
+    /// <summary>Sets <see cref="VideoRequest.Seed"/>.</summary>
+    public VideoRequestBuilder Seed(long? seed) => With(r => r.Seed = seed);
+
+    /// <summary>Sets <see cref="VideoRequest.FramesPerSecond"/>.</summary>
+    public VideoRequestBuilder Fps(double? framesPerSecond) => With(r => r.FramesPerSecond = framesPerSecond);
+
+    /// <summary>The request so far, as an object of its own.</summary>
+    public VideoRequest Build() => request.Clone();
+
+    /// <summary>Generates the video; see <see cref="VideoGenerator.GenerateAsync"/>.</summary>
+    public Task<GeneratedVideo> GenerateAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
+        generator.GenerateAsync(request, progress, cancellationToken);
+
+    private VideoRequestBuilder With(Action<VideoRequest> set)
+    {
+        set(request);
+        return this;
+    }
+}

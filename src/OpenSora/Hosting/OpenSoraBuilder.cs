@@ -1,0 +1,63 @@
+using System.Diagnostics.CodeAnalysis;
+using Microsoft.Extensions.DependencyInjection;
+using OpenSora.Diffusion;
+using OpenSora.Generation;
+using OpenSora.Models;
+using OpenSora.Text;
+
+namespace OpenSora.Hosting;
+
+/// <summary>Replaces parts of what AddOpenSora registered.</summary>
+public sealed class OpenSoraBuilder
+{
+    private readonly PartFactories parts;
+
+    internal OpenSoraBuilder(IServiceCollection services, PartFactories parts) => (Services, this.parts) = (services, parts);
+
+    /// <summary>The services to which OpenSora was added.</summary>
+    public IServiceCollection Services { get; }
+
+    /// <summary>Decodes with another autoencoder than the model's. Its constructor may ask for a <see cref="PartContext"/> and for services.</summary>
+    public OpenSoraBuilder UseVae<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>() where T : class, IVideoAutoencoder =>
+        UseVae(context => ActivatorUtilities.CreateInstance<T>(context));
+
+    /// <summary>Decodes with the autoencoder that the function makes; the generator disposes of it.</summary>
+    public OpenSoraBuilder UseVae(Func<PartContext, IVideoAutoencoder> factory)
+    {
+        parts.Vae = factory;
+        return this;
+    }
+
+    /// <summary>Encodes prompts with another text encoder than the model's. Its constructor may ask for a <see cref="PartContext"/> and for services.</summary>
+    public OpenSoraBuilder UseTextEncoder<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>() where T : class, ITextEncoder =>
+        UseTextEncoder(context => ActivatorUtilities.CreateInstance<T>(context));
+
+    /// <summary>Encodes prompts with the encoder that the function makes; the generator disposes of it.</summary>
+    public OpenSoraBuilder UseTextEncoder(Func<PartContext, ITextEncoder> factory)
+    {
+        parts.TextEncoder = factory;
+        return this;
+    }
+
+    /// <summary>Samples with what the function makes for a number of steps.</summary>
+    public OpenSoraBuilder UseSampler(Func<int, ISampler> factory)
+    {
+        parts.Sampler = factory;
+        return this;
+    }
+
+    /// <summary>Offers a backend; one of the same name is replaced.</summary>
+    public OpenSoraBuilder AddBackend(IComputeBackend backend)
+    {
+        ArgumentNullException.ThrowIfNull(backend);
+        Services.AddSingleton(backend);
+        return this;
+    }
+
+    /// <summary>Offers a backend that the container makes; one of the same name is replaced.</summary>
+    public OpenSoraBuilder AddBackend<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>() where T : class, IComputeBackend
+    {
+        Services.AddSingleton<IComputeBackend, T>();
+        return this;
+    }
+}

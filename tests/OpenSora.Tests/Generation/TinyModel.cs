@@ -1,0 +1,122 @@
+using OpenSora.Generation;
+using OpenSora.Models;
+using OpenSora.Text;
+using OpenSora.Weights;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Generation;
+
+/// <summary>A model folder with a small random STDiT. Autoencoder and text encoder are made here: <see cref="Generator"/> puts them in.</summary>
+internal sealed class TinyModel : IDisposable
+{
+    public const string Name = "tiny";
+    private readonly TemporaryFolder folder = new();
+
+    public TinyModel(Func<ModelDescription, ModelDescription>? change = null)
+    {
+        var config = new StditConfig
+        {
+            InputSize = [4, 8, 8], InChannels = 4, HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens,
+        };
+        using (var model = new Stdit(config))
+        using (var seed = new Generator(7))
+        using (no_grad())
+        {
+            foreach (var parameter in model.parameters())
+                parameter.normal_(0, 0.3, seed);
+            model.SaveWeights(this["stdit.safetensors"]);
+        }
+        foreach (var unused in new[] { "vae.safetensors", "t5.safetensors", "spiece.model" })
+            File.WriteAllText(this[unused], "");
+        var description = new ModelDescription
+        {
+            Name = Name,
+            Denoiser = new ModelPart { Architecture = "stdit", Config = ModelFolder.WriteConfig(config), Weights = "stdit.safetensors" },
+            Vae = new ModelPart { Architecture = "autoencoder_kl", Config = ModelFolder.WriteConfig(new AutoencoderKLConfig()), Weights = "vae.safetensors" },
+            TextEncoder = new TextEncoderPart { Architecture = "t5", Config = ModelFolder.WriteConfig(new T5Config()), Weights = "t5.safetensors", Tokenizer = "spiece.model" },
+            Sampling = new SamplingDefaults { Steps = 4, GuidanceScale = 3 },
+            Video = new VideoDefaults
+            {
+                Frames = 4, Width = 32, Height = 32, Fps = 6,
+                FramesRange = new(1, 8), WidthRange = new(8, 64, 4), HeightRange = new(8, 64, 4),
+            },
+            Licence = new Licence("MIT"),
+        };
+        ModelFolder.Save(Path, change?.Invoke(description) ?? description);
+    }
+
+    public string Path => folder.Path;
+
+    public string this[string file] => folder[file];
+
+    public VideoGeneratorBuilder Builder() => VideoGenerator.Create().UseModel(Path).UseBackend("cpu").UseVae<TinyVae>().UseTextEncoder<HashTextEncoder>();
+
+    public VideoGenerator Generator() => Builder().Build();
+
+    public void Dispose() => folder.Dispose();
+}
+
+/// <summary>Each word's state is noise that the word seeds.</summary>
+internal sealed class HashTextEncoder : ITextEncoder
+{
+    public const int States = 12;
+    public const int Tokens = 6;
+
+    public static int Alive { get; private set; }
+
+    public HashTextEncoder() => Alive++;
+
+    public int Width => States;
+
+    public int MaxTokens => Tokens;
+
+    public TextStates Encode(IReadOnlyList<string> prompts)
+    {
+        using var scope = NewDisposeScope();
+        var (states, mask) = (zeros(prompts.Count, Tokens, States), zeros(prompts.Count, Tokens, ScalarType.Bool));
+        for (var i = 0; i < prompts.Count; i++)
+        {
+            string[] words = [.. prompts[i].Split(' ', StringSplitOptions.RemoveEmptyEntries).Take(Tokens - 1), "</s>"];
+            for (var j = 0; j < words.Length; j++)
+            {
+                using var generator = new Generator(words[j].Aggregate(17UL, (hash, letter) => hash * 31 + letter));
+                states[i, j] = randn(States, generator: generator);
+                mask[i, j] = true;
+            }
+        }
+        return new TextStates(states.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope());
+    }
+
+    public void Dispose() => Alive--;
+}
+
+/// <summary>Latents are means of 4x4 pixels.</summary>
+internal sealed class TinyVae : IVideoAutoencoder
+{
+    private readonly Tensor colours = tensor(new float[] { 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f }).reshape(3, 4).DetachFromDisposeScope();
+
+    public int LatentChannels => 4;
+
+    public int SpatialFactor => 4;
+
+    public int TemporalFactor => 1;
+
+    public Tensor Encode(Tensor video, Generator? generator = null) => throw new NotSupportedException("Only decodes.");
+
+    public Tensor Decode(Tensor latents)
+    {
+        using var scope = NewDisposeScope();
+        var small = latents.sign() * latents.abs().log1p() / 8; // an untrained model gives large latents
+        var pixels = einsum("oc,bcfhw->bofhw", colours, small);
+        return pixels.repeat_interleave(SpatialFactor, 3).repeat_interleave(SpatialFactor, 4).MoveToOuterDisposeScope();
+    }
+
+    public void Dispose() => colours.Dispose();
+}
+
+/// <summary>Hears of progress on the thread that reports it.</summary>
+internal sealed class Listener(Action<GenerationProgress> hear) : IProgress<GenerationProgress>
+{
+    public void Report(GenerationProgress value) => hear(value);
+}

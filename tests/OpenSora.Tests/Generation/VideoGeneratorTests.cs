@@ -1,0 +1,414 @@
+using System.Security.Cryptography;
+using Microsoft.Extensions.DependencyInjection;
+using OpenSora.Diffusion;
+using OpenSora.Generation;
+using OpenSora.Models;
+using OpenSora.Text;
+using OpenSora.Weights;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Generation;
+
+/// <summary>Counts all tensors of the process, so nothing else may run at the same time.</summary>
+[CollectionDefinition(nameof(LiveTensorCount), DisableParallelization = true)]
+public sealed class LiveTensorCount;
+
+[Collection(nameof(LiveTensorCount))]
+public class VideoGeneratorTests
+{
+    private static string Bytes(GeneratedVideo video) => Convert.ToHexString(SHA256.HashData(video.Frames.Pixels.Span));
+
+    [Fact]
+    public async Task A_prompt_becomes_a_video_of_the_models_own_size()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Generator();
+        var video = await generator.Request("a goat").Seed(42).GenerateAsync();
+        (video.Frames.Count, video.Frames.Width, video.Frames.Height, video.Frames.FramesPerSecond).ShouldBe((4, 32, 32, 6.0));
+        video.Frames.Pixels.ToArray().Distinct().Count().ShouldBeGreaterThan(20);
+        (video.Metadata with { Elapsed = default }).ShouldBe(new VideoMetadata("a goat", null, 42, 4, 3, "Iddpm", "tiny", "cpu", default));
+    }
+
+    [Fact]
+    public async Task Everything_in_a_request_counts()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Generator();
+        var plain = Bytes(await generator.Request("a goat").Seed(1).GenerateAsync());
+        Bytes(await generator.Request("a goat").Seed(1).GenerateAsync()).ShouldBe(plain);
+        Bytes(await model.Generator().Request("a goat").Seed(1).GenerateAsync()).ShouldBe(plain);
+
+        VideoRequestBuilder Request() => generator.Request("a goat").Seed(1);
+        foreach (var other in new[]
+        {
+            generator.Request("a boat").Seed(1), Request().Seed(2), Request().Steps(5), Request().Guidance(4), Request().Guidance(1),
+            Request().NegativePrompt("a boat"),
+        })
+            Bytes(await other.GenerateAsync()).ShouldNotBe(plain);
+
+        var sized = await Request().Frames(3).Size(24, 40).Fps(9.5).GenerateAsync();
+        (sized.Frames.Count, sized.Frames.Width, sized.Frames.Height, sized.Frames.FramesPerSecond).ShouldBe((3, 24, 40, 9.5));
+        Bytes(await Request().Fps(30).NegativePrompt(" ").GenerateAsync()).ShouldBe(plain);
+    }
+
+    [Fact]
+    public async Task A_seed_that_was_drawn_makes_the_video_again()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Generator();
+        var first = await generator.Request("a goat").GenerateAsync();
+        var second = await generator.Request("a goat").GenerateAsync();
+        second.Seed.ShouldNotBe(first.Seed);
+        Bytes(await generator.Request("a goat").Seed(first.Seed).GenerateAsync()).ShouldBe(Bytes(first));
+        Bytes(await generator.Request("a goat").Seed(-5).GenerateAsync()).ShouldNotBe(Bytes(first));
+    }
+
+    [Theory]
+    [InlineData(SamplerKind.Iddpm)]
+    [InlineData(SamplerKind.Ddim)]
+    [InlineData(SamplerKind.DpmSolver)]
+    public async Task Every_sampler_can_be_asked_for(SamplerKind sampler)
+    {
+        using var model = new TinyModel();
+        using var generator = model.Builder().UseSampler(sampler).Build();
+        (await generator.Request("a goat").Seed(1).GenerateAsync()).Metadata.Sampler.ShouldBe(sampler.ToString());
+    }
+
+    [Fact]
+    public async Task A_sampler_of_ones_own_gets_the_steps()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Builder().UseSampler(steps => new Ddim(steps, eta: 0.5)).Build();
+        using var standard = model.Builder().UseSampler(SamplerKind.Ddim).Build();
+        var video = await generator.Request("a goat").Seed(1).Steps(3).GenerateAsync();
+        Bytes(video).ShouldNotBe(Bytes(await standard.Request("a goat").Seed(1).Steps(3).GenerateAsync()));
+    }
+
+    [Fact]
+    public async Task Requests_at_the_same_time_get_what_they_get_alone()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Generator();
+        VideoRequest[] requests = [.. Enumerable.Range(0, 8).Select(i => new VideoRequest { Prompt = i % 2 == 0 ? "a goat" : "a red boat", Seed = i / 2, Frames = 2 + i % 3 })];
+        var together = await Task.WhenAll(requests.Select(r => generator.GenerateAsync(r)));
+        for (var i = 0; i < requests.Length; i++)
+            Bytes(await generator.GenerateAsync(requests[i])).ShouldBe(Bytes(together[i]));
+    }
+
+    [Fact]
+    public async Task Progress_tells_every_stage_and_step_in_order()
+    {
+        using var model = new TinyModel();
+        using var folder = new TemporaryFolder();
+        using var generator = model.Generator();
+        List<GenerationProgress> heard = [];
+        var video = await generator.Request("a goat").Frames(8).Steps(3).GenerateAsync(new Listener(heard.Add));
+        await video.SaveGifAsync(folder["a.gif"], new Listener(heard.Add));
+
+        heard.Select(p => p.Stage).ShouldBe(heard.Select(p => p.Stage).Order());
+        heard.GroupBy(p => p.Stage).ToDictionary(g => g.Key, g => string.Join(' ', g.Select(p => $"{p.Step}/{p.Steps}"))).ShouldBe(new Dictionary<GenerationStage, string>
+        {
+            [GenerationStage.Loading] = "0/3 1/3 2/3 3/3",
+            [GenerationStage.EncodingText] = "0/1 1/1",
+            [GenerationStage.Denoising] = "0/3 1/3 2/3 3/3",
+            [GenerationStage.Decoding] = "0/8 4/8 8/8",
+            [GenerationStage.Writing] = "0/1 1/1",
+        }, ignoreOrder: true);
+
+        heard.Clear();
+        await generator.Request("a goat").GenerateAsync(new Listener(heard.Add));
+        heard.ShouldNotContain(p => p.Stage == GenerationStage.Loading); // only once
+    }
+
+    [Theory]
+    [InlineData(GenerationStage.Loading)]
+    [InlineData(GenerationStage.EncodingText)]
+    [InlineData(GenerationStage.Denoising)]
+    [InlineData(GenerationStage.Decoding)]
+    public async Task Cancelling_in_any_stage_leaves_no_tensor_and_a_generator_that_works(GenerationStage stage)
+    {
+        using var model = new TinyModel();
+        var before = LiveTensors();
+        var generator = model.Generator();
+        using (var cancel = new CancellationTokenSource())
+        {
+            List<GenerationStage> heard = [];
+            await Should.ThrowAsync<OperationCanceledException>(generator.Request("a goat").GenerateAsync(new Listener(p =>
+            {
+                heard.Add(p.Stage);
+                if (p.Stage == stage)
+                    cancel.Cancel();
+            }), cancel.Token));
+            heard[^1].ShouldBe(stage);
+        }
+        (await generator.Request("a goat").GenerateAsync()).Frames.Count.ShouldBe(4);
+        generator.Dispose();
+        LiveTensors().ShouldBe(before);
+    }
+
+    [Fact]
+    public async Task Generating_leaves_no_tensor()
+    {
+        using var model = new TinyModel();
+        var before = LiveTensors();
+        using (var generator = model.Generator())
+        {
+            await generator.LoadAsync();
+            var loaded = LiveTensors();
+            loaded.ShouldBeGreaterThan(before);
+            await generator.Request("a goat").NegativePrompt("a boat").GenerateAsync();
+            LiveTensors().ShouldBe(loaded);
+            await generator.Request("").Size(16, 8).GenerateAsync();
+            LiveTensors().ShouldBe(loaded);
+        }
+        LiveTensors().ShouldBe(before);
+    }
+
+    [Fact]
+    public async Task Progress_that_throws_ends_the_request_alone()
+    {
+        using var model = new TinyModel();
+        var before = LiveTensors();
+        using (var generator = model.Generator())
+        {
+            (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").GenerateAsync(new Listener(p =>
+                throw new InvalidOperationException("no more"))))).Message.ShouldBe("no more");
+            await generator.Request("a goat").GenerateAsync();
+        }
+        LiveTensors().ShouldBe(before);
+    }
+
+    [Fact]
+    public async Task Empty_prompts_are_unconditional_and_long_ones_are_cut()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Generator();
+        var empty = Bytes(await generator.Request("").Seed(1).GenerateAsync());
+        Bytes(await generator.Request(" \n").Seed(1).Guidance(9).GenerateAsync()).ShouldBe(empty);
+        Bytes(await generator.Request("a goat").Seed(1).GenerateAsync()).ShouldNotBe(empty);
+
+        var words = string.Join(' ', Enumerable.Repeat("goat", 2000)); // 10,000 characters
+        Bytes(await generator.Request(words).Seed(1).GenerateAsync()).ShouldBe(Bytes(await generator.Request(words + " boat").Seed(1).GenerateAsync()));
+
+        Should.Throw<ArgumentNullException>(() => generator.Request(null!));
+        await Should.ThrowAsync<ArgumentException>(() => generator.GenerateAsync(new VideoRequest { Prompt = null! }));
+    }
+
+    public static TheoryData<Action<VideoRequest>, string> Mistakes => new()
+    {
+        { r => r.Frames = 0, "Frames is 0" },
+        { r => r.Frames = 9, "Frames is 9; tiny can do 1 to 8" },
+        { r => r.Steps = 0, "Steps is 0" },
+        { r => r.Steps = -3, "Steps is -3" },
+        { r => r.Steps = 2000, "Steps is 2000" },
+        { r => r.Guidance = double.PositiveInfinity, "Guidance is" },
+        { r => r.FramesPerSecond = -1, "FramesPerSecond is -1" },
+        { r => r.Width = 32, "Width and Height go together" },
+        { r => (r.Width, r.Height) = (0, -8), "Width is 0; it must be at least 1 pixel. Height is -8" },
+        { r => (r.Width, r.Height) = (33, 32), "Width is 33; tiny can do 8 to 64 in steps of 4" },
+        { r => (r.Width, r.Height) = (32, 36), "Height is 36; it must be a multiple of 8" },
+        { r => (r.Width, r.Height, r.Frames) = (68, 128, 100), "Width is 68; tiny can do 8 to 64 in steps of 4. Height is 128; tiny can do 8 to 64 in steps of 4. Frames is 100" },
+    };
+
+    [Theory]
+    [MemberData(nameof(Mistakes))]
+    public async Task Requests_that_cannot_be_met_say_what_can(Action<VideoRequest> mistake, string message)
+    {
+        using var model = new TinyModel();
+        using var generator = model.Generator();
+        var request = new VideoRequest { Prompt = "a goat" };
+        mistake(request);
+        (await Should.ThrowAsync<ArgumentException>(generator.GenerateAsync(request))).Message.ShouldContain(message);
+    }
+
+    [Fact]
+    public async Task Options_stand_between_request_and_model()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Builder().Configure(o => (o.Frames, o.Steps, o.Width, o.Height, o.FramesPerSecond, o.Guidance) = (2, 3, 16, 24, 5, 2)).Build();
+        var video = await generator.Request("a goat").Steps(2).GenerateAsync();
+        (video.Frames.Count, video.Frames.Width, video.Frames.Height, video.Frames.FramesPerSecond).ShouldBe((2, 16, 24, 5.0));
+        (video.Metadata.Steps, video.Metadata.Guidance).ShouldBe((2, 2.0));
+    }
+
+    [Fact]
+    public async Task Precision_changes_the_products_alone()
+    {
+        using var model = new TinyModel();
+        using var exact = model.Generator();
+        using var coarse = model.Builder().Configure(o => o.Precision = ScalarType.BFloat16).Build();
+        var (a, b) = (await exact.Request("a goat").Seed(1).GenerateAsync(), await coarse.Request("a goat").Seed(1).GenerateAsync());
+        Bytes(b).ShouldNotBe(Bytes(a));
+        a.Frames.Pixels.ToArray().Zip(b.Frames.Pixels.ToArray(), (x, y) => Math.Abs(x - y)).Average().ShouldBeLessThan(8);
+    }
+
+    [Fact]
+    public async Task Models_that_cannot_be_read_say_why_and_may_be_mended()
+    {
+        using var model = new TinyModel();
+        var before = LiveTensors();
+        using (var generator = model.Generator())
+        {
+            var weights = await File.ReadAllBytesAsync(model["stdit.safetensors"]);
+            await File.WriteAllBytesAsync(model["stdit.safetensors"], weights[..(weights.Length / 2)]);
+            await Should.ThrowAsync<InvalidWeightsException>(generator.LoadAsync());
+            LiveTensors().ShouldBe(before);
+            await File.WriteAllBytesAsync(model["stdit.safetensors"], weights);
+            await generator.LoadAsync();
+        }
+        LiveTensors().ShouldBe(before);
+        using var missing = VideoGenerator.Create().UseModel("no-such-model").Build();
+        (await Should.ThrowAsync<InvalidModelException>(missing.LoadAsync())).Message.ShouldContain("no-such-model");
+        using var future = new TinyModel(d => d with { Denoiser = d.Denoiser with { Architecture = "stdit9" } });
+        using var old = future.Generator();
+        (await Should.ThrowAsync<InvalidModelException>(old.LoadAsync())).Message.ShouldContain("'stdit9'");
+    }
+
+    [Fact]
+    public async Task Parts_that_do_not_fit_the_model_are_refused()
+    {
+        using var model = new TinyModel();
+        var before = LiveTensors();
+        using (var generator = model.Builder().UseVae(_ => new WideVae()).Build())
+            (await Should.ThrowAsync<InvalidOperationException>(generator.LoadAsync())).Message.ShouldContain("WideVae has 9 latent channels, but tiny works on 4");
+        using (var generator = model.Builder().UseTextEncoder(_ => new WideEncoder()).Build())
+            (await Should.ThrowAsync<InvalidOperationException>(generator.LoadAsync())).Message.ShouldContain("width 99");
+        LiveTensors().ShouldBe(before);
+    }
+
+    [Fact]
+    public async Task A_text_encoder_can_be_released_after_every_prompt()
+    {
+        using var model = new TinyModel();
+        var before = HashTextEncoder.Alive;
+        using (var generator = model.Generator())
+        {
+            await generator.LoadAsync();
+            HashTextEncoder.Alive.ShouldBe(before + 1);
+            var kept = Bytes(await generator.Request("a goat").Seed(1).GenerateAsync());
+            using var sparing = model.Builder().Configure(o => o.ReleaseTextEncoder = true).Build();
+            Bytes(await sparing.Request("a goat").Seed(1).GenerateAsync()).ShouldBe(kept);
+            HashTextEncoder.Alive.ShouldBe(before + 1);
+        }
+        HashTextEncoder.Alive.ShouldBe(before);
+    }
+
+    [Fact]
+    public async Task Disposing_refuses_new_requests_and_lets_running_ones_end()
+    {
+        using var model = new TinyModel();
+        var before = LiveTensors();
+        var generator = model.Generator();
+        var video = await generator.Request("a goat").GenerateAsync(new Listener(p =>
+        {
+            if (p.Stage == GenerationStage.Denoising)
+                generator.Dispose();
+        }));
+        video.Frames.Count.ShouldBe(4);
+        LiveTensors().ShouldBe(before);
+        await Should.ThrowAsync<ObjectDisposedException>(generator.Request("a goat").GenerateAsync());
+        generator.Dispose();
+    }
+
+    [Fact]
+    public async Task Results_are_written_in_every_form_and_outlive_the_generator()
+    {
+        using var model = new TinyModel();
+        using var folder = new TemporaryFolder();
+        GeneratedVideo video;
+        using (var generator = model.Generator())
+            video = await generator.Request("a goat").GenerateAsync();
+        await video.SaveMp4Async(folder["new/a.mp4"]);
+        await video.SaveGifAsync(folder["new/a.gif"]);
+        await video.SavePngSequenceAsync(folder["new/frames"]);
+        await video.SaveContactSheetAsync(folder["new/a.png"], columns: 2);
+        Directory.GetFileSystemEntries(folder["new"]).Select(Path.GetFileName).Order(StringComparer.Ordinal).ShouldBe(["a.gif", "a.mp4", "a.png", "frames"]);
+        (await new OpenSora.Media.VideoReader().ReadAsync(folder["new/a.mp4"])).Count.ShouldBe(4);
+    }
+
+    [Fact]
+    public async Task Cancelling_while_writing_leaves_no_file()
+    {
+        using var model = new TinyModel();
+        using var folder = new TemporaryFolder();
+        using var generator = model.Generator();
+        var video = await generator.Request("a goat").GenerateAsync();
+        using var cancel = new CancellationTokenSource();
+        var stop = new Listener(p => cancel.Cancel());
+        await Should.ThrowAsync<OperationCanceledException>(video.SaveMp4Async(folder["a.mp4"], stop, cancel.Token));
+        await Should.ThrowAsync<OperationCanceledException>(video.SaveContactSheetAsync(folder["a.png"], 2, stop, cancel.Token));
+        await Should.ThrowAsync<OperationCanceledException>(video.SavePngSequenceAsync(folder["frames"], stop, cancel.Token));
+        folder.Entries.ShouldBeEmpty();
+    }
+
+    [Fact]
+    public async Task A_container_gives_parts_their_services()
+    {
+        using var model = new TinyModel();
+        var before = LiveTensors();
+        await using (var services = new ServiceCollection().AddSingleton(new Greeting("hello"))
+            .AddOpenSora(o => (o.Model, o.Backend) = (model.Path, "cpu")).UseVae<TinyVae>().UseTextEncoder<GreetingEncoder>().Services.BuildServiceProvider())
+        {
+            var video = await services.GetRequiredService<VideoGenerator>().Request("a goat").GenerateAsync();
+            video.Frames.Count.ShouldBe(4);
+            GreetingEncoder.Heard.ShouldBe($"hello from {model.Path} on cpu");
+        }
+        LiveTensors().ShouldBe(before); // the container disposed of the generator
+    }
+
+    private static long LiveTensors()
+    {
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        return Tensor.TotalCount;
+    }
+
+    private sealed record Greeting(string Text);
+
+    private sealed class GreetingEncoder : ITextEncoder
+    {
+        private readonly HashTextEncoder inner = new();
+
+        public GreetingEncoder(Greeting greeting, PartContext context) => Heard = $"{greeting.Text} from {context.ModelPath} on {context.Device}";
+
+        public static string? Heard { get; private set; }
+
+        public int Width => inner.Width;
+
+        public int MaxTokens => inner.MaxTokens;
+
+        public TextStates Encode(IReadOnlyList<string> prompts) => inner.Encode(prompts);
+
+        public void Dispose() => inner.Dispose();
+    }
+
+    private sealed class WideVae : IVideoAutoencoder
+    {
+        public int LatentChannels => 9;
+
+        public int SpatialFactor => 4;
+
+        public int TemporalFactor => 1;
+
+        public Tensor Encode(Tensor video, Generator? generator = null) => throw new NotSupportedException("Not called.");
+
+        public Tensor Decode(Tensor latents) => throw new NotSupportedException("Not called.");
+
+        public void Dispose()
+        {
+        }
+    }
+
+    private sealed class WideEncoder : ITextEncoder
+    {
+        public int Width => 99;
+
+        public int MaxTokens => 6;
+
+        public TextStates Encode(IReadOnlyList<string> prompts) => throw new NotSupportedException("Not called.");
+
+        public void Dispose()
+        {
+        }
+    }
+}

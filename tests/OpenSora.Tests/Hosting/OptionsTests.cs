@@ -1,0 +1,111 @@
+using Microsoft.Extensions.Configuration;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Options;
+using OpenSora.Generation;
+using OpenSora.Hosting;
+using OpenSora.Media;
+using OpenSora.Weights;
+
+namespace OpenSora.Tests.Hosting;
+
+public class OptionsTests
+{
+    private static IConfiguration Configuration(params (string Key, string Value)[] values) => new ConfigurationBuilder()
+        .AddInMemoryCollection(values.Select(v => KeyValuePair.Create(v.Key, (string?)v.Value))).Build();
+
+    private static OpenSoraOptions Options(IServiceProvider services) => services.GetRequiredService<IOptions<OpenSoraOptions>>().Value;
+
+    [Fact]
+    public void Nothing_set_is_valid_and_leaves_everything_to_the_model()
+    {
+        using var services = new ServiceCollection().AddOpenSora().Services.BuildServiceProvider();
+        var options = Options(services);
+        foreach (var property in typeof(OpenSoraOptions).GetProperties().Where(p => p.PropertyType != typeof(bool)))
+            property.GetValue(options).ShouldBeNull(property.Name);
+        services.GetRequiredService<VideoGenerator>().ShouldBeSameAs(services.GetRequiredService<VideoGenerator>());
+        services.GetRequiredService<IVideoReader>().ShouldBeOfType<VideoReader>();
+    }
+
+    [Fact]
+    public void Configuration_is_read_and_code_has_the_last_word()
+    {
+        using var services = new ServiceCollection()
+            .AddSingleton(Configuration(("OpenSora:Steps", "12"), ("OpenSora:Guidance", "4.5"), ("OpenSora:Backend", "cpu"),
+                ("OpenSora:Sampler", "DpmSolver"), ("OpenSora:Precision", "BFloat16"), ("Other:Key", "x")))
+            .AddOpenSora(o => o.Guidance = 6).Services.BuildServiceProvider();
+        var options = Options(services);
+        (options.Steps, options.Guidance, options.Backend).ShouldBe((12, 6.0, "cpu"));
+        (options.Sampler, options.Precision).ShouldBe((SamplerKind.DpmSolver, TorchSharp.torch.ScalarType.BFloat16));
+    }
+
+    [Fact]
+    public void A_section_of_another_name_can_be_given()
+    {
+        var configuration = Configuration(("Video:Frames", "8"));
+        using var services = new ServiceCollection().AddOpenSora(configuration.GetSection("Video")).Services.BuildServiceProvider();
+        Options(services).Frames.ShouldBe(8);
+    }
+
+    [Fact]
+    public void A_misspelt_key_is_an_error()
+    {
+        using var services = new ServiceCollection().AddSingleton(Configuration(("OpenSora:Stepz", "12"))).AddOpenSora().Services.BuildServiceProvider();
+        Should.Throw<InvalidOperationException>(() => Options(services)).Message.ShouldContain("Stepz");
+    }
+
+    public static TheoryData<Action<OpenSoraOptions>, string> Mistakes => new()
+    {
+        { o => o.Steps = 0, "OpenSora:Steps is 0; it must be from 1 to 1000" },
+        { o => o.Steps = 1001, "OpenSora:Steps is 1001" },
+        { o => o.Guidance = double.NaN, "OpenSora:Guidance is NaN" },
+        { o => o.Guidance = -1, "OpenSora:Guidance is -1" },
+        { o => o.Frames = 0, "OpenSora:Frames is 0" },
+        { o => o.FramesPerSecond = 0, "OpenSora:FramesPerSecond is 0" },
+        { o => o.Width = 64, "OpenSora:Width and OpenSora:Height go together" },
+        { o => o.Sampler = (SamplerKind)9, "OpenSora:Sampler is '9'; it must be one of Iddpm, Ddim, DpmSolver" },
+        { o => o.Precision = TorchSharp.torch.ScalarType.Int8, "OpenSora:Precision is Int8" },
+        { o => o.Backend = "metal", "OpenSora:Backend: There is no backend 'metal'" },
+        { o => o.Model = " ", "OpenSora:Model is empty" },
+        { o => o.FFmpegFolder = "/not/there", "OpenSora:FFmpegFolder is '/not/there'" },
+    };
+
+    [Theory]
+    [MemberData(nameof(Mistakes))]
+    public void Mistakes_are_told_at_start_up(Action<OpenSoraOptions> mistake, string message)
+    {
+        using var services = new ServiceCollection().AddOpenSora(mistake).Services.BuildServiceProvider();
+        var validate = Should.Throw<OptionsValidationException>(services.GetRequiredService<IStartupValidator>().Validate);
+        validate.Failures.Count().ShouldBe(1);
+        validate.Message.ShouldContain(message);
+
+        if (!message.Contains("Backend", StringComparison.Ordinal)) // without a container that is another exception
+            Should.Throw<OptionsValidationException>(() => VideoGenerator.Create().Configure(mistake).Build()).Message.ShouldContain(message);
+    }
+
+    [Fact]
+    public void All_mistakes_are_told_at_once()
+    {
+        var e = Should.Throw<OptionsValidationException>(() => VideoGenerator.Create().Configure(o => (o.Steps, o.Frames) = (0, 0)).Build());
+        e.Message.ShouldContain("Steps is 0");
+        e.Message.ShouldContain("Frames is 0");
+    }
+
+    [Fact]
+    public void A_backend_that_cannot_be_used_is_told_when_the_generator_is_built()
+    {
+        Should.Throw<BackendUnavailableException>(() => VideoGenerator.Create().UseBackend("metal").Build()).Message.ShouldContain("'metal'");
+        Should.Throw<BackendUnavailableException>(() => VideoGenerator.Create().UseBackend(new FakeBackend("gone", 1, "it was sold.")).Build()).Message.ShouldContain("it was sold");
+    }
+
+    [Fact]
+    public void Added_twice_it_is_one_generator()
+    {
+        var collection = new ServiceCollection();
+        var first = collection.AddOpenSora(o => o.Steps = 3);
+        var second = collection.AddOpenSora(o => o.Frames = 5);
+        second.Services.ShouldBeSameAs(first.Services);
+        using var services = collection.BuildServiceProvider();
+        services.GetServices<VideoGenerator>().Count().ShouldBe(1);
+        (Options(services).Steps, Options(services).Frames).ShouldBe((3, 5));
+    }
+}
