@@ -59,6 +59,7 @@ public sealed partial class VideoGenerator : IDisposable
     /// <param name="progress">Told of every stage and step, from the thread that computes.</param>
     /// <param name="cancellationToken">Looked at between all stages and steps.</param>
     /// <exception cref="ArgumentException">The request asks for what the model cannot do; the message names everything that is wrong.</exception>
+    /// <exception cref="InvalidOperationException">Numbers overflowed.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled. The generator can be used further.</exception>
     /// <exception cref="ObjectDisposedException">The generator was disposed of.</exception>
     public Task<GeneratedVideo> GenerateAsync(VideoRequest request, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default)
@@ -94,6 +95,9 @@ public sealed partial class VideoGenerator : IDisposable
         var noise = randn(plan.LatentShape, device: model.Device, generator: generator);
         var sampling = new SamplingProgress(progress);
         var latents = sampler.Sample(denoiser, noise, generator, sampling, cancellationToken);
+        if (!latents.isfinite().all().item<bool>())
+            throw new InvalidOperationException($"The latents of \"{plan.Prompt}\" are not finite: numbers overflowed. Lower the guidance ({plan.Guidance}), or compute in "
+                + "float32 where Precision is float16; if neither helps, the weights are damaged.");
 
         var video = Decode(model, latents, progress, cancellationToken);
         var frames = VideoFrames.FromTensor(video, plan.FramesPerSecond);

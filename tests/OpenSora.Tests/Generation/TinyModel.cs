@@ -7,34 +7,30 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Generation;
 
-/// <summary>A model folder with a small random STDiT. Autoencoder and text encoder are made here: <see cref="Generator"/> puts them in.</summary>
+/// <summary>A model folder with small random networks. <see cref="Generator"/> replaces autoencoder and text encoder by simpler ones.</summary>
 internal sealed class TinyModel : IDisposable
 {
     public const string Name = "tiny";
     private readonly TemporaryFolder folder = new();
 
-    public TinyModel(Func<ModelDescription, ModelDescription>? change = null)
+    public TinyModel(Func<ModelDescription, ModelDescription>? change = null, double spread = 0.1)
     {
         var config = new StditConfig
         {
             InputSize = [4, 8, 8], InChannels = 4, HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens,
         };
-        using (var model = new Stdit(config))
-        using (var seed = new Generator(7))
-        using (no_grad())
-        {
-            foreach (var parameter in model.parameters())
-                parameter.normal_(0, 0.3, seed);
-            model.SaveWeights(this["stdit.safetensors"]);
-        }
-        foreach (var unused in new[] { "vae.safetensors", "t5.safetensors", "spiece.model" })
-            File.WriteAllText(this[unused], "");
+        var vae = new AutoencoderKLConfig { BlockOutChannels = [8, 8, 8], LayersPerBlock = 1, NormNumGroups = 4 };
+        var t5 = new T5Config { DModel = HashTextEncoder.States, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 };
+        SaveRandom(new Stdit(config), "stdit.safetensors", spread);
+        SaveRandom(new AutoencoderKL(vae), "vae.safetensors");
+        SaveRandom(new T5Encoder(t5), "t5.safetensors");
+        File.Copy(TestFiles.Data("sentencepiece", "t5.model"), this["spiece.model"]);
         var description = new ModelDescription
         {
             Name = Name,
             Denoiser = new ModelPart { Architecture = "stdit", Config = ModelFolder.WriteConfig(config), Weights = "stdit.safetensors" },
-            Vae = new ModelPart { Architecture = "autoencoder_kl", Config = ModelFolder.WriteConfig(new AutoencoderKLConfig()), Weights = "vae.safetensors" },
-            TextEncoder = new TextEncoderPart { Architecture = "t5", Config = ModelFolder.WriteConfig(new T5Config()), Weights = "t5.safetensors", Tokenizer = "spiece.model" },
+            Vae = new ModelPart { Architecture = "autoencoder_kl", Config = ModelFolder.WriteConfig(vae), Weights = "vae.safetensors" },
+            TextEncoder = new TextEncoderPart { Architecture = "t5", Config = ModelFolder.WriteConfig(t5), Weights = "t5.safetensors", Tokenizer = "spiece.model", MaxTokens = HashTextEncoder.Tokens },
             Sampling = new SamplingDefaults { Steps = 4, GuidanceScale = 3 },
             Video = new VideoDefaults
             {
@@ -46,11 +42,23 @@ internal sealed class TinyModel : IDisposable
         ModelFolder.Save(Path, change?.Invoke(description) ?? description);
     }
 
+    private void SaveRandom(nn.Module module, string file, double spread = 0.3)
+    {
+        using var seed = new Generator(7);
+        using var noGradients = no_grad();
+        foreach (var parameter in module.parameters())
+            parameter.normal_(0, spread, seed);
+        module.SaveWeights(this[file]);
+        module.Dispose();
+    }
+
     public string Path => folder.Path;
 
     public string this[string file] => folder[file];
 
     public VideoGeneratorBuilder Builder() => VideoGenerator.Create().UseModel(Path).UseBackend("cpu").UseVae<TinyVae>().UseTextEncoder<HashTextEncoder>();
+
+    public VideoGenerator Whole() => VideoGenerator.Create().UseModel(Path).UseBackend("cpu").Build();
 
     public VideoGenerator Generator() => Builder().Build();
 

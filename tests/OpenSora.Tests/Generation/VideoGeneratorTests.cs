@@ -30,6 +30,26 @@ public class VideoGeneratorTests
     }
 
     [Fact]
+    public async Task A_models_own_parts_are_read_from_its_folder()
+    {
+        using var model = new TinyModel();
+        var before = LiveTensors();
+        using (var generator = model.Whole())
+        {
+            var video = await generator.Request("a goat").Seed(1).GenerateAsync();
+            (video.Frames.Count, video.Frames.Width, video.Frames.Height).ShouldBe((4, 32, 32));
+            Bytes(await generator.Request("a boat").Seed(1).GenerateAsync()).ShouldNotBe(Bytes(video));
+            Bytes(await generator.Request("<b>A goat</b>").Seed(1).GenerateAsync()).ShouldBe(Bytes(video)); // captions are cleaned
+            await generator.Request(string.Concat(Enumerable.Repeat("ziege 山羊 🐐 ", 1000))).Seed(1).GenerateAsync();
+            await generator.Request("").GenerateAsync();
+
+            var concurrent = await Task.WhenAll(Enumerable.Range(0, 4).Select(_ => generator.Request("a goat").Seed(1).GenerateAsync()));
+            concurrent.Select(Bytes).ShouldAllBe(bytes => bytes == Bytes(video));
+        }
+        LiveTensors().ShouldBe(before);
+    }
+
+    [Fact]
     public async Task Everything_in_a_request_counts()
     {
         using var model = new TinyModel();
@@ -262,6 +282,16 @@ public class VideoGeneratorTests
         using var future = new TinyModel(d => d with { Denoiser = d.Denoiser with { Architecture = "stdit9" } });
         using var old = future.Generator();
         (await Should.ThrowAsync<InvalidModelException>(old.LoadAsync())).Message.ShouldContain("'stdit9'");
+    }
+
+    [Fact]
+    public async Task Numbers_that_overflow_are_told_instead_of_shown()
+    {
+        using var model = new TinyModel(spread: 1000);
+        var before = LiveTensors();
+        using (var generator = model.Generator())
+            (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").Seed(1).GenerateAsync())).Message.ShouldContain("not finite");
+        LiveTensors().ShouldBe(before);
     }
 
     [Fact]
