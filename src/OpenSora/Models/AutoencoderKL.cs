@@ -99,7 +99,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     {
         CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
         using var scope = NewDisposeScope();
-        var moments = quant_conv.call(encoder.call(images)).In(ScalarType.Float32).chunk(2, 1);
+        var moments = quant_conv.call(encoder.call(ChannelsLast(images))).In(ScalarType.Float32).chunk(2, 1);
         return new GaussianPosterior(moments[0].MoveToOuterDisposeScope(), moments[1].clamp(-30, 20).MoveToOuterDisposeScope());
     }
 
@@ -111,7 +111,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     {
         CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
         using var scope = NewDisposeScope();
-        return decoder.call(post_quant_conv.call(latents)).In(ScalarType.Float32).MoveToOuterDisposeScope();
+        return decoder.call(post_quant_conv.call(ChannelsLast(latents))).In(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -148,6 +148,9 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
         }
         return cat(parts).unflatten(0, b, t).transpose(1, 2).contiguous().MoveToOuterDisposeScope();
     }
+
+    // The same numbers with the channels innermost in memory: faster convolutions, on CPUs above all, and every layer keeps the order.
+    private static Tensor ChannelsLast(Tensor images) => images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2);
 
     private static void CheckShape(Tensor tensor, int dimensions, int channels, int factor, string parameter)
     {
@@ -360,7 +363,7 @@ internal sealed class VaeResidual : nn.Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         var h = conv1.call(nn.functional.silu(norm1.call(x)));
         h = conv2.call(nn.functional.silu(norm2.call(h)));
-        return ((conv_shortcut?.call(x) ?? x).In(ScalarType.Float32) + h).MoveToOuterDisposeScope();
+        return ((conv_shortcut?.call(x) ?? x).In(h.dtype) + h).MoveToOuterDisposeScope();
     }
 }
 

@@ -57,6 +57,18 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
     /// <summary>Channels of the output: twice those of the latents where the variance is learned.</summary>
     public int OutChannels => Config.PredSigma ? 2 * Config.InChannels : Config.InChannels;
 
+    /// <summary>Whether the temporal attention runs. Off, the model is its image model: what training on images saves time with, as long as the temporal
+    /// attention's output is zero anyway.</summary>
+    public bool TemporalAttention
+    {
+        get => blocks[0].TemporalAttention;
+        set
+        {
+            foreach (var block in blocks)
+                block.TemporalAttention = value;
+        }
+    }
+
     /// <summary>Where training draws which captions to drop; null: PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
 
@@ -131,7 +143,8 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
         var (t, h, w) = (x.shape[2] / Config.PatchSize[0], x.shape[3] / Config.PatchSize[1], x.shape[4] / Config.PatchSize[2]);
         var (places, frames) = PositionsFor(t, h, w, x.device);
 
-        var tokens = x_embedder.call(x).view(b, t, h * w, c) + places.unsqueeze(1);             // [B, T, S, C]
+        var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
+        tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
         var time = t_embedder.call(timestep);                                                   // [B, C]
         var modulation = t_block.call(time).view(b, 6, c);                                      // [B, 6, C]
         var (text, textBias) = Text(y_embedder.call(y, drop).squeeze(1), mask);                 // [B, M, C]
@@ -142,7 +155,7 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
             tokens.Dispose();
             tokens = next;
         }
-        return Unpatchify(final_layer.call(tokens.view(b, -1, c), time), t, h, w).MoveToOuterDisposeScope();
+        return Unpatchify(final_layer.call(tokens.view(b, -1, c).In(ScalarType.Float32), time), t, h, w).MoveToOuterDisposeScope();
     }
 
     /// <summary>The learned null caption, what guidance takes for an unconditional prompt.</summary>
@@ -233,6 +246,9 @@ internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor, Tensor?, Te
         RegisterComponents();
     }
 
+    /// <summary>Whether the temporal attention runs.</summary>
+    public bool TemporalAttention { get; set; } = true;
+
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
     /// <param name="modulation">What all blocks share of the time: <c>[B, 6, C]</c>.</param>
@@ -243,15 +259,18 @@ internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor, Tensor?, Te
     {
         using var scope = NewDisposeScope();
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
-        var m = (scale_shift_table.unsqueeze(0) + modulation).unsqueeze(2).unbind(1);           // 6 of [B, 1, C]
+        var m = (scale_shift_table.unsqueeze(0) + modulation).unsqueeze(2).In(x.dtype).unbind(1); // 6 of [B, 1, C]
         var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2].unsqueeze(1));
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
 
         var within = AdaLn.NormModulate(x.view(b, t * s, c), shiftAttention, scaleAttention).view(b, t, s, c);
         x = AdaLn.AddGated(x, gateAttention, attn.Along(SelfAttention.Space, within));
 
-        var along = frames is null ? x : x + frames.unsqueeze(2);
-        x = AdaLn.AddGated(x, gateAttention, attn_temp.Along(SelfAttention.Time, along));
+        if (TemporalAttention)
+        {
+            var along = frames is null ? x : x + frames.unsqueeze(2).In(x.dtype);
+            x = AdaLn.AddGated(x, gateAttention, attn_temp.Along(SelfAttention.Time, along));
+        }
 
         x = x.view(b, t * s, c);
         x = x + cross_attn.call(x, text, textBias);

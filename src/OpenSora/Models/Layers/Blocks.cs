@@ -139,7 +139,7 @@ internal sealed class GroupNormalization : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
-        var type = ScalarType.Float32;
-        return nn.functional.group_norm(x.In(type), _groups, weight.In(type), bias.In(type), 1e-6).MoveToOuterDisposeScope();
+        var type = x.dtype;
+        return nn.functional.group_norm(x, _groups, weight.In(type), bias.In(type), 1e-6).MoveToOuterDisposeScope();
     }
 }
