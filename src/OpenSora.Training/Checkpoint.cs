@@ -1,0 +1,132 @@
+using System.Text.Json;
+using OpenSora.Weights;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training;
+
+/// <summary>Where a run was when its checkpoint was written.</summary>
+/// <remarks>No generator states are among it: all that is random in a step is drawn from the stage's seed and the step's number.</remarks>
+internal sealed record CheckpointState
+{
+    public int Version { get; init; } = 1;
+
+    /// <summary>Index of the stage.</summary>
+    public int Stage { get; init; }
+
+    public string StageName { get; init; } = "";
+
+    /// <summary>Optimizer steps done in the stage; batches done are this times the accumulation.</summary>
+    public long Step { get; init; }
+
+    /// <summary>Time spent in the stage.</summary>
+    public double Seconds { get; init; }
+
+    /// <summary>Whether the stage is over, by steps or by time.</summary>
+    public bool Finished { get; init; }
+
+    public string Settings { get; init; } = "";
+
+    public string Data { get; init; } = "";
+}
+
+/// <summary>A checkpoint: one safetensors file with weights, moving averages and optimizer state; where the run was is in its header.</summary>
+/// <remarks>Names: <c>weights.PART.NAME</c>, <c>ema.PART.NAME</c>, <c>adam.mean.PART.NAME</c>, <c>adam.square.PART.NAME</c>.</remarks>
+internal static class Checkpoint
+{
+    private const string StateKey = "opensora.training", StepKey = "opensora.adam.step", Pattern = "checkpoint-*.safetensors";
+    private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web);
+
+    public static void Write(CheckpointOptions options, CheckpointState state, IReadOnlyDictionary<string, nn.Module> modules,
+        IReadOnlyDictionary<string, Tensor> ema, IReadOnlyList<(string Name, Parameter Parameter)> trained, OptimizerHelper optimizer)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var tensors = new Dictionary<string, Tensor>(StringComparer.Ordinal);
+        foreach (var (part, module) in modules)
+        {
+            foreach (var (name, tensor) in module.state_dict())
+                tensors[$"weights.{part}.{name}"] = tensor;
+        }
+        foreach (var (name, tensor) in ema)
+            tensors[$"ema.{name}"] = tensor;
+        var states = optimizer.state_dict().State;
+        for (var i = 0; i < trained.Count; i++)
+        {
+            var adam = (AdamW.State)states[i];
+            tensors[$"adam.mean.{trained[i].Name}"] = adam.exp_avg!;
+            tensors[$"adam.square.{trained[i].Name}"] = adam.exp_avg_sq!;
+        }
+
+        var path = Path.Combine(options.Folder, FormattableString.Invariant($"checkpoint-{state.Stage + 1:D2}-{state.Step:D8}.safetensors"));
+        SafetensorsWriter.Write(path, tensors, new Dictionary<string, string>(StringComparer.Ordinal)
+        {
+            [StateKey] = JsonSerializer.Serialize(state, Json),
+            [StepKey] = FormattableString.Invariant($"{(states.Count > 0 ? ((AdamW.State)states[0]).step : 0)}"),
+        });
+        foreach (var old in All(options.Folder).SkipLast(Math.Max(1, options.KeepLast)))
+            File.Delete(old);
+    }
+
+    /// <summary>The newest checkpoint of a folder, or the file itself; null if there is none.</summary>
+    public static string? Newest(string path) => File.Exists(path) ? path : All(path).LastOrDefault();
+
+    private static IEnumerable<string> All(string folder) =>
+        Directory.Exists(folder) ? Directory.EnumerateFiles(folder, Pattern).Order(StringComparer.Ordinal) : [];
+
+    public static CheckpointState State(SafetensorsFile file) => file.Metadata.TryGetValue(StateKey, out var json)
+        ? JsonSerializer.Deserialize<CheckpointState>(json, Json)!
+        : throw new InvalidWeightsException(file.Path, "it is no training checkpoint. Weights alone are taken by InitialiseFrom, not by Resume.");
+
+    /// <summary>Fills the modules; with averages, the parameters that have one are filled from it.</summary>
+    public static IReadOnlyDictionary<string, LoadReport> ReadWeights(SafetensorsFile file, IReadOnlyDictionary<string, nn.Module> modules, bool averages, LoadOptions? options)
+    {
+        var reports = new Dictionary<string, LoadReport>(StringComparer.Ordinal);
+        var isCheckpoint = file.Metadata.ContainsKey(StateKey);
+        if (!isCheckpoint && modules.Count > 1)
+            throw new InvalidWeightsException(file.Path, $"it is no training checkpoint, but several modules are trained: {string.Join(", ", modules.Keys)}. Load their weights into the modules before training.");
+        foreach (var (part, module) in modules)
+        {
+            var weights = $"weights.{part}.";
+            var ema = $"ema.{part}.";
+            string? Own(string name) => !isCheckpoint ? name
+                : averages && name.StartsWith(ema, StringComparison.Ordinal) ? name[ema.Length..]
+                : name.StartsWith(weights, StringComparison.Ordinal) && !(averages && file.Tensors.ContainsKey(ema + name[weights.Length..])) ? name[weights.Length..]
+                : null;
+            reports[part] = module.LoadWeights(file, new LoadOptions
+            {
+                Strict = options?.Strict ?? true,
+                AllowReshape = options?.AllowReshape ?? false,
+                KeepInitial = options?.KeepInitial,
+                KeyMap = name => Own(name) is { } own ? options?.KeyMap is { } map ? map(own) : own : null,
+            });
+        }
+        return reports;
+    }
+
+    /// <summary>Fills the moving averages and the optimizer's state.</summary>
+    public static void ReadProgress(SafetensorsFile file, IReadOnlyDictionary<string, Tensor> ema, IReadOnlyList<(string Name, Parameter Parameter)> trained, OptimizerHelper optimizer)
+    {
+        using var noGradients = no_grad();
+        foreach (var (name, tensor) in ema)
+            Fill(tensor, $"ema.{name}");
+        var states = optimizer.state_dict().State;
+        var step = long.Parse(file.Metadata[StepKey], System.Globalization.CultureInfo.InvariantCulture);
+        for (var i = 0; i < trained.Count; i++)
+        {
+            var adam = (AdamW.State)states[i];
+            adam.step = step;
+            Fill(adam.exp_avg!, $"adam.mean.{trained[i].Name}");
+            Fill(adam.exp_avg_sq!, $"adam.square.{trained[i].Name}");
+        }
+
+        void Fill(Tensor target, string name)
+        {
+            using var scope = NewDisposeScope();
+            if (!file.Tensors.ContainsKey(name))
+                throw new InvalidWeightsException(file.Path, $"it lacks '{name}'. The stage trains other parameters than the run that wrote it; start it anew with InitialiseFrom.");
+            target.copy_(file.Read(name));
+        }
+    }
+}

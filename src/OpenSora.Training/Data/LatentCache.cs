@@ -1,0 +1,226 @@
+using System.Globalization;
+using System.Security.Cryptography;
+using System.Text;
+using System.Text.Json;
+using OpenSora.Models;
+using OpenSora.Text;
+using OpenSora.Weights;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training;
+
+/// <summary>Clips as latents, encoded once and kept in a safetensors file that is mapped into memory.</summary>
+public sealed class LatentCache : IDisposable
+{
+    private const string KeyName = "opensora.latents.key", CaptionsName = "opensora.latents.captions", LatentsName = "latents";
+    private readonly Tensor latents;
+
+    private LatentCache(SafetensorsFile file)
+    {
+        Path = file.Path;
+        Key = file.Metadata[KeyName];
+        Captions = JsonSerializer.Deserialize<string[][]>(file.Metadata[CaptionsName])!;
+        latents = file.Read(LatentsName);
+        latents.DetachFromDisposeScope();
+        if (latents.dim() != 5 || latents.shape[0] != Captions.Count)
+            throw new InvalidWeightsException(file.Path, $"it holds latents of shape [{string.Join(", ", latents.shape)}] and captions for {Captions.Count} clips. Make it anew.");
+    }
+
+    /// <summary>The file.</summary>
+    public string Path { get; }
+
+    /// <summary>Made of the clips' contents and of the autoencoder's weights.</summary>
+    public string Key { get; }
+
+    /// <summary>Every clip's captions.</summary>
+    public IReadOnlyList<IReadOnlyList<string>> Captions { get; }
+
+    /// <summary>All latents, scaled, <c>[clips, channels, frames, height, width]</c>, in 16 bits. They belong to this object.</summary>
+    public Tensor Latents => latents;
+
+    /// <summary>The key under which latents of these clips by these weights are kept.</summary>
+    /// <param name="source">The clips.</param>
+    /// <param name="vae">The autoencoder's weights.</param>
+    public static string KeyOf(IClipSource source, nn.Module vae)
+    {
+        ArgumentNullException.ThrowIfNull(source);
+        ArgumentNullException.ThrowIfNull(vae);
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        hash.AppendData(Encoding.UTF8.GetBytes(source.Fingerprint));
+        foreach (var (name, tensor) in vae.state_dict().OrderBy(pair => pair.Key, StringComparer.Ordinal))
+        {
+            using var scope = NewDisposeScope();
+            hash.AppendData(Encoding.UTF8.GetBytes(name));
+            hash.AppendData(tensor.detach().cpu().contiguous().bytes);
+        }
+        return Convert.ToHexStringLower(hash.GetHashAndReset())[..32];
+    }
+
+    /// <summary>Bytes that a cache will take.</summary>
+    /// <param name="clips">Number of clips.</param>
+    /// <param name="frames">Frames of one.</param>
+    /// <param name="height">Pixels.</param>
+    /// <param name="width">Pixels.</param>
+    /// <param name="vae">The autoencoder.</param>
+    public static long SizeOf(long clips, int frames, int height, int width, IVideoAutoencoder vae)
+    {
+        ArgumentNullException.ThrowIfNull(vae);
+        return 2 * clips * vae.LatentChannels * ((frames + vae.TemporalFactor - 1) / vae.TemporalFactor) * (height / vae.SpatialFactor) * (width / vae.SpatialFactor);
+    }
+
+    /// <summary>Opens the cache of these clips, or makes it where it is missing or belongs to other clips or weights.</summary>
+    /// <param name="path">The file.</param>
+    /// <param name="key">What <see cref="KeyOf"/> says.</param>
+    /// <param name="source">The clips, all of one size.</param>
+    /// <param name="vae">The autoencoder.</param>
+    /// <param name="seed">Seed of what the source varies.</param>
+    /// <param name="progress">Told the number of encoded clips.</param>
+    /// <param name="cancellationToken">Stops encoding; no file is left.</param>
+    public static LatentCache OpenOrCreate(string path, string key, IClipSource source, IVideoAutoencoder vae, int seed = 0,
+        IProgress<int>? progress = null, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(source);
+        ArgumentNullException.ThrowIfNull(vae);
+        if (File.Exists(path))
+        {
+            using var file = SafetensorsFile.Open(path);
+            if (file.Metadata.TryGetValue(KeyName, out var found) && string.Equals(found, key, StringComparison.Ordinal))
+                return new LatentCache(file);
+        }
+
+        using (var scope = NewDisposeScope())
+        using (no_grad())
+        {
+            Tensor? all = null;
+            var captions = new IReadOnlyList<string>[source.Count];
+            for (var i = 0; i < source.Count;)
+            {
+                cancellationToken.ThrowIfCancellationRequested();
+                using var inner = NewDisposeScope();
+                List<Tensor> videos = []; // small clips together: many frames at once are faster
+                for (var frames = 0L; i + videos.Count < source.Count && frames < 32;)
+                {
+                    var clip = source.Load(i + videos.Count, Randomness.Of(seed, i + videos.Count));
+                    captions[i + videos.Count] = clip.Captions;
+                    if (videos.Count > 0 && !clip.Video.shape.AsSpan().SequenceEqual(videos[0].shape))
+                        throw new InvalidDataException($"Clip {i + videos.Count} has shape [{string.Join(", ", clip.Video.shape)}], the one before it [{string.Join(", ", videos[0].shape)}]: a cache holds clips of one size.");
+                    videos.Add(clip.Video);
+                    frames += clip.Video.shape[1];
+                }
+                var encoded = vae.Encode(stack(videos));
+                all ??= empty([source.Count, .. encoded.shape.AsSpan(1)], ScalarType.BFloat16).MoveToOuterDisposeScope();
+                if (!encoded.shape.AsSpan(1).SequenceEqual(all.shape.AsSpan(1)))
+                    throw new InvalidDataException($"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], the ones before it [{string.Join(", ", all.shape)}]: a cache holds clips of one size.");
+                all.narrow(0, i, videos.Count).copy_(encoded);
+                i += videos.Count;
+                progress?.Report(i);
+            }
+            SafetensorsWriter.Write(path, [KeyValuePair.Create(LatentsName, all ?? throw new InvalidDataException("There are no clips to encode."))],
+                new Dictionary<string, string>(StringComparer.Ordinal) { [KeyName] = key, [CaptionsName] = JsonSerializer.Serialize(captions) });
+        }
+        using var written = SafetensorsFile.Open(path);
+        return new LatentCache(written);
+    }
+
+    /// <summary>Closes the cache; tensors made from it stay valid.</summary>
+    public void Dispose() => latents.Dispose();
+}
+
+/// <summary>Batches of cached latents with captions.</summary>
+public sealed class LatentData : ITrainingData, IDisposable
+{
+    private readonly LatentCache cache;
+    private readonly SampleOrder order;
+    private readonly Func<string, (int[]? Tokens, Tensor? States)> textOf;
+    private readonly int maxTokens, padId;
+    private readonly Dictionary<string, Tensor> states = new(StringComparer.Ordinal);
+
+    /// <summary>Captions as token ids, for a text encoder that is trained too or is as small as that.</summary>
+    /// <param name="cache">The latents; stay the caller's.</param>
+    /// <param name="tokenizer">The text encoder's tokenizer.</param>
+    /// <param name="maxTokens">Tokens that captions are padded or cut to.</param>
+    public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens) : this(cache)
+    {
+        ArgumentNullException.ThrowIfNull(tokenizer);
+        (this.maxTokens, padId) = (maxTokens, tokenizer.PadId);
+        textOf = caption => ([.. tokenizer.Encode(caption, maxTokens)], null);
+    }
+
+    /// <summary>Captions as text states, each encoded when it is first needed and then kept.</summary>
+    /// <param name="cache">The latents; stay the caller's.</param>
+    /// <param name="encoder">The text encoder; stays the caller's.</param>
+    public LatentData(LatentCache cache, ITextEncoder encoder) : this(cache)
+    {
+        ArgumentNullException.ThrowIfNull(encoder);
+        maxTokens = encoder.MaxTokens;
+        textOf = caption =>
+        {
+            if (!states.TryGetValue(caption, out var kept))
+            {
+                using var noGradients = no_grad();
+                using var encoded = encoder.Encode([caption]);
+                var tokens = encoded.Mask.sum().cpu().item<long>();
+                kept = encoded.States[0].narrow(0, 0, tokens).clone();
+                kept.DetachFromDisposeScope();
+                states[caption] = kept;
+            }
+            return (null, kept);
+        };
+    }
+
+    private LatentData(LatentCache cache)
+    {
+        ArgumentNullException.ThrowIfNull(cache);
+        this.cache = cache;
+        order = new SampleOrder(cache.Captions.Count);
+        textOf = _ => default;
+    }
+
+    /// <summary>Frames of a window that is taken at a random place; null: all frames.</summary>
+    public int? Frames { get; set; }
+
+    /// <inheritdoc/>
+    public long Count => cache.Captions.Count;
+
+    /// <inheritdoc/>
+    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, frames {Frames}, tokens {maxTokens}");
+
+    /// <inheritdoc/>
+    public TrainingBatch GetBatch(long number, int size, int seed)
+    {
+        using var scope = NewDisposeScope();
+        var random = Randomness.Of(seed, number);
+        var indices = order.Batch(number, size, seed);
+        var videos = new Tensor[size];
+        var texts = new (int[]? Tokens, Tensor? States)[size];
+        for (var i = 0; i < size; i++)
+        {
+            var all = cache.Latents.shape[2];
+            var frames = Math.Min(Frames ?? all, all);
+            videos[i] = cache.Latents[indices[i]].narrow(1, random.NextInt64(all - frames + 1), frames);
+            var captions = cache.Captions[indices[i]];
+            texts[i] = textOf(captions[random.Next(captions.Count)]);
+        }
+
+        var mask = zeros([size, maxTokens], ScalarType.Bool);
+        var text = texts[0].States is { } first
+            ? zeros([size, maxTokens, first.shape[1]], first.dtype)
+            : full([size, maxTokens], padId, dtype: ScalarType.Int64);
+        for (var i = 0; i < size; i++)
+        {
+            var row = texts[i].States ?? tensor(Array.ConvertAll(texts[i].Tokens!, id => (long)id));
+            text[i].narrow(0, 0, row.shape[0]).copy_(row);
+            mask[i].narrow(0, 0, row.shape[0]).fill_(true);
+        }
+        return new TrainingBatch(stack(videos).to_type(ScalarType.Float32).MoveToOuterDisposeScope(), text.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope());
+    }
+
+    /// <summary>Disposes of the text states that were kept.</summary>
+    public void Dispose()
+    {
+        foreach (var kept in states.Values)
+            kept.Dispose();
+        states.Clear();
+    }
+}

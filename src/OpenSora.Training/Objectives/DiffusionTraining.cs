@@ -1,0 +1,71 @@
+using OpenSora.Diffusion;
+using OpenSora.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training;
+
+/// <summary>Trains a diffusion transformer to predict noise, and the text encoder with it where batches hold token ids.</summary>
+/// <remarks>Loss: mean squared error plus the variational bound of the variances (Nichol and Dhariwal, 2021), over uniform time steps.</remarks>
+public sealed class DiffusionTraining : ITrainingObjective
+{
+    private readonly Stdit model;
+    private readonly T5Encoder? text;
+    private readonly Iddpm process;
+    private readonly ITimestepSampler timesteps;
+
+    /// <summary>An objective for a model.</summary>
+    /// <param name="model">The denoiser; stays the caller's.</param>
+    /// <param name="text">The text encoder for batches of token ids; null: batches hold text states.</param>
+    /// <param name="process">The noise process; null: 1000 steps, linear, as published.</param>
+    /// <param name="timesteps">How time steps are drawn; null: uniformly.</param>
+    public DiffusionTraining(Stdit model, T5Encoder? text = null, Iddpm? process = null, ITimestepSampler? timesteps = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        (this.model, this.text) = (model, text);
+        this.process = process ?? new Iddpm(IddpmSchedule.Linear());
+        this.timesteps = timesteps ?? new UniformTimesteps();
+        var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["model"] = model };
+        if (text is not null)
+            modules["text"] = text;
+        Modules = modules;
+    }
+
+    /// <inheritdoc/>
+    public IReadOnlyDictionary<string, nn.Module> Modules { get; }
+
+    /// <inheritdoc/>
+    public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
+    {
+        ArgumentNullException.ThrowIfNull(batch);
+        ArgumentNullException.ThrowIfNull(stage);
+        var latents = batch.Video.to_type(ScalarType.Float32);
+        var count = (int)latents.shape[0];
+        var noise = randn(latents.shape, generator: generator).to(latents.device);
+        using var times = timesteps.Sample(count, process.Schedule.Steps, generator);
+        var rate = stage.CaptionDropout ?? model.Config.ClassDropoutProb;
+        var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
+        return Loss(batch, latents, times.Timesteps, times.Weights, noise, drop);
+    }
+
+    /// <summary>The loss with all that is random given.</summary>
+    internal TrainingLoss Loss(TrainingBatch batch, Tensor latents, Tensor timesteps, Tensor weights, Tensor noise, Tensor? drop)
+    {
+        var states = batch.Text ?? throw new ArgumentException("A diffusion model is trained with captions: the batch has no text.", nameof(batch));
+        if (states.dtype == ScalarType.Int64)
+        {
+            if (text is null)
+                throw new ArgumentException("The batch holds token ids, but no text encoder was given. Give one, or put text states into the data.", nameof(batch));
+            states = text.forward(states, batch.Mask);
+        }
+
+        var losses = process.TrainingLosses((x, t) => model.forward(x, t, states, batch.Mask, drop), latents, timesteps, noise);
+        var total = (losses.Loss * weights.to(losses.Loss.device)).mean();
+        var parts = new Dictionary<string, double>(StringComparer.Ordinal);
+        if (losses.Mse is not null)
+            parts["mse"] = losses.Mse.detach().mean().cpu().item<float>();
+        if (losses.VariationalBound is not null)
+            parts["vb"] = losses.VariationalBound.detach().mean().cpu().item<float>();
+        return new TrainingLoss(total, parts);
+    }
+}

@@ -1,0 +1,22 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training;
+
+/// <summary>A loss and what it is made of.</summary>
+/// <param name="Total">What is minimised, a scalar with a gradient. It belongs to the current dispose scope.</param>
+/// <param name="Parts">Its parts, for progress.</param>
+public sealed record TrainingLoss(Tensor Total, IReadOnlyDictionary<string, double> Parts);
+
+/// <summary>What training minimises, and the modules whose parameters it may change to that end.</summary>
+public interface ITrainingObjective
+{
+    /// <summary>The modules under training, by the name with which their parameters begin in checkpoints.</summary>
+    IReadOnlyDictionary<string, nn.Module> Modules { get; }
+
+    /// <summary>Rates a batch.</summary>
+    /// <param name="batch">The batch; stays the caller's.</param>
+    /// <param name="stage">The stage's settings.</param>
+    /// <param name="generator">The only source of randomness to be used.</param>
+    TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator);
+}

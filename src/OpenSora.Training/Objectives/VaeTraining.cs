@@ -1,0 +1,87 @@
+using OpenSora.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training;
+
+/// <summary>How the parts of an autoencoder's loss are weighed.</summary>
+public class VaeTrainingOptions
+{
+    /// <summary>Weight of the mean absolute error of pixels.</summary>
+    public double Absolute { get; set; } = 1;
+
+    /// <summary>Weight of the mean squared error of pixels.</summary>
+    public double Squared { get; set; } = 1;
+
+    /// <summary>Weight of the absolute error of differences between neighbouring pixels, at full, half and quarter size: keeps edges sharp.</summary>
+    public double Edges { get; set; } = 1;
+
+    /// <summary>Weight of the divergence of the latents' distribution from a standard normal one, a mean over latent values. Small: it only keeps
+    /// the latents from growing (Rombach et al., 2022, appendix G: about 1e-6 of a sum).</summary>
+    public double Divergence { get; set; } = 1e-4;
+}
+
+/// <summary>Trains an image autoencoder to give back its pictures. Every frame of a batch is a picture.</summary>
+public sealed class VaeTraining : ITrainingObjective
+{
+    private readonly AutoencoderKL vae;
+    private readonly VaeTrainingOptions options;
+
+    /// <summary>An objective for an autoencoder.</summary>
+    /// <param name="vae">The autoencoder; stays the caller's.</param>
+    /// <param name="options">Weights of the loss.</param>
+    public VaeTraining(AutoencoderKL vae, VaeTrainingOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(vae);
+        this.vae = vae;
+        this.options = options ?? new VaeTrainingOptions();
+        Modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["vae"] = vae };
+    }
+
+    /// <inheritdoc/>
+    public IReadOnlyDictionary<string, nn.Module> Modules { get; }
+
+    /// <inheritdoc/>
+    public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
+    {
+        ArgumentNullException.ThrowIfNull(batch);
+        var video = batch.Video;
+        var (c, h, w) = (video.shape[1], video.shape[3], video.shape[4]);
+        var frames = video.transpose(1, 2).reshape(-1, c, h, w);
+
+        var posterior = vae.EncodeImages(frames);
+        var (mean, logVariance) = (posterior.Mean, posterior.LogVariance);
+        var noise = randn(mean.shape, generator: generator).to(mean.device);
+        var output = vae.DecodeImages(posterior.Sample(noise));
+
+        var difference = output - frames.to_type(ScalarType.Float32);
+        var absolute = difference.abs().mean();
+        var squared = difference.square().mean();
+        var edges = Edges(difference);
+        var divergence = (mean.square() + logVariance.exp() - 1 - logVariance).mean() / 2;
+        var total = absolute * options.Absolute + squared * options.Squared + edges * options.Edges + divergence * options.Divergence;
+        return new TrainingLoss(total, new Dictionary<string, double>(StringComparer.Ordinal)
+        {
+            ["l1"] = absolute.detach().cpu().item<float>(),
+            ["psnr"] = -10 * Math.Log10(squared.detach().cpu().item<float>() / 4), // pixels span 2
+            ["edges"] = edges.detach().cpu().item<float>(),
+            ["kl"] = divergence.detach().cpu().item<float>(),
+        });
+    }
+
+    // Linear in the images, so taken of their difference.
+    private static Tensor Edges(Tensor difference)
+    {
+        var total = Steps(difference);
+        for (var level = 0; level < 2; level++)
+        {
+            difference = nn.functional.avg_pool2d(difference, 2);
+            total = total + Steps(difference);
+        }
+        return total / 3;
+    }
+
+    private static Tensor Steps(Tensor x) =>
+        (x.narrow(2, 1, x.shape[2] - 1) - x.narrow(2, 0, x.shape[2] - 1)).abs().mean()
+        + (x.narrow(3, 1, x.shape[3] - 1) - x.narrow(3, 0, x.shape[3] - 1)).abs().mean();
+}

@@ -1,0 +1,264 @@
+using System.Diagnostics;
+using OpenSora.Models;
+using OpenSora.Weights;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training;
+
+/// <summary>Trains in stages, each of which starts from what the one before it learned: Open-Sora 1.0's method of going from images to low-resolution
+/// video to high quality, and any other sequence of stages.</summary>
+/// <remarks>
+/// Parameters stay float32 masters; <see cref="ComputeTypes.UseComputeType"/> lets a model multiply in bfloat16. A run is repeatable: all randomness
+/// of a step comes from the stage's seed and the step's number, so that a run that was killed and resumed gives the same weights as one that was not,
+/// bit for bit on one CPU.
+/// </remarks>
+public sealed class StagedTrainer : IDisposable
+{
+    private readonly ITrainingObjective objective;
+    private readonly List<TrainingStage> stages = [];
+    private CheckpointOptions? checkpoints;
+    private string? resumeFrom;
+    private bool resumeIfAny;
+    private MovingAverage? average;
+    private int running;
+
+    /// <summary>A trainer of a diffusion transformer with the published loss.</summary>
+    /// <param name="model">The model; stays the caller's.</param>
+    /// <param name="textEncoder">A text encoder to be trained with it, for data that hold token ids; null: data hold text states.</param>
+    public StagedTrainer(Stdit model, T5Encoder? textEncoder = null) : this(new DiffusionTraining(model, textEncoder))
+    {
+    }
+
+    /// <summary>A trainer of anything.</summary>
+    /// <param name="objective">What is trained, to what end.</param>
+    public StagedTrainer(ITrainingObjective objective)
+    {
+        ArgumentNullException.ThrowIfNull(objective);
+        this.objective = objective;
+    }
+
+    /// <summary>The stages, in their order.</summary>
+    public IReadOnlyList<TrainingStage> Stages => stages;
+
+    /// <summary>Adds a stage.</summary>
+    /// <param name="stage">Its settings; it is looked at when the run begins.</param>
+    public StagedTrainer AddStage(TrainingStage stage)
+    {
+        ArgumentNullException.ThrowIfNull(stage);
+        stages.Add(stage);
+        return this;
+    }
+
+    /// <summary>Writes checkpoints.</summary>
+    /// <param name="options">Where and how often.</param>
+    public StagedTrainer SaveTo(CheckpointOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        if (string.IsNullOrEmpty(options.Folder))
+            throw new ArgumentException("The options name no folder for checkpoints.", nameof(options));
+        checkpoints = options;
+        return this;
+    }
+
+    /// <summary>Goes on with an earlier run of the same stages, exactly where its checkpoint was written.</summary>
+    /// <param name="path">A checkpoint or a folder of them, of which the newest is taken.</param>
+    /// <param name="ifAny">Begins at the beginning where there is no checkpoint yet, instead of failing.</param>
+    public StagedTrainer Resume(string path, bool ifAny = false)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        (resumeFrom, resumeIfAny) = (path, ifAny);
+        return this;
+    }
+
+    /// <summary>Takes the weights, and nothing else, of another run or of a weights file, for a new run. Done at once.</summary>
+    /// <param name="path">A safetensors file of weights, a checkpoint, or a folder of checkpoints, of which the newest is taken.</param>
+    /// <param name="averages">Takes a checkpoint's moving averages rather than its last weights.</param>
+    /// <param name="options">How the names fit; null: strictly. <see cref="LoadOptions.KeepInitial"/> names what a model has and its predecessor had not.</param>
+    /// <exception cref="FileNotFoundException">There is no such file, or the folder holds no checkpoint.</exception>
+    /// <exception cref="InvalidWeightsException">It does not fit.</exception>
+    public StagedTrainer InitialiseFrom(string path, bool averages = true, LoadOptions? options = null)
+    {
+        using var file = SafetensorsFile.Open(Existing(path));
+        Checkpoint.ReadWeights(file, objective.Modules, averages, options);
+        return this;
+    }
+
+    /// <summary>Runs all stages that are not done.</summary>
+    /// <param name="progress">Told after every optimizer step.</param>
+    /// <param name="cancellationToken">Stops after the current step; a checkpoint is written before the exception is thrown.</param>
+    /// <exception cref="InvalidOperationException">A stage's settings are wrong, or do not fit the run that is resumed.</exception>
+    /// <exception cref="TrainingDivergedException">A loss or gradient is not finite.</exception>
+    public Task RunAsync(IProgress<TrainingProgress>? progress = null, CancellationToken cancellationToken = default)
+    {
+        if (stages.Count == 0)
+            throw new InvalidOperationException("There is nothing to train: add a stage with AddStage.");
+        foreach (var stage in stages)
+            stage.Validate();
+        return Task.Run(() => Run(progress, cancellationToken), CancellationToken.None);
+    }
+
+    /// <summary>Puts the last stage's moving averages into the modules: the weights to generate with.</summary>
+    /// <exception cref="InvalidOperationException">No stage that keeps averages has been run.</exception>
+    public void UseAverages() => (average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();
+
+    /// <summary>Disposes of the moving averages. The modules stay the caller's.</summary>
+    public void Dispose() => average?.Dispose();
+
+    private void Run(IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
+    {
+        if (Interlocked.Exchange(ref running, 1) == 1)
+            throw new InvalidOperationException("This trainer is already running.");
+        try
+        {
+            var path = resumeFrom is null ? null : resumeIfAny ? Checkpoint.Newest(resumeFrom) : Existing(resumeFrom);
+            using var file = path is null ? null : SafetensorsFile.Open(path);
+            var state = file is null ? null : Checkpoint.State(file);
+            if (file is not null)
+            {
+                CheckFits(state!, file.Path);
+                Checkpoint.ReadWeights(file, objective.Modules, averages: false, options: null);
+            }
+
+            for (var i = state?.Stage ?? 0; i < stages.Count; i++)
+            {
+                var resumed = i == state?.Stage ? state : null;
+                RunStage(i, resumed, resumed is null ? null : file, progress, cancellationToken);
+            }
+        }
+        finally
+        {
+            Volatile.Write(ref running, 0);
+        }
+    }
+
+    private void RunStage(int index, CheckpointState? resumed, SafetensorsFile? file, IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
+    {
+        var stage = stages[index];
+        var data = stage.Data!;
+        var trained = ChooseParameters(stage);
+        if (resumed is null && stage.StartFromEma)
+            average?.CopyToParameters();
+        average?.Dispose();
+        average = stage.EmaDecay is null ? null : new MovingAverage(trained);
+
+        using var optimizer = optim.AdamW(trained.Select(pair => pair.Parameter), stage.LearningRate, stage.Beta1, stage.Beta2, 1e-8, stage.WeightDecay);
+        if (file is not null)
+            Checkpoint.ReadProgress(file, Averages, trained, optimizer);
+
+        var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
+        var clock = Stopwatch.StartNew();
+        var lastSaved = TimeSpan.Zero;
+        var start = resumed?.Step ?? 0;
+        var finished = resumed?.Finished ?? false;
+        var samples = 0L;
+
+        for (var step = start; !finished;)
+        {
+            using var scope = NewDisposeScope();
+            var rate = stage.LearningRateAt(step, before + clock.Elapsed);
+            var (loss, parts, norm, count) = Step(stage, data, trained, optimizer, step, rate);
+            average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
+            step++;
+            samples += count;
+
+            var spent = before + clock.Elapsed;
+            finished = step >= stage.Steps || spent >= stage.TimeLimit;
+            if (checkpoints is not null && (finished || cancellationToken.IsCancellationRequested
+                || step % checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= checkpoints.Every))
+            {
+                var state = new CheckpointState
+                {
+                    Stage = index, StageName = stage.Name, Step = step, Seconds = spent.TotalSeconds, Finished = finished,
+                    Settings = stage.Settings, Data = data.Fingerprint,
+                };
+                Checkpoint.Write(checkpoints, state, objective.Modules, Averages, trained, optimizer);
+                lastSaved = clock.Elapsed;
+            }
+
+            var bySteps = clock.Elapsed / (step - start) * (stage.Steps - step);
+            var left = stage.TimeLimit is { } limit && limit - spent < bySteps ? limit - spent : bySteps;
+            progress?.Report(new TrainingProgress(stage.Name, step, stage.Steps, loss, parts, norm, rate, samples / clock.Elapsed.TotalSeconds,
+                left > TimeSpan.Zero ? left : TimeSpan.Zero));
+            if (!finished)
+                cancellationToken.ThrowIfCancellationRequested();
+        }
+    }
+
+    private IReadOnlyDictionary<string, Tensor> Averages => average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);
+
+    private (double Loss, IReadOnlyDictionary<string, double> Parts, double Norm, long Samples) Step(
+        TrainingStage stage, ITrainingData data, List<(string Name, Parameter Parameter)> trained, optim.Optimizer optimizer, long step, double rate)
+    {
+        foreach (var module in objective.Modules.Values)
+        {
+            module.train();
+            module.zero_grad();
+        }
+        var (total, samples) = (0.0, 0L);
+        IReadOnlyDictionary<string, double> parts = new Dictionary<string, double>(StringComparer.Ordinal);
+        for (var micro = 0; micro < stage.Accumulation; micro++)
+        {
+            using var scope = NewDisposeScope();
+            var number = step * stage.Accumulation + micro;
+            using var batch = data.GetBatch(number, stage.BatchSize, stage.Seed);
+            using var generator = new Generator(Randomness.Mix(stage.Seed, number) >> 1);
+            var loss = objective.Loss(batch, stage, generator);
+            (loss.Total / stage.Accumulation).backward();
+            total += loss.Total.detach().cpu().item<float>() / stage.Accumulation;
+            parts = loss.Parts;
+            samples += batch.Video.shape[0];
+        }
+
+        var norm = nn.utils.clip_grad_norm_(trained.Select(pair => pair.Parameter), stage.ClipGradientNorm ?? double.PositiveInfinity);
+        if (!double.IsFinite(total) || !double.IsFinite(norm))
+            throw Diverged(stage, trained, step, total, norm);
+        foreach (var group in optimizer.ParamGroups)
+            group.LearningRate = rate;
+        optimizer.step();
+        return (total, parts, norm, samples);
+    }
+
+    private TrainingDivergedException Diverged(TrainingStage stage, List<(string Name, Parameter Parameter)> trained, long step, double loss, double norm)
+    {
+        using var scope = NewDisposeScope();
+        var first = trained.FirstOrDefault(pair => pair.Parameter.grad is { } grad && !grad.isfinite().all().item<bool>()).Name;
+        var kept = checkpoints is null ? null : Checkpoint.Newest(checkpoints.Folder);
+        return new TrainingDivergedException($"Stage '{stage.Name}', step {step + 1}: the loss is {loss}, the gradients' norm {norm}"
+            + (first is null ? "" : $", the first gradient that is not finite is that of '{first}'")
+            + ". The step was not taken. Lower the learning rate or look at the data"
+            + (kept is null ? "." : $"; the last checkpoint is '{kept}'."));
+    }
+
+    // Named parameters of the stage; all others get no gradient.
+    private List<(string Name, Parameter Parameter)> ChooseParameters(TrainingStage stage)
+    {
+        var trained = new List<(string, Parameter)>();
+        foreach (var (part, module) in objective.Modules)
+        {
+            foreach (var (name, parameter) in module.named_parameters())
+            {
+                var chosen = stage.Trains?.Invoke($"{part}.{name}") ?? true;
+                parameter.requires_grad_(chosen);
+                if (chosen)
+                    trained.Add(($"{part}.{name}", parameter));
+            }
+        }
+        return trained.Count > 0 ? trained : throw new InvalidOperationException($"Stage '{stage.Name}' trains nothing: {nameof(TrainingStage.Trains)} refuses every parameter.");
+    }
+
+    private void CheckFits(CheckpointState state, string path)
+    {
+        if (state.Stage >= stages.Count || !string.Equals(stages[state.Stage].Name, state.StageName, StringComparison.Ordinal))
+            throw new InvalidOperationException($"'{path}' is of stage {state.Stage + 1}, '{state.StageName}', which this run does not have there. Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+        var stage = stages[state.Stage];
+        if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
+            throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other settings ({state.Settings}) than it has now ({stage.Settings}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+        if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
+            throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other data ({state.Data}) than it has now ({stage.Data.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+    }
+
+    private static string Existing(string path) => Checkpoint.Newest(path)
+        ?? throw new FileNotFoundException($"There is no checkpoint or weights file at '{path}'.", path);
+}
