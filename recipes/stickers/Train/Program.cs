@@ -1,0 +1,55 @@
+using System.CommandLine;
+using System.Globalization;
+using Stickers;
+using TorchSharp;
+
+var here = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "../../../.."));
+var recipe = new Option<string>("--recipe") { Description = "The recipe's sizes.", DefaultValueFactory = _ => Path.Combine(here, "recipe.json"), Recursive = true };
+var data = new Option<string>("--data") { Description = "Folder that prepare.mjs packed.", DefaultValueFactory = _ => Path.Combine(here, ".work/stickers"), Recursive = true };
+var run = new Option<string>("--run") { Description = "Folder for checkpoints and caches.", DefaultValueFactory = _ => Path.Combine(here, ".work/run"), Recursive = true };
+var tokenizer = new Option<string>("--tokenizer") { Description = "The SentencePiece model.", DefaultValueFactory = _ => Path.Combine(here, "tokenizer/spiece.model"), Recursive = true };
+var threads = new Option<int>("--threads") { Description = "Threads to compute with.", DefaultValueFactory = _ => Environment.ProcessorCount, Recursive = true };
+var minutes = new Option<double?>("--minutes") { Description = "Length of the stage; the learning rate is fitted to it. Default: the recipe's." };
+var output = new Option<string>("--out") { Description = "What to write." };
+var prompts = new Option<string>("--prompts") { Description = "A file with a prompt a line.", DefaultValueFactory = _ => Path.Combine(here, "prompts.txt") };
+var stage = new Option<string>("--stage") { Description = "Whose weights: images or clips.", DefaultValueFactory = _ => "clips" };
+var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 16 };
+var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
+var guidance = new Option<double>("--guidance") { Description = "Guidance scale.", DefaultValueFactory = _ => 4 };
+var seed = new Option<int>("--seed") { Description = "Seed of the noise.", DefaultValueFactory = _ => 1 };
+
+Command Verb(string name, string description, Func<Workplace, ParseResult, CancellationToken, Task> action, params Option[] options)
+{
+    var command = new Command(name, description);
+    foreach (var option in options)
+        command.Options.Add(option);
+    command.SetAction(async (parsed, cancellation) =>
+    {
+        CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+        torch.set_num_threads(parsed.GetValue(threads));
+        try
+        {
+            await action(new Workplace(parsed.GetValue(recipe)!, parsed.GetValue(data)!, parsed.GetValue(run)!, parsed.GetValue(tokenizer)!), parsed, cancellation);
+            return 0;
+        }
+        catch (OperationCanceledException)
+        {
+            Console.WriteLine("stopped; the same command goes on from here");
+            return 130;
+        }
+    });
+    return command;
+}
+
+var root = new RootCommand("Trains the sticker model: vae, cache, images, clips, export. Every step goes on where it was stopped.")
+{
+    Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
+    Verb("images", "Stage 1: stills, and the text encoder with them.", (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("clips", "Stage 2: clips, from the weights of stage 1.", (place, parsed, cancellation) => Training.ClipsAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
+        parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance), parsed.GetValue(seed), cancellation),
+        output, prompts, stage, frames, steps, guidance, seed),
+    recipe, data, run, tokenizer, threads,
+};
+return await root.Parse(args).InvokeAsync();

@@ -1,0 +1,78 @@
+using System.Text.Json;
+using OpenSora.Models;
+using OpenSora.Training;
+
+namespace Stickers;
+
+/// <summary>How long and how fast one stage learns.</summary>
+internal sealed record StageSettings
+{
+    public int Steps { get; init; }
+
+    public double Minutes { get; init; }
+
+    public int BatchSize { get; init; }
+
+    public double LearningRate { get; init; }
+
+    public double FinalLearningRate { get; init; }
+
+    public int WarmUpSteps { get; init; } = 100;
+
+    public double Beta2 { get; init; } = 0.99;
+
+    public double WeightDecay { get; init; }
+
+    public double EmaDecay { get; init; } = 0.999;
+
+    public int Seed { get; init; } = 42;
+
+    public TrainingStage ToStage(string name, ITrainingData data, double? minutes) => new()
+    {
+        Name = name, Data = data, Steps = Steps, TimeLimit = TimeSpan.FromMinutes(minutes ?? Minutes), BatchSize = BatchSize, LearningRate = LearningRate,
+        FinalLearningRate = FinalLearningRate, Shape = LearningRateShape.Cosine, WarmUpSteps = WarmUpSteps, Beta2 = Beta2, WeightDecay = WeightDecay,
+        EmaDecay = EmaDecay, EmaWarmUp = true, Seed = Seed,
+    };
+}
+
+/// <summary>All sizes of the sticker model and its training: recipe.json.</summary>
+internal sealed record Recipe
+{
+    public int Frames { get; init; } = 16;
+
+    public int Tokens { get; init; } = 24;
+
+    public required AutoencoderKLConfig Vae { get; init; }
+
+    public required T5Config Text { get; init; }
+
+    public required StditConfig Model { get; init; }
+
+    /// <summary>Side of the squares that the autoencoder is trained on.</summary>
+    public int Crop { get; init; } = 64;
+
+    public required VaeTrainingOptions VaeLoss { get; init; }
+
+    public required StageSettings VaeStage { get; init; }
+
+    public required StageSettings ImageStage { get; init; }
+
+    public required StageSettings ClipStage { get; init; }
+
+    /// <summary>Colours of the palette under which each still, and each clip, is encoded.</summary>
+    public int StillBackgrounds { get; init; } = 5;
+
+    public int ClipBackgrounds { get; init; } = 2;
+
+    /// <summary>In the second stage, one step in so many sees images instead of clips.</summary>
+    public int ImagesEvery { get; init; } = 4;
+
+    public static Recipe Read(string path) => JsonSerializer.Deserialize<Recipe>(File.ReadAllBytes(path), Json)
+        ?? throw new InvalidDataException($"'{path}' is empty.");
+
+    public static JsonSerializerOptions Json { get; } = new()
+    {
+        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, WriteIndented = true, ReadCommentHandling = JsonCommentHandling.Skip,
+        AllowTrailingCommas = true, UnmappedMemberHandling = System.Text.Json.Serialization.JsonUnmappedMemberHandling.Disallow,
+    };
+}

@@ -1,0 +1,135 @@
+using System.Globalization;
+using System.IO.MemoryMappedFiles;
+using System.Text.Json;
+using OpenSora.Training;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Stickers;
+
+/// <summary>A background: what captions call it, and its colour.</summary>
+internal sealed record PaletteColour(string Name, string Phrase, int[] Rgb);
+
+/// <summary>A sticker: captions with a place for the background, and plain ones that do not speak of it.</summary>
+internal sealed record Sticker(string Code, string Thing, string Style, string[] Captions, string[] Plain);
+
+/// <summary>What prepare.mjs packed: RGBA bytes of all stickers, and index.json, which says what they are.</summary>
+internal sealed class StickerSet : IDisposable
+{
+    private readonly MemoryMappedFile file;
+    private readonly MemoryMappedViewAccessor view;
+    private readonly long length;
+
+    private StickerSet(string folder, string kind)
+    {
+        using var index = JsonDocument.Parse(File.ReadAllBytes(Path.Combine(folder, "index.json")));
+        var json = new JsonSerializerOptions(JsonSerializerDefaults.Web);
+        var (root, part) = (index.RootElement, index.RootElement.GetProperty(kind));
+        Palette = root.GetProperty("palette").Deserialize<PaletteColour[]>(json)!;
+        Items = part.GetProperty("items").Deserialize<Sticker[]>(json)!;
+        var shape = part.GetProperty("shape").Deserialize<int[]>()!;
+        (Frames, Height, Width) = shape.Length == 5 ? (shape[1], shape[2], shape[3]) : (1, shape[1], shape[2]);
+        var path = Path.Combine(folder, part.GetProperty("file").GetString()!);
+        length = new FileInfo(path).Length;
+        if (length != (long)Items.Length * Frames * Height * Width * 4)
+            throw new InvalidDataException($"'{path}' has {length} bytes, which is not what index.json says. Run data/prepare.mjs again.");
+        file = MemoryMappedFile.CreateFromFile(path, FileMode.Open, mapName: null, 0, MemoryMappedFileAccess.Read);
+        view = file.CreateViewAccessor(0, 0, MemoryMappedFileAccess.Read);
+        Fingerprint = string.Create(CultureInfo.InvariantCulture, $"{kind} {string.Join('x', shape)}");
+    }
+
+    public static StickerSet Stills(string folder) => new(folder, "stills");
+
+    public static StickerSet Clips(string folder) => new(folder, "clips");
+
+    public PaletteColour[] Palette { get; }
+
+    public Sticker[] Items { get; }
+
+    public int Frames { get; }
+
+    public int Height { get; }
+
+    public int Width { get; }
+
+    public string Fingerprint { get; }
+
+    /// <summary>A sticker's frames on a background: <c>[3, frames, height, width]</c> in [-1, 1].</summary>
+    public unsafe Tensor On(int index, PaletteColour background, int firstFrame, int frames)
+    {
+        using var scope = NewDisposeScope();
+        var pixels = Height * Width;
+        var result = new float[3 * frames * pixels];
+        byte* start = null;
+        view.SafeMemoryMappedViewHandle.AcquirePointer(ref start);
+        try
+        {
+            var source = start + view.PointerOffset + ((long)index * Frames + firstFrame) * pixels * 4;
+            for (var channel = 0; channel < 3; channel++)
+            {
+                var under = background.Rgb[channel];
+                for (var i = 0; i < frames * pixels; i++)
+                {
+                    var alpha = source[4 * i + 3] / 255f;
+                    result[channel * frames * pixels + i] = (under + (source[4 * i + channel] - under) * alpha) / 127.5f - 1;
+                }
+            }
+        }
+        finally
+        {
+            view.SafeMemoryMappedViewHandle.ReleasePointer();
+        }
+        return tensor(result, [3, frames, Height, Width]).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The captions that are right for a sticker on a background.</summary>
+    public string[] CaptionsOn(int index, PaletteColour background) =>
+        [.. Items[index].Captions.Select(caption => caption.Replace("{background}", background.Phrase, StringComparison.Ordinal)), .. Items[index].Plain];
+
+    public void Dispose()
+    {
+        view.Dispose();
+        file.Dispose();
+    }
+}
+
+/// <summary>Single frames of stickers on backgrounds drawn anew each time: what the autoencoder is trained on.</summary>
+internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
+{
+    public int Count => sets.Sum(set => set.Items.Length);
+
+    public string Fingerprint => string.Join(", ", sets.Select(set => set.Fingerprint));
+
+    public CaptionedClip Load(int index, Random random)
+    {
+        var i = index;
+        foreach (var set in sets)
+        {
+            if (i < set.Items.Length)
+                return new CaptionedClip(set.On(i, Colour(set, random), random.Next(set.Frames), 1), [set.Items[i].Thing]);
+            i -= set.Items.Length;
+        }
+        throw new ArgumentOutOfRangeException(nameof(index));
+    }
+
+    // Mostly colours of the palette, sometimes any, so that edges against all colours are learned.
+    private static PaletteColour Colour(StickerSet set, Random random) => random.Next(4) > 0
+        ? set.Palette[random.Next(set.Palette.Length)]
+        : new PaletteColour("", "", [random.Next(256), random.Next(256), random.Next(256)]);
+}
+
+/// <summary>Every sticker, whole, on some backgrounds of the palette each: what is encoded to latents.</summary>
+internal sealed class StickersOnColours(StickerSet set, int backgrounds) : IClipSource
+{
+    public int Count => set.Items.Length * backgrounds;
+
+    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"{set.Fingerprint} on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}");
+
+    public CaptionedClip Load(int index, Random random)
+    {
+        var (item, turn) = Math.DivRem(index, backgrounds);
+        // Each sticker gets its own choice, spread over the palette, so that all colours are equally frequent.
+        var colour = set.Palette[(item * 7 + turn * set.Palette.Length / backgrounds + item / set.Palette.Length) % set.Palette.Length];
+        return new CaptionedClip(set.On(item, colour, 0, set.Frames), set.CaptionsOn(item, colour));
+    }
+}

@@ -1,0 +1,78 @@
+using OpenSora.Media;
+using OpenSora.Models;
+using OpenSora.Training;
+using OpenSora.Weights;
+using static TorchSharp.torch;
+
+namespace Stickers;
+
+/// <summary>The recipe, and where its inputs and outputs are.</summary>
+internal sealed class Workplace(string recipe, string data, string run, string tokenizer)
+{
+    public Recipe Recipe { get; } = Recipe.Read(recipe);
+
+    public string Data => data;
+
+    public string Run => run;
+
+    public string Tokenizer => tokenizer;
+
+    public string VaeWeights => Path.Combine(run, "vae.safetensors");
+
+    public string Folder(string stage) => Path.Combine(run, stage);
+
+    /// <summary>Checkpoints often enough that a kill costs little.</summary>
+    public CheckpointOptions Checkpoints(string stage) => new() { Folder = Folder(stage), Every = TimeSpan.FromMinutes(4), KeepLast = 2 };
+
+    /// <summary>The trained autoencoder. Its latents' factor was measured after training and is in the weights file's header.</summary>
+    public AutoencoderKL Vae()
+    {
+        if (!File.Exists(VaeWeights))
+            throw new FileNotFoundException($"'{VaeWeights}' is missing: train the autoencoder first (vae).", VaeWeights);
+        using var file = SafetensorsFile.Open(VaeWeights);
+        var factor = double.Parse(file.Metadata["scaling_factor"], System.Globalization.CultureInfo.InvariantCulture);
+        var vae = new AutoencoderKL(Recipe.Vae with { ScalingFactor = factor });
+        vae.LoadWeights(file);
+        vae.UseComputeType(ScalarType.BFloat16);
+        vae.eval();
+        return vae;
+    }
+
+    public LatentCache Cache(StickerSet set, int backgrounds, AutoencoderKL vae, IProgress<int>? progress = null, CancellationToken cancellation = default)
+    {
+        var source = new StickersOnColours(set, backgrounds);
+        return LatentCache.OpenOrCreate(Path.Combine(run, set.Frames == 1 ? "stills.safetensors" : "clips.safetensors"), LatentCache.KeyOf(source, vae), source, vae,
+            progress: progress, cancellationToken: cancellation);
+    }
+
+    /// <summary>A picture with a tile for each video, or a row of four of its frames.</summary>
+    public static Task SaveAsync(IReadOnlyList<VideoFrames> videos, string path, int columns) => new ImageCodec().WriteAsync(
+        videos[0].Count == 1 ? ContactSheet.Tile(videos, columns) : ContactSheet.OfVideos(videos, columns), path);
+}
+
+/// <summary>Prints a line now and then.</summary>
+internal sealed class Lines(Func<TrainingProgress, Task>? now = null, TimeSpan? every = null) : IProgress<TrainingProgress>
+{
+    private readonly System.Diagnostics.Stopwatch clock = System.Diagnostics.Stopwatch.StartNew();
+    private TimeSpan last = TimeSpan.FromMinutes(-1), lastPicture;
+    private double sum;
+    private int count;
+
+    public void Report(TrainingProgress value)
+    {
+        sum += value.Loss;
+        count++;
+        if (clock.Elapsed - last >= TimeSpan.FromSeconds(15) || value.Step == value.Steps)
+        {
+            last = clock.Elapsed;
+            Console.WriteLine(FormattableString.Invariant(
+                $"{DateTime.UtcNow:HH:mm:ss} {value.Stage} {value.Step}/{value.Steps} loss {sum / count:F4} ({string.Join(", ", value.Parts.Select(part => FormattableString.Invariant($"{part.Key} {part.Value:F4}")))}) norm {value.GradientNorm:F2} lr {value.LearningRate:E2} {value.SamplesPerSecond:F1} samples/s {value.TimeLeft:hh\\:mm\\:ss} left"));
+            (sum, count) = (0, 0);
+        }
+        if (now is not null && clock.Elapsed - lastPicture >= every)
+        {
+            lastPicture = clock.Elapsed;
+            now(value).GetAwaiter().GetResult();
+        }
+    }
+}
