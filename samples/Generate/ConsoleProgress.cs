@@ -18,13 +18,13 @@ internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposab
             stage = value.Stage;
             watch.Restart();
             if (!terminal)
-                Console.Error.WriteLine(Name(value.Stage) + (value.Steps > 1 ? $" ({value.Steps} steps)" : ""));
+                Console.Error.WriteLine(Name(value.Stage) + (value.Stage == GenerationStage.Denoising ? $" in {value.Steps} steps" : ""));
         }
         if (!terminal)
             return;
         var filled = BarWidth * value.Step / value.Steps;
         var left = value.Step > 0 && value.Step < value.Steps ? $", {watch.Elapsed.TotalSeconds / value.Step * (value.Steps - value.Step):0} s left" : "";
-        var steps = value.Steps > 1 ? $" {value.Step}/{value.Steps}{left}" : "";
+        var steps = value.Stage is GenerationStage.Denoising or GenerationStage.Decoding ? $" {value.Step}/{value.Steps}{left}" : "";
         Console.Error.Write($"\r\e[K{new string('█', filled)}{new string('░', BarWidth - filled)} {Name(value.Stage)}{steps}");
     }
 

@@ -64,11 +64,12 @@ command.SetAction(async (arguments, cancellationToken) =>
         Console.Error.WriteLine("Cancelled.");
         return 130;
     }
-    catch (Exception e) when (e is ArgumentException or IOException or InvalidOperationException or Microsoft.Extensions.Options.OptionsValidationException)
+    catch (Exception e) // the library's messages say what was wrong and what to do
     {
         progress.Clear();
         Console.Error.WriteLine(e.Message);
         return 1;
     }
 });
-return await command.Parse(args).InvokeAsync();
+// Ctrl+C lets the step that runs end.
+return await command.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) });

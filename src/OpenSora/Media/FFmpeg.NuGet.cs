@@ -29,8 +29,9 @@ internal static class FFmpeg
         RunAsync("decode", path, folder, FFMpegArguments.FromFileInput(Path.GetFullPath(path))
             .OutputToPipe(new Sink(read), options => options.WithCustomArgument(Join(outputArguments))), cancellationToken);
 
-    internal static Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, CancellationToken cancellationToken) =>
-        RunAsync("write", path, folder, FFMpegArguments.FromPipeInput(new Source(frames))
+    internal static Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, string target,
+        CancellationToken cancellationToken) =>
+        RunAsync("write", target, folder, FFMpegArguments.FromPipeInput(new Source(frames))
             .OutputToFile(Path.GetFullPath(path), overwrite: true, options => options.WithCustomArgument("-xerror " + Join(outputArguments))), cancellationToken);
 
     private static async Task RunAsync(string purpose, string path, string? folder, FFMpegArgumentProcessor processor, CancellationToken cancellationToken)

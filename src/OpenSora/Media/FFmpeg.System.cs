@@ -46,12 +46,13 @@ internal static class FFmpeg
         RunAsync(folder, "ffmpeg", ["-v", "error", "-nostdin", "-i", FileName(path), .. outputArguments, "pipe:1"],
             $"decode '{path}'", null, read, cancellationToken);
 
-    // Without -xerror, ffmpeg may end with exit code 0 although the disk was full.
-    internal static Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, CancellationToken cancellationToken) =>
+    // Writes to a path on behalf of a target, whose name the messages tell. Without -xerror, ffmpeg may end with exit code 0 although the disk was full.
+    internal static Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, string target,
+        CancellationToken cancellationToken) =>
         RunAsync(folder, "ffmpeg",
             ["-v", "error", "-nostdin", "-xerror", "-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", $"{frames.Width}x{frames.Height}",
                 "-framerate", frames.FramesPerSecond.ToString(CultureInfo.InvariantCulture), "-i", "pipe:0", .. outputArguments, "-y", FileName(path)],
-            $"write '{path}'", async (pipe, token) => await pipe.WriteAsync(frames.Pixels, token), null, cancellationToken);
+            $"write '{target}'", async (pipe, token) => await pipe.WriteAsync(frames.Pixels, token), null, cancellationToken);
 
     // A file called "-" or "http:x" is still a file.
     private static string FileName(string path) => "file:" + Path.GetFullPath(path);

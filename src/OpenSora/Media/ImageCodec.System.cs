@@ -18,6 +18,6 @@ public sealed class ImageCodec(string? ffmpegFolder = null) : IImageCodec
         if (image.Count != 1)
             throw new ArgumentException($"A picture has one frame, this video has {image.Count}.", nameof(image));
         var arguments = Path.GetExtension(path).ToUpperInvariant() is ".JPG" or ".JPEG" ? Jpeg : Png;
-        return AtomicOutput.WriteFileAsync(path, temporary => FFmpeg.EncodeAsync(ffmpegFolder, image, arguments, temporary, cancellationToken));
+        return AtomicOutput.WriteFileAsync(path, temporary => FFmpeg.EncodeAsync(ffmpegFolder, image, arguments, temporary, path, cancellationToken));
     }
 }

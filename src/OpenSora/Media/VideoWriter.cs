@@ -21,12 +21,12 @@ public sealed class VideoWriter(string? ffmpegFolder = null, int quality = 18) :
             VideoFormat.Mp4 => WriteFileAsync(Mp4Arguments(frames)),
             VideoFormat.Gif => WriteFileAsync(GifArguments),
             VideoFormat.PngSequence => AtomicOutput.WriteFolderAsync(path, folder =>
-                FFmpeg.EncodeAsync(ffmpegFolder, frames, PngArguments, Path.Combine(folder.Replace("%", "%%", StringComparison.Ordinal), "frame_%05d.png"), cancellationToken)),
+                FFmpeg.EncodeAsync(ffmpegFolder, frames, PngArguments, Path.Combine(folder.Replace("%", "%%", StringComparison.Ordinal), "frame_%05d.png"), path, cancellationToken)),
             _ => throw new ArgumentOutOfRangeException(nameof(format), format, "Unknown video format."),
         };
 
         Task WriteFileAsync(IReadOnlyList<string> arguments) =>
-            AtomicOutput.WriteFileAsync(path, temporary => FFmpeg.EncodeAsync(ffmpegFolder, frames, arguments, temporary, cancellationToken));
+            AtomicOutput.WriteFileAsync(path, temporary => FFmpeg.EncodeAsync(ffmpegFolder, frames, arguments, temporary, path, cancellationToken));
     }
 
     private List<string> Mp4Arguments(VideoFrames frames)

@@ -12,7 +12,7 @@ public class MediaFailureTests
     {
         using var folder = new TemporaryFolder();
         var e = await Should.ThrowAsync<MediaException>(new VideoWriter(folder.Path).WriteAsync(Video, folder["a.mp4"]));
-        e.Message.ShouldContain("ffmpeg is needed");
+        e.Message.ShouldContain($"ffmpeg is needed to write '{folder["a.mp4"]}'");
         e.Message.ShouldContain("apt install ffmpeg");
         folder.Entries.ShouldBeEmpty();
 
