@@ -4,7 +4,7 @@ namespace TorchSharp;
 public sealed class DisposeScope : IDisposable
 {
     [ThreadStatic]
-    private static DisposeScope? current;
+    private static DisposeScope? innermost;
 
     private readonly HashSet<IDisposable> disposables = new(ReferenceEqualityComparer.Instance);
     private readonly DisposeScope? outer;
@@ -12,15 +12,23 @@ public sealed class DisposeScope : IDisposable
 
     internal DisposeScope()
     {
-        outer = current;
-        current = this;
+        outer = Current;
+        innermost = this;
     }
 
     public int DisposablesCount => disposables.Count;
 
     public IReadOnlyList<IDisposable> DisposablesView => [.. disposables];
 
-    internal static DisposeScope? Current => current;
+    /// <summary>The thread's innermost scope. One that another thread closed is passed over.</summary>
+    internal static DisposeScope? Current
+    {
+        get
+        {
+            if (innermost is { closed: true } scope) innermost = scope.Outer;
+            return innermost;
+        }
+    }
 
     internal DisposeScope? Outer
     {
@@ -58,8 +66,7 @@ public sealed class DisposeScope : IDisposable
     public T Detach<T>(T disposable)
         where T : IDisposable
     {
-        Forget(disposable);
-        if (disposable is torch.Tensor tensor) tensor.Scope = null;
+        if (Forget(disposable) && disposable is torch.Tensor tensor) tensor.Scope = null;
         return disposable;
     }
 
@@ -138,19 +145,19 @@ public sealed class DisposeScope : IDisposable
     {
         if (closed) return;
         closed = true;
-        if (current == this) current = Outer;
         DisposeEverything();
     }
 
-    private void Forget(IDisposable disposable)
+    private bool Forget(IDisposable disposable)
     {
-        lock (disposables) disposables.Remove(disposable);
+        lock (disposables) return disposables.Remove(disposable);
     }
 
     private T Move<T>(DisposeScope? scope, T disposable)
         where T : IDisposable
     {
-        Detach(disposable);
+        if (!Forget(disposable)) return disposable;
+        if (disposable is torch.Tensor tensor) tensor.Scope = null;
         scope?.Attach(disposable);
         return disposable;
     }
