@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using OpenSora.Torch;
 
@@ -63,15 +64,13 @@ public static partial class torch
             return handles;
         }
 
-        /// <summary>What a managed backward threw, on its way through native code.</summary>
-        [ThreadStatic]
-        private static Exception? thrown;
+        /// <summary>What managed backwards threw, on its way through native code and perhaps to another thread, by the code that stands for it there.</summary>
+        private static readonly ConcurrentDictionary<int, Exception> Thrown = new();
+        private static int lastCode = -1;
 
         private static void Raise(int result)
         {
-            if (result >= 0) return;
-            var inner = Interlocked.Exchange(ref thrown, null);
-            throw inner is null ? Native.Failure() : new ExternalException(inner.Message, inner);
+            if (result < 0) throw Thrown.TryRemove(result, out var inner) ? new ExternalException(inner.Message, inner) : Native.Failure();
         }
 
         /// <summary>What a function's forward leaves for its backward.</summary>
@@ -79,6 +78,7 @@ public static partial class torch
         {
             private readonly Dictionary<string, object?> values = new(StringComparer.Ordinal);
             private List<Tensor> saved = [];
+            private bool forgotten;
 
             internal AutogradContext()
             {
@@ -88,11 +88,12 @@ public static partial class torch
 
             public void save_for_backward(List<Tensor> tensors)
             {
-                foreach (var tensor in saved) tensor.Dispose();
-                saved = [.. tensors.Select(t => t is null ? null! : Tensor.Own(Native.Share(t.Handle)).DetachFromDisposeScope())];
+                foreach (var tensor in saved) tensor?.Dispose();
+                saved = [.. tensors.Select(t => t is null ? null! : Tensor.Own(t.Share()).DetachFromDisposeScope())];
             }
 
-            public List<Tensor> get_saved_variables() => saved;
+            public List<Tensor> get_saved_variables() => !forgotten ? saved : throw new InvalidOperationException(
+                "What this function saved was freed by an earlier backward pass; give that one retain_graph: true to go through the graph again.");
 
             public void save_data(string key, object value) => values[key] = value;
 
@@ -102,9 +103,15 @@ public static partial class torch
 
             public void Dispose()
             {
+                Forget();
+                values.Clear();
+            }
+
+            internal void Forget()
+            {
+                forgotten = saved.Count > 0 || forgotten;
                 foreach (var tensor in saved) tensor?.Dispose();
                 saved = [];
-                values.Clear();
             }
         }
 
@@ -124,7 +131,16 @@ public static partial class torch
                 var node = new Node(function.Backward);
                 var inputs = vars.OfType<Tensor>().ToList();
                 List<Tensor> outputs;
-                using (no_grad()) outputs = function.Forward(node.Context, vars);
+                try
+                {
+                    using (no_grad()) outputs = function.Forward(node.Context, vars);
+                }
+                catch
+                {
+                    node.Context.Dispose();
+                    throw;
+                }
+
                 node.Positions = [.. vars.Index().Where(v => v.Item is Tensor).Select(v => v.Index)];
                 node.OutputShapes = [.. outputs.Select(o => (o.shape, o.dtype, o.device))];
                 IntPtr[] i = Handles(inputs), o = Handles(outputs);
@@ -132,7 +148,7 @@ public static partial class torch
                 var context = GCHandle.ToIntPtr(GCHandle.Alloc(node));
                 fixed (IntPtr* pi = i, po = o)
                 fixed (byte* pd = differentiable)
-                    Native.Check(Native.CustomFunction(pi, i.Length, po, o.Length, pd, &Node.Run, &Node.Release, context));
+                    Native.Check(Native.CustomFunction(pi, i.Length, po, o.Length, pd, &Node.Run, &Node.Forget, &Node.Release, context));
                 GC.KeepAlive(inputs);
                 foreach (var output in outputs)
                     if (!inputs.Contains(output)) output.Dispose();
@@ -156,7 +172,6 @@ public static partial class torch
                 {
                     var node = (Node)GCHandle.FromIntPtr(context).Target!;
                     using var scope = NewDisposeScope();
-                    using var mode = no_grad();
                     var incoming = new List<Tensor>(count);
                     for (var k = 0; k < count; k++)
                     {
@@ -167,17 +182,21 @@ public static partial class torch
                     var outgoing = node.Backward(incoming);
                     // Backward may answer for every argument or for the tensors among them only.
                     var forTensors = outgoing.Count == resultCount ? outgoing : [.. node.Positions.Select(p => p < outgoing.Count ? outgoing[p] : null!)];
-                    for (var k = 0; k < resultCount; k++) results[k] = forTensors[k] is { } t ? Native.Share(t.Handle) : IntPtr.Zero;
+                    for (var k = 0; k < resultCount; k++) results[k] = forTensors[k] is { } t ? t.Share() : IntPtr.Zero;
                     return 0;
                 }
 #pragma warning disable CA1031 // an exception must not cross native frames; it is thrown again by backward()
                 catch (Exception e)
                 {
-                    thrown = e;
-                    return -1;
+                    var code = Interlocked.Decrement(ref lastCode);
+                    Thrown[code] = e;
+                    return code;
                 }
 #pragma warning restore CA1031
             }
+
+            [UnmanagedCallersOnly]
+            internal static void Forget(IntPtr context) => ((Node)GCHandle.FromIntPtr(context).Target!).Context.Forget();
 
             [UnmanagedCallersOnly]
             internal static void Release(IntPtr context)

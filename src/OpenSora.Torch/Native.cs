@@ -57,7 +57,8 @@ internal static unsafe partial class Native
         int create, int allowUnused, IntPtr* results);
     [LibraryImport(Library, EntryPoint = "opensora_custom_function")]
     internal static partial int CustomFunction(IntPtr* inputs, int inputCount, IntPtr* outputs, int outputCount, byte* differentiable,
-        delegate* unmanaged<IntPtr, IntPtr*, int, IntPtr*, int, int> backward, delegate* unmanaged<IntPtr, void> release, IntPtr context);
+        delegate* unmanaged<IntPtr, IntPtr*, int, IntPtr*, int, int> backward, delegate* unmanaged<IntPtr, void> forget, delegate* unmanaged<IntPtr, void> release,
+        IntPtr context);
 
     [LibraryImport(Library, EntryPoint = "opensora_generator")] internal static partial IntPtr NewGenerator(ulong seed, int device, int index);
     [LibraryImport(Library, EntryPoint = "opensora_generator_default")] internal static partial IntPtr DefaultGenerator();
@@ -69,7 +70,7 @@ internal static unsafe partial class Native
     [LibraryImport(Library, EntryPoint = "opensora_manual_seed")] internal static partial int ManualSeed(ulong seed);
 
     [LibraryImport(Library, EntryPoint = "opensora_threads")] internal static partial int Threads();
-    [LibraryImport(Library, EntryPoint = "opensora_set_threads")] internal static partial void SetThreads(int count);
+    [LibraryImport(Library, EntryPoint = "opensora_set_threads")] internal static partial int SetThreads(int count);
     [LibraryImport(Library, EntryPoint = "opensora_interop_threads")] internal static partial int InteropThreads();
     [LibraryImport(Library, EntryPoint = "opensora_set_flush_denormal")] internal static partial int SetFlushDenormal(int on);
     [LibraryImport(Library, EntryPoint = "opensora_load_library", StringMarshalling = StringMarshalling.Utf8)] internal static partial int LoadLibrary(string path);

@@ -44,18 +44,18 @@ public static partial class torch
 
         public string? name { get; set; }
 
-        public ScalarType dtype => (ScalarType)Native.Dtype(Handle);
+        public ScalarType dtype => (ScalarType)Alive(Native.Dtype(Handle));
 
         public Device device => new(device_type, device_index);
 
         public DeviceType device_type
         {
-            get { unsafe { int index; return (DeviceType)Native.Device(Handle, &index); } }
+            get { unsafe { int index; return (DeviceType)Alive(Native.Device(Handle, &index)); } }
         }
 
         public int device_index
         {
-            get { unsafe { int index; _ = Native.Device(Handle, &index); return index; } }
+            get { unsafe { int index; _ = Alive(Native.Device(Handle, &index)); return index; } }
         }
 
         public long ndim => dim();
@@ -68,21 +68,25 @@ public static partial class torch
 
         public bool requires_grad
         {
-            get => Native.RequiresGrad(Handle) != 0;
-            set => Native.Check(Native.SetRequiresGrad(Handle, value ? 1 : 0));
+            get => Alive(Native.RequiresGrad(Handle)) != 0;
+            set => Native.Check(Alive(Native.SetRequiresGrad(Handle, value ? 1 : 0)));
         }
 
-        public bool is_leaf => Native.IsLeaf(Handle) != 0;
+        public bool is_leaf => Alive(Native.IsLeaf(Handle)) != 0;
 
         public Tensor? grad
         {
             get
             {
-                var result = Native.Grad(Handle);
+                var result = Alive(Native.Grad(Handle));
                 return result == IntPtr.Zero ? null : Own(result);
             }
 
-            set => Native.Check(Native.SetGrad(Handle, value?.Handle ?? IntPtr.Zero));
+            set
+            {
+                Native.Check(Alive(Native.SetGrad(Handle, value?.Handle ?? IntPtr.Zero)));
+                GC.KeepAlive(value);
+            }
         }
 
         /// <summary>The elements as they lie in memory; a contiguous tensor on the CPU only.</summary>
@@ -104,9 +108,9 @@ public static partial class torch
         /// <summary>Takes over a handle that libtorch returned.</summary>
         internal static Tensor Own(IntPtr handle) => new(handle);
 
-        public long dim() => Native.Dim(Handle);
+        public long dim() => Alive(Native.Dim(Handle));
 
-        public long numel() => Native.Numel(Handle);
+        public long numel() => Alive(Native.Numel(Handle));
 
         public long element_size() => dtype switch
         {
@@ -120,24 +124,24 @@ public static partial class torch
         public long[] size()
         {
             var sizes = new long[dim()];
-            for (var i = 0; i < sizes.Length; i++) sizes[i] = Native.Size(Handle, i);
+            for (var i = 0; i < sizes.Length; i++) sizes[i] = Alive(Native.Size(Handle, i));
             return sizes;
         }
 
-        public long size(int dim) => Native.Size(Handle, Wrap(dim));
+        public long size(int dim) => Alive(Native.Size(Handle, Wrap(dim)));
 
         public long[] stride()
         {
             var strides = new long[dim()];
-            for (var i = 0; i < strides.Length; i++) strides[i] = Native.Stride(Handle, i);
+            for (var i = 0; i < strides.Length; i++) strides[i] = Alive(Native.Stride(Handle, i));
             return strides;
         }
 
-        public long stride(int dim) => Native.Stride(Handle, Wrap(dim));
+        public long stride(int dim) => Alive(Native.Stride(Handle, Wrap(dim)));
 
-        public long storage_offset() => Native.StorageOffset(Handle);
+        public long storage_offset() => Alive(Native.StorageOffset(Handle));
 
-        public bool is_contiguous() => Native.IsContiguous(Handle) != 0;
+        public bool is_contiguous() => Alive(Native.IsContiguous(Handle)) != 0;
 
         public bool is_cpu() => device_type == DeviceType.CPU;
 
@@ -155,17 +159,19 @@ public static partial class torch
 
         public Tensor with_requires_grad(bool requires_grad = true) => requires_grad_(requires_grad);
 
-        public void retain_grad() => Native.Check(Native.RetainGrad(Handle));
+        public void retain_grad() => Native.Check(Alive(Native.RetainGrad(Handle)));
 
-        public Scalar ToScalar() => Aten.CallScalar("_local_scalar_dense", this);
+        public Scalar ToScalar() => numel() == 1 ? Aten.CallScalar("_local_scalar_dense", this)
+            : throw new ArgumentException($"A number needs a tensor of one element; this one has shape [{string.Join(", ", shape)}].");
 
-        /// <summary>The value of a tensor of one element.</summary>
+        /// <summary>The value of a tensor of one element; <typeparamref name="T"/> must be the tensor's own type. Casts, such as <c>(float)tensor</c>, convert.</summary>
         public T item<T>()
             where T : unmanaged
         {
             if (numel() != 1) throw new ArgumentException($"item() needs a tensor of one element; this one has shape [{string.Join(", ", shape)}].");
-            var scalar = ToScalar();
-            return (T)Convert.ChangeType(dtype == ScalarType.Bool ? scalar.ToBoolean() : is_floating_point() ? scalar.ToDouble() : scalar.ToInt64(), typeof(T), CultureInfo.InvariantCulture);
+            if (is_cpu()) return data<T>()[0];
+            using var here = cpu();
+            return here.data<T>()[0];
         }
 
         public TensorAccessor<T> data<T>()
@@ -215,6 +221,7 @@ public static partial class torch
         public override string ToString() => IsInvalid ? "disposed tensor"
             : string.Create(CultureInfo.InvariantCulture, $"[{string.Join('x', shape)}], type = {dtype}, device = {device}") + Values();
 
+        /// <summary>The elements, for as long as the caller keeps the tensor alive.</summary>
         internal unsafe void* Memory()
         {
             if (device_type != DeviceType.CPU) throw new InvalidOperationException($"The elements of a tensor on {device} cannot be read directly; call cpu() first.");
@@ -225,7 +232,21 @@ public static partial class torch
         }
 
         /// <summary>Replaces what the tensor holds, keeping its identity (a parameter's, for optimizers).</summary>
-        internal void SetData(Tensor other) => Native.Check(Native.SetData(Handle, other.Handle));
+        internal void SetData(Tensor other)
+        {
+            Native.Check(Alive(Native.SetData(Handle, other.Handle)));
+            GC.KeepAlive(other);
+        }
+
+        /// <summary>A second reference to what this tensor refers to.</summary>
+        internal IntPtr Share() => Alive(Native.Share(Handle));
+
+        /// <summary>Keeps the finalizer away until <paramref name="result"/>, which libtorch computed from the handle, is there.</summary>
+        private T Alive<T>(T result)
+        {
+            GC.KeepAlive(this);
+            return result;
+        }
 
         private int Wrap(int dim)
         {

@@ -35,7 +35,7 @@ public static partial class torch
 
     public static int get_num_threads() => Native.Threads();
 
-    public static void set_num_threads(int num) => Native.SetThreads(num);
+    public static void set_num_threads(int num) => Native.Check(Native.SetThreads(num));
 
     public static int get_num_interop_threads() => Native.InteropThreads();
 

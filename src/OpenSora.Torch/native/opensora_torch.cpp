@@ -18,7 +18,9 @@
 #include <dlfcn.h>
 
 #include <cstring>
+#include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #define API extern "C" __attribute__((visibility("default")))
@@ -37,10 +39,19 @@ struct Value {
 
 thread_local std::string last_error;
 
+// A managed backward failed: `code`, below -1, is what it returned, and what the caller of the whole backward pass gets.
+struct ManagedFailure : std::runtime_error {
+  explicit ManagedFailure(int code) : std::runtime_error("the backward pass of a managed function failed"), code(code) {}
+  int code;
+};
+
 template <typename R, typename F>
 R guarded(R failed, F&& body) {
   try {
     return body();
+  } catch (const ManagedFailure& e) {
+    last_error = e.what();
+    if constexpr (std::is_same_v<R, int>) return e.code;
   } catch (const c10::Error& e) {
     last_error = e.what_without_backtrace();
   } catch (const std::exception& e) {
@@ -267,45 +278,48 @@ API int opensora_grad(at::TensorImpl** outputs, int output_count, at::TensorImpl
 
 namespace {
 
-// Receives the gradients of a managed function's outputs (borrowed) and returns those of its inputs (owned, null = none).
+// Receives the gradients of a managed function's outputs (borrowed) and gives those of its inputs (owned, null = none). Returns 0, or less than
+// -1 if it failed.
 using BackwardCallback = int (*)(void* context, at::TensorImpl** gradients, int count, at::TensorImpl** results, int result_count);
 using ReleaseCallback = void (*)(void* context);
 
 struct ManagedNode final : torch::autograd::Node {
   BackwardCallback callback;
-  ReleaseCallback release_context;
+  ReleaseCallback forget_saved, release_context;
   void* context;
 
   ~ManagedNode() override { release_context(context); }
 
   std::string name() const override { return "ManagedFunction"; }
 
+  // Called after a backward pass that does not retain the graph, and before the node is deleted.
+  void release_variables() override { forget_saved(context); }
+
   torch::autograd::variable_list apply(torch::autograd::variable_list&& gradients) override {
     std::vector<at::TensorImpl*> in, out(num_outputs(), nullptr);
     for (auto& gradient : gradients) in.push_back(gradient.defined() ? gradient.unsafeGetTensorImpl() : nullptr);
-    auto failed = callback(context, in.data(), static_cast<int>(in.size()), out.data(), static_cast<int>(out.size()));
+    auto code = callback(context, in.data(), static_cast<int>(in.size()), out.data(), static_cast<int>(out.size()));
     torch::autograd::variable_list results;
     for (auto handle : out)
       results.push_back(handle ? at::Tensor(c10::intrusive_ptr<at::TensorImpl, at::UndefinedTensorImpl>::reclaim(handle)) : at::Tensor());
-    TORCH_CHECK(failed == 0, "the backward pass of a managed function failed");
+    if (code != 0) throw ManagedFailure(code);
     return results;
   }
 };
-
-void delete_node(torch::autograd::Node* node) { delete node; }
 
 }  // namespace
 
 // Ties outputs, computed without gradients, to inputs by a managed backward. `outputs` is replaced by new handles. Where no gradient is
 // needed the outputs come back as they are and the context is released at once.
 API int opensora_custom_function(at::TensorImpl** inputs, int input_count, at::TensorImpl** outputs, int output_count, const uint8_t* differentiable,
-                                 BackwardCallback callback, ReleaseCallback release_context, void* context) {
+                                 BackwardCallback callback, ReleaseCallback forget_saved, ReleaseCallback release_context, void* context) {
   return guarded(-1, [&]() {
     auto in = borrow_all(inputs, input_count);
     std::shared_ptr<ManagedNode> node;
     if (torch::autograd::compute_requires_grad(in)) {
-      node = std::shared_ptr<ManagedNode>(new ManagedNode(), delete_node);
+      node = std::shared_ptr<ManagedNode>(new ManagedNode(), torch::autograd::deleteNode);
       node->callback = callback;
+      node->forget_saved = forget_saved;
       node->release_context = release_context;
       node->context = context;
       node->set_next_edges(torch::autograd::collect_next_edges(in));
@@ -366,7 +380,9 @@ API int opensora_manual_seed(uint64_t seed) {
 // ---- machine ----
 
 API int opensora_threads() { return at::get_num_threads(); }
-API void opensora_set_threads(int count) { at::set_num_threads(count); }
+API int opensora_set_threads(int count) {
+  return guarded(-1, [&]() { at::set_num_threads(count); return 0; });
+}
 API int opensora_interop_threads() { return at::get_num_interop_threads(); }
 API int opensora_set_flush_denormal(int on) { return at::globalContext().setFlushDenormal(on != 0); }
 // Loads a further library of libtorch's (libtorch_cuda.so): a CUDA build registers its operators when loaded.

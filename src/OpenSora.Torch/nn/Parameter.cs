@@ -34,7 +34,7 @@ namespace TorchSharp.Modules
             using (data)
             {
                 using var leaf = data.detach();
-                return Native.Share(leaf.Handle);
+                return leaf.Share();
             }
         }
     }
