@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Runtime.InteropServices;
 using System.Text;
 using TorchSharp;
 using static OpenSora.Torch.Native;
@@ -56,12 +57,7 @@ public static unsafe class Aten
     private static readonly ConcurrentDictionary<string, IntPtr> operators = new(StringComparer.Ordinal);
 
     /// <summary>Whether this libtorch has an operator.</summary>
-    public static bool Exists(string name)
-    {
-        if (operators.ContainsKey(name)) return true;
-        var dot = name.IndexOf('.', StringComparison.Ordinal);
-        return Operator("aten::" + (dot < 0 ? name : name[..dot]), dot < 0 ? "" : name[(dot + 1)..]) != IntPtr.Zero;
-    }
+    public static bool Exists(string name) => Find(name) != IntPtr.Zero;
 
     /// <summary>Calls an operator that returns one tensor.</summary>
     public static Tensor Call(string name, params ReadOnlySpan<Argument> arguments)
@@ -142,15 +138,17 @@ public static unsafe class Aten
         FreeHandles(handles);
     }
 
+    /// <summary>The operator, or zero if this libtorch has none of that name; either is looked for once.</summary>
     private static IntPtr Find(string name) => operators.GetOrAdd(name, static key =>
     {
         var dot = key.IndexOf('.', StringComparison.Ordinal);
-        return Check(Operator("aten::" + (dot < 0 ? key : key[..dot]), dot < 0 ? "" : key[(dot + 1)..]));
+        return Operator("aten::" + (dot < 0 ? key : key[..dot]), dot < 0 ? "" : key[(dot + 1)..]);
     });
 
     private static int Invoke(string name, ReadOnlySpan<Argument> arguments, Value* results, int capacity)
     {
         var op = Find(name);
+        if (op == IntPtr.Zero) throw new ExternalException($"This libtorch has no operator aten::{name}.");
         var values = stackalloc Value[arguments.Length];
         var bytes = 0;
         foreach (ref readonly var argument in arguments) bytes += ListBytes(argument);

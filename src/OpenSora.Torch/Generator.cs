@@ -34,6 +34,7 @@ public static partial class torch
         public Generator manual_seed(long seed)
         {
             Native.SetGeneratorSeed(Handle, (ulong)seed);
+            GC.KeepAlive(this);
             return this;
         }
 
@@ -44,11 +45,27 @@ public static partial class torch
             return seed;
         }
 
-        public long initial_seed() => (long)Native.GeneratorSeed(Handle);
+        public long initial_seed()
+        {
+            var seed = Native.GeneratorSeed(Handle);
+            GC.KeepAlive(this);
+            return (long)seed;
+        }
 
-        public Tensor get_state() => Tensor.Own(Native.Check(Native.GeneratorState(Handle)));
+        public Tensor get_state()
+        {
+            var state = Native.GeneratorState(Handle);
+            GC.KeepAlive(this);
+            return Tensor.Own(Native.Check(state));
+        }
 
-        public void set_state(Tensor value) => Native.Check(Native.SetGeneratorState(Handle, value.Handle));
+        public void set_state(Tensor value)
+        {
+            var result = Native.SetGeneratorState(Handle, value.Handle);
+            GC.KeepAlive(this);
+            GC.KeepAlive(value);
+            Native.Check(result);
+        }
 
         public void Dispose()
         {

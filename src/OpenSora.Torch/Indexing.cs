@@ -62,7 +62,11 @@ public static partial class torch
         public Tensor this[params Tensor[] indices]
         {
             get => index(indices);
-            set => Aten.Run("index_put_", this, Argument.Optional(indices), value.to(dtype, device), false);
+            set
+            {
+                using var converted = value.to(dtype, device);
+                Aten.Run("index_put_", this, Argument.Optional(indices), converted, false);
+            }
         }
 
         [System.Runtime.CompilerServices.IndexerName("TensorItems")]

@@ -63,7 +63,7 @@ public static class ScalarExtensionMethods
 
     public static Scalar ToScalar(this bool value) => value;
 
-    public static bool ToBoolean(this Scalar value) => value.AsLong() != 0;
+    public static bool ToBoolean(this Scalar value) => value.AsDouble() != 0;
 
     public static int ToInt32(this Scalar value) => (int)value.AsLong();
 

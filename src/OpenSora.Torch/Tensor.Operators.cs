@@ -144,19 +144,19 @@ public static partial class torch
 
         public static Tensor operator ~(Tensor left) => left.bitwise_not();
 
-        public static explicit operator bool(Tensor value) => value.item<bool>();
+        public static explicit operator bool(Tensor value) => value.ToScalar().ToBoolean();
 
-        public static explicit operator byte(Tensor value) => value.item<byte>();
+        public static explicit operator byte(Tensor value) => (byte)value.ToScalar().ToInt64();
 
-        public static explicit operator short(Tensor value) => value.item<short>();
+        public static explicit operator short(Tensor value) => (short)value.ToScalar().ToInt64();
 
-        public static explicit operator int(Tensor value) => value.item<int>();
+        public static explicit operator int(Tensor value) => value.ToScalar().ToInt32();
 
-        public static explicit operator long(Tensor value) => value.item<long>();
+        public static explicit operator long(Tensor value) => value.ToScalar().ToInt64();
 
-        public static explicit operator float(Tensor value) => value.item<float>();
+        public static explicit operator float(Tensor value) => value.ToScalar().ToSingle();
 
-        public static explicit operator double(Tensor value) => value.item<double>();
+        public static explicit operator double(Tensor value) => value.ToScalar().ToDouble();
 
         public static implicit operator Tensor(Scalar scalar) => Aten.Call("full", Array.Empty<long>(), scalar, FullType(scalar));
 

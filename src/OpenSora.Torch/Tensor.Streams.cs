@@ -15,6 +15,8 @@ public static partial class torch
                 stream.ReadExactly(part);
                 done += part.Length;
             }
+
+            GC.KeepAlive(this);
         }
 
         /// <summary>Writes the bytes of the tensor, contiguous and on the CPU, to a stream.</summary>
@@ -28,6 +30,8 @@ public static partial class torch
                 stream.Write(part);
                 done += part.Length;
             }
+
+            GC.KeepAlive(this);
         }
     }
 }

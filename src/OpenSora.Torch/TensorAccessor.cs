@@ -1,5 +1,4 @@
 using System.Collections;
-using System.Runtime.CompilerServices;
 
 namespace TorchSharp.Utils;
 
@@ -13,7 +12,7 @@ public sealed class TensorAccessor<T> : IDisposable, IEnumerable<T>
     {
         if (tensor.device_type != DeviceType.CPU)
             throw new InvalidOperationException($"The elements of a tensor on {tensor.device} cannot be read directly; call cpu() first.");
-        if (Unsafe.SizeOf<T>() != tensor.element_size() || (tensor.is_floating_point() && tensor.dtype != torch.ScalarType.BFloat16) != (typeof(T) == typeof(float) || typeof(T) == typeof(double) || typeof(T) == typeof(Half)))
+        if (!Holds(tensor.dtype))
             throw new ArgumentException($"A tensor of {tensor.dtype} cannot be read as {typeof(T).Name}.");
         this.tensor = tensor;
     }
@@ -22,10 +21,21 @@ public sealed class TensorAccessor<T> : IDisposable, IEnumerable<T>
 
     public bool IsReadOnly => false;
 
+    /// <summary>The element at an index a dimension, or the element of that number counted row by row.</summary>
     public unsafe T this[params long[] indices]
     {
-        get => *At(indices);
-        set => *At(indices) = value;
+        get
+        {
+            var value = *At(indices);
+            GC.KeepAlive(tensor);
+            return value;
+        }
+
+        set
+        {
+            *At(indices) = value;
+            GC.KeepAlive(tensor);
+        }
     }
 
     public unsafe T[] ToArray()
@@ -37,6 +47,7 @@ public sealed class TensorAccessor<T> : IDisposable, IEnumerable<T>
 
     public unsafe void CopyTo(Span<T> array, int arrayIndex = 0, long tensorIndex = 0)
     {
+        ArgumentOutOfRangeException.ThrowIfNegative(tensorIndex);
         if (Count == 0) return;
         var own = tensor.is_contiguous() ? null : tensor.detach().contiguous();
         try
@@ -48,6 +59,7 @@ public sealed class TensorAccessor<T> : IDisposable, IEnumerable<T>
         finally
         {
             own?.Dispose();
+            GC.KeepAlive(tensor);
         }
     }
 
@@ -55,9 +67,12 @@ public sealed class TensorAccessor<T> : IDisposable, IEnumerable<T>
 
     public unsafe void CopyFrom(ReadOnlySpan<T> array, int arrayIndex = 0, long tensorIndex = 0)
     {
+        ArgumentOutOfRangeException.ThrowIfNegative(tensorIndex);
         if (Count == 0) return;
         var source = array[arrayIndex..];
-        source[..(int)Math.Min(source.Length, Count - tensorIndex)].CopyTo(new Span<T>((T*)tensor.Memory() + tensorIndex, checked((int)(Count - tensorIndex))));
+        var length = checked((int)Math.Min(source.Length, Count - tensorIndex));
+        source[..length].CopyTo(new Span<T>((T*)tensor.Memory() + tensorIndex, length));
+        GC.KeepAlive(tensor);
     }
 
     public void CopyFrom(T[] array, int arrayIndex = 0, long tensorIndex = 0) => CopyFrom((ReadOnlySpan<T>)array, arrayIndex, tensorIndex);
@@ -70,8 +85,24 @@ public sealed class TensorAccessor<T> : IDisposable, IEnumerable<T>
     {
     }
 
+    private static bool Holds(torch.ScalarType dtype) => dtype switch
+    {
+        torch.ScalarType.Byte => typeof(T) == typeof(byte),
+        torch.ScalarType.Int8 => typeof(T) == typeof(sbyte),
+        torch.ScalarType.Int16 => typeof(T) == typeof(short),
+        torch.ScalarType.Int32 => typeof(T) == typeof(int),
+        torch.ScalarType.Int64 => typeof(T) == typeof(long),
+        torch.ScalarType.Float16 => typeof(T) == typeof(Half),
+        torch.ScalarType.Float32 => typeof(T) == typeof(float),
+        torch.ScalarType.Float64 => typeof(T) == typeof(double),
+        torch.ScalarType.Bool => typeof(T) == typeof(bool),
+        torch.ScalarType.ComplexFloat64 => typeof(T) == typeof(System.Numerics.Complex),
+        _ => false,
+    };
+
     private unsafe T* At(long[] indices)
     {
+        if (indices.Length == 1 && tensor.dim() != 1) indices = Unravel(indices[0]);
         if (indices.Length != tensor.dim()) throw new ArgumentException($"The tensor has {tensor.dim()} dimensions, not {indices.Length}.", nameof(indices));
         long offset = 0;
         for (var i = 0; i < indices.Length; i++)
@@ -81,5 +112,14 @@ public sealed class TensorAccessor<T> : IDisposable, IEnumerable<T>
         }
 
         return (T*)OpenSora.Torch.Native.Data(tensor.Handle) + offset;
+    }
+
+    private long[] Unravel(long number)
+    {
+        if (number < 0 || number >= Count) throw new IndexOutOfRangeException($"Index {number} into {Count} elements.");
+        var sizes = tensor.shape;
+        var indices = new long[sizes.Length];
+        for (var i = sizes.Length - 1; i >= 0; i--) (number, indices[i]) = Math.DivRem(number, sizes[i]);
+        return indices;
     }
 }

@@ -110,7 +110,7 @@ public static partial class torch
 
     public static Tensor cosh(Tensor input) => Aten.Call("cosh", input);
 
-    public static Tensor count_nonzero(Tensor input, long[]? dims = null) => Aten.Call("count_nonzero.dim_IntList", input, dims);
+    public static Tensor count_nonzero(Tensor input, long[]? dims = null) => input.count_nonzero(dims);
 
     public static Tensor cumprod(Tensor input, long dim, ScalarType? dtype = null) => Aten.Call("cumprod", input, dim, dtype);
 

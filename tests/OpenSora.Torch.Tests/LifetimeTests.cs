@@ -153,7 +153,7 @@ public sealed class LifetimeTests
             for (var k = 0; k < 50; k++)
             {
                 using var scope = NewDisposeScope();
-                (full([4], i) * 2).sum().item<float>().ShouldBe(8 * i);
+                (full([4], (float)i) * 2).sum().item<float>().ShouldBe(8 * i);
             }
         });
         LiveTensors.Count.ShouldBe(before);

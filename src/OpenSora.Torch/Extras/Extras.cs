@@ -8,12 +8,18 @@ namespace OpenSora.Torch;
 public static unsafe class TensorMemory
 {
     /// <summary>Makes a tensor over memory without copying it.</summary>
-    /// <param name="data">The first element; aligned to the element's size.</param>
+    /// <param name="data">The first element; aligned to the element's size. Must not be zero.</param>
     /// <param name="shape">Sizes; elements lie row by row.</param>
     /// <param name="dtype">The elements' type.</param>
-    /// <param name="release">Called once, on any thread, when neither the tensor nor any view of it is left.</param>
+    /// <param name="release">Called once, on any thread, when neither the tensor nor any view of it is left; must not throw. Not called if this method throws.</param>
+    /// <exception cref="ArgumentException">There is no memory, or the shape is negative or too large.</exception>
     public static Tensor Over(IntPtr data, long[] shape, ScalarType dtype, Action? release)
     {
+        // Checked here, since libtorch must not fail once it has taken the memory over.
+        ArgumentNullException.ThrowIfNull(shape);
+        if (data == IntPtr.Zero) throw new ArgumentNullException(nameof(data), "There is no memory; expected the address of the first element.");
+        if (!Enum.IsDefined(dtype) || !Fits(shape))
+            throw new ArgumentException($"A tensor of {dtype} cannot have the shape [{string.Join(", ", shape)}].", nameof(shape));
         var context = release is null ? IntPtr.Zero : GCHandle.ToIntPtr(GCHandle.Alloc(release));
         fixed (long* sizes = shape)
         {
@@ -24,6 +30,19 @@ public static unsafe class TensorMemory
         var failure = Native.Failure();
         if (release is not null) GCHandle.FromIntPtr(context).Free();
         throw failure;
+    }
+
+    /// <summary>Whether a shape's bytes can be counted, whatever the type.</summary>
+    private static bool Fits(long[] shape)
+    {
+        Int128 bytes = 16; // of the widest element
+        foreach (var size in shape)
+        {
+            bytes *= Math.Max(size, 1);
+            if (size < 0 || bytes > long.MaxValue) return false;
+        }
+
+        return true;
     }
 
     [UnmanagedCallersOnly]
@@ -49,7 +68,7 @@ public static class LiveTensors
 /// <summary>What TorchSharp has no word for.</summary>
 public static class Backends
 {
-    private static int cudaTried;
+    private static readonly Lazy<string?> CudaProblem = new(() => Native.LoadLibrary("libtorch_cuda.so") == 0 ? null : Native.Failure().Message);
 
     /// <summary>Whether the processor flushes denormal numbers to zero in calls made on this thread.</summary>
     /// <returns>False if it cannot.</returns>
@@ -57,14 +76,7 @@ public static class Backends
 
     /// <summary>Loads libtorch's CUDA part, which registers its operators when loaded.</summary>
     /// <returns>Null, or why it could not be loaded.</returns>
-    public static string? LoadCuda()
-    {
-        if (Interlocked.Exchange(ref cudaTried, 1) != 0) return CudaProblem;
-        CudaProblem = Native.LoadLibrary("libtorch_cuda.so") == 0 ? null : Native.Failure().Message;
-        return CudaProblem;
-    }
-
-    private static string? CudaProblem { get; set; }
+    public static string? LoadCuda() => CudaProblem.Value;
 
     /// <summary>A copy of the tensor's layout with the channels innermost (<c>[n, c, h, w]</c> stored as n, h, w, c), which convolutions on a CPU prefer.</summary>
     public static Tensor ChannelsLast(Tensor tensor) => Aten.Call("contiguous", tensor, 2L);

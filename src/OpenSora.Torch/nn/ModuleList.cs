@@ -157,8 +157,9 @@ namespace TorchSharp.Modules
             var result = tensor.alias();
             foreach (var (_, module) in _modules)
             {
-                using var input = result;
+                var input = result;
                 result = module.call(input);
+                if (!ReferenceEquals(result, input)) input.Dispose();
             }
 
             return result;

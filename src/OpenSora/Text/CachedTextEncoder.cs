@@ -66,7 +66,7 @@ public sealed class CachedTextEncoder : ITextEncoder
         var missing = prompts.Where(prompt => !found.ContainsKey(prompt)).Distinct(StringComparer.Ordinal).ToList();
         if (missing.Count > 0)
         {
-            var encoded = _inner.Encode(missing);
+            using var encoded = _inner.Encode(missing);
             for (var i = 0; i < missing.Count; i++)
             {
                 var states = new TextStates(encoded.States.narrow(0, i, 1).clone(), encoded.Mask.narrow(0, i, 1).clone());
