@@ -63,7 +63,7 @@ internal sealed class LoadedModel : IDisposable
             AutoencoderKL ModelVae()
             {
                 var network = Keep(new AutoencoderKL(folder.ReadConfig<AutoencoderKLConfig>(vaePart), initialize: false));
-                network.LoadWeights(folder.VaeWeights);
+                network.LoadWeights(folder.VaeWeights, new LoadOptions { KeyMap = AutoencoderKL.CurrentName });
                 Prepare(network);
                 return network;
             }

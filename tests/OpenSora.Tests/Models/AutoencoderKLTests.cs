@@ -34,6 +34,18 @@ public class AutoencoderKLTests
     }
 
     [Fact]
+    public void Old_names_lead_to_the_same_parameters()
+    {
+        using var model = Make(Small);
+        var names = model.state_dict().Keys.ToList();
+        var old = names.Select(name => !name.Contains("attentions.0.to_", StringComparison.Ordinal) ? name
+            : name.Replace("to_q", "query").Replace("to_k", "key").Replace("to_v", "value").Replace("to_out.0", "proj_attn")).ToList();
+        old.Except(names).Count().ShouldBe(16);
+        old.Select(AutoencoderKL.CurrentName).ShouldBe(names);
+        names.Select(AutoencoderKL.CurrentName).ShouldBe(names);
+    }
+
+    [Fact]
     public void Micro_batches_do_not_change_anything()
     {
         using var scope = NewDisposeScope();

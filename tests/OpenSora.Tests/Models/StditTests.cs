@@ -95,6 +95,20 @@ public class StditTests
     }
 
     [Fact]
+    public void Without_temporal_attention_frames_are_pictures()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = Make(Small);
+        var (x, t, y) = Inputs(Small);
+        var moving = model.call(x, t, y, null);
+        model.TemporalAttention = false;
+        var still = model.call(x, t, y, null);
+        Difference(moving, still).ShouldBeGreaterThan(1e-4);
+        Difference(still.narrow(2, 1, 1), model.call(x.narrow(2, 1, 1), t, y, null)).ShouldBeLessThan(1e-5);
+    }
+
+    [Fact]
     public void The_same_seed_makes_the_same_model()
     {
         using var scope = NewDisposeScope();

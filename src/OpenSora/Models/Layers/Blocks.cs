@@ -121,7 +121,7 @@ internal sealed class DitFinalLayer : nn.Module<Tensor, Tensor, Tensor>
     }
 }
 
-/// <summary>Group normalisation in float32 with eps 1e-6. Parameters <c>weight</c>, <c>bias</c>.</summary>
+/// <summary>Group normalisation with eps 1e-6, in the type of its input. Parameters <c>weight</c>, <c>bias</c>.</summary>
 internal sealed class GroupNormalization : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
