@@ -1,0 +1,59 @@
+using OpenSora.Training;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Samples;
+
+/// <summary>Training data in a page: squares of four colours that move in four directions. A caption is two words, each a state of its own.</summary>
+internal sealed class MovingSquares(int frames) : ITrainingData
+{
+    public const int Frames = 8;
+    public const int Size = 16;
+    public const int Words = 8;
+    private const int Side = 6;
+
+    private static readonly float[][] Colours = [[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]]; // red, green, blue, yellow
+    private static readonly (int X, int Y)[] Directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]; // right, left, down, up
+
+    public long Count => Colours.Length * Directions.Length * Size * Size;
+
+    public string Fingerprint => $"squares, {frames} frames";
+
+    /// <summary>A batch is a function of its number and the seed, so that a run can be resumed anywhere.</summary>
+    public TrainingBatch GetBatch(long number, int size, int seed)
+    {
+        var random = Randomness.Of(seed, number);
+        var captions = new (int Colour, int Direction)[size];
+        var pixels = new float[size * 3 * frames * Size * Size];
+        Array.Fill(pixels, -1);
+        for (var i = 0; i < size; i++)
+        {
+            var (colour, direction, x, y) = (random.Next(Colours.Length), random.Next(Directions.Length), random.Next(Size), random.Next(Size));
+            captions[i] = (colour, direction);
+            for (var frame = 0; frame < frames; frame++)
+                Draw(pixels.AsSpan(i * 3 * frames * Size * Size), frame, Colours[colour], x + frame * Directions[direction].X, y + frame * Directions[direction].Y);
+        }
+        return new TrainingBatch(tensor(pixels, [size, 3, frames, Size, Size]), Encode(captions));
+    }
+
+    /// <summary>Captions as states <c>[batch, 2, Words]</c>.</summary>
+    public static Tensor Encode(IReadOnlyList<(int Colour, int Direction)> captions)
+    {
+        var states = new float[captions.Count * 2 * Words];
+        for (var i = 0; i < captions.Count; i++)
+        {
+            states[i * 2 * Words + captions[i].Colour] = 1;
+            states[(i * 2 + 1) * Words + Colours.Length + captions[i].Direction] = 1;
+        }
+        return tensor(states, [captions.Count, 2, Words]);
+    }
+
+    // What leaves on one side comes back on the other.
+    private void Draw(Span<float> video, int frame, float[] colour, int left, int top)
+    {
+        for (var dy = 0; dy < Side; dy++)
+            for (var dx = 0; dx < Side; dx++)
+                for (var c = 0; c < 3; c++)
+                    video[((c * frames + frame) * Size + (top + dy + Size) % Size) * Size + (left + dx + Size) % Size] = colour[c];
+    }
+}
