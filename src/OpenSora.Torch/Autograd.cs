@@ -144,7 +144,7 @@ public static partial class torch
                 node.Positions = [.. vars.Index().Where(v => v.Item is Tensor).Select(v => v.Index)];
                 node.OutputShapes = [.. outputs.Select(o => (o.shape, o.dtype, o.device))];
                 IntPtr[] i = Handles(inputs), o = Handles(outputs);
-                var differentiable = outputs.Select(t => (byte)(node.Context.NotDifferentiable.Contains(t) ? 0 : 1)).ToArray();
+                var differentiable = outputs.Select(t => (byte)((t.is_floating_point() || t.is_complex()) && !node.Context.NotDifferentiable.Contains(t) ? 1 : 0)).ToArray();
                 var context = GCHandle.ToIntPtr(GCHandle.Alloc(node));
                 fixed (IntPtr* pi = i, po = o)
                 fixed (byte* pd = differentiable)

@@ -18,6 +18,7 @@ public static partial class torch
         private protected Tensor(IntPtr handle)
         {
             this.handle = handle;
+            if (handle == IntPtr.Zero) return; // an operator's undefined result
             var count = Interlocked.Increment(ref totalCount);
             if (count > Interlocked.Read(ref peakCount)) Interlocked.Exchange(ref peakCount, count);
             DisposeScope.Current?.Attach(this);

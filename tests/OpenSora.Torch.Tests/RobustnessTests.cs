@@ -67,6 +67,17 @@ public sealed class RobustnessTests
     }
 
     [Fact]
+    public void Whole_numbers_that_a_function_gives_take_no_gradient()
+    {
+        using var scope = NewDisposeScope();
+        var x = tensor(new float[] { 1, 5, 2 }, requires_grad: true);
+        var outputs = Largest.apply(x);
+        outputs[0].requires_grad.ShouldBeFalse();
+        (outputs[1] * outputs[0]).backward();
+        x.grad!.data<float>().ToArray().ShouldBe([1, 1, 1]);
+    }
+
+    [Fact]
     public void A_forward_that_fails_leaves_nothing()
     {
         using var scope = NewDisposeScope();
@@ -174,6 +185,19 @@ public sealed class RobustnessTests
         }
 
         public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) => [grad_output * 2 * ctx.get_saved_variables()[0]];
+    }
+
+    private sealed class Largest : autograd.MultiTensorFunction<Largest>
+    {
+        public override string Name => nameof(Largest);
+
+        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        {
+            var (values, indices) = ((Tensor)vars[0]).max(0);
+            return [indices, values * 1];
+        }
+
+        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> grad_outputs) => [grad_outputs[1].expand(3)];
     }
 
     private sealed class Broken : autograd.SingleTensorFunction<Broken>

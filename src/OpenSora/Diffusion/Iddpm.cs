@@ -189,7 +189,7 @@ public sealed partial class Iddpm : ISampler
             throw new ArgumentException($"Time steps must be int64 of shape [{x.shape[0]}], one a sample, got {t.dtype} of shape {Shape(t)}.", nameof(t));
         }
 
-        var steps = Array.ConvertAll(t.cpu().data<long>().ToArray(), step => (int)step);
+        var steps = t.cpu().data<long>().ToArray();
         foreach (var step in steps)
         {
             if (step < 0 || step >= Schedule.Steps)
@@ -198,7 +198,7 @@ public sealed partial class Iddpm : ISampler
             }
         }
 
-        return steps;
+        return Array.ConvertAll(steps, step => (int)step);
     }
 
     internal static NoiseSource Random(Generator? generator) => (_, like) => generator is null || generator.device.type == like.device.type

@@ -161,6 +161,7 @@ public sealed class TrainingLossesTests
         var x0 = Normal(1, 2, 4, 3, 3);
         Denoiser model = (x, _) => cat([x, x], 1);
         Should.Throw<ArgumentOutOfRangeException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 10 }))).Message.ShouldContain("0 to 9");
+        Should.Throw<ArgumentOutOfRangeException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1L << 32 }))).Message.ShouldContain("0 to 9");
         Should.Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1, 2 }))).Message.ShouldContain("[2]");
         Should.Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new float[] { 0, 1 }))).Message.ShouldContain("int64");
         Should.Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1 }), x0[0])).Message.ShouldContain("[4, 3, 3]");
