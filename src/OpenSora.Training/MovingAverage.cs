@@ -14,6 +14,7 @@ internal sealed class MovingAverage : IDisposable
     {
         this.parameters = parameters;
         using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
         foreach (var (name, parameter) in parameters)
         {
             var average = parameter.detach().to(ScalarType.Float32, copy: true);

@@ -135,6 +135,7 @@ public sealed class StagedTrainer : IDisposable
 
     private void RunStage(int index, CheckpointState? resumed, SafetensorsFile? file, IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
     {
+        using var scope = NewDisposeScope();
         var stage = stages[index];
         var data = stage.Data!;
         var trained = ChooseParameters(stage);
@@ -156,7 +157,7 @@ public sealed class StagedTrainer : IDisposable
 
         for (var step = start; !finished;)
         {
-            using var scope = NewDisposeScope();
+            using var inner = NewDisposeScope();
             var rate = stage.LearningRateAt(step, before + clock.Elapsed);
             var (loss, parts, norm, count) = Step(stage, data, trained, optimizer, step, rate);
             average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
@@ -165,22 +166,21 @@ public sealed class StagedTrainer : IDisposable
 
             var spent = before + clock.Elapsed;
             finished = step >= stage.Steps || spent >= stage.TimeLimit;
-            if (checkpoints is not null && (finished || cancellationToken.IsCancellationRequested
-                || step % checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= checkpoints.Every))
-            {
-                var state = new CheckpointState
-                {
-                    Stage = index, StageName = stage.Name, Step = step, Seconds = spent.TotalSeconds, Finished = finished,
-                    Settings = stage.Settings, Data = data.Fingerprint,
-                };
-                Checkpoint.Write(checkpoints, state, objective.Modules, Averages, trained, optimizer);
-                lastSaved = clock.Elapsed;
-            }
-
             var bySteps = clock.Elapsed / (step - start) * (stage.Steps - step);
             var left = stage.TimeLimit is { } limit && limit - spent < bySteps ? limit - spent : bySteps;
             progress?.Report(new TrainingProgress(stage.Name, step, stage.Steps, loss, parts, norm, rate, samples / clock.Elapsed.TotalSeconds,
-                left > TimeSpan.Zero ? left : TimeSpan.Zero));
+                finished || left < TimeSpan.Zero ? TimeSpan.Zero : left));
+
+            if (checkpoints is not null && (finished || cancellationToken.IsCancellationRequested
+                || step % checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= checkpoints.Every))
+            {
+                Checkpoint.Write(checkpoints, new CheckpointState
+                {
+                    Stage = index, StageName = stage.Name, Step = step, Seconds = spent.TotalSeconds, Finished = finished,
+                    Settings = stage.Settings, Data = data.Fingerprint,
+                }, objective.Modules, Averages, trained, optimizer);
+                lastSaved = clock.Elapsed;
+            }
             if (!finished)
                 cancellationToken.ThrowIfCancellationRequested();
         }

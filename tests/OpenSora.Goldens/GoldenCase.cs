@@ -15,6 +15,7 @@ public static class GoldenCase
         ["e2e_stdit_"] = EndToEndGoldens.Check,
         ["layers"] = LayersGoldens.Check,
         ["pos_embed"] = LayersGoldens.CheckPositions,
+        ["train_step_stdit"] = TrainStepGoldens.Check,
         ["vae_"] = VaeGoldens.Check,
         ["vae_video"] = VaeGoldens.CheckVideo,
         ["t5_"] = T5Goldens.Check,

@@ -12,6 +12,7 @@ var threads = new Option<int>("--threads") { Description = "Threads to compute w
 var minutes = new Option<double?>("--minutes") { Description = "Length of the stage; the learning rate is fitted to it. Default: the recipe's." };
 var output = new Option<string>("--out") { Description = "What to write." };
 var prompts = new Option<string>("--prompts") { Description = "A file with a prompt a line.", DefaultValueFactory = _ => Path.Combine(here, "prompts.txt") };
+var from = new Option<string?>("--from") { Description = "A checkpoint of another recipe to begin with; its last layer is not taken." };
 var stage = new Option<string>("--stage") { Description = "Whose weights: images or clips.", DefaultValueFactory = _ => "clips" };
 var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 16 };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
@@ -45,7 +46,7 @@ var root = new RootCommand("Trains the sticker model: vae, cache, images, clips,
 {
     Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
-    Verb("images", "Stage 1: stills, and the text encoder with them.", (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("images", "Stage 1: stills, and the text encoder with them.", (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
     Verb("clips", "Stage 2: clips, from the weights of stage 1.", (place, parsed, cancellation) => Training.ClipsAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
         parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance), parsed.GetValue(seed), cancellation),

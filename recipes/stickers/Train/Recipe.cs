@@ -1,4 +1,6 @@
 using System.Text.Json;
+using System.Text.Json.Serialization;
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Training;
 
@@ -48,6 +50,15 @@ internal sealed record Recipe
 
     public required StditConfig Model { get; init; }
 
+    /// <summary>What the model predicts. The clean sample is learned faster than the noise where data are few.</summary>
+    public Prediction Prediction { get; init; }
+
+    /// <summary>Where the variance of a denoising step comes from.</summary>
+    public Variance Variance { get; init; }
+
+    /// <summary>Styles of stills that are trained on.</summary>
+    public IReadOnlyList<string> Styles { get; init; } = ["3D", "flat"];
+
     /// <summary>Side of the squares that the autoencoder is trained on.</summary>
     public int Crop { get; init; } = 64;
 
@@ -73,6 +84,7 @@ internal sealed record Recipe
     public static JsonSerializerOptions Json { get; } = new()
     {
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, WriteIndented = true, ReadCommentHandling = JsonCommentHandling.Skip,
-        AllowTrailingCommas = true, UnmappedMemberHandling = System.Text.Json.Serialization.JsonUnmappedMemberHandling.Disallow,
+        AllowTrailingCommas = true, UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
+        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
     };
 }

@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Text;
@@ -82,7 +83,7 @@ internal static class Training
         return Task.CompletedTask;
     }
 
-    public static async Task ImagesAsync(Workplace place, double? minutes, CancellationToken cancellation)
+    public static async Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation)
     {
         using var stills = StickerSet.Stills(place.Data);
         using var vae = place.Vae();
@@ -91,11 +92,18 @@ internal static class Training
         using (model)
         using (text)
         {
-            using var data = new LatentData(cache, SentencePieceTokenizer.Open(place.Tokenizer), place.Recipe.Tokens);
+            using var data = new LatentData(cache, SentencePieceTokenizer.Open(place.Tokenizer), place.Recipe.Tokens, Stills(place, stills));
             var stage = place.Recipe.ImageStage.ToStage("images", data, minutes);
             stage.Trains = TrainingStage.ImagePretraining(data, 1).Trains;
             model.TemporalAttention = false;
-            using var trainer = new StagedTrainer(model, text).AddStage(stage).SaveTo(place.Checkpoints("images")).Resume(place.Folder("images"), ifAny: true);
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints("images"));
+            trainer.Resume(place.Folder("images"), ifAny: true);
+            if (from is not null) // a run that predicted something else: all but the last layer is of use
+                trainer.InitialiseFrom(from, averages: false, new LoadOptions
+                {
+                    KeyMap = name => name.StartsWith("final_layer.linear", StringComparison.Ordinal) ? null : name,
+                    KeepInitial = name => name.StartsWith("final_layer.linear", StringComparison.Ordinal),
+                });
             await trainer.RunAsync(new Lines(), cancellation);
         }
     }
@@ -112,12 +120,12 @@ internal static class Training
         using (text)
         {
             var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
-            using var images = new LatentData(stillCache, tokenizer, place.Recipe.Tokens);
+            using var images = new LatentData(stillCache, tokenizer, place.Recipe.Tokens, Stills(place, stills));
             using var videos = new LatentData(clipCache, tokenizer, place.Recipe.Tokens) { Frames = place.Recipe.Frames };
             var turns = Enumerable.Repeat<(ITrainingData, double)>((videos, 1), place.Recipe.ImagesEvery - 1).Append((images, place.Recipe.Frames));
             var stage = place.Recipe.ClipStage.ToStage("clips", new MixedData([.. turns]), minutes);
             stage.Trains = name => name.StartsWith("model.", StringComparison.Ordinal); // the text encoder stays as stage 1 made it
-            using var trainer = new StagedTrainer(model, text).AddStage(stage).SaveTo(place.Checkpoints("clips"));
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints("clips"));
             if (Directory.Exists(place.Folder("clips")))
                 trainer.Resume(place.Folder("clips"), ifAny: true);
             trainer.InitialiseFrom(place.Folder("images"));
@@ -135,6 +143,13 @@ internal static class Training
         text.UseComputeType(ScalarType.BFloat16);
         return (model, text);
     }
+
+    public static DiffusionTraining Objective(Workplace place, Stdit model, T5Encoder text) =>
+        new(model, text, new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = place.Recipe.Prediction, Variance = place.Recipe.Variance }));
+
+    // The cached stills, each of which is there on several backgrounds, that have one of the recipe's styles.
+    private static IEnumerable<int> Stills(Workplace place, StickerSet stills) => Enumerable.Range(0, stills.Items.Length * place.Recipe.StillBackgrounds)
+        .Where(i => place.Recipe.Styles.Contains(stills.Items[i / place.Recipe.StillBackgrounds].Style, StringComparer.Ordinal));
 
     private sealed class Told(Action<int> tell) : IProgress<int>
     {

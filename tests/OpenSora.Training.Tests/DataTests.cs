@@ -1,0 +1,250 @@
+using OpenSora.Media;
+using OpenSora.Models;
+using OpenSora.Text;
+using OpenSora.Torch;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Tests;
+
+public class DataTests
+{
+    [Fact]
+    public void Every_epoch_has_every_sample_once_in_an_order_of_its_own()
+    {
+        var order = new SampleOrder(10);
+        var samples = Enumerable.Range(0, 10).SelectMany(i => order.Batch(i, 3, seed: 5)).ToArray();
+        for (var epoch = 0; epoch < 3; epoch++)
+            samples.Skip(epoch * 10).Take(10).Order().ShouldBe(Enumerable.Range(0, 10));
+        samples.Take(10).ShouldNotBe(samples.Skip(10).Take(10));
+        new SampleOrder(10).Batch(7, 3, seed: 5).ShouldBe(samples.Skip(21).Take(3));
+        new SampleOrder(10).Batch(7, 3, seed: 6).ShouldNotBe(samples.Skip(21).Take(3));
+    }
+
+    [Fact]
+    public void Random_numbers_are_the_same_everywhere()
+    {
+        Randomness.Mix(42, 1, 2).ShouldBe(Randomness.Mix(42, 1, 2));
+        Randomness.Mix(42, 1, 2).ShouldNotBe(Randomness.Mix(42, 2, 1));
+        Randomness.Mix(42).ShouldNotBe(Randomness.Mix(43));
+    }
+
+    [Fact]
+    public void Sources_take_turns_and_each_goes_on_where_it_was()
+    {
+        var (clips, images) = (new Numbers(2), new Numbers(1));
+        var mixed = new MixedData((clips, 1), (images, 2.5), (clips, 1));
+        for (var i = 0; i < 6; i++)
+        {
+            using var batch = mixed.GetBatch(i, 2, seed: 1);
+            batch.Video.shape[0].ShouldBe(i % 3 == 1 ? 5 : 2);
+        }
+        clips.Asked.ShouldBe([0, 1, 2, 3]);
+        images.Asked.ShouldBe([0, 1]);
+        mixed.Count.ShouldBe(200);
+        Should.Throw<ArgumentException>(() => new MixedData());
+    }
+
+    [Fact]
+    public void The_learning_rate_rises_and_falls()
+    {
+        var stage = new TrainingStage { Steps = 110, WarmUpSteps = 10, LearningRate = 2, FinalLearningRate = 1, Shape = LearningRateShape.Cosine, TimeLimit = TimeSpan.FromSeconds(100) };
+        stage.LearningRateAt(0, TimeSpan.Zero).ShouldBe(0.2, 1e-9);
+        stage.LearningRateAt(10, TimeSpan.Zero).ShouldBe(2, 1e-9);
+        stage.LearningRateAt(60, TimeSpan.Zero).ShouldBe(1.5, 1e-9);
+        stage.LearningRateAt(110, TimeSpan.Zero).ShouldBe(1, 1e-9);
+        stage.LearningRateAt(20, TimeSpan.FromSeconds(50)).ShouldBe(1.5, 1e-9); // time runs ahead of the steps
+        stage.Shape = LearningRateShape.Constant;
+        stage.LearningRateAt(100, TimeSpan.FromSeconds(90)).ShouldBe(2);
+    }
+
+    [Fact]
+    public void Latents_are_encoded_once_and_again_when_clips_or_weights_change()
+    {
+        using var folder = new TemporaryFolder();
+        var path = folder["latents.safetensors"];
+        using var vae = Vae(1);
+        var source = new Colours(5);
+        var told = new List<int>();
+        using (var cache = LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(told)))
+        {
+            cache.Latents.shape.ShouldBe([5, 2, 3, 4, 4]);
+            cache.Captions[4].ShouldBe(["colour 4", "nothing else"]);
+            told[^1].ShouldBe(5);
+            (5L * 2 * 3 * 4 * 4 * 2).ShouldBe(LatentCache.SizeOf(5, 3, 8, 8, vae));
+            using var scope = NewDisposeScope();
+            var expected = vae.Encode(source.Load(3, new Random(0)).Video.unsqueeze(0));
+            (cache.Latents[3] - expected[0]).abs().max().item<float>().ShouldBeLessThan(0.02f);
+        }
+
+        told.Clear();
+        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(told)).Dispose();
+        told.ShouldBeEmpty();
+        var more = new Colours(6);
+        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, progress: new Counted(told)).Dispose();
+        told[^1].ShouldBe(6);
+        using var other = Vae(2);
+        LatentCache.KeyOf(source, other).ShouldNotBe(LatentCache.KeyOf(source, vae));
+
+        using var stop = new CancellationTokenSource();
+        stop.Cancel();
+        Should.Throw<OperationCanceledException>(() => LatentCache.OpenOrCreate(folder["no"], "key", source, vae, cancellationToken: stop.Token));
+        File.Exists(folder["no"]).ShouldBeFalse();
+    }
+
+    [Fact]
+    public void Batches_hold_a_window_of_the_latents_with_ids_or_states()
+    {
+        using var folder = new TemporaryFolder();
+        using var vae = Vae(1);
+        var source = new Colours(5);
+        var before = 0L;
+        using (var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae))
+        {
+            using var ids = new LatentData(cache, new Letters(), 6) { Frames = 2 };
+            before = LiveTensors.Count;
+            using (var batch = ids.GetBatch(3, 4, seed: 1))
+            using (var again = ids.GetBatch(3, 4, seed: 1))
+            {
+                batch.Video.shape.ShouldBe([4, 2, 2, 4, 4]);
+                batch.Text.ShouldNotBeNull().shape.ShouldBe([4, 6]);
+                using (NewDisposeScope())
+                    batch.Text.ne(0).eq(batch.Mask!).all().item<bool>().ShouldBeTrue();
+                again.Text!.data<long>().ToArray().ShouldBe(batch.Text.data<long>().ToArray());
+                again.Video.data<float>().ToArray().ShouldBe(batch.Video.data<float>().ToArray());
+            }
+            LiveTensors.Count.ShouldBe(before);
+
+            var encoder = new Widths();
+            using var states = new LatentData(cache, encoder);
+            for (var i = 0; i < 8; i++)
+            {
+                using var batch = states.GetBatch(i, 4, seed: 1);
+                batch.Text.ShouldNotBeNull().shape.ShouldBe([4, 6, 3]);
+            }
+            encoder.Calls.ShouldBeLessThanOrEqualTo(6); // five colours and "nothing else", each encoded once
+        }
+    }
+
+    [Fact]
+    public void A_cache_takes_clips_of_one_size_only()
+    {
+        using var folder = new TemporaryFolder();
+        using var vae = Vae(1);
+        Should.Throw<InvalidDataException>(() => LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(3) { Growing = true }, vae)).Message.ShouldContain("one size");
+        Directory.GetFileSystemEntries(folder.Path).ShouldBeEmpty();
+    }
+
+    [Fact]
+    public void Pixels_are_cropped_at_random()
+    {
+        var data = new PixelData(new Colours(5)) { Crop = 4 };
+        using var batch = data.GetBatch(0, 3, seed: 1);
+        batch.Video.shape.ShouldBe([3, 3, 3, 4, 4]);
+        data.Crop = 99;
+        Should.Throw<InvalidDataException>(() => data.GetBatch(0, 3, seed: 1)).Message.ShouldContain("too small");
+    }
+
+    [Fact]
+    public async Task An_autoencoder_learns_to_give_back_its_pictures()
+    {
+        using var vae = Vae(1);
+        var psnr = new List<double>();
+        using var trainer = new StagedTrainer(new VaeTraining(vae)).AddStage(new TrainingStage
+        {
+            Name = "vae", Data = new PixelData(new Colours(5)), Steps = 150, BatchSize = 5, LearningRate = 3e-3, EmaDecay = null,
+        });
+        await trainer.RunAsync(new Told(p => psnr.Add(p.Parts["psnr"])));
+        psnr.TakeLast(5).Average().ShouldBeGreaterThan(psnr.Take(5).Average() + 2);
+    }
+
+    [Fact]
+    public async Task A_table_lists_videos_with_captions()
+    {
+        using var folder = new TemporaryFolder();
+        using (var scope = NewDisposeScope())
+        {
+            var frames = VideoFrames.FromTensor(zeros([3L, 4L, 16L, 16L]), 8);
+            await new VideoWriter().WriteAsync(frames, folder["clip.mp4"]);
+        }
+        await File.WriteAllTextAsync(folder["list.csv"], "caption,path,more\r\n\"a \"\"grey\"\" square,\nstill\",clip.mp4,1\nanother name,clip.mp4,2\n\n");
+        var before = LiveTensors.Count;
+        var table = new VideoTable(folder["list.csv"], new VideoReader(), new ClipOptions { Width = 8, Height = 8, Frames = 6 });
+        table.Count.ShouldBe(1);
+        using (var clip = table.Load(0, new Random(0)))
+        {
+            clip.Video.shape.ShouldBe([3, 6, 8, 8]); // the last frame repeated
+            clip.Captions.ShouldBe(["a \"grey\" square,\nstill", "another name"]);
+        }
+        LiveTensors.Count.ShouldBe(before);
+
+        Broken("path\nclip.mp4\n").Message.ShouldContain("caption");
+        Broken("path,caption\nclip.mp4\n").Message.ShouldContain("fields");
+        Broken("path,caption\n").Message.ShouldContain("no files");
+        Broken("path,caption\nclip.mp4,\"open\n").Message.ShouldContain("closed");
+        Broken("").Message.ShouldContain("columns");
+        File.WriteAllText(folder["list.csv"], "path,caption\nmissing.mp4,x\n");
+        Should.Throw<FileNotFoundException>(() => new VideoTable(folder["list.csv"], new VideoReader(), new ClipOptions())).Message.ShouldContain("missing.mp4");
+
+        InvalidDataException Broken(string text)
+        {
+            File.WriteAllText(folder["list.csv"], text);
+            return Should.Throw<InvalidDataException>(() => new VideoTable(folder["list.csv"], new VideoReader(), new ClipOptions()));
+        }
+    }
+
+    private static AutoencoderKL Vae(int seed)
+    {
+        manual_seed(seed);
+        return new AutoencoderKL(new AutoencoderKLConfig { BlockOutChannels = [4, 8], LayersPerBlock = 1, NormNumGroups = 2, LatentChannels = 2, ScalingFactor = 1 });
+    }
+
+    /// <summary>Clips of one colour each.</summary>
+    private sealed class Colours(int count) : IClipSource
+    {
+        public int Count => count;
+
+        public string Fingerprint => $"{count} colours";
+
+        public bool Growing { get; init; }
+
+        public CaptionedClip Load(int index, Random random)
+        {
+            var size = Growing ? 8 + 2 * index : 8;
+            return new CaptionedClip(full([3L, 3L, size, size], index / 4.0f - 0.5f), [$"colour {index}", "nothing else"]);
+        }
+    }
+
+    private sealed class Letters : ITokenizer
+    {
+        public int PadId => 0;
+
+        public IReadOnlyList<int> Encode(string text, int maxTokens) => [.. text.Take(maxTokens - 1).Select(letter => letter % 50 + 2), 1];
+    }
+
+    private sealed class Widths : ITextEncoder
+    {
+        public int Calls { get; private set; }
+
+        public int Width => 3;
+
+        public int MaxTokens => 6;
+
+        public TextStates Encode(IReadOnlyList<string> prompts)
+        {
+            Calls++;
+            var mask = zeros([prompts.Count, 6L], ScalarType.Bool);
+            mask.narrow(1, 0, 4).fill_(true);
+            return new TextStates(ones([prompts.Count, 6L, 3L]), mask);
+        }
+
+        public void Dispose()
+        {
+        }
+    }
+
+    private sealed class Counted(List<int> told) : IProgress<int>
+    {
+        public void Report(int value) => told.Add(value);
+    }
+}

@@ -1,0 +1,325 @@
+using OpenSora.Goldens;
+using OpenSora.Models;
+using OpenSora.Torch;
+using OpenSora.Weights;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Tests;
+
+public class StagedTrainerTests
+{
+    [Fact]
+    public void Two_steps_equal_the_original()
+    {
+        var before = LiveTensors.Count;
+        var folder = AppContext.BaseDirectory;
+        while (!File.Exists(Path.Combine(folder, "OpenSora.Lib.sln")))
+            folder = Path.GetDirectoryName(folder)!;
+        var comparisons = GoldenCase.Check(Path.Combine(folder, "tests", "Data", "goldens", "train_step_stdit.safetensors")).ShouldNotBeNull();
+        comparisons.Count.ShouldBeGreaterThan(60);
+        foreach (var comparison in comparisons)
+            comparison.Ok.ShouldBeTrue($"{comparison}");
+    }
+
+    [Fact]
+    public async Task A_stopped_and_resumed_run_gives_the_weights_of_one_that_was_not_stopped()
+    {
+        using var folder = new TemporaryFolder();
+        var expected = await RunAsync(null, null);
+
+        // Stopped between steps: a checkpoint is written on the way out.
+        using (var stop = new CancellationTokenSource())
+        {
+            var checkpoints = new CheckpointOptions { Folder = folder["stopped"] };
+            await Should.ThrowAsync<OperationCanceledException>(() => RunAsync(checkpoints, null, new Told(p => { if (p.Step == 3) stop.Cancel(); }), stop.Token));
+            Tiny.ShouldBeSame(await RunAsync(checkpoints, folder["stopped"]), expected);
+        }
+
+        // Broken off in the fifth step: what was done since the last checkpoint is done again.
+        var every = new CheckpointOptions { Folder = folder["broken"], EverySteps = 2, Every = null };
+        await Should.ThrowAsync<IOException>(() => RunAsync(every, null, new Told(p => { if (p.Step == 5) throw new IOException("the power went out"); })));
+        Tiny.ShouldBeSame(await RunAsync(every, folder["broken"]), expected);
+
+        static async Task<Dictionary<string, float[]>> RunAsync(CheckpointOptions? checkpoints, string? resume, IProgress<TrainingProgress>? progress = null,
+            CancellationToken cancellation = default)
+        {
+            // Another seed where weights are to come from the checkpoint.
+            var (model, text) = Tiny.Models(resume is null ? 1 : 99);
+            using (model)
+            using (text)
+            using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage()).AddStage(Tiny.Stage("second", 3)))
+            {
+                if (checkpoints is not null)
+                    trainer.SaveTo(checkpoints);
+                if (resume is not null)
+                    trainer.Resume(resume);
+                await trainer.RunAsync(progress, cancellation);
+                var weights = Tiny.Weights(("model", model), ("text", text));
+                trainer.UseAverages();
+                foreach (var (name, values) in Tiny.Weights(("ema", model)))
+                    weights.Add(name, values);
+                return weights;
+            }
+        }
+    }
+
+    [Fact]
+    public async Task A_stage_starts_from_the_averages_of_the_one_before()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            Dictionary<string, float[]>? averages = null;
+            using (var first = new StagedTrainer(model, text).AddStage(Tiny.Stage()))
+            {
+                await first.RunAsync();
+                first.UseAverages();
+                averages = Tiny.Weights(("model", model));
+            }
+            var (again, againText) = Tiny.Models();
+            using (again)
+            using (againText)
+            {
+                var second = Tiny.Stage("second", 1);
+                second.LearningRate = 1e-30; // a step that changes nothing shows what the stage started with
+                using var both = new StagedTrainer(again, againText).AddStage(Tiny.Stage()).AddStage(second);
+                await both.RunAsync();
+                Tiny.ShouldBeSame(Tiny.Weights(("model", again)), averages);
+            }
+        }
+    }
+
+    [Fact]
+    public async Task Only_the_chosen_parameters_are_trained()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            var before = Tiny.Weights(("model", model), ("text", text));
+            var stage = TrainingStage.ImagePretraining(new Numbers(1), 3);
+            (stage.BatchSize, stage.LearningRate) = (2, 1e-2);
+            using var trainer = new StagedTrainer(model, text).AddStage(stage);
+            await trainer.RunAsync();
+            foreach (var (name, values) in Tiny.Weights(("model", model), ("text", text)))
+            {
+                var same = before[name].AsSpan().SequenceEqual(values);
+                var frozen = name.Contains("attn_temp", StringComparison.Ordinal) || name.Contains("pos_embed", StringComparison.Ordinal) || name.EndsWith("y_embedding", StringComparison.Ordinal);
+                if (frozen)
+                    same.ShouldBeTrue($"{name} changed");
+                else if (name.Contains("x_embedder", StringComparison.Ordinal) || name.Contains("mlp", StringComparison.Ordinal))
+                    same.ShouldBeFalse($"{name} did not change");
+            }
+            before.Keys.ShouldContain(name => name.Contains("attn_temp", StringComparison.Ordinal));
+        }
+    }
+
+    [Fact]
+    public async Task A_loss_that_is_not_finite_stops_the_run_before_the_weights_are_touched()
+    {
+        using var folder = new TemporaryFolder();
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            Dictionary<string, float[]>? last = null;
+            using var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(data: new Numbers { BrokenBatch = 5 }))
+                .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 });
+            var error = await Should.ThrowAsync<TrainingDivergedException>(() => trainer.RunAsync(new Told(_ => last = Tiny.Weights(("model", model), ("text", text)))));
+            error.Message.ShouldContain("step 3");
+            error.Message.ShouldContain("checkpoint-01-00000002");
+            Tiny.ShouldBeSame(Tiny.Weights(("model", model), ("text", text)), last.ShouldNotBeNull());
+        }
+    }
+
+    [Fact]
+    public async Task Resuming_with_other_settings_or_data_is_refused_and_initialising_is_not()
+    {
+        using var folder = new TemporaryFolder();
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: 2)).SaveTo(new CheckpointOptions { Folder = folder.Path }))
+                await trainer.RunAsync();
+            var other = Tiny.Stage(steps: 4);
+            other.LearningRate = 1e-4;
+            using (var trainer = new StagedTrainer(model, text).AddStage(other).Resume(folder.Path))
+                (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("InitialiseFrom");
+            using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(data: new Numbers(1))).Resume(folder.Path))
+                (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("other data");
+            using (var trainer = new StagedTrainer(model, text).AddStage(other).InitialiseFrom(folder.Path))
+                await trainer.RunAsync();
+            using (var trainer = new StagedTrainer(model, text).AddStage(other).Resume(folder["nothing"]))
+                await Should.ThrowAsync<FileNotFoundException>(() => trainer.RunAsync());
+            model.SaveWeights(folder["weights.safetensors"]);
+            using (var trainer = new StagedTrainer(model).AddStage(other).Resume(folder["weights.safetensors"]))
+                (await Should.ThrowAsync<InvalidWeightsException>(() => trainer.RunAsync())).Message.ShouldContain("InitialiseFrom");
+        }
+    }
+
+    [Fact]
+    public async Task Weights_of_a_file_initialise_a_model_and_must_fit()
+    {
+        using var folder = new TemporaryFolder();
+        var (model, text) = Tiny.Models();
+        var (other, otherText) = Tiny.Models(2);
+        using (model)
+        using (text)
+        using (other)
+        using (otherText)
+        {
+            model.SaveWeights(folder["weights.safetensors"]);
+            using (var trainer = new StagedTrainer(other).InitialiseFrom(folder["weights.safetensors"]))
+                Tiny.ShouldBeSame(Tiny.Weights(("model", other)), Tiny.Weights(("model", model)));
+            text.SaveWeights(folder["text.safetensors"]);
+            using (var trainer = new StagedTrainer(other))
+                Should.Throw<InvalidWeightsException>(() => trainer.InitialiseFrom(folder["text.safetensors"]));
+            using (var trainer = new StagedTrainer(other, otherText))
+                Should.Throw<InvalidWeightsException>(() => trainer.InitialiseFrom(folder["weights.safetensors"]));
+        }
+        await Task.CompletedTask;
+    }
+
+    [Fact]
+    public async Task The_last_checkpoints_are_kept_and_a_failed_write_leaves_none()
+    {
+        using var folder = new TemporaryFolder();
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage()).SaveTo(new CheckpointOptions { Folder = folder["kept"], EverySteps = 1, KeepLast = 2 }))
+                await trainer.RunAsync();
+            Directory.GetFiles(folder["kept"]).Select(Path.GetFileName).Order().ShouldBe(["checkpoint-01-00000005.safetensors", "checkpoint-01-00000006.safetensors"]);
+
+            await File.WriteAllTextAsync(folder["file"], "in the way");
+            using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage()).SaveTo(new CheckpointOptions { Folder = folder["file"], EverySteps = 1 }))
+                await Should.ThrowAsync<IOException>(() => trainer.RunAsync());
+        }
+    }
+
+    [Fact]
+    public async Task No_tensor_is_left_behind()
+    {
+        await OnceAsync();
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        var before = LiveTensors.Count;
+        await OnceAsync();
+        LiveTensors.Count.ShouldBe(before);
+
+        static async Task OnceAsync()
+        {
+            using var folder = new TemporaryFolder();
+            var (model, text) = Tiny.Models();
+            using (model)
+            using (text)
+            using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage()).AddStage(Tiny.Stage("second", 2)).SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 2 }))
+                await trainer.RunAsync();
+        }
+    }
+
+    [Fact]
+    public async Task A_small_model_learns_and_bfloat16_learns_alike()
+    {
+        var exact = await LossesAsync(null);
+        var mixed = await LossesAsync(ScalarType.BFloat16);
+        exact.TakeLast(10).Average().ShouldBeLessThan(exact.Take(10).Average() * 0.9);
+        mixed[0].ShouldBe(exact[0], exact[0] * 0.02);
+        mixed.TakeLast(10).Average().ShouldBe(exact.TakeLast(10).Average(), exact.TakeLast(10).Average() * 0.1);
+
+        static async Task<List<double>> LossesAsync(ScalarType? type)
+        {
+            var (model, text) = Tiny.Models();
+            using (model)
+            using (text)
+            {
+                model.UseComputeType(type);
+                text.UseComputeType(type);
+                var stage = Tiny.Stage(steps: 80);
+                (stage.BatchSize, stage.LearningRate) = (16, 5e-3);
+                List<double> losses = [];
+                using var trainer = new StagedTrainer(model, text).AddStage(stage);
+                await trainer.RunAsync(new Told(p => losses.Add(p.Loss)));
+                model.parameters().ShouldAllBe(parameter => parameter.dtype == ScalarType.Float32);
+                return losses;
+            }
+        }
+    }
+
+    [Fact]
+    public async Task Accumulated_batches_count_like_one_large_batch()
+    {
+        var together = await WeightsAsync(1, 4);
+        var apart = await WeightsAsync(4, 1);
+        foreach (var (name, values) in together)
+        {
+            for (var i = 0; i < values.Length; i++)
+                apart[name][i].ShouldBe(values[i], 1e-5);
+        }
+
+        static async Task<Dictionary<string, float[]>> WeightsAsync(int accumulation, int batch)
+        {
+            manual_seed(3);
+            using var line = nn.Linear(3, 2);
+            using var trainer = new StagedTrainer(new Line(line)).AddStage(new TrainingStage
+            {
+                Name = "line", Data = new Points(), Steps = 5, BatchSize = batch, Accumulation = accumulation, LearningRate = 1e-2, ClipGradientNorm = null, EmaDecay = null,
+            });
+            await trainer.RunAsync();
+            return Tiny.Weights(("line", line));
+        }
+    }
+
+    [Fact]
+    public void Wrong_settings_are_refused_by_name()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            Refused(stage => stage.Steps = 0, nameof(TrainingStage.Steps));
+            Refused(stage => stage.Data = null, nameof(TrainingStage.Data));
+            Refused(stage => stage.LearningRate = double.NaN, nameof(TrainingStage.LearningRate));
+            Refused(stage => stage.Beta2 = 1, "betas");
+            Refused(stage => stage.EmaDecay = 1.5, nameof(TrainingStage.EmaDecay));
+            Refused(stage => stage.ClipGradientNorm = -1, nameof(TrainingStage.ClipGradientNorm));
+            using var empty = new StagedTrainer(model);
+            Should.Throw<InvalidOperationException>(() => { _ = empty.RunAsync(); });
+
+            void Refused(Action<TrainingStage> change, string word)
+            {
+                var stage = Tiny.Stage();
+                change(stage);
+                using var trainer = new StagedTrainer(model, text).AddStage(stage);
+                Should.Throw<InvalidOperationException>(() => { _ = trainer.RunAsync(); }).Message.ShouldContain(word);
+            }
+        }
+    }
+
+    /// <summary>Squared error of a linear layer; nothing random.</summary>
+    private sealed class Line(nn.Module<Tensor, Tensor> line) : ITrainingObjective
+    {
+        public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
+
+        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
+            new((line.call(batch.Video) - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
+    }
+
+    private sealed class Points : ITrainingData
+    {
+        public long Count => 20;
+
+        public string Fingerprint => "points";
+
+        public TrainingBatch GetBatch(long number, int size, int seed)
+        {
+            using var scope = NewDisposeScope();
+            var at = arange(number * size, (number + 1) * size, ScalarType.Float32).unsqueeze(1);
+            return new TrainingBatch(cat([at.sin(), at.cos(), (at * 2).sin()], 1).MoveToOuterDisposeScope(), cat([at.cos(), (at * 3).sin()], 1).MoveToOuterDisposeScope());
+        }
+    }
+}

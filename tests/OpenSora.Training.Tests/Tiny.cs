@@ -1,0 +1,81 @@
+using OpenSora.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Tests;
+
+/// <summary>Models and data small enough to train in a test.</summary>
+internal static class Tiny
+{
+    public static (Stdit Model, T5Encoder Text) Models(int seed = 1)
+    {
+        manual_seed(seed);
+        var model = new Stdit(new StditConfig
+        {
+            InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 16, Depth = 2, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4, ClassDropoutProb = 0.3,
+        });
+        var text = new T5Encoder(new T5Config { VocabSize = 20, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 });
+        return (model, text);
+    }
+
+    public static TrainingStage Stage(string name = "first", int steps = 6, ITrainingData? data = null) => new()
+    {
+        Name = name, Data = data ?? new Numbers(), Steps = steps, BatchSize = 3, LearningRate = 1e-3, EmaDecay = 0.9, WarmUpSteps = 2,
+        Shape = LearningRateShape.Cosine, Accumulation = 2,
+    };
+
+    /// <summary>All weights by name, copied.</summary>
+    public static Dictionary<string, float[]> Weights(params (string Name, nn.Module Module)[] modules) =>
+        modules.SelectMany(pair => pair.Module.state_dict().Select(entry => (Name: $"{pair.Name}.{entry.Key}", entry.Value)))
+            .ToDictionary(entry => entry.Name, entry => entry.Value.detach().flatten().data<float>().ToArray(), StringComparer.Ordinal);
+
+    public static void ShouldBeSame(Dictionary<string, float[]> actual, Dictionary<string, float[]> expected)
+    {
+        actual.Keys.ShouldBe(expected.Keys, ignoreOrder: true);
+        foreach (var (name, values) in expected)
+            actual[name].AsSpan().SequenceEqual(values).ShouldBeTrue($"{name} differs");
+    }
+
+    public static bool AreSame(Dictionary<string, float[]> a, Dictionary<string, float[]> b) => a.All(pair => b[pair.Key].AsSpan().SequenceEqual(pair.Value));
+}
+
+/// <summary>Random latents with token ids.</summary>
+internal sealed class Numbers(int frames = 2) : ITrainingData
+{
+    public long Count => 100;
+
+    public string Fingerprint => $"numbers {frames}";
+
+    /// <summary>The batch whose latents are not numbers.</summary>
+    public long BrokenBatch { get; init; } = -1;
+
+    public List<long> Asked { get; } = [];
+
+    public TrainingBatch GetBatch(long number, int size, int seed)
+    {
+        using var scope = NewDisposeScope();
+        Asked.Add(number);
+        using var generator = new Generator(Randomness.Mix(seed, number) >> 1);
+        var video = randn([size, 2L, frames, 4L, 4L], generator: generator);
+        if (number == BrokenBatch)
+            video = video * float.NaN;
+        var ids = randint(1, 20, [size, 4L], ScalarType.Int64, generator: generator);
+        var mask = ones([size, 4L], ScalarType.Bool);
+        mask[0].narrow(0, 2, 2).fill_(false);
+        return new TrainingBatch(video.MoveToOuterDisposeScope(), ids.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope());
+    }
+}
+
+internal sealed class Told(Action<TrainingProgress> tell) : IProgress<TrainingProgress>
+{
+    public void Report(TrainingProgress value) => tell(value);
+}
+
+internal sealed class TemporaryFolder : IDisposable
+{
+    public string Path { get; } = Directory.CreateTempSubdirectory("opensora-training-").FullName;
+
+    public string this[string name] => System.IO.Path.Combine(Path, name);
+
+    public void Dispose() => Directory.Delete(Path, recursive: true);
+}
