@@ -9,13 +9,13 @@ public class FastKernelTests
     private static readonly long[][] Shapes = [[7, 33], [4, 64, 256], [3, 5, 17]];
 
     [Fact]
-    public void Gelu() => Check(x => nn.functional.gelu(x, Modules.GELU.Approximate.tanh), Shapes, channelsLast: false);
+    public void Gelu() => Check(x => nn.functional.gelu(x, TorchSharp.Modules.GELU.Approximate.tanh), Shapes, channelsLast: false);
 
     [Fact]
-    public void Silu() => Check(nn.functional.silu, Shapes, channelsLast: false);
+    public void Silu() => Check(x => nn.functional.silu(x), Shapes, channelsLast: false);
 
     [Fact]
-    public void Silu_of_channels_last_images() => Check(nn.functional.silu, [[2, 6, 5, 5], [3, 24, 8, 4]], channelsLast: true);
+    public void Silu_of_channels_last_images() => Check(x => nn.functional.silu(x), [[2, 6, 5, 5], [3, 24, 8, 4]], channelsLast: true);
 
     [Fact]
     public void Layer_norm() => Check(x => nn.functional.layer_norm(x, [x.shape[^1]], eps: 1e-6), Shapes, channelsLast: false);
@@ -36,7 +36,7 @@ public class FastKernelTests
     {
         using var scope = NewDisposeScope();
         var x = tensor(new[] { float.NaN, float.PositiveInfinity, 100, -100, 0 }).to(ScalarType.BFloat16);
-        foreach (var y in new[] { nn.functional.silu(x), nn.functional.gelu(x, Modules.GELU.Approximate.tanh) })
+        foreach (var y in new[] { nn.functional.silu(x), nn.functional.gelu(x, TorchSharp.Modules.GELU.Approximate.tanh) })
         {
             var values = y.to(ScalarType.Float32).data<float>().ToArray();
             values[0].ShouldBe(float.NaN);

@@ -12,7 +12,7 @@ var threads = new Option<int>("--threads") { Description = "Threads to compute w
 var minutes = new Option<double?>("--minutes") { Description = "Length of the stage; the learning rate is fitted to it. Default: the recipe's." };
 var output = new Option<string>("--out") { Description = "What to write." };
 var prompts = new Option<string>("--prompts") { Description = "A file with a prompt a line.", DefaultValueFactory = _ => Path.Combine(here, "prompts.txt") };
-var from = new Option<string?>("--from") { Description = "A checkpoint of another recipe to begin with; its last layer is not taken." };
+var from = new Option<string?>("--from") { Description = "A checkpoint of another run to begin with." };
 var stage = new Option<string>("--stage") { Description = "Whose weights: images or clips.", DefaultValueFactory = _ => "clips" };
 var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 16 };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
@@ -51,6 +51,12 @@ var root = new RootCommand("Trains the sticker model: vae, cache, images, clips,
     Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
         parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance), parsed.GetValue(seed), cancellation),
         output, prompts, stage, frames, steps, guidance, seed),
+    Verb("export", "Writes the model folder.", (place, parsed, _) =>
+    {
+        Export.Write(place, parsed.GetValue(output) ?? Path.Combine(here, "../../models/stickers"), parsed.GetValue(stage)!, Path.Combine(here, "DATA_LICENSES.md"));
+        return Task.CompletedTask;
+    }, output, stage),
     recipe, data, run, tokenizer, threads,
 };
-return await root.Parse(args).InvokeAsync();
+// Time to write a checkpoint when the program is told to stop.
+return await root.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromMinutes(1) });

@@ -56,8 +56,19 @@ internal sealed record Recipe
     /// <summary>Where the variance of a denoising step comes from.</summary>
     public Variance Variance { get; init; }
 
+    /// <summary>Sampling steps, and the scale of guidance, where a request does not say.</summary>
+    public int SamplingSteps { get; init; } = 20;
+
+    public double Guidance { get; init; } = 4;
+
+    /// <summary>Below 1, noisy time steps are drawn more often (<see cref="SkewedTimesteps"/>).</summary>
+    public double TimestepExponent { get; init; } = 1;
+
     /// <summary>Styles of stills that are trained on.</summary>
     public IReadOnlyList<string> Styles { get; init; } = ["3D", "flat"];
+
+    /// <summary>Categories of things that are left out, of stills and of clips.</summary>
+    public IReadOnlyList<string> LeaveOut { get; init; } = [];
 
     /// <summary>Side of the squares that the autoencoder is trained on.</summary>
     public int Crop { get; init; } = 64;

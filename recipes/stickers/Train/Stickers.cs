@@ -11,7 +11,7 @@ namespace Stickers;
 internal sealed record PaletteColour(string Name, string Phrase, int[] Rgb);
 
 /// <summary>A sticker: captions with a place for the background, and plain ones that do not speak of it.</summary>
-internal sealed record Sticker(string Code, string Thing, string Style, string[] Captions, string[] Plain);
+internal sealed record Sticker(string Code, string Thing, string Style, string Category, string[] Captions, string[] Plain);
 
 /// <summary>What prepare.mjs packed: RGBA bytes of all stickers, and index.json, which says what they are.</summary>
 internal sealed class StickerSet : IDisposable

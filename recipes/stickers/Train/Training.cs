@@ -92,18 +92,14 @@ internal static class Training
         using (model)
         using (text)
         {
-            using var data = new LatentData(cache, SentencePieceTokenizer.Open(place.Tokenizer), place.Recipe.Tokens, Stills(place, stills));
+            using var data = new LatentData(cache, SentencePieceTokenizer.Open(place.Tokenizer), place.Recipe.Tokens, Chosen(place, stills, place.Recipe.StillBackgrounds));
             var stage = place.Recipe.ImageStage.ToStage("images", data, minutes);
             stage.Trains = TrainingStage.ImagePretraining(data, 1).Trains;
             model.TemporalAttention = false;
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints("images"));
             trainer.Resume(place.Folder("images"), ifAny: true);
-            if (from is not null) // a run that predicted something else: all but the last layer is of use
-                trainer.InitialiseFrom(from, averages: false, new LoadOptions
-                {
-                    KeyMap = name => name.StartsWith("final_layer.linear", StringComparison.Ordinal) ? null : name,
-                    KeepInitial = name => name.StartsWith("final_layer.linear", StringComparison.Ordinal),
-                });
+            if (from is not null)
+                trainer.InitialiseFrom(from, averages: false);
             await trainer.RunAsync(new Lines(), cancellation);
         }
     }
@@ -120,8 +116,8 @@ internal static class Training
         using (text)
         {
             var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
-            using var images = new LatentData(stillCache, tokenizer, place.Recipe.Tokens, Stills(place, stills));
-            using var videos = new LatentData(clipCache, tokenizer, place.Recipe.Tokens) { Frames = place.Recipe.Frames };
+            using var images = new LatentData(stillCache, tokenizer, place.Recipe.Tokens, Chosen(place, stills, place.Recipe.StillBackgrounds));
+            using var videos = new LatentData(clipCache, tokenizer, place.Recipe.Tokens, Chosen(place, clips, place.Recipe.ClipBackgrounds)) { Frames = place.Recipe.Frames };
             var turns = Enumerable.Repeat<(ITrainingData, double)>((videos, 1), place.Recipe.ImagesEvery - 1).Append((images, place.Recipe.Frames));
             var stage = place.Recipe.ClipStage.ToStage("clips", new MixedData([.. turns]), minutes);
             stage.Trains = name => name.StartsWith("model.", StringComparison.Ordinal); // the text encoder stays as stage 1 made it
@@ -145,11 +141,13 @@ internal static class Training
     }
 
     public static DiffusionTraining Objective(Workplace place, Stdit model, T5Encoder text) =>
-        new(model, text, new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = place.Recipe.Prediction, Variance = place.Recipe.Variance }));
+        new(model, text, new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = place.Recipe.Prediction, Variance = place.Recipe.Variance }),
+            new SkewedTimesteps(place.Recipe.TimestepExponent));
 
-    // The cached stills, each of which is there on several backgrounds, that have one of the recipe's styles.
-    private static IEnumerable<int> Stills(Workplace place, StickerSet stills) => Enumerable.Range(0, stills.Items.Length * place.Recipe.StillBackgrounds)
-        .Where(i => place.Recipe.Styles.Contains(stills.Items[i / place.Recipe.StillBackgrounds].Style, StringComparer.Ordinal));
+    // The cached clips, each of which is there on several backgrounds, that the recipe trains on.
+    private static IEnumerable<int> Chosen(Workplace place, StickerSet set, int backgrounds) => Enumerable.Range(0, set.Items.Length * backgrounds)
+        .Where(i => place.Recipe.Styles.Contains(set.Items[i / backgrounds].Style, StringComparer.Ordinal)
+            && !place.Recipe.LeaveOut.Contains(set.Items[i / backgrounds].Category, StringComparer.Ordinal));
 
     private sealed class Told(Action<int> tell) : IProgress<int>
     {

@@ -246,10 +246,27 @@ namespace TorchSharp.Modules
                 throw new ArgumentOutOfRangeException(nameof(decay), decay, "A weight decay is not negative.");
         }
 
+        /// <summary>Updates a few parameters at a time, so that each operator finds what the one before it wrote in the processor's cache.</summary>
         internal static void Update(
             Tensor[] parameters, Tensor[] gradients, long[] steps, Tensor[] means, Tensor[] squares, Tensor[]? largest,
             double rate, double beta1, double beta2, double eps)
         {
+            const long few = 1 << 18;
+            for (int from = 0, to; from < parameters.Length; from = to)
+            {
+                to = from + 1;
+                for (var size = parameters[from].numel(); to < parameters.Length && size + parameters[to].numel() <= few; to++)
+                    size += parameters[to].numel();
+                UpdateTogether(
+                    parameters[from..to], gradients[from..to], steps[from..to], means[from..to], squares[from..to], largest?[from..to], rate, beta1, beta2, eps);
+            }
+        }
+
+        private static void UpdateTogether(
+            Tensor[] parameters, Tensor[] gradients, long[] steps, Tensor[] means, Tensor[] squares, Tensor[]? largest,
+            double rate, double beta1, double beta2, double eps)
+        {
+            using var scope = NewDisposeScope();
             Aten.Run("_foreach_mul_.Scalar", means, beta1);
             Aten.Run("_foreach_add_.List", means, gradients, 1 - beta1);
             Aten.Run("_foreach_mul_.Scalar", squares, beta2);

@@ -1,0 +1,63 @@
+using System.Text.Json;
+using OpenSora.Models;
+using OpenSora.Training;
+using OpenSora.Weights;
+using static TorchSharp.torch;
+
+namespace Stickers;
+
+/// <summary>Makes a model folder of what was trained.</summary>
+internal static class Export
+{
+    public static void Write(Workplace place, string folder, string stage, string licences)
+    {
+        var recipe = place.Recipe;
+        Directory.CreateDirectory(folder);
+        var (model, text) = Training.Models(place);
+        using var vae = place.Vae();
+        using (model)
+        using (text)
+        {
+            using (var trainer = new StagedTrainer(model, text))
+                trainer.InitialiseFrom(place.Folder(stage));
+            model.SaveWeights(Path.Combine(folder, "denoiser.safetensors"), ScalarType.Float16);
+            text.SaveWeights(Path.Combine(folder, "text_encoder.safetensors"), ScalarType.Float16);
+        }
+        vae.SaveWeights(Path.Combine(folder, "vae.safetensors"), ScalarType.Float16);
+        File.Copy(place.Tokenizer, Path.Combine(folder, "spiece.model"), overwrite: true);
+        File.Copy(licences, Path.Combine(folder, "LICENCES.md"), overwrite: true);
+
+        const string fluent = "Copyright (c) Microsoft Corporation; packages: Copyright (c) 2023 LobeHub";
+        var description = new ModelDescription
+        {
+            Name = "stickers",
+            Description = "Animated stickers of about 1,400 things, 128x128 pixels, trained on Fluent Emoji by recipes/stickers.",
+            Denoiser = new ModelPart { Architecture = "stdit", Weights = "denoiser.safetensors", Config = Json(recipe.Model) },
+            Vae = new ModelPart { Architecture = "autoencoder_kl", Weights = "vae.safetensors", Config = Json(vae.Config) },
+            TextEncoder = new TextEncoderPart
+            {
+                Architecture = "t5", Weights = "text_encoder.safetensors", Config = Json(recipe.Text), Tokenizer = "spiece.model",
+                MaxTokens = recipe.Tokens, CleanCaptions = false,
+            },
+            Diffusion = new DiffusionProcess { Prediction = recipe.Prediction, Variance = recipe.Variance },
+            Sampling = new SamplingDefaults { Sampler = SamplerKind.DpmSolver, Steps = recipe.SamplingSteps, GuidanceScale = recipe.Guidance },
+            Video = new VideoDefaults
+            {
+                Frames = recipe.Frames, Width = 128, Height = 128, Fps = 8, FramesRange = new AllowedRange(1, recipe.Frames),
+                WidthRange = new AllowedRange(128, 128, 16), HeightRange = new AllowedRange(128, 128, 16),
+            },
+            Licence = new Licence("MIT", "LICENCES.md"),
+            Attribution =
+            [
+                new Attribution("Fluent Emoji, animated and 3D", "MIT", fluent, "@lobehub/fluent-emoji-anim-1 to -4, @lobehub/fluent-emoji-3d"),
+                new Attribution("Noto Emoji", "Apache-2.0", "Copyright Google LLC", "emoji-datasource-google (the autoencoder's pictures)"),
+                new Attribution("emojilib, emoji-datasource", "MIT", "Copyright (c) 2014 Mu-An Chiou; Copyright (c) 2013 Cal Henderson", "names, keywords and categories"),
+            ],
+        };
+        ModelFolder.Save(folder, description);
+        foreach (var file in Directory.EnumerateFiles(folder).Order(StringComparer.Ordinal))
+            Console.WriteLine(FormattableString.Invariant($"{Path.GetFileName(file),-28} {new FileInfo(file).Length / 1e6,8:F2} MB"));
+    }
+
+    private static JsonElement Json<T>(T config) => JsonSerializer.SerializeToElement(config, Recipe.Json);
+}
