@@ -20,6 +20,7 @@ public static class GoldenCase
         ["vae_video"] = VaeGoldens.CheckVideo,
         ["t5_"] = T5Goldens.Check,
         ["t5_text"] = CaptionGoldens.Check,
+        ["caption_"] = CaptionGoldens.Check,
     };
 
     /// <summary>Checks one file.</summary>

@@ -1,4 +1,5 @@
 using System.Net;
+using System.Text;
 using System.Text.RegularExpressions;
 
 namespace OpenSora.Text;
@@ -9,42 +10,80 @@ public static class CaptionCleaner
     /// <summary>More underscores and hyphens than this stand for spaces.</summary>
     private const int MaxJoiners = 3;
 
-    private static readonly Regex Tag = Pattern(@"<[a-z/!?][^>]*>");
-    private static readonly Regex Joiner = Pattern("[-_]");
+    private const string Letter = @"[\p{L}\p{N}_]";
+    private const string Files = "(png|jpe?g|bmp|webp|eps|pdf|apk|mp4)";
+    private const string Domains = "(com?|ru|net|org|edu|gov|it)";
+    private const string Host = $@"[a-z0-9.-]+\.{Domains}({Letter}|[/-])*\b/?";
 
-    private static readonly (Regex Pattern, string Replacement)[] Addresses =
+    private static readonly Regex Separator = Pattern(@"[\x1C-\x1F]"); // white space to the original, not to .NET
+    private static readonly Regex FinalSigma = Pattern(@"(?<before>\p{L}\p{M}*)\u03A3(?<after>\P{L}|\z)");
+    private static readonly Regex Joiner = Pattern("[-_]");
+    private static readonly Regex SignBetweenWords = Pattern($@"(?<sign>\D[,./])(?<word>{Letter})");
+
+    /// <summary>Schemes and hosts with the words of their paths. What an @ follows is no host.</summary>
+    private static readonly Regex[] Addresses =
     [
-        (Pattern("<person>"), "person"),
-        (Pattern(@"(https?://|www\.)\S+"), ""),
+        Pattern($@"\b((?<address>https?:(/{{1,3}}|[a-z0-9%]))|(?<address>{Host})([^@]|\z))"),
+        Pattern($@"\b((?<address>www:(/{{1,3}}|[a-z0-9%]))|(?<address>{Host})([^@]|\z))"),
     ];
 
-    private static readonly (Regex Pattern, string Replacement)[] MachineNames =
+    private static readonly (Regex Pattern, string Replacement)[] Characters =
     [
-        (Pattern(@"@\w+"), ""),
-        (Pattern(@"\b\d{1,3}(\.\d{1,3}){3}\b"), " "), // IP addresses
+        (Pattern($"@{Letter}+"), ""), // names of users
+        (Pattern(@"[\u31C0-\u9FFF]"), ""), // ideographs: the text encoder knows none
+        (Pattern(@"[\u058A\u05BE\u1400\u1806\u2010-\u2015\u2E17\u2E1A\u2E3A\u2E3B\u2E40\u301C\u3030\u30A0\uFE31\uFE32\uFE58\uFE63\uFF0D-]+"), "-"),
+        (Pattern("[`\u00A8\u00AB\u00B4\u00BB\u201C\u201D]"), "\""),
+        (Pattern("[\u2018\u2019]"), "'"),
+        (Pattern("&quot;?|&amp"), ""), // what was escaped twice
+    ];
+
+    private static readonly (Regex Pattern, string Replacement)[] Numbers =
+    [
+        (Pattern(@"\d{1,3}(\.\d{1,3}){3}"), " "), // IP addresses
+        (Pattern(@"\d:\d\d\s+\z"), ""), // a time at the end
         (Pattern(@"\\n"), " "), // line breaks spelled out
-        (Pattern(@"#\d{1,3}\b|#\d{5,}\b|\b\d{6,}\b"), ""), // article numbers
-        (Pattern(@"\S+\.(png|jpe?g|gif|bmp|webp|eps|pdf|mp4|avi|mov|webm)\b"), ""),
+        (Pattern(@"#\d{1,3}\b"), ""), // article numbers
+        (Pattern(@"#\d{5,}\b"), ""),
+        (Pattern(@"\b\d{6,}\b"), ""),
+        (Pattern($@"\S+\.{Files}"), ""), // names of files
     ];
 
     private static readonly (Regex Pattern, string Replacement)[] Signs =
     [
-        (Pattern("[\u00AB\u00BB\u201C\u201D\u201E\u201F\u2033]|\"{2,}"), "\""),
-        (Pattern("[\u2018\u2019\u201A\u201B\u2032`\u00B4]|'{2,}"), "'"),
-        (Pattern("[\u2010-\u2015\u2212]"), "-"),
-        (Pattern(@"\.{2,}"), " "),
-        (Pattern(@"[#@&*~|/\\()\[\]{}\u00A9\u00AE\u2122\u2022\u00B7\u00A7\u00A1\u00BF\u00BA\u00BC-\u00BE]+"), " "),
-        (Pattern(@"\s+\.\s+"), " "),
+        (Pattern("[\"']{2,}"), "\""),
+        (Pattern(@"\.{2,}"), " "), // ellipses
+        (Pattern(@"[#@&*~|/\\()\[\]{}\u00A9\u00AE\u2122\u2022\u00B7\u00A7\u00A1\u00BF\u00BA\u00BD\u00BE]+"), " "),
+        (Pattern(@"\s+\.\s+"), " "), // lone dots
     ];
 
+    /// <summary>Codes and catchwords of shops and picture banks.</summary>
     private static readonly (Regex Pattern, string Replacement)[] Debris =
     [
-        (Pattern(@"\b[a-z]+\d{3,}[a-z]*\b"), ""), // codes such as jc6640vc
-        (Pattern(@"\b\d+[x\u0445\u00D7]\d+\b"), ""), // picture sizes
+        (Pattern(@"\b[a-z]{1,3}\d{3,15}\b"), ""), // codes such as ab123
+        (Pattern(@"\b([a-z]+\d+[a-z]+|\d+[a-z]+\d+)\b"), ""), // ab12cd, 12ab34
+        (Pattern(@"(worldwide\s+)?(free\s+)?shipping"), ""), // calls to buy
+        (Pattern(@"free\sdownload(\sfree)?|download(\sfree)?"), ""), // (free\s)?download... is mismatched by the non-backtracking matcher of .NET 10
+        (Pattern($@"\bclick\s(for|on)\s{Letter}+"), ""),
+        (Pattern($@"\b{Files}(\simages?)?"), ""), // kinds of files
         (Pattern(@"\bpage\s+\d+\b"), ""),
-        (Pattern(@"\b(worldwide\s+)?free\s+shipping\b|\bclick\s+(for|on)\s+\w+"), ""),
-        (Pattern(@"[^\d\s][,./]\b"), "$0 "), // a space after a sign between words
+        (Pattern(@"\b\d*([a-z]+\d+){2,}[a-z]*\b"), " "), // longer codes: a1b2c3
+        (Pattern(@"\b\d+\.?\d*[x\u0445\u00D7]\d+\.?\d*\b"), ""), // picture sizes
+    ];
+
+    private static readonly (Regex Pattern, string Replacement)[] Spaces =
+    [
+        (Pattern($@"(?<word>{Letter})\s+:\s+"), "${word}: "),
+        (SignBetweenWords, "${sign} ${word}"),
+        (SignBetweenWords, "${sign} ${word}"), // again: in a.b.c the matches share a letter
         (Pattern(@"\s+"), " "),
+    ];
+
+    private static readonly (Regex Pattern, string Replacement)[] Ends =
+    [
+        (Pattern(@"\A[""'](?<quoted>.+)[""']\z"), "${quoted}"),
+        (Pattern(@"\A['_,:;-]"), ""),
+        (Pattern(@"['_,:+-]\z"), ""),
+        (Pattern(@"\A\.\S+\z"), ""), // the rest of a file name
     ];
 
     /// <summary>Cleans a caption. The rules run twice, as the published models had it: the second run sees markup that the first one unescaped.</summary>
@@ -56,18 +95,31 @@ public static class CaptionCleaner
     public static string Lower(string caption)
     {
         ArgumentNullException.ThrowIfNull(caption);
-        return caption.ToLowerInvariant().Trim();
+        return FinalSigma.Replace(caption, "${before}\u03C2${after}").Replace("\u0130", "i\u0307", StringComparison.Ordinal).ToLowerInvariant().Trim();
     }
 
     internal static string CleanOnce(string caption)
     {
-        var text = Apply(Addresses, Lower(caption));
-        text = WebUtility.HtmlDecode(Tag.Replace(text, ""));
-        text = Apply(Signs, Apply(MachineNames, text));
+        ArgumentNullException.ThrowIfNull(caption);
+        var text = Lower(Separator.Replace(WebUtility.UrlDecode(caption), " ")).Replace("<person>", "person", StringComparison.Ordinal);
+        text = HtmlText.Of(Addresses.Aggregate(text, WithoutAddresses));
+        text = Apply(Signs, Apply(Numbers, Apply(Characters, text)));
         if (Joiner.Count(text) > MaxJoiners)
             text = Joiner.Replace(text, " ");
-        text = Apply(Debris, text).Trim();
-        return text is ['"', .. var quoted, '"'] ? quoted : text is ['\'', .. var single, '\''] ? single : text;
+        return Apply(Ends, Apply(Spaces, Apply(Debris, text.Trim()))).Trim();
+    }
+
+    private static string WithoutAddresses(string text, Regex pattern)
+    {
+        var kept = new StringBuilder(text.Length);
+        var end = 0;
+        for (var match = pattern.Match(text); match.Success; match = pattern.Match(text, end))
+        {
+            var address = match.Groups["address"];
+            kept.Append(text, end, address.Index - end);
+            end = address.Index + address.Length;
+        }
+        return kept.Append(text, end, text.Length - end).ToString();
     }
 
     private static string Apply((Regex Pattern, string Replacement)[] rules, string text) =>
