@@ -97,7 +97,7 @@ or use the libtorch and ffmpeg of this machine instead: DependencySet=System ./b
 
 build() {
   restore "$1"
-  dotnet build "$1" --no-restore -c Release -nodeReuse:false --verbosity quiet -clp:NoSummary "${@:2}"
+  dotnet build "$1" --no-restore -c Release -nodeReuse:false --verbosity quiet -clp:"NoSummary;ErrorsOnly" -tl:off "${@:2}"
 }
 
 run_tests() {
