@@ -67,6 +67,9 @@ internal sealed record Recipe
     /// <summary>Styles of stills that are trained on.</summary>
     public IReadOnlyList<string> Styles { get; init; } = ["3D", "flat"];
 
+    /// <summary>A file beside the recipe with the things that are trained on, one a line; null: all.</summary>
+    public string? Things { get; init; }
+
     /// <summary>Categories of things that are left out, of stills and of clips.</summary>
     public IReadOnlyList<string> LeaveOut { get; init; } = [];
 

@@ -82,9 +82,13 @@ internal sealed class StickerSet : IDisposable
         return tensor(result, [3, frames, Height, Width]).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The captions that are right for a sticker on a background.</summary>
-    public string[] CaptionsOn(int index, PaletteColour background) =>
-        [.. Items[index].Captions.Select(caption => caption.Replace("{background}", background.Phrase, StringComparison.Ordinal)), .. Items[index].Plain];
+    /// <summary>The captions that are right for a sticker on a background. Those that do not speak of it mean white, the palette's first colour:
+    /// what a caption leaves open, a model can only blur.</summary>
+    public string[] CaptionsOn(int index, PaletteColour background)
+    {
+        var named = Items[index].Captions.Select(caption => caption.Replace("{background}", background.Phrase, StringComparison.Ordinal));
+        return [.. string.Equals(background.Name, Palette[0].Name, StringComparison.Ordinal) ? named.Concat(Items[index].Plain) : named];
+    }
 
     public void Dispose()
     {
@@ -118,18 +122,20 @@ internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
         : new PaletteColour("", "", [random.Next(256), random.Next(256), random.Next(256)]);
 }
 
-/// <summary>Every sticker, whole, on some backgrounds of the palette each: what is encoded to latents.</summary>
-internal sealed class StickersOnColours(StickerSet set, int backgrounds) : IClipSource
+/// <summary>Stickers, whole, on some backgrounds of the palette each: what is encoded to latents.</summary>
+internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgrounds) : IClipSource
 {
-    public int Count => set.Items.Length * backgrounds;
+    public int Count => chosen.Length * backgrounds;
 
-    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"{set.Fingerprint} on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}");
+    public string Fingerprint => string.Create(CultureInfo.InvariantCulture,
+        $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}");
 
     public CaptionedClip Load(int index, Random random)
     {
-        var (item, turn) = Math.DivRem(index, backgrounds);
-        // Each sticker gets its own choice, spread over the palette, so that all colours are equally frequent.
-        var colour = set.Palette[(item * 7 + turn * set.Palette.Length / backgrounds + item / set.Palette.Length) % set.Palette.Length];
-        return new CaptionedClip(set.On(item, colour, 0, set.Frames), set.CaptionsOn(item, colour));
+        var (turn, background) = Math.DivRem(index, backgrounds);
+        // White, and for each sticker its own choice of the others, so that all are equally frequent.
+        var others = set.Palette.Length - 1;
+        var colour = background == 0 ? set.Palette[0] : set.Palette[1 + (turn * 4 + turn / others + (background - 1) * others / Math.Max(1, backgrounds - 1)) % others];
+        return new CaptionedClip(set.On(chosen[turn], colour, 0, set.Frames), set.CaptionsOn(chosen[turn], colour));
     }
 }

@@ -69,7 +69,7 @@ internal static class Training
             using (set)
             {
                 var clock = System.Diagnostics.Stopwatch.StartNew();
-                var (count, next) = (set.Items.Length * backgrounds, TimeSpan.Zero);
+                var (count, next) = (place.Chosen(set).Length * backgrounds, TimeSpan.Zero);
                 using var cache = place.Cache(set, backgrounds, vae, new Told(done =>
                 {
                     if (clock.Elapsed < next && done < count)
@@ -92,7 +92,7 @@ internal static class Training
         using (model)
         using (text)
         {
-            using var data = new LatentData(cache, SentencePieceTokenizer.Open(place.Tokenizer), place.Recipe.Tokens, Chosen(place, stills, place.Recipe.StillBackgrounds));
+            using var data = new LatentData(cache, SentencePieceTokenizer.Open(place.Tokenizer), place.Recipe.Tokens);
             var stage = place.Recipe.ImageStage.ToStage("images", data, minutes);
             stage.Trains = TrainingStage.ImagePretraining(data, 1).Trains;
             model.TemporalAttention = false;
@@ -116,8 +116,8 @@ internal static class Training
         using (text)
         {
             var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
-            using var images = new LatentData(stillCache, tokenizer, place.Recipe.Tokens, Chosen(place, stills, place.Recipe.StillBackgrounds));
-            using var videos = new LatentData(clipCache, tokenizer, place.Recipe.Tokens, Chosen(place, clips, place.Recipe.ClipBackgrounds)) { Frames = place.Recipe.Frames };
+            using var images = new LatentData(stillCache, tokenizer, place.Recipe.Tokens);
+            using var videos = new LatentData(clipCache, tokenizer, place.Recipe.Tokens) { Frames = place.Recipe.Frames };
             var turns = Enumerable.Repeat<(ITrainingData, double)>((videos, 1), place.Recipe.ImagesEvery - 1).Append((images, place.Recipe.Frames));
             var stage = place.Recipe.ClipStage.ToStage("clips", new MixedData([.. turns]), minutes);
             stage.Trains = name => name.StartsWith("model.", StringComparison.Ordinal); // the text encoder stays as stage 1 made it
@@ -143,11 +143,6 @@ internal static class Training
     public static DiffusionTraining Objective(Workplace place, Stdit model, T5Encoder text) =>
         new(model, text, new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = place.Recipe.Prediction, Variance = place.Recipe.Variance }),
             new SkewedTimesteps(place.Recipe.TimestepExponent));
-
-    // The cached clips, each of which is there on several backgrounds, that the recipe trains on.
-    private static IEnumerable<int> Chosen(Workplace place, StickerSet set, int backgrounds) => Enumerable.Range(0, set.Items.Length * backgrounds)
-        .Where(i => place.Recipe.Styles.Contains(set.Items[i / backgrounds].Style, StringComparer.Ordinal)
-            && !place.Recipe.LeaveOut.Contains(set.Items[i / backgrounds].Category, StringComparer.Ordinal));
 
     private sealed class Told(Action<int> tell) : IProgress<int>
     {

@@ -38,9 +38,17 @@ internal sealed class Workplace(string recipe, string data, string run, string t
         return vae;
     }
 
+    /// <summary>The stickers that the transformer is trained on: those of the recipe's styles and things.</summary>
+    public int[] Chosen(StickerSet set)
+    {
+        var things = Recipe.Things is null ? null : File.ReadLines(Path.Combine(Path.GetDirectoryName(Path.GetFullPath(recipe))!, Recipe.Things)).ToHashSet(StringComparer.Ordinal);
+        return [.. Enumerable.Range(0, set.Items.Length).Where(i => Recipe.Styles.Contains(set.Items[i].Style, StringComparer.Ordinal)
+            && !Recipe.LeaveOut.Contains(set.Items[i].Category, StringComparer.Ordinal) && things?.Contains(set.Items[i].Thing) != false)];
+    }
+
     public LatentCache Cache(StickerSet set, int backgrounds, AutoencoderKL vae, IProgress<int>? progress = null, CancellationToken cancellation = default)
     {
-        var source = new StickersOnColours(set, backgrounds);
+        var source = new StickersOnColours(set, Chosen(set), backgrounds);
         return LatentCache.OpenOrCreate(Path.Combine(run, set.Frames == 1 ? "stills.safetensors" : "clips.safetensors"), LatentCache.KeyOf(source, vae), source, vae,
             progress: progress, cancellationToken: cancellation);
     }

@@ -92,8 +92,11 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
             Parameters.Constant(norm.weight, 1);
             Parameters.Constant(norm.bias, 0);
         }
-        foreach (var embedding in new nn.Module[] { t_embedder, t_block, y_embedder }.SelectMany(m => m.modules().OfType<Dense>()))
+        foreach (var embedding in new nn.Module[] { t_embedder, t_block }.SelectMany(m => m.modules().OfType<Dense>()))
             Parameters.Normal(embedding.weight, 0.02, generator);
+        // 0.02 for T5-v1.1-XXL's 4096 channels; a narrow text encoder would be too faint with it for cross attention to learn from.
+        foreach (var projection in y_embedder.modules().OfType<Dense>())
+            Parameters.Normal(projection.weight, Math.Max(0.02, 1 / Math.Sqrt(Config.CaptionChannels)), generator);
         Parameters.Normal(y_embedder.y_embedding, 1 / Math.Sqrt(Config.CaptionChannels), generator);
 
         foreach (var block in blocks)
