@@ -61,6 +61,10 @@ internal sealed record Recipe
 
     public double Guidance { get; init; } = 4;
 
+    /// <summary>Whether stage 1 trains the text encoder. Trained from nothing together with the transformer it tends to collapse: all things get the
+    /// same states. One with random weights already tells captions apart.</summary>
+    public bool TrainText { get; init; }
+
     /// <summary>Below 1, noisy time steps are drawn more often (<see cref="SkewedTimesteps"/>).</summary>
     public double TimestepExponent { get; init; } = 1;
 

@@ -94,7 +94,8 @@ internal static class Training
         {
             using var data = new LatentData(cache, SentencePieceTokenizer.Open(place.Tokenizer), place.Recipe.Tokens);
             var stage = place.Recipe.ImageStage.ToStage("images", data, minutes);
-            stage.Trains = TrainingStage.ImagePretraining(data, 1).Trains;
+            stage.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal)
+                && (place.Recipe.TrainText || name.StartsWith("model.", StringComparison.Ordinal));
             model.TemporalAttention = false;
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints("images"));
             trainer.Resume(place.Folder("images"), ifAny: true);
