@@ -1,7 +1,7 @@
 // bfloat16 CPU kernels for processors with AVX-512 that take the place of ATen's for GELU (tanh), SiLU, LayerNorm without affine, and GroupNorm
 // of channels-last images. ATen builds without AVX-512, such as Debian's, spend more time in the first three than in half of a transformer's
 // matrix products; ATen 1.13's GroupNorm of channels-last images sums in bfloat16, which is 40 % off at 64x64 pixels.
-// Everything else (other types, other layouts, other processors) goes on to ATen. OPENSORA_FAST_KERNELS=0 leaves ATen alone.
+// Everything else (other types, other layouts, other processors) goes on to ATen. OPENSORA_FAST_KERNELS=0 turns them off.
 
 #include <cstdlib>
 #include <immintrin.h>
@@ -282,6 +282,27 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> native_group_norm(const at::Tenso
     return {y, mean.to(at::kBFloat16), rstd.to(at::kBFloat16)};
 }
 
+#if TORCH_VERSION_MAJOR < 2
+// libtorch 1.13's own group_norm of bfloat16 is wrong by half where channels lie last; where our kernels do not run, it works in float32.
+bool norm_is_wrong(const at::Tensor& x) { return x.scalar_type() == at::kBFloat16 && !x.is_contiguous(); }
+c10::optional<at::Tensor> in_float(const c10::optional<at::Tensor>& t) {
+    return t && t->defined() ? c10::optional<at::Tensor>(t->to(at::kFloat)) : c10::optional<at::Tensor>();
+}
+
+at::Tensor group_norm_in_float(const at::Tensor& x, int64_t groups, const c10::optional<at::Tensor>& weight, const c10::optional<at::Tensor>& bias,
+    double eps, bool cudnn) {
+    if (!norm_is_wrong(x)) return at::native::group_norm(x, groups, weight, bias, eps, cudnn);
+    return at::native::group_norm(x.to(at::kFloat), groups, in_float(weight), in_float(bias), eps, cudnn).to(at::kBFloat16);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> native_group_norm_in_float(const at::Tensor& x, const c10::optional<at::Tensor>& weight,
+    const c10::optional<at::Tensor>& bias, int64_t n, int64_t c, int64_t pixels, int64_t groups, double eps) {
+    if (!norm_is_wrong(x)) return at::native::native_group_norm(x, weight, bias, n, c, pixels, groups, eps);
+    auto [y, mean, rstd] = at::native::native_group_norm(x.to(at::kFloat), in_float(weight), in_float(bias), n, c, pixels, groups, eps);
+    return {y.to(at::kBFloat16), mean.to(at::kBFloat16), rstd.to(at::kBFloat16)};
+}
+#endif
+
 // Taking the place of a kernel is announced by a warning each, which nobody who uses the library can act on.
 struct Quiet : c10::WarningHandler {
 #if TORCH_VERSION_MAJOR < 2
@@ -299,19 +320,25 @@ using Guard = c10::WarningUtils::WarningHandlerGuard;
 bool install() {
     const char* wish = std::getenv("OPENSORA_FAST_KERNELS");
     __builtin_cpu_init();
-    if ((wish && *wish == '0') || !__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
-        return false;
+    bool fast = !(wish && *wish == '0') && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     Quiet quiet;
     Guard guard(&quiet);
     static auto library = MAKE_TORCH_LIBRARY_IMPL(aten, CPU);
+    static auto autograd = MAKE_TORCH_LIBRARY_IMPL(aten, AutogradCPU);
+    if (!fast) {
+#if TORCH_VERSION_MAJOR < 2
+        library.impl("native_group_norm", native_group_norm_in_float);
+        autograd.impl("group_norm", group_norm_in_float);
+#endif
+        return false;
+    }
     library.impl("silu", silu);
     library.impl("silu_backward", silu_backward);
     library.impl("gelu", gelu);
     library.impl("gelu_backward", gelu_backward);
     library.impl("native_layer_norm", layer_norm);
     library.impl("native_group_norm", native_group_norm);
-    static auto autograd = MAKE_TORCH_LIBRARY_IMPL(aten, AutogradCPU);
     autograd.impl("group_norm", group_norm_with_gradient);
     return true;
 }
