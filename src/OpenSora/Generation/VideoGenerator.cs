@@ -106,23 +106,20 @@ public sealed partial class VideoGenerator : IDisposable
             model.Description.Name, model.Backend, watch.Elapsed), writer, images);
     }
 
-    // An empty prompt is the null caption, which guidance could only compare with itself.
+    // As published, the prompt's own mask cuts the null caption too; a negative prompt brings its own. An empty prompt is the null caption,
+    // which guidance could only compare with itself.
     private static Denoiser Denoiser(LoadedModel model, RequestPlan plan, int? guidedChannels)
     {
         var transformer = model.Transformer;
-        if (string.IsNullOrWhiteSpace(plan.Prompt))
-        {
-            var nothing = transformer.NullCaption();
-            return (x, t) => transformer.call(x, t, nothing, null);
-        }
-
-        var (states, mask) = model.EncodeText(plan.Prompt);
-        Denoiser conditional = (x, t) => transformer.call(x, t, states, mask);
+        var empty = string.IsNullOrWhiteSpace(plan.Prompt);
+        var (states, mask) = model.EncodeText(empty ? "" : plan.Prompt);
+        var nothing = transformer.NullCaption().narrow(1, 0, states.shape[1]);
+        if (empty)
+            return (x, t) => transformer.call(x, t, nothing, mask);
         if (plan.Guidance == 1)
-            return conditional;
+            return (x, t) => transformer.call(x, t, states, mask);
 
-        // As published, the prompt's own mask cuts the null caption too; a negative prompt brings its own.
-        var (otherStates, otherMask) = string.IsNullOrWhiteSpace(plan.NegativePrompt) ? (transformer.NullCaption(), mask) : model.EncodeText(plan.NegativePrompt);
+        var (otherStates, otherMask) = string.IsNullOrWhiteSpace(plan.NegativePrompt) ? (nothing, mask) : model.EncodeText(plan.NegativePrompt);
         var (bothStates, bothMask) = (cat([states, otherStates]), cat([mask, otherMask]));
         return Guidance.ClassifierFree((x, t) => transformer.call(x, t, bothStates, bothMask), plan.Guidance, guidedChannels);
     }

@@ -17,7 +17,7 @@ internal sealed class TinyModel : IDisposable
     {
         var config = new StditConfig
         {
-            InputSize = [4, 8, 8], InChannels = 4, HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens,
+            InputSize = [4, 8, 8], InChannels = 4, HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens + 2,
         };
         var vae = new AutoencoderKLConfig { BlockOutChannels = [8, 8, 8], LayersPerBlock = 1, NormNumGroups = 4 };
         var t5 = new T5Config { DModel = HashTextEncoder.States, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 };
