@@ -31,7 +31,7 @@ internal static class Export
         var description = new ModelDescription
         {
             Name = "stickers",
-            Description = "Animated stickers of about 1,400 things, 128x128 pixels, trained on Fluent Emoji by recipes/stickers.",
+            Description = "Animated stickers, 128x128 pixels, trained on Fluent Emoji by recipes/stickers (things.txt lists the things): an early snapshot.",
             Denoiser = new ModelPart { Architecture = "stdit", Weights = "denoiser.safetensors", Config = Json(recipe.Model) },
             Vae = new ModelPart { Architecture = "autoencoder_kl", Weights = "vae.safetensors", Config = Json(vae.Config) },
             TextEncoder = new TextEncoderPart
