@@ -17,7 +17,7 @@ internal static class Frames
             });
             model.eval();
             using var mode = no_grad();
-            var x = randn(2, 4, frames, 32, 32);
+            var x = randn(new long[] { 2, 4, frames, 32, 32 });
             var t = full(new long[] { 2 }, 500f);
             var y = randn(2, 1, 120, 4096);
             var time = Timing.Median(3, () => model.forward(x, t, y, null).Dispose());
