@@ -7,10 +7,10 @@ namespace OpenSora.Samples;
 /// <summary>Training data in a page: squares of four colours that move in four directions. A caption is two words, each a state of its own.</summary>
 internal sealed class MovingSquares(int frames) : ITrainingData
 {
-    public const int Frames = 8;
-    public const int Size = 16;
+    public const int Frames = 6;
+    public const int Size = 8;
     public const int Words = 8;
-    private const int Side = 6;
+    private const int Side = 3;
 
     private static readonly float[][] Colours = [[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]]; // red, green, blue, yellow
     private static readonly (int X, int Y)[] Directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]; // right, left, down, up

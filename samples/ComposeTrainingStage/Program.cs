@@ -1,5 +1,6 @@
 // Trains a small STDiT from nothing in two stages, first on images, then on clips, and shows what it learned.
 // The data are drawn while training: coloured squares that move. They are so small that pixels serve as latents.
+// The default 1000 steps a stage take some minutes and teach the colours and roughly the shape; motion takes some thousand steps more.
 // dotnet run -c Release --project samples/ComposeTrainingStage [steps of a stage]
 using System.Globalization;
 using OpenSora.Diffusion;
@@ -9,7 +10,7 @@ using OpenSora.Samples;
 using OpenSora.Training;
 using static TorchSharp.torch;
 
-var steps = args.Length > 0 ? int.Parse(args[0], CultureInfo.InvariantCulture) : 400;
+var steps = args.Length > 0 ? int.Parse(args[0], CultureInfo.InvariantCulture) : 1000;
 using var cancel = new CancellationTokenSource();
 Console.CancelKeyPress += (_, e) => (e.Cancel, _) = (true, cancel.CancelAsync());
 
@@ -17,6 +18,7 @@ using var model = new StdiTBuilder()
     .Latents(MovingSquares.Frames, MovingSquares.Size, MovingSquares.Size, channels: 3)
     .Transformer(channels: 96, depth: 4, heads: 4)
     .Text(MovingSquares.Words, tokens: 2)
+    .LearnedVariance(false)
     .Seed(1)
     .Build();
 
@@ -25,10 +27,12 @@ var images = TrainingStage.ImagePretraining(new MovingSquares(frames: 1), steps)
 (images.BatchSize, images.LearningRate, images.WarmUpSteps, images.EmaDecay) = (32, 1e-3, 20, 0.99);
 var clips = new TrainingStage
 {
-    Name = "clips", Data = new MovingSquares(MovingSquares.Frames), Steps = steps, BatchSize = 8, LearningRate = 1e-3, WarmUpSteps = 20, EmaDecay = 0.99,
+    Name = "clips", Data = new MovingSquares(MovingSquares.Frames), Steps = steps, BatchSize = 16, LearningRate = 1e-3, WarmUpSteps = 20, EmaDecay = 0.99,
 };
 
-using var trainer = new StagedTrainer(model)
+// Published models predict the noise and a variance; to predict the clean sample is quicker learned where time is short.
+var process = new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
+using var trainer = new StagedTrainer(new DiffusionTraining(model, process: process))
     .AddStage(images)
     .AddStage(clips)
     .SaveTo(new CheckpointOptions { Folder = "out/squares", KeepLast = 1 })
@@ -50,18 +54,18 @@ using var noGradients = no_grad();
 using var scope = NewDisposeScope();
 using var generator = new Generator(7);
 var states = cat([MovingSquares.Encode([(0, 0), (1, 1), (2, 2), (3, 3)]), model.NullCaption(4)]);
-var denoiser = Guidance.ClassifierFree((x, t) => model.call(x, t, states, null), scale: 3);
+var denoiser = Guidance.ClassifierFree((x, t) => model.call(x, t, states, null), scale: 2);
 var noise = randn([4, 3, MovingSquares.Frames, MovingSquares.Size, MovingSquares.Size], generator: generator);
-var videos = new DpmSolver(steps: 20).Sample(denoiser, noise).repeat_interleave(8, 3).repeat_interleave(8, 4);
-var tiles = ContactSheet.Tile([.. Enumerable.Range(0, 4).Select(i => VideoFrames.FromTensor(videos[i], 8))], columns: 4);
+var videos = new DpmSolver(steps: 20, prediction: Prediction.Sample).Sample(denoiser, noise).repeat_interleave(16, 3).repeat_interleave(16, 4);
+var tiles = ContactSheet.Tile([.. Enumerable.Range(0, 4).Select(i => VideoFrames.FromTensor(videos[i], 6))], columns: 4);
 await new VideoWriter().WriteAsync(tiles, "out/squares.gif", VideoFormat.Gif);
-Console.WriteLine("out/squares.gif: red to the right, green to the left, blue down, yellow up.");
+Console.WriteLine("out/squares.gif; asked for: red to the right, green to the left, blue down, yellow up.");
 
 internal sealed class Printer : IProgress<TrainingProgress>
 {
     public void Report(TrainingProgress value)
     {
-        if (value.Step % 50 == 0 || value.Step == value.Steps)
+        if (value.Step % 100 == 0 || value.Step == value.Steps)
             Console.WriteLine($"{value.Stage} {value.Step}/{value.Steps}: loss {value.Loss:0.000}, {value.SamplesPerSecond:0} samples/s, {value.TimeLeft:mm\\:ss} left");
     }
 }
