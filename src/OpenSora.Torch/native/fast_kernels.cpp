@@ -1,7 +1,8 @@
 // bfloat16 CPU kernels for processors with AVX-512 that take the place of ATen's for GELU (tanh), SiLU, LayerNorm without affine, and GroupNorm
 // of channels-last images. ATen builds without AVX-512, such as Debian's, spend more time in the first three than in half of a transformer's
 // matrix products; ATen 1.13's GroupNorm of channels-last images sums in bfloat16, which is 40 % off at 64x64 pixels.
-// Everything else (other types, other layouts, other processors) goes on to ATen. OPENSORA_FAST_KERNELS=0 turns them off.
+// Everything else (other types, other layouts, other processors) goes on to ATen. OPENSORA_FAST_KERNELS=0 turns them off;
+// group norm of channels-last images then works in float32, since libtorch 1.13's own is wrong there.
 
 #include <cstdlib>
 #include <immintrin.h>
