@@ -203,11 +203,10 @@ public sealed class StagedTrainer : IDisposable
             using var scope = NewDisposeScope();
             var number = step * stage.Accumulation + micro;
             using var batch = data.GetBatch(number, stage.BatchSize, stage.Seed);
-            using var generator = new Generator(Randomness.Mix(stage.Seed, number) >> 1);
-            var loss = objective.Loss(batch, stage, generator);
-            (loss.Total / stage.Accumulation).backward();
-            total += loss.Total.detach().cpu().item<float>() / stage.Accumulation;
-            parts = loss.Parts;
+            (var loss, parts) = stage.Workers == 1
+                ? OneLoss(stage, batch, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
+                : SharedLoss(stage, batch, number, trained);
+            total += loss / stage.Accumulation;
             samples += batch.Video.shape[0];
         }
 
@@ -218,6 +217,73 @@ public sealed class StagedTrainer : IDisposable
             group.LearningRate = rate;
         optimizer.step();
         return (total, parts, norm, samples);
+    }
+
+    // The loss of a batch, and what backward does with the share of it that counts.
+    private (double Loss, IReadOnlyDictionary<string, double> Parts) OneLoss(
+        TrainingStage stage, TrainingBatch batch, long number, int worker, double share, Action<Tensor> backward)
+    {
+        using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
+        var loss = objective.Loss(batch, stage, generator);
+        backward(loss.Total * share);
+        return (loss.Total.detach().cpu().item<float>(), loss.Parts);
+    }
+
+    // The same with the batch divided among threads. Their gradients are added in the threads' order, so that the sum is the same in every run.
+    private (double Loss, IReadOnlyDictionary<string, double> Parts) SharedLoss(
+        TrainingStage stage, TrainingBatch batch, long number, List<(string Name, Parameter Parameter)> trained)
+    {
+        var (count, threads) = (batch.Video.shape[0], get_num_threads());
+        var workers = (int)Math.Min(stage.Workers, count);
+        var parameters = trained.ConvertAll<Tensor>(pair => pair.Parameter);
+        var gradients = new IList<Tensor?>[workers];
+        var results = new (double Loss, IReadOnlyDictionary<string, double> Parts, double Share)[workers];
+        void Work(int worker)
+        {
+            set_num_threads(Math.Max(1, threads / workers)); // of this thread
+            using var scope = NewDisposeScope();
+            var (from, to) = (count * worker / workers, count * (worker + 1) / workers);
+            var share = (double)(to - from) / count;
+            var (loss, parts) = OneLoss(stage, batch.Narrow(from, to - from), number, worker, share / stage.Accumulation, loss =>
+            {
+                gradients[worker] = autograd.grad([loss], parameters, allow_unused: true)!;
+                foreach (var gradient in gradients[worker])
+                    gradient?.DetachFromDisposeScope();
+            });
+            results[worker] = (loss, parts, share);
+        }
+
+        try
+        {
+            var others = Enumerable.Range(1, workers - 1)
+                .Select(worker => Task.Factory.StartNew(() => Work(worker), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default)).ToArray();
+            try
+            {
+                Work(0);
+            }
+            finally
+            {
+                ((IAsyncResult)Task.WhenAll(others)).AsyncWaitHandle.WaitOne();
+                set_num_threads(threads);
+            }
+            Task.WhenAll(others).GetAwaiter().GetResult();
+            using var scope = NewDisposeScope();
+            using var noGradients = no_grad();
+            for (var i = 0; i < trained.Count; i++)
+            {
+                // Not in place: one tensor may be the gradient of several parameters.
+                var parts = gradients.Select(all => all[i]).Prepend(trained[i].Parameter.grad).OfType<Tensor>().ToArray();
+                if (parts.Length > 0)
+                    trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum + part);
+            }
+        }
+        finally
+        {
+            foreach (var gradient in gradients.Where(all => all is not null).SelectMany(all => all))
+                gradient?.Dispose();
+        }
+        return (results.Sum(result => result.Loss * result.Share),
+            results[0].Parts.Keys.ToDictionary(name => name, name => results.Sum(result => result.Parts[name] * result.Share), StringComparer.Ordinal));
     }
 
     private TrainingDivergedException Diverged(TrainingStage stage, List<(string Name, Parameter Parameter)> trained, long step, double loss, double norm)

@@ -254,24 +254,64 @@ public class StagedTrainerTests
     public async Task Accumulated_batches_count_like_one_large_batch()
     {
         var together = await WeightsAsync(1, 4);
-        var apart = await WeightsAsync(4, 1);
-        foreach (var (name, values) in together)
+        foreach (var apart in new[] { await WeightsAsync(4, 1), await WeightsAsync(1, 4, workers: 3), await WeightsAsync(2, 2, workers: 2), await WeightsAsync(1, 4, workers: 9) })
         {
-            for (var i = 0; i < values.Length; i++)
-                apart[name][i].ShouldBe(values[i], 1e-5);
+            foreach (var (name, values) in together)
+            {
+                for (var i = 0; i < values.Length; i++)
+                    apart[name][i].ShouldBe(values[i], 1e-5);
+            }
         }
 
-        static async Task<Dictionary<string, float[]>> WeightsAsync(int accumulation, int batch)
+        static async Task<Dictionary<string, float[]>> WeightsAsync(int accumulation, int batch, int workers = 1)
         {
             manual_seed(3);
             using var line = nn.Linear(3, 2);
             using var trainer = new StagedTrainer(new Line(line)).AddStage(new TrainingStage
             {
-                Name = "line", Data = new Points(), Steps = 5, BatchSize = batch, Accumulation = accumulation, LearningRate = 1e-2, ClipGradientNorm = null, EmaDecay = null,
+                Name = "line", Data = new Points(), Steps = 5, BatchSize = batch, Accumulation = accumulation, Workers = workers, LearningRate = 1e-2, ClipGradientNorm = null, EmaDecay = null,
             });
             await trainer.RunAsync();
             return Tiny.Weights(("line", line));
         }
+    }
+
+    [Fact]
+    public async Task Several_workers_give_the_same_weights_in_every_run_and_leave_libtorch_its_threads()
+    {
+        var threads = get_num_threads();
+        var first = await RunAsync();
+        Tiny.ShouldBeSame(await RunAsync(), first);
+        get_num_threads().ShouldBe(threads);
+
+        static async Task<Dictionary<string, float[]>> RunAsync()
+        {
+            var (model, text) = Tiny.Models();
+            using (model)
+            using (text)
+            {
+                var stage = Tiny.Stage();
+                (stage.BatchSize, stage.Workers) = (5, 3);
+                using var trainer = new StagedTrainer(model, text).AddStage(stage);
+                await trainer.RunAsync();
+                return Tiny.Weights(("model", model), ("text", text));
+            }
+        }
+    }
+
+    [Fact]
+    public async Task What_a_worker_throws_ends_the_run_and_leaves_no_tensor()
+    {
+        using var line = nn.Linear(3, 2);
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        var before = LiveTensors.Count;
+        using (var trainer = new StagedTrainer(new FailsOnAnotherThread(new Line(line))).AddStage(new TrainingStage
+        {
+            Name = "line", Data = new Points(), Steps = 5, BatchSize = 4, Workers = 2, EmaDecay = null,
+        }))
+            (await Should.ThrowAsync<InvalidDataException>(() => trainer.RunAsync())).Message.ShouldBe("bad sample");
+        LiveTensors.Count.ShouldBe(before);
     }
 
     [Fact]
@@ -287,6 +327,7 @@ public class StagedTrainerTests
             Refused(stage => stage.Beta2 = 1, "betas");
             Refused(stage => stage.EmaDecay = 1.5, nameof(TrainingStage.EmaDecay));
             Refused(stage => stage.ClipGradientNorm = -1, nameof(TrainingStage.ClipGradientNorm));
+            Refused(stage => stage.Workers = 0, nameof(TrainingStage.Workers));
             using var empty = new StagedTrainer(model);
             Should.Throw<InvalidOperationException>(() => { _ = empty.RunAsync(); });
 
@@ -307,6 +348,17 @@ public class StagedTrainerTests
 
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
             new((line.call(batch.Video) - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
+    }
+
+    private sealed class FailsOnAnotherThread(ITrainingObjective inner) : ITrainingObjective
+    {
+        private int calls;
+
+        public IReadOnlyDictionary<string, nn.Module> Modules => inner.Modules;
+
+        // The first step works; in the second, the worker that has a thread of its own fails.
+        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
+            Interlocked.Increment(ref calls) > 2 && !Thread.CurrentThread.IsThreadPoolThread ? throw new InvalidDataException("bad sample") : inner.Loss(batch, stage, generator);
     }
 
     private sealed class Points : ITrainingData

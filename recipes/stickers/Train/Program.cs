@@ -42,11 +42,12 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
     return command;
 }
 
-var root = new RootCommand("Trains the sticker model: vae, cache, images, clips, export. Every step goes on where it was stopped.")
+var root = new RootCommand("Trains the sticker model: vae, cache, text, images, clips, export. Every step goes on where it was stopped.")
 {
     Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
-    Verb("images", "Stage 1: stills, and the text encoder with them where the recipe says so.", (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
+    Verb("text", "Teaches the text encoder what things look like.", (place, parsed, cancellation) => Training.TextAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("images", "Stage 1: stills.", (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
     Verb("clips", "Stage 2: clips, from the weights of stage 1.", (place, parsed, cancellation) => Training.ClipsAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
         parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance), parsed.GetValue(seed), cancellation),

@@ -15,6 +15,8 @@ internal sealed record StageSettings
 
     public int BatchSize { get; init; }
 
+    public int Workers { get; init; } = 1;
+
     public double LearningRate { get; init; }
 
     public double FinalLearningRate { get; init; }
@@ -31,7 +33,7 @@ internal sealed record StageSettings
 
     public TrainingStage ToStage(string name, ITrainingData data, double? minutes) => new()
     {
-        Name = name, Data = data, Steps = Steps, TimeLimit = TimeSpan.FromMinutes(minutes ?? Minutes), BatchSize = BatchSize, LearningRate = LearningRate,
+        Name = name, Data = data, Steps = Steps, TimeLimit = TimeSpan.FromMinutes(minutes ?? Minutes), BatchSize = BatchSize, Workers = Workers, LearningRate = LearningRate,
         FinalLearningRate = FinalLearningRate, Shape = LearningRateShape.Cosine, WarmUpSteps = WarmUpSteps, Beta2 = Beta2, WeightDecay = WeightDecay,
         EmaDecay = EmaDecay, EmaWarmUp = true, Seed = Seed,
     };
@@ -61,9 +63,8 @@ internal sealed record Recipe
 
     public double Guidance { get; init; } = 4;
 
-    /// <summary>Whether stage 1 trains the text encoder. Trained from nothing together with the transformer it tends to collapse: all things get the
-    /// same states. One with random weights already tells captions apart.</summary>
-    public bool TrainText { get; init; }
+    /// <summary>The small transformer that teaches the text encoder.</summary>
+    public required StditConfig Teacher { get; init; }
 
     /// <summary>Below 1, noisy time steps are drawn more often (<see cref="SkewedTimesteps"/>).</summary>
     public double TimestepExponent { get; init; } = 1;
@@ -83,6 +84,8 @@ internal sealed record Recipe
     public required VaeTrainingOptions VaeLoss { get; init; }
 
     public required StageSettings VaeStage { get; init; }
+
+    public required StageSettings TextStage { get; init; }
 
     public required StageSettings ImageStage { get; init; }
 

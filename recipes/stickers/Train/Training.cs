@@ -83,19 +83,56 @@ internal static class Training
         return Task.CompletedTask;
     }
 
+    /// <summary>The text encoder, taught by itself: a small transformer that always begins with pure noise can only give back a sticker's latents as far
+    /// as the states of its caption tell them.</summary>
+    public static async Task TextAsync(Workplace place, double? minutes, CancellationToken cancellation)
+    {
+        manual_seed(place.Recipe.TextStage.Seed);
+        using var teacher = new Stdit(place.Recipe.Teacher);
+        using var text = new T5Encoder(place.Recipe.Text);
+        teacher.UseComputeType(ScalarType.BFloat16);
+        text.UseComputeType(ScalarType.BFloat16);
+        using var data = new StickerLatents(place, cancellation);
+        var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
+        using var trainer = new StagedTrainer(new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new LastTimestep()))
+            .AddStage(place.Recipe.TextStage.ToStage("text", new MixedData((data.Stills, 1), (data.OneFrames, 1)), minutes))
+            .SaveTo(place.Checkpoints("text"))
+            .Resume(place.Folder("text"), ifAny: true);
+        await trainer.RunAsync(new Lines(_ => TellDeviation(), TimeSpan.FromMinutes(1)), cancellation);
+        trainer.UseAverages();
+        await TellDeviation();
+        text.SaveWeights(place.TextWeights, ScalarType.Float32);
+
+        // How far the states of things lie apart, as a share of their size. Near 0 the encoder has collapsed: all captions say the same.
+        Task TellDeviation()
+        {
+            using var scope = NewDisposeScope();
+            using var noGradients = no_grad();
+            var captions = data.StillCaptions.Where((_, i) => i % 16 == 0).Select(all => all[^1]).ToArray();
+            var ids = full([captions.Length, place.Recipe.Tokens], tokenizer.PadId, dtype: ScalarType.Int64);
+            foreach (var (i, caption) in captions.Index())
+            {
+                var tokens = tokenizer.Encode(caption, place.Recipe.Tokens).Select(id => (long)id).ToArray();
+                ids[i].narrow(0, 0, tokens.Length).copy_(tensor(tokens));
+            }
+            var mask = ids.ne(tokenizer.PadId);
+            var weight = mask.unsqueeze(-1).to(ScalarType.Float32);
+            var states = (text.forward(ids, mask).to(ScalarType.Float32) * weight).sum(1) / weight.sum(1);
+            var share = (states - states.mean([0L])).square().mean().sqrt() / states.square().mean().sqrt();
+            Console.WriteLine(FormattableString.Invariant($"{DateTime.UtcNow:HH:mm:ss} deviation of text states between things: {share.cpu().item<float>():F3}"));
+            return Task.CompletedTask;
+        }
+    }
+
     public static async Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation)
     {
-        using var stills = StickerSet.Stills(place.Data);
-        using var vae = place.Vae();
-        using var cache = place.Cache(stills, place.Recipe.StillBackgrounds, vae, cancellation: cancellation);
         var (model, text) = Models(place);
         using (model)
         using (text)
+        using (var data = new StickerLatents(place, cancellation))
         {
-            using var data = new LatentData(cache, SentencePieceTokenizer.Open(place.Tokenizer), place.Recipe.Tokens);
-            var stage = place.Recipe.ImageStage.ToStage("images", data, minutes);
-            stage.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal)
-                && (place.Recipe.TrainText || name.StartsWith("model.", StringComparison.Ordinal));
+            var stage = place.Recipe.ImageStage.ToStage("images", new MixedData((data.Stills, 1), (data.Stills, 1), (data.OneFrames, 1)), minutes);
+            stage.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal) && name.StartsWith("model.", StringComparison.Ordinal);
             model.TemporalAttention = false;
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints("images"));
             trainer.Resume(place.Folder("images"), ifAny: true);
@@ -107,21 +144,14 @@ internal static class Training
 
     public static async Task ClipsAsync(Workplace place, double? minutes, CancellationToken cancellation)
     {
-        using var stills = StickerSet.Stills(place.Data);
-        using var clips = StickerSet.Clips(place.Data);
-        using var vae = place.Vae();
-        using var stillCache = place.Cache(stills, place.Recipe.StillBackgrounds, vae, cancellation: cancellation);
-        using var clipCache = place.Cache(clips, place.Recipe.ClipBackgrounds, vae, cancellation: cancellation);
         var (model, text) = Models(place);
         using (model)
         using (text)
+        using (var data = new StickerLatents(place, cancellation))
         {
-            var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
-            using var images = new LatentData(stillCache, tokenizer, place.Recipe.Tokens);
-            using var videos = new LatentData(clipCache, tokenizer, place.Recipe.Tokens) { Frames = place.Recipe.Frames };
-            var turns = Enumerable.Repeat<(ITrainingData, double)>((videos, 1), place.Recipe.ImagesEvery - 1).Append((images, place.Recipe.Frames));
+            var turns = Enumerable.Repeat<(ITrainingData, double)>((data.Videos, 1), place.Recipe.ImagesEvery - 1).Append((data.Stills, place.Recipe.Frames));
             var stage = place.Recipe.ClipStage.ToStage("clips", new MixedData([.. turns]), minutes);
-            stage.Trains = name => name.StartsWith("model.", StringComparison.Ordinal); // the text encoder stays as stage 1 made it
+            stage.Trains = name => name.StartsWith("model.", StringComparison.Ordinal); // the text encoder stays as it is
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints("clips"));
             if (Directory.Exists(place.Folder("clips")))
                 trainer.Resume(place.Folder("clips"), ifAny: true);
@@ -130,20 +160,69 @@ internal static class Training
         }
     }
 
-    /// <summary>The transformer and the text encoder with their starting values, computing in bfloat16.</summary>
+    /// <summary>The transformer with its starting values and the text encoder as it was taught, computing in bfloat16.</summary>
     public static (Stdit Model, T5Encoder Text) Models(Workplace place)
     {
+        if (!File.Exists(place.TextWeights))
+            throw new FileNotFoundException($"'{place.TextWeights}' is missing: train the text encoder first (text).", place.TextWeights);
         manual_seed(place.Recipe.ImageStage.Seed);
         var model = new Stdit(place.Recipe.Model);
         var text = new T5Encoder(place.Recipe.Text);
+        using (var weights = SafetensorsFile.Open(place.TextWeights))
+            text.LoadWeights(weights);
         model.UseComputeType(ScalarType.BFloat16);
         text.UseComputeType(ScalarType.BFloat16);
         return (model, text);
     }
 
     public static DiffusionTraining Objective(Workplace place, Stdit model, T5Encoder text) =>
-        new(model, text, new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = place.Recipe.Prediction, Variance = place.Recipe.Variance }),
-            new SkewedTimesteps(place.Recipe.TimestepExponent));
+        new(model, text, Process(place.Recipe), new SkewedTimesteps(place.Recipe.TimestepExponent));
+
+    private static Iddpm Process(Recipe recipe) => new(IddpmSchedule.Linear(), new IddpmOptions { Prediction = recipe.Prediction, Variance = recipe.Variance });
+
+    /// <summary>Always the noisiest time step.</summary>
+    private sealed class LastTimestep : ITimestepSampler
+    {
+        public TimestepBatch Sample(int batch, int steps, Generator? generator = null) =>
+            new(full([batch], steps - 1, dtype: ScalarType.Int64), ones([batch]));
+    }
+
+    /// <summary>The cached latents with tokenized captions.</summary>
+    private sealed class StickerLatents : IDisposable
+    {
+        private readonly LatentCache stills, clips;
+
+        public StickerLatents(Workplace place, CancellationToken cancellation)
+        {
+            using var vae = place.Vae();
+            using var stillSet = StickerSet.Stills(place.Data);
+            using var clipSet = StickerSet.Clips(place.Data);
+            stills = place.Cache(stillSet, place.Recipe.StillBackgrounds, vae, cancellation: cancellation);
+            clips = place.Cache(clipSet, place.Recipe.ClipBackgrounds, vae, cancellation: cancellation);
+            var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
+            Stills = new LatentData(stills, tokenizer, place.Recipe.Tokens);
+            OneFrames = new LatentData(clips, tokenizer, place.Recipe.Tokens) { Frames = 1 };
+            Videos = new LatentData(clips, tokenizer, place.Recipe.Tokens) { Frames = place.Recipe.Frames };
+        }
+
+        public LatentData Stills { get; }
+
+        public IReadOnlyList<IReadOnlyList<string>> StillCaptions => stills.Captions;
+
+        /// <summary>Single frames of clips.</summary>
+        public LatentData OneFrames { get; }
+
+        public LatentData Videos { get; }
+
+        public void Dispose()
+        {
+            Stills.Dispose();
+            OneFrames.Dispose();
+            Videos.Dispose();
+            stills.Dispose();
+            clips.Dispose();
+        }
+    }
 
     private sealed class Told(Action<int> tell) : IProgress<int>
     {

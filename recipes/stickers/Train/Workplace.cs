@@ -19,6 +19,8 @@ internal sealed class Workplace(string recipe, string data, string run, string t
 
     public string VaeWeights => Path.Combine(run, "vae.safetensors");
 
+    public string TextWeights => Path.Combine(run, "text.safetensors");
+
     public string Folder(string stage) => Path.Combine(run, stage);
 
     /// <summary>Checkpoints often enough that a kill costs little.</summary>

@@ -8,6 +8,11 @@ namespace OpenSora.Training;
 /// <param name="Mask">Real tokens, <c>[batch, tokens]</c>, boolean; null where every token counts.</param>
 public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Mask = null) : IDisposable
 {
+    /// <summary>Some of the samples, as views that belong to the current dispose scope.</summary>
+    /// <param name="start">The first.</param>
+    /// <param name="count">How many.</param>
+    public TrainingBatch Narrow(long start, long count) => new(Video.narrow(0, start, count), Text?.narrow(0, start, count), Mask?.narrow(0, start, count));
+
     /// <summary>Disposes of the tensors.</summary>
     public void Dispose()
     {

@@ -14,7 +14,7 @@ public interface ITrainingObjective
     /// <summary>The modules under training, by the name with which their parameters begin in checkpoints.</summary>
     IReadOnlyDictionary<string, nn.Module> Modules { get; }
 
-    /// <summary>Rates a batch.</summary>
+    /// <summary>Rates a batch. Several threads may do so at once (<see cref="TrainingStage.Workers"/>).</summary>
     /// <param name="batch">The batch; stays the caller's.</param>
     /// <param name="stage">The stage's settings.</param>
     /// <param name="generator">The only source of randomness to be used.</param>
