@@ -139,6 +139,8 @@ public sealed class StagedTrainer : IDisposable
         var stage = stages[index];
         var data = stage.Data!;
         var trained = ChooseParameters(stage);
+        foreach (var module in objective.Modules.Values)
+            module.UseGradientCheckpointing(stage.GradientCheckpointing);
         if (resumed is null && stage.StartFromEma)
             average?.CopyToParameters();
         average?.Dispose();

@@ -36,6 +36,10 @@ public class TrainingStage
     /// few cores this is faster than having all cores work on one operator after the other; on one GPU it is not.</summary>
     public int Workers { get; set; } = 1;
 
+    /// <summary>Lets the models keep less for the backward pass and compute it again there, see <see cref="Models.GradientCheckpointing"/>. On or off,
+    /// the stage sets it.</summary>
+    public bool GradientCheckpointing { get; set; }
+
     /// <summary>The highest learning rate. Published: 2e-5; 1e-4 was too much for the 700-million-parameter model.</summary>
     public double LearningRate { get; set; } = 2e-5;
 

@@ -230,7 +230,7 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
 }
 
 /// <summary>A block: attention within frames, along time, to the text, then an MLP, modulated by one time embedding for all blocks (adaLN-single).</summary>
-internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor?, Tensor>
+internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor?, Tensor>, ICheckpointedBlock
 {
     public readonly Parameter scale_shift_table;
     public readonly SelfAttention attn;
@@ -252,13 +252,19 @@ internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor, Tensor?, Te
     /// <summary>Whether the temporal attention runs.</summary>
     public bool TemporalAttention { get; set; } = true;
 
+    public bool GradientCheckpointing { get; set; }
+
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
     /// <param name="modulation">What all blocks share of the time: <c>[B, 6, C]</c>.</param>
     /// <param name="text"><c>[B, M, C]</c></param>
     /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
     /// <param name="frames">Positions along time <c>[1, T, C]</c>, in the first block.</param>
-    public override Tensor forward(Tensor x, Tensor modulation, Tensor text, Tensor? textBias, Tensor? frames)
+    public override Tensor forward(Tensor x, Tensor modulation, Tensor text, Tensor? textBias, Tensor? frames) => GradientCheckpointing
+        ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!, inputs[2]!, inputs[3], inputs[4]), x, modulation, text, textBias, frames)
+        : Compute(x, modulation, text, textBias, frames);
+
+    private Tensor Compute(Tensor x, Tensor modulation, Tensor text, Tensor? textBias, Tensor? frames)
     {
         using var scope = NewDisposeScope();
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
