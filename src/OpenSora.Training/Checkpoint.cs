@@ -7,7 +7,8 @@ using static TorchSharp.torch;
 namespace OpenSora.Training;
 
 /// <summary>Where a run was when its checkpoint was written.</summary>
-/// <remarks>No generator states are among it: all that is random in a step is drawn from the stage's seed and the step's number.</remarks>
+/// <remarks>No generator states are among it: all that is random in a step is drawn from the stage's seed and the step's number. Nor is the place in the
+/// data or in the learning rate's schedule: both follow from the step.</remarks>
 internal sealed record CheckpointState
 {
     public int Version { get; init; } = 1;
@@ -20,6 +21,9 @@ internal sealed record CheckpointState
     /// <summary>Optimizer steps done in the stage; batches done are this times the accumulation.</summary>
     public long Step { get; init; }
 
+    /// <summary>Optimizer steps done in the stages before it.</summary>
+    public long StepsBefore { get; init; }
+
     /// <summary>Time spent in the stage.</summary>
     public double Seconds { get; init; }
 
@@ -28,7 +32,12 @@ internal sealed record CheckpointState
 
     public string Settings { get; init; } = "";
 
+    public string Objective { get; init; } = "";
+
     public string Data { get; init; } = "";
+
+    /// <summary>What the spike guard compares with, where there is one.</summary>
+    public SpikeHistory? Spikes { get; init; }
 }
 
 /// <summary>A checkpoint: one safetensors file with weights, moving averages and optimizer state; where the run was is in its header.</summary>
@@ -38,7 +47,8 @@ internal static class Checkpoint
     private const string StateKey = "opensora.training", StepKey = "opensora.adam.step", Pattern = "checkpoint-*.safetensors";
     private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web);
 
-    public static void Write(CheckpointOptions options, CheckpointState state, IReadOnlyDictionary<string, nn.Module> modules,
+    /// <summary>Writes a checkpoint, then deletes all but the newest. Returns its path.</summary>
+    public static string Write(CheckpointOptions options, CheckpointState state, IReadOnlyDictionary<string, nn.Module> modules,
         IReadOnlyDictionary<string, Tensor> ema, IReadOnlyList<(string Name, Parameter Parameter)> trained, OptimizerHelper optimizer)
     {
         using var scope = NewDisposeScope();
@@ -67,6 +77,7 @@ internal static class Checkpoint
         });
         foreach (var old in All(options.Folder).SkipLast(Math.Max(1, options.KeepLast)))
             File.Delete(old);
+        return path;
     }
 
     /// <summary>The newest checkpoint of a folder, or the file itself; null if there is none.</summary>
@@ -111,6 +122,8 @@ internal static class Checkpoint
         using var noGradients = no_grad();
         foreach (var (name, tensor) in ema)
             Fill(tensor, $"ema.{name}");
+        if (file.Tensors.Keys.Count(name => name.StartsWith("adam.mean.", StringComparison.Ordinal)) is var held && held > trained.Count)
+            throw new InvalidWeightsException(file.Path, $"it was written by a run that trained {held} parameters, this stage trains {trained.Count} of them. Train the same, or start anew with InitialiseFrom.");
         var states = optimizer.state_dict().State;
         var step = long.Parse(file.Metadata[StepKey], System.Globalization.CultureInfo.InvariantCulture);
         for (var i = 0; i < trained.Count; i++)

@@ -43,6 +43,29 @@ internal sealed class MovingAverage : IDisposable
             parameter.copy_(averages[name]);
     }
 
+    /// <summary>Puts the averages into the parameters until the result is disposed of.</summary>
+    public IDisposable Exchange()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var weights = parameters.Select(pair => pair.Parameter.detach().clone().MoveToOuterDisposeScope()).ToArray();
+        CopyToParameters();
+        return new Exchanged(this, weights);
+    }
+
+    private sealed class Exchanged(MovingAverage owner, Tensor[] weights) : IDisposable
+    {
+        public void Dispose()
+        {
+            using var noGradients = no_grad();
+            foreach (var (i, (_, parameter)) in owner.parameters.Index())
+            {
+                parameter.copy_(weights[i]);
+                weights[i].Dispose();
+            }
+        }
+    }
+
     public void Dispose()
     {
         foreach (var average in averages.Values)

@@ -18,6 +18,7 @@ public sealed class StagedTrainer : IDisposable
 {
     private readonly ITrainingObjective objective;
     private readonly List<TrainingStage> stages = [];
+    private readonly List<ITrainingCallback> callbacks = [];
     private CheckpointOptions? checkpoints;
     private string? resumeFrom;
     private bool resumeIfAny;
@@ -48,6 +49,15 @@ public sealed class StagedTrainer : IDisposable
     {
         ArgumentNullException.ThrowIfNull(stage);
         stages.Add(stage);
+        return this;
+    }
+
+    /// <summary>Adds somebody who looks on; callbacks are called in the order in which they were added.</summary>
+    /// <param name="callback">Stays the caller's.</param>
+    public StagedTrainer AddCallback(ITrainingCallback callback)
+    {
+        ArgumentNullException.ThrowIfNull(callback);
+        callbacks.Add(callback);
         return this;
     }
 
@@ -89,7 +99,7 @@ public sealed class StagedTrainer : IDisposable
     /// <param name="progress">Told after every optimizer step.</param>
     /// <param name="cancellationToken">Stops after the current step; a checkpoint is written before the exception is thrown.</param>
     /// <exception cref="InvalidOperationException">A stage's settings are wrong, or do not fit the run that is resumed.</exception>
-    /// <exception cref="TrainingDivergedException">A loss or gradient is not finite.</exception>
+    /// <exception cref="TrainingDivergedException">A loss or gradient is not finite, or too many in a row were out of proportion.</exception>
     public Task RunAsync(IProgress<TrainingProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         if (stages.Count == 0)
@@ -121,10 +131,11 @@ public sealed class StagedTrainer : IDisposable
                 Checkpoint.ReadWeights(file, objective.Modules, averages: false, options: null);
             }
 
+            var steps = state?.StepsBefore ?? 0;
             for (var i = state?.Stage ?? 0; i < stages.Count; i++)
             {
                 var resumed = i == state?.Stage ? state : null;
-                RunStage(i, resumed, resumed is null ? null : file, progress, cancellationToken);
+                steps += RunStage(i, steps, resumed, resumed is null ? null : file, progress, cancellationToken);
             }
         }
         finally
@@ -133,11 +144,11 @@ public sealed class StagedTrainer : IDisposable
         }
     }
 
-    private void RunStage(int index, CheckpointState? resumed, SafetensorsFile? file, IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
+    // Runs a stage to its end; returns its steps.
+    private long RunStage(int index, long stepsBefore, CheckpointState? resumed, SafetensorsFile? file, IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
     {
         using var scope = NewDisposeScope();
         var stage = stages[index];
-        var data = stage.Data!;
         var trained = ChooseParameters(stage);
         foreach (var module in objective.Modules.Values)
             module.UseGradientCheckpointing(stage.GradientCheckpointing);
@@ -150,61 +161,84 @@ public sealed class StagedTrainer : IDisposable
         if (file is not null)
             Checkpoint.ReadProgress(file, Averages, trained, optimizer);
 
+        var (start, step, finished) = (resumed?.Step ?? 0, resumed?.Step ?? 0, resumed?.Finished ?? false);
+        if (finished)
+            return step;
+        var spikes = stage.Spikes is null ? null : new SpikeWatch(stage.Spikes, resumed?.Spikes);
+        var run = new TrainingRun(stage, objective.Modules, average, stepsBefore, callbacks, cancellationToken) { Step = step };
+        run.Notify(callback => callback.StageStarted(run));
+
         var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
         var clock = Stopwatch.StartNew();
         var lastSaved = TimeSpan.Zero;
-        var start = resumed?.Step ?? 0;
-        var finished = resumed?.Finished ?? false;
         var samples = 0L;
-
-        for (var step = start; !finished;)
+        while (!finished)
         {
             using var inner = NewDisposeScope();
-            var rate = stage.LearningRateAt(step, before + clock.Elapsed);
-            var (loss, parts, norm, count) = Step(stage, data, trained, optimizer, step, rate);
-            average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
-            step++;
-            samples += count;
+            var began = clock.Elapsed;
+            var rate = stage.LearningRateAt(step, before + began);
+            var result = Step(stage, trained, optimizer, spikes, step, rate);
+            run.Step = ++step;
+            samples += result.Samples;
 
             var spent = before + clock.Elapsed;
             finished = step >= stage.Steps || spent >= stage.TimeLimit;
             var bySteps = clock.Elapsed / (step - start) * (stage.Steps - step);
             var left = stage.TimeLimit is { } limit && limit - spent < bySteps ? limit - spent : bySteps;
-            progress?.Report(new TrainingProgress(stage.Name, step, stage.Steps, loss, parts, norm, rate, samples / clock.Elapsed.TotalSeconds,
-                finished || left < TimeSpan.Zero ? TimeSpan.Zero : left));
-
-            if (checkpoints is not null && (finished || cancellationToken.IsCancellationRequested
-                || step % checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= checkpoints.Every))
+            var now = result with
             {
-                Checkpoint.Write(checkpoints, new CheckpointState
-                {
-                    Stage = index, StageName = stage.Name, Step = step, Seconds = spent.TotalSeconds, Finished = finished,
-                    Settings = stage.Settings, Data = data.Fingerprint,
-                }, objective.Modules, Averages, trained, optimizer);
+                SamplesPerSecond = samples / clock.Elapsed.TotalSeconds, StepTime = clock.Elapsed - began, TimeLeft = finished || left < TimeSpan.Zero ? TimeSpan.Zero : left,
+            };
+            progress?.Report(now);
+            try
+            {
+                run.Notify(callback => callback.StepDone(run, now));
+            }
+            catch when (checkpoints is not null)
+            {
+                Save();
+                throw;
+            }
+
+            // Not amid spikes: the newest checkpoint is a good one.
+            if (checkpoints is not null && (finished || cancellationToken.IsCancellationRequested
+                || (spikes?.InARow is null or 0 && (step % checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= checkpoints.Every))))
+            {
+                var path = Save();
                 lastSaved = clock.Elapsed;
+                run.Notify(callback => callback.CheckpointWritten(run, path));
             }
             if (!finished)
                 cancellationToken.ThrowIfCancellationRequested();
         }
+        run.Notify(callback => callback.StageFinished(run));
+        return step;
+
+        string Save() => Checkpoint.Write(checkpoints!, new CheckpointState
+        {
+            Stage = index, StageName = stage.Name, Step = step, StepsBefore = stepsBefore, Seconds = (before + clock.Elapsed).TotalSeconds, Finished = finished,
+            Settings = stage.Settings, Objective = objective.Fingerprint, Data = stage.Data!.Fingerprint, Spikes = spikes?.History,
+        }, objective.Modules, Averages, trained, optimizer);
     }
 
     private IReadOnlyDictionary<string, Tensor> Averages => average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);
 
-    private (double Loss, IReadOnlyDictionary<string, double> Parts, double Norm, long Samples) Step(
-        TrainingStage stage, ITrainingData data, List<(string Name, Parameter Parameter)> trained, optim.Optimizer optimizer, long step, double rate)
+    // One optimizer step, or none, where the gradients are out of proportion.
+    private TrainingProgress Step(TrainingStage stage, List<(string Name, Parameter Parameter)> trained, optim.Optimizer optimizer, SpikeWatch? spikes, long step, double rate)
     {
         foreach (var module in objective.Modules.Values)
         {
             module.train();
             module.zero_grad();
         }
+        manual_seed((long)(Randomness.Mix(stage.Seed, step, -1) >> 1)); // for dropout and other modules that draw for themselves
         var (total, samples) = (0.0, 0L);
         IReadOnlyDictionary<string, double> parts = new Dictionary<string, double>(StringComparer.Ordinal);
         for (var micro = 0; micro < stage.Accumulation; micro++)
         {
             using var scope = NewDisposeScope();
             var number = step * stage.Accumulation + micro;
-            using var batch = data.GetBatch(number, stage.BatchSize, stage.Seed);
+            using var batch = stage.Data!.GetBatch(number, stage.BatchSize, stage.Seed);
             (var loss, parts) = stage.Workers == 1
                 ? OneLoss(stage, batch, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
                 : SharedLoss(stage, batch, number, trained);
@@ -214,11 +248,22 @@ public sealed class StagedTrainer : IDisposable
 
         var norm = nn.utils.clip_grad_norm_(trained.Select(pair => pair.Parameter), stage.ClipGradientNorm ?? double.PositiveInfinity);
         if (!double.IsFinite(total) || !double.IsFinite(norm))
-            throw Diverged(stage, trained, step, total, norm);
-        foreach (var group in optimizer.ParamGroups)
-            group.LearningRate = rate;
-        optimizer.step();
-        return (total, parts, norm, samples);
+            throw Diverged(stage, step, NotFinite(trained, total, norm));
+        var spike = spikes?.Judge(total, norm, () => Largest(trained));
+        if (spikes is { MustStop: true })
+            throw Diverged(stage, step, $"this is step {spikes.InARow} in a row out of proportion: {spike}");
+        if (spike is null || !stage.Spikes!.SkipSteps)
+        {
+            foreach (var group in optimizer.ParamGroups)
+                group.LearningRate = rate;
+            optimizer.step();
+            average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
+        }
+        return new TrainingProgress
+        {
+            Stage = stage.Name, Step = step + 1, Steps = stage.Steps, Loss = total, Parts = parts, GradientNorm = norm, LearningRate = rate,
+            Samples = samples, Spike = spike, SkippedSteps = spikes?.History.Skipped ?? 0,
+        };
     }
 
     // The loss of a batch, and what backward does with the share of it that counts.
@@ -288,15 +333,27 @@ public sealed class StagedTrainer : IDisposable
             results[0].Parts.Keys.ToDictionary(name => name, name => results.Sum(result => result.Parts[name] * result.Share), StringComparer.Ordinal));
     }
 
-    private TrainingDivergedException Diverged(TrainingStage stage, List<(string Name, Parameter Parameter)> trained, long step, double loss, double norm)
+    private TrainingDivergedException Diverged(TrainingStage stage, long step, string what)
+    {
+        var kept = checkpoints is null ? null : Checkpoint.Newest(checkpoints.Folder);
+        return new TrainingDivergedException($"Stage '{stage.Name}', step {step + 1}: {what}. The step was not taken. Lower the learning rate or look at the data"
+            + (kept is null ? "." : $"; the last checkpoint is '{kept}'."));
+    }
+
+    private static string NotFinite(List<(string Name, Parameter Parameter)> trained, double loss, double norm)
     {
         using var scope = NewDisposeScope();
         var first = trained.FirstOrDefault(pair => pair.Parameter.grad is { } grad && !grad.isfinite().all().item<bool>()).Name;
-        var kept = checkpoints is null ? null : Checkpoint.Newest(checkpoints.Folder);
-        return new TrainingDivergedException($"Stage '{stage.Name}', step {step + 1}: the loss is {loss}, the gradients' norm {norm}"
-            + (first is null ? "" : $", the first gradient that is not finite is that of '{first}'")
-            + ". The step was not taken. Lower the learning rate or look at the data"
-            + (kept is null ? "." : $"; the last checkpoint is '{kept}'."));
+        return $"the loss is {loss}, the gradients' norm {norm}" + (first is null ? "" : $", the first gradient that is not finite is that of '{first}'");
+    }
+
+    // The parameter with the largest gradient, and the share of all gradients' squares that it has.
+    private static (string Name, double Share) Largest(List<(string Name, Parameter Parameter)> trained)
+    {
+        using var scope = NewDisposeScope();
+        var squares = trained.ConvertAll(pair => pair.Parameter.grad is { } grad ? grad.to_type(ScalarType.Float64).square().sum().cpu().item<double>() : 0);
+        var largest = squares.IndexOf(squares.Max());
+        return (trained[largest].Name, squares.Sum() is var all and > 0 ? squares[largest] / all : 0);
     }
 
     // Named parameters of the stage; all others get no gradient.
@@ -323,6 +380,8 @@ public sealed class StagedTrainer : IDisposable
         var stage = stages[state.Stage];
         if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
             throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other settings ({state.Settings}) than it has now ({stage.Settings}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+        if (state.Objective.Length > 0 && !string.Equals(objective.Fingerprint, state.Objective, StringComparison.Ordinal))
+            throw new InvalidOperationException($"Stage '{stage.Name}' was begun with another objective ({state.Objective}) than it has now ({objective.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
         if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
             throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other data ({state.Data}) than it has now ({stage.Data.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
     }

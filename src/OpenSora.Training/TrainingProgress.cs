@@ -1,19 +1,50 @@
 namespace OpenSora.Training;
 
 /// <summary>Where training is, told after every optimizer step.</summary>
-/// <param name="Stage">The stage's name.</param>
-/// <param name="Step">Steps done in the stage.</param>
-/// <param name="Steps">All its steps.</param>
-/// <param name="Loss">The step's loss.</param>
-/// <param name="Parts">What the loss is made of, by name.</param>
-/// <param name="GradientNorm">The norm of all gradients before cutting.</param>
-/// <param name="LearningRate">The step's learning rate.</param>
-/// <param name="SamplesPerSecond">Throughput since the run was started.</param>
-/// <param name="TimeLeft">An estimate for the rest of the stage.</param>
-public sealed record TrainingProgress(string Stage, long Step, long Steps, double Loss, IReadOnlyDictionary<string, double> Parts, double GradientNorm,
-    double LearningRate, double SamplesPerSecond, TimeSpan TimeLeft);
+public sealed record TrainingProgress
+{
+    /// <summary>The stage's name.</summary>
+    public required string Stage { get; init; }
 
-/// <summary>Training cannot go on: a loss or a gradient is not a finite number. The weights are as they were before the step.</summary>
+    /// <summary>Steps done in the stage.</summary>
+    public required long Step { get; init; }
+
+    /// <summary>All its steps.</summary>
+    public required long Steps { get; init; }
+
+    /// <summary>The step's loss.</summary>
+    public required double Loss { get; init; }
+
+    /// <summary>What the loss is made of, by name.</summary>
+    public IReadOnlyDictionary<string, double> Parts { get; init; } = new Dictionary<string, double>(StringComparer.Ordinal);
+
+    /// <summary>The norm of all gradients before cutting.</summary>
+    public double GradientNorm { get; init; }
+
+    /// <summary>The step's learning rate.</summary>
+    public double LearningRate { get; init; }
+
+    /// <summary>Samples in the step.</summary>
+    public long Samples { get; init; }
+
+    /// <summary>Throughput since the run was started.</summary>
+    public double SamplesPerSecond { get; init; }
+
+    /// <summary>How long the step took.</summary>
+    public TimeSpan StepTime { get; init; }
+
+    /// <summary>An estimate for the rest of the stage.</summary>
+    public TimeSpan TimeLeft { get; init; }
+
+    /// <summary>What was out of proportion in this step, and where; null where nothing was, or nobody looked (<see cref="TrainingStage.Spikes"/>).</summary>
+    public string? Spike { get; init; }
+
+    /// <summary>Steps of the stage that were not taken because of spikes.</summary>
+    public long SkippedSteps { get; init; }
+}
+
+/// <summary>Training cannot go on: a loss or a gradient is not a finite number, or too many in a row were out of proportion. The weights are as they
+/// were before the step.</summary>
 public sealed class TrainingDivergedException : Exception
 {
     /// <summary>Says where training broke.</summary>

@@ -79,6 +79,9 @@ public class TrainingStage
     /// <summary>Which parameters are trained, by name; null: all. Names begin with the part that the objective names, such as <c>model.</c> or <c>text.</c></summary>
     public Func<string, bool>? Trains { get; set; }
 
+    /// <summary>What to do when a loss or gradient is suddenly far above the usual; null: nobody looks. One that is no finite number always ends the run.</summary>
+    public SpikeGuard? Spikes { get; set; }
+
     /// <summary>Seed of everything random in the stage: order of the data, noise, time steps, dropped captions.</summary>
     public int Seed { get; set; } = 42;
 
@@ -130,6 +133,7 @@ public class TrainingStage
         Check(ClipGradientNorm is null or > 0, $"has {nameof(ClipGradientNorm)} {ClipGradientNorm}; it must be above 0, or null");
         Check(EmaDecay is null or (>= 0 and < 1), $"has {nameof(EmaDecay)} {EmaDecay}; it must be at least 0 and below 1, or null");
         Check(CaptionDropout is null or (>= 0 and <= 1), $"has {nameof(CaptionDropout)} {CaptionDropout}; it must be between 0 and 1, or null");
+        Check(Spikes is null or { Factor: > 1, Window: > 0 } and { StopAfter: null or > 0 }, $"has {nameof(Spikes)} with {nameof(SpikeGuard.Factor)} {Spikes?.Factor}, {nameof(SpikeGuard.Window)} {Spikes?.Window} and {nameof(SpikeGuard.StopAfter)} {Spikes?.StopAfter}; the factor must be above 1, the others above 0");
         Check(TimeLimit is null || TimeLimit > TimeSpan.Zero, $"has {nameof(TimeLimit)} {TimeLimit}; it must be above 0, or null");
     }
 
@@ -141,5 +145,5 @@ public class TrainingStage
 
     /// <summary>The settings that a resumed run must share with the run that it continues.</summary>
     internal string Settings => FormattableString.Invariant(
-        $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}");
+        $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}{(Spikes is { } spikes ? $", spikes {spikes.Factor} of {spikes.Window} {(spikes.SkipSteps ? "skipped" : "taken")}" : "")}");
 }

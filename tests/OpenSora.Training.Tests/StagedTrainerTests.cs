@@ -341,15 +341,6 @@ public class StagedTrainerTests
         }
     }
 
-    /// <summary>Squared error of a linear layer; nothing random.</summary>
-    private sealed class Line(nn.Module<Tensor, Tensor> line) : ITrainingObjective
-    {
-        public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
-
-        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-            new((line.call(batch.Video) - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
-    }
-
     private sealed class FailsOnAnotherThread(ITrainingObjective inner) : ITrainingObjective
     {
         private int calls;
@@ -359,19 +350,5 @@ public class StagedTrainerTests
         // The first step works; in the second, the worker that has a thread of its own fails.
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
             Interlocked.Increment(ref calls) > 2 && !Thread.CurrentThread.IsThreadPoolThread ? throw new InvalidDataException("bad sample") : inner.Loss(batch, stage, generator);
-    }
-
-    private sealed class Points : ITrainingData
-    {
-        public long Count => 20;
-
-        public string Fingerprint => "points";
-
-        public TrainingBatch GetBatch(long number, int size, int seed)
-        {
-            using var scope = NewDisposeScope();
-            var at = arange(number * size, (number + 1) * size, ScalarType.Float32).unsqueeze(1);
-            return new TrainingBatch(cat([at.sin(), at.cos(), (at * 2).sin()], 1).MoveToOuterDisposeScope(), cat([at.cos(), (at * 3).sin()], 1).MoveToOuterDisposeScope());
-        }
     }
 }

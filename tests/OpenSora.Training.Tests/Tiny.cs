@@ -66,6 +66,34 @@ internal sealed class Numbers(int frames = 2) : ITrainingData
     }
 }
 
+/// <summary>Squared error of a linear layer; nothing random.</summary>
+internal sealed class Line(nn.Module<Tensor, Tensor> line) : ITrainingObjective
+{
+    public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
+
+    public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
+        new((line.call(batch.Video) - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
+}
+
+/// <summary>Points of a curve.</summary>
+internal sealed class Points : ITrainingData
+{
+    public long Count => 20;
+
+    /// <summary>Batches that are far off.</summary>
+    public long[] Spikes { get; init; } = [];
+
+    public string Fingerprint => "points";
+
+    public TrainingBatch GetBatch(long number, int size, int seed)
+    {
+        using var scope = NewDisposeScope();
+        var at = arange(number * size, (number + 1) * size, ScalarType.Float32).unsqueeze(1);
+        var scale = Spikes.Contains(number) ? 100 : 1;
+        return new TrainingBatch((cat([at.sin(), at.cos(), (at * 2).sin()], 1) * scale).MoveToOuterDisposeScope(), cat([at.cos(), (at * 3).sin()], 1).MoveToOuterDisposeScope());
+    }
+}
+
 internal sealed class Told(Action<TrainingProgress> tell) : IProgress<TrainingProgress>
 {
     public void Report(TrainingProgress value) => tell(value);

@@ -14,9 +14,13 @@ public interface ITrainingObjective
     /// <summary>The modules under training, by the name with which their parameters begin in checkpoints.</summary>
     IReadOnlyDictionary<string, nn.Module> Modules { get; }
 
+    /// <summary>What is minimised, in a few words and numbers: written into checkpoints and compared when a run is resumed.</summary>
+    string Fingerprint => GetType().Name;
+
     /// <summary>Rates a batch. Several threads may do so at once (<see cref="TrainingStage.Workers"/>).</summary>
     /// <param name="batch">The batch; stays the caller's.</param>
     /// <param name="stage">The stage's settings.</param>
-    /// <param name="generator">The only source of randomness to be used.</param>
+    /// <param name="generator">The source of randomness. Dropout and the like, which draw from libtorch's global generator, are repeatable too, with one
+    /// worker: it is seeded anew for every step.</param>
     TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator);
 }
