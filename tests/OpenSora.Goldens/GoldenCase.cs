@@ -9,6 +9,8 @@ public static class GoldenCase
     {
         ["stdit_"] = StditGoldens.Check,
         ["stdit_v12"] = null,
+        ["dit_"] = DitGoldens.Check,
+        ["orig_dit"] = DitGoldens.CheckOfficial,
         ["dpm_"] = DiffusionGoldens.Check,
         ["iddpm_"] = DiffusionGoldens.Check,
         ["iddpm_v11"] = null,

@@ -158,7 +158,7 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
             tokens.Dispose();
             tokens = next;
         }
-        return Unpatchify(final_layer.call(tokens.view(b, -1, c).In(ScalarType.Float32), time), t, h, w).MoveToOuterDisposeScope();
+        return x_embedder.Unpatchify(final_layer.call(tokens.view(b, -1, c).In(ScalarType.Float32), time), t, h, w, OutChannels).MoveToOuterDisposeScope();
     }
 
     /// <summary>The learned null caption, what guidance takes for an unconditional prompt.</summary>
@@ -184,15 +184,6 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
             real = real.repeat(text.shape[0] / mask.shape[0], 1);
         var bias = real.all().item<bool>() ? null : CrossAttention.KeyBias(real.narrow(1, 0, used), Config.NumHeads);
         return (text.narrow(1, 0, used).MoveToOuterDisposeScope(), bias?.MoveToOuterDisposeScope());
-    }
-
-    private Tensor Unpatchify(Tensor x, long t, long h, long w)
-    {
-        using var scope = NewDisposeScope();
-        var (b, c) = (x.shape[0], OutChannels);
-        var (pt, ph, pw) = (Config.PatchSize[0], Config.PatchSize[1], Config.PatchSize[2]);
-        return x.view(b, t, h, w, pt, ph, pw, c).permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(b, c, t * pt, h * ph, w * pw)
-            .In(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
     // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, fresh ones for any other.

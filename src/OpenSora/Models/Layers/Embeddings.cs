@@ -32,6 +32,21 @@ internal sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
         return proj.call(patches.reshape(b, frames * rows * columns, c * t * h * w)).MoveToOuterDisposeScope();
     }
 
+    /// <summary>Puts predicted patches together to video.</summary>
+    /// <param name="x"><c>[batch, frames * rows * columns, patch frames * patch height * patch width * channels]</c></param>
+    /// <param name="frames">Patches along time.</param>
+    /// <param name="rows">Patches along the height.</param>
+    /// <param name="columns">Patches along the width.</param>
+    /// <param name="channels">Channels of the video.</param>
+    /// <returns><c>[batch, channels, frames, height, width]</c>, float32.</returns>
+    public Tensor Unpatchify(Tensor x, long frames, long rows, long columns, long channels)
+    {
+        using var scope = NewDisposeScope();
+        var ((t, h, w), b) = (_patch, x.shape[0]);
+        return x.view(b, frames, rows, columns, t, h, w, channels).permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(b, channels, frames * t, rows * h, columns * w)
+            .In(ScalarType.Float32).MoveToOuterDisposeScope();
+    }
+
     private static long Missing(long size, long patch) => (patch - size % patch) % patch;
 }
 

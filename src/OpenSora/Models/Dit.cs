@@ -1,0 +1,263 @@
+using System.Globalization;
+using OpenSora.Models.Layers;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models;
+
+/// <summary>Sizes and choices of a <see cref="Dit"/>. JSON spells the names in snake case, as the original's configuration does.</summary>
+public sealed record DitConfig
+{
+    /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the way.</summary>
+    public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
+
+    /// <summary>Channels of the latents.</summary>
+    public int InChannels { get; init; } = 4;
+
+    /// <summary>Latent positions that one token covers, <c>[frames, height, width]</c>.</summary>
+    public IReadOnlyList<int> PatchSize { get; init; } = [1, 2, 2];
+
+    /// <summary>Channels of a token; a multiple of 4 and of <see cref="NumHeads"/>.</summary>
+    public int HiddenSize { get; init; } = 1152;
+
+    /// <summary>Blocks.</summary>
+    public int Depth { get; init; } = 28;
+
+    /// <summary>Heads of the attention.</summary>
+    public int NumHeads { get; init; } = 16;
+
+    /// <summary>Hidden channels of a block's MLP, as a multiple of <see cref="HiddenSize"/>.</summary>
+    public double MlpRatio { get; init; } = 4;
+
+    /// <summary>What the model is conditioned on: <c>text</c>, one vector a prompt, or <c>label_N</c>, one of N classes.</summary>
+    public string Condition { get; init; } = "text";
+
+    /// <summary>Channels of a prompt's vector (CLIP ViT-B/32: 512).</summary>
+    public int CaptionChannels { get; init; } = 512;
+
+    /// <summary>The share of conditions that training drops, for classifier-free guidance.</summary>
+    public double ClassDropoutProb { get; init; } = 0.1;
+
+    /// <summary>Whether the output has a second half, the interpolation weights of the learned variance (Nichol and Dhariwal, 2021).</summary>
+    public bool LearnSigma { get; init; } = true;
+
+    /// <summary>Leaves the temporal positions out.</summary>
+    public bool NoTemporalPosEmb { get; init; }
+
+    /// <summary>Names that <see cref="Preset"/> knows (Peebles and Xie, 2023, table 1) with patches of 1x2x2.</summary>
+    public static IReadOnlyList<string> Presets { get; } = ["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2"];
+
+    /// <summary>The sizes of a named model.</summary>
+    /// <param name="name">One of <see cref="Presets"/>.</param>
+    /// <exception cref="ArgumentException">The name is not known.</exception>
+    public static DitConfig Preset(string name) => name switch
+    {
+        "DiT-S/2" => new() { Depth = 12, HiddenSize = 384, NumHeads = 6 },
+        "DiT-B/2" => new() { Depth = 12, HiddenSize = 768, NumHeads = 12 },
+        "DiT-L/2" => new() { Depth = 24, HiddenSize = 1024, NumHeads = 16 },
+        "DiT-XL/2" => new(),
+        _ => throw new ArgumentException($"There is no DiT preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+    };
+
+    /// <summary>Checks that a model can be made of these sizes.</summary>
+    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    public void Validate()
+    {
+        foreach (var (sizes, name) in new[] { (InputSize, nameof(InputSize)), (PatchSize, nameof(PatchSize)) })
+            Check(sizes is { Count: 3 } && sizes.All(size => size > 0), name,
+                $"{name} is [{string.Join(", ", sizes ?? [])}]; it must be three positive numbers: frames, height, width.");
+        foreach (var (size, name) in new[]
+        {
+            (InChannels, nameof(InChannels)), (HiddenSize, nameof(HiddenSize)), (Depth, nameof(Depth)), (NumHeads, nameof(NumHeads)), (CaptionChannels, nameof(CaptionChannels)),
+        })
+            Check(size > 0, name, $"{name} is {size}; it must be positive.");
+        for (var i = 0; i < 3; i++)
+            Check(InputSize[i] % PatchSize[i] == 0, nameof(InputSize), $"InputSize [{string.Join(", ", InputSize)}] is not a multiple of PatchSize [{string.Join(", ", PatchSize)}].");
+        Check(HiddenSize % NumHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumHeads {NumHeads}.");
+        Check(HiddenSize % 4 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 4, which the sine-cosine positions need.");
+        Check(MlpRatio > 0, nameof(MlpRatio), $"MlpRatio is {MlpRatio}; it must be positive.");
+        Check(ClassDropoutProb is >= 0 and <= 1, nameof(ClassDropoutProb), $"ClassDropoutProb is {ClassDropoutProb}; it must be between 0 and 1.");
+        Check(string.Equals(Condition, "text", StringComparison.Ordinal) || Classes > 0, nameof(Condition), $"Condition is '{Condition}'; it must be 'text' or 'label_' and the number of classes.");
+    }
+
+    /// <summary>The number of classes; 0 where the condition is no label.</summary>
+    internal int Classes => Condition?.StartsWith("label_", StringComparison.Ordinal) == true
+        && int.TryParse(Condition.AsSpan(6), NumberStyles.None, CultureInfo.InvariantCulture, out var classes) ? classes : 0;
+
+    private static void Check(bool right, string name, string message)
+    {
+        if (!right)
+            throw new ArgumentException($"The DiT configuration is wrong: {message}", name);
+    }
+}
+
+/// <summary>
+/// DiT over video: every token attends to every other one of all frames. Open-Sora 1.0 has it to compare <see cref="Stdit"/> with: better a step, and the
+/// dearer the more frames there are.
+/// </summary>
+/// <remarks>
+/// Source: "Scalable Diffusion Models with Transformers" (Peebles and Xie, 2023), adaLN-Zero blocks. The condition, a class or one vector of text, joins the
+/// time; there is no cross attention. Names of parameters and buffers are Open-Sora's. Shapes in comments: B batch, N tokens, C channels.
+/// </remarks>
+public sealed class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>
+{
+    private readonly Tensor pos_embed_spatial;
+    private readonly Tensor pos_embed_temporal;
+    private readonly PatchEmbedder x_embedder;
+    private readonly TimestepEmbedder t_embedder;
+    private readonly nn.Module<Tensor, Tensor?, Tensor> y_embedder;
+    private readonly ModuleList<DitBlock> blocks;
+    private readonly DitFinalLayer final_layer;
+
+    /// <summary>Makes the model and gives its parameters their starting values.</summary>
+    /// <param name="config">Sizes and choices.</param>
+    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
+    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    public Dit(DitConfig config, bool initialize = true) : base(nameof(Dit))
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        config.Validate();
+        Config = config;
+        var c = config.HiddenSize;
+        var (t, h, w) = (config.PatchSize[0], config.PatchSize[1], config.PatchSize[2]);
+
+        x_embedder = new PatchEmbedder(config.InChannels, c, (t, h, w));
+        t_embedder = new TimestepEmbedder(c);
+        y_embedder = config.Classes > 0 ? new LabelEmbedder(config.Classes, c) : new CaptionEmbedder(config.CaptionChannels, c, tokens: 1);
+        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new DitBlock(config)).ToArray());
+        final_layer = new DitFinalLayer(c, t * h * w * OutChannels);
+        (pos_embed_spatial, pos_embed_temporal) = Grid(config.InputSize[0] / t, config.InputSize[1] / h, config.InputSize[2] / w);
+        pos_embed_spatial.DetachFromDisposeScope();
+        pos_embed_temporal.DetachFromDisposeScope();
+        RegisterComponents();
+        if (initialize)
+            Initialize();
+    }
+
+    /// <summary>The sizes and choices that the model was made with.</summary>
+    public DitConfig Config { get; }
+
+    /// <summary>Channels of the output: twice those of the latents where the variance is learned.</summary>
+    public int OutChannels => Config.LearnSigma ? 2 * Config.InChannels : Config.InChannels;
+
+    /// <summary>Where training draws which conditions to drop; null: PyTorch's global generator.</summary>
+    public Generator? DropoutGenerator { get; set; }
+
+    /// <summary>Gives every parameter its starting value: Xavier-uniform matrices, small normal embeddings, and zeros where modulation begins, so that
+    /// every block starts as the identity (adaLN-Zero).</summary>
+    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    public void Initialize(Generator? generator = null)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        foreach (var dense in modules().OfType<Dense>())
+        {
+            Parameters.Xavier(dense.weight, generator);
+            Parameters.Constant(dense.bias!, 0);
+        }
+        foreach (var dense in t_embedder.modules().OfType<Dense>())
+            Parameters.Normal(dense.weight, 0.02, generator);
+        if (y_embedder is LabelEmbedder labels)
+            Parameters.Normal(labels.embedding_table.weight!, 0.02, generator);
+        if (y_embedder is CaptionEmbedder captions)
+            Parameters.Normal(captions.y_embedding, 1 / Math.Sqrt(Config.CaptionChannels), generator);
+        foreach (var modulation in blocks.Select(block => block.adaLN_modulation).Append(final_layer.adaLN_modulation))
+            Parameters.Constant(modulation.modules().OfType<Dense>().Single().weight, 0);
+        Parameters.Constant(final_layer.linear.weight, 0);
+    }
+
+    /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
+    /// <remarks>In training mode conditions are dropped at random with <see cref="DitConfig.ClassDropoutProb"/>.</remarks>
+    /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
+    /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
+    /// <param name="y">Vectors of text <c>[B, 1, 1, CaptionChannels]</c>, or classes <c>[B]</c>, int64, the last one plus one meaning none.</param>
+    /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    public override Tensor forward(Tensor x, Tensor timestep, Tensor y)
+    {
+        CheckShapes(x, timestep, y);
+        using var scope = NewDisposeScope();
+        var (b, c) = (x.shape[0], Config.HiddenSize);
+        var (t, h, w) = (x.shape[2] / Config.PatchSize[0], x.shape[3] / Config.PatchSize[1], x.shape[4] / Config.PatchSize[2]);
+        var (places, frames) = PositionsFor(t, h, w, x.device);
+
+        var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
+        tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
+        if (!Config.NoTemporalPosEmb)
+            tokens = tokens + frames.unsqueeze(2).In(tokens.dtype);
+        tokens = tokens.view(b, t * h * w, c);                                                  // [B, N, C]
+        var drop = training && Config.ClassDropoutProb > 0 ? rand(b, device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
+        var condition = t_embedder.call(timestep) + y_embedder.call(y, drop).view(b, c);        // [B, C]
+
+        foreach (var block in blocks)
+        {
+            var next = block.call(tokens, condition);
+            tokens.Dispose();
+            tokens = next;
+        }
+        return x_embedder.Unpatchify(final_layer.call(tokens.In(ScalarType.Float32), condition), t, h, w, OutChannels).MoveToOuterDisposeScope();
+    }
+
+    // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, fresh ones for any other.
+    private (Tensor Places, Tensor Frames) PositionsFor(long t, long h, long w, Device device)
+    {
+        var (size, patch) = (Config.InputSize, Config.PatchSize);
+        if ((t, h, w) == (size[0] / patch[0], size[1] / patch[1], size[2] / patch[2]))
+            return (pos_embed_spatial, pos_embed_temporal);
+        var (places, frames) = Grid((int)t, (int)h, (int)w);
+        return (places.to(device), frames.to(device));
+    }
+
+    private (Tensor Places, Tensor Frames) Grid(int t, int h, int w) =>
+        (Positions.Grid(Config.HiddenSize, h, w, scale: 1), Positions.Line(Config.HiddenSize, t, scale: 1));
+
+    private void CheckShapes(Tensor x, Tensor timestep, Tensor y)
+    {
+        static string Shape(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}]";
+        static void Check(bool right, string message, string parameter)
+        {
+            if (!right)
+                throw new ArgumentException(message, parameter);
+        }
+
+        Check(x.dim() == 5 && x.shape[1] == Config.InChannels && Enumerable.Range(0, 3).All(i => x.shape[2 + i] > 0 && x.shape[2 + i] % Config.PatchSize[i] == 0),
+            $"The latents have shape {Shape(x)}; expected [batch, {Config.InChannels}, frames, height, width] with sizes that are multiples of the patch "
+            + $"[{string.Join(", ", Config.PatchSize)}].", nameof(x));
+        Check(timestep.dim() == 1 && timestep.shape[0] == x.shape[0],
+            $"The time steps have shape {Shape(timestep)}; expected [{x.shape[0]}], one a sample.", nameof(timestep));
+        long[] expected = Config.Classes > 0 ? [x.shape[0]] : [x.shape[0], 1, 1, Config.CaptionChannels];
+        Check(y.shape.AsSpan().SequenceEqual(expected), $"The condition has shape {Shape(y)}; expected [{string.Join(", ", expected)}].", nameof(y));
+    }
+}
+
+/// <summary>A block: attention over all tokens, then an MLP, both modulated and gated by the condition (adaLN-Zero).</summary>
+internal sealed class DitBlock : nn.Module<Tensor, Tensor, Tensor>
+{
+    public readonly SelfAttention attn;
+    public readonly Mlp mlp;
+    public readonly Sequential adaLN_modulation;
+
+    public DitBlock(DitConfig config) : base(nameof(DitBlock))
+    {
+        var c = config.HiddenSize;
+        attn = new SelfAttention(c, config.NumHeads);
+        mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
+        adaLN_modulation = nn.Sequential(nn.SiLU(), new Dense(c, 6L * c) { Exact = true });
+        RegisterComponents();
+    }
+
+    /// <summary>Runs the block.</summary>
+    /// <param name="x">Tokens <c>[B, N, C]</c>.</param>
+    /// <param name="condition">Time and text or class, <c>[B, C]</c>.</param>
+    public override Tensor forward(Tensor x, Tensor condition)
+    {
+        using var scope = NewDisposeScope();
+        var m = adaLN_modulation.call(condition).unsqueeze(1).In(x.dtype).chunk(6, 2);         // 6 of [B, 1, C]
+        var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
+        var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
+        x = AdaLn.AddGated(x, gateAttention, attn.call(AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
+        x = AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp)));
+        return x.MoveToOuterDisposeScope();
+    }
+}
