@@ -45,6 +45,16 @@ public static partial class torch
         Nearest = 0, Linear = 1, Bilinear = 2, Bicubic = 3, Trilinear = 4, Area = 5, NearestExact = 6,
     }
 
+    public enum GridSampleMode
+    {
+        Nearest = 0, Bilinear = 2,
+    }
+
+    public enum GridSamplePaddingMode
+    {
+        Zeros = 0, Reflection = 1, Border = 2,
+    }
+
     /// <summary>A place where tensors live: "cpu", "cuda", "cuda:1", "meta".</summary>
     public sealed class Device
     {

@@ -17,6 +17,10 @@ var stage = new Option<string>("--stage") { Description = "Whose weights: images
 var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 16 };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
 var guidance = new Option<double>("--guidance") { Description = "Guidance scale.", DefaultValueFactory = _ => 4 };
+var model = new Option<string>("--model") { Description = "The model folder.", DefaultValueFactory = _ => Path.Combine(here, "../../models/stickers") };
+var each = new Option<int>("--each") { Description = "Prompts of each of the five kinds.", DefaultValueFactory = _ => 40 };
+var seeds = new Option<int>("--seeds") { Description = "Seeds of each prompt.", DefaultValueFactory = _ => 2 };
+var fewer = new Option<int?>("--steps") { Description = "Sampling steps; default: the model's." };
 var seed = new Option<int>("--seed") { Description = "Seed of the noise.", DefaultValueFactory = _ => 1 };
 
 Command Verb(string name, string description, Func<Workplace, ParseResult, CancellationToken, Task> action, params Option[] options)
@@ -42,16 +46,30 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
     return command;
 }
 
-var root = new RootCommand("Trains the sticker model: vae, cache, text, images, clips, export. Every step goes on where it was stopped.")
+var root = new RootCommand("Trains the sticker model: vae, cache, text, small, images, clips, export. Every step goes on where it was stopped.")
 {
     Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
+    Verb("look", "Writes some of the moved stills as a picture.", (place, parsed, _) => Training.LookAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "moved.png")), output),
     Verb("text", "Teaches the text encoder what things look like.", (place, parsed, cancellation) => Training.TextAsync(place, parsed.GetValue(minutes), cancellation), minutes),
-    Verb("images", "Stage 1: stills.", (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
+    Verb("small", "Stage 1, first half: stills of half the size.", (place, parsed, cancellation) => Training.SmallImagesAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("images", "Stage 1, second half: stills.", (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
+    Verb("gap", "Tells what a stage has learned from the text.", (place, parsed, cancellation) =>
+    {
+        Training.Gap(place, parsed.GetValue(stage)!, cancellation);
+        return Task.CompletedTask;
+    }, stage),
     Verb("clips", "Stage 2: clips, from the weights of stage 1.", (place, parsed, cancellation) => Training.ClipsAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
         parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance), parsed.GetValue(seed), cancellation),
         output, prompts, stage, frames, steps, guidance, seed),
+    Verb("evaluate", "Measures whether a model folder shows what it is asked for.", async (place, parsed, cancellation) =>
+    {
+        using var stills = StickerSet.Stills(place.Data);
+        using var clips = StickerSet.Clips(place.Data);
+        await new Evaluation(place, stills, clips, place.Recipe.Frames).RunAsync(
+            parsed.GetValue(model)!, parsed.GetValue(each), parsed.GetValue(seeds), parsed.GetValue(fewer), parsed.GetValue(output), cancellation);
+    }, model, each, seeds, fewer, output),
     Verb("export", "Writes the model folder.", (place, parsed, _) =>
     {
         Export.Write(place, parsed.GetValue(output) ?? Path.Combine(here, "../../models/stickers"), parsed.GetValue(stage)!, Path.Combine(here, "DATA_LICENSES.md"));

@@ -87,6 +87,8 @@ internal sealed record Recipe
 
     public required StageSettings TextStage { get; init; }
 
+    public required StageSettings SmallImageStage { get; init; }
+
     public required StageSettings ImageStage { get; init; }
 
     public required StageSettings ClipStage { get; init; }
@@ -96,8 +98,8 @@ internal sealed record Recipe
 
     public int ClipBackgrounds { get; init; } = 2;
 
-    /// <summary>In the second stage, one step in so many sees images instead of clips.</summary>
-    public int ImagesEvery { get; init; } = 4;
+    /// <summary>Clips made of each still of a thing that has no clip: one stands still, the others are moved.</summary>
+    public int ClipsOfStill { get; init; } = 4;
 
     public static Recipe Read(string path) => JsonSerializer.Deserialize<Recipe>(File.ReadAllBytes(path), Json)
         ?? throw new InvalidDataException($"'{path}' is empty.");

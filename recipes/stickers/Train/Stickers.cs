@@ -82,6 +82,17 @@ internal sealed class StickerSet : IDisposable
         return tensor(result, [3, frames, Height, Width]).MoveToOuterDisposeScope();
     }
 
+    /// <summary>A still with colours multiplied by its alpha: <c>[4, height, width]</c> in [0, 1].</summary>
+    public Tensor Rgba(int index)
+    {
+        using var scope = NewDisposeScope();
+        var bytes = new byte[Height * Width * 4];
+        view.ReadArray((long)index * Frames * bytes.Length, bytes, 0, bytes.Length);
+        var rgba = tensor(bytes, [Height, Width, 4]).to(ScalarType.Float32).permute(2, 0, 1) / 255;
+        var alpha = rgba.narrow(0, 3, 1);
+        return cat([rgba.narrow(0, 0, 3) * alpha, alpha]).MoveToOuterDisposeScope();
+    }
+
     /// <summary>The captions that are right for a sticker on a background. Those that do not speak of it mean white, the palette's first colour:
     /// what a caption leaves open, a model can only blur.</summary>
     public string[] CaptionsOn(int index, PaletteColour background)
@@ -122,20 +133,34 @@ internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
         : new PaletteColour("", "", [random.Next(256), random.Next(256), random.Next(256)]);
 }
 
-/// <summary>Stickers, whole, on some backgrounds of the palette each: what is encoded to latents.</summary>
-internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgrounds) : IClipSource
+/// <summary>Stickers, whole, on some backgrounds of the palette each, perhaps made smaller: what is encoded to latents.</summary>
+internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgrounds, int shrink = 1) : IClipSource
 {
     public int Count => chosen.Length * backgrounds;
 
     public string Fingerprint => string.Create(CultureInfo.InvariantCulture,
-        $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}");
+        $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{(shrink == 1 ? "" : $", 1/{shrink} of the size")}");
 
     public CaptionedClip Load(int index, Random random)
     {
+        using var scope = NewDisposeScope();
         var (turn, background) = Math.DivRem(index, backgrounds);
-        // White, and for each sticker its own choice of the others, so that all are equally frequent.
+        var colour = Colour(turn, background);
+        var video = set.On(chosen[turn], colour, 0, set.Frames); // [3, F, H, W]
+        if (shrink > 1)
+            video = nn.functional.avg_pool2d(video.transpose(0, 1), shrink).transpose(0, 1);
+        return new CaptionedClip(video.MoveToOuterDisposeScope(), set.CaptionsOn(chosen[turn], colour));
+    }
+
+    /// <summary>Whether a sticker is among the clips on a colour.</summary>
+    /// <param name="turn">The sticker's place among the chosen.</param>
+    /// <param name="colour">A colour of the palette.</param>
+    public bool Shows(int turn, PaletteColour colour) => Enumerable.Range(0, backgrounds).Any(background => Colour(turn, background) == colour);
+
+    // White, and for each sticker its own choice of the others, so that all are equally frequent.
+    private PaletteColour Colour(int turn, int background)
+    {
         var others = set.Palette.Length - 1;
-        var colour = background == 0 ? set.Palette[0] : set.Palette[1 + (turn * 4 + turn / others + (background - 1) * others / Math.Max(1, backgrounds - 1)) % others];
-        return new CaptionedClip(set.On(chosen[turn], colour, 0, set.Frames), set.CaptionsOn(chosen[turn], colour));
+        return background == 0 ? set.Palette[0] : set.Palette[1 + (turn * 4 + turn / others + (background - 1) * others / Math.Max(1, backgrounds - 1)) % others];
     }
 }

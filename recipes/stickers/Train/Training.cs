@@ -63,24 +63,27 @@ internal static class Training
 
     public static Task CacheAsync(Workplace place, CancellationToken cancellation)
     {
-        using var vae = place.Vae();
-        foreach (var (set, backgrounds) in new[] { (StickerSet.Stills(place.Data), place.Recipe.StillBackgrounds), (StickerSet.Clips(place.Data), place.Recipe.ClipBackgrounds) })
-        {
-            using (set)
-            {
-                var clock = System.Diagnostics.Stopwatch.StartNew();
-                var (count, next) = (place.Chosen(set).Length * backgrounds, TimeSpan.Zero);
-                using var cache = place.Cache(set, backgrounds, vae, new Told(done =>
-                {
-                    if (clock.Elapsed < next && done < count)
-                        return;
-                    next = clock.Elapsed + TimeSpan.FromSeconds(15);
-                    Console.WriteLine(FormattableString.Invariant($"{DateTime.UtcNow:HH:mm:ss} {set.Fingerprint}: {done} of {count}, {done * set.Frames / clock.Elapsed.TotalSeconds:F0} frames/s"));
-                }), cancellation);
-                Console.WriteLine(FormattableString.Invariant($"{cache.Path}: [{string.Join(", ", cache.Latents.shape)}]"));
-            }
-        }
+        using var data = new StickerLatents(place, cancellation);
+        foreach (var latents in new[] { data.Stills, data.Small, data.Videos, data.Moved })
+            Console.WriteLine(latents.Fingerprint);
         return Task.CompletedTask;
+    }
+
+    /// <summary>Some of the moved stills, four frames each, with their captions in the console.</summary>
+    public static async Task LookAsync(Workplace place, string path)
+    {
+        using var stills = StickerSet.Stills(place.Data);
+        using var clips = StickerSet.Clips(place.Data);
+        var moved = place.Moved(stills, clips);
+        List<VideoFrames> tiles = [];
+        for (var i = 0; i < 16; i++)
+        {
+            using var scope = NewDisposeScope();
+            var clip = moved.Load(i, Randomness.Of(0, i));
+            tiles.Add(VideoFrames.FromTensor(clip.Video, 8));
+            Console.WriteLine(clip.Captions[i % clip.Captions.Count]);
+        }
+        await Workplace.SaveAsync(tiles, path, 4);
     }
 
     /// <summary>The text encoder, taught by itself: a small transformer that always begins with pure noise can only give back a sticker's latents as far
@@ -94,7 +97,7 @@ internal static class Training
         text.UseComputeType(ScalarType.BFloat16);
         using var data = new StickerLatents(place, cancellation);
         var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
-        using var trainer = new StagedTrainer(new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new LastTimestep()))
+        using var trainer = new StagedTrainer(new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999)))
             .AddStage(place.Recipe.TextStage.ToStage("text", new MixedData((data.Stills, 1), (data.OneFrames, 1)), minutes))
             .SaveTo(place.Checkpoints("text"))
             .Resume(place.Folder("text"), ifAny: true);
@@ -124,20 +127,36 @@ internal static class Training
         }
     }
 
-    public static async Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation)
+    /// <summary>Stage 1a: stills of half the size, a quarter of the tokens. Coordinates are doubled, so that a place in the picture keeps its position.</summary>
+    public static Task SmallImagesAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
+        ImagesAsync(place, "small", SmallConfig(place), data => data.Small, place.Recipe.SmallImageStage, minutes, from: null, cancellation);
+
+    private static StditConfig SmallConfig(Workplace place)
     {
-        var (model, text) = Models(place);
+        var size = place.Recipe.Model.InputSize;
+        return place.Recipe.Model with { InputSize = [size[0], size[1] / 2, size[2] / 2], SpaceScale = place.Recipe.Model.SpaceScale / 2 };
+    }
+
+    /// <summary>Stage 1b: stills, and single frames of clips.</summary>
+    public static Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
+        ImagesAsync(place, "images", place.Recipe.Model, data => new MixedData((data.Stills, 1), (data.Stills, 1), (data.OneFrames, 1)), place.Recipe.ImageStage, minutes,
+            from ?? place.Folder("small"), cancellation);
+
+    private static async Task ImagesAsync(Workplace place, string name, StditConfig config, Func<StickerLatents, ITrainingData> dataOf, StageSettings settings,
+        double? minutes, string? from, CancellationToken cancellation)
+    {
+        var (model, text) = Models(place, config);
         using (model)
         using (text)
         using (var data = new StickerLatents(place, cancellation))
         {
-            var stage = place.Recipe.ImageStage.ToStage("images", new MixedData((data.Stills, 1), (data.Stills, 1), (data.OneFrames, 1)), minutes);
+            var stage = settings.ToStage(name, dataOf(data), minutes);
             stage.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal) && name.StartsWith("model.", StringComparison.Ordinal);
             model.TemporalAttention = false;
-            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints("images"));
-            trainer.Resume(place.Folder("images"), ifAny: true);
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints(name));
             if (from is not null)
-                trainer.InitialiseFrom(from, averages: false);
+                trainer.InitialiseFrom(from, options: new LoadOptions { KeepInitial = key => key.EndsWith("pos_embed", StringComparison.Ordinal) });
+            trainer.Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(new Lines(), cancellation);
         }
     }
@@ -149,8 +168,8 @@ internal static class Training
         using (text)
         using (var data = new StickerLatents(place, cancellation))
         {
-            var turns = Enumerable.Repeat<(ITrainingData, double)>((data.Videos, 1), place.Recipe.ImagesEvery - 1).Append((data.Stills, place.Recipe.Frames));
-            var stage = place.Recipe.ClipStage.ToStage("clips", new MixedData([.. turns]), minutes);
+            var stage = place.Recipe.ClipStage.ToStage("clips",
+                new MixedData((data.Videos, 1), (data.Moved, 1), (data.Videos, 1), (data.Moved, 1), (data.Stills, place.Recipe.Frames)), minutes);
             stage.Trains = name => name.StartsWith("model.", StringComparison.Ordinal); // the text encoder stays as it is
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints("clips"));
             if (Directory.Exists(place.Folder("clips")))
@@ -160,13 +179,43 @@ internal static class Training
         }
     }
 
+    /// <summary>What the text has taught: the loss at some time steps with the right captions and with those of other stickers.</summary>
+    public static void Gap(Workplace place, string name, CancellationToken cancellation)
+    {
+        var small = string.Equals(name, "small", StringComparison.Ordinal);
+        var (model, text) = Models(place, small ? SmallConfig(place) : null);
+        using (model)
+        using (text)
+        using (var data = new StickerLatents(place, cancellation))
+        using (no_grad())
+        {
+            using (var trainer = new StagedTrainer(model, text))
+                trainer.InitialiseFrom(place.Folder(name));
+            model.eval();
+            using var batch = (small ? data.Small : data.Stills).GetBatch(0, 128, 77);
+            using var others = batch with { Text = batch.Text!.roll(1, 0), Mask = batch.Mask!.roll(1, 0) };
+            foreach (var timestep in new[] { 999, 900, 700, 500, 250 })
+            {
+                using var scope = NewDisposeScope();
+                var objective = new DiffusionTraining(model, text, Process(place.Recipe), new OneTimestep(timestep));
+                var stage = new TrainingStage { CaptionDropout = 0 };
+                double Loss(TrainingBatch captioned)
+                {
+                    using var generator = new Generator(5);
+                    return objective.Loss(captioned, stage, generator).Total.item<float>();
+                }
+                Console.WriteLine(FormattableString.Invariant($"time step {timestep,3}: loss {Loss(batch):F4} with the right captions, {Loss(others):F4} with others"));
+            }
+        }
+    }
+
     /// <summary>The transformer with its starting values and the text encoder as it was taught, computing in bfloat16.</summary>
-    public static (Stdit Model, T5Encoder Text) Models(Workplace place)
+    public static (Stdit Model, T5Encoder Text) Models(Workplace place, StditConfig? config = null)
     {
         if (!File.Exists(place.TextWeights))
             throw new FileNotFoundException($"'{place.TextWeights}' is missing: train the text encoder first (text).", place.TextWeights);
         manual_seed(place.Recipe.ImageStage.Seed);
-        var model = new Stdit(place.Recipe.Model);
+        var model = new Stdit(config ?? place.Recipe.Model);
         var text = new T5Encoder(place.Recipe.Text);
         using (var weights = SafetensorsFile.Open(place.TextWeights))
             text.LoadWeights(weights);
@@ -180,52 +229,9 @@ internal static class Training
 
     private static Iddpm Process(Recipe recipe) => new(IddpmSchedule.Linear(), new IddpmOptions { Prediction = recipe.Prediction, Variance = recipe.Variance });
 
-    /// <summary>Always the noisiest time step.</summary>
-    private sealed class LastTimestep : ITimestepSampler
+    private sealed class OneTimestep(int timestep) : ITimestepSampler
     {
         public TimestepBatch Sample(int batch, int steps, Generator? generator = null) =>
-            new(full([batch], steps - 1, dtype: ScalarType.Int64), ones([batch]));
-    }
-
-    /// <summary>The cached latents with tokenized captions.</summary>
-    private sealed class StickerLatents : IDisposable
-    {
-        private readonly LatentCache stills, clips;
-
-        public StickerLatents(Workplace place, CancellationToken cancellation)
-        {
-            using var vae = place.Vae();
-            using var stillSet = StickerSet.Stills(place.Data);
-            using var clipSet = StickerSet.Clips(place.Data);
-            stills = place.Cache(stillSet, place.Recipe.StillBackgrounds, vae, cancellation: cancellation);
-            clips = place.Cache(clipSet, place.Recipe.ClipBackgrounds, vae, cancellation: cancellation);
-            var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
-            Stills = new LatentData(stills, tokenizer, place.Recipe.Tokens);
-            OneFrames = new LatentData(clips, tokenizer, place.Recipe.Tokens) { Frames = 1 };
-            Videos = new LatentData(clips, tokenizer, place.Recipe.Tokens) { Frames = place.Recipe.Frames };
-        }
-
-        public LatentData Stills { get; }
-
-        public IReadOnlyList<IReadOnlyList<string>> StillCaptions => stills.Captions;
-
-        /// <summary>Single frames of clips.</summary>
-        public LatentData OneFrames { get; }
-
-        public LatentData Videos { get; }
-
-        public void Dispose()
-        {
-            Stills.Dispose();
-            OneFrames.Dispose();
-            Videos.Dispose();
-            stills.Dispose();
-            clips.Dispose();
-        }
-    }
-
-    private sealed class Told(Action<int> tell) : IProgress<int>
-    {
-        public void Report(int value) => tell(value);
+            new(full([batch], timestep, dtype: ScalarType.Int64), ones([batch]));
     }
 }

@@ -48,11 +48,30 @@ internal sealed class Workplace(string recipe, string data, string run, string t
             && !Recipe.LeaveOut.Contains(set.Items[i].Category, StringComparer.Ordinal) && things?.Contains(set.Items[i].Thing) != false)];
     }
 
-    public LatentCache Cache(StickerSet set, int backgrounds, AutoencoderKL vae, IProgress<int>? progress = null, CancellationToken cancellation = default)
+    /// <summary>The stills of things that have no clip of their own, moved.</summary>
+    public MovedStickers Moved(StickerSet stills, StickerSet clips)
     {
-        var source = new StickersOnColours(set, Chosen(set), backgrounds);
-        return LatentCache.OpenOrCreate(Path.Combine(run, set.Frames == 1 ? "stills.safetensors" : "clips.safetensors"), LatentCache.KeyOf(source, vae), source, vae,
-            progress: progress, cancellationToken: cancellation);
+        var animated = clips.Items.Select(item => item.Thing).ToHashSet(StringComparer.Ordinal);
+        return new MovedStickers(stills, [.. Chosen(stills).Where(i => !animated.Contains(stills.Items[i].Thing))], Recipe.ClipsOfStill, clips.Frames);
+    }
+
+    /// <summary>The latents of a source's clips, encoded where they are not there yet.</summary>
+    public LatentCache Cache(string name, IClipSource source, AutoencoderKL vae, CancellationToken cancellation = default)
+    {
+        var clock = System.Diagnostics.Stopwatch.StartNew();
+        var next = TimeSpan.FromSeconds(5);
+        return LatentCache.OpenOrCreate(Path.Combine(run, $"{name}.safetensors"), LatentCache.KeyOf(source, vae), source, vae, progress: new Told(done =>
+        {
+            if (clock.Elapsed < next && done < source.Count)
+                return;
+            next = clock.Elapsed + TimeSpan.FromSeconds(15);
+            Console.WriteLine(FormattableString.Invariant($"{DateTime.UtcNow:HH:mm:ss} {name}: {done} of {source.Count}, {done / clock.Elapsed.TotalSeconds:F0} a second"));
+        }), cancellationToken: cancellation);
+    }
+
+    private sealed class Told(Action<int> tell) : IProgress<int>
+    {
+        public void Report(int value) => tell(value);
     }
 
     /// <summary>A picture with a tile for each video, or a row of four of its frames.</summary>

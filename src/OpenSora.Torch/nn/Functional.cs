@@ -179,6 +179,27 @@ public static partial class torch
 
             public static Tensor pixel_unshuffle(Tensor input, long downscale_factor) => Aten.Call("pixel_unshuffle", input, downscale_factor);
 
+            /// <summary>Where an affine map takes the places of a grid: coordinates from -1 to 1, x before y, <c>[N, H, W, 2]</c>.</summary>
+            /// <param name="theta"><c>[N, 2, 3]</c></param>
+            /// <param name="size"><c>[N, C, H, W]</c></param>
+            /// <param name="align_corners">Whether -1 and 1 are the centres of the outer pixels rather than their outer edges.</param>
+            public static Tensor affine_grid(Tensor theta, long[]? size = null, bool align_corners = false) =>
+                Aten.Call("affine_grid_generator", theta, size ?? throw new ArgumentNullException(nameof(size)), align_corners);
+
+            /// <summary>Values of a picture at the places of a grid.</summary>
+            /// <param name="input"><c>[N, C, H, W]</c></param>
+            /// <param name="grid"><c>[N, H', W', 2]</c></param>
+            /// <param name="mode">How values between pixels are found.</param>
+            /// <param name="padding_mode">What lies outside the picture.</param>
+            /// <param name="align_corners">As for <see cref="affine_grid"/>.</param>
+            public static Tensor grid_sample(
+                Tensor input, Tensor grid, GridSampleMode mode = GridSampleMode.Bilinear, GridSamplePaddingMode padding_mode = GridSamplePaddingMode.Zeros,
+                bool? align_corners = null)
+            {
+                var padding = padding_mode switch { GridSamplePaddingMode.Zeros => 0, GridSamplePaddingMode.Border => 1, _ => 2 };
+                return Aten.Call("grid_sampler", input, grid, mode == GridSampleMode.Bilinear ? 0 : 1, padding, align_corners ?? false);
+            }
+
             /// <summary>Resizes the dimensions after batch and channels, to a size or by factors.</summary>
             public static Tensor interpolate(
                 Tensor x, long[]? size = null, double[]? scale_factor = null, InterpolationMode mode = InterpolationMode.Nearest,

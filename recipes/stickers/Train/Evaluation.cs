@@ -1,0 +1,321 @@
+using System.Globalization;
+using OpenSora.Generation;
+using OpenSora.Media;
+using OpenSora.Training;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Stickers;
+
+/// <summary>Whether a model shows what it is asked for, measured on pixels, plainly.</summary>
+/// <remarks>
+/// Prompts: things as they are, things on a colour, and things that are moved on a colour, the latter two half with combinations that training saw and half
+/// with others. All references are the stickers themselves, rendered as training rendered them.
+/// </remarks>
+internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet clips, int frames)
+{
+    private const int Small = 32; // pixels of the pictures that are compared
+
+    private readonly int[] chosenStills = place.Chosen(stills), chosenClips = place.Chosen(clips);
+
+    private sealed record Question(string Prompt, string Thing, PaletteColour Colour, Motion? Motion, bool Seen, int? Clip);
+
+    /// <summary>Generates and measures.</summary>
+    /// <param name="model">A model folder.</param>
+    /// <param name="each">Prompts of each of the five kinds.</param>
+    /// <param name="seeds">Seeds of each prompt.</param>
+    /// <param name="steps">Sampling steps; null: the model's own.</param>
+    /// <param name="sheet">A contact sheet of some of the videos to write; null: none.</param>
+    /// <param name="cancellation">Stops it.</param>
+    public async Task RunAsync(string model, int each, int seeds, int? steps, string? sheet, CancellationToken cancellation)
+    {
+        using var generator = VideoGenerator.Create().UseModel(model).Build();
+        await generator.LoadAsync(cancellationToken: cancellation);
+        var questions = Questions(each);
+        CheckMotions();
+
+        List<(Question Question, VideoFrames Video)> answers = [];
+        var clock = System.Diagnostics.Stopwatch.StartNew();
+        var told = TimeSpan.Zero;
+        foreach (var question in questions)
+        {
+            for (var seed = 0; seed < seeds; seed++)
+            {
+                var video = await generator.Request(question.Prompt).Frames(frames).Steps(steps).Seed(1000 + seed).GenerateAsync(cancellationToken: cancellation);
+                answers.Add((question, video.Frames));
+            }
+            if (clock.Elapsed - told > TimeSpan.FromSeconds(30))
+            {
+                told = clock.Elapsed;
+                Console.Error.WriteLine(FormattableString.Invariant($"{answers.Count} of {questions.Count * seeds} videos, {clock.Elapsed.TotalSeconds / answers.Count:F1} s each"));
+            }
+        }
+
+        Print("prompts", FormattableString.Invariant($"{questions.Count}, {seeds} seeds each, {frames} frames; {clock.Elapsed.TotalSeconds / answers.Count:F1} s a video"));
+        Things(answers);
+        foreach (var seen in new[] { true, false })
+        {
+            var those = answers.Where(answer => answer.Question.Seen == seen).ToArray();
+            var words = seen ? "seen" : "not seen";
+            Print($"background colour, combinations {words}", Share(those, answer => Nearest(Border(answer.Video)) == answer.Question.Colour));
+            Print($"motion, combinations {words}", Share([.. those.Where(answer => answer.Question.Motion is { Phrase.Length: > 0 })],
+                answer => string.Equals(MotionOf(answer.Video), answer.Question.Motion!.Phrase, StringComparison.Ordinal)));
+        }
+        Movement(answers);
+        Distance(answers);
+        if (sheet is not null)
+        {
+            var some = answers.Where((_, i) => i % seeds == 0).Chunk(Math.Max(1, questions.Count / 24)).Select(chunk => chunk[0].Video).ToArray();
+            await Workplace.SaveAsync(some, sheet, 4);
+        }
+    }
+
+    // Five kinds: a still thing, an animated thing, a thing on a colour (seen, not seen), a moved thing on a colour (held out or not).
+    private List<Question> Questions(int each)
+    {
+        var white = stills.Palette[0];
+        List<Question> questions = [];
+        var animated = chosenClips.Select(i => clips.Items[i].Thing).ToHashSet(StringComparer.Ordinal);
+        var still = Shuffled([.. chosenStills.Where(i => !animated.Contains(stills.Items[i].Thing))], 1);
+        foreach (var i in still.Take(each))
+            questions.Add(new(stills.Items[i].Plain[0], stills.Items[i].Thing, white, Motion.All[0], Seen: true, null));
+        foreach (var i in Shuffled(chosenClips, 2).Take(each))
+            questions.Add(new(clips.Items[i].Captions[0].Replace("{background}", white.Phrase, StringComparison.Ordinal), clips.Items[i].Thing, white, null, Seen: true, i));
+
+        var source = new StickersOnColours(stills, chosenStills, place.Recipe.StillBackgrounds);
+        foreach (var (turn, seen) in Enumerable.Range(0, 2 * (each / 2)).Select(turn => (turn, turn % 2 == 0)))
+        {
+            var at = Randomness.Of(3, turn).Next(chosenStills.Length);
+            var sticker = stills.Items[chosenStills[at]];
+            var colours = stills.Palette.Where(colour => source.Shows(at, colour) == seen).ToArray();
+            var colour = colours[turn / 2 % colours.Length];
+            questions.Add(new(sticker.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), sticker.Thing, colour, null, seen, null));
+        }
+
+        var moved = place.Moved(stills, clips);
+        foreach (var i in Shuffled([.. Enumerable.Range(0, moved.Count).Where(i => moved.Clips[i].Motion.Phrase.Length > 0)], 4).Take(each))
+        {
+            var (sticker, colour, motion) = moved.Clips[i];
+            questions.Add(Moving(sticker, colour, motion, seen: true));
+        }
+        var heldOut = from sticker in still
+                      from colour in stills.Palette
+                      from motion in Motion.All.Skip(1)
+                      where Motion.HeldOut(stills.Items[sticker].Thing, colour.Name, motion.Phrase)
+                      select (sticker, colour, motion);
+        var all = heldOut.ToArray();
+        Randomness.Of(5).Shuffle(all);
+        questions.AddRange(all.Take(each).Select(combination => Moving(combination.sticker, combination.colour, combination.motion, seen: false)));
+        return questions;
+
+        Question Moving(int sticker, PaletteColour colour, Motion motion, bool seen)
+        {
+            var item = stills.Items[sticker];
+            var caption = item.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal);
+            return new(motion.Told(caption, item.Thing), item.Thing, colour, motion, seen, null);
+        }
+    }
+
+    private static int[] Shuffled(int[] values, int seed)
+    {
+        var copy = values.ToArray();
+        Randomness.Of(seed).Shuffle(copy);
+        return copy;
+    }
+
+    // The thing whose nearest still or frame of a clip is nearest to any of some frames of the video. Moved things are at other places and of other sizes, and so left out.
+    private void Things(List<(Question Question, VideoFrames Video)> answers)
+    {
+        var (first, five, count) = (0, 0, 0);
+        foreach (var group in answers.Where(answer => answer.Question.Motion is null or { Phrase.Length: 0 }).GroupBy(answer => answer.Question.Colour))
+        {
+            using var scope = NewDisposeScope();
+            List<string> names = [];
+            List<Tensor> pictures = [];
+            foreach (var i in chosenStills)
+                Add(stills.Items[i].Thing, stills.On(i, group.Key, 0, 1));
+            foreach (var i in chosenClips)
+                Add(clips.Items[i].Thing, clips.On(i, group.Key, 0, clips.Frames));
+            var references = cat(pictures); // [R, 3 * 32 * 32]
+            foreach (var (question, video) in group)
+            {
+                using var inner = NewDisposeScope();
+                var shown = Shrunk(video.ToTensor());
+                // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
+                var squared = shown.square().sum([1L]).unsqueeze(1) + references.square().sum([1L]) - shown.matmul(references.transpose(0, 1)) * 2;
+                var distances = squared.min(0).Item1.data<float>().ToArray();
+                var order = names.Zip(distances).GroupBy(pair => pair.First, StringComparer.Ordinal).OrderBy(thing => thing.Min(pair => pair.Second)).Select(thing => thing.Key).Take(5).ToArray();
+                first += string.Equals(order[0], question.Thing, StringComparison.Ordinal) ? 1 : 0;
+                five += order.Contains(question.Thing, StringComparer.Ordinal) ? 1 : 0;
+                count++;
+            }
+
+            void Add(string thing, Tensor video)
+            {
+                var some = Shrunk(video);
+                pictures.Add(some);
+                names.AddRange(Enumerable.Repeat(thing, (int)some.shape[0]));
+            }
+        }
+        Print("thing, nearest of " + chosenStills.Select(i => stills.Items[i].Thing).Distinct(StringComparer.Ordinal).Count().ToString(CultureInfo.InvariantCulture), Share(first, count));
+        Print("thing, among the nearest five", Share(five, count));
+    }
+
+    // [3, F, H, W] to at most 8 frames of it, small and flat, [F', 3 * 32 * 32].
+    private static Tensor Shrunk(Tensor video)
+    {
+        var step = Math.Max(1, video.shape[1] / 8);
+        var some = video.index_select(1, arange(0, video.shape[1], step)).transpose(0, 1);
+        return nn.functional.avg_pool2d(some, some.shape[2] / Small).reshape(some.shape[0], -1);
+    }
+
+    private PaletteColour Nearest(double[] rgb) => stills.Palette.MinBy(colour => colour.Rgb.Zip(rgb, (a, b) => (a - b) * (a - b)).Sum())!;
+
+    // The median colour of the outermost two pixels.
+    private static double[] Border(VideoFrames video)
+    {
+        var (h, w) = (video.Height, video.Width);
+        var channels = new List<byte>[] { [], [], [] };
+        for (var f = 0; f < video.Count; f++)
+        {
+            var pixels = video.Frame(f).Span;
+            for (var i = 0; i < h * w; i++)
+            {
+                var (y, x) = Math.DivRem(i, w);
+                for (var c = 0; c < 3 && (Math.Min(x, y) < 2 || x >= w - 2 || y >= h - 2); c++)
+                    channels[c].Add(pixels[3 * i + c]);
+            }
+        }
+        return Array.ConvertAll(channels, values =>
+        {
+            values.Sort();
+            return (double)values[values.Count / 2];
+        });
+    }
+
+    /// <summary>Tells a motion by the track of the middle and the size of what is not background.</summary>
+    private static string MotionOf(VideoFrames video)
+    {
+        var under = Border(video);
+        var track = Enumerable.Range(0, video.Count).Select(f =>
+        {
+            var pixels = video.Frame(f).Span;
+            double area = 0, sumX = 0, sumY = 0;
+            for (var y = 0; y < video.Height; y++)
+            {
+                for (var x = 0; x < video.Width; x++)
+                {
+                    var at = (y * video.Width + x) * 3;
+                    if (Math.Abs(pixels[at] - under[0]) + Math.Abs(pixels[at + 1] - under[1]) + Math.Abs(pixels[at + 2] - under[2]) < 60)
+                        continue;
+                    (area, sumX, sumY) = (area + 1, sumX + x, sumY + y);
+                }
+            }
+            return (Area: Math.Max(1, area), X: sumX / Math.Max(1, area) / video.Width, Y: sumY / Math.Max(1, area) / video.Height);
+        }).ToArray();
+        var (start, end) = (track[0], track[^1]);
+        var (x, y, growth) = (end.X - start.X, end.Y - start.Y, Math.Log(end.Area / start.Area));
+        if (Math.Max(Math.Abs(x), Math.Abs(y)) > 0.15)
+            return Math.Abs(x) > Math.Abs(y) ? x < 0 ? "moving left" : "moving right" : y < 0 ? "moving up" : "moving down";
+        if (Math.Abs(growth) > 0.4)
+            return growth > 0 ? "zooming in" : "zooming out";
+        return Change(video) > 0.01 ? "spinning" : "";
+    }
+
+    // The mean absolute difference between frames that follow each other, of a full scale of 1.
+    private static double Change(VideoFrames video)
+    {
+        using var scope = NewDisposeScope();
+        var pixels = video.ToTensor();
+        return video.Count < 2 ? 0 : (pixels.narrow(1, 1, video.Count - 1) - pixels.narrow(1, 0, video.Count - 1)).abs().mean().item<float>() / 2;
+    }
+
+    // How often the measure of motion is right about true clips: the best that a model can reach.
+    private void CheckMotions()
+    {
+        var moved = place.Moved(stills, clips);
+        var right = 0;
+        var some = Shuffled([.. Enumerable.Range(0, moved.Count)], 6).Take(100).ToArray();
+        foreach (var i in some)
+        {
+            using var scope = NewDisposeScope();
+            var video = VideoFrames.FromTensor(moved.Load(i, new Random(0)).Video.narrow(1, (clips.Frames - frames) / 2, frames), 8);
+            right += string.Equals(MotionOf(video), moved.Clips[i].Motion.Phrase, StringComparison.Ordinal) ? 1 : 0;
+        }
+        Print("motion, as told of true clips", Share(right, some.Length));
+    }
+
+    private void Movement(List<(Question Question, VideoFrames Video)> answers)
+    {
+        var ratios = answers.Where(answer => answer.Question.Clip is not null).Select(answer =>
+        {
+            using var scope = NewDisposeScope();
+            var real = VideoFrames.FromTensor(clips.On(answer.Question.Clip!.Value, answer.Question.Colour, 0, frames), 8);
+            return Change(answer.Video) / Math.Max(1e-4, Change(real));
+        }).Order().ToArray();
+        if (ratios.Length > 0)
+            Print("movement of animated things against their true clips", FormattableString.Invariant($"{ratios[ratios.Length / 2]:F2} (median)"));
+        var flicker = answers.Where(answer => answer.Question.Motion is { Phrase.Length: 0 }).Select(answer => Change(answer.Video)).ToArray();
+        if (flicker.Length > 0)
+            Print("flicker of still things", FormattableString.Invariant($"{flicker.Average() * 255:F2} of 255 a frame"));
+    }
+
+    // Frechet's distance between Gaussians of features: what the autoencoder's encoder sees of a frame, in 4 x 4 places, and its first 24 principal components.
+    private void Distance(List<(Question Question, VideoFrames Video)> answers)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var vae = place.Vae();
+        var wanted = answers.Where(answer => answer.Question.Clip is not null).ToArray();
+        if (wanted.Length == 0)
+            return;
+        // Clips under colours on which training did not show them.
+        var source = new StickersOnColours(clips, chosenClips, place.Recipe.ClipBackgrounds);
+        var heldOut = Shuffled([.. Enumerable.Range(0, chosenClips.Length)], 7).Take(120).Select(i =>
+            clips.On(chosenClips[i], stills.Palette.Where(colour => !source.Shows(i, colour)).ElementAt(i % 5), 0, frames)).ToArray();
+        var real = cat([.. heldOut.Select(Features)]);
+        var back = cat([.. heldOut.Select(video => Features(vae.Decode(vae.Encode(video.unsqueeze(0)))[0].clamp(-1, 1)))]);
+        var seen = cat([.. chosenClips.Select((_, i) => i).Where(i => i % 3 == 0).Select(i =>
+            Features(clips.On(chosenClips[i], stills.Palette.First(colour => source.Shows(i, colour)), 0, frames)))]);
+        var made = cat([.. answers.Select(answer => Features(answer.Video.ToTensor()))]);
+        var middle = real.mean([0L]);
+        var axes = linalg.eigh(Covariance(real)).Item2.narrow(1, real.shape[1] - 24, 24); // the largest come last
+        foreach (var (name, features) in new[] { ("generated videos", made), ("the autoencoder's reconstructions", back), ("training clips", seen) })
+            Print($"Frechet distance to held-out clips: {name}", FormattableString.Invariant($"{Frechet((real - middle).matmul(axes), (features - middle).matmul(axes)):F2}"));
+
+        Tensor Features(Tensor video)
+        {
+            using var inner = NewDisposeScope();
+            var latents = vae.Encode(video.unsqueeze(0))[0].to(ScalarType.Float64).transpose(0, 1); // [F, C, 16, 16]
+            var some = latents.index_select(0, arange(0, latents.shape[0], 4));
+            return nn.functional.avg_pool2d(some, 4).reshape(some.shape[0], -1).MoveToOuterDisposeScope();
+        }
+    }
+
+    private static Tensor Covariance(Tensor x)
+    {
+        var centred = x - x.mean([0L]);
+        return centred.transpose(0, 1).matmul(centred) / (x.shape[0] - 1);
+    }
+
+    private static double Frechet(Tensor a, Tensor b)
+    {
+        var (meanA, meanB, covA, covB) = (a.mean([0L]), b.mean([0L]), Covariance(a), Covariance(b));
+        // The trace of the root of A B is that of the root of the symmetric root(A) B root(A).
+        var rootA = Root(covA);
+        var cross = Root(rootA.matmul(covB).matmul(rootA));
+        return ((meanA - meanB).square().sum() + (covA + covB - cross * 2).diagonal().sum()).item<double>();
+
+        static Tensor Root(Tensor symmetric)
+        {
+            var (values, vectors) = linalg.eigh(symmetric);
+            return (vectors * values.clamp(0).sqrt()).matmul(vectors.transpose(0, 1));
+        }
+    }
+
+    private static string Share<T>(IReadOnlyCollection<T> all, Func<T, bool> right) => Share(all.Count(right), all.Count);
+
+    private static string Share(int right, int all) => all == 0 ? "-" : FormattableString.Invariant($"{100.0 * right / all:F1} % ({right} of {all})");
+
+    private static void Print(string name, string value) => Console.WriteLine($"{name,-70} {value}");
+}

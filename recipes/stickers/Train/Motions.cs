@@ -1,0 +1,103 @@
+using System.Globalization;
+using System.Text;
+using OpenSora.Training;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Stickers;
+
+/// <summary>A way in which a still is moved: what captions call it, and where it is after a share of the clip.</summary>
+/// <param name="Phrase">Follows the thing in a caption; empty: it stands still.</param>
+/// <param name="At">Size (1: as it is), angle in degrees, and offset from the middle (1: half the picture) at a time from 0 to 1.</param>
+internal sealed record Motion(string Phrase, Func<double, (double Size, double Angle, double X, double Y)> At)
+{
+    /// <summary>All motions; the first is to stand still.</summary>
+    public static IReadOnlyList<Motion> All { get; } =
+    [
+        new("", _ => (1, 0, 0, 0)),
+        new("moving left", time => (0.7, 0, 0.55 - 1.1 * time, 0)),
+        new("moving right", time => (0.7, 0, 1.1 * time - 0.55, 0)),
+        new("moving up", time => (0.7, 0, 0, 0.55 - 1.1 * time)),
+        new("moving down", time => (0.7, 0, 0, 1.1 * time - 0.55)),
+        new("zooming in", time => (0.4 + 0.7 * time, 0, 0, 0)),
+        new("zooming out", time => (1.1 - 0.7 * time, 0, 0, 0)),
+        new("spinning", time => (0.8, 360 * time, 0, 0)),
+    ];
+
+    /// <summary>Whether a combination is held out from training: about one in seven, always the same ones.</summary>
+    public static bool HeldOut(string thing, string colour, string motion) =>
+        Randomness.Mix(15, [.. Encoding.UTF8.GetBytes($"{thing}/{colour}/{motion}").Select(b => (long)b)]) % 100 < 15;
+
+    /// <summary>The frames of a moved sticker on a background.</summary>
+    /// <param name="rgba">The sticker, premultiplied, <c>[4, H, W]</c> in [0, 1].</param>
+    /// <param name="background">What is under it.</param>
+    /// <param name="frames">Frames of the whole motion.</param>
+    /// <returns><c>[3, frames, H, W]</c> in [-1, 1].</returns>
+    public Tensor Render(Tensor rgba, PaletteColour background, int frames)
+    {
+        using var scope = NewDisposeScope();
+        var maps = new float[frames * 6];
+        for (var i = 0; i < frames; i++)
+        {
+            // From a place of the frame back to the sticker's.
+            var (size, angle, x, y) = At(frames == 1 ? 0.5 : i / (frames - 1.0));
+            var (sin, cos) = Math.SinCos(angle * Math.PI / 180);
+            (sin, cos) = (sin / size, cos / size);
+            float[] map = [(float)cos, (float)sin, (float)-(cos * x + sin * y), (float)-sin, (float)cos, (float)(sin * x - cos * y)];
+            map.CopyTo(maps, 6 * i);
+        }
+        var all = rgba.unsqueeze(0).expand(frames, -1, -1, -1);
+        var moved = nn.functional.grid_sample(all, nn.functional.affine_grid(tensor(maps, [frames, 2, 3]), all.shape)); // [F, 4, H, W]
+        var under = tensor(Array.ConvertAll(background.Rgb, value => value / 255f)).view(1, 3, 1, 1);
+        var pixels = moved.narrow(1, 0, 3) + (1 - moved.narrow(1, 3, 1)) * under;
+        return (pixels * 2 - 1).transpose(0, 1).contiguous().MoveToOuterDisposeScope();
+    }
+
+    /// <summary>A caption with the motion after the thing.</summary>
+    public string Told(string caption, string thing)
+    {
+        var end = caption.IndexOf(thing, StringComparison.Ordinal) + thing.Length;
+        return Phrase.Length == 0 || end < thing.Length ? caption : $"{caption[..end]} {Phrase}{caption[end..]}";
+    }
+}
+
+/// <summary>Stills that are moved: each in some motions on some backgrounds, none of which is held out.</summary>
+internal sealed class MovedStickers : IClipSource
+{
+    private readonly StickerSet set;
+    private readonly int frames;
+    private readonly List<(int Sticker, PaletteColour Colour, Motion Motion)> clips = [];
+
+    public MovedStickers(StickerSet set, IReadOnlyList<int> chosen, int each, int frames)
+    {
+        (this.set, this.frames) = (set, frames);
+        foreach (var (i, sticker) in chosen.Index())
+        {
+            var (random, thing) = (Randomness.Of(16, sticker), set.Items[sticker].Thing);
+            // The first clip of each stands still; the motions of the others go round.
+            for (var turn = 0; turn < each; turn++)
+            {
+                var motion = Motion.All[turn == 0 ? 0 : 1 + (i * (each - 1) + turn - 1) % (Motion.All.Count - 1)];
+                var colours = set.Palette.Where((colour, place) => !Motion.HeldOut(thing, colour.Name, motion.Phrase)).ToArray();
+                // Half of them on white, which captions need not name.
+                clips.Add((sticker, random.Next(2) == 0 && ReferenceEquals(colours[0], set.Palette[0]) ? colours[0] : colours[random.Next(colours.Length)], motion));
+            }
+        }
+    }
+
+    public int Count => clips.Count;
+
+    /// <summary>What is moved, and how.</summary>
+    public IReadOnlyList<(int Sticker, PaletteColour Colour, Motion Motion)> Clips => clips;
+
+    public string Fingerprint => string.Create(CultureInfo.InvariantCulture,
+        $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => motion.Phrase))}");
+
+    public CaptionedClip Load(int index, Random random)
+    {
+        var (sticker, colour, motion) = clips[index];
+        using var scope = NewDisposeScope();
+        var video = motion.Render(set.Rgba(sticker), colour, frames);
+        return new CaptionedClip(video.MoveToOuterDisposeScope(), [.. set.CaptionsOn(sticker, colour).Select(caption => motion.Told(caption, set.Items[sticker].Thing))]);
+    }
+}
