@@ -155,7 +155,12 @@ internal static class Training
             model.TemporalAttention = false;
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints(name));
             if (from is not null)
-                trainer.InitialiseFrom(from, options: new LoadOptions { KeepInitial = key => key.EndsWith("pos_embed", StringComparison.Ordinal) });
+                trainer.InitialiseFrom(from, options: new LoadOptions
+                {
+                    // The table of positions belongs to the size of the pictures; it is computed, not learned.
+                    KeepInitial = key => key.EndsWith("pos_embed", StringComparison.Ordinal),
+                    KeyMap = key => key.EndsWith("pos_embed", StringComparison.Ordinal) ? null : key,
+                });
             trainer.Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(new Lines(), cancellation);
         }
