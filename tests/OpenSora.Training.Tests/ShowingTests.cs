@@ -1,0 +1,172 @@
+using System.Diagnostics.Metrics;
+using System.Text;
+using OpenSora.Media;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Tests;
+
+/// <summary>The console, TensorBoard and metrics.</summary>
+public class ShowingTests
+{
+    [Fact]
+    public async Task The_console_has_a_line_now_and_then()
+    {
+        using var output = new StringWriter();
+        var clock = new Clock();
+        await TrainAsync(trainer => trainer.AddCallback(new Does(_ => clock.Now += TimeSpan.FromSeconds(6))).AddCallback(new ConsoleProgress(output, time: clock)), steps: 12);
+        var lines = output.ToString().Split(Environment.NewLine, StringSplitOptions.RemoveEmptyEntries);
+        lines[0].ShouldBe("10:00:00  line: 12 steps of 4 samples");
+        lines[1].ShouldMatch(@"^10:00:06  line   1/12   8 %  loss 0\.\d{4}  size 2\.0000  norm \d\.\d{4}  lr 1\.0e-02  \d+\.\d samples/s  \d+:\d\d:\d\d left$");
+        lines[2].ShouldMatch(@"^10:00:24  line   4/12  33 %  .* left$");
+        lines[3].ShouldMatch("^10:00:42  line   7/12");
+        lines[4].ShouldMatch("^10:01:00  line  10/12");
+        lines[5].ShouldMatch(@"^10:01:12  line  12/12 100 %  .* samples/s  done$");
+        lines.Length.ShouldBe(6);
+    }
+
+    [Fact]
+    public async Task The_console_says_at_once_what_else_happens()
+    {
+        using var folder = new TemporaryFolder();
+        using var output = new StringWriter();
+        await TrainAsync(trainer => trainer.SaveTo(new CheckpointOptions { Folder = folder.Path }).AddCallback(new ConsoleProgress(output, time: new Clock()))
+            .AddCallback(new Does(run =>
+            {
+                if (run.Step == 3)
+                    run.Tell(new TrainingObservation("validation") { Scalars = new Dictionary<string, double> { ["loss"] = 0.5, ["best"] = 1e-4 } });
+            })), steps: 8, spike: 6);
+        var lines = output.ToString().Split(Environment.NewLine, StringSplitOptions.RemoveEmptyEntries);
+        lines[2].ShouldBe("10:00:00  validation  loss 0.5000  best 1.000e-04");
+        lines[3].ShouldMatch("^10:00:00  line  step 7 skipped: the loss of .* times the median of 4 steps, .*'line.weight'");
+        lines[4].ShouldMatch(@"line  8/8 100 %.*loss 0\.\d{4}  .*  1 skipped  done");
+        lines[5].ShouldBe("10:00:00  written: checkpoint-01-00000008.safetensors");
+        lines.Length.ShouldBe(6);
+    }
+
+    [Fact]
+    public async Task TensorBoard_files_hold_scalars_and_moving_pictures()
+    {
+        using var folder = new TemporaryFolder();
+        List<TrainingProgress> told = [];
+        using (var board = new TensorBoard(folder["board"], everySteps: 2))
+        {
+            var (still, moving) = (new VideoFrames(new byte[5 * 4 * 3], 1, 4, 5, 8), new VideoFrames(new byte[2 * 6 * 7 * 3], 2, 6, 7, 8));
+            await TrainAsync(trainer => trainer.AddCallback(board).AddCallback(new Does(run =>
+            {
+                if (run.Step == 3)
+                    run.Tell(new TrainingObservation("preview") { Scalars = new Dictionary<string, double> { ["half"] = 0.5 }, Videos = new Dictionary<string, VideoFrames> { ["still"] = still, ["goat"] = moving } });
+            })), new Told(told.Add), steps: 5);
+        }
+
+        var events = EventFileReader.ReadFolder(folder["board"]);
+        events[0].Version.ShouldBe("brain.Event:2");
+        (events[1].SessionStatus, events[1].Step).ShouldBe((1L, 0L));
+        events.ShouldAllBe(one => Math.Abs(one.WallTime - DateTimeOffset.UtcNow.ToUnixTimeSeconds()) < 600);
+        events[2].Step.ShouldBe(2);
+        events[2].Values.Select(value => value.Tag).ShouldBe(["train/size", "train/loss", "train/gradient_norm", "train/learning_rate", "train/samples_per_second", "train/skipped_steps"]);
+        events[2].Values[1].Scalar.ShouldBe((float)told[1].Loss);
+        events[3].Values.ShouldBe([new("preview/half", 0.5f, null)]);
+        var (height, width, png) = events[4].Values.Single().Image.ShouldNotBeNull();
+        (height, width).ShouldBe((4L, 5L));
+        png[..4].ShouldBe([0x89, (byte)'P', (byte)'N', (byte)'G']);
+        Encoding.ASCII.GetString(events[5].Values.Single().Image!.Value.Data[..6]).ShouldBe("GIF89a");
+        events.Skip(6).Select(one => one.Step).ShouldBe([4L, 5L]);
+        EventFileReader.Crc32C("123456789"u8).ShouldBe(0xe3069283u); // the check value of CRC-32C
+    }
+
+    [Fact]
+    public async Task TensorBoard_files_are_readable_at_any_time_and_say_where_a_run_was_resumed()
+    {
+        using var folder = new TemporaryFolder();
+        var checkpoints = new CheckpointOptions { Folder = folder["saved"], EverySteps = 3 };
+        using (var board = new TensorBoard(folder["board"], everySteps: 1))
+        {
+            await Should.ThrowAsync<IOException>(() => TrainAsync(trainer => trainer.SaveTo(checkpoints).AddCallback(board), new Told(progress =>
+            {
+                EventFileReader.ReadFolder(folder["board"]).Max(one => one.Step).ShouldBe(progress.Step - 1); // while the file is open
+                if (progress.Step == 5)
+                    throw new IOException("the power went out");
+            }), steps: 6));
+        }
+        var path = Directory.GetFiles(folder["board"]).Single();
+        var bytes = await File.ReadAllBytesAsync(path);
+        for (var length = bytes.Length; length > 0; length -= 7)
+            EventFileReader.Read(bytes[..length]).Count.ShouldBeLessThanOrEqualTo(6);
+        await File.WriteAllBytesAsync(path, bytes[..^5]);
+
+        using (var board = new TensorBoard(folder["board"], everySteps: 1))
+            await TrainAsync(trainer => trainer.Resume(folder["saved"]).AddCallback(board), steps: 6);
+        var events = EventFileReader.ReadFolder(folder["board"]);
+        events.Select(one => one.Step).ShouldBe([0, 0, 1, 2, 3, 0, 3, 4, 5, 6]);
+        events[6].SessionStatus.ShouldBe(1);
+    }
+
+    [Fact]
+    public async Task Metrics_tell_steps_samples_losses_and_durations()
+    {
+        Dictionary<string, List<double>> told = [];
+        using var listener = new MeterListener
+        {
+            InstrumentPublished = (instrument, self) =>
+            {
+                if (string.Equals(instrument.Meter.Name, "OpenSora.Training", StringComparison.Ordinal))
+                    self.EnableMeasurementEvents(instrument);
+            },
+        };
+        void Add(Instrument instrument, double value, ReadOnlySpan<KeyValuePair<string, object?>> tags)
+        {
+            tags.ToArray().ShouldBe([new("stage", "line")]);
+            if (!told.TryGetValue(instrument.Name, out var values))
+                told[instrument.Name] = values = [];
+            values.Add(value);
+        }
+        listener.SetMeasurementEventCallback<long>((instrument, value, tags, _) => Add(instrument, value, tags));
+        listener.SetMeasurementEventCallback<double>((instrument, value, tags, _) => Add(instrument, value, tags));
+        listener.Start();
+        List<TrainingProgress> progress = [];
+        await TrainAsync(_ => { }, new Told(progress.Add), steps: 8, spike: 6);
+
+        told["opensora.training.steps"].Sum().ShouldBe(8);
+        told["opensora.training.samples"].Sum().ShouldBe(32);
+        told["opensora.training.skipped_steps"].ShouldBe([0, 0, 0, 0, 0, 0, 1, 0]);
+        told["opensora.training.loss"].ShouldBe(progress.Select(one => one.Loss));
+        told["opensora.training.gradient_norm"].ShouldBe(progress.Select(one => one.GradientNorm));
+        told["opensora.training.step.duration"].ShouldBe(progress.Select(one => one.StepTime.TotalSeconds));
+        told["opensora.training.step.duration"].ShouldAllBe(seconds => seconds > 0);
+    }
+
+    private static async Task TrainAsync(Action<StagedTrainer> prepare, IProgress<TrainingProgress>? progress = null, int steps = 12, int? spike = null)
+    {
+        manual_seed(1);
+        using var line = nn.Linear(3, 2);
+        using var trainer = new StagedTrainer(new Sized(new Line(line))).AddStage(new TrainingStage
+        {
+            Name = "line", Data = new Points { Spikes = spike is { } batch ? [batch] : [] }, Steps = steps, BatchSize = 4, LearningRate = 0.01, EmaDecay = 0.9, Spikes = spike is null ? null : new SpikeGuard { Window = 4 },
+        });
+        prepare(trainer);
+        await trainer.RunAsync(progress);
+    }
+
+    /// <summary>A loss with a part.</summary>
+    private sealed class Sized(ITrainingObjective inner) : ITrainingObjective
+    {
+        public IReadOnlyDictionary<string, nn.Module> Modules => inner.Modules;
+
+        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
+            inner.Loss(batch, stage, generator) with { Parts = new Dictionary<string, double>(StringComparer.Ordinal) { ["size"] = 2 } };
+    }
+
+    private sealed class Clock : TimeProvider
+    {
+        public TimeSpan Now { get; set; } = TimeSpan.FromHours(10);
+
+        public override TimeZoneInfo LocalTimeZone => TimeZoneInfo.Utc;
+
+        public override long TimestampFrequency => TimeSpan.TicksPerSecond;
+
+        public override long GetTimestamp() => Now.Ticks;
+
+        public override DateTimeOffset GetUtcNow() => new DateTimeOffset(2026, 1, 1, 0, 0, 0, TimeSpan.Zero) + Now;
+    }
+}
