@@ -40,7 +40,7 @@ internal static class Tiny
 }
 
 /// <summary>Random latents with token ids.</summary>
-internal sealed class Numbers(int frames = 2) : ITrainingData
+internal sealed class Numbers(int frames = 2, int channels = 2) : ITrainingData
 {
     public long Count => 100;
 
@@ -56,7 +56,7 @@ internal sealed class Numbers(int frames = 2) : ITrainingData
         using var scope = NewDisposeScope();
         Asked.Add(number);
         using var generator = new Generator(Randomness.Mix(seed, number) >> 1);
-        var video = randn([size, 2L, frames, 4L, 4L], generator: generator);
+        var video = randn([size, channels, frames, 4L, 4L], generator: generator);
         if (number == BrokenBatch)
             video = video * float.NaN;
         var ids = randint(1, 20, [size, 4L], ScalarType.Int64, generator: generator);

@@ -7,7 +7,7 @@ namespace OpenSora.Training;
 
 /// <summary>Trains a diffusion transformer to predict noise, and the text encoder with it where batches hold token ids.</summary>
 /// <remarks>Loss: mean squared error plus the variational bound of the variances (Nichol and Dhariwal, 2021), over uniform time steps.</remarks>
-public sealed class DiffusionTraining : ITrainingObjective
+public sealed class DiffusionTraining : IDenoisingObjective
 {
     private readonly Stdit model;
     private readonly T5Encoder? text;
@@ -46,6 +46,16 @@ public sealed class DiffusionTraining : ITrainingObjective
         var rate = stage.CaptionDropout ?? model.Config.ClassDropoutProb;
         var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
         return Loss(batch, latents, times.Timesteps, times.Weights, noise, drop).Loss;
+    }
+
+    /// <inheritdoc/>
+    public Tensor SampleLosses(TrainingBatch batch, Tensor times, Tensor noise)
+    {
+        ArgumentNullException.ThrowIfNull(batch);
+        ArgumentNullException.ThrowIfNull(times);
+        using var scope = NewDisposeScope();
+        var steps = times.mul(process.Schedule.Steps).to(ScalarType.Int64).clamp(0, process.Schedule.Steps - 1);
+        return Loss(batch, batch.Video.to_type(ScalarType.Float32), steps, ones_like(times), noise, drop: null).Samples.Loss.MoveToOuterDisposeScope();
     }
 
     /// <summary>The loss with all that is random given.</summary>

@@ -24,3 +24,14 @@ public interface ITrainingObjective
     /// worker: it is seeded anew for every step.</param>
     TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator);
 }
+
+/// <summary>An objective whose loss depends on how much noise was added.</summary>
+public interface IDenoisingObjective : ITrainingObjective
+{
+    /// <summary>The loss of each sample with all that is random given, unweighted.</summary>
+    /// <param name="batch">The batch; stays the caller's.</param>
+    /// <param name="times">How far from clean (0) to noise (1), <c>[batch]</c>, float32.</param>
+    /// <param name="noise">Standard normal noise of the video's shape.</param>
+    /// <returns><c>[batch]</c>, owned by the caller.</returns>
+    Tensor SampleLosses(TrainingBatch batch, Tensor times, Tensor noise);
+}

@@ -1,0 +1,156 @@
+using System.Globalization;
+using OpenSora.Diffusion;
+using OpenSora.Media;
+using OpenSora.Models;
+using OpenSora.Text;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training;
+
+/// <summary>Renders previews at intervals, with the moving averages where the stage keeps any, and without disturbing training. They are written as
+/// <c>STAGE-STEP.png</c>, a picture with a row for each video, and <c>STAGE-STEP.mp4</c>, and told to all callbacks (<see cref="ITrainingCallback.Observed"/>).</summary>
+public sealed class PreviewVideos : ITrainingCallback
+{
+    private readonly string folder;
+    private readonly Func<CancellationToken, IReadOnlyList<VideoFrames>> render;
+    private readonly Interval interval = new();
+
+    /// <summary>Previews of any kind, such as an autoencoder's reconstructions.</summary>
+    /// <param name="folder">Where they are written to.</param>
+    /// <param name="render">Makes videos or pictures of one size; called in evaluation mode, without gradients.</param>
+    public PreviewVideos(string folder, Func<CancellationToken, IReadOnlyList<VideoFrames>> render)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(folder);
+        ArgumentNullException.ThrowIfNull(render);
+        (this.folder, this.render) = (folder, render);
+    }
+
+    /// <summary>Previews of prompts.</summary>
+    /// <param name="folder">Where they are written to.</param>
+    /// <param name="model">The transformer that is trained.</param>
+    /// <param name="text">Encodes the prompts; with the network that is being trained too, where it is.</param>
+    /// <param name="vae">Decodes latents; null: the model draws pixels.</param>
+    /// <param name="prompts">What to show.</param>
+    /// <param name="options">How to sample; null: as published.</param>
+    public PreviewVideos(string folder, Stdit model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions? options = null)
+        : this(folder, new PromptRenderer(model, text, vae, prompts, options ?? new PreviewOptions()).Render)
+    {
+    }
+
+    /// <summary>Steps between previews; null: by time only.</summary>
+    public int? EverySteps { get; set; }
+
+    /// <summary>Time between previews; null: by steps only. There is always one at the end of a stage.</summary>
+    public TimeSpan? Every { get; set; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>Videos beside each other in the MP4, or pictures where there is only one frame.</summary>
+    public int Columns { get; set; } = 4;
+
+    /// <inheritdoc/>
+    public void StepDone(TrainingRun run, TrainingProgress progress)
+    {
+        ArgumentNullException.ThrowIfNull(run);
+        if (interval.IsDue(run.Step, EverySteps, Every))
+            RenderNow(run);
+    }
+
+    /// <inheritdoc/>
+    public void StageFinished(TrainingRun run)
+    {
+        ArgumentNullException.ThrowIfNull(run);
+        if (!interval.IsDone(run.Step))
+            RenderNow(run);
+    }
+
+    private void RenderNow(TrainingRun run)
+    {
+        IReadOnlyList<VideoFrames> videos = [];
+        run.Evaluate(() => videos = render(run.CancellationToken));
+        var name = string.Concat(run.Stage.Name.Split(Path.GetInvalidFileNameChars()));
+        var path = Path.Combine(folder, string.Create(CultureInfo.InvariantCulture, $"{name}-{run.Step:D8}"));
+        var tiles = ContactSheet.Tile(videos, Columns);
+        new ImageCodec().WriteAsync(tiles.Count == 1 ? tiles : ContactSheet.OfVideos(videos), path + ".png", run.CancellationToken).GetAwaiter().GetResult();
+        if (tiles.Count > 1)
+            new VideoWriter().WriteAsync(tiles, path + ".mp4", cancellationToken: run.CancellationToken).GetAwaiter().GetResult();
+        interval.Done(run.Step);
+        run.Tell(new TrainingObservation("preview") { Videos = new Dictionary<string, VideoFrames>(StringComparer.Ordinal) { [name] = tiles } });
+    }
+}
+
+/// <summary>How previews of prompts are sampled.</summary>
+public class PreviewOptions
+{
+    /// <summary>Latent frames; null: as many as the model is configured for.</summary>
+    public int? Frames { get; set; }
+
+    /// <summary>The sampler; null: DPM-Solver with 20 steps, for a model that predicts noise.</summary>
+    public ISampler? Sampler { get; set; }
+
+    /// <summary>Guidance scale; 1: none.</summary>
+    public double Guidance { get; set; } = 4;
+
+    /// <summary>Seed of the noise; every prompt has noise of its own, which no other prompt changes.</summary>
+    public int Seed { get; set; } = 1;
+
+    /// <summary>Prompts sampled at a time.</summary>
+    public int BatchSize { get; set; } = 4;
+
+    /// <summary>Frame rate of the videos.</summary>
+    public double FramesPerSecond { get; set; } = 8;
+}
+
+/// <summary>Samples fixed prompts from fixed noise.</summary>
+internal sealed class PromptRenderer
+{
+    private readonly Stdit model;
+    private readonly ITextEncoder text;
+    private readonly IVideoAutoencoder? vae;
+    private readonly string[] prompts;
+    private readonly PreviewOptions options;
+
+    public PromptRenderer(Stdit model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(text);
+        ArgumentNullException.ThrowIfNull(prompts);
+        if (prompts.Count == 0)
+            throw new ArgumentException("Previews need at least one prompt.", nameof(prompts));
+        (this.model, this.text, this.vae, this.prompts, this.options) = (model, text, vae, [.. prompts], options);
+    }
+
+    public IReadOnlyList<VideoFrames> Render(CancellationToken cancellationToken)
+    {
+        List<VideoFrames> videos = [];
+        for (var start = 0; start < prompts.Length; start += options.BatchSize)
+        {
+            using var scope = NewDisposeScope();
+            var batch = prompts[start..Math.Min(start + options.BatchSize, prompts.Length)];
+            var latents = Sample(batch, start, cancellationToken);
+            for (var i = 0; i < batch.Length; i++)
+            {
+                var video = latents.narrow(0, i, 1);
+                videos.Add(VideoFrames.FromTensor(vae is null ? video : vae.Decode(video), options.FramesPerSecond));
+            }
+        }
+        return videos;
+    }
+
+    private Tensor Sample(string[] batch, int start, CancellationToken cancellationToken)
+    {
+        var (config, device) = (model.Config, model.parameters().First().device);
+        long[] shape = [config.InChannels, options.Frames ?? config.InputSize[0], config.InputSize[1], config.InputSize[2]];
+        var noise = stack(Enumerable.Range(start, batch.Length).Select(prompt =>
+        {
+            using var own = new Generator(Randomness.Mix(options.Seed, prompt) >> 1);
+            return randn(shape, generator: own);
+        })).to(device);
+
+        var (states, mask) = text.Encode(batch);
+        var nothing = model.NullCaption(batch.Length).narrow(1, 0, states.shape[1]);
+        var sampler = options.Sampler ?? new DpmSolver(steps: 20);
+        Denoiser Denoise(Tensor caption) => (x, t) => model.call(x, t, caption, mask);
+        using var generator = new Generator(Randomness.Mix(options.Seed, start, 1) >> 1, device);
+        return sampler.Sample(Guidance.ClassifierFree(Denoise(states), Denoise(nothing), options.Guidance, sampler.GuidedChannels), noise, generator, cancellationToken: cancellationToken);
+    }
+}

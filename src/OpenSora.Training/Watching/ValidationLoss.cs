@@ -1,0 +1,110 @@
+using System.Globalization;
+using OpenSora.Diffusion;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training;
+
+/// <summary>The loss on held-out data.</summary>
+/// <param name="Loss">The mean over all bands.</param>
+/// <param name="Bands">The mean of each band of time, from clean to noise.</param>
+public sealed record ValidationResult(double Loss, IReadOnlyList<double> Bands) : TrainingObservation("validation");
+
+/// <summary>Measures the loss on held-out data by band of time: how well a model does with little, with middling and with much noise. Samples, noise and times
+/// are the same every time, so that only the model makes a difference.</summary>
+/// <remarks>What was measured is told to all callbacks (<see cref="ITrainingCallback.Observed"/>) as a <see cref="ValidationResult"/>: before the first step, at
+/// intervals, and at the end of the stage. Costs as many forward passes as there are samples times bands.</remarks>
+/// <param name="objective">The objective that is trained.</param>
+/// <param name="data">Held-out data.</param>
+public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData data) : ITrainingCallback
+{
+    private readonly IDenoisingObjective objective = objective ?? throw new ArgumentNullException(nameof(objective));
+    private readonly ITrainingData data = data ?? throw new ArgumentNullException(nameof(data));
+    private readonly Interval interval = new();
+
+    /// <summary>Steps between measurements; null: by time only.</summary>
+    public int? EverySteps { get; set; } = 1000;
+
+    /// <summary>Time between measurements; null: by steps only.</summary>
+    public TimeSpan? Every { get; set; }
+
+    /// <summary>Equal bands that time is divided into.</summary>
+    public int Bands { get; set; } = 10;
+
+    /// <summary>Samples, each of which is seen once in every band.</summary>
+    public int Samples { get; set; } = 32;
+
+    /// <summary>Samples in a batch.</summary>
+    public int BatchSize { get; set; } = 8;
+
+    /// <summary>Seed of samples and noise.</summary>
+    public int Seed { get; set; } = 7;
+
+    /// <summary>Whether the moving averages are measured, where there are any, rather than the last weights.</summary>
+    public bool Averages { get; set; } = true;
+
+    /// <inheritdoc/>
+    public void StageStarted(TrainingRun run)
+    {
+        ArgumentNullException.ThrowIfNull(run);
+        if (run.Step == 0)
+            MeasureNow(run);
+    }
+
+    /// <inheritdoc/>
+    public void StepDone(TrainingRun run, TrainingProgress progress)
+    {
+        ArgumentNullException.ThrowIfNull(run);
+        if (interval.IsDue(run.Step, EverySteps, Every))
+            MeasureNow(run);
+    }
+
+    /// <inheritdoc/>
+    public void StageFinished(TrainingRun run)
+    {
+        ArgumentNullException.ThrowIfNull(run);
+        if (!interval.IsDone(run.Step))
+            MeasureNow(run);
+    }
+
+    private void MeasureNow(TrainingRun run)
+    {
+        ValidationResult? result = null;
+        run.Evaluate(() => result = Measure(run.CancellationToken), Averages);
+        run.Tell(result!);
+        interval.Done(run.Step);
+    }
+
+    /// <summary>Measures, whether something is being trained or not. The modules must be in evaluation mode.</summary>
+    /// <param name="cancellationToken">Looked at between batches.</param>
+    /// <exception cref="InvalidOperationException">A number of bands, samples or samples in a batch is below 1.</exception>
+    public ValidationResult Measure(CancellationToken cancellationToken = default)
+    {
+        if (Bands < 1 || Samples < 1 || BatchSize < 1)
+            throw new InvalidOperationException($"{nameof(Bands)} is {Bands}, {nameof(Samples)} {Samples}, {nameof(BatchSize)} {BatchSize}; all must be at least 1.");
+        using var noGradients = no_grad();
+        var sums = new double[Bands];
+        for (var done = 0; done < Samples; done += BatchSize)
+        {
+            using var scope = NewDisposeScope();
+            var count = Math.Min(BatchSize, Samples - done);
+            using var whole = data.GetBatch(done / BatchSize, BatchSize, Seed);
+            var batch = whole.Narrow(0, count);
+            using var generator = new Generator(Randomness.Mix(Seed, done) >> 1);
+            var noise = randn(batch.Video.shape, generator: generator).to(batch.Video.device);
+            for (var band = 0; band < Bands; band++)
+            {
+                cancellationToken.ThrowIfCancellationRequested();
+                using var inner = NewDisposeScope();
+                // The samples' times are spread evenly over the band.
+                var times = (arange(done, done + count, ScalarType.Float32).add(0.5).div(Samples) + band) / Bands;
+                sums[band] += objective.SampleLosses(batch, times, noise).sum().cpu().item<float>();
+            }
+        }
+        var bands = Array.ConvertAll(sums, sum => sum / Samples);
+        var scalars = new Dictionary<string, double>(StringComparer.Ordinal) { ["loss"] = bands.Average() };
+        for (var band = 0; band < Bands; band++)
+            scalars[string.Create(CultureInfo.InvariantCulture, $"{(double)band / Bands:0.0#}-{(band + 1.0) / Bands:0.0#}")] = bands[band];
+        return new ValidationResult(bands.Average(), bands) { Scalars = scalars };
+    }
+}

@@ -1,0 +1,190 @@
+using OpenSora.Diffusion;
+using OpenSora.Media;
+using OpenSora.Models;
+using OpenSora.Text;
+using OpenSora.Torch;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Tests;
+
+/// <summary>Previews and validation.</summary>
+public class PreviewTests
+{
+    [Fact]
+    public async Task Previews_and_validation_do_not_change_training()
+    {
+        using var folder = new TemporaryFolder();
+        var expected = await RunAsync((_, _, _) => { });
+        var seen = new Observations();
+        var watched = await RunAsync((trainer, model, text) => trainer
+            .AddCallback(new PreviewVideos(folder.Path, model, text, null, ["a", "b", "c"], Few) { EverySteps = 2, Every = null })
+            .AddCallback(new ValidationLoss(new DiffusionTraining(model, text.Model), new Numbers(channels: 3)) { EverySteps = 3, Bands = 4, Samples = 5, BatchSize = 2 })
+            .AddCallback(seen));
+        Tiny.ShouldBeSame(watched, expected);
+
+        Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order(StringComparer.Ordinal).ShouldBe(
+            new[] { 2, 4, 5 }.SelectMany(step => new[] { $"first-{step:D8}.mp4", $"first-{step:D8}.png" }));
+        var shown = seen.All.Where(one => one.What.Name.Equals("preview", StringComparison.Ordinal)).ToList();
+        shown.Select(one => one.Step).ShouldBe([2, 4, 5]);
+        var videos = shown.ConvertAll(one => one.What.Videos["first"]);
+        videos.ShouldAllBe(video => video.Count == 2 && video.Width == 3 * (4 + 4) + 4 && video.Height == 4 + 2 * 4);
+        videos[1].Pixels.Span.SequenceEqual(videos[0].Pixels.Span).ShouldBeFalse();
+        var sheet = await new ImageCodec().ReadAsync(Path.Combine(folder.Path, "first-00000005.png"));
+        (sheet.Width, sheet.Height).ShouldBe((4 * (4 + 4) + 4, 3 * (4 + 4) + 4));
+        (await new VideoReader().ReadAsync(Path.Combine(folder.Path, "first-00000005.mp4"), new ClipOptions())).Count.ShouldBe(2);
+
+        var losses = seen.All.Where(one => one.What is ValidationResult).ToList();
+        losses.Select(one => one.Step).ShouldBe([0, 3, 5]);
+        losses.Select(one => ((ValidationResult)one.What).Loss).Distinct().Count().ShouldBe(3);
+    }
+
+    [Fact]
+    public void The_same_weights_and_seed_draw_the_same_and_prompts_do_not_change_each_other()
+    {
+        using var model = Model();
+        using var text = Text();
+        model.eval();
+        byte[][] Draw(string[] prompts, int seed = 1, int atOnce = 2) =>
+            [.. new PromptRenderer(model, text, null, prompts, new PreviewOptions { Sampler = new DpmSolver(3, prediction: Prediction.Sample), Seed = seed, BatchSize = atOnce, Frames = 1 }).Render(default).Select(video => video.Pixels.ToArray())];
+        using (no_grad())
+        {
+            _ = Draw(["a"]);
+            GC.Collect();
+            GC.WaitForPendingFinalizers();
+            var before = LiveTensors.Count;
+            var first = Draw(["a", "b", "c"]);
+            LiveTensors.Count.ShouldBe(before);
+            first.Length.ShouldBe(3);
+            first[0].Length.ShouldBe(4 * 4 * 3);
+            _ = rand(10);
+            Draw(["a", "b", "c"]).ShouldBe(first);
+            Draw(["a"], atOnce: 1)[0].Zip(first[0]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) <= 1);
+            Draw(["a", "b", "c"], seed: 2)[0].ShouldNotBe(first[0]);
+        }
+        Should.Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, []));
+    }
+
+    [Fact]
+    public async Task Anything_can_be_previewed_and_stills_are_pictures()
+    {
+        using var folder = new TemporaryFolder();
+        using var line = nn.Linear(3, 2);
+        using var trainer = new StagedTrainer(new Line(line)).AddStage(new TrainingStage { Name = "a/b", Data = new Points(), Steps = 3 }).AddCallback(new PreviewVideos(folder.Path, _ =>
+        {
+            line.training.ShouldBeFalse();
+            return [new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1), new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1)];
+        }));
+        await trainer.RunAsync();
+        Directory.GetFiles(folder.Path).Select(Path.GetFileName).ShouldBe(["ab-00000003.png"]);
+    }
+
+    [Fact]
+    public void Bands_cover_all_times_evenly_with_the_same_noise_every_time()
+    {
+        using var line = nn.Linear(3, 2);
+        var objective = new Recording();
+        var validation = new ValidationLoss(objective, new Numbers()) { Bands = 4, Samples = 6, BatchSize = 4 };
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        var before = LiveTensors.Count;
+        var result = validation.Measure();
+        LiveTensors.Count.ShouldBe(before);
+        // The loss is the time: each band's mean is its middle.
+        result.Bands.Zip([0.125, 0.375, 0.625, 0.875]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) < 1e-6);
+        result.Loss.ShouldBe(0.5, 1e-6);
+        result.Scalars.Keys.ShouldBe(["loss", "0.0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1.0"]);
+        objective.Times.Order().ShouldBe(Enumerable.Range(0, 24).Select(i => (i + 0.5f) / 24), 1e-6f);
+        objective.Noise.Count.ShouldBe(8); // of 4 and of 2 samples, in 4 bands each
+        objective.Noise.Distinct().Count().ShouldBe(2);
+
+        var noise = objective.Noise.ToArray();
+        objective.Noise.Clear();
+        validation.Measure();
+        objective.Noise.ShouldBe(noise);
+        validation.Bands = 0;
+        Should.Throw<InvalidOperationException>(() => validation.Measure()).Message.ShouldContain("Bands is 0");
+        using var stop = new CancellationTokenSource();
+        stop.Cancel();
+        validation.Bands = 1;
+        Should.Throw<OperationCanceledException>(() => validation.Measure(stop.Token));
+    }
+
+    [Fact]
+    public void The_loss_of_samples_is_the_loss_that_is_trained_with()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        using (no_grad())
+        {
+            model.eval();
+            using var scope = NewDisposeScope();
+            var objective = new DiffusionTraining(model, text);
+            using var batch = new Numbers().GetBatch(0, 3, 1);
+            var noise = randn(batch.Video.shape);
+            var losses = objective.SampleLosses(batch, tensor(new[] { 0f, 0.5f, 1f }), noise);
+            losses.shape.ShouldBe([3]);
+            var (expected, _) = objective.Loss(batch, batch.Video, tensor(new long[] { 0, 500, 999 }), ones(3), noise, null);
+            losses.mean().item<float>().ShouldBe(expected.Total.item<float>(), 1e-6f);
+        }
+    }
+
+    private static readonly PreviewOptions Few = new() { Sampler = new DpmSolver(3, prediction: Prediction.Sample), BatchSize = 2 };
+
+    private static Stdit Model()
+    {
+        manual_seed(1);
+        return new Stdit(new StditConfig { InputSize = [2, 4, 4], InChannels = 3, HiddenSize = 16, Depth = 2, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 });
+    }
+
+    private static T5TextEncoder Text() => new(new T5Encoder(new T5Config { VocabSize = 60, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 }), new Letters(), 4);
+
+    private static async Task<Dictionary<string, float[]>> RunAsync(Action<StagedTrainer, Stdit, T5TextEncoder> prepare)
+    {
+        using var model = Model();
+        using var text = Text();
+        var stage = Tiny.Stage(steps: 5, data: new Numbers(channels: 3));
+        stage.LearningRate = 0.05;
+        using var trainer = new StagedTrainer(model, text.Model).AddStage(stage);
+        prepare(trainer, model, text);
+        await trainer.RunAsync();
+        var weights = Tiny.Weights(("model", model), ("text", text.Model));
+        trainer.UseAverages();
+        return weights.Concat(Tiny.Weights(("ema", model))).ToDictionary();
+    }
+
+    private sealed class Letters : ITokenizer
+    {
+        public int PadId => 0;
+
+        public IReadOnlyList<int> Encode(string text, int maxTokens) => [.. text.Take(maxTokens - 1).Select(letter => letter % 50 + 2), 1];
+    }
+
+    private sealed class Observations : ITrainingCallback
+    {
+        public List<(long Step, TrainingObservation What)> All { get; } = [];
+
+        public void Observed(TrainingRun run, TrainingObservation observation) => All.Add((run.Step, observation));
+    }
+
+    /// <summary>A loss that is the time, and what it was asked for.</summary>
+    private sealed class Recording : IDenoisingObjective
+    {
+        public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal);
+
+        public List<float> Times { get; } = [];
+
+        public List<float> Noise { get; } = [];
+
+        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) => throw new InvalidOperationException("Not trained.");
+
+        public Tensor SampleLosses(TrainingBatch batch, Tensor times, Tensor noise)
+        {
+            Times.AddRange(times.data<float>());
+            noise.shape.ShouldBe(batch.Video.shape);
+            Noise.Add(noise.sum().item<float>());
+            return times.clone();
+        }
+    }
+}
