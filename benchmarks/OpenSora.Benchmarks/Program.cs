@@ -6,6 +6,8 @@ var all = new (string Name, string What, Action Run)[]
     ("operators", "cost of one small operator through the binding", Operators.Run),
     ("precision", "matrix products and convolutions, bfloat16 against float32", Precision.Run),
     ("frames", "STDiT forward as the number of frames grows", Frames.Run),
+    ("attention", "training steps of STDiT and of DiT with full attention as the number of frames grows", Attention.Run),
+    ("memory", "peak memory of training steps beside what a plan estimates", Memory.Run),
 };
 var chosen = args.Length == 0 ? all : [.. all.Where(b => args.Contains(b.Name, StringComparer.Ordinal))];
 if (chosen.Length == 0)

@@ -1,0 +1,79 @@
+using System.Globalization;
+using System.Runtime.InteropServices;
+using OpenSora.Models;
+using OpenSora.Training;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Benchmarks;
+
+/// <summary>One size of training step whose memory is measured and estimated.</summary>
+internal sealed record MemoryCase(StditConfig Model, int Batch, int Frames, int Side, bool BFloat16, bool Checkpointing)
+{
+    public MemoryEstimate Estimate() => MemoryEstimate.Of(Model, Batch, Frames, Side, Side, BFloat16 ? 2 : 4, Checkpointing);
+
+    /// <summary>Trains a few steps and tells by how many bytes the process grew at most. Linux only.</summary>
+    public double Measure()
+    {
+        using var scope = NewDisposeScope();
+        var before = ResidentMemory.Start();
+        using var model = new Stdit(Model);
+        model.UseComputeType(BFloat16 ? ScalarType.BFloat16 : null);
+        using var trainer = new StagedTrainer(model);
+        trainer.AddStage(new TrainingStage
+        {
+            Name = "memory", Data = new Noise(this), Steps = 3, BatchSize = Batch, EmaDecay = 0.99, GradientCheckpointing = Checkpointing,
+        });
+        trainer.RunAsync().GetAwaiter().GetResult();
+        return ResidentMemory.Peak() - before;
+    }
+
+    private sealed class Noise(MemoryCase size) : ITrainingData
+    {
+        public long Count => 1000;
+
+        public string Fingerprint => "noise";
+
+        public TrainingBatch GetBatch(long number, int count, int seed)
+        {
+            using var scope = NewDisposeScope();
+            var text = randn(count, size.Model.ModelMaxLength, size.Model.CaptionChannels);
+            return new TrainingBatch(randn([count, size.Model.InChannels, size.Frames, size.Side, size.Side]).MoveToOuterDisposeScope(), text.MoveToOuterDisposeScope(), null);
+        }
+    }
+}
+
+/// <summary>How much memory the process has, and how much it had at most.</summary>
+internal static partial class ResidentMemory
+{
+    private const int TrimThreshold = -1, MapThreshold = -3;
+
+    /// <summary>Forgets the peak so far.</summary>
+    /// <returns>Bytes that the process has now.</returns>
+    public static double Start()
+    {
+        // Every tensor gets pages of its own, which go back to the system with it: otherwise what malloc keeps for later would count.
+        _ = Option(MapThreshold, 64 << 10);
+        _ = Option(TrimThreshold, 64 << 10);
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        _ = Trim(0);
+        File.WriteAllText("/proc/self/clear_refs", "5");
+        return Read("VmRSS:");
+    }
+
+    /// <summary>The most bytes since the start.</summary>
+    public static double Peak() => Read("VmHWM:");
+
+    private static double Read(string name)
+    {
+        var line = File.ReadLines("/proc/self/status").First(line => line.StartsWith(name, StringComparison.Ordinal));
+        return 1024 * double.Parse(line[name.Length..].Replace("kB", "", StringComparison.Ordinal), CultureInfo.InvariantCulture);
+    }
+
+    [LibraryImport("libc", EntryPoint = "mallopt")]
+    private static partial int Option(int parameter, int value);
+
+    [LibraryImport("libc", EntryPoint = "malloc_trim")]
+    private static partial int Trim(nint keep);
+}

@@ -1,0 +1,92 @@
+using OpenSora.Models;
+
+namespace OpenSora.Training;
+
+/// <summary>Floating-point operations of one forward pass of one sample; a multiply-add counts as two. Norms, activations and sums are left out: they
+/// are a few thousandths.</summary>
+/// <param name="Linear">Linear layers and convolutions.</param>
+/// <param name="SpatialAttention">Products of queries, keys and values within frames; of attention over space and time at once too, and that of encoders.</param>
+/// <param name="TemporalAttention">The same along time.</param>
+/// <param name="CrossAttention">The same with text.</param>
+public sealed record FlopEstimate(double Linear, double SpatialAttention, double TemporalAttention = 0, double CrossAttention = 0)
+{
+    /// <summary>All attention products.</summary>
+    public double Attention => SpatialAttention + TemporalAttention + CrossAttention;
+
+    /// <summary>All operations.</summary>
+    public double Total => Linear + Attention;
+
+    /// <summary>Counts an <see cref="Stdit"/>'s.</summary>
+    /// <param name="model">Its sizes.</param>
+    /// <param name="frames">Latent frames.</param>
+    /// <param name="height">Latent rows.</param>
+    /// <param name="width">Latent columns.</param>
+    /// <param name="textTokens">Tokens of the caption; null: the most there may be.</param>
+    public static FlopEstimate Of(StditConfig model, int frames, int height, int width, int? textTokens = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        var (patch, c, depth) = (model.PatchSize, (double)model.HiddenSize, model.Depth);
+        double t = frames / patch[0], s = (double)(height / patch[1]) * (width / patch[2]), m = textTokens ?? model.ModelMaxLength;
+        var n = t * s;
+        var values = (double)patch[0] * patch[1] * patch[2] * model.InChannels;
+        // A block's c x c matrices: 4 of each self attention, the query's and the output's of cross attention, 2 r of the MLP; keys and values of the text.
+        var linear = 2 * c * c * depth * (n * (4 + 4 + 2 + 2 * model.MlpRatio) + 2 * m)
+            + 2 * n * c * values * (model.PredSigma ? 3 : 2) + TimeEmbedding(c) + 2 * 6 * c * c + 2 * m * c * (model.CaptionChannels + c);
+        return new FlopEstimate(linear, 4 * n * s * c * depth, 4 * n * t * c * depth, 4 * n * m * c * depth);
+    }
+
+    /// <summary>Counts a <see cref="Dit"/>'s, whose attention is over all tokens.</summary>
+    /// <param name="model">Its sizes.</param>
+    /// <param name="frames">Latent frames.</param>
+    /// <param name="height">Latent rows.</param>
+    /// <param name="width">Latent columns.</param>
+    public static FlopEstimate Of(DitConfig model, int frames, int height, int width)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        var (patch, c, depth) = (model.PatchSize, (double)model.HiddenSize, model.Depth);
+        var n = (double)(frames / patch[0]) * (height / patch[1]) * (width / patch[2]);
+        var values = (double)patch[0] * patch[1] * patch[2] * model.InChannels;
+        var linear = 2 * c * c * depth * (n * (4 + 2 * model.MlpRatio) + 6)
+            + 2 * n * c * values * (model.LearnSigma ? 3 : 2) + TimeEmbedding(c) + 2 * 2 * c * c + (model.Classes > 0 ? 0 : 2 * c * (model.CaptionChannels + c));
+        return new FlopEstimate(linear, 4 * n * n * c * depth);
+    }
+
+    /// <summary>Counts those of encoding frames with an <see cref="AutoencoderKL"/>.</summary>
+    /// <param name="model">Its sizes.</param>
+    /// <param name="frames">Frames.</param>
+    /// <param name="height">Rows of pixels.</param>
+    /// <param name="width">Columns of pixels.</param>
+    public static FlopEstimate OfEncoding(AutoencoderKLConfig model, int frames, int height, int width)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        var (channels, pixels) = (model.BlockOutChannels, (double)height * width);
+        static double Conv(double size, double from, double to, double at) => 2 * size * size * from * to * at;
+        static double Residual(double from, double to, double at) => Conv(3, from, to, at) + Conv(3, to, to, at) + (from == to ? 0 : Conv(1, from, to, at));
+
+        var linear = Conv(3, model.InChannels, channels[0], pixels);
+        for (var level = 0; level < channels.Count; level++)
+        {
+            for (var block = 0; block < model.LayersPerBlock; block++)
+                linear += Residual(channels[block == 0 && level > 0 ? level - 1 : level], channels[level], pixels);
+            if (level == channels.Count - 1)
+                continue;
+            pixels /= 4;
+            linear += Conv(3, channels[level], channels[level], pixels);
+        }
+        double c = channels[^1], moments = 2 * model.LatentChannels;
+        linear += 2 * Residual(c, c, pixels) + 4 * Conv(1, c, c, pixels) + Conv(3, c, moments, pixels) + Conv(1, moments, moments, pixels);
+        return new FlopEstimate(frames * linear, frames * 4 * pixels * pixels * c);
+    }
+
+    /// <summary>Counts those of encoding a caption with a <see cref="T5Encoder"/>.</summary>
+    /// <param name="model">Its sizes.</param>
+    /// <param name="tokens">Tokens, padding included.</param>
+    public static FlopEstimate OfEncoding(T5Config model, int tokens)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        double inner = model.NumHeads * model.DKv, feedForward = model.FeedForwardProj.StartsWith("gated", StringComparison.Ordinal) ? 3 : 2;
+        return new FlopEstimate(2.0 * tokens * model.NumLayers * model.DModel * (4 * inner + feedForward * model.DFf), 4.0 * tokens * tokens * inner * model.NumLayers);
+    }
+
+    private static double TimeEmbedding(double c) => 2 * c * (256 + c);
+}

@@ -1,0 +1,205 @@
+using System.Globalization;
+using System.Text;
+using OpenSora.Models;
+
+namespace OpenSora.Training;
+
+/// <summary>A stage whose cost is to be known before it is run.</summary>
+public sealed record PlannedStage
+{
+    /// <summary>The stage's name, for the table.</summary>
+    public required string Name { get; init; }
+
+    /// <summary>Optimizer steps.</summary>
+    public required long Steps { get; init; }
+
+    /// <summary>Samples that one device takes at a time.</summary>
+    public int BatchSize { get; init; } = 8;
+
+    /// <summary>Batches a device takes for one optimizer step.</summary>
+    public int Accumulation { get; init; } = 1;
+
+    /// <summary>Frames of a clip.</summary>
+    public int Frames { get; init; } = 16;
+
+    /// <summary>Rows of pixels.</summary>
+    public int Height { get; init; } = 256;
+
+    /// <summary>Columns of pixels.</summary>
+    public int Width { get; init; } = 256;
+
+    /// <summary>Whether blocks are computed again on the way back: a third more work for far fewer activations.</summary>
+    public bool GradientCheckpointing { get; init; }
+
+    /// <summary>Whether clips are encoded once, before training, or anew each time.</summary>
+    public bool CachedLatents { get; init; }
+
+    /// <summary>Whether captions are encoded once, before training, or anew each time.</summary>
+    public bool CachedText { get; init; }
+}
+
+/// <summary>What a stage costs.</summary>
+/// <param name="Stage">The stage.</param>
+/// <param name="Samples">Clips seen, over all devices.</param>
+/// <param name="Forward">Operations of the model's forward pass, one sample.</param>
+/// <param name="Encoding">Operations of encoding one sample's clip and caption, where they are not cached.</param>
+/// <param name="Flops">Operations of the whole stage.</param>
+/// <param name="Memory">Memory of one device.</param>
+/// <param name="Fits">Whether that is within the device's memory.</param>
+/// <param name="GpuHours">Hours of all devices together.</param>
+/// <param name="WallTime">Time from beginning to end.</param>
+/// <param name="Dollars">Price.</param>
+public sealed record StageEstimate(PlannedStage Stage, double Samples, FlopEstimate Forward, FlopEstimate Encoding, double Flops, MemoryEstimate Memory, bool Fits,
+    double GpuHours, TimeSpan WallTime, double Dollars);
+
+/// <summary>Estimates what a training run costs before it is begun: operations, memory, hours, money.</summary>
+/// <remarks>
+/// A step is a forward pass and a backward pass of twice its work, and another forward pass with gradient checkpointing. Time is work over the
+/// device's peak, its <see cref="Hardware.Utilisation"/> and, for attention, its <see cref="Hardware.AttentionSpeed"/>; everything stands and falls
+/// with these two assumptions. docs/training-cost.md says where they come from and how far memory was found to agree with measurements.
+/// </remarks>
+/// <example><code>
+/// var plan = new TrainingPlan
+/// {
+///     Model = StditConfig.Preset("STDiT-S/2"), Hardware = Hardware.A100,
+///     Stages = [new() { Name = "clips", Steps = 20_000, BatchSize = 16, Frames = 16, CachedLatents = true, CachedText = true }],
+/// };
+/// Console.WriteLine(plan);
+/// </code></example>
+public sealed record TrainingPlan
+{
+    /// <summary>The model that is trained.</summary>
+    public StditConfig Model { get; init; } = new();
+
+    /// <summary>What encodes clips.</summary>
+    public AutoencoderKLConfig Autoencoder { get; init; } = new();
+
+    /// <summary>What encodes captions.</summary>
+    public T5Config TextEncoder { get; init; } = new();
+
+    /// <summary>The devices.</summary>
+    public Hardware Hardware { get; init; } = Hardware.H800;
+
+    /// <summary>How many there are. Each holds the whole model and takes a batch of its own.</summary>
+    public int Devices { get; init; } = 1;
+
+    /// <summary>Whether matrix products are in bfloat16 (<see cref="ComputeTypes"/>) or in float32.</summary>
+    public bool BFloat16 { get; init; } = true;
+
+    /// <summary>Whether a moving average of the parameters is kept.</summary>
+    public bool Average { get; init; } = true;
+
+    /// <summary>The stages.</summary>
+    public IReadOnlyList<PlannedStage> Stages { get; init; } = [];
+
+    /// <summary>The second and third stage of Open-Sora 1.0 as published: steps, batches and sizes, on 64 H800 with everything encoded on the way. Gradient
+    /// checkpointing is on, as in the published configuration for 256x256.</summary>
+    public static TrainingPlan OpenSora10 { get; } = new()
+    {
+        Devices = 64,
+        Stages =
+        [
+            new() { Name = "video pretraining, 366K clips", Steps = 80_000, BatchSize = 8, GradientCheckpointing = true },
+            new() { Name = "fine-tuning, 20K clips", Steps = 24_000, BatchSize = 8, GradientCheckpointing = true },
+            new() { Name = "fine-tuning, 20K clips", Steps = 20_000, BatchSize = 2, Height = 512, Width = 512, GradientCheckpointing = true },
+        ],
+    };
+
+    /// <summary>Estimates every stage.</summary>
+    /// <exception cref="ArgumentException">The model's configuration is wrong.</exception>
+    /// <exception cref="InvalidOperationException">A stage or the hardware is not as it must be; the message says what.</exception>
+    public IReadOnlyList<StageEstimate> Estimate()
+    {
+        Model.Validate();
+        Autoencoder.Validate();
+        TextEncoder.Validate();
+        Hardware.Validate();
+        if (Devices < 1)
+            throw new InvalidOperationException($"The plan has {Devices} {nameof(Devices)}; it needs at least 1.");
+        return [.. Stages.Select(Estimate)];
+    }
+
+    private StageEstimate Estimate(PlannedStage stage)
+    {
+        var factor = 1 << (Autoencoder.BlockOutChannels.Count - 1);
+        Check(stage, factor);
+        var (height, width) = (stage.Height / factor, stage.Width / factor);
+        var forward = FlopEstimate.Of(Model, stage.Frames, height, width);
+        var nothing = new FlopEstimate(0, 0);
+        var clip = stage.CachedLatents ? nothing : FlopEstimate.OfEncoding(Autoencoder, stage.Frames, stage.Height, stage.Width);
+        var caption = stage.CachedText ? nothing : FlopEstimate.OfEncoding(TextEncoder, Model.ModelMaxLength);
+        var encoding = new FlopEstimate(clip.Linear + caption.Linear, clip.Attention + caption.Attention);
+
+        var samples = (double)stage.Steps * stage.BatchSize * stage.Accumulation * Devices;
+        var passes = stage.GradientCheckpointing ? 4 : 3;
+        var linear = samples * (passes * forward.Linear + encoding.Linear);
+        var attention = samples * (passes * forward.Attention + encoding.Attention);
+        var speed = Hardware.Utilisation * (BFloat16 ? Hardware.BFloat16 : Hardware.Float32);
+        var hours = (linear + attention / Hardware.AttentionSpeed) / speed / 3600;
+
+        var bytes = BFloat16 ? 2 : 4;
+        var encoders = bytes * ((stage.CachedLatents ? 0 : EncoderParameters(Autoencoder)) + (stage.CachedText ? 0 : EncoderParameters(TextEncoder)));
+        var memory = MemoryEstimate.Of(Model, stage.BatchSize, stage.Frames, height, width, bytes, stage.GradientCheckpointing, Average) with { Encoders = encoders };
+        return new StageEstimate(stage, samples, forward, encoding, linear + attention, memory, memory.Peak <= Hardware.Memory,
+            hours, TimeSpan.FromHours(hours / Devices), hours * Hardware.PricePerHour);
+    }
+
+    private void Check(PlannedStage stage, int factor)
+    {
+        void Must(bool right, string what)
+        {
+            if (!right)
+                throw new InvalidOperationException($"Stage '{stage.Name}' {what}.");
+        }
+
+        Must(stage.Steps > 0, $"has {stage.Steps} {nameof(stage.Steps)}; it needs at least 1");
+        Must(stage.BatchSize > 0 && stage.Accumulation > 0, $"has {nameof(stage.BatchSize)} {stage.BatchSize} x {nameof(stage.Accumulation)} {stage.Accumulation}; both must be above 0");
+        Must(stage.Frames > 0 && stage.Frames % Model.PatchSize[0] == 0, $"has {stage.Frames} {nameof(stage.Frames)}; expected a multiple of the patch's {Model.PatchSize[0]}");
+        var (rows, columns) = (factor * Model.PatchSize[1], factor * Model.PatchSize[2]);
+        Must(stage.Height > 0 && stage.Width > 0 && stage.Height % rows == 0 && stage.Width % columns == 0,
+            $"is {stage.Height}x{stage.Width} pixels; expected multiples of {rows}x{columns}, what a token covers");
+    }
+
+    // What is held of the autoencoder is its encoder: the operations on one pixel tell the weights only by level, so they are counted apart.
+    private static double EncoderParameters(AutoencoderKLConfig model)
+    {
+        static double Conv(double size, double from, double to) => (size * size * from + 1) * to;
+        static double Residual(double from, double to) => Conv(3, from, to) + Conv(3, to, to) + 2 * (from + to) + (from == to ? 0 : Conv(1, from, to));
+        var channels = model.BlockOutChannels;
+        var count = Conv(3, model.InChannels, channels[0]);
+        for (var level = 0; level < channels.Count; level++)
+        {
+            count += Residual(channels[Math.Max(0, level - 1)], channels[level]) + (model.LayersPerBlock - 1) * Residual(channels[level], channels[level]);
+            count += level < channels.Count - 1 ? Conv(3, channels[level], channels[level]) : 0;
+        }
+        double c = channels[^1], moments = 2 * model.LatentChannels;
+        return count + 2 * Residual(c, c) + 4 * Conv(1, c, c) + 2 * c + 2 * c + Conv(3, c, moments) + Conv(1, moments, moments);
+    }
+
+    private static double EncoderParameters(T5Config model)
+    {
+        double d = model.DModel, feedForward = model.FeedForwardProj.StartsWith("gated", StringComparison.Ordinal) ? 3 : 2;
+        return model.VocabSize * d + (double)model.RelativeAttentionNumBuckets * model.NumHeads + d
+            + model.NumLayers * (d * (4.0 * model.NumHeads * model.DKv + feedForward * model.DFf) + 2 * d);
+    }
+
+    /// <summary>The plan as a table in Markdown.</summary>
+    public override string ToString()
+    {
+        var culture = CultureInfo.InvariantCulture;
+        var estimates = Estimate();
+        var text = new StringBuilder();
+        text.Append(culture, $"{Devices} x {Hardware.Name}, {(BFloat16 ? "bfloat16" : "float32")}, {Hardware.Utilisation:P0} of ")
+            .Append(culture, $"{(BFloat16 ? Hardware.BFloat16 : Hardware.Float32) / 1e12:G3} TFLOP/s, attention at {Hardware.AttentionSpeed:G2} of that, ${Hardware.PricePerHour:F2} an hour\n\n");
+        text.Append("| stage | clips | samples | TFLOP a sample | of it attention | encoding | memory GB | GPU hours | days | $ |\n|---|---|---|---|---|---|---|---|---|---|\n");
+        foreach (var e in estimates)
+        {
+            text.Append(culture, $"| {e.Stage.Name} | {e.Stage.Frames}x{e.Stage.Height}x{e.Stage.Width} | {e.Samples:N0} | {e.Flops / e.Samples / 1e12:G3} | ")
+                .Append(culture, $"{e.Forward.Attention / e.Forward.Total:P1} | {e.Encoding.Total / (e.Flops / e.Samples):P0} | {e.Memory.Peak / 1e9:F1}{(e.Fits ? "" : " (too much)")} | ")
+                .Append(culture, $"{e.GpuHours:N0} | {e.WallTime.TotalDays:F1} | {e.Dollars:N0} |\n");
+        }
+        text.Append(culture, $"| together | | {estimates.Sum(e => e.Samples):N0} | | | | | {estimates.Sum(e => e.GpuHours):N0} | ")
+            .Append(culture, $"{estimates.Sum(e => e.WallTime.TotalDays):F1} | {estimates.Sum(e => e.Dollars):N0} |\n");
+        return text.ToString();
+    }
+}

@@ -1,0 +1,166 @@
+using OpenSora.Benchmarks;
+using OpenSora.Models;
+using OpenSora.Models.Layers;
+using OpenSora.Torch;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Tests.Planning;
+
+public class TrainingPlanTests
+{
+    private static readonly StditConfig Small = new() { HiddenSize = 256, Depth = 6, NumHeads = 4, CaptionChannels = 128, ModelMaxLength = 20 };
+
+    private static TrainingPlan One(PlannedStage stage) => new() { Model = Small, Stages = [stage] };
+
+    [Fact]
+    public void The_published_hours_and_price_follow_from_the_published_steps()
+    {
+        var stages = TrainingPlan.OpenSora10.Estimate();
+        stages[0].GpuHours.ShouldBe(2808, 280.8);
+        (stages[1].GpuHours + stages[2].GpuHours).ShouldBe(1920, 192.0);
+        stages.Sum(stage => stage.GpuHours).ShouldBe(4728, 472.8);
+        stages.Sum(stage => stage.Dollars).ShouldBe(10_000, 1000.0);
+        stages.ShouldAllBe(stage => stage.Fits && Math.Abs(stage.WallTime.TotalHours * 64 - stage.GpuHours) < 0.01);
+        stages[0].Samples.ShouldBe(80_000 * 512);
+    }
+
+    [Fact]
+    public void Twice_the_samples_cost_twice_as_much_and_twice_the_speed_half()
+    {
+        var plan = One(new PlannedStage { Name = "clips", Steps = 1000 });
+        var once = plan.Estimate()[0];
+        var twice = (plan with { Stages = [plan.Stages[0] with { Steps = 2000 }] }).Estimate()[0];
+        (twice.GpuHours / once.GpuHours).ShouldBe(2, 1e-9);
+        (twice.Dollars / once.Dollars).ShouldBe(2, 1e-9);
+        var faster = (plan with { Hardware = Hardware.H800 with { BFloat16 = 2 * Hardware.H800.BFloat16 } }).Estimate()[0];
+        (once.GpuHours / faster.GpuHours).ShouldBe(2, 1e-9);
+        var two = (plan with { Devices = 2 }).Estimate()[0];
+        two.WallTime.TotalHours.ShouldBe(once.WallTime.TotalHours, 1e-6);
+        two.GpuHours.ShouldBe(2 * once.GpuHours, 1e-9 * once.GpuHours);
+    }
+
+    [Fact]
+    public void A_step_is_three_forward_passes_or_four_with_checkpointing_and_encoding_is_one()
+    {
+        var stage = new PlannedStage { Name = "clips", Steps = 10, BatchSize = 2, Accumulation = 3, CachedLatents = true, CachedText = true };
+        var plain = One(stage).Estimate()[0];
+        plain.Encoding.Total.ShouldBe(0);
+        plain.Samples.ShouldBe(60);
+        (plain.Flops / (60 * plain.Forward.Total)).ShouldBe(3, 1e-9);
+        (One(stage with { GradientCheckpointing = true }).Estimate()[0].Flops / (60 * plain.Forward.Total)).ShouldBe(4, 1e-9);
+        var encoded = One(stage with { CachedLatents = false, CachedText = false }).Estimate()[0];
+        (encoded.Flops / 60 - 3 * plain.Forward.Total).ShouldBe(encoded.Encoding.Total, 1);
+        encoded.Encoding.Total.ShouldBe(FlopEstimate.OfEncoding(new AutoencoderKLConfig(), 16, 256, 256).Total + FlopEstimate.OfEncoding(new T5Config(), 20).Total, 1);
+        encoded.Memory.Encoders.ShouldBeGreaterThan(9e9);
+        plain.Memory.Encoders.ShouldBe(0);
+    }
+
+    [Fact]
+    public void Operations_are_those_that_the_models_do()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var stdit = new StditConfig { InputSize = [4, 8, 12], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 };
+        using var first = new Stdit(stdit);
+        first.eval();
+        Counted(first, () => first.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null)).ShouldBe(FlopEstimate.Of(stdit, 4, 8, 12).Linear);
+
+        var dit = new DitConfig { InputSize = [4, 8, 12], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12 };
+        using var second = new Dit(dit);
+        second.eval();
+        Counted(second, () => second.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 1, 12))).ShouldBe(FlopEstimate.Of(dit, 4, 8, 12).Linear);
+        FlopEstimate.Of(dit, 4, 8, 12).SpatialAttention.ShouldBe(2 * 2 * 2.0 * 96 * 96 * 32);
+
+        var vae = new AutoencoderKLConfig { BlockOutChannels = [8, 16, 32], NormNumGroups = 4, LayersPerBlock = 2 };
+        using var third = new AutoencoderKL(vae);
+        Counted(third, () => third.EncodeImages(randn(3, 3, 16, 32))).ShouldBe(FlopEstimate.OfEncoding(vae, 3, 16, 32).Linear);
+
+        var t5 = new T5Config { VocabSize = 50, DModel = 16, DKv = 4, DFf = 40, NumLayers = 2, NumHeads = 3 };
+        using var fourth = new T5Encoder(t5);
+        Counted(fourth, () => fourth.forward(ones([1, 7], ScalarType.Int64), null)).ShouldBe(FlopEstimate.OfEncoding(t5, 7).Linear);
+    }
+
+    [Fact]
+    public void Published_sizes_have_their_parameters()
+    {
+        MemoryEstimate.ParameterCount(new StditConfig()).ShouldBe(759_620_768);
+        var small = Small with { QkNorm = true, PredSigma = false };
+        using var model = new Stdit(small, initialize: false);
+        MemoryEstimate.ParameterCount(small).ShouldBe(model.parameters().Sum(parameter => parameter.numel()));
+        // T5-v1.1-XXL's encoder, and the encoder of Stable Diffusion's autoencoder with its last projection; both in bfloat16.
+        var stage = new PlannedStage { Name = "clips", Steps = 1 };
+        One(stage with { CachedLatents = true }).Estimate()[0].Memory.Encoders.ShouldBe(2 * 4_762_310_656.0);
+        using var vae = new AutoencoderKL(new AutoencoderKLConfig(), initialize: false);
+        One(stage with { CachedText = true }).Estimate()[0].Memory.Encoders.ShouldBe(2.0 * vae.named_parameters()
+            .Where(pair => pair.name.StartsWith("encoder.", StringComparison.Ordinal) || pair.name.StartsWith("quant_conv.", StringComparison.Ordinal)).Sum(pair => pair.parameter.numel()));
+    }
+
+    public static TheoryData<int, int, int, bool, bool> Sizes => new()
+    {
+        { 2, 8, 16, false, false }, { 1, 4, 32, true, false }, { 2, 8, 16, false, true }, { 4, 8, 16, true, true },
+    };
+
+    [Theory]
+    [MemberData(nameof(Sizes))]
+    public void Memory_is_as_measured(int batch, int frames, int side, bool bfloat16, bool checkpointing)
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Peak memory is read from /proc.");
+        new MemoryCase(Small with { Depth = 1 }, 1, 2, 8, bfloat16, checkpointing).Measure(); // maps what the libraries need for themselves
+        var size = new MemoryCase(Small, batch, frames, side, bfloat16, checkpointing);
+        (size.Estimate().Peak / size.Measure()).ShouldBeInRange(0.85, 1.15);
+    }
+
+    [Fact]
+    public void Measuring_leaves_no_tensor()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Peak memory is read from /proc.");
+        var before = LiveTensors.Count;
+        new MemoryCase(Small with { Depth = 1 }, 1, 2, 8, BFloat16: false, Checkpointing: false).Measure().ShouldBeGreaterThan(0);
+        LiveTensors.Count.ShouldBe(before);
+    }
+
+    [Fact]
+    public void The_table_tells_what_does_not_fit()
+    {
+        var plan = TrainingPlan.OpenSora10;
+        plan.ToString().ShouldContain("64 x H800, bfloat16");
+        plan.ToString().ShouldNotContain("too much");
+        var greedy = plan with { Stages = [plan.Stages[2] with { BatchSize = 8, GradientCheckpointing = false }] };
+        greedy.Estimate()[0].Fits.ShouldBeFalse();
+        greedy.ToString().ShouldContain("(too much)");
+        Hardware.ThisMachine(1e11).BFloat16.ShouldBe(1e11);
+    }
+
+    [Fact]
+    public void Bad_plans_are_refused()
+    {
+        var stage = new PlannedStage { Name = "clips", Steps = 10 };
+        foreach (var (plan, message) in new[]
+        {
+            (One(stage with { Steps = 0 }), "Stage 'clips' has 0 Steps"), (One(stage with { Width = 250 }), "256x250 pixels; expected multiples of 16x16"),
+            (One(stage with { Frames = 0 }), "0 Frames"), (One(stage with { BatchSize = 0 }), "both must be above 0"), (One(stage) with { Devices = 0 }, "0 Devices"),
+            (One(stage) with { Hardware = Hardware.H800 with { Utilisation = 2 } }, "a share of the peak"),
+            (One(stage) with { Hardware = Hardware.H800 with { Memory = double.NaN } }, "Memory NaN"),
+        })
+            Should.Throw<InvalidOperationException>(plan.Estimate).Message.ShouldContain(message);
+    }
+
+    // Operations of every linear layer and convolution that runs: each of its outputs is a sum over its weights.
+    private static double Counted(nn.Module model, Action run)
+    {
+        var total = 0.0;
+        foreach (var module in model.modules())
+        {
+            var weight = module switch { Dense dense => dense.weight, Conv conv => conv.weight, _ => null };
+            if (weight is not null)
+                ((nn.Module<Tensor, Tensor>)module).register_forward_hook((_, _, output) =>
+                {
+                    total += 2.0 * output.numel() * (weight.numel() / weight.shape[0]);
+                    return output;
+                });
+        }
+        run();
+        return total;
+    }
+}
