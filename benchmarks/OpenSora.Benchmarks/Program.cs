@@ -1,7 +1,7 @@
 // ./build.sh bench [NAME]: each benchmark prints medians of several runs, and ratios within the run, which is what counts on a shared machine.
 using OpenSora.Benchmarks;
 
-var all = new (string Name, string What, Action Run)[]
+var quick = new (string Name, string What, Action Run)[]
 {
     ("operators", "cost of one small operator through the binding", Operators.Run),
     ("precision", "matrix products and convolutions, bfloat16 against float32", Precision.Run),
@@ -9,7 +9,13 @@ var all = new (string Name, string What, Action Run)[]
     ("attention", "training steps of STDiT and of DiT with full attention as the number of frames grows", Attention.Run),
     ("memory", "peak memory of training steps beside what a plan estimates", Memory.Run),
 };
-var chosen = args.Length == 0 ? all : [.. all.Where(b => args.Contains(b.Name, StringComparer.Ordinal))];
+// These train models for many minutes and are run only when they are named.
+var all = quick.Concat(
+[
+    ("zero-init", "clips learned from image weights, with temporal attention that starts at zero or not, and from scratch", Claims.ZeroInit),
+    ("stages", "three stages of training against one of the same compute", Claims.Stages),
+]).ToArray();
+var chosen = args.Length == 0 ? quick : [.. all.Where(b => args.Contains(b.Name, StringComparer.Ordinal))];
 if (chosen.Length == 0)
 {
     Console.Error.WriteLine("No such benchmark. There are:");
