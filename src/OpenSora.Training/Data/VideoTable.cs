@@ -62,6 +62,9 @@ public sealed class VideoTable : IClipSource
     /// <inheritdoc/>
     public int Count => rows.Count;
 
+    /// <summary>The files, each once.</summary>
+    public IReadOnlyList<string> Paths => rows.ConvertAll(row => row.Path);
+
     /// <inheritdoc/>
     public string Fingerprint { get; }
 

@@ -1,0 +1,97 @@
+// Trains the three stages on your own clips, starting from the shipped sticker model, and shows what it learned:
+// dotnet run -c Release --project samples/TrainYourOwn -- FOLDER_OF_CLIPS --minutes 6
+using System.CommandLine;
+using System.Runtime.Intrinsics.X86;
+using OpenSora.Diffusion;
+using OpenSora.Generation;
+using OpenSora.Media;
+using OpenSora.Models;
+using OpenSora.Samples;
+using OpenSora.Text;
+using OpenSora.Training;
+using OpenSora.Weights;
+using TorchSharp;
+using static TorchSharp.torch;
+
+var clips = new Argument<string>("clips") { Description = "A folder of clips; captions come from captions.csv (path,caption) or from the files' names." };
+var minutes = new Option<double>("--minutes") { Description = "Time to train for, all stages together.", DefaultValueFactory = _ => 6 };
+var output = new Option<string>("--out") { Description = "Where checkpoints, previews and the model go.", DefaultValueFactory = _ => "out/mine" };
+var start = new Option<string>("--model") { Description = "The model to start from: a name or a folder.", DefaultValueFactory = _ => "stickers" };
+var command = new RootCommand("Trains the three stages on a folder of clips.") { clips, minutes, output, start };
+command.SetAction((parsed, cancellationToken) => TrainAsync(parsed.GetValue(clips)!, parsed.GetValue(minutes), parsed.GetValue(output)!, parsed.GetValue(start)!, cancellationToken));
+return await command.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) });
+
+static async Task<int> TrainAsync(string folder, double minutes, string output, string start, CancellationToken cancellationToken)
+{
+    // The parts of the model to start from.
+    var origin = ModelFolder.Open(start);
+    var (about, config, size) = (origin.Description, origin.ReadConfig<StditConfig>(origin.Description.Denoiser), origin.Description.Video);
+    using var vae = new AutoencoderKL(origin.ReadConfig<AutoencoderKLConfig>(about.Vae));
+    vae.LoadWeights(origin.VaeWeights);
+    using var text = T5TextEncoder.Load(origin.ReadConfig<T5Config>(about.TextEncoder), origin.TextEncoderWeights, origin.Tokenizer, about.TextEncoder.MaxTokens, about.TextEncoder.CleanCaptions);
+    using var model = new Stdit(config);
+    model.LoadWeights(origin.DenoiserWeights);
+    if (Avx512BW.IsSupported) // bfloat16 pays where the processor has it
+    {
+        vae.UseComputeType(ScalarType.BFloat16);
+        model.UseComputeType(ScalarType.BFloat16);
+    }
+
+    // The clips, encoded once: every frame through the autoencoder.
+    var table = new VideoTable(ClipTable.For(folder, output), new VideoReader(), new ClipOptions { Width = size.Width, Height = size.Height, FramesPerSecond = size.Fps, Frames = size.Frames });
+    using var cache = LatentCache.OpenOrCreate(Path.Combine(output, "latents.safetensors"), LatentCache.KeyOf(table, vae), table, vae, cancellationToken: cancellationToken);
+    var finest = await ClipTable.FinestAsync(table.Paths, cancellationToken);
+    Console.WriteLine($"{table.Count} clips, {cache.Captions.SelectMany(all => all).Distinct(StringComparer.Ordinal).Count()} captions; the finest: {string.Join(", ", finest.Select(i => Path.GetFileName(table.Paths[i])))}");
+
+    // Three stages: single frames, half as many frames as the model has, and the finest tenth at full length.
+    using var images = new LatentData(cache, text) { Frames = 1 };
+    using var shorter = new LatentData(cache, text) { Frames = Math.Max(1, size.Frames / 2) };
+    using var longer = new LatentData(cache, text, finest) { Frames = size.Frames };
+    TrainingStage Stage(string name, ITrainingData data, int batch, double share, double rate) => new()
+    {
+        Name = name, Data = data, Steps = 100_000, TimeLimit = TimeSpan.FromMinutes(minutes * share), BatchSize = batch, Workers = Math.Min(2, Environment.ProcessorCount),
+        LearningRate = rate, FinalLearningRate = rate / 10, Shape = LearningRateShape.Cosine, WarmUpSteps = 10, Beta2 = 0.99, EmaDecay = 0.98, EmaWarmUp = true,
+    };
+    var first = Stage("images", images, 8, 0.35, 4e-4);
+    first.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal);
+
+    var process = new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = about.Diffusion.Prediction, Variance = about.Diffusion.Variance });
+    var prompts = cache.Captions.Select(all => all[0]).Distinct(StringComparer.Ordinal).Take(8).ToArray();
+    using var trainer = new StagedTrainer(new DiffusionTraining(model, process: process))
+        .AddStage(first)
+        .AddStage(Stage("clips", shorter, 2, 0.45, 3e-4))
+        .AddStage(Stage("fine clips", longer, 1, 0.2, 1e-4))
+        .AddCallback(new ConsoleProgress())
+        .AddCallback(new PreviewVideos(Path.Combine(output, "previews"), model, text, vae, prompts,
+            new PreviewOptions { Sampler = new DpmSolver(20, prediction: about.Diffusion.Prediction), Guidance = 2, FramesPerSecond = size.Fps }))
+        .SaveTo(new CheckpointOptions { Folder = Path.Combine(output, "checkpoints"), KeepLast = 1 })
+        .Resume(Path.Combine(output, "checkpoints"), ifAny: true); // stopped and started again, it goes on where it was
+    try
+    {
+        await trainer.RunAsync(cancellationToken: cancellationToken);
+    }
+    catch (OperationCanceledException)
+    {
+        Console.WriteLine("Stopped; the same command goes on.");
+        return 130;
+    }
+
+    // A model folder like the one it came from, and a video of each caption made with it.
+    trainer.UseAverages();
+    var mine = Path.Combine(output, "model");
+    Directory.CreateDirectory(mine);
+    foreach (var file in Directory.EnumerateFiles(origin.Path))
+        File.Copy(file, Path.Combine(mine, Path.GetFileName(file)), overwrite: true);
+    model.SaveWeights(Path.Combine(mine, about.Denoiser.Weights), ScalarType.Float16);
+    ModelFolder.Save(mine, about with { Name = "mine", Description = $"{about.Name}, trained further on {table.Count} clips." });
+
+    using var generator = VideoGenerator.Create().UseModel(mine).Build();
+    List<VideoFrames> videos = [];
+    foreach (var prompt in prompts)
+        videos.Add((await generator.Request(prompt).Guidance(2).Seed(1).GenerateAsync(cancellationToken: cancellationToken)).Frames);
+    await new ImageCodec().WriteAsync(ContactSheet.OfVideos(videos, 6), Path.Combine(output, "result.png"), cancellationToken);
+    await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, 4), Path.Combine(output, "result.mp4"), cancellationToken: cancellationToken);
+    Console.WriteLine($"{Path.Combine(output, "result.mp4")} and .png show: {string.Join("; ", prompts)}");
+    Console.WriteLine($"The model is in {mine}: samples/Generate takes it with --model.");
+    return 0;
+}
