@@ -13,12 +13,13 @@ internal delegate Tensor NoiseSource(int step, Tensor like);
 /// Models". Time steps <c>t</c> are those of <see cref="Schedule"/>, from 0 (least noise) to Steps - 1; the denoiser is told the original
 /// process's steps. Immutable: one process serves many threads.
 /// </remarks>
-public sealed partial class Iddpm : ISampler
+public sealed partial class Iddpm : ISampler, ITrainingProcess
 {
     private readonly Prediction prediction;
     private readonly Variance variance;
     private readonly DiffusionLoss loss;
     private readonly bool clipDenoised;
+    private readonly double? minSnrGamma;
 
     /// <summary>Makes a process: the full schedule for training, a respaced one for sampling.</summary>
     /// <param name="schedule">The noise schedule; its steps are the sampling steps.</param>
@@ -34,11 +35,18 @@ public sealed partial class Iddpm : ISampler
                 $"Unknown parameterisation: {options.Prediction}, {options.Variance}, {options.Loss}. Use named values of the enumerations.", nameof(options));
         }
 
+        if (options.MinSnrGamma is { } gamma && (!(double.IsFinite(gamma) && gamma > 0) || options.Loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl))
+        {
+            throw new ArgumentException($"MinSnrGamma is {gamma} with the loss {options.Loss}; it must be above 0, and weighs squared errors: use the loss "
+                + $"{DiffusionLoss.Mse} or {DiffusionLoss.RescaledMse}, or null.", nameof(options));
+        }
+
         Schedule = schedule;
         prediction = options.Prediction;
         variance = options.Variance;
         loss = options.Loss;
         clipDenoised = options.ClipDenoised;
+        minSnrGamma = options.MinSnrGamma;
     }
 
     /// <summary>The process of the Open-Sora family for sampling: linear schedule, 1000 steps respaced, learned variance.</summary>

@@ -51,6 +51,11 @@ public sealed class IddpmOptions
     /// <summary>What training minimises.</summary>
     public DiffusionLoss Loss { get; set; } = DiffusionLoss.Mse;
 
+    /// <summary>Weighs the squared error of every step by min(SNR, gamma), taken as an error of the clean sample, so that steps of little noise do not
+    /// outweigh the others (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"; published: 5). The variational bound keeps its weight.
+    /// Null: no weights.</summary>
+    public double? MinSnrGamma { get; set; }
+
     /// <summary>Whether sampling clamps the predicted clean sample to [-1, 1]: for pixels, not for latents, whose range is wider.</summary>
     public bool ClipDenoised { get; set; }
 }

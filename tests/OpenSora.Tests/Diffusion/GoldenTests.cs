@@ -18,6 +18,11 @@ public sealed class GoldenTests
     [InlineData("dpm_schedule.safetensors")]
     [InlineData("dpm_10.safetensors")]
     [InlineData("dpm_20.safetensors")]
+    [InlineData("rflow_loss.safetensors")]
+    [InlineData("rflow_loss_mask.safetensors")]
+    [InlineData("rflow_timesteps.safetensors")]
+    [InlineData("rflow_sample.safetensors")]
+    [InlineData("rflow_sample_mask_transform.safetensors")]
     [InlineData("e2e_stdit_iddpm_10.safetensors")]
     [InlineData("e2e_stdit_dpm_10.safetensors")]
     public void The_original_numbers_are_met(string file)

@@ -183,4 +183,51 @@ public sealed class TrainingLossesTests
         batch.Weights.data<float>().ToArray().ShouldAllBe(weight => weight == 1);
         Should.Throw<ArgumentOutOfRangeException>(() => new UniformTimesteps().Sample(0, 10));
     }
+
+    [Theory]
+    [InlineData(Prediction.Noise)]
+    [InlineData(Prediction.Sample)]
+    public void Min_snr_weighs_the_squared_error_and_nothing_else(Prediction prediction)
+    {
+        using var scope = NewDisposeScope();
+        var (x0, noise, t) = (randn([3, 4, 3, 3]), randn([3, 4, 3, 3]), tensor(new long[] { 0, 500, 999 }));
+        TrainingLosses Losses(double? gamma) => new Iddpm(Schedule, new IddpmOptions { Prediction = prediction, MinSnrGamma = gamma })
+            .TrainingLosses((x, _) => cat([0.5 * x, 0.1 * x], 1), x0, t, noise);
+        var (plain, weighted) = (Losses(null), Losses(5));
+        var actual = ((weighted.Loss - weighted.VariationalBound!) / plain.Mse!).data<float>().ToArray();
+
+        // SNR = a / (1 - a): 9999 at the first step, of which 5 are left; 0.0849 in the middle and 4e-5 at the end, below 5.
+        double[] snr = [9999, 0.0785 / (1 - 0.0785), 4.0358e-5 / (1 - 4.0358e-5)];
+        double[] expected = prediction == Prediction.Sample ? [5, snr[1], snr[2]] : [5 / snr[0], 1, 1];
+        for (var i = 0; i < 3; i++)
+        {
+            (actual[i] / expected[i]).ShouldBe(1, 0.01);
+        }
+
+        (weighted.VariationalBound! - plain.VariationalBound!).abs().max().item<float>().ShouldBe(0);
+        (weighted.Mse! - plain.Mse!).abs().max().item<float>().ShouldBe(0);
+        Should.Throw<ArgumentException>(() => new Iddpm(Schedule, new IddpmOptions { MinSnrGamma = 5, Loss = DiffusionLoss.Kl })).Message.ShouldContain("Kl");
+    }
+
+    [Fact]
+    public void Given_frames_stay_clean_and_count_for_nothing()
+    {
+        using var scope = NewDisposeScope();
+        var (x0, noise, t) = (randn([2, 4, 3, 2, 2]), randn([2, 4, 3, 2, 2]), tensor(new long[] { 0, 700 }));
+        var mask = tensor(new[] { true, false, true, true, true, true }, [2, 3]);
+        var process = new Iddpm(Schedule);
+        Tensor? noisy = null;
+        var masked = process.TrainingLosses((x, _) => cat([noisy = x.clone().DetachFromDisposeScope(), 0.1 * x], 1), x0, t, noise, noisyFrames: mask);
+        using var seen = noisy!;
+        var plain = process.TrainingLosses((x, _) => cat([x, 0.1 * x], 1), x0, t, noise);
+        (seen.select(2, 1)[0] - x0.select(2, 1)[0]).abs().max().item<float>().ShouldBe(0);
+        (seen - process.AddNoise(x0, t, noise)).select(2, 2).abs().max().item<float>().ShouldBe(0);
+
+        // The second sample has no given frame; the first one's loss is the mean over its other two.
+        masked.Loss[1].item<float>().ShouldBe(plain.Loss[1].item<float>(), 1e-6f);
+        var others = tensor(new long[] { 0, 2 });
+        var two = process.TrainingLosses((x, _) => cat([x, 0.1 * x], 1), x0.index_select(2, others), t, noise.index_select(2, others));
+        masked.Mse![0].item<float>().ShouldBe(two.Mse![0].item<float>(), 1e-6f);
+        masked.VariationalBound![0].item<float>().ShouldBe(two.VariationalBound![0].item<float>(), 1e-5f);
+    }
 }

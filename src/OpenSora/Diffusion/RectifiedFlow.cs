@@ -1,0 +1,218 @@
+using static TorchSharp.torch;
+
+namespace OpenSora.Diffusion;
+
+/// <summary>How a <see cref="RectifiedFlow"/> is trained and sampled.</summary>
+public sealed class RectifiedFlowOptions
+{
+    /// <summary>Time steps of the model's clock.</summary>
+    public int Steps { get; set; } = 1000;
+
+    /// <summary>Steps of the sampler. Open-Sora 1.2 publishes 30.</summary>
+    public int SamplingSteps { get; set; } = 30;
+
+    /// <summary>Rounds times to whole steps, in training and in sampling.</summary>
+    public bool WholeSteps { get; set; }
+
+    /// <summary>Training draws times as the logistic function of a standard normal number, more in the middle, rather than uniformly (Esser et al. 2024,
+    /// "Scaling Rectified Flow Transformers", section 3.1; Open-Sora 1.2's choice).</summary>
+    public bool LogitNormal { get; set; }
+
+    /// <summary>Shifts times towards noise for large and long videos, which need more of it to be hidden (Esser et al. 2024, section 5.3.2; Open-Sora 1.2's
+    /// choice, relative to one frame of 512x512 pixels), in training and in sampling.</summary>
+    public bool ShiftBySize { get; set; }
+
+    /// <summary>Pixels a latent position stands for in each direction, for the shift.</summary>
+    public int SpatialFactor { get; set; } = 8;
+}
+
+/// <summary>A denoiser of videos of which some frames are given.</summary>
+/// <param name="x">Latents <c>[batch, channels, frames, height, width]</c>.</param>
+/// <param name="t">Time steps, <c>[batch]</c>.</param>
+/// <param name="noisyFrames"><c>[batch, frames]</c>, boolean: false where a frame is clean, at time 0.</param>
+/// <returns><c>[batch, channels or 2 * channels, frames, height, width]</c></returns>
+public delegate Tensor FrameDenoiser(Tensor x, Tensor t, Tensor noisyFrames);
+
+/// <summary>Straight paths between data and noise: training predicts the velocity along them, sampling follows it back.</summary>
+/// <remarks>
+/// Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow". As Open-Sora 1.2 has it, with time t from 0 (data) to
+/// <see cref="RectifiedFlowOptions.Steps"/> (noise): <c>x_t = (1 - t/Steps) x_0 + (t/Steps) noise</c>, and the model predicts <c>x_0 - noise</c>. Where a model gives
+/// twice the channels, the second half is not used. Immutable: one process serves many threads.
+/// </remarks>
+public sealed class RectifiedFlow : ISampler, ITrainingProcess
+{
+    private readonly int samplingSteps;
+    private readonly int spatialFactor;
+    private readonly bool wholeSteps;
+    private readonly bool logitNormal;
+    private readonly bool shiftBySize;
+
+    /// <summary>Makes a process.</summary>
+    /// <param name="options">How it is trained and sampled, copied; null takes the defaults.</param>
+    /// <exception cref="ArgumentException">A number is not positive.</exception>
+    public RectifiedFlow(RectifiedFlowOptions? options = null)
+    {
+        options ??= new RectifiedFlowOptions();
+        if (options.Steps < 1 || options.SamplingSteps < 1 || options.SpatialFactor < 1)
+        {
+            throw new ArgumentException($"Steps {options.Steps}, SamplingSteps {options.SamplingSteps} and SpatialFactor {options.SpatialFactor} must all be above 0.", nameof(options));
+        }
+
+        (Steps, samplingSteps, spatialFactor) = (options.Steps, options.SamplingSteps, options.SpatialFactor);
+        (wholeSteps, logitNormal, shiftBySize) = (options.WholeSteps, options.LogitNormal, options.ShiftBySize);
+    }
+
+    /// <inheritdoc/>
+    public int Steps { get; }
+
+    /// <summary>Null: guidance acts on all latent channels, as published.</summary>
+    public int? GuidedChannels => null;
+
+    /// <summary>Goes from clean samples towards noise: <c>(1 - t/Steps) x0 + (t/Steps) noise</c>.</summary>
+    /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>.</param>
+    /// <param name="t">Times from 0 to <see cref="Steps"/>, <c>[batch]</c>.</param>
+    /// <param name="noise">Standard normal noise of the shape of <paramref name="x0"/>.</param>
+    /// <returns>The noisy samples, owned by the caller.</returns>
+    public Tensor AddNoise(Tensor x0, Tensor t, Tensor noise)
+    {
+        ArgumentNullException.ThrowIfNull(x0);
+        ArgumentNullException.ThrowIfNull(t);
+        ArgumentNullException.ThrowIfNull(noise);
+        if (t.dim() != 1 || t.shape[0] != x0.shape[0] || !noise.shape.AsSpan().SequenceEqual(x0.shape))
+        {
+            throw new ArgumentException($"Samples of shape {Iddpm.Shape(x0)} need noise of the same shape and [{x0.shape[0]}] times; got {Iddpm.Shape(noise)} and {Iddpm.Shape(t)}.", nameof(t));
+        }
+
+        using var scope = NewDisposeScope();
+        var share = t.to_type(x0.dtype).reshape([-1, .. Enumerable.Repeat(1L, (int)x0.dim() - 1)]) / Steps;
+        return ((1 - share) * x0 + share * noise).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>Times are uniform or logit-normal, fractional or whole, shifted by the size of the samples or not, as the options say.</remarks>
+    public TimestepBatch DrawTimesteps(Tensor x0, Generator? generator = null)
+    {
+        ArgumentNullException.ThrowIfNull(x0);
+        using var scope = NewDisposeScope();
+        var batch = x0.shape[0];
+        var times = (logitNormal ? randn([batch], generator: generator).sigmoid() : rand([batch], generator: generator)) * Steps;
+        times = wholeSteps ? times.floor().clamp_max(Steps - 1) : times;
+        if (shiftBySize)
+        {
+            var shifted = times.data<float>().ToArray();
+            times = tensor(Array.ConvertAll(shifted, time => (float)Shift(time, SizeRatio(x0))));
+        }
+
+        return new TimestepBatch(times.MoveToOuterDisposeScope(), ones([batch]).MoveToOuterDisposeScope());
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>The loss is the mean squared error of the velocity <c>x0 - noise</c>.</remarks>
+    public TrainingLosses TrainingLosses(Denoiser denoiser, Tensor x0, Tensor t, Tensor? noise = null, Generator? generator = null, Tensor? noisyFrames = null)
+    {
+        ArgumentNullException.ThrowIfNull(denoiser);
+        ArgumentNullException.ThrowIfNull(x0);
+        ArgumentNullException.ThrowIfNull(t);
+        using var scope = NewDisposeScope();
+        if (x0.dtype != ScalarType.Float64)
+        {
+            x0 = x0.to_type(ScalarType.Float32);
+        }
+
+        noise = noise?.to_type(x0.dtype) ?? Iddpm.Random(generator)(0, x0);
+        t = t.to(x0.device).to_type(ScalarType.Float32);
+        var x = NoisyFrames.Choose(noisyFrames, AddNoise(x0, t, noise), x0);
+        var mse = NoisyFrames.Mean((Velocity(denoiser(x, t), x) - (x0 - noise)).square(), noisyFrames);
+        return new TrainingLosses(mse.alias(), mse, null).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>The generator is not used: nothing is random after the noise.</remarks>
+    public Tensor Sample(Denoiser denoiser, Tensor noise, Generator? generator = null, IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(denoiser);
+        Iddpm.CheckNoise(noise);
+        return Run((x, t, _) => denoiser(x, t), noise, null, Iddpm.Random(generator), SamplingTimes(noise), progress, cancellationToken);
+    }
+
+    /// <summary>Makes the frames of a video that are not given: continues it, or fills in between.</summary>
+    /// <param name="denoiser">The model, guidance included; told which frames are noisy.</param>
+    /// <param name="latents">Given frames, and standard normal noise elsewhere: <c>[batch, channels, frames, height, width]</c>, float32 or float64; not changed.</param>
+    /// <param name="share">How much of each frame is made anew, <c>[batch, frames]</c>, float: 1 all of it, 0 nothing, and between these a given frame is taken
+    /// back to that time and made again from there.</param>
+    /// <param name="generator">Source of the noise that such frames get; null takes the global generator.</param>
+    /// <param name="progress">Told after every step.</param>
+    /// <param name="cancellationToken">Looked at before every step.</param>
+    /// <returns>The sample, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A shape does not fit.</exception>
+    /// <exception cref="InvalidOperationException">The denoiser's output has another shape than the latents.</exception>
+    /// <exception cref="OperationCanceledException">The token was cancelled; no tensor is left behind.</exception>
+    public Tensor SampleFrames(FrameDenoiser denoiser, Tensor latents, Tensor share, Generator? generator = null, IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(denoiser);
+        ArgumentNullException.ThrowIfNull(share);
+        Iddpm.CheckNoise(latents);
+        return Run((x, t, frames) => denoiser(x, t, frames!), latents, share, Iddpm.Random(generator), SamplingTimes(latents), progress, cancellationToken);
+    }
+
+    internal Tensor Run(Func<Tensor, Tensor, Tensor?, Tensor> denoiser, Tensor latents, Tensor? share, NoiseSource source, double[] times,
+        IProgress<SamplingStep>? progress, CancellationToken cancellationToken)
+    {
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        var (x, begun) = (latents, share?.eq(1)); // begun: frames that are noisy already
+        for (var i = 0; i < times.Length; i++)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            var (previous, previouslyBegun) = (x, begun);
+            using (NewDisposeScope())
+            {
+                var t = full(x.shape[0], (float)times[i], dtype: ScalarType.Float32, device: x.device);
+                var noisy = share is null ? null : share * Steps >= t.unsqueeze(1);
+                var start = noisy is null ? x : NoisyFrames.Choose(noisy & ~begun!, AddNoise(x, t, source(i, x)), x);
+                var step = (times[i] - times.ElementAtOrDefault(i + 1)) / Steps;
+                var next = start + Velocity(denoiser(start, t, noisy), start) * step;
+                x = NoisyFrames.Choose(noisy, next, x).MoveToOuterDisposeScope();
+                begun = noisy?.MoveToOuterDisposeScope();
+            }
+
+            if (!ReferenceEquals(previous, latents))
+            {
+                previous.Dispose();
+            }
+
+            previouslyBegun?.Dispose();
+            progress?.Report(new SamplingStep(i + 1, times.Length));
+        }
+
+        return x.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The times of sampling, from noise to data; the last step ends at 0.</summary>
+    /// <param name="ratio">How much longer the video is and larger than what times are not shifted for.</param>
+    internal double[] SamplingTimes(double ratio) => [.. Enumerable.Range(0, samplingSteps).Select(i =>
+    {
+        var time = (1 - (double)i / samplingSteps) * Steps;
+        return Shift(wholeSteps ? Math.Round(time) : time, ratio);
+    })];
+
+    private double[] SamplingTimes(Tensor x) => SamplingTimes(shiftBySize ? SizeRatio(x) : 1);
+
+    private double Shift(double time, double ratio) => ratio * time / (1 + (ratio - 1) * time / Steps);
+
+    private double SizeRatio(Tensor x) => x.dim() == 5 ? SizeRatio(x.shape[2], x.shape[3] * spatialFactor, x.shape[4] * spatialFactor)
+        : throw new ArgumentException($"Times are shifted by the size of [batch, channels, frames, height, width], got {Iddpm.Shape(x)}.", nameof(x));
+
+    /// <summary>Of a video of so many latent frames and pixels, relative to one frame of 512x512.</summary>
+    internal static double SizeRatio(long frames, double height, double width) => Math.Sqrt(height * width / (512 * 512)) * Math.Sqrt(frames);
+
+    private static Tensor Velocity(Tensor output, Tensor x)
+    {
+        var channels = x.shape[1];
+        var both = output.dim() == x.dim() && output.shape[1] == 2 * channels;
+        Iddpm.CheckOutput(output, x, both ? 2 : 1, "as many channels as the latents, or twice as many, of which the second half is not used");
+        return output.narrow(1, 0, channels).to_type(x.dtype);
+    }
+}

@@ -1,0 +1,119 @@
+using OpenSora.Diffusion;
+using OpenSora.Torch;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Diffusion;
+
+public sealed class RectifiedFlowTests
+{
+    private static Tensor Noise(long seed, params long[] shape)
+    {
+        using var generator = new Generator((ulong)seed);
+        return randn(shape, generator: generator);
+    }
+
+    [Theory]
+    [InlineData(1, false)]
+    [InlineData(7, true)]
+    public void Along_straight_lines_sampling_arrives_in_any_number_of_steps(int steps, bool shifted)
+    {
+        var before = LiveTensors.Count;
+        using (NewDisposeScope())
+        {
+            var (x0, noise) = (Noise(1, 2, 4, 3, 4, 4), Noise(2, 2, 4, 3, 4, 4));
+            var flow = new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = steps, ShiftBySize = shifted });
+            (flow.Sample((_, _) => x0 - noise, noise) - x0).abs().max().item<float>().ShouldBeLessThan(1e-5f);
+        }
+
+        LiveTensors.Count.ShouldBe(before);
+    }
+
+    [Fact]
+    public void The_exact_velocity_has_no_loss_and_learned_channels_are_left_out()
+    {
+        var before = LiveTensors.Count;
+        using (var scope = NewDisposeScope())
+        {
+            var (x0, noise, t) = (Noise(1, 2, 4, 3, 4, 4), Noise(2, 2, 4, 3, 4, 4), tensor(new[] { 100f, 900f }));
+            using var losses = new RectifiedFlow().TrainingLosses((x, _) => cat([x0 - noise, x], 1), x0, t, noise);
+            losses.Loss.abs().max().item<float>().ShouldBe(0);
+            losses.VariationalBound.ShouldBeNull();
+        }
+
+        LiveTensors.Count.ShouldBe(before);
+    }
+
+    [Theory]
+    [InlineData(false, 0.5, 0.2887)] // uniform: deviation 1 / sqrt(12)
+    [InlineData(true, 0.5, 0.2083)] // the logistic function of a standard normal number
+    public void Times_are_drawn_as_asked(bool logitNormal, double mean, double deviation)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(3);
+        var x0 = zeros([20_000, 1, 1, 1, 1]);
+        var times = new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = logitNormal }).DrawTimesteps(x0, generator).Timesteps / 1000;
+        times.mean().item<float>().ShouldBe((float)mean, 0.01f);
+        times.std().item<float>().ShouldBe((float)deviation, 0.01f);
+        times.min().item<float>().ShouldBeGreaterThanOrEqualTo(0);
+        times.max().item<float>().ShouldBeLessThanOrEqualTo(1);
+    }
+
+    [Fact]
+    public void Times_are_shifted_by_the_size()
+    {
+        using var scope = NewDisposeScope();
+        // 4 frames of 512x512: twice as long as sqrt says, so that 0.5 becomes 2 * 0.5 / (1 + 0.5).
+        var flow = new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = true, SamplingSteps = 2 });
+        var seen = new List<float>();
+        flow.Sample((x, t) =>
+        {
+            seen.Add(t[0].item<float>());
+            return x;
+        }, zeros([1, 1, 4, 64, 64]));
+        seen.ShouldBe([1000, 2000f / 3], 1e-3);
+
+        float[] Draw(bool shift)
+        {
+            using var generator = new Generator(5);
+            return new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = shift, WholeSteps = true }).DrawTimesteps(zeros([9, 1, 4, 64, 64]), generator).Timesteps.data<float>().ToArray();
+        }
+
+        var plain = Draw(shift: false);
+        plain.ShouldAllBe(time => time == Math.Floor(time) && time < 1000);
+        Draw(shift: true).ShouldBe(plain.Select(time => 2 * time / (1 + time / 1000)), 1e-3);
+    }
+
+    [Fact]
+    public void Given_frames_are_not_touched()
+    {
+        var before = LiveTensors.Count;
+        using (NewDisposeScope())
+        {
+            var latents = Noise(1, 1, 2, 3, 2, 2);
+            var told = new List<bool[]>();
+            var sample = new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 4 }).SampleFrames((x, _, frames) =>
+            {
+                told.Add(frames.data<bool>().ToArray());
+                return ones_like(x);
+            }, latents, tensor(new[] { 0f, 0.5f, 1f }).reshape(1, 3));
+            told.ShouldBe([[false, false, true], [false, false, true], [false, true, true], [false, true, true]]);
+            (sample - latents)[0, 0, 0].abs().max().item<float>().ShouldBe(0);
+            (sample - latents)[0, 0, 2].ShouldSatisfyAllConditions(moved => moved.min().item<float>().ShouldBe(1, 1e-5f), moved => moved.max().item<float>().ShouldBe(1, 1e-5f));
+        }
+
+        LiveTensors.Count.ShouldBe(before);
+    }
+
+    [Fact]
+    public void What_does_not_fit_is_refused()
+    {
+        using var scope = NewDisposeScope();
+        var flow = new RectifiedFlow();
+        var x0 = zeros([2, 4, 3, 2, 2]);
+        Should.Throw<ArgumentException>(() => new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 0 })).Message.ShouldContain("SamplingSteps 0");
+        Should.Throw<ArgumentException>(() => flow.AddNoise(x0, zeros([3]), x0)).Message.ShouldContain("[2] times");
+        Should.Throw<InvalidOperationException>(() => flow.TrainingLosses((x, _) => x.narrow(1, 0, 3), x0, zeros([2]))).Message.ShouldContain("[2, 3, 3, 2, 2]");
+        Should.Throw<ArgumentException>(() => flow.TrainingLosses((x, _) => x, x0, zeros([2]), noisyFrames: ones([2, 2], ScalarType.Bool))).Message.ShouldContain("[2, 2]");
+        Should.Throw<ArgumentException>(() => new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = true }).Sample((x, _) => x, zeros([1, 4, 4, 4]))).Message.ShouldContain("[1, 4, 4, 4]");
+    }
+}
