@@ -8,12 +8,12 @@ public static class GoldenCase
     private static readonly Dictionary<string, Func<GoldenFile, IEnumerable<Comparison>>?> Kinds = new(StringComparer.Ordinal)
     {
         ["stdit_"] = StditGoldens.Check,
-        ["stdit_v12"] = null,
         ["dit_"] = DitGoldens.Check,
         ["orig_dit"] = DitGoldens.CheckOfficial,
         ["dpm_"] = DiffusionGoldens.Check,
         ["iddpm_"] = DiffusionGoldens.Check,
         ["iddpm_v11"] = null,
+        ["rflow_"] = RectifiedFlowGoldens.Check,
         ["e2e_stdit_"] = EndToEndGoldens.Check,
         ["layers"] = LayersGoldens.Check,
         ["pos_embed"] = LayersGoldens.CheckPositions,

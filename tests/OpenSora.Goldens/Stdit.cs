@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>STDiT of Open-Sora 1.0: one call, and the parts that can be watched on their own.</summary>
+/// <summary>STDiT of Open-Sora 1.0, and of 1.2 with given frames: one call, and the parts that can be watched on their own.</summary>
 internal static class StditGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file)
@@ -34,6 +34,6 @@ internal static class StditGoldens
             var captions = new CaptionEmbedder(config.CaptionChannels, config.HiddenSize, config.ModelMaxLength);
             yield return file.Compare("mid.y_embedder", file.Load(captions, "weights.y_embedder.").call(file["input.y"], null));
         }
-        yield return file.Compare("output.x", model.call(file["input.x"], file["input.timestep"], file["input.y"], file.Optional("input.mask")));
+        yield return file.Compare("output.x", model.forward(file["input.x"], file["input.timestep"], file["input.y"], file.Optional("input.mask"), null, file.Optional("input.x_mask")));
     }
 }

@@ -6,12 +6,18 @@ namespace OpenSora.Training;
 /// <param name="Video">Pixels in [-1, 1] or latents, <c>[batch, channels, frames, height, width]</c>.</param>
 /// <param name="Text">Text states <c>[batch, tokens, width]</c>, or token ids <c>[batch, tokens]</c> (int64) for a text encoder that is trained too.</param>
 /// <param name="Mask">Real tokens, <c>[batch, tokens]</c>, boolean; null where every token counts.</param>
-public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Mask = null) : IDisposable
+/// <param name="NoisyFrames">Which frames are to be learned, <c>[batch, frames]</c>, boolean; the others are given, without noise. Null: all. See <see cref="FrameMaskedData"/>.</param>
+public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Mask = null, Tensor? NoisyFrames = null) : IDisposable
 {
     /// <summary>Some of the samples, as views that belong to the current dispose scope.</summary>
     /// <param name="start">The first.</param>
     /// <param name="count">How many.</param>
-    public TrainingBatch Narrow(long start, long count) => new(Video.narrow(0, start, count), Text?.narrow(0, start, count), Mask?.narrow(0, start, count));
+    public TrainingBatch Narrow(long start, long count)
+    {
+        Tensor Part(Tensor tensor) => tensor.narrow(0, start, count);
+        Tensor? PartOrNull(Tensor? tensor) => tensor is null ? null : Part(tensor);
+        return new(Part(Video), PartOrNull(Text), PartOrNull(Mask), PartOrNull(NoisyFrames));
+    }
 
     /// <summary>Disposes of the tensors.</summary>
     public void Dispose()
@@ -19,6 +25,7 @@ public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Ma
         Video.Dispose();
         Text?.Dispose();
         Mask?.Dispose();
+        NoisyFrames?.Dispose();
     }
 }
 

@@ -5,26 +5,27 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training;
 
-/// <summary>Trains a diffusion transformer to predict noise, and the text encoder with it where batches hold token ids.</summary>
-/// <remarks>Loss: mean squared error plus the variational bound of the variances (Nichol and Dhariwal, 2021), over uniform time steps.</remarks>
+/// <summary>Trains a diffusion transformer to undo noise, and the text encoder with it where batches hold token ids.</summary>
+/// <remarks>What noise is and what is predicted is the process's affair: <see cref="Iddpm"/>, as published for Open-Sora 1.0 (mean squared error plus the
+/// variational bound of the variances; Nichol and Dhariwal, 2021), or <see cref="RectifiedFlow"/>.</remarks>
 public sealed class DiffusionTraining : IDenoisingObjective
 {
     private readonly Stdit model;
     private readonly T5Encoder? text;
-    private readonly Iddpm process;
-    private readonly ITimestepSampler timesteps;
+    private readonly ITrainingProcess process;
+    private readonly ITimestepSampler? timesteps;
 
     /// <summary>An objective for a model.</summary>
     /// <param name="model">The denoiser; stays the caller's.</param>
     /// <param name="text">The text encoder for batches of token ids; null: batches hold text states.</param>
-    /// <param name="process">The noise process; null: 1000 steps, linear, as published.</param>
-    /// <param name="timesteps">How time steps are drawn; null: uniformly.</param>
-    public DiffusionTraining(Stdit model, T5Encoder? text = null, Iddpm? process = null, ITimestepSampler? timesteps = null)
+    /// <param name="process">The noise process; null: <see cref="Iddpm"/> of 1000 steps, linear, as published.</param>
+    /// <param name="timesteps">How time steps are drawn; null: as the process does by itself, for <see cref="Iddpm"/> uniformly.</param>
+    public DiffusionTraining(Stdit model, T5Encoder? text = null, ITrainingProcess? process = null, ITimestepSampler? timesteps = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         (this.model, this.text) = (model, text);
         this.process = process ?? new Iddpm(IddpmSchedule.Linear());
-        this.timesteps = timesteps ?? new UniformTimesteps();
+        this.timesteps = timesteps;
         var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["model"] = model };
         if (text is not null)
             modules["text"] = text;
@@ -42,7 +43,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
         var latents = batch.Video.to_type(ScalarType.Float32);
         var count = (int)latents.shape[0];
         var noise = randn(latents.shape, generator: generator).to(latents.device);
-        using var times = timesteps.Sample(count, process.Schedule.Steps, generator);
+        using var times = timesteps?.Sample(count, process.Steps, generator) ?? process.DrawTimesteps(latents, generator);
         var rate = stage.CaptionDropout ?? model.Config.ClassDropoutProb;
         var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
         return Loss(batch, latents, times.Timesteps, times.Weights, noise, drop).Loss;
@@ -54,7 +55,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
         ArgumentNullException.ThrowIfNull(batch);
         ArgumentNullException.ThrowIfNull(times);
         using var scope = NewDisposeScope();
-        var steps = times.mul(process.Schedule.Steps).to(ScalarType.Int64).clamp(0, process.Schedule.Steps - 1);
+        var steps = times.mul(process.Steps).to(ScalarType.Int64).clamp(0, process.Steps - 1);
         return Loss(batch, batch.Video.to_type(ScalarType.Float32), steps, ones_like(times), noise, drop: null).Samples.Loss.MoveToOuterDisposeScope();
     }
 
@@ -69,7 +70,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
             states = text.forward(states, batch.Mask);
         }
 
-        var losses = process.TrainingLosses((x, t) => model.forward(x, t, states, batch.Mask, drop), latents, timesteps, noise);
+        var losses = process.TrainingLosses((x, t) => model.forward(x, t, states, batch.Mask, drop, batch.NoisyFrames), latents, timesteps, noise, noisyFrames: batch.NoisyFrames);
         var total = (losses.Loss * weights.to(losses.Loss.device)).mean();
         var parts = new Dictionary<string, double>(StringComparer.Ordinal);
         if (losses.Mse is not null)

@@ -232,7 +232,7 @@ public sealed class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>
 }
 
 /// <summary>A block: attention over all tokens, then an MLP, both modulated and gated by the condition (adaLN-Zero).</summary>
-internal sealed class DitBlock : nn.Module<Tensor, Tensor, Tensor>
+internal sealed class DitBlock : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
 {
     public readonly SelfAttention attn;
     public readonly Mlp mlp;
@@ -247,10 +247,15 @@ internal sealed class DitBlock : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
+    public bool GradientCheckpointing { get; set; }
+
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, N, C]</c>.</param>
     /// <param name="condition">Time and text or class, <c>[B, C]</c>.</param>
-    public override Tensor forward(Tensor x, Tensor condition)
+    public override Tensor forward(Tensor x, Tensor condition) =>
+        GradientCheckpointing ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!), x, condition) : Compute(x, condition);
+
+    private Tensor Compute(Tensor x, Tensor condition)
     {
         using var scope = NewDisposeScope();
         var m = adaLN_modulation.call(condition).unsqueeze(1).In(x.dtype).chunk(6, 2);         // 6 of [B, 1, C]

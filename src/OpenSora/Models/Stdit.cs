@@ -134,13 +134,15 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
     /// <param name="y">Text states <c>[B, M, width]</c> or <c>[B, 1, M, width]</c>.</param>
     /// <param name="mask">Real tokens, as above.</param>
     /// <param name="drop"><c>[B]</c>, boolean, true = use the null caption; null = drop none.</param>
+    /// <param name="noisyFrames"><c>[B, frames of tokens]</c>, boolean: false where a frame is given, which is modulated as one at time 0 (Open-Sora 1.1 and 1.2:
+    /// from images to video); null = all are noisy.</param>
     /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
-    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? drop)
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? drop, Tensor? noisyFrames = null)
     {
         if (y.dim() == 3)
             y = y.unsqueeze(1);
-        CheckShapes(x, timestep, y, mask);
+        CheckShapes(x, timestep, y, mask, noisyFrames);
         using var scope = NewDisposeScope();
         var (b, c) = (x.shape[0], Config.HiddenSize);
         var (t, h, w) = (x.shape[2] / Config.PatchSize[0], x.shape[3] / Config.PatchSize[1], x.shape[4] / Config.PatchSize[2]);
@@ -150,15 +152,21 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
         tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
         var time = t_embedder.call(timestep);                                                   // [B, C]
         var modulation = t_block.call(time).view(b, 6, c);                                      // [B, 6, C]
+        var clean = noisyFrames is null ? null : t_embedder.call(zeros_like(timestep));         // [B, C], given frames are at time 0
+        var frameModulation = noisyFrames is null ? null                                        // [B, T, 6, C]
+            : where(noisyFrames.view(b, t, 1, 1), modulation.unsqueeze(1), t_block.call(clean!).view(b, 1, 6, c));
         var (text, textBias) = Text(y_embedder.call(y, drop).squeeze(1), mask);                 // [B, M, C]
 
         for (var i = 0; i < blocks.Count; i++)
         {
-            var next = blocks[i].call(tokens, modulation, text, textBias, i == 0 && !Config.NoTemporalPosEmb ? frames : null);
+            var next = blocks[i].call(tokens, modulation, frameModulation, text, textBias, i == 0 && !Config.NoTemporalPosEmb ? frames : null);
             tokens.Dispose();
             tokens = next;
         }
-        return x_embedder.Unpatchify(final_layer.call(tokens.view(b, -1, c).In(ScalarType.Float32), time), t, h, w, OutChannels).MoveToOuterDisposeScope();
+        tokens = tokens.view(b, -1, c).In(ScalarType.Float32);
+        var output = noisyFrames is null ? final_layer.call(tokens, time)
+            : final_layer.OfFrames(tokens, time, clean!, noisyFrames.view(b, t, 1).expand(b, t, h * w).reshape(b, -1, 1));
+        return x_embedder.Unpatchify(output, t, h, w, OutChannels).MoveToOuterDisposeScope();
     }
 
     /// <summary>The learned null caption, what guidance takes for an unconditional prompt.</summary>
@@ -199,7 +207,7 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
     private (Tensor Places, Tensor Frames) Grid(int t, int h, int w) =>
         (Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale), Positions.Line(Config.HiddenSize, t, Config.TimeScale));
 
-    private void CheckShapes(Tensor x, Tensor timestep, Tensor y, Tensor? mask)
+    private void CheckShapes(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? noisyFrames)
     {
         static string Shape(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}]";
         static void Check(bool right, string message, string parameter)
@@ -217,11 +225,13 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
             $"The text states have shape {Shape(y)}; expected [{x.shape[0]}, 1, tokens, {Config.CaptionChannels}] with at most {Config.ModelMaxLength} tokens.", nameof(y));
         Check(mask is null || (mask.dim() == 2 && mask.shape[1] == y.shape[2] && mask.shape[0] > 0 && x.shape[0] % mask.shape[0] == 0),
             $"The text mask has shape {(mask is null ? "" : Shape(mask))}; expected [rows, {y.shape[2]}], where the batch {x.shape[0]} is a multiple of the rows.", nameof(mask));
+        Check(noisyFrames is null || (noisyFrames.dtype == ScalarType.Bool && noisyFrames.shape.AsSpan().SequenceEqual([x.shape[0], x.shape[2] / Config.PatchSize[0]])),
+            $"The mask of noisy frames is {noisyFrames?.dtype} of shape {(noisyFrames is null ? "" : Shape(noisyFrames))}; expected booleans [{x.shape[0]}, {x.shape[2] / Config.PatchSize[0]}].", nameof(noisyFrames));
     }
 }
 
 /// <summary>A block: attention within frames, along time, to the text, then an MLP, modulated by one time embedding for all blocks (adaLN-single).</summary>
-internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor?, Tensor>, ICheckpointedBlock
+internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Tensor?, Tensor?, Tensor>, ICheckpointedBlock
 {
     public readonly Parameter scale_shift_table;
     public readonly SelfAttention attn;
@@ -248,33 +258,33 @@ internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor, Tensor?, Te
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
     /// <param name="modulation">What all blocks share of the time: <c>[B, 6, C]</c>.</param>
+    /// <param name="frameModulation">The same for every frame, <c>[B, T, 6, C]</c>, where frames differ.</param>
     /// <param name="text"><c>[B, M, C]</c></param>
     /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
     /// <param name="frames">Positions along time <c>[1, T, C]</c>, in the first block.</param>
-    public override Tensor forward(Tensor x, Tensor modulation, Tensor text, Tensor? textBias, Tensor? frames) => GradientCheckpointing
-        ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!, inputs[2]!, inputs[3], inputs[4]), x, modulation, text, textBias, frames)
-        : Compute(x, modulation, text, textBias, frames);
+    public override Tensor forward(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames) => GradientCheckpointing
+        ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames)
+        : Compute(x, modulation, frameModulation, text, textBias, frames);
 
-    private Tensor Compute(Tensor x, Tensor modulation, Tensor text, Tensor? textBias, Tensor? frames)
+    private Tensor Compute(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames)
     {
         using var scope = NewDisposeScope();
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
-        var m = (scale_shift_table.unsqueeze(0) + modulation).unsqueeze(2).In(x.dtype).unbind(1); // 6 of [B, 1, C]
-        var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2].unsqueeze(1));
+        Tensor[] Modulation(Tensor shared) => (scale_shift_table + shared).unsqueeze(3).In(x.dtype).unbind(2); // 6 of [B, 1 or T, 1, C]
+        var ofTime = Modulation(modulation.unsqueeze(1));
+        var m = frameModulation is null ? ofTime : Modulation(frameModulation);
+        var (shiftAttention, scaleAttention, gateAttention, gateTemporal) = (m[0], m[1], m[2], ofTime[2]);
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
 
-        var within = AdaLn.NormModulate(x.view(b, t * s, c), shiftAttention, scaleAttention).view(b, t, s, c);
-        x = AdaLn.AddGated(x, gateAttention, attn.Along(SelfAttention.Space, within));
+        x = AdaLn.AddGated(x, gateAttention, attn.Along(SelfAttention.Space, AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
 
         if (TemporalAttention)
         {
             var along = frames is null ? x : x + frames.unsqueeze(2).In(x.dtype);
-            x = AdaLn.AddGated(x, gateAttention, attn_temp.Along(SelfAttention.Time, along));
+            x = AdaLn.AddGated(x, gateTemporal, attn_temp.Along(SelfAttention.Time, along));
         }
 
-        x = x.view(b, t * s, c);
-        x = x + cross_attn.call(x, text, textBias);
-        x = AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp)));
-        return x.view(b, t, s, c).MoveToOuterDisposeScope();
+        x = x + cross_attn.call(x.view(b, t * s, c), text, textBias).view(b, t, s, c);
+        return AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }

@@ -10,6 +10,7 @@ public class ModelGoldenTests
     [InlineData("stdit_mask")]
     [InlineData("stdit_nomask_scales")]
     [InlineData("stdit_patch2_cfgmask")]
+    [InlineData("stdit_v12_xmask")]
     [InlineData("dit_label_image")]
     [InlineData("dit_text_video")]
     [InlineData("orig_dit")]
@@ -32,7 +33,7 @@ public class ModelGoldenTests
     }
 
     [Theory]
-    [InlineData("stdit_v12_xmask.safetensors")]
+    [InlineData("iddpm_v11_mask.safetensors")]
     [InlineData("unheard_of.safetensors")]
     public void Cases_of_unknown_kinds_are_not_supported_yet(string name) => GoldenCase.Check(TestFiles.Data("goldens", name)).ShouldBeNull();
 

@@ -92,8 +92,25 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
     public override Tensor forward(Tensor x, Tensor t)
     {
         using var scope = NewDisposeScope();
+        return linear.call(Modulate(x, t)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The same where some tokens are of given frames, at time 0. What comes of these is of no use to anybody; as published, they are modulated twice.</summary>
+    /// <param name="x"><c>[batch, tokens, channels]</c></param>
+    /// <param name="t"><c>[batch, channels]</c></param>
+    /// <param name="clean">The embedding of time 0, <c>[batch, channels]</c>.</param>
+    /// <param name="noisy">False for tokens of given frames, <c>[batch, tokens, 1]</c>, boolean.</param>
+    public Tensor OfFrames(Tensor x, Tensor t, Tensor clean, Tensor noisy)
+    {
+        using var scope = NewDisposeScope();
+        x = Modulate(x, t);
+        return linear.call(where(noisy, x, Modulate(x, clean))).MoveToOuterDisposeScope();
+    }
+
+    private Tensor Modulate(Tensor x, Tensor t)
+    {
         var modulation = (scale_shift_table.unsqueeze(0) + t.unsqueeze(1)).chunk(2, 1);
-        return linear.call(AdaLn.NormModulate(x, modulation[0], modulation[1])).MoveToOuterDisposeScope();
+        return AdaLn.NormModulate(x, modulation[0], modulation[1]);
     }
 }
 
