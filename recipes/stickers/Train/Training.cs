@@ -22,9 +22,11 @@ internal static class Training
         var source = new LooseFrames(stills, stills, clips);
         using var trainer = new StagedTrainer(new VaeTraining(vae, place.Recipe.VaeLoss))
             .AddStage(place.Recipe.VaeStage.ToStage("vae", new PixelData(source) { Crop = place.Recipe.Crop }, minutes))
+            .AddCallback(new ConsoleProgress())
+            .AddCallback(new PreviewVideos(place.Run, _ => Pictures()) { Every = TimeSpan.FromMinutes(2) })
             .SaveTo(place.Checkpoints("vae"))
             .Resume(place.Folder("vae"), ifAny: true);
-        await trainer.RunAsync(new Lines(_ => PictureAsync("vae-now.png"), TimeSpan.FromMinutes(2)), cancellation);
+        await trainer.RunAsync(cancellationToken: cancellation);
         trainer.UseAverages();
 
         using var scope = NewDisposeScope();
@@ -35,29 +37,23 @@ internal static class Training
         var factor = 1 / latents.std().cpu().item<float>();
         Console.WriteLine(FormattableString.Invariant($"latents: deviation {1 / factor:F4}, by channel {string.Join(' ', latents.std([0L, 2L, 3L]).data<float>().Select(value => value.ToString("F2", System.Globalization.CultureInfo.InvariantCulture)))}"));
         vae.SaveWeights(place.VaeWeights, ScalarType.Float32, new Dictionary<string, string>(StringComparer.Ordinal) { ["scaling_factor"] = FormattableString.Invariant($"{factor:R}") });
-        await PictureAsync("vae.png");
+        await Workplace.SaveAsync(Pictures(), Path.Combine(place.Run, "vae.png"), 4);
 
         Tensor Sample(int count) => stack(Enumerable.Range(0, count).Select(i =>
             source.Load(Randomness.Of(7, i).Next(source.Count), Randomness.Of(8, i)).Video.squeeze(1)));
 
         // Originals in the odd rows, what comes back in the even ones.
-        async Task PictureAsync(string name)
+        IReadOnlyList<VideoFrames> Pictures()
         {
-            List<VideoFrames> tiles = [];
-            using (no_grad())
-            using (NewDisposeScope())
-            {
-                var originals = Sample(16);
-                var back = vae.DecodeImages(vae.EncodeImages(originals).Mean);
-                for (var row = 0; row < 4; row++)
-                {
-                    foreach (var images in new[] { originals, back })
-                        tiles.AddRange(Enumerable.Range(4 * row, 4).Select(i => VideoFrames.FromTensor(images[i].unsqueeze(1), 1)));
-                }
-                var error = (back.clamp(-1, 1) - originals).square().mean().cpu().item<float>();
-                Console.WriteLine(FormattableString.Invariant($"reconstruction: {-10 * Math.Log10(error / 4):F2} dB"));
-            }
-            await Workplace.SaveAsync(tiles, Path.Combine(place.Run, name), 4);
+            using var inner = NewDisposeScope();
+            var originals = Sample(16);
+            var back = vae.DecodeImages(vae.EncodeImages(originals).Mean);
+            var error = (back.clamp(-1, 1) - originals).square().mean().cpu().item<float>();
+            Console.WriteLine(FormattableString.Invariant($"reconstruction: {-10 * Math.Log10(error / 4):F2} dB"));
+            return [.. from row in Enumerable.Range(0, 4)
+                       from images in new[] { originals, back }
+                       from column in Enumerable.Range(0, 4)
+                       select VideoFrames.FromTensor(images[4 * row + column].unsqueeze(1), 1)];
         }
     }
 
@@ -99,31 +95,37 @@ internal static class Training
         var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
         using var trainer = new StagedTrainer(new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999)))
             .AddStage(place.Recipe.TextStage.ToStage("text", new MixedData((data.Stills, 1), (data.OneFrames, 1)), minutes))
+            .AddCallback(new ConsoleProgress())
+            .AddCallback(new Deviation(text, data.StillCaptions, tokenizer, place.Recipe.Tokens))
             .SaveTo(place.Checkpoints("text"))
             .Resume(place.Folder("text"), ifAny: true);
-        await trainer.RunAsync(new Lines(_ => TellDeviation(), TimeSpan.FromMinutes(1)), cancellation);
+        await trainer.RunAsync(cancellationToken: cancellation);
         trainer.UseAverages();
-        await TellDeviation();
         text.SaveWeights(place.TextWeights, ScalarType.Float32);
+    }
 
-        // How far the states of things lie apart, as a share of their size. Near 0 the encoder has collapsed: all captions say the same.
-        Task TellDeviation()
+    /// <summary>Tells now and then how far the states of things lie apart, as a share of their size. Near 0 the encoder has collapsed: all captions say the same.</summary>
+    private sealed class Deviation(T5Encoder text, IReadOnlyList<IReadOnlyList<string>> captions, ITokenizer tokenizer, int length) : ITrainingCallback
+    {
+        public void StepDone(TrainingRun run, TrainingProgress progress)
         {
-            using var scope = NewDisposeScope();
-            using var noGradients = no_grad();
-            var captions = data.StillCaptions.Where((_, i) => i % 16 == 0).Select(all => all[^1]).ToArray();
-            var ids = full([captions.Length, place.Recipe.Tokens], tokenizer.PadId, dtype: ScalarType.Int64);
-            foreach (var (i, caption) in captions.Index())
+            if (run.Step % 200 != 0)
+                return;
+            run.Evaluate(() =>
             {
-                var tokens = tokenizer.Encode(caption, place.Recipe.Tokens).Select(id => (long)id).ToArray();
-                ids[i].narrow(0, 0, tokens.Length).copy_(tensor(tokens));
-            }
-            var mask = ids.ne(tokenizer.PadId);
-            var weight = mask.unsqueeze(-1).to(ScalarType.Float32);
-            var states = (text.forward(ids, mask).to(ScalarType.Float32) * weight).sum(1) / weight.sum(1);
-            var share = (states - states.mean([0L])).square().mean().sqrt() / states.square().mean().sqrt();
-            Console.WriteLine(FormattableString.Invariant($"{DateTime.UtcNow:HH:mm:ss} deviation of text states between things: {share.cpu().item<float>():F3}"));
-            return Task.CompletedTask;
+                var some = captions.Where((_, i) => i % 16 == 0).Select(all => all[^1]).ToArray();
+                var ids = full([some.Length, length], tokenizer.PadId, dtype: ScalarType.Int64);
+                foreach (var (i, caption) in some.Index())
+                {
+                    var tokens = tokenizer.Encode(caption, length).Select(id => (long)id).ToArray();
+                    ids[i].narrow(0, 0, tokens.Length).copy_(tensor(tokens));
+                }
+                var mask = ids.ne(tokenizer.PadId);
+                var weight = mask.unsqueeze(-1).to(ScalarType.Float32);
+                var states = (text.forward(ids, mask).to(ScalarType.Float32) * weight).sum(1) / weight.sum(1);
+                var share = (states - states.mean([0L])).square().mean().sqrt() / states.square().mean().sqrt();
+                run.Tell(new TrainingObservation("text states") { Scalars = new Dictionary<string, double>(StringComparer.Ordinal) { ["deviation"] = share.cpu().item<float>() } });
+            });
         }
     }
 
@@ -153,7 +155,7 @@ internal static class Training
             var stage = settings.ToStage(name, dataOf(data), minutes);
             stage.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal) && name.StartsWith("model.", StringComparison.Ordinal);
             model.TemporalAttention = false;
-            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints(name));
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
             if (from is not null)
                 trainer.InitialiseFrom(from, options: new LoadOptions
                 {
@@ -162,7 +164,7 @@ internal static class Training
                     KeyMap = key => key.EndsWith("pos_embed", StringComparison.Ordinal) ? null : key,
                 });
             trainer.Resume(place.Folder(name), ifAny: true);
-            await trainer.RunAsync(new Lines(), cancellation);
+            await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
 
@@ -176,11 +178,11 @@ internal static class Training
             var stage = place.Recipe.ClipStage.ToStage("clips",
                 new MixedData((data.Videos, 1), (data.Moved, 1), (data.Videos, 1), (data.Moved, 1), (data.Stills, place.Recipe.Frames)), minutes);
             stage.Trains = name => name.StartsWith("model.", StringComparison.Ordinal); // the text encoder stays as it is
-            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).SaveTo(place.Checkpoints("clips"));
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints("clips"));
             if (Directory.Exists(place.Folder("clips")))
                 trainer.Resume(place.Folder("clips"), ifAny: true);
             trainer.InitialiseFrom(place.Folder("images"));
-            await trainer.RunAsync(new Lines(), cancellation);
+            await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
 

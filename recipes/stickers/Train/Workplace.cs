@@ -78,30 +78,3 @@ internal sealed class Workplace(string recipe, string data, string run, string t
     public static Task SaveAsync(IReadOnlyList<VideoFrames> videos, string path, int columns) => new ImageCodec().WriteAsync(
         videos[0].Count == 1 ? ContactSheet.Tile(videos, columns) : ContactSheet.OfVideos(videos, columns), path);
 }
-
-/// <summary>Prints a line now and then.</summary>
-internal sealed class Lines(Func<TrainingProgress, Task>? now = null, TimeSpan? every = null) : IProgress<TrainingProgress>
-{
-    private readonly System.Diagnostics.Stopwatch clock = System.Diagnostics.Stopwatch.StartNew();
-    private TimeSpan last = TimeSpan.FromMinutes(-1), lastPicture;
-    private double sum;
-    private int count;
-
-    public void Report(TrainingProgress value)
-    {
-        sum += value.Loss;
-        count++;
-        if (clock.Elapsed - last >= TimeSpan.FromSeconds(15) || value.Step == value.Steps)
-        {
-            last = clock.Elapsed;
-            Console.WriteLine(FormattableString.Invariant(
-                $"{DateTime.UtcNow:HH:mm:ss} {value.Stage} {value.Step}/{value.Steps} loss {sum / count:F4} ({string.Join(", ", value.Parts.Select(part => FormattableString.Invariant($"{part.Key} {part.Value:F4}")))}) norm {value.GradientNorm:F2} lr {value.LearningRate:E2} {value.SamplesPerSecond:F1} samples/s {value.TimeLeft:hh\\:mm\\:ss} left"));
-            (sum, count) = (0, 0);
-        }
-        if (now is not null && clock.Elapsed - lastPicture >= every)
-        {
-            lastPicture = clock.Elapsed;
-            now(value).GetAwaiter().GetResult();
-        }
-    }
-}
