@@ -140,7 +140,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             foreach (var (question, video) in group)
             {
                 using var inner = NewDisposeScope();
-                var shown = Shrunk(video.ToTensor());
+                var shown = Shrunk(Pixels(video));
                 // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
                 var squared = shown.square().sum([1L]).unsqueeze(1) + references.square().sum([1L]) - shown.matmul(references.transpose(0, 1)) * 2;
                 var distances = squared.min(0).Item1.data<float>().ToArray();
@@ -222,11 +222,14 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         return Change(video) > 0.01 ? "spinning" : "";
     }
 
+    // [3, F, H, W] in [-1, 1].
+    private static Tensor Pixels(VideoFrames video) => video.ToTensor().squeeze(0);
+
     // The mean absolute difference between frames that follow each other, of a full scale of 1.
     private static double Change(VideoFrames video)
     {
         using var scope = NewDisposeScope();
-        var pixels = video.ToTensor();
+        var pixels = Pixels(video);
         return video.Count < 2 ? 0 : (pixels.narrow(1, 1, video.Count - 1) - pixels.narrow(1, 0, video.Count - 1)).abs().mean().item<float>() / 2;
     }
 
@@ -272,12 +275,12 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         // Clips under colours on which training did not show them.
         var source = new StickersOnColours(clips, chosenClips, place.Recipe.ClipBackgrounds);
         var heldOut = Shuffled([.. Enumerable.Range(0, chosenClips.Length)], 7).Take(120).Select(i =>
-            clips.On(chosenClips[i], stills.Palette.Where(colour => !source.Shows(i, colour)).ElementAt(i % 5), 0, frames)).ToArray();
+            clips.On(chosenClips[i], clips.Palette.Where(colour => !source.Shows(i, colour)).ElementAt(i % 5), 0, frames)).ToArray();
         var real = cat([.. heldOut.Select(Features)]);
         var back = cat([.. heldOut.Select(video => Features(vae.Decode(vae.Encode(video.unsqueeze(0)))[0].clamp(-1, 1)))]);
         var seen = cat([.. chosenClips.Select((_, i) => i).Where(i => i % 3 == 0).Select(i =>
-            Features(clips.On(chosenClips[i], stills.Palette.First(colour => source.Shows(i, colour)), 0, frames)))]);
-        var made = cat([.. answers.Select(answer => Features(answer.Video.ToTensor()))]);
+            Features(clips.On(chosenClips[i], clips.Palette.First(colour => source.Shows(i, colour)), 0, frames)))]);
+        var made = cat([.. answers.Select(answer => Features(Pixels(answer.Video)))]);
         var middle = real.mean([0L]);
         var axes = linalg.eigh(Covariance(real)).Item2.narrow(1, real.shape[1] - 24, 24); // the largest come last
         foreach (var (name, features) in new[] { ("generated videos", made), ("the autoencoder's reconstructions", back), ("training clips", seen) })
