@@ -15,7 +15,7 @@ internal static class Claims
     /// a model without image training.</summary>
     public static void ZeroInit()
     {
-        const int imageSteps = 500, clipSteps = 500, every = 50;
+        const int imageSteps = 400, clipSteps = 400, every = 40;
         var curves = new List<Curve>();
         for (var seed = 1; seed <= Seeds; seed++)
         {
@@ -40,7 +40,7 @@ internal static class Claims
     public static void Stages()
     {
         const int large = 2 * Side, more = 12, fine = 2000;
-        var (first, second, third) = (600, 500, 250);
+        var (first, second, third) = (400, 400, 160);
         var curves = new List<Curve>();
         for (var seed = 1; seed <= Seeds; seed++)
         {
@@ -54,11 +54,11 @@ internal static class Claims
             Train(small, stages[1]);
             using var staged = Model(seed, large, more);
             Copy(small, staged, name => !name.Contains("pos_embed", StringComparison.Ordinal));
-            curves.Add(Train(staged, stages[2], new MovingShapes(large, more), 50, "three stages", seed, before: compute - Tokens(stages[2])));
+            curves.Add(Train(staged, stages[2], new MovingShapes(large, more), 40, "three stages", seed, before: compute - Tokens(stages[2])));
 
             using var single = Model(seed, large, more);
             var one = FineStage((int)(compute / (Tokens(stages[2]) / third)), seed);
-            curves.Add(Train(single, one, new MovingShapes(large, more), 50, "one stage", seed));
+            curves.Add(Train(single, one, new MovingShapes(large, more), 40, "one stage", seed));
         }
         Report("stages", curves);
 
@@ -68,13 +68,13 @@ internal static class Claims
     private sealed record Curve(string Name, int Seed, List<(double X, double Loss)> Losses, List<(double X, double Error)> Errors);
 
     private static Stdit Model(int seed, int side, int frames, bool startAtZero = true, double spaceScale = 1) => new StdiTBuilder()
-        .Latents(frames, side, side, channels: 3).Transformer(channels: 96, depth: 4, heads: 4).Text(MovingShapes.Words, tokens: 3).Positions(spaceScale)
+        .Latents(frames, side, side, channels: 3).Transformer(channels: 64, depth: 3, heads: 4).Text(MovingShapes.Words, tokens: 3).Positions(spaceScale)
         .LearnedVariance(false).TemporalAttention(startAtZero).Seed(seed).Build();
 
     private static TrainingStage Stage(string name, MovingShapes data, int steps, int batch, int seed) => new()
     {
         Name = name, Data = data, Steps = steps, BatchSize = batch, LearningRate = 1e-3, FinalLearningRate = 1e-4, Shape = LearningRateShape.Cosine, WarmUpSteps = 20,
-        Beta2 = 0.99, EmaDecay = 0.98, Seed = seed,
+        Beta2 = 0.99, EmaDecay = 0.98, Seed = seed, Workers = Math.Min(2, Environment.ProcessorCount),
     };
 
     private static TrainingStage ImageStage(int steps, int seed, double noise = 0)

@@ -176,7 +176,7 @@ internal static class Training
         using (var data = new StickerLatents(place, cancellation))
         {
             var stage = place.Recipe.ClipStage.ToStage("clips",
-                new MixedData((data.Videos, 1), (data.Moved, 1), (data.Videos, 1), (data.Moved, 1), (data.Stills, place.Recipe.Frames)), minutes);
+                new MixedData((data.Videos, 1), (data.Stills, place.Recipe.Frames), (data.Moved, 1), (data.Stills, place.Recipe.Frames)), minutes);
             stage.Trains = name => name.StartsWith("model.", StringComparison.Ordinal); // the text encoder stays as it is
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints("clips"));
             if (Directory.Exists(place.Folder("clips")))
