@@ -12,10 +12,12 @@ public sealed record Hardware
     /// <summary>Peak of bfloat16 matrix products (dense), operations a second.</summary>
     public required double BFloat16 { get; init; }
 
-    /// <summary>The share of the peak that linear layers reach over a whole run: waiting for data, communication and all the rest included.</summary>
+    /// <summary>The share of the peak that linear layers reach over a whole run: waiting for data, communication and all the rest included. 0.12 is what the hours
+    /// published for Open-Sora 1.0 come to.</summary>
     public double Utilisation { get; init; } = 0.12;
 
-    /// <summary>How fast the products inside attention go, relative to linear layers. Softmax, short rows and odd head sizes make them slow.</summary>
+    /// <summary>How fast the products inside attention go, relative to linear layers: softmax, short rows and odd head sizes make them slow. A quarter is what the
+    /// speeds published for Open-Sora 1.0 at 256x256 and 512x512 come to.</summary>
     public double AttentionSpeed { get; init; } = 0.25;
 
     /// <summary>Memory, bytes.</summary>
@@ -30,7 +32,7 @@ public sealed record Hardware
     /// <summary>NVIDIA H100 SXM. The price is an assumption.</summary>
     public static Hardware H100 { get; } = H800 with { Name = "H100", PricePerHour = 2.50 };
 
-    /// <summary>NVIDIA A100 SXM with 80 GB. The price is an assumption.</summary>
+    /// <summary>NVIDIA A100 SXM with 80 GB. Price and utilisation are assumptions: of its lower peak, the same program uses more.</summary>
     public static Hardware A100 { get; } = new() { Name = "A100", Float32 = 19.5e12, BFloat16 = 312e12, Utilisation = 0.2, Memory = 80e9, PricePerHour = 1.50 };
 
     /// <summary>The machine that runs, at measured speeds.</summary>
