@@ -85,6 +85,9 @@ internal sealed record Recipe
 
     public required StageSettings VaeStage { get; init; }
 
+    /// <summary>Whether stage 2 trains the text encoder further, together with the transformer, which by then follows its captions.</summary>
+    public bool TrainText { get; init; }
+
     public required StageSettings TextStage { get; init; }
 
     public required StageSettings SmallImageStage { get; init; }

@@ -177,7 +177,7 @@ internal static class Training
         {
             var stage = place.Recipe.ClipStage.ToStage("clips",
                 new MixedData((data.Videos, 1), (data.Stills, place.Recipe.Frames), (data.Moved, 1), (data.Stills, place.Recipe.Frames)), minutes);
-            stage.Trains = name => name.StartsWith("model.", StringComparison.Ordinal); // the text encoder stays as it is
+            stage.Trains = name => place.Recipe.TrainText || name.StartsWith("model.", StringComparison.Ordinal);
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints("clips"));
             if (Directory.Exists(place.Folder("clips")))
                 trainer.Resume(place.Folder("clips"), ifAny: true);
