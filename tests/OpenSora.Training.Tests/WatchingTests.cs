@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -108,6 +109,27 @@ public class WatchingTests
             using var trainer = new StagedTrainer(objective(line)).AddStage(new TrainingStage { Name = "line", Data = new Points(), Steps = 2, Trains = trains });
             prepare(trainer);
             await trainer.RunAsync();
+        }
+    }
+
+    [Fact]
+    public void Objectives_say_what_they_minimise()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            ITrainingObjective[] objectives =
+            [
+                new DiffusionTraining(model), new DiffusionTraining(model, text, timesteps: new SkewedTimesteps(0.5)), new DiffusionTraining(model, timesteps: new SkewedTimesteps(0.25)),
+                new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = Prediction.Sample })),
+                new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { MinSnrGamma = 5 })),
+                new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.SquaredCosine())),
+                new DiffusionTraining(model, process: new RectifiedFlow()), new DiffusionTraining(model, process: new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true })),
+            ];
+            objectives.Select(objective => objective.Fingerprint).Distinct().Count().ShouldBe(objectives.Length);
+            objectives[0].Fingerprint.ShouldBe(new DiffusionTraining(model).Fingerprint);
+            objectives[1].Fingerprint.ShouldEndWith("LearnedRange, Mse; SkewedTimesteps 0.5");
         }
     }
 

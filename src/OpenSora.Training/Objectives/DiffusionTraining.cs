@@ -36,6 +36,10 @@ public sealed class DiffusionTraining : IDenoisingObjective
     public IReadOnlyDictionary<string, nn.Module> Modules { get; }
 
     /// <inheritdoc/>
+    /// <remarks>What process and time steps say of themselves (<see cref="object.ToString"/>).</remarks>
+    public string Fingerprint => $"{process}; {timesteps?.ToString() ?? "its own time steps"}";
+
+    /// <inheritdoc/>
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
     {
         ArgumentNullException.ThrowIfNull(batch);

@@ -13,6 +13,9 @@ public sealed class SkewedTimesteps(double exponent) : ITimestepSampler
     private readonly double exponent = double.IsFinite(exponent) && exponent > 0 ? exponent
         : throw new ArgumentOutOfRangeException(nameof(exponent), exponent, "The exponent must be above 0.");
 
+    /// <summary>The exponent, as checkpoints name it.</summary>
+    public override string ToString() => FormattableString.Invariant($"{nameof(SkewedTimesteps)} {exponent:R}");
+
     /// <inheritdoc/>
     public TimestepBatch Sample(int batch, int steps, Generator? generator = null)
     {

@@ -42,6 +42,10 @@ public sealed class VaeTraining : ITrainingObjective
     public IReadOnlyDictionary<string, nn.Module> Modules { get; }
 
     /// <inheritdoc/>
+    public string Fingerprint => FormattableString.Invariant(
+        $"{nameof(VaeTraining)}: absolute {options.Absolute:R}, squared {options.Squared:R}, edges {options.Edges:R}, divergence {options.Divergence:R}");
+
+    /// <inheritdoc/>
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
     {
         ArgumentNullException.ThrowIfNull(batch);

@@ -65,6 +65,10 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
     /// <inheritdoc/>
     public int Steps { get; }
 
+    /// <summary>The parameterisation in a few words, as checkpoints name it.</summary>
+    public override string ToString() => FormattableString.Invariant(
+        $"{nameof(RectifiedFlow)} of {Steps}{(wholeSteps ? " whole" : "")} steps{(logitNormal ? ", logit-normal" : "")}{(shiftBySize ? $", shifted by size, {spatialFactor}" : "")}");
+
     /// <summary>Null: guidance acts on all latent channels, as published.</summary>
     public int? GuidedChannels => null;
 
