@@ -381,7 +381,9 @@ public sealed class StagedTrainer : IDisposable
         var stage = stages[state.Stage];
         if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
             throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other settings ({state.Settings}) than it has now ({stage.Settings}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
-        if (state.Objective.Length > 0 && !string.Equals(objective.Fingerprint, state.Objective, StringComparison.Ordinal))
+        // Earlier checkpoints name no objective, or only its type.
+        if (state.Objective.Length > 0 && !string.Equals(state.Objective, objective.GetType().Name, StringComparison.Ordinal)
+            && !string.Equals(state.Objective, objective.Fingerprint, StringComparison.Ordinal))
             throw new InvalidOperationException($"Stage '{stage.Name}' was begun with another objective ({state.Objective}) than it has now ({objective.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
         if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
             throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other data ({state.Data}) than it has now ({stage.Data.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
