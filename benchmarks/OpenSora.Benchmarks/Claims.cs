@@ -151,7 +151,7 @@ internal static class Claims
         }
     }
 
-    // Means over the seeds, with the deviation, as a table; and the loss curves as a picture.
+    // Means over the seeds, with the deviation, as tables, and as charts in out/.
     private static void Report(string name, List<Curve> curves)
     {
         foreach (var (what, pointsOf) in new (string, Func<Curve, List<(double X, double Y)>>)[]
@@ -161,6 +161,13 @@ internal static class Claims
         })
         {
             Console.WriteLine();
+            var chart = new LossChart { XLabel = "million tokens trained on", YLabel = what, LogY = true, Smoothing = 1 };
+            foreach (var group in curves.GroupBy(curve => curve.Name, StringComparer.Ordinal))
+                chart.Add(group.Key, [.. group.Select(curve => pointsOf(curve).ConvertAll(point => (point.X / 1e6, point.Y)))]);
+            var path = $"out/{name}-{(what.Contains("loss", StringComparison.Ordinal) ? "loss" : "error")}.svg";
+            Directory.CreateDirectory("out");
+            chart.SaveAsync(path).GetAwaiter().GetResult();
+            Console.WriteLine(path);
             var groups = curves.GroupBy(curve => curve.Name, StringComparer.Ordinal).ToArray();
             var at = groups.SelectMany(group => pointsOf(group.First()).Select(point => point.X)).Distinct().Order().ToArray();
             Console.WriteLine($"| {what}, after million tokens | {string.Join(" | ", at.Select(x => (x / 1e6).ToString("0.00", CultureInfo.InvariantCulture)))} |");
