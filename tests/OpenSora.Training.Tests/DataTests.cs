@@ -66,8 +66,10 @@ public class DataTests
         using var vae = Vae(1);
         var source = new Colours(5);
         var told = new List<int>();
-        using (var cache = LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(told)))
+        var size = new Bytes(path);
+        using (var cache = LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(told), size: size))
         {
+            size.Told.ShouldBe(5L * 2 * 3 * 4 * 4 * 2);
             cache.Latents.shape.ShouldBe([5, 2, 3, 4, 4]);
             cache.Captions[4].ShouldBe(["colour 4", "nothing else"]);
             told[^1].ShouldBe(5);
@@ -240,6 +242,18 @@ public class DataTests
 
         public void Dispose()
         {
+        }
+    }
+
+    /// <summary>What a cache will take, told before there is a file.</summary>
+    private sealed class Bytes(string path) : IProgress<long>
+    {
+        public long Told { get; private set; }
+
+        public void Report(long value)
+        {
+            File.Exists(path).ShouldBeFalse();
+            Told = value;
         }
     }
 

@@ -77,8 +77,10 @@ public sealed class LatentCache : IDisposable
     /// <param name="seed">Seed of what the source varies.</param>
     /// <param name="progress">Told the number of encoded clips.</param>
     /// <param name="cancellationToken">Stops encoding; no file is left.</param>
+    /// <param name="size">Told the bytes that the file and, until it is written, memory will take, when the first clips are encoded.</param>
+    /// <exception cref="IOException">The disk has no room for it.</exception>
     public static LatentCache OpenOrCreate(string path, string key, IClipSource source, IVideoAutoencoder vae, int seed = 0,
-        IProgress<int>? progress = null, CancellationToken cancellationToken = default)
+        IProgress<int>? progress = null, CancellationToken cancellationToken = default, IProgress<long>? size = null)
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentNullException.ThrowIfNull(vae);
@@ -109,7 +111,11 @@ public sealed class LatentCache : IDisposable
                     frames += clip.Video.shape[1];
                 }
                 var encoded = vae.Encode(stack(videos));
-                all ??= empty([source.Count, .. encoded.shape.AsSpan(1)], ScalarType.BFloat16).MoveToOuterDisposeScope();
+                if (all is null)
+                {
+                    CheckRoom(path, 2 * source.Count * encoded[0].numel(), size);
+                    all = empty([source.Count, .. encoded.shape.AsSpan(1)], ScalarType.BFloat16).MoveToOuterDisposeScope();
+                }
                 if (!encoded.shape.AsSpan(1).SequenceEqual(all.shape.AsSpan(1)))
                     throw new InvalidDataException($"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], the ones before it [{string.Join(", ", all.shape)}]: a cache holds clips of one size.");
                 all.narrow(0, i, videos.Count).copy_(encoded);
@@ -121,6 +127,16 @@ public sealed class LatentCache : IDisposable
         }
         using var written = SafetensorsFile.Open(path);
         return new LatentCache(written);
+    }
+
+    // Tells how much a cache takes, and fails now rather than at the end if there is no room for it.
+    private static void CheckRoom(string path, long bytes, IProgress<long>? told)
+    {
+        told?.Report(bytes);
+        var folder = Directory.CreateDirectory(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(path))!);
+        var free = new DriveInfo(folder.FullName).AvailableFreeSpace;
+        if (bytes > free)
+            throw new IOException($"The latents will take {bytes >> 20} MiB in '{path}', but only {free >> 20} MiB are free there. Make room, or take fewer or smaller clips.");
     }
 
     /// <summary>Closes the cache; tensors made from it stay valid.</summary>

@@ -1,0 +1,185 @@
+using OpenSora.Media;
+using OpenSora.Torch;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Tests;
+
+public class ClipTests
+{
+    [Fact]
+    public void Clips_go_into_the_bucket_that_keeps_most_of_them()
+    {
+        Bucket[] buckets = [new(1, 256, 256, 8), new(16, 256, 256, 4), new(16, 240, 426, 4), new(16, 426, 240, 4), new(64, 512, 512, 1)];
+        (int, int, int)[] clips = [(1, 300, 300), (20, 720, 1280), (20, 1280, 720), (100, 600, 600), (100, 500, 500), (30, 100, 100), (16, 256, 256)];
+        var (chosen, left) = Bucket.Sort(clips, buckets);
+        chosen.ShouldBe([[0], [4, 6], [1], [2], [3]]);
+        left.ShouldBe([5], "too small for any");
+
+        // Half of the clips of a bucket go on to the next one.
+        var many = Enumerable.Repeat((100, 600, 600), 1000).ToArray();
+        var (shared, none) = Bucket.Sort(many, [new(64, 512, 512, 1, Share: 0.5), new(16, 256, 256, 4)], seed: 3);
+        shared[0].Length.ShouldBeInRange(450, 550);
+        (shared[0].Length + shared[1].Length).ShouldBe(1000);
+        none.ShouldBeEmpty();
+        Bucket.Sort(many, [new(64, 512, 512, 1, Share: 0.5)], seed: 3).Clips[0].ShouldBe(shared[0]);
+    }
+
+    [Fact]
+    public void A_batch_is_of_one_bucket_and_an_epoch_has_all()
+    {
+        var (large, small) = (new Numbered(5, "large"), new Numbered(9, "small"));
+        var data = new BucketedData((new Bucket(8, 64, 64, 2), large), (new Bucket(1, 64, 64, 4), small));
+        data.Count.ShouldBe(14);
+        data.Fingerprint.ShouldBe("2 of (large) + 4 of (small)");
+        const int Epoch = 3 + 3;
+        for (var epoch = 0; epoch < 3; epoch++)
+        {
+            for (var i = 0; i < Epoch; i++)
+                data.GetBatch(epoch * Epoch + i, size: 99, seed: 1).Dispose();
+            large.Asked.Order().ShouldBe(Enumerable.Range(epoch * 3, 3).Select(number => ((long)number, 2)));
+            small.Asked.Order().ShouldBe(Enumerable.Range(epoch * 3, 3).Select(number => ((long)number, 4)));
+            (large.Asked, small.Asked) = ([], []);
+        }
+        data.GetBatch(7, 1, seed: 1).Dispose();
+        data.GetBatch(7, 50, seed: 1).Dispose();
+        large.Asked.Concat(small.Asked).Distinct().Count().ShouldBe(1, "a batch is a function of its number and the seed");
+        Should.Throw<ArgumentException>(() => new BucketedData((new Bucket(1, 1, 1, 2), new Numbered(0, "none")))).Message.ShouldContain("No bucket");
+    }
+
+    [Fact]
+    public void Prefetched_batches_are_those_that_would_have_been_made()
+    {
+        var before = LiveTensors.Count;
+        var numbers = new Numbers();
+        using (var data = new PrefetchedData(new Numbers()))
+        {
+            long[] asked = [0, 1, 2, 3, 9, 10, 4];
+            foreach (var number in asked)
+            {
+                using var expected = numbers.GetBatch(number, 3, 1);
+                using var batch = data.GetBatch(number, 3, 1);
+                batch.Video.data<float>().ToArray().ShouldBe(expected.Video.data<float>().ToArray());
+                batch.Text!.data<long>().ToArray().ShouldBe(expected.Text!.data<long>().ToArray());
+            }
+        }
+        LiveTensors.Count.ShouldBe(before, "the batches that waited are gone as well");
+
+        using var broken = new PrefetchedData(new Numbered(9, "broken") { Broken = 1 });
+        broken.GetBatch(0, 2, 1).Dispose();
+        Should.Throw<InvalidDataException>(() => broken.GetBatch(1, 2, 1)).Message.ShouldBe("batch 1");
+        broken.GetBatch(2, 2, 1).Dispose();
+    }
+
+    [Fact]
+    public void Bad_clips_are_replaced_and_counted()
+    {
+        var told = new List<BadClip>();
+        var source = new Shaky(20, bad: [3, 7]);
+        var clips = new ReplacingClips(source, new Listed(told));
+        for (var round = 0; round < 2; round++)
+        {
+            var seen = Enumerable.Range(0, 20).Select(i =>
+            {
+                using var clip = clips.Load(i, new Random(0));
+                return clip.Captions[0];
+            }).ToArray();
+            seen.Index().Where(clip => clip.Index is not (3 or 7)).ShouldAllBe(clip => clip.Item.Equals($"{clip.Index}", StringComparison.Ordinal));
+            seen.ShouldNotContain("3");
+            seen.ShouldBe(round == 0 ? seen : source.FirstRound);
+            source.FirstRound = seen;
+        }
+        clips.Bad.ShouldBe([new BadClip(3, "clip 3 is broken"), new BadClip(7, "clip 7 is broken")]);
+        told.Count.ShouldBe(2);
+
+        var hopeless = new ReplacingClips(new Shaky(20, bad: [.. Enumerable.Range(0, 20)]));
+        Should.Throw<InvalidDataException>(() => hopeless.Load(0, new Random(0))).Message.ShouldContain("of 20 clips could not be loaded");
+        new ReplacingClips(new Shaky(20, bad: [1])).Fingerprint.ShouldBe("shaky");
+    }
+
+    [Fact]
+    public async Task A_folder_is_a_source_and_what_is_asked_for_varies()
+    {
+        using var folder = new TemporaryFolder();
+        Directory.CreateDirectory(folder["more"]);
+        using (var scope = NewDisposeScope())
+        {
+            // 8 frames, each brighter than the last; from left to right as well.
+            var ramp = linspace(-0.9, 0.3, 8).view(1, 8, 1, 1) + linspace(0, 0.5, 32).view(1, 1, 1, 32);
+            await new VideoWriter().WriteAsync(VideoFrames.FromTensor(ramp.expand(3, 8, 16, 32), 8), folder["more/a-grey_ramp.mp4"]);
+            await new VideoWriter().WriteAsync(VideoFrames.FromTensor(ramp.expand(3, 8, 16, 32), 8), folder["other.mp4"]);
+        }
+        await File.WriteAllTextAsync(folder["other.txt"], "one caption\n\nanother\n");
+        await File.WriteAllTextAsync(folder["notes.md"], "no clip");
+
+        var clip = new ClipOptions { Width = 16, Height = 16, Frames = 3, FrameInterval = 2 };
+        var plain = VideoTable.FromFolder(folder.Path, new VideoReader(), clip);
+        plain.Paths.Select(path => Path.GetRelativePath(folder.Path, path)).ShouldBe(["more/a-grey_ramp.mp4", "other.mp4"]);
+        (await plain.SizesAsync()).ShouldBe([(4, 16, 32), (4, 16, 32)]);
+        var before = LiveTensors.Count;
+        using (var whole = plain.Load(0, new Random(0)))
+            whole.Captions.ShouldBe(["a grey ramp"]);
+        using (var captions = plain.Select([1]).Load(0, new Random(0)))
+            captions.Captions.ShouldBe(["one caption", "another"]);
+        plain.Select([1]).Fingerprint.ShouldNotBe(plain.Fingerprint);
+
+        var vary = new ClipVariation { Start = true, Crop = true, Mirror = 0.5 };
+        var varied = VideoTable.FromFolder(folder.Path, new VideoReader(), clip, vary);
+        varied.Fingerprint.ShouldNotBe(plain.Fingerprint);
+        var (starts, lefts, slopes) = (new HashSet<double>(), new HashSet<double>(), new HashSet<int>());
+        for (var i = 0; i < 8; i++)
+        {
+            using var scope = NewDisposeScope();
+            var video = varied.Load(0, new Random(i)).Video;
+            video.shape.ShouldBe([3, 3, 16, 16]);
+            varied.Load(0, new Random(i)).Video.data<float>().ToArray().ShouldBe(video.data<float>().ToArray());
+            starts.Add(Math.Round(video.mean().item<float>(), 2));
+            lefts.Add(Math.Round(Math.Min(video[0, 0, 0, 0].item<float>(), video[0, 0, 0, 15].item<float>()), 2));
+            slopes.Add(Math.Sign(video[0, 0, 0, 15].item<float>() - video[0, 0, 0, 0].item<float>()));
+        }
+        starts.Count.ShouldBeGreaterThan(3);
+        lefts.Count.ShouldBeGreaterThan(3);
+        slopes.ShouldBe([1, -1], ignoreOrder: true);
+        LiveTensors.Count.ShouldBe(before);
+
+        Should.Throw<ArgumentException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), new ClipOptions(), vary)).Message.ShouldContain("Width");
+        Should.Throw<InvalidDataException>(() => VideoTable.FromFolder(Directory.CreateDirectory(folder["empty"]).FullName, new VideoReader(), clip)).Message.ShouldContain("no videos");
+    }
+
+    /// <summary>Says which batches it was asked for.</summary>
+    private sealed class Numbered(long count, string name) : ITrainingData
+    {
+        public long Count => count;
+
+        public string Fingerprint => name;
+
+        public long Broken { get; init; } = -1;
+
+        public List<(long Number, int Size)> Asked { get; set; } = [];
+
+        public TrainingBatch GetBatch(long number, int size, int seed)
+        {
+            if (number == Broken)
+                throw new InvalidDataException($"batch {number}");
+            Asked.Add((number, size));
+            return new TrainingBatch(zeros([size, 1, 1, 1, 1]));
+        }
+    }
+
+    private sealed class Shaky(int count, int[] bad) : IClipSource
+    {
+        public int Count => count;
+
+        public string Fingerprint => "shaky";
+
+        public string[] FirstRound { get; set; } = [];
+
+        public CaptionedClip Load(int index, Random random) => bad.Contains(index) ? throw new MediaException($"clip {index} is broken")
+            : new CaptionedClip(zeros([3, 1, 2, 2]), [$"{index}"]);
+    }
+
+    private sealed class Listed(List<BadClip> told) : IProgress<BadClip>
+    {
+        public void Report(BadClip value) => told.Add(value);
+    }
+}
