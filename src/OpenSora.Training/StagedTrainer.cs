@@ -105,7 +105,11 @@ public sealed class StagedTrainer : IDisposable
         if (stages.Count == 0)
             throw new InvalidOperationException("There is nothing to train: add a stage with AddStage.");
         foreach (var stage in stages)
+        {
             stage.Validate();
+            if (stage.Objective?.Modules.Values.Except(objective.Modules.Values).Any() is true)
+                throw new InvalidOperationException($"The objective of stage '{stage.Name}' has modules that the trainer does not know. Make the trainer with an objective that has all modules.");
+        }
         return Task.Run(() => Run(progress, cancellationToken), CancellationToken.None);
     }
 
@@ -218,7 +222,7 @@ public sealed class StagedTrainer : IDisposable
         string Save() => Checkpoint.Write(checkpoints!, new CheckpointState
         {
             Stage = index, StageName = stage.Name, Step = step, StepsBefore = stepsBefore, Seconds = (before + clock.Elapsed).TotalSeconds, Finished = finished,
-            Settings = stage.Settings, Objective = objective.Fingerprint, Data = stage.Data!.Fingerprint, Spikes = spikes?.History,
+            Settings = stage.Settings, Objective = (stage.Objective ?? objective).Fingerprint, Data = stage.Data!.Fingerprint, Spikes = spikes?.History,
         }, objective.Modules, Averages, trained, optimizer);
     }
 
@@ -272,7 +276,7 @@ public sealed class StagedTrainer : IDisposable
         TrainingStage stage, TrainingBatch batch, long number, int worker, double share, Action<Tensor> backward)
     {
         using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
-        var loss = objective.Loss(batch, stage, generator);
+        var loss = (stage.Objective ?? objective).Loss(batch, stage, generator);
         backward(loss.Total * share);
         return (loss.Total.detach().cpu().item<float>(), loss.Parts);
     }
@@ -381,10 +385,11 @@ public sealed class StagedTrainer : IDisposable
         var stage = stages[state.Stage];
         if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
             throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other settings ({state.Settings}) than it has now ({stage.Settings}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+        var aim = stage.Objective ?? objective;
         // Earlier checkpoints name no objective, or only its type.
-        if (state.Objective.Length > 0 && !string.Equals(state.Objective, objective.GetType().Name, StringComparison.Ordinal)
-            && !string.Equals(state.Objective, objective.Fingerprint, StringComparison.Ordinal))
-            throw new InvalidOperationException($"Stage '{stage.Name}' was begun with another objective ({state.Objective}) than it has now ({objective.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+        if (state.Objective.Length > 0 && !string.Equals(state.Objective, aim.GetType().Name, StringComparison.Ordinal)
+            && !string.Equals(state.Objective, aim.Fingerprint, StringComparison.Ordinal))
+            throw new InvalidOperationException($"Stage '{stage.Name}' was begun with another objective ({state.Objective}) than it has now ({aim.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
         if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
             throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other data ({state.Data}) than it has now ({stage.Data.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
     }

@@ -19,6 +19,9 @@ public class TrainingStage
     /// <summary>Where the batches come from.</summary>
     public ITrainingData? Data { get; set; }
 
+    /// <summary>What the stage minimises, of the same modules; null: what the trainer was made with.</summary>
+    public ITrainingObjective? Objective { get; set; }
+
     /// <summary>Optimizer steps.</summary>
     public int Steps { get; set; }
 

@@ -1,0 +1,90 @@
+using System.Text;
+using Microsoft.Extensions.Configuration;
+using Microsoft.Extensions.DependencyInjection;
+using OpenSora.Diffusion;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Tests;
+
+public class ConfigurationTests
+{
+    private const string Json = """
+        {
+          "OpenSora": {
+            "Training": {
+              "Stages": [
+                { "Name": "images", "Source": "images", "Steps": 2, "BatchSize": 3, "LearningRate": 1e-3, "Parameters": "NotTemporal", "GradientCheckpointing": true, "Shape": "Cosine" },
+                { "Name": "clips", "Source": "clips", "Steps": 3, "BatchSize": 2, "Parameters": "Temporal", "Loss": "flow", "EmaDecay": 0.5, "TimeLimit": "01:00:00", "Spikes": { "Factor": 50 } }
+              ],
+              "Checkpoints": { "Folder": "FOLDER", "EverySteps": 2 }
+            }
+          }
+        }
+        """;
+
+    private static IConfigurationRoot Read(string json) => new ConfigurationBuilder().AddJsonStream(new MemoryStream(Encoding.UTF8.GetBytes(json))).Build();
+
+    [Fact]
+    public async Task A_run_is_composed_by_configuration()
+    {
+        using var folder = new TemporaryFolder();
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        using (var services = new ServiceCollection()
+            .AddSingleton<IConfiguration>(Read(Json.Replace("FOLDER", folder.Path, StringComparison.Ordinal)))
+            .AddSingleton<ITrainingObjective>(new DiffusionTraining(model, text))
+            .AddKeyedSingleton<ITrainingObjective>("flow", new DiffusionTraining(model, text, new RectifiedFlow()))
+            .AddKeyedSingleton<ITrainingData>("images", new Numbers(1))
+            .AddKeyedSingleton<ITrainingData>("clips", new Numbers(2))
+            .AddOpenSoraTraining().BuildServiceProvider())
+        {
+            var told = new List<TrainingProgress>();
+            Dictionary<string, float[]> Weights(bool ofTime) => Tiny.Weights(("model", model)).Where(pair => pair.Key.Contains(".attn_temp.", StringComparison.Ordinal) == ofTime)
+                .ToDictionary(StringComparer.Ordinal);
+            var (time, rest) = (Weights(true), Weights(false));
+            using (var trainer = services.GetRequiredService<StagedTrainer>())
+            {
+                trainer.Stages.Select(stage => stage.Name).ShouldBe(["images", "clips"]);
+                (trainer.Stages[0].GradientCheckpointing, trainer.Stages[0].Shape, trainer.Stages[1].EmaDecay, trainer.Stages[1].TimeLimit, trainer.Stages[1].Spikes?.Factor)
+                    .ShouldBe((true, LearningRateShape.Cosine, 0.5, TimeSpan.FromHours(1), 50));
+                await trainer.RunAsync(new Told(p =>
+                {
+                    told.Add(p);
+                    if (p is not { Stage: "images", Step: 2 })
+                        return;
+                    Tiny.ShouldBeSame(Weights(true), time);
+                    Tiny.AreSame(Weights(false), rest).ShouldBeFalse();
+                }));
+            }
+            told.Select(p => (p.Stage, p.Step)).ShouldBe([("images", 1), ("images", 2), ("clips", 1), ("clips", 2), ("clips", 3)]);
+            told.Select(p => p.Parts.ContainsKey("vb")).ShouldBe([true, true, false, false, false]);
+            Tiny.AreSame(Weights(true), time).ShouldBeFalse();
+
+            // Asked for again, it finds the run's end.
+            told.Clear();
+            using (var again = services.GetRequiredService<StagedTrainer>())
+                await again.RunAsync(new Told(told.Add));
+            told.ShouldBeEmpty();
+        }
+    }
+
+    [Fact]
+    public void Mistakes_are_told()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            Exception Broken(string old, string replacement) => Should.Throw<Exception>(() =>
+            {
+                using var trainer = new StagedTrainer(model, text).Configure(Read(Json.Replace(old, replacement, StringComparison.Ordinal)).GetSection("OpenSora:Training"), _ => new Numbers());
+            });
+            Broken("\"Steps\"", "\"Stepps\"").ToString().ShouldContain("Stepps");
+            Broken("\"NotTemporal\"", "\"Nothing\"").ToString().ShouldContain("Nothing");
+            Broken("FOLDER", "").Message.ShouldContain("'flow'");
+            Should.Throw<InvalidOperationException>(() => new StagedTrainer(model, text).Configure(Read("{}").GetSection("OpenSora:Training"), _ => new Numbers())).Message.ShouldContain("OpenSora:Training");
+        }
+    }
+}
