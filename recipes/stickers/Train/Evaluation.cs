@@ -25,11 +25,12 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     /// <param name="each">Prompts of each of the five kinds.</param>
     /// <param name="seeds">Seeds of each prompt.</param>
     /// <param name="steps">Sampling steps; null: the model's own.</param>
+    /// <param name="bfloat16">Whether products are in bfloat16, which is faster where the processor has it.</param>
     /// <param name="sheet">A contact sheet of some of the videos to write; null: none.</param>
     /// <param name="cancellation">Stops it.</param>
-    public async Task RunAsync(string model, int each, int seeds, int? steps, string? sheet, CancellationToken cancellation)
+    public async Task RunAsync(string model, int each, int seeds, int? steps, bool bfloat16, string? sheet, CancellationToken cancellation)
     {
-        using var generator = VideoGenerator.Create().UseModel(model).Build();
+        using var generator = VideoGenerator.Create().UseModel(model).Configure(options => options.Precision = bfloat16 ? ScalarType.BFloat16 : null).Build();
         await generator.LoadAsync(cancellationToken: cancellation);
         var questions = Questions(each);
         CheckMotions();
