@@ -6,14 +6,13 @@ using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.Models;
-using OpenSora.Samples;
 using OpenSora.Text;
 using OpenSora.Training;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
-var clips = new Argument<string>("clips") { Description = "A folder of clips; captions come from captions.csv (path,caption) or from the files' names." };
+var clips = new Argument<string>("clips") { Description = "A folder of clips. Captions: the lines of dog.txt beside dog.mp4, or else the file's name; or captions.csv with path,caption." };
 var minutes = new Option<double>("--minutes") { Description = "Time to train for, all stages together.", DefaultValueFactory = _ => 6 };
 var output = new Option<string>("--out") { Description = "Where checkpoints, previews and the model go.", DefaultValueFactory = _ => "out/mine" };
 var start = new Option<string>("--model") { Description = "The model to start from: a name or a folder.", DefaultValueFactory = _ => "stickers" };
@@ -38,10 +37,16 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     }
 
     // The clips, encoded once: every frame through the autoencoder.
-    var table = new VideoTable(ClipTable.For(folder, output), new VideoReader(), new ClipOptions { Width = size.Width, Height = size.Height, FramesPerSecond = size.Fps, Frames = size.Frames });
+    var wanted = new ClipOptions { Width = size.Width, Height = size.Height, FramesPerSecond = size.Fps, Frames = size.Frames };
+    var csv = Path.Combine(folder, "captions.csv");
+    var table = File.Exists(csv) ? new VideoTable(csv, new VideoReader(), wanted) : VideoTable.FromFolder(folder, new VideoReader(), wanted);
     using var cache = LatentCache.OpenOrCreate(Path.Combine(output, "latents.safetensors"), LatentCache.KeyOf(table, vae), table, vae, cancellationToken: cancellationToken);
-    var finest = await ClipTable.FinestAsync(table.Paths, cancellationToken);
-    Console.WriteLine($"{table.Count} clips, {cache.Captions.SelectMany(all => all).Distinct(StringComparer.Ordinal).Count()} captions; the finest: {string.Join(", ", finest.Select(i => Path.GetFileName(table.Paths[i])))}");
+    Console.WriteLine($"{table.Count} clips, {cache.Captions.SelectMany(all => all).Distinct(StringComparer.Ordinal).Count()} captions");
+
+    // The finest tenth of them, one at least: those with the most pixels.
+    var sizes = await table.SizesAsync(cancellationToken);
+    var finest = Enumerable.Range(0, table.Count).OrderByDescending(i => (long)sizes[i].Frames * sizes[i].Height * sizes[i].Width).Take(Math.Max(1, table.Count / 10)).ToArray();
+    Console.WriteLine($"the finest: {string.Join(", ", finest.Select(i => Path.GetFileName(table.Paths[i])))}");
 
     // Three stages: single frames, half as many frames as the model has, and the finest tenth at full length.
     using var images = new LatentData(cache, text) { Frames = 1 };
