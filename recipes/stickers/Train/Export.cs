@@ -31,7 +31,7 @@ internal static class Export
         var description = new ModelDescription
         {
             Name = "stickers",
-            Description = "Animated stickers, 128x128 pixels, trained on Fluent Emoji by recipes/stickers (things.txt lists the things): an early snapshot.",
+            Description = "Animated stickers, 128x128 pixels, trained on Fluent Emoji by recipes/stickers: things.txt lists the things, fine-things.txt those it knows best.",
             Denoiser = new ModelPart { Architecture = "stdit", Weights = "denoiser.safetensors", Config = Json(recipe.Model) },
             Vae = new ModelPart { Architecture = "autoencoder_kl", Weights = "vae.safetensors", Config = Json(vae.Config) },
             TextEncoder = new TextEncoderPart

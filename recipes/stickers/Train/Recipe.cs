@@ -75,6 +75,9 @@ internal sealed record Recipe
     /// <summary>A file beside the recipe with the things that are trained on, one a line; null: all.</summary>
     public string? Things { get; init; }
 
+    /// <summary>A file beside the recipe with the things that stage 3 is about.</summary>
+    public string FineThings { get; init; } = "fine-things.txt";
+
     /// <summary>Categories of things that are left out, of stills and of clips.</summary>
     public IReadOnlyList<string> LeaveOut { get; init; } = [];
 
@@ -95,6 +98,8 @@ internal sealed record Recipe
     public required StageSettings ImageStage { get; init; }
 
     public required StageSettings ClipStage { get; init; }
+
+    public required StageSettings FineStage { get; init; }
 
     /// <summary>Colours of the palette under which each still, and each clip, is encoded.</summary>
     public int StillBackgrounds { get; init; } = 5;

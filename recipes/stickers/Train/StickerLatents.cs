@@ -5,7 +5,10 @@ using OpenSora.Training;
 namespace Stickers;
 
 /// <summary>Latents of stickers with tokenized captions, each kind encoded when it is first needed and then kept in a file.</summary>
-internal sealed class StickerLatents(Workplace place, CancellationToken cancellation) : IDisposable
+/// <param name="place">The recipe and its folders.</param>
+/// <param name="cancellation">Stops encoding.</param>
+/// <param name="things">Only these things; null: all that are encoded.</param>
+internal sealed class StickerLatents(Workplace place, CancellationToken cancellation, IReadOnlySet<string>? things = null) : IDisposable
 {
     private readonly AutoencoderKL vae = place.Vae();
     private readonly StickerSet stills = StickerSet.Stills(place.Data), clips = StickerSet.Clips(place.Data);
@@ -13,26 +16,51 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     private readonly Dictionary<string, LatentCache> caches = new(StringComparer.Ordinal);
     private readonly Dictionary<(LatentCache, int?), LatentData> made = [];
 
-    /// <summary>Stills of all chosen things, on some colours each.</summary>
-    public LatentData Stills => Data(StillCache);
+    /// <summary>Stills, on some colours each.</summary>
+    public LatentData Stills => Data(StillCache, Still);
 
     public IReadOnlyList<IReadOnlyList<string>> StillCaptions => StillCache.Captions;
 
     /// <summary>The same at half the size.</summary>
-    public LatentData Small => Data(Cache("small", () => new StickersOnColours(stills, place.Chosen(stills), place.Recipe.StillBackgrounds, shrink: 2)));
+    public LatentData Small => Data(Cache("small", () => new StickersOnColours(stills, place.Chosen(stills), place.Recipe.StillBackgrounds, shrink: 2)), Still);
 
     /// <summary>Single frames of clips.</summary>
-    public LatentData OneFrames => Data(ClipCache, 1);
+    public LatentData OneFrames => Data(ClipCache, Clip, 1);
 
     /// <summary>Clips of things that move by themselves.</summary>
-    public LatentData Videos => Data(ClipCache, place.Recipe.Frames);
+    public LatentData Videos => Data(ClipCache, Clip, place.Recipe.Frames);
 
     /// <summary>Stills of the other things, moved.</summary>
-    public LatentData Moved => Data(Cache("moved", () => place.Moved(stills, clips)), place.Recipe.Frames);
+    public LatentData Moved
+    {
+        get
+        {
+            var moved = place.Moved(stills, clips);
+            return Data(Cache("moved", () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames);
+        }
+    }
 
     private LatentCache StillCache => Cache("stills", () => new StickersOnColours(stills, place.Chosen(stills), place.Recipe.StillBackgrounds));
 
     private LatentCache ClipCache => Cache("clips", () => new StickersOnColours(clips, place.Chosen(clips), place.Recipe.ClipBackgrounds));
+
+    private Func<int, string> Still
+    {
+        get
+        {
+            var chosen = place.Chosen(stills);
+            return i => stills.Items[chosen[i / place.Recipe.StillBackgrounds]].Thing;
+        }
+    }
+
+    private Func<int, string> Clip
+    {
+        get
+        {
+            var chosen = place.Chosen(clips);
+            return i => clips.Items[chosen[i / place.Recipe.ClipBackgrounds]].Thing;
+        }
+    }
 
     public void Dispose()
     {
@@ -52,10 +80,13 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
         return cache;
     }
 
-    private LatentData Data(LatentCache cache, int? frames = null)
+    private LatentData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null)
     {
         if (!made.TryGetValue((cache, frames), out var data))
-            made[(cache, frames)] = data = new LatentData(cache, tokenizer, place.Recipe.Tokens) { Frames = frames };
+        {
+            var some = things is null ? null : Enumerable.Range(0, cache.Captions.Count).Where(i => things.Contains(thingOf(i)));
+            made[(cache, frames)] = data = new LatentData(cache, tokenizer, place.Recipe.Tokens, some) { Frames = frames };
+        }
         return data;
     }
 }

@@ -168,20 +168,27 @@ internal static class Training
         }
     }
 
-    public static async Task ClipsAsync(Workplace place, double? minutes, CancellationToken cancellation)
+    /// <summary>Stage 2: clips, moved stills and stills.</summary>
+    public static Task ClipsAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
+        ClipsAsync(place, "clips", "images", null, place.Recipe.ClipStage, minutes, cancellation);
+
+    /// <summary>Stage 3: the same of fewer things.</summary>
+    public static Task FineAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
+        ClipsAsync(place, "fine", "clips", place.FineThings, place.Recipe.FineStage, minutes, cancellation);
+
+    private static async Task ClipsAsync(Workplace place, string name, string before, IReadOnlySet<string>? things, StageSettings settings, double? minutes,
+        CancellationToken cancellation)
     {
         var (model, text) = Models(place);
         using (model)
         using (text)
-        using (var data = new StickerLatents(place, cancellation))
+        using (var data = new StickerLatents(place, cancellation, things))
         {
-            var stage = place.Recipe.ClipStage.ToStage("clips",
+            var stage = settings.ToStage(name,
                 new MixedData((data.Videos, 1), (data.Stills, place.Recipe.Frames), (data.Moved, 1), (data.Stills, place.Recipe.Frames)), minutes);
-            stage.Trains = name => place.Recipe.TrainText || name.StartsWith("model.", StringComparison.Ordinal);
-            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints("clips"));
-            if (Directory.Exists(place.Folder("clips")))
-                trainer.Resume(place.Folder("clips"), ifAny: true);
-            trainer.InitialiseFrom(place.Folder("images"));
+            stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
+            trainer.InitialiseFrom(place.Folder(before)).Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(cancellationToken: cancellation);
         }
     }

@@ -43,7 +43,7 @@ internal sealed class Workplace(string recipe, string data, string run, string t
     /// <summary>The stickers that the transformer is trained on: those of the recipe's styles and things.</summary>
     public int[] Chosen(StickerSet set)
     {
-        var things = Recipe.Things is null ? null : File.ReadLines(Path.Combine(Path.GetDirectoryName(Path.GetFullPath(recipe))!, Recipe.Things)).ToHashSet(StringComparer.Ordinal);
+        var things = Recipe.Things is null ? null : Listed(Recipe.Things);
         return [.. Enumerable.Range(0, set.Items.Length).Where(i => Recipe.Styles.Contains(set.Items[i].Style, StringComparer.Ordinal)
             && !Recipe.LeaveOut.Contains(set.Items[i].Category, StringComparer.Ordinal) && things?.Contains(set.Items[i].Thing) != false)];
     }
@@ -54,6 +54,11 @@ internal sealed class Workplace(string recipe, string data, string run, string t
         var animated = clips.Items.Select(item => item.Thing).ToHashSet(StringComparer.Ordinal);
         return new MovedStickers(stills, [.. Chosen(stills).Where(i => !animated.Contains(stills.Items[i].Thing))], Recipe.ClipsOfStill, clips.Frames);
     }
+
+    /// <summary>The things of stage 3.</summary>
+    public IReadOnlySet<string> FineThings => Listed(Recipe.FineThings);
+
+    private HashSet<string> Listed(string file) => File.ReadLines(Path.Combine(Path.GetDirectoryName(Path.GetFullPath(recipe))!, file)).ToHashSet(StringComparer.Ordinal);
 
     /// <summary>The latents of a source's clips, encoded where they are not there yet.</summary>
     public LatentCache Cache(string name, IClipSource source, AutoencoderKL vae, CancellationToken cancellation = default)
