@@ -31,29 +31,28 @@ install_debian_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# Whether the machine's package sources serve a package that only DependencySet=NuGet needs.
-serves_torchsharp() {
-  local probe log result=0
+# Names those packages of DependencySet=NuGet that the machine's package sources do not serve.
+not_served() {
+  local probe log
   probe=$(mktemp -d)
-  cat >"$probe/Probe.csproj" <<'XML'
-<Project Sdk="Microsoft.NET.Sdk">
-  <PropertyGroup><TargetFramework>net10.0</TargetFramework></PropertyGroup>
-  <ItemGroup><PackageReference Include="TorchSharp" Version="0.107.0" /></ItemGroup>
-</Project>
-XML
-  log=$(dotnet restore "$probe/Probe.csproj" --verbosity quiet 2>&1) || result=$?
+  {
+    echo '<Project Sdk="Microsoft.NET.Sdk"><PropertyGroup><TargetFramework>net10.0</TargetFramework></PropertyGroup><ItemGroup>'
+    sed -nE '/"(TorchSharp|Microsoft\.ML\.Tokenizers|SixLabors\.ImageSharp|FFMpegCore)"/s/PackageVersion/PackageReference/p' Directory.Packages.props
+    echo '</ItemGroup></Project>'
+  } >"$probe/Probe.csproj"
+  if log=$(dotnet restore "$probe/Probe.csproj" --verbosity quiet 2>&1); then rm -rf "$probe"; return; fi
   rm -rf "$probe"
-  [ $result = 0 ] && return 0
-  grep -qE 'NU1101|NU1102' <<<"$log" || { say "$log"; fail "the package sources do not answer; is the network up?"; }
-  return 1
+  grep -qE 'NU1101|NU1102' <<<"$log" || { say "$log" >&2; fail "the package sources do not answer; is the network up?"; }
+  grep -E 'NU1101|NU1102' <<<"$log" | grep -oE 'Unable to find package [A-Za-z0-9._-]+' | awk '{print $5}' | sed 's/\.$//' | sort -u | paste -sd' '
 }
 
 dependency_set() {
   if [ -n "${DependencySet:-}" ]; then echo "$DependencySet"; return; fi
   if [ ! -f Directory.DependencySet.props ]; then
-    local set=System
-    if serves_torchsharp; then set=NuGet; fi
-    say "DependencySet: $set ($([ $set = NuGet ] && echo 'the package sources serve TorchSharp' || echo 'no TorchSharp on the package sources: the binding in src/OpenSora.Torch'))"
+    local set=NuGet missing
+    missing=$(not_served) || exit 1
+    [ -z "$missing" ] || set=System
+    say "DependencySet: $set ($([ $set = NuGet ] && echo 'the package sources serve its packages' || echo "the package sources do not serve $missing: the binding in src/OpenSora.Torch"))"
     cat >Directory.DependencySet.props.tmp <<XML
 <Project>
   <PropertyGroup>
