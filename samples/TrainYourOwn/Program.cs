@@ -68,7 +68,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
         .AddStage(Stage("fine clips", longer, 1, 0.2, 1e-4))
         .AddCallback(new ConsoleProgress())
         .AddCallback(new PreviewVideos(Path.Combine(output, "previews"), model, text, vae, prompts,
-            new PreviewOptions { Sampler = new DpmSolver(20, prediction: about.Diffusion.Prediction), Guidance = 2, FramesPerSecond = size.Fps }))
+            new PreviewOptions { Sampler = new DpmSolver(about.Sampling.Steps, prediction: about.Diffusion.Prediction), Guidance = about.Sampling.GuidanceScale, FramesPerSecond = size.Fps }))
         .SaveTo(new CheckpointOptions { Folder = Path.Combine(output, "checkpoints"), KeepLast = 1 })
         .Resume(Path.Combine(output, "checkpoints"), ifAny: true); // stopped and started again, it goes on where it was
     try
@@ -93,7 +93,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     using var generator = VideoGenerator.Create().UseModel(mine).Build();
     List<VideoFrames> videos = [];
     foreach (var prompt in prompts)
-        videos.Add((await generator.Request(prompt).Guidance(2).Seed(1).GenerateAsync(cancellationToken: cancellationToken)).Frames);
+        videos.Add((await generator.Request(prompt).Seed(1).GenerateAsync(cancellationToken: cancellationToken)).Frames);
     await new ImageCodec().WriteAsync(ContactSheet.OfVideos(videos, 6), Path.Combine(output, "result.png"), cancellationToken);
     await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, 4), Path.Combine(output, "result.mp4"), cancellationToken: cancellationToken);
     Console.WriteLine($"{Path.Combine(output, "result.mp4")} and .png show: {string.Join("; ", prompts)}");

@@ -336,7 +336,7 @@ internal static class GradientCases
         new("adaptive_avg_pool2d", x => adaptive_avg_pool2d(x[0], [1, 1]), In(1, 1, 3, 3)),
         new("pixel_shuffle", x => pixel_shuffle(x[0], 2), In(1, 4, 1, 2)),
         new("pixel_unshuffle", x => pixel_unshuffle(x[0], 2), In(1, 1, 2, 4)),
-        new("linalg_eigh", x => linalg.eigh(x[0] + x[0].transpose(0, 1)).Item1, In(3, 3)),
+        new("eigh", x => linalg.eigh(x[0] + x[0].transpose(0, 1)).Item1, In(3, 3)),
         new("affine_grid", x => affine_grid(x[0], [1, 2, 3, 3]), In(1, 2, 3)),
         new("grid_sample", x => grid_sample(x[0], affine_grid(x[1], [1, 2, 3, 3])), In(1, 2, 3, 3), In(1, 2, 3)),
         new("interpolate", x => interpolate(x[0], [3]), In(1, 1, 2)),

@@ -74,7 +74,7 @@ public sealed class GradientTests
     {
         var known = GradientCases.All().Select(c => c.Name).Concat(WithoutGradient).Concat(Conversions).ToHashSet(StringComparer.Ordinal);
         const BindingFlags own = BindingFlags.Public | BindingFlags.Instance | BindingFlags.Static | BindingFlags.DeclaredOnly;
-        var exposed = new[] { typeof(Tensor), typeof(nn.functional), typeof(torch) }
+        var exposed = new[] { typeof(Tensor), typeof(nn.functional), typeof(linalg), typeof(torch) }
             .SelectMany(type => type.GetMembers(own).Where(m => m switch
             {
                 MethodInfo method => (!method.IsSpecialName || method.Name.StartsWith("op_", StringComparison.Ordinal))
