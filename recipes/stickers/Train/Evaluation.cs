@@ -279,12 +279,10 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             clips.On(chosenClips[i], clips.Palette.Where(colour => !source.Shows(i, colour)).ElementAt(i % 5), 0, frames)).ToArray();
         var real = cat([.. heldOut.Select(Features)]);
         var back = cat([.. heldOut.Select(video => Features(vae.Decode(vae.Encode(video.unsqueeze(0)))[0].clamp(-1, 1)))]);
-        var seen = cat([.. chosenClips.Select((_, i) => i).Where(i => i % 3 == 0).Select(i =>
-            Features(clips.On(chosenClips[i], clips.Palette.First(colour => source.Shows(i, colour)), 0, frames)))]);
         var made = cat([.. answers.Select(answer => Features(Pixels(answer.Video)))]);
         var middle = real.mean([0L]);
         var axes = linalg.eigh(Covariance(real)).Item2.narrow(1, real.shape[1] - 24, 24); // the largest come last
-        foreach (var (name, features) in new[] { ("generated videos", made), ("the autoencoder's reconstructions", back), ("training clips", seen) })
+        foreach (var (name, features) in new[] { ("generated videos", made), ("the autoencoder's reconstructions", back) })
             Print($"Frechet distance to held-out clips: {name}", FormattableString.Invariant($"{Frechet((real - middle).matmul(axes), (features - middle).matmul(axes)):F2}"));
 
         Tensor Features(Tensor video)
