@@ -159,7 +159,7 @@ public sealed class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>
         foreach (var dense in t_embedder.modules().OfType<Dense>())
             Parameters.Normal(dense.weight, 0.02, generator);
         if (y_embedder is LabelEmbedder labels)
-            Parameters.Normal(labels.embedding_table.weight!, 0.02, generator);
+            Parameters.Normal(labels.embedding_table.weight, 0.02, generator);
         if (y_embedder is CaptionEmbedder captions)
             Parameters.Normal(captions.y_embedding, 1 / Math.Sqrt(Config.CaptionChannels), generator);
         foreach (var modulation in blocks.Select(block => block.adaLN_modulation).Append(final_layer.adaLN_modulation))

@@ -71,7 +71,7 @@ public sealed record T5Config
 /// </remarks>
 public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
 {
-    private readonly T5Table shared;
+    private readonly Table shared;
     private readonly T5Stack encoder;
 
     /// <summary>Makes the model and gives its parameters their starting values.</summary>
@@ -83,7 +83,7 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
         Config = config;
-        shared = new T5Table(config.VocabSize, config.DModel);
+        shared = new Table(config.VocabSize, config.DModel);
         encoder = new T5Stack(config);
         RegisterComponents();
         if (initialize)
@@ -150,24 +150,6 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
 
     /// <summary>What relative positions add to the logits: <c>[1, heads, N, N]</c>.</summary>
     internal Tensor PositionBias(long tokens) => encoder.block[0].Attention.SelfAttention.PositionBias(tokens);
-}
-
-/// <summary>A table of vectors. Parameter <c>weight [rows, channels]</c>.</summary>
-internal sealed class T5Table : nn.Module<Tensor, Tensor>
-{
-    public readonly Parameter weight;
-
-    public T5Table(long rows, long channels) : base(nameof(T5Table))
-    {
-        weight = Parameters.Create(rows, channels);
-        RegisterComponents();
-    }
-
-    public override Tensor forward(Tensor ids)
-    {
-        using var scope = NewDisposeScope();
-        return weight.index_select(0, ids.flatten()).view([.. ids.shape, weight.shape[1]]).In(ScalarType.Float32).MoveToOuterDisposeScope();
-    }
 }
 
 /// <summary>The blocks and the last norm.</summary>
@@ -269,7 +251,7 @@ internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
     public readonly Dense k;
     public readonly Dense v;
     public readonly Dense o;
-    public readonly T5Table? relative_attention_bias;
+    public readonly Table? relative_attention_bias;
     private readonly T5Config _config;
 
     public T5Attention(T5Config config, bool positions) : base(nameof(T5Attention))
@@ -280,7 +262,7 @@ internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
         k = new Dense(config.DModel, inner, false);
         v = new Dense(config.DModel, inner, false);
         o = new Dense(inner, config.DModel, false);
-        relative_attention_bias = positions ? new T5Table(config.RelativeAttentionNumBuckets, config.NumHeads) : null;
+        relative_attention_bias = positions ? new Table(config.RelativeAttentionNumBuckets, config.NumHeads) : null;
         RegisterComponents();
     }
 

@@ -69,12 +69,32 @@ internal sealed class Conv : nn.Module<Tensor, Tensor>, IComputeLayer
 /// <summary>How parameters are made, filled and cast.</summary>
 internal static class Parameters
 {
+    [ThreadStatic]
+    private static Device? _device;
+
     /// <summary>An uninitialised parameter that no dispose scope owns.</summary>
     public static Parameter Create(params long[] shape)
     {
-        var parameter = new Parameter(empty(shape, dtype: ScalarType.Float32));
+        var parameter = new Parameter(Buffer(shape));
         parameter.DetachFromDisposeScope();
         return parameter;
+    }
+
+    /// <summary>An uninitialised tensor that no dispose scope owns.</summary>
+    public static Tensor Buffer(params long[] shape) => empty(shape, dtype: ScalarType.Float32, device: _device).DetachFromDisposeScope();
+
+    /// <summary>Until the result is disposed of, models made on this thread get the shapes of their parameters but no memory for them (the meta device): to
+    /// look at an architecture without having the room for it. They must be made with <c>initialize: false</c> and cannot run.</summary>
+    public static IDisposable ShapesOnly()
+    {
+        var before = new DeviceScope(_device);
+        _device = META;
+        return before;
+    }
+
+    private sealed class DeviceScope(Device? before) : IDisposable
+    {
+        public void Dispose() => _device = before;
     }
 
     /// <summary>The tensor itself where it already has the type, else a cast copy.</summary>

@@ -112,7 +112,7 @@ internal sealed class CaptionEmbedder : nn.Module<Tensor, Tensor?, Tensor>
 
     public CaptionEmbedder(long inputs, long channels, long tokens) : base(nameof(CaptionEmbedder))
     {
-        y_embedding = empty(tokens, inputs, dtype: ScalarType.Float32).DetachFromDisposeScope();
+        y_embedding = Parameters.Buffer(tokens, inputs);
         y_proj = new Mlp(inputs, channels, channels);
         RegisterComponents();
     }
@@ -133,13 +133,13 @@ internal sealed class CaptionEmbedder : nn.Module<Tensor, Tensor?, Tensor>
 /// <summary>Embeds class labels; one more row than there are classes stands for no class. Parameter <c>embedding_table.weight</c>.</summary>
 internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
 {
-    public readonly Embedding embedding_table;
+    public readonly Table embedding_table;
     private readonly long _classes;
 
     public LabelEmbedder(long classes, long channels) : base(nameof(LabelEmbedder))
     {
         _classes = classes;
-        embedding_table = nn.Embedding(classes + 1, channels);
+        embedding_table = new Table(classes + 1, channels);
         RegisterComponents();
     }
 
@@ -148,5 +148,24 @@ internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
     {
         using var scope = NewDisposeScope();
         return embedding_table.call(drop is null ? labels : labels.masked_fill(drop, _classes)).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>A table of vectors, looked up by row. Parameter <c>weight [rows, channels]</c>.</summary>
+internal sealed class Table : nn.Module<Tensor, Tensor>
+{
+    public readonly Parameter weight;
+
+    public Table(long rows, long channels) : base(nameof(Table))
+    {
+        weight = Parameters.Create(rows, channels);
+        RegisterComponents();
+    }
+
+    /// <summary>The rows of <c>[...]</c> ids as <c>[..., channels]</c>, float32.</summary>
+    public override Tensor forward(Tensor ids)
+    {
+        using var scope = NewDisposeScope();
+        return weight.index_select(0, ids.flatten()).view([.. ids.shape, weight.shape[1]]).In(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 }

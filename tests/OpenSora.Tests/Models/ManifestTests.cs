@@ -1,0 +1,62 @@
+using OpenSora.Models;
+using OpenSora.Models.Layers;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Models;
+
+/// <summary>Full-size architectures against the names and shapes of the published checkpoints, nothing allocated.</summary>
+public class ManifestTests
+{
+    [Theory]
+    [InlineData("opensora_v1.0_stdit_xl2_16x256x256", 16, 32)]
+    [InlineData("opensora_v1.0_stdit_xl2_16x512x512", 16, 64)]
+    [InlineData("opensora_v1.0_stdit_xl2_64x512x512", 64, 64)]
+    public void Stdit(string manifest, int frames, int size) =>
+        Manifest.ShouldFit(manifest, () => new Stdit(StditConfig.Preset("STDiT-XL/2") with { InputSize = [frames, size, size] }, initialize: false));
+
+    [Theory]
+    [InlineData("opensora_v1.0_dit_xl2_16x256x256_text", 16, "text")]
+    [InlineData("opensora_v1.0_dit_xl2_1x256x256_class", 1, "label_1000")]
+    public void Dit(string manifest, int frames, string condition) =>
+        Manifest.ShouldFit(manifest, () => new Dit(DitConfig.Preset("DiT-XL/2") with { InputSize = [frames, 32, 32], Condition = condition }, initialize: false));
+
+    [Theory]
+    [InlineData("sd_vae_ft_mse_diffusers")]
+    [InlineData("sd_vae_ft_mse_diffusers_deprecated_names")]
+    public void Autoencoder(string manifest) => Manifest.ShouldFit(manifest, () => new AutoencoderKL(new AutoencoderKLConfig(), initialize: false), AutoencoderKL.CurrentName);
+
+    [Fact]
+    public void T5() =>
+        Manifest.ShouldFit("t5_v1_1_xxl_encoder", () => new T5Encoder(new T5Config(), initialize: false), name => name is "encoder.embed_tokens.weight" ? null : name);
+
+    [Fact]
+    public void What_differs_is_seen()
+    {
+        const string stdit = "opensora_v1.0_stdit_xl2_16x256x256";
+        static Stdit Model(int depth = 28, int tokens = 120) => new(new StditConfig { Depth = depth, ModelMaxLength = tokens }, initialize: false);
+        Manifest.ShouldFit(stdit, () => Model());
+        Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(depth: 27))).Message.ShouldContain("blocks.27.");
+        Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(depth: 29))).Message.ShouldContain("has no blocks.28.");
+        Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(tokens: 121))).Message.ShouldContain("120x4096");
+        Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(), _ => "x_embedder.proj.bias")).Message.ShouldContain("the second one");
+    }
+
+    [Fact]
+    public void Shapes_alone_end_with_their_scope()
+    {
+        using (Parameters.ShapesOnly())
+        {
+            using (Parameters.ShapesOnly())
+                Device().ShouldBe(DeviceType.META);
+            Device().ShouldBe(DeviceType.META);
+        }
+        Device().ShouldBe(DeviceType.CPU);
+
+        static DeviceType Device()
+        {
+            using var parameter = Parameters.Create(2, 3);
+            return parameter.device_type;
+        }
+    }
+}
