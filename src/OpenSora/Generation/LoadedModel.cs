@@ -14,7 +14,7 @@ internal sealed class LoadedModel : IDisposable
     private readonly Lock encoding = new();
     private ITextEncoder? textEncoder;
 
-    private LoadedModel(ModelFolder folder, IComputeBackend backend, Stdit transformer, IVideoAutoencoder vae, Func<ITextEncoder> makeTextEncoder) =>
+    private LoadedModel(ModelFolder folder, IComputeBackend backend, IVideoTransformer transformer, IVideoAutoencoder vae, Func<ITextEncoder> makeTextEncoder) =>
         (Description, Backend, Device, Transformer, Vae, this.makeTextEncoder) = (folder.Description, backend.Name, backend.Device, transformer, vae, makeTextEncoder);
 
     internal ModelDescription Description { get; }
@@ -23,7 +23,7 @@ internal sealed class LoadedModel : IDisposable
 
     internal Device Device { get; }
 
-    internal Stdit Transformer { get; }
+    internal IVideoTransformer Transformer { get; }
 
     internal IVideoAutoencoder Vae { get; }
 
@@ -38,55 +38,22 @@ internal sealed class LoadedModel : IDisposable
             Reached(0);
             var folder = ModelFolder.Open(options.Model ?? OpenSoraOptions.DefaultModel);
             var context = new PartContext(folder.Path, backend.Device, services);
-            var (denoiser, vaePart, textPart) = (folder.Description.Denoiser, folder.Description.Vae, folder.Description.TextEncoder);
+            PartLoader Part(ModelPart part) => new(folder, part, backend.Device, options.Precision);
+            var description = folder.Description;
 
-            Expect(denoiser, "stdit");
-            var transformer = Keep(new Stdit(folder.ReadConfig<StditConfig>(denoiser), initialize: false));
-            transformer.LoadWeights(folder.DenoiserWeights);
-            Prepare(transformer);
+            var transformer = Keep(Part(description.Denoiser).Make(Architectures.Transformers));
             Reached(1);
-
-            if (parts.Vae is null)
-                Expect(vaePart, "autoencoder_kl");
-            var vae = parts.Vae is { } makeVae ? Keep(makeVae(context)) : ModelVae();
+            var vae = Keep(parts.Vae?.Invoke(context) ?? Part(description.Vae).Make(Architectures.Autoencoders));
             Reached(2);
-
+            var text = Part(description.TextEncoder);
             if (parts.TextEncoder is null)
-                Expect(textPart, "t5");
-            var model = new LoadedModel(folder, backend, transformer, vae, () => parts.TextEncoder?.Invoke(context) ?? ModelTextEncoder());
+                text.Check(Architectures.TextEncoders);
+            var model = new LoadedModel(folder, backend, transformer, vae, () => parts.TextEncoder?.Invoke(context) ?? text.Make(Architectures.TextEncoders));
             if (!options.ReleaseTextEncoder)
                 model.textEncoder = Keep(model.makeTextEncoder());
             model.CheckParts();
             Reached(3);
             return model;
-
-            AutoencoderKL ModelVae()
-            {
-                var network = Keep(new AutoencoderKL(folder.ReadConfig<AutoencoderKLConfig>(vaePart), initialize: false));
-                network.LoadWeights(folder.VaeWeights, new LoadOptions { KeyMap = AutoencoderKL.CurrentName });
-                Prepare(network);
-                return network;
-            }
-
-            T5TextEncoder ModelTextEncoder()
-            {
-                var encoder = T5TextEncoder.Load(folder.ReadConfig<T5Config>(textPart), folder.TextEncoderWeights, folder.Tokenizer, textPart.MaxTokens, textPart.CleanCaptions);
-                Prepare(encoder.Model);
-                return encoder;
-            }
-
-            void Prepare<TModule>(TModule module) where TModule : nn.Module
-            {
-                module.eval();
-                module.to(backend.Device);
-                module.UseComputeType(options.Precision);
-            }
-
-            void Expect(ModelPart part, string architecture)
-            {
-                if (!string.Equals(part.Architecture, architecture, StringComparison.OrdinalIgnoreCase))
-                    throw new InvalidModelException(folder.Path, $"its {ModelFolder.FileName} names the architecture '{part.Architecture}'; this version knows '{architecture}' in that place.");
-            }
         }
         catch
         {
@@ -130,9 +97,8 @@ internal sealed class LoadedModel : IDisposable
     // Parts that were replaced may not fit the transformer.
     private void CheckParts()
     {
-        var config = Transformer.Config;
-        if (Vae.LatentChannels != config.InChannels)
-            throw new InvalidOperationException($"The autoencoder {Vae.GetType().Name} has {Vae.LatentChannels} latent channels, but {Description.Name} works on {config.InChannels}. "
+        if (Vae.LatentChannels != Transformer.LatentChannels)
+            throw new InvalidOperationException($"The autoencoder {Vae.GetType().Name} has {Vae.LatentChannels} latent channels, but {Description.Name} works on {Transformer.LatentChannels}. "
                 + "Use an autoencoder that the model was trained with.");
         if (textEncoder is not null)
             CheckTextEncoder(textEncoder);
@@ -140,10 +106,9 @@ internal sealed class LoadedModel : IDisposable
 
     private void CheckTextEncoder(ITextEncoder encoder)
     {
-        var config = Transformer.Config;
-        if (encoder.Width != config.CaptionChannels || encoder.MaxTokens > config.ModelMaxLength)
+        if (encoder.Width != Transformer.TextWidth || encoder.MaxTokens > Transformer.TextTokens)
             throw new InvalidOperationException($"The text encoder {encoder.GetType().Name} gives {encoder.MaxTokens} states of width {encoder.Width}, but {Description.Name} reads "
-                + $"up to {config.ModelMaxLength} of width {config.CaptionChannels}. Use a text encoder that the model was trained with.");
+                + $"up to {Transformer.TextTokens} of width {Transformer.TextWidth}. Use a text encoder that the model was trained with.");
     }
 
     public void Dispose()

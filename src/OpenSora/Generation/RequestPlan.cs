@@ -8,6 +8,8 @@ namespace OpenSora.Generation;
 internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Frames, int Width, int Height, int Steps, double Guidance, long Seed,
     double FramesPerSecond, SamplerKind Sampler, long[] LatentShape)
 {
+    private int SpatialFactor => (int)(Height / LatentShape[3]);
+
     /// <summary>Checks what no model could do.</summary>
     internal static void CheckAnyModel(VideoRequest request)
     {
@@ -22,24 +24,27 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
     internal static RequestPlan For(VideoRequest request, OpenSoraOptions options, LoadedModel model)
     {
         var (video, sampling) = (model.Description.Video, model.Description.Sampling);
-        var (vae, patch) = (model.Vae, model.Transformer.Config.PatchSize);
+        var (vae, multiple) = (model.Vae, model.Transformer.LatentMultiple);
         var width = request.Width ?? options.Width ?? video.Width;
         var height = request.Height ?? options.Height ?? video.Height;
         var frames = request.Frames ?? options.Frames ?? video.Frames;
 
         var problems = new List<string>();
-        Check("Width", width, video.WidthRange, vae.SpatialFactor * patch[2]);
-        Check("Height", height, video.HeightRange, vae.SpatialFactor * patch[1]);
-        Check("Frames", frames, video.FramesRange, vae.TemporalFactor * patch[0]);
+        Check("Width", width, video.WidthRange, vae.SpatialFactor * multiple[2]);
+        Check("Height", height, video.HeightRange, vae.SpatialFactor * multiple[1]);
+        Check("Frames", frames, video.FramesRange, vae.TemporalFactor * multiple[0]);
         var steps = request.Steps ?? options.Steps ?? sampling.Steps;
         if (steps > model.Description.Diffusion.Steps)
             problems.Add($"Steps is {steps}; {model.Description.Name} has {model.Description.Diffusion.Steps} to take from.");
+        var sampler = options.Sampler ?? sampling.Sampler;
+        if ((sampler == SamplerKind.RectifiedFlow) != (sampling.Sampler == SamplerKind.RectifiedFlow))
+            problems.Add($"The sampler is {sampler}; {model.Description.Name} was trained with another process and is sampled by {sampling.Sampler}.");
         if (problems.Count > 0)
             throw new ArgumentException(string.Join(" ", problems), nameof(request));
 
         return new RequestPlan(request.Prompt, request.NegativePrompt, frames, width, height, steps,
             request.Guidance ?? options.Guidance ?? sampling.GuidanceScale, request.Seed ?? Random.Shared.NextInt64(uint.MaxValue),
-            request.FramesPerSecond ?? options.FramesPerSecond ?? video.Fps, options.Sampler ?? sampling.Sampler,
+            request.FramesPerSecond ?? options.FramesPerSecond ?? video.Fps, sampler,
             [1, vae.LatentChannels, frames / vae.TemporalFactor, height / vae.SpatialFactor, width / vae.SpatialFactor]);
 
         void Check(string what, int value, AllowedRange range, int multiple)
@@ -60,6 +65,10 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
         {
             SamplerKind.Iddpm => Respaced(),
             SamplerKind.Ddim => new Ddim(Respaced(), model.Sampling.Eta),
+            SamplerKind.RectifiedFlow => new RectifiedFlow(new RectifiedFlowOptions
+            {
+                Steps = process.Steps, SamplingSteps = Steps, WholeSteps = process.WholeSteps, ShiftBySize = process.ShiftBySize, SpatialFactor = SpatialFactor,
+            }),
             _ => new DpmSolver(Steps, schedule, process.Prediction),
         };
 

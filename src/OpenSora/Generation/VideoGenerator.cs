@@ -4,6 +4,7 @@ using Microsoft.Extensions.Logging.Abstractions;
 using OpenSora.Diffusion;
 using OpenSora.Hosting;
 using OpenSora.Media;
+using OpenSora.Models;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -111,17 +112,19 @@ public sealed partial class VideoGenerator : IDisposable
     private static Denoiser Denoiser(LoadedModel model, RequestPlan plan, int? guidedChannels)
     {
         var transformer = model.Transformer;
+        DenoiserConditions Shown(Tensor states, Tensor mask) =>
+            new(states, mask) { Frames = plan.Frames, Height = plan.Height, Width = plan.Width, FramesPerSecond = plan.FramesPerSecond };
+
         var empty = string.IsNullOrWhiteSpace(plan.Prompt);
         var (states, mask) = model.EncodeText(empty ? "" : plan.Prompt);
         var nothing = transformer.NullCaption().narrow(1, 0, states.shape[1]);
-        if (empty)
-            return (x, t) => transformer.call(x, t, nothing, mask);
-        if (plan.Guidance == 1)
-            return (x, t) => transformer.call(x, t, states, mask);
+        var conditions = Shown(empty ? nothing : states, mask);
+        if (empty || plan.Guidance == 1)
+            return (x, t) => transformer.Denoise(x, t, conditions);
 
         var (otherStates, otherMask) = string.IsNullOrWhiteSpace(plan.NegativePrompt) ? (nothing, mask) : model.EncodeText(plan.NegativePrompt);
-        var (bothStates, bothMask) = (cat([states, otherStates]), cat([mask, otherMask]));
-        return Guidance.ClassifierFree((x, t) => transformer.call(x, t, bothStates, bothMask), plan.Guidance, guidedChannels);
+        var both = Shown(cat([states, otherStates]), cat([mask, otherMask]));
+        return Guidance.ClassifierFree((x, t) => transformer.Denoise(x, t, both), plan.Guidance, guidedChannels);
     }
 
     private static Tensor Decode(LoadedModel model, Tensor latents, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)

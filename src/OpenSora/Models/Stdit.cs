@@ -14,7 +14,7 @@ namespace OpenSora.Models;
 /// (Peebles and Xie, 2023). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
 /// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
 /// </remarks>
-public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
+public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoTransformer
 {
     private readonly Tensor pos_embed;
     private readonly Tensor pos_embed_temporal;
@@ -56,6 +56,21 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
 
     /// <summary>Channels of the output: twice those of the latents where the variance is learned.</summary>
     public int OutChannels => Config.PredSigma ? 2 * Config.InChannels : Config.InChannels;
+
+    /// <inheritdoc/>
+    public int LatentChannels => Config.InChannels;
+
+    /// <inheritdoc/>
+    public IReadOnlyList<int> LatentMultiple => Config.PatchSize;
+
+    /// <inheritdoc/>
+    public int TextWidth => Config.CaptionChannels;
+
+    /// <inheritdoc/>
+    public int TextTokens => Config.ModelMaxLength;
+
+    /// <inheritdoc/>
+    public bool SupportsNoisyFrames => true;
 
     /// <summary>Whether the temporal attention runs. Off, the model is its image model: what training on images saves time with, as long as the temporal
     /// attention's output is zero anyway.</summary>
@@ -169,9 +184,14 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
         return x_embedder.Unpatchify(output, t, h, w, OutChannels).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The learned null caption, what guidance takes for an unconditional prompt.</summary>
-    /// <param name="batch">How many copies.</param>
-    /// <returns><c>[batch, ModelMaxLength, CaptionChannels]</c>, owned by the caller.</returns>
+    /// <inheritdoc/>
+    public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions)
+    {
+        ArgumentNullException.ThrowIfNull(conditions);
+        return forward(x, t, conditions.Text, conditions.TextMask, null, conditions.NoisyFrames);
+    }
+
+    /// <inheritdoc/>
     public Tensor NullCaption(long batch = 1)
     {
         using var scope = NewDisposeScope();

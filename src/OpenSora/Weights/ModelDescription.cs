@@ -55,15 +55,15 @@ public record ModelPart
     /// <summary>The architecture's settings; see <see cref="ModelFolder.ReadConfig{T}"/>.</summary>
     public JsonElement Config { get; init; }
 
-    /// <summary>A safetensors file in the folder.</summary>
-    public required string Weights { get; init; }
+    /// <summary>A safetensors file in the folder; null for a part without numbers of its own.</summary>
+    public string? Weights { get; init; }
 }
 
 /// <summary>A text encoder with its tokenizer.</summary>
 public sealed record TextEncoderPart : ModelPart
 {
-    /// <summary>A SentencePiece model in the folder.</summary>
-    public required string Tokenizer { get; init; }
+    /// <summary>What cuts prompts into tokens, a file in the folder: a SentencePiece model for T5; null for a text encoder without.</summary>
+    public string? Tokenizer { get; init; }
 
     /// <summary>Tokens a prompt is padded or cut to.</summary>
     public int MaxTokens { get; init; } = 120;
@@ -75,6 +75,9 @@ public sealed record TextEncoderPart : ModelPart
 /// <summary>The forward process of training, and what the denoiser predicts.</summary>
 public sealed record DiffusionProcess
 {
+    /// <summary>The kind of process; a rectified flow has no use for schedule, prediction and variance.</summary>
+    public DiffusionKind Kind { get; init; }
+
     /// <summary>Steps of the process.</summary>
     public int Steps { get; init; } = 1000;
 
@@ -86,6 +89,22 @@ public sealed record DiffusionProcess
 
     /// <summary>Where the variance of a step comes from.</summary>
     public Variance Variance { get; init; }
+
+    /// <summary>Whether a rectified flow's times are shifted by the size of the video (<see cref="RectifiedFlowOptions.ShiftBySize"/>; Open-Sora 1.2: yes).</summary>
+    public bool ShiftBySize { get; init; }
+
+    /// <summary>Whether a rectified flow's times are rounded to whole steps (<see cref="RectifiedFlowOptions.WholeSteps"/>).</summary>
+    public bool WholeSteps { get; init; }
+}
+
+/// <summary>How a forward process turns data into noise.</summary>
+public enum DiffusionKind
+{
+    /// <summary>Noise is added step by step (<see cref="Diffusion.Iddpm"/>).</summary>
+    Gaussian,
+
+    /// <summary>Straight paths between data and noise (<see cref="Diffusion.RectifiedFlow"/>).</summary>
+    RectifiedFlow,
 }
 
 /// <summary>How the noise grows over the steps.</summary>
@@ -109,6 +128,9 @@ public enum SamplerKind
 
     /// <summary>DPM-Solver++, second order, multistep.</summary>
     DpmSolver,
+
+    /// <summary>Euler's steps along a rectified flow; the one sampler of models that were trained with it.</summary>
+    RectifiedFlow,
 }
 
 /// <summary>How to sample where a request does not say.</summary>
@@ -144,6 +166,9 @@ public sealed record VideoDefaults
 
     /// <summary>Frames a second.</summary>
     public double Fps { get; init; } = 8;
+
+    /// <summary>Whether it was trained to go on from frames that are given: to animate images, to extend and to fill in videos.</summary>
+    public bool GivenFrames { get; init; }
 
     /// <summary>The numbers of frames it can make.</summary>
     public AllowedRange FramesRange { get; init; } = new(1, 16, 1);

@@ -60,16 +60,18 @@ public sealed class ModelFolder
     public ModelDescription Description { get; }
 
     /// <summary>The denoiser's weights.</summary>
-    public string DenoiserWeights => FileOf(Description.Denoiser.Weights);
+    public string DenoiserWeights => WeightsOf(Description.Denoiser);
 
     /// <summary>The autoencoder's weights.</summary>
-    public string VaeWeights => FileOf(Description.Vae.Weights);
+    public string VaeWeights => WeightsOf(Description.Vae);
 
     /// <summary>The text encoder's weights.</summary>
-    public string TextEncoderWeights => FileOf(Description.TextEncoder.Weights);
+    public string TextEncoderWeights => WeightsOf(Description.TextEncoder);
 
     /// <summary>The tokenizer's model file.</summary>
-    public string Tokenizer => FileOf(Description.TextEncoder.Tokenizer);
+    /// <exception cref="InvalidModelException">The description names none.</exception>
+    public string Tokenizer => FileOf(Description.TextEncoder.Tokenizer
+        ?? throw new InvalidModelException(Path, $"its {FileName} names no tokenizer; a text encoder {Description.TextEncoder.Architecture} needs one."));
 
     /// <summary>The folders in which built-in models are looked for, in order: those of <see cref="Variable"/>, <c>models</c> beside the program,
     /// and <c>models</c> in the folders above the program and above the current folder.</summary>
@@ -150,6 +152,10 @@ public sealed class ModelFolder
     public static JsonElement WriteConfig<T>(T config)
         where T : class => JsonSerializer.SerializeToElement(config, Json);
 
+    /// <summary>The weights of a part of this model.</summary>
+    internal string WeightsOf(ModelPart part) => FileOf(part.Weights
+        ?? throw new InvalidModelException(Path, $"its {FileName} names no weights of its {part.Architecture}."));
+
     private static string Find(string pathOrName)
     {
         var path = System.IO.Path.GetFullPath(pathOrName);
@@ -202,6 +208,8 @@ public sealed class ModelFolder
         Expect(diffusion.Steps >= 1, $"diffusion.steps is {diffusion.Steps}, but must be at least 1");
         Expect(sampling.Steps >= 1 && sampling.Steps <= diffusion.Steps, $"sampling.steps is {sampling.Steps}, but must be from 1 to diffusion.steps ({diffusion.Steps})");
         Expect(double.IsFinite(sampling.GuidanceScale) && sampling.GuidanceScale >= 0, $"sampling.guidance_scale is {sampling.GuidanceScale}, but must be 0 or more");
+        Expect((diffusion.Kind == DiffusionKind.RectifiedFlow) == (sampling.Sampler == SamplerKind.RectifiedFlow),
+            "diffusion.kind and sampling.sampler do not go together: rectified_flow is sampled by rectified_flow, gaussian by any other");
         Expect(sampling.GuidedChannels is null or >= 1, $"sampling.guided_channels is {sampling.GuidedChannels}, but must be at least 1");
         Expect(sampling.Eta is >= 0 and <= 1, $"sampling.eta is {sampling.Eta}, but must be from 0 to 1");
         Expect(text.MaxTokens >= 1, $"text_encoder.max_tokens is {text.MaxTokens}, but must be at least 1");

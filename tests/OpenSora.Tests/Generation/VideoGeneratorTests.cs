@@ -95,6 +95,28 @@ public class VideoGeneratorTests
     }
 
     [Fact]
+    public async Task A_rectified_flow_is_sampled_as_one_and_as_nothing_else()
+    {
+        static ModelDescription Flow(ModelDescription model, bool shift) => model with
+        {
+            Diffusion = new() { Kind = DiffusionKind.RectifiedFlow, ShiftBySize = shift }, Sampling = model.Sampling with { Sampler = SamplerKind.RectifiedFlow },
+        };
+        using var model = new TinyModel(d => Flow(d, shift: true));
+        using var unshifted = new TinyModel(d => Flow(d, shift: false));
+        using var generator = model.Generator();
+        var video = await generator.Request("a goat").Seed(1).GenerateAsync();
+        video.Metadata.Sampler.ShouldBe(nameof(RectifiedFlow));
+        using var other = unshifted.Generator();
+        Bytes(await other.Request("a goat").Seed(1).GenerateAsync()).ShouldNotBe(Bytes(video));
+
+        using var wrong = model.Builder().UseSampler(SamplerKind.Ddim).Build();
+        (await Should.ThrowAsync<ArgumentException>(wrong.Request("a goat").GenerateAsync())).Message.ShouldContain("sampled by RectifiedFlow");
+        using var gaussian = new TinyModel();
+        using var wrongToo = gaussian.Builder().UseSampler(SamplerKind.RectifiedFlow).Build();
+        (await Should.ThrowAsync<ArgumentException>(wrongToo.Request("a goat").GenerateAsync())).Message.ShouldContain("sampled by Iddpm");
+    }
+
+    [Fact]
     public async Task A_sampler_of_ones_own_gets_the_steps()
     {
         using var model = new TinyModel();
@@ -281,7 +303,10 @@ public class VideoGeneratorTests
         (await Should.ThrowAsync<InvalidModelException>(missing.LoadAsync())).Message.ShouldContain("no-such-model");
         using var future = new TinyModel(d => d with { Denoiser = d.Denoiser with { Architecture = "stdit9" } });
         using var old = future.Generator();
-        (await Should.ThrowAsync<InvalidModelException>(old.LoadAsync())).Message.ShouldContain("'stdit9'");
+        (await Should.ThrowAsync<InvalidModelException>(old.LoadAsync())).Message.ShouldContain("'stdit9'; this version knows 'stdit'");
+        using var without = new TinyModel(d => d with { TextEncoder = d.TextEncoder with { Tokenizer = null } });
+        using var whole = without.Whole();
+        (await Should.ThrowAsync<InvalidModelException>(whole.LoadAsync())).Message.ShouldContain("names no tokenizer; a text encoder t5 needs one");
     }
 
     [Fact]

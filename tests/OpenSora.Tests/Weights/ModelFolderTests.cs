@@ -91,6 +91,8 @@ public sealed class ModelFolderTests : IDisposable
     [InlineData("sampling.steps", "1001", "diffusion.steps (1000)")]
     [InlineData("sampling.sampler", "\"euler\"", "sampler")]
     [InlineData("sampling.sampler", "1", "sampler")]
+    [InlineData("sampling.sampler", "\"rectified_flow\"", "do not go together")]
+    [InlineData("diffusion.kind", "\"rectified_flow\"", "do not go together")]
     [InlineData("sampling.guidance_scale", "-1", "guidance_scale is -1")]
     [InlineData("sampling.guided_channels", "0", "guided_channels is 0")]
     public void Errors_say_what_is_wrong(string place, string? value, string problem)

@@ -1,0 +1,86 @@
+using OpenSora.Models;
+using OpenSora.Text;
+using OpenSora.Weights;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Generation;
+
+/// <summary>How the parts of a model are made, by the names of architectures that <c>model.json</c> uses.</summary>
+internal static class Architectures
+{
+    internal static readonly IReadOnlyDictionary<string, Func<PartLoader, IVideoTransformer>> Transformers = new Dictionary<string, Func<PartLoader, IVideoTransformer>>(StringComparer.OrdinalIgnoreCase)
+    {
+        ["stdit"] = part => part.Load(new Stdit(part.Config<StditConfig>(), initialize: false)),
+    };
+
+    internal static readonly IReadOnlyDictionary<string, Func<PartLoader, IVideoAutoencoder>> Autoencoders = new Dictionary<string, Func<PartLoader, IVideoAutoencoder>>(StringComparer.OrdinalIgnoreCase)
+    {
+        ["autoencoder_kl"] = part => part.Load(new AutoencoderKL(part.Config<AutoencoderKLConfig>(), initialize: false), new LoadOptions { KeyMap = AutoencoderKL.CurrentName }),
+    };
+
+    internal static readonly IReadOnlyDictionary<string, Func<PartLoader, ITextEncoder>> TextEncoders = new Dictionary<string, Func<PartLoader, ITextEncoder>>(StringComparer.OrdinalIgnoreCase)
+    {
+        ["t5"] = part =>
+        {
+            var (text, folder) = (part.Folder.Description.TextEncoder, part.Folder);
+            var encoder = T5TextEncoder.Load(part.Config<T5Config>(), part.Weights, folder.Tokenizer, text.MaxTokens, text.CleanCaptions);
+            part.Prepare(encoder.Model);
+            return encoder;
+        },
+    };
+}
+
+/// <summary>One part of a model folder, about to be loaded.</summary>
+/// <param name="Folder">The model's folder.</param>
+/// <param name="Part">The part.</param>
+/// <param name="Device">Where it belongs.</param>
+/// <param name="Precision">The type to multiply matrices in; null: that of the weights.</param>
+internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Device, ScalarType? Precision)
+{
+    /// <summary>The architecture's own settings.</summary>
+    internal T Config<T>() where T : class => Folder.ReadConfig<T>(Part);
+
+    /// <summary>The path of its weights.</summary>
+    /// <exception cref="InvalidModelException">The description names none.</exception>
+    internal string Weights => Folder.WeightsOf(Part);
+
+    /// <summary>Makes the part by its architecture's name.</summary>
+    /// <exception cref="InvalidModelException">There is no such architecture.</exception>
+    internal TPart Make<TPart>(IReadOnlyDictionary<string, Func<PartLoader, TPart>> architectures)
+    {
+        Check(architectures);
+        return architectures[Part.Architecture](this);
+    }
+
+    /// <summary>Checks that there is such an architecture.</summary>
+    internal void Check<TPart>(IReadOnlyDictionary<string, Func<PartLoader, TPart>> architectures)
+    {
+        if (!architectures.ContainsKey(Part.Architecture))
+            throw new InvalidModelException(Folder.Path, $"its {ModelFolder.FileName} names the architecture '{Part.Architecture}'; "
+                + $"this version knows {string.Join(", ", architectures.Keys.Select(name => $"'{name}'"))} in that place.");
+    }
+
+    /// <summary>Reads a network's weights, and makes it ready.</summary>
+    internal TModule Load<TModule>(TModule module, LoadOptions? options = null) where TModule : nn.Module
+    {
+        try
+        {
+            module.LoadWeights(Weights, options);
+            return Prepare(module);
+        }
+        catch
+        {
+            module.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Makes a network whose weights are loaded ready to be used.</summary>
+    internal TModule Prepare<TModule>(TModule module) where TModule : nn.Module
+    {
+        module.eval();
+        module.to(Device);
+        return module.UseComputeType(Precision);
+    }
+}
