@@ -87,7 +87,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     Directory.CreateDirectory(mine);
     foreach (var file in Directory.EnumerateFiles(origin.Path))
         File.Copy(file, Path.Combine(mine, Path.GetFileName(file)), overwrite: true);
-    model.SaveWeights(Path.Combine(mine, about.Denoiser.Weights), ScalarType.Float16);
+    model.SaveWeights(Path.Combine(mine, Path.GetFileName(origin.DenoiserWeights)), ScalarType.Float16);
     ModelFolder.Save(mine, about with { Name = "mine", Description = $"{about.Name}, trained further on {table.Count} clips." });
 
     using var generator = VideoGenerator.Create().UseModel(mine).Build();
