@@ -20,10 +20,17 @@ public static class GoldenCase
         ["train_step_stdit"] = TrainStepGoldens.Check,
         ["vae_"] = VaeGoldens.Check,
         ["vae_video"] = VaeGoldens.CheckVideo,
+        ["taesd_"] = TinyVaeGoldens.Check,
+        ["taef2_photo"] = TinyVaeGoldens.CheckPhoto,
         ["t5_"] = T5Goldens.Check,
         ["t5_text"] = CaptionGoldens.Check,
         ["caption_"] = CaptionGoldens.Check,
     };
+
+    /// <summary>The cases in a folder and the folders in it. A trained model's weights lie beside its case and are none.</summary>
+    public static IEnumerable<string> Find(string folder) => Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories)
+        .Where(path => Path.GetExtension(path) is ".safetensors" or ".json" && !path.EndsWith("_encoder.safetensors", StringComparison.Ordinal)
+            && !path.EndsWith("_decoder.safetensors", StringComparison.Ordinal)).Order(StringComparer.Ordinal);
 
     /// <summary>Checks one file.</summary>
     /// <returns>A comparison a tensor, or null where the kind of case is not supported yet.</returns>

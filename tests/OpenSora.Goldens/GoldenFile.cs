@@ -27,6 +27,7 @@ public sealed class GoldenFile : IDisposable
     public GoldenFile(string path)
     {
         Name = Path.GetFileNameWithoutExtension(path);
+        Folder = Path.GetDirectoryName(Path.GetFullPath(path))!;
         if (string.Equals(Path.GetExtension(path), ".json", StringComparison.Ordinal))
         {
             Json = JsonDocument.Parse(File.ReadAllBytes(path)).RootElement;
@@ -40,6 +41,9 @@ public sealed class GoldenFile : IDisposable
 
     /// <summary>The file's name without its extension; its first words are the kind.</summary>
     public string Name { get; }
+
+    /// <summary>Where the file is.</summary>
+    public string Folder { get; }
 
     /// <summary>A JSON file's content.</summary>
     public JsonElement Json { get; }

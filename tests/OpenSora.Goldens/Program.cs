@@ -8,7 +8,7 @@ if (args is not [var folder] || !Directory.Exists(folder))
 }
 
 var failed = 0;
-foreach (var path in Directory.EnumerateFiles(folder).Where(path => Path.GetExtension(path) is ".safetensors" or ".json").Order(StringComparer.Ordinal))
+foreach (var path in GoldenCase.Find(folder))
 {
     var name = Path.GetFileNameWithoutExtension(path);
     try

@@ -63,31 +63,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
 
     /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions and linear layers, gain 1 and shift 0 for norms.</summary>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
-    public void Initialize(Generator? generator = null)
-    {
-        using var scope = NewDisposeScope();
-        using var noGradients = no_grad();
-        foreach (var module in modules())
-        {
-            var (weight, bias) = module switch
-            {
-                Conv conv => (conv.weight, conv.bias),
-                Dense dense => (dense.weight, dense.bias!),
-                _ => (null, null),
-            };
-            if (weight is not null && bias is not null)
-            {
-                var fanIn = weight.numel() / weight.shape[0];
-                Parameters.FanIn(weight, fanIn, generator);
-                Parameters.FanIn(bias, fanIn, generator);
-            }
-            if (module is GroupNormalization norm)
-            {
-                Parameters.Constant(norm.weight, 1);
-                Parameters.Constant(norm.bias, 0);
-            }
-        }
-    }
+    public void Initialize(Generator? generator = null) => Parameters.InitializeConvolutions(this, generator);
 
     /// <summary>Encodes pictures and decodes them again, with gradients: a sample of the posterior in training, else its mean.</summary>
     /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>, sizes multiples of <see cref="SpatialFactor"/>.</param>
@@ -107,9 +83,9 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public GaussianPosterior EncodeImages(Tensor images)
     {
-        CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
+        Frames.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
         using var scope = NewDisposeScope();
-        var moments = quant_conv.call(encoder.call(ChannelsLast(images))).In(ScalarType.Float32).chunk(2, 1);
+        var moments = quant_conv.call(encoder.call(Frames.ChannelsLast(images))).In(ScalarType.Float32).chunk(2, 1);
         return new GaussianPosterior(moments[0].MoveToOuterDisposeScope(), moments[1].clamp(-30, 20).MoveToOuterDisposeScope());
     }
 
@@ -119,9 +95,9 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor DecodeImages(Tensor latents)
     {
-        CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
+        Frames.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
         using var scope = NewDisposeScope();
-        return decoder.call(post_quant_conv.call(ChannelsLast(latents))).In(ScalarType.Float32).MoveToOuterDisposeScope();
+        return decoder.call(post_quant_conv.call(Frames.ChannelsLast(latents))).In(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -131,45 +107,16 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <summary>Encodes with a given choice from each micro batch's posterior; its second argument is the first frame's index among all frames.</summary>
     internal Tensor Encode(Tensor video, Func<GaussianPosterior, long, Tensor> choose)
     {
-        CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
-        return FrameByFrame(video, (frames, first) => choose(EncodeImages(frames), first) * Config.ScalingFactor);
+        Frames.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
+        return Frames.OneByOne(video, Config.MicroBatchSize, (frames, first) => choose(EncodeImages(frames), first) * Config.ScalingFactor);
     }
 
     /// <inheritdoc/>
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor Decode(Tensor latents)
     {
-        CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
-        return FrameByFrame(latents, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
-    }
-
-    // [B, C, T, H, W] as [B T, C, H, W], in micro batches, and back.
-    private Tensor FrameByFrame(Tensor video, Func<Tensor, long, Tensor> network)
-    {
-        using var noGradients = no_grad();
-        using var scope = NewDisposeScope();
-        var (b, t) = (video.shape[0], video.shape[2]);
-        var frames = video.transpose(1, 2).flatten(0, 1);
-        var parts = new List<Tensor>();
-        for (var from = 0L; from < b * t; from += Config.MicroBatchSize)
-        {
-            using var part = NewDisposeScope();
-            parts.Add(network(frames.narrow(0, from, Math.Min(Config.MicroBatchSize, b * t - from)), from).MoveToOuterDisposeScope());
-        }
-        return cat(parts).unflatten(0, b, t).transpose(1, 2).contiguous().MoveToOuterDisposeScope();
-    }
-
-    // The same numbers with the channels innermost in memory: faster convolutions, on CPUs above all, and every layer keeps the order.
-    private static Tensor ChannelsLast(Tensor images) => images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2);
-
-    private static void CheckShape(Tensor tensor, int dimensions, int channels, int factor, string parameter)
-    {
-        var shape = tensor.shape;
-        if (shape.Length == dimensions && shape[1] == channels && shape.All(size => size > 0) && shape[^1] % factor == 0 && shape[^2] % factor == 0)
-            return;
-        var sizes = dimensions == 5 ? "frames, height, width" : "height, width";
-        throw new ArgumentException($"The {parameter} have shape [{string.Join(", ", shape)}]; expected [batch, {channels}, {sizes}]"
-            + (factor == 1 ? "." : $", height and width multiples of {factor}."), parameter);
+        Frames.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
+        return Frames.OneByOne(latents, Config.MicroBatchSize, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
     }
 }
 

@@ -19,6 +19,8 @@ public class ModelGoldenTests
     [InlineData("vae_tiny")]
     [InlineData("vae_4level")]
     [InlineData("vae_video_wrapper")]
+    [InlineData("taesd_plain")]
+    [InlineData("taesd_middle_norm")]
     [InlineData("t5_gated_gelu")]
     [InlineData("t5_relu")]
     [InlineData("t5_long")]

@@ -138,16 +138,17 @@ internal sealed class DitFinalLayer : nn.Module<Tensor, Tensor, Tensor>
     }
 }
 
-/// <summary>Group normalisation with eps 1e-6, in the type of its input. Parameters <c>weight</c>, <c>bias</c>.</summary>
+/// <summary>Group normalisation in the type of its input. Parameters <c>weight</c>, <c>bias</c>.</summary>
 internal sealed class GroupNormalization : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
     public readonly Parameter bias;
     private readonly int _groups;
+    private readonly double _eps;
 
-    public GroupNormalization(long channels, int groups) : base(nameof(GroupNormalization))
+    public GroupNormalization(long channels, int groups, double eps = 1e-6) : base(nameof(GroupNormalization))
     {
-        _groups = groups;
+        (_groups, _eps) = (groups, eps);
         weight = Parameters.Create(channels);
         bias = Parameters.Create(channels);
         RegisterComponents();
@@ -157,6 +158,6 @@ internal sealed class GroupNormalization : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         var type = x.dtype;
-        return nn.functional.group_norm(x, _groups, weight.In(type), bias.In(type), 1e-6).MoveToOuterDisposeScope();
+        return nn.functional.group_norm(x, _groups, weight.In(type), bias.In(type), _eps).MoveToOuterDisposeScope();
     }
 }

@@ -40,18 +40,18 @@ internal sealed class Dense : nn.Module<Tensor, Tensor>, IComputeLayer
 }
 
 /// <summary>A two-dimensional convolution. Its output stays in the type that it computes in.</summary>
-/// <remarks>Parameters <c>weight [outputs, inputs, size, size]</c> and <c>bias [outputs]</c>.</remarks>
+/// <remarks>Parameters <c>weight [outputs, inputs, size, size]</c> and, if it has one, <c>bias [outputs]</c>.</remarks>
 internal sealed class Conv : nn.Module<Tensor, Tensor>, IComputeLayer
 {
     public readonly Parameter weight;
-    public readonly Parameter bias;
+    public readonly Parameter? bias;
     private readonly long[] _strides;
     private readonly long[] _padding;
 
-    public Conv(long inputs, long outputs, long size, long stride = 1, long padding = 0) : base(nameof(Conv))
+    public Conv(long inputs, long outputs, long size, long stride = 1, long padding = 0, bool hasBias = true) : base(nameof(Conv))
     {
         weight = Parameters.Create(outputs, inputs, size, size);
-        bias = Parameters.Create(outputs);
+        bias = hasBias ? Parameters.Create(outputs) : null;
         (_strides, _padding) = ([stride, stride], [padding, padding]);
         RegisterComponents();
     }
@@ -62,7 +62,7 @@ internal sealed class Conv : nn.Module<Tensor, Tensor>, IComputeLayer
     {
         var type = ComputeType ?? weight.dtype;
         using var scope = NewDisposeScope();
-        return nn.functional.conv2d(x.In(type), weight.In(type), bias.In(type), _strides, _padding).MoveToOuterDisposeScope();
+        return nn.functional.conv2d(x.In(type), weight.In(type), bias?.In(type), _strides, _padding).MoveToOuterDisposeScope();
     }
 }
 
@@ -112,6 +112,34 @@ internal static class Parameters
     {
         var bound = 1 / Math.Sqrt(fanIn);
         tensor.uniform_(-bound, bound, generator);
+    }
+
+    /// <summary>PyTorch's own choice for all convolutions and linear layers of a module; gain 1 and shift 0 for its group norms.</summary>
+    public static void InitializeConvolutions(nn.Module model, Generator? generator)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        foreach (var module in model.modules())
+        {
+            var (weight, bias) = module switch
+            {
+                Conv conv => (conv.weight, conv.bias),
+                Dense dense => (dense.weight, dense.bias),
+                _ => (null, null),
+            };
+            if (weight is not null)
+            {
+                var fanIn = weight.numel() / weight.shape[0];
+                FanIn(weight, fanIn, generator);
+                if (bias is not null)
+                    FanIn(bias, fanIn, generator);
+            }
+            if (module is GroupNormalization norm)
+            {
+                Constant(norm.weight, 1);
+                Constant(norm.bias, 0);
+            }
+        }
     }
 
     public static void Normal(Tensor tensor, double std, Generator? generator) => tensor.normal_(0, std, generator);

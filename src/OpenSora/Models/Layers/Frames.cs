@@ -1,0 +1,44 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models.Layers;
+
+/// <summary>How networks for pictures take video, and what shapes they refuse.</summary>
+internal static class Frames
+{
+    /// <summary>Runs a network for pictures over video without gradients, a micro batch of frames at a time.</summary>
+    /// <param name="video"><c>[B, C, T, H, W]</c></param>
+    /// <param name="microBatch">The most frames at a time.</param>
+    /// <param name="network">Takes <c>[n, C, H, W]</c> and the first frame's index among all B T frames.</param>
+    /// <returns><c>[B, C', T, H', W']</c>, owned by the caller.</returns>
+    public static Tensor OneByOne(Tensor video, int microBatch, Func<Tensor, long, Tensor> network)
+    {
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        var (b, t) = (video.shape[0], video.shape[2]);
+        var frames = video.transpose(1, 2).flatten(0, 1);
+        var parts = new List<Tensor>();
+        for (var from = 0L; from < b * t; from += microBatch)
+        {
+            using var part = NewDisposeScope();
+            parts.Add(network(frames.narrow(0, from, Math.Min(microBatch, b * t - from)), from).MoveToOuterDisposeScope());
+        }
+        return cat(parts).unflatten(0, b, t).transpose(1, 2).contiguous().MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The same numbers with the channels innermost in memory: faster convolutions, on CPUs above all, and every layer keeps the order.</summary>
+    /// <param name="images"><c>[n, C, H, W]</c></param>
+    public static Tensor ChannelsLast(Tensor images) => images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2);
+
+    /// <summary>Refuses what is not <c>[batch, channels, (frames,) height, width]</c> with height and width multiples of a factor.</summary>
+    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    public static void CheckShape(Tensor tensor, int dimensions, int channels, int factor, string parameter)
+    {
+        var shape = tensor.shape;
+        if (shape.Length == dimensions && shape[1] == channels && shape.All(size => size > 0) && shape[^1] % factor == 0 && shape[^2] % factor == 0)
+            return;
+        var sizes = dimensions == 5 ? "frames, height, width" : "height, width";
+        throw new ArgumentException($"The {parameter} have shape [{string.Join(", ", shape)}]; expected [batch, {channels}, {sizes}]"
+            + (factor == 1 ? "." : $", height and width multiples of {factor}."), parameter);
+    }
+}

@@ -1,0 +1,37 @@
+using OpenSora.Models;
+using static TorchSharp.torch;
+
+namespace OpenSora.Goldens;
+
+/// <summary>Tiny autoencoders, random and trained.</summary>
+internal static class TinyVaeGoldens
+{
+    public static IEnumerable<Comparison> Check(GoldenFile file)
+    {
+        using var noGradients = no_grad();
+        var model = file.Load(new TinyAutoencoder(file.ConfigAs<TinyAutoencoderConfig>(), initialize: false));
+        var latents = model.EncodeImages(file["input.x"]);
+        yield return file.Compare("output.latent", latents);
+        yield return file.Compare("output.decoded", model.DecodeImages(latents));
+    }
+
+    /// <summary>A trained one on a photo. Its weights lie beside the case; pixels there are in [0, 1].</summary>
+    public static IEnumerable<Comparison> CheckPhoto(GoldenFile file)
+    {
+        using var noGradients = no_grad();
+        using var model = new TinyAutoencoder(TinyAutoencoderConfig.Preset("TAEF2"), initialize: false);
+        model.LoadPair(Path.Combine(file.Folder, "taef2_encoder.safetensors"), Path.Combine(file.Folder, "taef2_decoder.safetensors"));
+        var photo = file["input.x"];
+        Tensor Decoded(Tensor latents) => (model.Decode(latents.unsqueeze(2)).squeeze(2) + 1) / 2;
+        Tensor Psnr(Tensor decoded) => -10 * log10((decoded.clamp(0, 1) - photo).square().mean()).view(1);
+
+        var latents = model.Encode((photo * 2 - 1).unsqueeze(2)).squeeze(2);
+        yield return file.Compare("output.latent", latents);
+        var decoded = Decoded(latents);
+        yield return file.Compare("output.reconstruction_raw", decoded);
+        yield return file.Compare("output.reconstruction", decoded.clamp(0, 1));
+        yield return file.Compare("output.psnr", Psnr(decoded));
+        // latents as bytes, 0 to 255 for -3 to 3
+        yield return file.Compare("output.psnr_quantized", Psnr(Decoded(file["mid.latent_quantized"] / 255 * 6 - 3)));
+    }
+}
