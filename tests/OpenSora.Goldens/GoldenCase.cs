@@ -20,6 +20,7 @@ public static class GoldenCase
         ["train_step_stdit"] = TrainStepGoldens.Check,
         ["vae_"] = VaeGoldens.Check,
         ["vae_video"] = VaeGoldens.CheckVideo,
+        ["svd_"] = SvdVaeGoldens.Check,
         ["taesd_"] = TinyVaeGoldens.Check,
         ["taef2_photo"] = TinyVaeGoldens.CheckPhoto,
         ["t5_"] = T5Goldens.Check,

@@ -85,8 +85,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     {
         Frames.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
         using var scope = NewDisposeScope();
-        var moments = quant_conv.call(encoder.call(Frames.ChannelsLast(images))).In(ScalarType.Float32).chunk(2, 1);
-        return new GaussianPosterior(moments[0].MoveToOuterDisposeScope(), moments[1].clamp(-30, 20).MoveToOuterDisposeScope());
+        return GaussianPosterior.OfMoments(quant_conv.call(encoder.call(Frames.ChannelsLast(images)))).MoveToOuterDisposeScope();
     }
 
     /// <summary>Pictures of latents that are not scaled, with gradients.</summary>
@@ -138,6 +137,14 @@ public sealed record AutoencoderOutput(Tensor Reconstruction, GaussianPosterior 
 /// <param name="LogVariance">Natural logarithm of the variance, in [-30, 20], same shape.</param>
 public sealed record GaussianPosterior(Tensor Mean, Tensor LogVariance) : IDisposable
 {
+    /// <summary>The posterior of which an encoder says mean and logarithm of the variance, <c>[n, 2 channels, height, width]</c>.</summary>
+    internal static GaussianPosterior OfMoments(Tensor moments)
+    {
+        using var scope = NewDisposeScope();
+        var parts = moments.In(ScalarType.Float32).chunk(2, 1);
+        return new GaussianPosterior(parts[0], parts[1].clamp(-30, 20)).MoveToOuterDisposeScope();
+    }
+
     /// <summary>Mean plus noise times the standard deviation.</summary>
     /// <param name="generator">Source of the noise; null: PyTorch's global generator.</param>
     /// <returns>A sample, owned by the caller.</returns>

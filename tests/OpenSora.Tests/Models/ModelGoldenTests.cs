@@ -19,6 +19,7 @@ public class ModelGoldenTests
     [InlineData("vae_tiny")]
     [InlineData("vae_4level")]
     [InlineData("vae_video_wrapper")]
+    [InlineData("svd_decoder")]
     [InlineData("taesd_plain")]
     [InlineData("taesd_middle_norm")]
     [InlineData("t5_gated_gelu")]

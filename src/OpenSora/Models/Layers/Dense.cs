@@ -66,6 +66,31 @@ internal sealed class Conv : nn.Module<Tensor, Tensor>, IComputeLayer
     }
 }
 
+/// <summary>A convolution over three frames, each place for itself. Its output stays in the type that it computes in.</summary>
+/// <remarks>Parameters <c>weight [outputs, inputs, 3, 1, 1]</c> and <c>bias [outputs]</c>.</remarks>
+internal sealed class TimeConv : nn.Module<Tensor, Tensor>, IComputeLayer
+{
+    public readonly Parameter weight;
+    public readonly Parameter bias;
+
+    public TimeConv(long inputs, long outputs) : base(nameof(TimeConv))
+    {
+        weight = Parameters.Create(outputs, inputs, 3, 1, 1);
+        bias = Parameters.Create(outputs);
+        RegisterComponents();
+    }
+
+    public ScalarType? ComputeType { get; set; }
+
+    /// <summary>Convolves <c>[batch, inputs, frames, places]</c>.</summary>
+    public override Tensor forward(Tensor x)
+    {
+        var type = ComputeType ?? weight.dtype;
+        using var scope = NewDisposeScope();
+        return nn.functional.conv2d(x.In(type), weight.squeeze(-1).In(type), bias.In(type), padding: [1, 0]).MoveToOuterDisposeScope();
+    }
+}
+
 /// <summary>How parameters are made, filled and cast.</summary>
 internal static class Parameters
 {
@@ -124,6 +149,7 @@ internal static class Parameters
             var (weight, bias) = module switch
             {
                 Conv conv => (conv.weight, conv.bias),
+                TimeConv conv => (conv.weight, conv.bias),
                 Dense dense => (dense.weight, dense.bias),
                 _ => (null, null),
             };

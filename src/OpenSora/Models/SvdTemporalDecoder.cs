@@ -1,0 +1,283 @@
+using OpenSora.Models.Layers;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models;
+
+/// <summary>The autoencoder of Stable Video Diffusion: pictures are encoded one by one, and decoded together, so that the video does not flicker.</summary>
+/// <remarks>
+/// Source: "Stable Video Diffusion" (Blattmann et al., 2023), whose decoder adds temporal layers to Stable Diffusion's as "Align your Latents" does (Blattmann et
+/// al., 2023, section 3). Its latents are those of Stable Diffusion's <see cref="AutoencoderKL"/>, of whose videos it can decode too. Names of parameters are
+/// diffusers'. Shapes in comments: B batch, T frames, C channels. <see cref="Encode"/> and <see cref="Decode"/> keep no gradients; <see cref="forward"/> does.
+/// </remarks>
+public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
+{
+    private readonly VaeEncoder encoder;
+    private readonly TemporalDecoder decoder;
+    private readonly Conv quant_conv;
+
+    /// <summary>Makes the model and gives its parameters their starting values.</summary>
+    /// <param name="config">Sizes and choices; <see cref="AutoencoderKLConfig.MicroBatchSize"/> is for encoding.</param>
+    /// <param name="initialize">False leaves the parameters unset, for weights that are loaded next.</param>
+    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    public AutoencoderKLTemporalDecoder(AutoencoderKLConfig config, bool initialize = true) : base(nameof(AutoencoderKLTemporalDecoder))
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        config.Validate();
+        Config = config;
+        encoder = new VaeEncoder(config);
+        decoder = new TemporalDecoder(config);
+        quant_conv = new Conv(2L * config.LatentChannels, 2L * config.LatentChannels, 1);
+        RegisterComponents();
+        if (initialize)
+            Initialize();
+    }
+
+    /// <summary>The sizes and choices that the model was made with.</summary>
+    public AutoencoderKLConfig Config { get; }
+
+    /// <summary>The most frames that are decoded together and see each other; memory grows with it. The model was trained with 14.</summary>
+    public int DecodeChunkSize
+    {
+        get;
+        set
+        {
+            ArgumentOutOfRangeException.ThrowIfLessThan(value, 1);
+            field = value;
+        }
+    } = 14;
+
+    /// <inheritdoc/>
+    public int LatentChannels => Config.LatentChannels;
+
+    /// <inheritdoc/>
+    public int SpatialFactor => 1 << (Config.BlockOutChannels.Count - 1);
+
+    /// <inheritdoc/>
+    public int TemporalFactor => 1;
+
+    /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions and linear layers, gain 1 and shift 0 for norms, half of the
+    /// temporal branch in every mix.</summary>
+    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    public void Initialize(Generator? generator = null)
+    {
+        Parameters.InitializeConvolutions(this, generator);
+        using var noGradients = no_grad();
+        foreach (var mix in modules().OfType<TemporalMix>())
+            Parameters.Constant(mix.mix_factor, 0);
+    }
+
+    /// <summary>Decodes latents that are not scaled, all frames together, with gradients.</summary>
+    /// <param name="latents"><c>[B, LatentChannels, T, height, width]</c></param>
+    /// <returns>Pixels about in [-1, 1], <c>[B, channels, T, height * factor, width * factor]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    public override Tensor forward(Tensor latents)
+    {
+        Frames.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
+        using var scope = NewDisposeScope();
+        var (b, t) = (latents.shape[0], latents.shape[2]);
+        var frames = Frames.ChannelsLast(latents.transpose(1, 2).flatten(0, 1));                // [B T, C, H, W]
+        return decoder.call(frames, b).In(ScalarType.Float32).unflatten(0, b, t).transpose(1, 2).contiguous().MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    public Tensor Encode(Tensor video, Generator? generator = null)
+    {
+        Frames.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
+        return Frames.OneByOne(video, Config.MicroBatchSize, (frames, _) =>
+        {
+            var posterior = GaussianPosterior.OfMoments(quant_conv.call(encoder.call(Frames.ChannelsLast(frames))));
+            return (generator is null ? posterior.Mean : posterior.Sample(generator)) * Config.ScalingFactor;
+        });
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>Frames are decoded in chunks of <see cref="DecodeChunkSize"/>.</remarks>
+    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    public Tensor Decode(Tensor latents)
+    {
+        Frames.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        var chunks = new List<Tensor>();
+        for (var from = 0L; from < latents.shape[2]; from += DecodeChunkSize)
+        {
+            using var part = NewDisposeScope();
+            var chunk = latents.narrow(2, from, Math.Min(DecodeChunkSize, latents.shape[2] - from));
+            chunks.Add(call(chunk / Config.ScalingFactor).MoveToOuterDisposeScope());
+        }
+        return cat(chunks, 2).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Latents to video: as <see cref="VaeDecoder"/>, each residual block followed by one over time.</summary>
+internal sealed class TemporalDecoder : nn.Module<Tensor, long, Tensor>
+{
+    public readonly Conv conv_in;
+    public readonly TemporalMiddle mid_block;
+    public readonly ModuleList<TemporalLevel> up_blocks;
+    public readonly GroupNormalization conv_norm_out;
+    public readonly Conv conv_out;
+    public readonly TimeConv time_conv_out;
+
+    public TemporalDecoder(AutoencoderKLConfig config) : base(nameof(TemporalDecoder))
+    {
+        var (channels, groups) = (config.BlockOutChannels.Reverse().ToArray(), config.NormNumGroups);
+        conv_in = new Conv(config.LatentChannels, channels[0], 3, padding: 1);
+        mid_block = new TemporalMiddle(channels[0], groups);
+        up_blocks = nn.ModuleList(channels.Select((outputs, i) =>
+            new TemporalLevel(channels[Math.Max(0, i - 1)], outputs, config.LayersPerBlock + 1, groups, i < channels.Length - 1)).ToArray());
+        conv_norm_out = new GroupNormalization(channels[^1], groups);
+        conv_out = new Conv(channels[^1], config.OutChannels, 3, padding: 1);
+        time_conv_out = new TimeConv(config.OutChannels, config.OutChannels);
+        RegisterComponents();
+    }
+
+    /// <summary>Decodes frames.</summary>
+    /// <param name="x"><c>[B T, C, H, W]</c></param>
+    /// <param name="batch">B.</param>
+    public override Tensor forward(Tensor x, long batch)
+    {
+        using var scope = NewDisposeScope();
+        x = mid_block.call(conv_in.call(x), batch);
+        foreach (var block in up_blocks)
+        {
+            var next = block.call(x, batch);
+            x.Dispose();
+            x = next;
+        }
+        x = conv_out.call(nn.functional.silu(conv_norm_out.call(x)));
+        return TimeLayout.Of(time_conv_out.call(TimeLayout.To(x, batch)), x.shape).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Residual blocks of one size, then the doubling of it.</summary>
+internal sealed class TemporalLevel : nn.Module<Tensor, long, Tensor>
+{
+    public readonly ModuleList<SpatioTemporalResidual> resnets;
+    public readonly ModuleList<VaeUpsample>? upsamplers;
+
+    public TemporalLevel(int inputs, int outputs, int layers, int groups, bool up) : base(nameof(TemporalLevel))
+    {
+        resnets = nn.ModuleList(Enumerable.Range(0, layers).Select(i => new SpatioTemporalResidual(i == 0 ? inputs : outputs, outputs, groups)).ToArray());
+        upsamplers = up ? nn.ModuleList(new VaeUpsample(outputs)) : null;
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x, long batch)
+    {
+        using var scope = NewDisposeScope();
+        foreach (var resnet in resnets)
+            x = resnet.call(x, batch);
+        return (upsamplers?[0].call(x) ?? x).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>The smallest size: residual block, attention over the places of each frame, residual block.</summary>
+internal sealed class TemporalMiddle : nn.Module<Tensor, long, Tensor>
+{
+    public readonly ModuleList<VaeAttention> attentions;
+    public readonly ModuleList<SpatioTemporalResidual> resnets;
+
+    public TemporalMiddle(int channels, int groups) : base(nameof(TemporalMiddle))
+    {
+        attentions = nn.ModuleList(new VaeAttention(channels, groups));
+        resnets = nn.ModuleList(new SpatioTemporalResidual(channels, channels, groups), new SpatioTemporalResidual(channels, channels, groups));
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x, long batch)
+    {
+        using var scope = NewDisposeScope();
+        return resnets[1].call(attentions[0].call(resnets[0].call(x, batch)), batch).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>A residual block in space, then one in time, and a learned mix of both.</summary>
+internal sealed class SpatioTemporalResidual : nn.Module<Tensor, long, Tensor>
+{
+    public readonly VaeResidual spatial_res_block;
+    public readonly TemporalResidual temporal_res_block;
+    public readonly TemporalMix time_mixer;
+
+    public SpatioTemporalResidual(int inputs, int outputs, int groups) : base(nameof(SpatioTemporalResidual))
+    {
+        spatial_res_block = new VaeResidual(inputs, outputs, groups);
+        temporal_res_block = new TemporalResidual(outputs, groups);
+        time_mixer = new TemporalMix();
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x, long batch)
+    {
+        using var scope = NewDisposeScope();
+        x = spatial_res_block.call(x);
+        var change = TimeLayout.Of(temporal_res_block.call(TimeLayout.To(x, batch)), x.shape);
+        return time_mixer.call(x, change).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Norm over all frames, SiLU, convolution over time, twice: what time changes, without the shortcut.</summary>
+internal sealed class TemporalResidual : nn.Module<Tensor, Tensor>
+{
+    public readonly GroupNormalization norm1;
+    public readonly TimeConv conv1;
+    public readonly GroupNormalization norm2;
+    public readonly TimeConv conv2;
+
+    public TemporalResidual(int channels, int groups) : base(nameof(TemporalResidual))
+    {
+        norm1 = new GroupNormalization(channels, groups, 1e-5);
+        conv1 = new TimeConv(channels, channels);
+        norm2 = new GroupNormalization(channels, groups, 1e-5);
+        conv2 = new TimeConv(channels, channels);
+        RegisterComponents();
+    }
+
+    /// <summary>What is added to <c>[B, C, T, H W]</c>.</summary>
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        var h = conv1.call(nn.functional.silu(norm1.call(x)));
+        return conv2.call(nn.functional.silu(norm2.call(h))).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Mixes what is before and after the temporal block, with the weights 1 - s and s = sigmoid of the parameter <c>mix_factor [1]</c>.</summary>
+internal sealed class TemporalMix : nn.Module<Tensor, Tensor, Tensor>
+{
+    public readonly Parameter mix_factor;
+
+    public TemporalMix() : base(nameof(TemporalMix))
+    {
+        mix_factor = Parameters.Create(1);
+        RegisterComponents();
+    }
+
+    /// <summary><c>(1 - s) x + s (x + change)</c></summary>
+    public override Tensor forward(Tensor x, Tensor change)
+    {
+        using var scope = NewDisposeScope();
+        return x.addcmul(change.In(x.dtype), mix_factor.sigmoid().In(x.dtype), 1).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>The two orders of a video's axes here. With the channels innermost in memory neither way copies.</summary>
+internal static class TimeLayout
+{
+    /// <summary><c>[B T, C, H, W]</c> to <c>[B, C, T, H W]</c>.</summary>
+    public static Tensor To(Tensor x, long batch)
+    {
+        using var scope = NewDisposeScope();
+        return x.permute(0, 2, 3, 1).reshape(batch, x.shape[0] / batch, x.shape[2] * x.shape[3], x.shape[1]).permute(0, 3, 1, 2).MoveToOuterDisposeScope();
+    }
+
+    /// <summary><c>[B, C, T, H W]</c> to the shape <c>[B T, C, H, W]</c>.</summary>
+    public static Tensor Of(Tensor x, long[] shape)
+    {
+        using var scope = NewDisposeScope();
+        return x.permute(0, 2, 3, 1).reshape(shape[0], shape[2], shape[3], x.shape[1]).permute(0, 3, 1, 2).MoveToOuterDisposeScope();
+    }
+}
