@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
 using TorchSharp;
@@ -5,26 +6,43 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>DiT with full attention, as Open-Sora 1.0 has it, and the official image model that it takes weights from.</summary>
+/// <summary>DiT and Latte as Open-Sora 1.0 has them, and the official models that they take weights from.</summary>
 internal static class DitGoldens
 {
-    public static IEnumerable<Comparison> Check(GoldenFile file)
+    public static IEnumerable<Comparison> Check(GoldenFile file) =>
+        Check(file, new Dit(file.ConfigAs<DitConfig>(), initialize: false), new Dit(file.ConfigAs<DitConfig>(), initialize: false));
+
+    public static IEnumerable<Comparison> CheckLatte(GoldenFile file) =>
+        Check(file, new Latte(file.ConfigAs<LatteConfig>(), initialize: false), new Latte(file.ConfigAs<LatteConfig>(), initialize: false));
+
+    private static IEnumerable<Comparison> Check(GoldenFile file, Dit model, Dit fresh)
     {
-        var config = file.ConfigAs<DitConfig>();
         using var noGradients = no_grad();
-        var model = file.Load(new Dit(config, initialize: false));
+        var config = file.Load(model).Config;
         model.eval();
 
-        using var fresh = new Dit(config, initialize: false);
-        var tables = fresh.state_dict();
-        yield return file.Compare("weights.pos_embed_spatial", tables["pos_embed_spatial"]);
-        yield return file.Compare("weights.pos_embed_temporal", tables["pos_embed_temporal"]);
+        using (fresh)
+        {
+            var tables = fresh.state_dict();
+            yield return file.Compare("weights.pos_embed_spatial", tables["pos_embed_spatial"]);
+            yield return file.Compare("weights.pos_embed_temporal", tables["pos_embed_temporal"]);
+        }
 
         var patches = new PatchEmbedder(config.InChannels, config.HiddenSize, (config.PatchSize[0], config.PatchSize[1], config.PatchSize[2]));
         yield return file.Compare("mid.x_embedder", file.Load(patches, "weights.x_embedder.").call(file["input.x"]));
-        var condition = file["mid.t_embedder"] + file["mid.y_embedder"].view(file["mid.t_embedder"].shape);
+        var (t, c) = (config.InputSize[0] / config.PatchSize[0], config.HiddenSize);
+        var condition = file["mid.t_embedder"] + file["mid.y_embedder"].view(-1, c);
+        var b = condition.shape[0];
         for (var i = 1; file.Has($"mid.block{i}"); i++)
-            yield return file.Compare($"mid.block{i}", file.Load(new DitBlock(config), $"weights.blocks.{i}.").call(file[$"mid.block{i - 1}"], condition));
+        {
+            // The original's blocks of Latte take [(B T), S, C] and [(B S), T, C] in turn.
+            var latte = config.AttentionOrder == AttentionOrder.Interleaved;
+            Tensor Grid(Tensor mid, int block) => latte && block % 2 == 1 ? mid.view(b, -1, t, c).transpose(1, 2).contiguous() : mid.view(b, t, -1, c);
+            var x = Grid(file[$"mid.block{i - 1}"], i - 1);
+            var frames = latte && i == 1 ? file["weights.pos_embed_temporal"] : null;
+            var y = file.Load(new DitBlock(config, i), $"weights.blocks.{i}.").call(x, condition, frames);
+            yield return file.Compare($"mid.block{i}", latte && i % 2 == 1 ? y.transpose(1, 2).reshape(file[$"mid.block{i}"].shape) : y.view(file[$"mid.block{i}"].shape));
+        }
         yield return file.Compare("output.x", model.call(file["input.x"], file["input.timestep"], file["input.y"]));
     }
 
@@ -43,8 +61,43 @@ internal static class DitGoldens
             parameter.copy_(file["weights." + name].view(parameter.shape));
         model.eval();
         yield return file.Compare("weights.pos_embed", model.state_dict()["pos_embed_spatial"]);
-        var output = model.call(file["input.x"].unsqueeze(2), file["input.t"], file["input.y"]).squeeze(2);
+        Tensor Call(Tensor x, Tensor t) => model.call(x.unsqueeze(2), t, file["input.y"]).squeeze(2);
+        var output = Call(file["input.x"], file["input.t"]);
         yield return file.Compare("output.x", output);
         yield return file.Compare("output.opensora_converted_x", output);
+        yield return file.Compare("output.forward_with_cfg", Guided(file, file["input.x"], file["input.t"], Guidance.IddpmChannels, Call));
+    }
+
+    /// <summary>The official Latte's weights. It takes frames before channels.</summary>
+    public static IEnumerable<Comparison> CheckOfficialLatte(GoldenFile file)
+    {
+        int Number(string name) => file.Config.GetProperty(name).GetInt32();
+        var (size, patch) = (Number("input_size"), Number("patch_size"));
+        using var noGradients = no_grad();
+        using var model = new Latte(new LatteConfig
+        {
+            InputSize = [Number("num_frames"), size, size], PatchSize = [1, patch, patch], InChannels = Number("in_channels"), HiddenSize = Number("hidden_size"),
+            Depth = Number("depth"), NumHeads = Number("num_heads"), Condition = $"label_{Number("num_classes")}",
+        }, initialize: false);
+        foreach (var (name, parameter) in model.named_parameters())
+            parameter.copy_(file["weights." + name].view(parameter.shape));
+        model.eval();
+        yield return file.Compare("weights.pos_embed", model.state_dict()["pos_embed_spatial"]);
+        yield return file.Compare("weights.temp_embed", model.state_dict()["pos_embed_temporal"]);
+        var output = model.call(file["input.x"].transpose(1, 2), file["input.t"], file["input.y"]).transpose(1, 2);
+        yield return file.Compare("output.x", output);
+        yield return file.Compare("output.opensora_converted_x", output);
+        yield return file.Compare("output.forward_with_cfg", Guided(file, file["input.x"].transpose(1, 2), file["input.t"], 4, (x, t) => model.call(x, t, file["input.y"])).transpose(1, 2));
+    }
+
+    /// <summary>The official models' guided call: of the batch, only the first half of the latents counts, and in the output guided channels stand twice.</summary>
+    internal static Tensor Guided(GoldenFile file, Tensor input, Tensor time, int channels, Denoiser denoiser)
+    {
+        var (half, scale) = (input.shape[0] / 2, file.Config.GetProperty("cfg_scale").GetDouble());
+        var latents = input.narrow(0, 0, half);
+        var guided = Guidance.ClassifierFree(denoiser, scale, channels)(latents, time.narrow(0, 0, half));
+        var both = denoiser(cat([latents, latents]), time);
+        var rest = both.shape[1] - channels;
+        return cat([guided, cat([guided.narrow(1, 0, channels), both.narrow(0, half, half).narrow(1, channels, rest)], 1)]);
     }
 }

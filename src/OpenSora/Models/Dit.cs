@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 namespace OpenSora.Models;
 
 /// <summary>Sizes and choices of a <see cref="Dit"/>. JSON spells the names in snake case, as the original's configuration does.</summary>
-public sealed record DitConfig
+public record DitConfig
 {
     /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the way.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
@@ -45,6 +45,9 @@ public sealed record DitConfig
     /// <summary>Leaves the temporal positions out.</summary>
     public bool NoTemporalPosEmb { get; init; }
 
+    /// <summary>How blocks attend within frames and along time.</summary>
+    public AttentionOrder AttentionOrder { get; init; } = AttentionOrder.Full;
+
     /// <summary>Names that <see cref="Preset"/> knows (Peebles and Xie, 2023, table 1) with patches of 1x2x2.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2"];
 
@@ -76,6 +79,7 @@ public sealed record DitConfig
             Check(InputSize[i] % PatchSize[i] == 0, nameof(InputSize), $"InputSize [{string.Join(", ", InputSize)}] is not a multiple of PatchSize [{string.Join(", ", PatchSize)}].");
         Check(HiddenSize % NumHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumHeads {NumHeads}.");
         Check(HiddenSize % 4 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 4, which the sine-cosine positions need.");
+        Check(Enum.IsDefined(AttentionOrder), nameof(AttentionOrder), $"AttentionOrder is {AttentionOrder}; known are {string.Join(", ", Enum.GetNames<AttentionOrder>())}.");
         Check(MlpRatio > 0, nameof(MlpRatio), $"MlpRatio is {MlpRatio}; it must be positive.");
         Check(ClassDropoutProb is >= 0 and <= 1, nameof(ClassDropoutProb), $"ClassDropoutProb is {ClassDropoutProb}; it must be between 0 and 1.");
         Check(string.Equals(Condition, "text", StringComparison.Ordinal) || Classes > 0, nameof(Condition), $"Condition is '{Condition}'; it must be 'text' or 'label_' and the number of classes.");
@@ -85,10 +89,13 @@ public sealed record DitConfig
     internal int Classes => Condition?.StartsWith("label_", StringComparison.Ordinal) == true
         && int.TryParse(Condition.AsSpan(6), NumberStyles.None, CultureInfo.InvariantCulture, out var classes) ? classes : 0;
 
-    private static void Check(bool right, string name, string message)
+    /// <summary>What messages call the architecture.</summary>
+    private protected virtual string Architecture => "DiT";
+
+    private void Check(bool right, string name, string message)
     {
         if (!right)
-            throw new ArgumentException($"The DiT configuration is wrong: {message}", name);
+            throw new ArgumentException($"The {Architecture} configuration is wrong: {message}", name);
     }
 }
 
@@ -98,23 +105,27 @@ public sealed record DitConfig
 /// </summary>
 /// <remarks>
 /// Source: "Scalable Diffusion Models with Transformers" (Peebles and Xie, 2023), adaLN-Zero blocks. The condition, a class or one vector of text, joins the
-/// time; there is no cross attention. Names of parameters and buffers are Open-Sora's. Shapes in comments: B batch, N tokens, C channels.
+/// time; there is no cross attention. Names of parameters and buffers are Open-Sora's. Shapes in comments: B batch, T frames and S places of tokens, C channels.
 /// </remarks>
-public sealed class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>
+public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
 {
-    private readonly Tensor pos_embed_spatial;
-    private readonly Tensor pos_embed_temporal;
-    private readonly PatchEmbedder x_embedder;
-    private readonly TimestepEmbedder t_embedder;
-    private readonly nn.Module<Tensor, Tensor?, Tensor> y_embedder;
-    private readonly ModuleList<DitBlock> blocks;
-    private readonly DitFinalLayer final_layer;
+    private protected readonly Tensor pos_embed_spatial;
+    private protected readonly Tensor pos_embed_temporal;
+    private protected readonly PatchEmbedder x_embedder;
+    private protected readonly TimestepEmbedder t_embedder;
+    private protected readonly nn.Module<Tensor, Tensor?, Tensor> y_embedder;
+    private protected readonly ModuleList<DitBlock> blocks;
+    private protected readonly DitFinalLayer final_layer;
 
     /// <summary>Makes the model and gives its parameters their starting values.</summary>
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public Dit(DitConfig config, bool initialize = true) : base(nameof(Dit))
+    public Dit(DitConfig config, bool initialize = true) : this(nameof(Dit), config, initialize)
+    {
+    }
+
+    private protected Dit(string name, DitConfig config, bool initialize) : base(name)
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -125,7 +136,7 @@ public sealed class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>
         x_embedder = new PatchEmbedder(config.InChannels, c, (t, h, w));
         t_embedder = new TimestepEmbedder(c);
         y_embedder = config.Classes > 0 ? new LabelEmbedder(config.Classes, c) : new CaptionEmbedder(config.CaptionChannels, c, tokens: 1);
-        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new DitBlock(config)).ToArray());
+        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(number => new DitBlock(config, number)).ToArray());
         final_layer = new DitFinalLayer(c, t * h * w * OutChannels);
         (pos_embed_spatial, pos_embed_temporal) = Grid(config.InputSize[0] / t, config.InputSize[1] / h, config.InputSize[2] / w);
         pos_embed_spatial.DetachFromDisposeScope();
@@ -135,11 +146,29 @@ public sealed class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>
             Initialize();
     }
 
+    /// <inheritdoc/>
+    protected sealed override void RegisterComponents() => base.RegisterComponents();
+
     /// <summary>The sizes and choices that the model was made with.</summary>
     public DitConfig Config { get; }
 
     /// <summary>Channels of the output: twice those of the latents where the variance is learned.</summary>
     public int OutChannels => Config.LearnSigma ? 2 * Config.InChannels : Config.InChannels;
+
+    /// <inheritdoc/>
+    public int LatentChannels => Config.InChannels;
+
+    /// <inheritdoc/>
+    public IReadOnlyList<int> LatentMultiple => Config.PatchSize;
+
+    /// <inheritdoc/>
+    public int TextWidth => Config.Classes > 0 ? 1 : Config.CaptionChannels;
+
+    /// <inheritdoc/>
+    public int TextTokens => 1;
+
+    /// <inheritdoc/>
+    public bool SupportsNoisyFrames => false;
 
     /// <summary>Where training draws which conditions to drop; null: PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
@@ -162,6 +191,8 @@ public sealed class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>
             Parameters.Normal(labels.embedding_table.weight, 0.02, generator);
         if (y_embedder is CaptionEmbedder captions)
             Parameters.Normal(captions.y_embedding, 1 / Math.Sqrt(Config.CaptionChannels), generator);
+        foreach (var temporal in blocks.Select(block => block.attn_temp).OfType<SelfAttention>())
+            Parameters.Constant(temporal.proj.weight, 0);
         foreach (var modulation in blocks.Select(block => block.adaLN_modulation).Append(final_layer.adaLN_modulation))
             Parameters.Constant(modulation.modules().OfType<Dense>().Single().weight, 0);
         Parameters.Constant(final_layer.linear.weight, 0);
@@ -184,19 +215,37 @@ public sealed class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
         tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
-        if (!Config.NoTemporalPosEmb)
-            tokens = tokens + frames.unsqueeze(2).In(tokens.dtype);
-        tokens = tokens.view(b, t * h * w, c);                                                  // [B, N, C]
         var drop = training && Config.ClassDropoutProb > 0 ? rand(b, device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
         var condition = t_embedder.call(timestep) + y_embedder.call(y, drop).view(b, c);        // [B, C]
 
         foreach (var block in blocks)
         {
-            var next = block.call(tokens, condition);
+            var next = block.call(tokens, condition, block.TakesFramePositions && !Config.NoTemporalPosEmb ? frames : null);
             tokens.Dispose();
             tokens = next;
         }
-        return x_embedder.Unpatchify(final_layer.call(tokens.In(ScalarType.Float32), condition), t, h, w, OutChannels).MoveToOuterDisposeScope();
+        tokens = tokens.view(b, -1, c).In(ScalarType.Float32);
+        return x_embedder.Unpatchify(final_layer.call(tokens, condition), t, h, w, OutChannels).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions)
+    {
+        ArgumentNullException.ThrowIfNull(conditions);
+        using var scope = NewDisposeScope();
+        var text = conditions.Text;
+        var y = Config.Classes > 0 && text.dim() == 3 && text.shape[1] == 1 && text.shape[2] == 1 ? text.view(-1).to(ScalarType.Int64) : text.unsqueeze(1);
+        return forward(x, t, y).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The condition of no text, or of no class, what guidance takes for an unconditional prompt.</summary>
+    /// <param name="batch">How many copies.</param>
+    /// <returns><c>[batch, 1, TextWidth]</c>, owned by the caller: a learned vector, or the number of classes, which stands for none of them.</returns>
+    public Tensor NullCaption(long batch = 1)
+    {
+        using var scope = NewDisposeScope();
+        var nothing = y_embedder is CaptionEmbedder captions ? captions.y_embedding : full(1, 1, Config.Classes, device: pos_embed_spatial.device);
+        return nothing.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
     }
 
     // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, fresh ones for any other.
@@ -228,41 +277,5 @@ public sealed class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>
             $"The time steps have shape {Shape(timestep)}; expected [{x.shape[0]}], one a sample.", nameof(timestep));
         long[] expected = Config.Classes > 0 ? [x.shape[0]] : [x.shape[0], 1, 1, Config.CaptionChannels];
         Check(y.shape.AsSpan().SequenceEqual(expected), $"The condition has shape {Shape(y)}; expected [{string.Join(", ", expected)}].", nameof(y));
-    }
-}
-
-/// <summary>A block: attention over all tokens, then an MLP, both modulated and gated by the condition (adaLN-Zero).</summary>
-internal sealed class DitBlock : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
-{
-    public readonly SelfAttention attn;
-    public readonly Mlp mlp;
-    public readonly Sequential adaLN_modulation;
-
-    public DitBlock(DitConfig config) : base(nameof(DitBlock))
-    {
-        var c = config.HiddenSize;
-        attn = new SelfAttention(c, config.NumHeads);
-        mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
-        adaLN_modulation = nn.Sequential(nn.SiLU(), new Dense(c, 6L * c) { Exact = true });
-        RegisterComponents();
-    }
-
-    public bool GradientCheckpointing { get; set; }
-
-    /// <summary>Runs the block.</summary>
-    /// <param name="x">Tokens <c>[B, N, C]</c>.</param>
-    /// <param name="condition">Time and text or class, <c>[B, C]</c>.</param>
-    public override Tensor forward(Tensor x, Tensor condition) =>
-        GradientCheckpointing ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!), x, condition) : Compute(x, condition);
-
-    private Tensor Compute(Tensor x, Tensor condition)
-    {
-        using var scope = NewDisposeScope();
-        var m = adaLN_modulation.call(condition).unsqueeze(1).In(x.dtype).chunk(6, 2);         // 6 of [B, 1, C]
-        var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
-        var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
-        x = AdaLn.AddGated(x, gateAttention, attn.call(AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
-        x = AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp)));
-        return x.MoveToOuterDisposeScope();
     }
 }

@@ -14,22 +14,28 @@ namespace OpenSora.Models;
 /// (Peebles and Xie, 2023). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
 /// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
 /// </remarks>
-public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoTransformer
+public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoTransformer
 {
-    private readonly Tensor pos_embed;
-    private readonly Tensor pos_embed_temporal;
-    private readonly PatchEmbedder x_embedder;
-    private readonly TimestepEmbedder t_embedder;
-    private readonly Sequential t_block;
-    private readonly CaptionEmbedder y_embedder;
-    private readonly ModuleList<StditBlock> blocks;
-    private readonly FinalLayer final_layer;
+    private protected readonly Tensor pos_embed;
+    private protected readonly Tensor pos_embed_temporal;
+    private protected readonly PatchEmbedder x_embedder;
+    private protected readonly TimestepEmbedder t_embedder;
+    private protected readonly Sequential t_block;
+    private protected readonly CaptionEmbedder y_embedder;
+    private protected readonly ModuleList<StditBlock> blocks;
+    private protected readonly FinalLayer final_layer;
+    private protected readonly SizeEmbedder? csize_embedder;
+    private protected readonly SizeEmbedder? ar_embedder;
 
     /// <summary>Makes the model and gives its parameters their starting values.</summary>
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public Stdit(StditConfig config, bool initialize = true) : base(nameof(Stdit))
+    public Stdit(StditConfig config, bool initialize = true) : this(nameof(Stdit), config, initialize)
+    {
+    }
+
+    private protected Stdit(string name, StditConfig config, bool initialize) : base(name)
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -41,8 +47,10 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
         t_embedder = new TimestepEmbedder(c);
         t_block = nn.Sequential(nn.SiLU(), new Dense(c, 6L * c) { Exact = true });
         y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
-        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new StditBlock(config)).ToArray());
+        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(number => new StditBlock(config, number)).ToArray());
         final_layer = new FinalLayer(c, t * h * w * OutChannels);
+        csize_embedder = config.SizeConditioning ? new SizeEmbedder(c / 3) : null;
+        ar_embedder = config.SizeConditioning ? new SizeEmbedder(c / 3) : null;
         (pos_embed, pos_embed_temporal) = Grid(config.InputSize[0] / t, config.InputSize[1] / h, config.InputSize[2] / w);
         pos_embed.DetachFromDisposeScope();
         pos_embed_temporal.DetachFromDisposeScope();
@@ -50,6 +58,9 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
         if (initialize)
             Initialize();
     }
+
+    /// <inheritdoc/>
+    protected sealed override void RegisterComponents() => base.RegisterComponents();
 
     /// <summary>The sizes and choices that the model was made with.</summary>
     public StditConfig Config { get; }
@@ -73,7 +84,7 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
     public bool SupportsNoisyFrames => true;
 
     /// <summary>Whether the temporal attention runs. Off, the model is its image model: what training on images saves time with, as long as the temporal
-    /// attention's output is zero anyway.</summary>
+    /// attention's output is zero anyway. Of no effect where blocks have no second attention (<see cref="AttentionOrder"/>).</summary>
     public bool TemporalAttention
     {
         get => blocks[0].TemporalAttention;
@@ -107,7 +118,7 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
             Parameters.Constant(norm.weight, 1);
             Parameters.Constant(norm.bias, 0);
         }
-        foreach (var embedding in new nn.Module[] { t_embedder, t_block }.SelectMany(m => m.modules().OfType<Dense>()))
+        foreach (var embedding in new nn.Module?[] { t_embedder, t_block, csize_embedder, ar_embedder }.OfType<nn.Module>().SelectMany(m => m.modules().OfType<Dense>()))
             Parameters.Normal(embedding.weight, 0.02, generator);
         // 0.02 for T5-v1.1-XXL's 4096 channels; a narrow text encoder would be too faint with it for cross attention to learn from.
         foreach (var projection in y_embedder.modules().OfType<Dense>())
@@ -118,8 +129,8 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
         {
             Parameters.Normal(block.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
             Parameters.Constant(block.cross_attn.proj.weight, 0);
-            if (Config.ZeroInitTemporal)
-                Parameters.Constant(block.attn_temp.proj.weight, 0);
+            if (Config.ZeroInitTemporal && block.AlongTime is { } temporal)
+                Parameters.Constant(temporal.proj.weight, 0);
         }
         Parameters.Normal(final_layer.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
         Parameters.Constant(final_layer.linear.weight, 0);
@@ -151,30 +162,34 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
     /// <param name="drop"><c>[B]</c>, boolean, true = use the null caption; null = drop none.</param>
     /// <param name="noisyFrames"><c>[B, frames of tokens]</c>, boolean: false where a frame is given, which is modulated as one at time 0 (Open-Sora 1.1 and 1.2:
     /// from images to video); null = all are noisy.</param>
+    /// <param name="size">Height and width in pixels, <c>[B, 2]</c>, for <see cref="StditConfig.SizeConditioning"/>; null = 8 pixels a latent, as Stable Diffusion's
+    /// autoencoder has.</param>
     /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
-    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? drop, Tensor? noisyFrames = null)
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? drop, Tensor? noisyFrames = null, Tensor? size = null)
     {
+        using var scope = NewDisposeScope();
         if (y.dim() == 3)
             y = y.unsqueeze(1);
-        CheckShapes(x, timestep, y, mask, noisyFrames);
-        using var scope = NewDisposeScope();
+        CheckShapes(x, timestep, y, mask, noisyFrames, size);
         var (b, c) = (x.shape[0], Config.HiddenSize);
         var (t, h, w) = (x.shape[2] / Config.PatchSize[0], x.shape[3] / Config.PatchSize[1], x.shape[4] / Config.PatchSize[2]);
         var (places, frames) = PositionsFor(t, h, w, x.device);
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
         tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
-        var time = t_embedder.call(timestep);                                                   // [B, C]
+        var ofSize = SizeEmbedding(x, size);                                                    // [B, C]
+        Tensor Time(Tensor steps) => ofSize is null ? t_embedder.call(steps) : t_embedder.call(steps) + ofSize;
+        var time = Time(timestep);                                                              // [B, C]
         var modulation = t_block.call(time).view(b, 6, c);                                      // [B, 6, C]
-        var clean = noisyFrames is null ? null : t_embedder.call(zeros_like(timestep));         // [B, C], given frames are at time 0
+        var clean = noisyFrames is null ? null : Time(zeros_like(timestep));                    // [B, C], given frames are at time 0
         var frameModulation = noisyFrames is null ? null                                        // [B, T, 6, C]
             : where(noisyFrames.view(b, t, 1, 1), modulation.unsqueeze(1), t_block.call(clean!).view(b, 1, 6, c));
-        var (text, textBias) = Text(y_embedder.call(y, drop).squeeze(1), mask);                 // [B, M, C]
+        var (text, textBias) = CrossAttention.Keys(y_embedder.call(y, drop).squeeze(1), mask, Config.NumHeads); // [B, M, C]
 
-        for (var i = 0; i < blocks.Count; i++)
+        foreach (var block in blocks)
         {
-            var next = blocks[i].call(tokens, modulation, frameModulation, text, textBias, i == 0 && !Config.NoTemporalPosEmb ? frames : null);
+            var next = block.call(tokens, modulation, frameModulation, text, textBias, block.TakesFramePositions && !Config.NoTemporalPosEmb ? frames : null);
             tokens.Dispose();
             tokens = next;
         }
@@ -188,7 +203,9 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
     public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions)
     {
         ArgumentNullException.ThrowIfNull(conditions);
-        return forward(x, t, conditions.Text, conditions.TextMask, null, conditions.NoisyFrames);
+        using var scope = NewDisposeScope();
+        var size = Config.SizeConditioning ? tensor(new float[] { conditions.Height, conditions.Width }, device: x.device).expand(x.shape[0], 2) : null;
+        return forward(x, t, conditions.Text, conditions.TextMask, null, conditions.NoisyFrames, size).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -198,20 +215,15 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
         return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
     }
 
-    // Tokens after the last one that any row uses are cut; the rest is masked.
-    private (Tensor Text, Tensor? Bias) Text(Tensor text, Tensor? mask)
+    // PixArt-alpha of many sizes: two thirds of the channels tell height and width, one their ratio.
+    private Tensor? SizeEmbedding(Tensor x, Tensor? size)
     {
-        if (mask is null)
-            return (text, null);
+        if (csize_embedder is null || ar_embedder is null)
+            return null;
         using var scope = NewDisposeScope();
-        var real = mask.ne(0);
-        if (!real.any(1).all().item<bool>())
-            throw new ArgumentException("A row of the text mask has no token. Keep at least the closing token of every prompt.", nameof(mask));
-        var used = real.any(0).nonzero().max().item<long>() + 1;
-        if (mask.shape[0] != text.shape[0])
-            real = real.repeat(text.shape[0] / mask.shape[0], 1);
-        var bias = real.all().item<bool>() ? null : CrossAttention.KeyBias(real.narrow(1, 0, used), Config.NumHeads);
-        return (text.narrow(1, 0, used).MoveToOuterDisposeScope(), bias?.MoveToOuterDisposeScope());
+        size ??= tensor(new float[] { 8 * x.shape[3], 8 * x.shape[4] }, device: x.device).expand(x.shape[0], 2);
+        var ratio = size.narrow(1, 0, 1) / size.narrow(1, 1, 1);
+        return cat([csize_embedder.call(size), ar_embedder.call(ratio)], 1).MoveToOuterDisposeScope();
     }
 
     // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, fresh ones for any other.
@@ -225,9 +237,9 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
     }
 
     private (Tensor Places, Tensor Frames) Grid(int t, int h, int w) =>
-        (Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale), Positions.Line(Config.HiddenSize, t, Config.TimeScale));
+        (Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(h * w) : null), Positions.Line(Config.HiddenSize, t, Config.TimeScale));
 
-    private void CheckShapes(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? noisyFrames)
+    private void CheckShapes(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? noisyFrames, Tensor? size)
     {
         static string Shape(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}]";
         static void Check(bool right, string message, string parameter)
@@ -247,64 +259,8 @@ public sealed class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, 
             $"The text mask has shape {(mask is null ? "" : Shape(mask))}; expected [rows, {y.shape[2]}], where the batch {x.shape[0]} is a multiple of the rows.", nameof(mask));
         Check(noisyFrames is null || (noisyFrames.dtype == ScalarType.Bool && noisyFrames.shape.AsSpan().SequenceEqual([x.shape[0], x.shape[2] / Config.PatchSize[0]])),
             $"The mask of noisy frames is {noisyFrames?.dtype} of shape {(noisyFrames is null ? "" : Shape(noisyFrames))}; expected booleans [{x.shape[0]}, {x.shape[2] / Config.PatchSize[0]}].", nameof(noisyFrames));
-    }
-}
-
-/// <summary>A block: attention within frames, along time, to the text, then an MLP, modulated by one time embedding for all blocks (adaLN-single).</summary>
-internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Tensor?, Tensor?, Tensor>, ICheckpointedBlock
-{
-    public readonly Parameter scale_shift_table;
-    public readonly SelfAttention attn;
-    public readonly CrossAttention cross_attn;
-    public readonly Mlp mlp;
-    public readonly SelfAttention attn_temp;
-
-    public StditBlock(StditConfig config) : base(nameof(StditBlock))
-    {
-        var (c, heads) = (config.HiddenSize, config.NumHeads);
-        scale_shift_table = Parameters.Create(6, c);
-        attn = new SelfAttention(c, heads, config.QkNorm);
-        cross_attn = new CrossAttention(c, heads);
-        mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
-        attn_temp = new SelfAttention(c, heads, config.QkNorm);
-        RegisterComponents();
-    }
-
-    /// <summary>Whether the temporal attention runs.</summary>
-    public bool TemporalAttention { get; set; } = true;
-
-    public bool GradientCheckpointing { get; set; }
-
-    /// <summary>Runs the block.</summary>
-    /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
-    /// <param name="modulation">What all blocks share of the time: <c>[B, 6, C]</c>.</param>
-    /// <param name="frameModulation">The same for every frame, <c>[B, T, 6, C]</c>, where frames differ.</param>
-    /// <param name="text"><c>[B, M, C]</c></param>
-    /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
-    /// <param name="frames">Positions along time <c>[1, T, C]</c>, in the first block.</param>
-    public override Tensor forward(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames) => GradientCheckpointing
-        ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames)
-        : Compute(x, modulation, frameModulation, text, textBias, frames);
-
-    private Tensor Compute(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames)
-    {
-        using var scope = NewDisposeScope();
-        var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
-        Tensor[] Modulation(Tensor shared) => (scale_shift_table + shared).unsqueeze(3).In(x.dtype).unbind(2); // 6 of [B, 1 or T, 1, C]
-        var ofTime = Modulation(modulation.unsqueeze(1));
-        var m = frameModulation is null ? ofTime : Modulation(frameModulation);
-        var (shiftAttention, scaleAttention, gateAttention, gateTemporal) = (m[0], m[1], m[2], ofTime[2]);
-        var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
-
-        x = AdaLn.AddGated(x, gateAttention, attn.Along(SelfAttention.Space, AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
-
-        if (TemporalAttention)
-        {
-            var along = frames is null ? x : x + frames.unsqueeze(2).In(x.dtype);
-            x = AdaLn.AddGated(x, gateTemporal, attn_temp.Along(SelfAttention.Time, along));
-        }
-
-        x = x + cross_attn.call(x.view(b, t * s, c), text, textBias).view(b, t, s, c);
-        return AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+        Check(size is null || (Config.SizeConditioning && size.shape.AsSpan().SequenceEqual([x.shape[0], 2])), Config.SizeConditioning
+            ? $"The sizes have shape {(size is null ? "" : Shape(size))}; expected [{x.shape[0]}, 2], height and width of each sample in pixels."
+            : "This model is not conditioned on the size (SizeConditioning is off); leave it out.", nameof(size));
     }
 }

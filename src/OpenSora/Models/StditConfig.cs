@@ -1,7 +1,7 @@
 namespace OpenSora.Models;
 
 /// <summary>Sizes and choices of an <see cref="Stdit"/>. JSON spells the names in snake case, as the original's configuration does.</summary>
-public sealed record StditConfig
+public record StditConfig
 {
     /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the way.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
@@ -51,6 +51,15 @@ public sealed record StditConfig
     /// <summary>Starts the temporal attention's output at zero, so that a model begins as its image model (Open-Sora 1.0 report).</summary>
     public bool ZeroInitTemporal { get; init; } = true;
 
+    /// <summary>How blocks attend within frames and along time.</summary>
+    public AttentionOrder AttentionOrder { get; init; } = AttentionOrder.Serial;
+
+    /// <summary>Stretches spatial positions to a square of as many tokens, as PixArt-alpha does: of no effect on square latents.</summary>
+    public bool StretchPositions { get; init; }
+
+    /// <summary>Tells the model height, width and their ratio beside the time, as PixArt-alpha's models of many sizes do. Needs a multiple of 3 channels.</summary>
+    public bool SizeConditioning { get; init; }
+
     /// <summary>Names that <see cref="Preset"/> knows: the sizes of DiT (Peebles and Xie, 2023, table 1) with patches of 1x2x2.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["STDiT-S/2", "STDiT-B/2", "STDiT-L/2", "STDiT-XL/2"];
 
@@ -82,18 +91,23 @@ public sealed record StditConfig
             Check(InputSize[i] % PatchSize[i] == 0, nameof(InputSize), $"InputSize [{string.Join(", ", InputSize)}] is not a multiple of PatchSize [{string.Join(", ", PatchSize)}].");
         Check(HiddenSize % NumHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumHeads {NumHeads}.");
         Check(HiddenSize % 4 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 4, which the sine-cosine positions need.");
+        Check(!SizeConditioning || HiddenSize % 3 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 3, which SizeConditioning needs.");
+        Check(Enum.IsDefined(AttentionOrder), nameof(AttentionOrder), $"AttentionOrder is {AttentionOrder}; known are {string.Join(", ", Enum.GetNames<AttentionOrder>())}.");
         Check(MlpRatio > 0, nameof(MlpRatio), $"MlpRatio is {MlpRatio}; it must be positive.");
         Check(SpaceScale > 0, nameof(SpaceScale), $"SpaceScale is {SpaceScale}; it must be positive.");
         Check(TimeScale > 0, nameof(TimeScale), $"TimeScale is {TimeScale}; it must be positive.");
         Check(ClassDropoutProb is >= 0 and <= 1, nameof(ClassDropoutProb), $"ClassDropoutProb is {ClassDropoutProb}; it must be between 0 and 1.");
     }
 
-    private static void Triple(IReadOnlyList<int> sizes, string name) => Check(sizes is { Count: 3 } && sizes.All(size => size > 0), name,
+    /// <summary>What messages call the architecture.</summary>
+    private protected virtual string Architecture => "STDiT";
+
+    private void Triple(IReadOnlyList<int> sizes, string name) => Check(sizes is { Count: 3 } && sizes.All(size => size > 0), name,
         $"{name} is [{string.Join(", ", sizes ?? [])}]; it must be three positive numbers: frames, height, width.");
 
-    private static void Check(bool right, string name, string message)
+    private void Check(bool right, string name, string message)
     {
         if (!right)
-            throw new ArgumentException($"The STDiT configuration is wrong: {message}", name);
+            throw new ArgumentException($"The {Architecture} configuration is wrong: {message}", name);
     }
 }

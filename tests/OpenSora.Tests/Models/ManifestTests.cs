@@ -22,6 +22,19 @@ public class ManifestTests
         Manifest.ShouldFit(manifest, () => new Dit(DitConfig.Preset("DiT-XL/2") with { InputSize = [frames, 32, 32], Condition = condition }, initialize: false));
 
     [Theory]
+    [InlineData("opensora_v1.0_latte_xl2_16x256x256_text", "text")]
+    [InlineData("opensora_v1.0_latte_xl2_16x256x256_class", "label_101")]
+    public void Latte(string manifest, string condition) =>
+        Manifest.ShouldFit(manifest, () => new Latte(LatteConfig.Preset("Latte-XL/2") with { Condition = condition }, initialize: false));
+
+    [Fact]
+    public void PixArt() => Manifest.ShouldFit("opensora_v1.0_pixart_xl2_1x512x512", () => new PixArt(PixArtConfig.Preset("PixArt-XL/2"), initialize: false));
+
+    [Fact]
+    public void PixArt_of_many_sizes() =>
+        Manifest.ShouldFit("opensora_v1.0_pixartms_xl2", () => new PixArt(PixArtConfig.Preset("PixArtMS-XL/2") with { InputSize = [1, 240, 64] }, initialize: false));
+
+    [Theory]
     [InlineData("sd_vae_ft_mse_diffusers")]
     [InlineData("sd_vae_ft_mse_diffusers_deprecated_names")]
     public void Autoencoder(string manifest) => Manifest.ShouldFit(manifest, () => new AutoencoderKL(new AutoencoderKLConfig(), initialize: false), AutoencoderKL.CurrentName);

@@ -64,7 +64,7 @@ public class StditTests
         foreach (var block in model.modules().OfType<StditBlock>())
         {
             var tokens = randn(2, 3, 6, 32);
-            block.attn_temp.Along(SelfAttention.Time, tokens).abs().max().item<float>().ShouldBe(0);
+            block.attn_temp!.Along(SelfAttention.Time, tokens).abs().max().item<float>().ShouldBe(0);
             block.cross_attn.call(randn(2, 18, 32), randn(2, 5, 32), null).abs().max().item<float>().ShouldBe(0);
             block.attn.Along(SelfAttention.Space, tokens).abs().max().item<float>().ShouldBeGreaterThan(0);
         }

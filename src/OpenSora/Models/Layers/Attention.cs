@@ -48,8 +48,8 @@ internal static class DotProduct
 /// <remarks>Parameters <c>qkv</c> (split as 3, heads, channels of a head), <c>proj</c>, and with normalised queries and keys <c>q_norm</c>, <c>k_norm</c>.</remarks>
 internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
 {
-    /// <summary>The axes of <c>[batch, frames, places, channels]</c> to attend along.</summary>
-    public const int Time = 1, Space = 2;
+    /// <summary>The axes of <c>[batch, frames, places, channels]</c> to attend along; <see cref="All"/> is both as one.</summary>
+    public const int All = 0, Time = 1, Space = 2;
 
     public readonly Dense qkv;
     public readonly Dense proj;
@@ -74,11 +74,13 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
         return Along(Space, x.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Attention along one axis of <c>[batch, frames, places, channels]</c>, the other one being a batch.</summary>
+    /// <summary>Attention along one axis of <c>[batch, frames, places, channels]</c>, the other one being a batch, or along both.</summary>
     public Tensor Along(int axis, Tensor x)
     {
         using var scope = NewDisposeScope();
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
+        if (axis == All)
+            return Along(Space, x.view(b, 1, t * s, c)).view(b, t, s, c).MoveToOuterDisposeScope();
         var (length, d) = (x.shape[axis], c / _heads);
 
         // [3, batch, the other axis, heads, the axis, d], one copy for all three
@@ -126,6 +128,27 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
         var kv = kv_linear.call(y).view(b, m, 2, _heads, d).permute(2, 0, 3, 1, 4).reshape(2, b * _heads, m, d).unbind(0);
         var z = DotProduct.Attend(q, kv[0], kv[1], 1 / Math.Sqrt(d), bias);
         return proj.call(z.view(b, _heads, n, d).transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Cuts the text's tokens after the last one that any row uses, and masks the rest.</summary>
+    /// <param name="text"><c>[batch, m, channels]</c></param>
+    /// <param name="mask"><c>[rows, m]</c>, not 0 where a token counts; null: all do. Fewer rows than the batch are repeated over it as a whole.</param>
+    /// <param name="heads">Heads of the attention.</param>
+    /// <returns>The text <c>[batch, used, channels]</c>, and what <see cref="KeyBias"/> makes of the mask where it is needed.</returns>
+    /// <exception cref="ArgumentException">A row of the mask has no token.</exception>
+    public static (Tensor Text, Tensor? Bias) Keys(Tensor text, Tensor? mask, int heads)
+    {
+        if (mask is null)
+            return (text, null);
+        using var scope = NewDisposeScope();
+        var real = mask.ne(0);
+        if (!real.any(1).all().item<bool>())
+            throw new ArgumentException("A row of the text mask has no token. Keep at least the closing token of every prompt.", nameof(mask));
+        var used = real.any(0).nonzero().max().item<long>() + 1;
+        if (mask.shape[0] != text.shape[0])
+            real = real.repeat(text.shape[0] / mask.shape[0], 1);
+        var bias = real.all().item<bool>() ? null : KeyBias(real.narrow(1, 0, used), heads);
+        return (text.narrow(1, 0, used).MoveToOuterDisposeScope(), bias?.MoveToOuterDisposeScope());
     }
 
     /// <summary>A mask of keys as what is added to the logits: 0 or minus infinity, <c>[batch * heads, 1, m]</c>.</summary>

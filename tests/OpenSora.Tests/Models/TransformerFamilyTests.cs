@@ -1,0 +1,185 @@
+using OpenSora.Models;
+using OpenSora.Models.Layers;
+using OpenSora.Torch;
+using TorchSharp;
+using static OpenSora.Tests.Models.TransformerFamily;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Models;
+
+/// <summary>What holds for every architecture and attention order.</summary>
+public class TransformerFamilyTests
+{
+    public static TheoryData<string> Names => TransformerFamily.Names;
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Checkpointed_gradients_equal_plain_ones(string name)
+    {
+        var before = LiveTensors.Count;
+        using (NewDisposeScope())
+        using (var model = Make(name))
+        {
+            var module = (nn.Module)model;
+            var (x, t, conditions) = Inputs(model);
+            var (plainOutput, plain) = Gradients(on: false);
+            var (output, checkpointed) = Gradients(on: true);
+            Difference(output, plainOutput).ShouldBe(0);
+            foreach (var (parameter, gradient) in plain)
+            {
+                gradient.abs().max().item<float>().ShouldBeGreaterThan(0, parameter);
+                (Difference(checkpointed[parameter], gradient) / gradient.abs().max().item<float>()).ShouldBeLessThan(1e-6, parameter);
+            }
+
+            (Tensor Output, Dictionary<string, Tensor> Gradients) Gradients(bool on)
+            {
+                module.UseGradientCheckpointing(on);
+                module.modules().OfType<ICheckpointedBlock>().Count(block => block.GradientCheckpointing == on).ShouldBe(2);
+                module.zero_grad();
+                var y = model.Denoise(x, t, conditions);
+                y.square().mean().backward();
+                return (y.detach(), module.named_parameters().ToDictionary(p => p.name, p => p.parameter.grad.ShouldNotBeNull(p.name).clone(), StringComparer.Ordinal));
+            }
+        }
+        LiveTensors.Count.ShouldBe(before);
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Bfloat16_products_stay_near_float32(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = Make(name);
+        var (x, t, conditions) = Inputs(model);
+        var exact = model.Denoise(x, t, conditions);
+        ((nn.Module)model).UseComputeType(ScalarType.BFloat16);
+        var rough = model.Denoise(x, t, conditions);
+        rough.dtype.ShouldBe(ScalarType.Float32);
+        (Difference(rough, exact) / exact.abs().max().item<float>()).ShouldBeInRange(1e-6, 0.1);
+        ((nn.Module)model).UseComputeType(null);
+        Difference(model.Denoise(x, t, conditions), exact).ShouldBe(0);
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void A_call_leaves_one_tensor_whatever_the_size(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var model = Make(name);
+        foreach (var (frames, height, width) in new[] { (3, 4, 6), (1, 6, 2), (5, 8, 8) })
+        {
+            var (x, t, conditions) = Inputs(model, frames, height, width);
+            var before = LiveTensors.Count;
+            var y = model.Denoise(x, t, conditions);
+            LiveTensors.Count.ShouldBe(before + 1);
+            y.shape.ShouldBe([2, 8, frames, height, width]);
+            y.isfinite().all().item<bool>().ShouldBeTrue();
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void Frames_see_each_other_and_their_order(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = Make(name);
+        var (x, t, conditions) = Inputs(model);
+        var output = model.Denoise(x, t, conditions);
+
+        var changed = x.clone();
+        changed.narrow(2, 2, 1).add_(1);
+        Difference(output.narrow(2, 0, 1), model.Denoise(changed, t, conditions).narrow(2, 0, 1)).ShouldBeGreaterThan(1e-4);
+
+        var backwards = model.Denoise(x.flip(2), t, conditions).flip(2);
+        Difference(backwards, output).ShouldBeGreaterThan(1e-4);
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void The_null_caption_is_what_training_drops_to(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = Make(name);
+        var nothing = model.NullCaption(2);
+        nothing.shape.ShouldBe([2, model.TextTokens, model.TextWidth]);
+        var (x, t, conditions) = Inputs(model);
+        var unconditional = model.Denoise(x, t, conditions with { Text = nothing });
+        Difference(unconditional, model.Denoise(x, t, conditions)).ShouldBeGreaterThan(1e-4);
+        var drop = tensor(new[] { true, true });
+        var dropped = model switch
+        {
+            Stdit stdit => stdit.forward(x, t, conditions.Text, conditions.TextMask, drop),
+            Dit dit => Training(dit, x, t, conditions),
+            _ => throw new InvalidOperationException(name),
+        };
+        Difference(dropped, unconditional).ShouldBe(0);
+
+        static Tensor Training(Dit dit, Tensor x, Tensor t, DenoiserConditions conditions)
+        {
+            using var always = Randomised(new Dit(dit.Config with { ClassDropoutProb = 1 }));
+            foreach (var (key, value) in always.state_dict())
+                value.copy_(dit.state_dict()[key]);
+            always.train();
+            return always.Denoise(x, t, conditions);
+        }
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void A_seed_repeats_the_starting_values(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var model = Make(name);
+        List<Tensor> Values()
+        {
+            using var generator = new Generator(3);
+            if (model is Dit dit)
+                dit.Initialize(generator);
+            else
+                ((Stdit)model).Initialize(generator);
+            return [.. ((nn.Module)model).state_dict().Values.Select(value => value.detach().clone())];
+        }
+        foreach (var (first, second) in Values().Zip(Values()))
+            Difference(first, second).ShouldBe(0);
+        using var noGradients = no_grad();
+        var (x, t, conditions) = Inputs(model);
+        model.Denoise(x, t, conditions).abs().max().item<float>().ShouldBe(0); // a new model predicts nothing
+    }
+
+    [Fact]
+    public void Latte_and_PixArt_refuse_what_they_cannot_be()
+    {
+        var before = LiveTensors.Count;
+        Should.Throw<ArgumentException>(() => new Latte(new LatteConfig { NumHeads = 5 })).Message.ShouldStartWith("The Latte configuration is wrong: HiddenSize 1152");
+        Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { Depth = 0 })).Message.ShouldStartWith("The PixArt configuration is wrong: Depth is 0");
+        Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { HiddenSize = 32, NumHeads = 4, SizeConditioning = true })).Message.ShouldContain("multiple of 3");
+        Should.Throw<ArgumentException>(() => new Stdit(new StditConfig { AttentionOrder = (AttentionOrder)7 })).Message.ShouldContain("known are Serial, Parallel, Interleaved, Full");
+        Should.Throw<ArgumentException>(() => LatteConfig.Preset("DiT-XL/2")).Message.ShouldContain("Known are Latte-S/2");
+        Should.Throw<ArgumentException>(() => PixArtConfig.Preset("PixArt")).Message.ShouldContain("Known are PixArt-XL/2, PixArtMS-XL/2");
+        LiveTensors.Count.ShouldBe(before);
+
+        using var scope = NewDisposeScope();
+        using var plain = (Stdit)Make("PixArt");
+        using var sized = (Stdit)Make("PixArtMS");
+        var (x, t, conditions) = Inputs(plain);
+        var size = ones(2, 2);
+        Should.Throw<ArgumentException>(() => plain.forward(x, t, conditions.Text, null, null, size: size)).Message.ShouldContain("not conditioned on the size");
+        var one = ones(1, 2);
+        Should.Throw<ArgumentException>(() => sized.forward(x, t, conditions.Text, null, null, size: one)).Message.ShouldContain("The sizes have shape [1, 2]; expected [2, 2]");
+    }
+
+    [Fact]
+    public void PixArt_of_many_sizes_is_told_the_size()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = Make("PixArtMS");
+        var (x, t, conditions) = Inputs(model);
+        var output = model.Denoise(x, t, conditions);
+        Difference(output, model.Denoise(x, t, conditions with { Height = 64 })).ShouldBeGreaterThan(1e-4);
+        Difference(output, ((Stdit)model).call(x, t, conditions.Text, conditions.TextMask)).ShouldBe(0); // 8 pixels a latent
+    }
+}
