@@ -32,6 +32,19 @@ public static unsafe class TensorMemory
         throw failure;
     }
 
+    /// <summary>Lets a tensor refer to another's memory from now on. It stays the same tensor: for optimizers, modules and gradients that know it.</summary>
+    /// <param name="target">The tensor; views of it stay with the old memory.</param>
+    /// <param name="source">A tensor of the same type, shape and device.</param>
+    /// <exception cref="ArgumentException">They differ in type, shape or device.</exception>
+    public static void Replace(Tensor target, Tensor source)
+    {
+        ArgumentNullException.ThrowIfNull(target);
+        ArgumentNullException.ThrowIfNull(source);
+        if (target.dtype != source.dtype || target.device_type != source.device_type || target.device_index != source.device_index || !target.shape.AsSpan().SequenceEqual(source.shape))
+            throw new ArgumentException($"A {source.dtype} [{string.Join(", ", source.shape)}] on {source.device} cannot take the place of a {target.dtype} [{string.Join(", ", target.shape)}] on {target.device}.", nameof(source));
+        target.SetData(source);
+    }
+
     /// <summary>Whether a shape's bytes can be counted, whatever the type.</summary>
     private static bool Fits(long[] shape)
     {

@@ -37,7 +37,7 @@ public sealed class T5TextEncoder : ITextEncoder
 
     /// <summary>Loads an encoder. Whole T5 checkpoints are taken too; the decoder's weights are left out.</summary>
     /// <param name="config">The network's sizes.</param>
-    /// <param name="weights">A safetensors file with the names of transformers.</param>
+    /// <param name="weights">Weights with the names of transformers: a file, the index of shards, or a folder.</param>
     /// <param name="tokenizer">A SentencePiece model.</param>
     /// <param name="maxTokens">Tokens a prompt is padded or cut to.</param>
     /// <param name="cleanCaptions">Whether prompts are cleaned or only lower-cased.</param>
@@ -64,11 +64,11 @@ public sealed class T5TextEncoder : ITextEncoder
 
     /// <summary>Loads a T5 network from a file with the names of transformers, strictly; the decoder of a whole T5 and second names of the token table are dropped.</summary>
     /// <param name="model">The network to fill.</param>
-    /// <param name="weights">A safetensors file.</param>
+    /// <param name="weights">A file, the index of shards, or a folder.</param>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
     public static LoadReport LoadWeights(T5Encoder model, string weights)
     {
-        using var file = SafetensorsFile.Open(weights);
+        using var file = WeightsFile.Open(weights);
         const string table = "shared.weight", otherName = "encoder.embed_tokens.weight";
         var hasTable = file.Tensors.ContainsKey(table);
         return model.LoadWeights(file, new LoadOptions

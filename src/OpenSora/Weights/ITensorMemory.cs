@@ -14,6 +14,12 @@ internal interface ITensorMemory
     /// <param name="release">Called exactly once when the memory is no longer needed: after the copy, or when the last tensor over it is gone.
     /// Not called if this method throws.</param>
     Tensor Create(IntPtr data, long bytes, long[] shape, ScalarType dtype, Action release);
+
+    /// <summary>Whether the tensors lie in the mapped memory, and <see cref="Replace"/> lets others lie there too.</summary>
+    bool IsMapped { get; }
+
+    /// <summary>Lets a tensor, such as a parameter, take the values of another of the same type and shape, and its memory if that is mapped.</summary>
+    void Replace(Tensor target, Tensor source);
 }
 
 /// <summary>Copies the memory; plain TorchSharp API.</summary>
@@ -37,4 +43,10 @@ internal sealed class CopyingTensorMemory : ITensorMemory
         release();
         return tensor;
     }
+
+    /// <inheritdoc/>
+    public bool IsMapped => false;
+
+    /// <inheritdoc/>
+    public void Replace(Tensor target, Tensor source) => target.copy_(source);
 }

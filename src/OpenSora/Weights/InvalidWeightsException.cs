@@ -24,4 +24,12 @@ public sealed class InvalidWeightsException : Exception
 
     /// <summary>What a strict load found; null if the file itself is invalid.</summary>
     public LoadReport? Report { get; }
+
+    /// <summary>A name of the file's as messages show it: of bounded length, without control characters.</summary>
+    internal static string Shown(string name)
+    {
+        const int longest = 120;
+        var shown = name.Length > longest ? $"{name.AsSpan(0, longest)}..." : name;
+        return shown.Any(char.IsControl) ? string.Concat(shown.Select(c => char.IsControl(c) ? '\uFFFD' : c)) : shown;
+    }
 }

@@ -24,6 +24,9 @@ public sealed record LoadReport
     /// <summary>Why tensors of the same name do not fit, such as <c>weight: the file has [8, 4], the model [8, 5]</c>.</summary>
     public IReadOnlyList<string> Mismatched { get; init; } = [];
 
+    /// <summary>What the weights were taken out of: the section of a PyTorch checkpoint, such as <c>ema</c>, and wrappers before every name, such as <c>module.</c>.</summary>
+    public IReadOnlyList<string> Unwrapped { get; init; } = [];
+
     /// <summary>Whether nothing is missing, unexpected or mismatched.</summary>
     public bool IsComplete => Missing.Count == 0 && Unexpected.Count == 0 && Mismatched.Count == 0;
 
@@ -35,6 +38,8 @@ public sealed record LoadReport
             $"{Loaded.Count} loaded, {Reshaped.Count} reshaped, {Initialised.Count} initialised, {Dropped.Count} dropped, "
                 + $"{Missing.Count} missing, {Unexpected.Count} unexpected, {Mismatched.Count} of another shape or type.",
         };
+        if (Unwrapped.Count > 0)
+            lines.Add($"Taken out of: {string.Join(", ", Unwrapped)}");
         AddProblems(lines, "Missing", Missing);
         AddProblems(lines, "Unexpected", Unexpected);
         AddProblems(lines, "Mismatched", Mismatched);
@@ -54,6 +59,12 @@ public sealed class LoadOptions
 {
     /// <summary>Whether missing, unexpected and mismatched tensors are errors. If not, what fits is loaded and the rest is reported.</summary>
     public bool Strict { get; set; } = true;
+
+    /// <summary>Which of several dictionaries of tensors in a PyTorch checkpoint to take; see <see cref="WeightsFile.Open(string, string?)"/>. Applies to weights given by path.</summary>
+    public string? Section { get; set; }
+
+    /// <summary>Whether to copy weights even where parameters could lie in the mapped file, for files that are overwritten in place while the module lives.</summary>
+    public bool Copy { get; set; }
 
     /// <summary>Gives the module's name for a name in the file, or null for tensors to leave out; null: names are equal.</summary>
     public Func<string, string?>? KeyMap { get; set; }

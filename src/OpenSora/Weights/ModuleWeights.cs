@@ -6,36 +6,42 @@ namespace OpenSora.Weights;
 /// <summary>Loads and saves a module's weights.</summary>
 public static class ModuleWeights
 {
-    /// <summary>Loads a safetensors file into a module. A file that does not fit changes nothing.</summary>
+    // Wrappers that name what they hold: DistributedDataParallel, trainers and torch.compile.
+    private static readonly string[] Wrappers = ["module.", "model.", "_orig_mod."];
+
+    /// <summary>Loads weights into a module. Weights that do not fit change nothing.</summary>
     /// <param name="module">Parameters and persistent buffers on any device; floating types are converted to the module's.</param>
-    /// <param name="path">A safetensors file.</param>
+    /// <param name="path">What <see cref="WeightsFile.Open(string, string?)"/> takes: safetensors, a PyTorch checkpoint, the index of shards, or a folder with one of those.</param>
     /// <param name="options">Null: strict, equal names.</param>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidWeightsException">The file is damaged or, if strict, does not fit; the report is in the exception.</exception>
     public static LoadReport LoadWeights(this nn.Module module, string path, LoadOptions? options = null)
     {
-        using var file = SafetensorsFile.Open(path);
+        using var file = WeightsFile.Open(path, options?.Section);
         return module.LoadWeights(file, options);
     }
 
-    /// <summary>Loads an open safetensors file into a module. A file that does not fit changes nothing.</summary>
+    /// <summary>Loads open weights into a module. Weights that do not fit change nothing.</summary>
     /// <param name="module">Parameters and persistent buffers on any device; floating types are converted to the module's.</param>
-    /// <param name="file">The file; stays open.</param>
+    /// <param name="file">The weights; they stay open.</param>
     /// <param name="options">Null: strict, equal names.</param>
+    /// <remarks>Where parameters are on the CPU and of the file's own type and shape, and the tensor library allows it, they come to lie in the mapped file
+    /// (see <see cref="WeightsFile"/>): nothing is read before it is used. They are the same objects as before. <see cref="LoadOptions.Copy"/> prevents that.</remarks>
     /// <exception cref="InvalidWeightsException">The file does not fit and loading is strict; the report is in the exception.</exception>
-    public static LoadReport LoadWeights(this nn.Module module, SafetensorsFile file, LoadOptions? options = null)
+    public static LoadReport LoadWeights(this nn.Module module, WeightsFile file, LoadOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(module);
         ArgumentNullException.ThrowIfNull(file);
         options ??= new LoadOptions();
 
         var targets = module.state_dict();
+        var wrapper = Wrapper(file.Tensors.Keys, name => Mapped(name) is { } own && targets.ContainsKey(own));
         var sources = new Dictionary<string, TensorEntry>(StringComparer.Ordinal); // by the module's name
         var mismatched = new Dictionary<string, string>(StringComparer.Ordinal);
         List<string> unexpected = [], dropped = [];
         foreach (var entry in file.Tensors.Values)
         {
-            var name = options.KeyMap is null ? entry.Name : options.KeyMap(entry.Name);
+            var name = Mapped(Unwrapped(entry.Name, wrapper));
             if (name is null)
                 dropped.Add(entry.Name);
             else if (!targets.TryGetValue(name, out var target))
@@ -51,6 +57,7 @@ public static class ModuleWeights
         var sameShape = fitting.ToLookup(pair => targets[pair.Key].shape.AsSpan().SequenceEqual(pair.Value.Shape.ToArray()));
         var report = new LoadReport
         {
+            Unwrapped = [.. file.Sections.Where(section => section.Chosen && section.Name.Length > 0).Select(section => section.Name), .. wrapper.Length > 0 ? [wrapper] : Array.Empty<string>()],
             Loaded = [.. sameShape[true].Select(pair => pair.Key)],
             Reshaped = [.. sameShape[false].Select(pair => $"{pair.Key}: {Text(pair.Value.Shape)} to {Text(targets[pair.Key].shape)}")],
             Initialised = [.. absent[true]],
@@ -68,11 +75,18 @@ public static class ModuleWeights
             {
                 using var scope = NewDisposeScope();
                 var target = targets[name];
-                target.copy_(file.Read(entry.Name).view(target.shape));
+                var mayLie = !options.Copy && entry.Dtype == target.dtype && target.device_type == DeviceType.CPU && target.is_contiguous()
+                    && target.shape.AsSpan().SequenceEqual(entry.Shape.ToArray());
+                if (mayLie && file.ReadAlone(entry) is { } alone)
+                    file.Memory.Replace(target, alone);
+                else
+                    target.copy_(file.Read(entry.Name).view(target.shape));
             }
         }
 
         return report;
+
+        string? Mapped(string name) => options.KeyMap is null ? name : options.KeyMap(name);
     }
 
     /// <summary>Saves a module's parameters and persistent buffers, under a temporary name first.</summary>
@@ -103,6 +117,24 @@ public static class ModuleWeights
             return null;
         return $"the file has {Text(entry.Shape)}, the model {Text(target.shape)}";
     }
+
+    /// <summary>What stands before every name because the module was saved inside of others; empty if names fit as they are, or in no way.</summary>
+    private static string Wrapper(IEnumerable<string> names, Func<string, bool> fits)
+    {
+        var tried = new List<string> { "" };
+        for (var i = 0; i < tried.Count; i++)
+        {
+            var inner = names.Where(name => name.StartsWith(tried[i], StringComparison.Ordinal)).ToList();
+            if (inner.Exists(name => fits(name[tried[i].Length..])))
+                return tried[i];
+            var deeper = Wrappers.Select(wrapper => tried[i] + wrapper).Where(wrapper => inner.Exists(name => name.StartsWith(wrapper, StringComparison.Ordinal)));
+            tried.AddRange(tried[i].Count(c => c == '.') < Wrappers.Length ? deeper : []);
+        }
+
+        return "";
+    }
+
+    private static string Unwrapped(string name, string wrapper) => name.StartsWith(wrapper, StringComparison.Ordinal) ? name[wrapper.Length..] : name;
 
     private static string Text(IEnumerable<long> shape) => $"[{string.Join(", ", shape)}]";
 

@@ -1,4 +1,5 @@
 using System.Collections.Frozen;
+using System.Text;
 using System.Text.Json;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -7,12 +8,18 @@ namespace OpenSora.Weights;
 
 /// <summary>One tensor of a weights file.</summary>
 /// <param name="Name">Its name.</param>
-/// <param name="Type">The file's own name of the element type, such as <c>F32</c>.</param>
+/// <param name="Type">The element type as safetensors names it, such as <c>F32</c>.</param>
 /// <param name="Shape">Its shape; empty for a scalar.</param>
 /// <param name="Offset">First byte, counted from the start of the file.</param>
-/// <param name="Length">Length in bytes.</param>
+/// <param name="Length">Length in bytes, from the first element to the end of the last.</param>
 public sealed record TensorEntry(string Name, string Type, IReadOnlyList<long> Shape, long Offset, long Length)
 {
+    /// <summary>The distance between neighbours along each dimension, in elements; null where the elements lie row by row without gaps.</summary>
+    public IReadOnlyList<long>? Strides { get; init; }
+
+    /// <summary>The shard that holds it; null where the weights are one file.</summary>
+    public string? Shard { get; init; }
+
     /// <summary>The element type, or null if tensors of this type do not exist here.</summary>
     public ScalarType? Dtype => SafetensorsHeader.TypeOf(Type).Dtype;
 
@@ -31,7 +38,7 @@ internal static class SafetensorsHeader
     /// <summary>The entry that holds key-value pairs instead of a tensor.</summary>
     public const string MetadataName = "__metadata__";
 
-    private const int MaxDimensions = 64;
+    public const int MaxDimensions = 64;
 
     private static readonly FrozenDictionary<string, (int Size, ScalarType? Dtype)> Types = new Dictionary<string, (int, ScalarType?)>(StringComparer.Ordinal)
     {
@@ -50,6 +57,7 @@ internal static class SafetensorsHeader
         ["U64"] = (8, null),
         ["F8_E4M3"] = (1, null),
         ["F8_E5M2"] = (1, null),
+        ["C64"] = (8, null),
     }.ToFrozenDictionary(StringComparer.Ordinal);
 
     /// <summary>The size of an element in bytes (0 for a type that does not exist) and the tensor type that holds it.</summary>
@@ -62,12 +70,13 @@ internal static class SafetensorsHeader
     /// <param name="path">For messages.</param>
     /// <param name="json">The JSON part.</param>
     /// <param name="fileLength">Length of the file in bytes.</param>
+    /// <param name="allowance">What may be allocated.</param>
     /// <param name="metadata">The file's own key-value pairs.</param>
     /// <returns>The tensors in the order of their bytes.</returns>
-    public static IReadOnlyList<TensorEntry> Parse(string path, ReadOnlySpan<byte> json, long fileLength, out IReadOnlyDictionary<string, string> metadata)
+    public static OrderedDictionary<string, TensorEntry> Parse(
+        string path, ReadOnlySpan<byte> json, long fileLength, Allowance allowance, out IReadOnlyDictionary<string, string> metadata)
     {
         var entries = new List<TensorEntry>();
-        var names = new HashSet<string>(StringComparer.Ordinal);
         var pairs = new Dictionary<string, string>(StringComparer.Ordinal);
         var dataStart = PrefixLength + (long)json.Length;
         try
@@ -76,12 +85,11 @@ internal static class SafetensorsHeader
             Expect(reader.Read() && reader.TokenType == JsonTokenType.StartObject, "the header must be one JSON object");
             while (Next(ref reader) == JsonTokenType.PropertyName)
             {
-                var name = reader.GetString()!;
-                Expect(names.Add(name), $"the header names '{name}' twice");
+                var name = Text(ref reader, allowance);
                 if (string.Equals(name, MetadataName, StringComparison.Ordinal))
-                    ReadMetadata(ref reader, pairs);
+                    ReadMetadata(ref reader, allowance, pairs);
                 else
-                    entries.Add(ReadEntry(ref reader, name, dataStart, fileLength));
+                    allowance.Add(entries, ReadEntry(ref reader, name, dataStart, fileLength));
             }
 
             Expect(!reader.Read(), "text follows the header's JSON object");
@@ -92,87 +100,132 @@ internal static class SafetensorsHeader
         }
 
         entries.Sort((a, b) => a.Offset != b.Offset ? a.Offset.CompareTo(b.Offset) : a.Length.CompareTo(b.Length));
+        allowance.Expect(48L * entries.Count);
+        var byName = new OrderedDictionary<string, TensorEntry>(entries.Count, StringComparer.Ordinal);
         var end = dataStart;
         foreach (var entry in entries)
         {
+            if (!byName.TryAdd(entry.Name, entry))
+                throw new InvalidWeightsException(path, $"the header is not valid: it names '{InvalidWeightsException.Shown(entry.Name)}' twice.");
             if (entry.Offset < end)
-                throw new InvalidWeightsException(path, $"tensor '{entry.Name}' overlaps the tensor before it: it starts at byte {entry.Offset}, which is taken up to byte {end}.");
+                throw new InvalidWeightsException(path, $"tensor '{InvalidWeightsException.Shown(entry.Name)}' overlaps the tensor before it: it starts at byte {entry.Offset}, which is taken up to byte {end}.");
             if (entry.Offset > end)
-                throw new InvalidWeightsException(path, $"there is a hole of {entry.Offset - end} bytes before tensor '{entry.Name}'.");
+                throw new InvalidWeightsException(path, $"there is a hole of {entry.Offset - end} bytes before tensor '{InvalidWeightsException.Shown(entry.Name)}'.");
             end = entry.Offset + entry.Length;
         }
 
         if (end != fileLength)
             throw new InvalidWeightsException(path, $"the file is {fileLength} bytes long, but its tensors end at byte {end}.");
         metadata = pairs;
-        return entries;
+        return byName;
+    }
+
+    /// <summary>Bytes that a tensor of this shape spans with these strides; false if they, or a stride of the shape, do not fit in 63 bits.</summary>
+    public static bool TrySpan(ReadOnlySpan<long> shape, ReadOnlySpan<long> strides, int size, out long bytes)
+    {
+        Int128 last = 0;
+        var isEmpty = false;
+        for (var i = 0; i < shape.Length; i++)
+        {
+            isEmpty |= shape[i] == 0;
+            last += (Int128)strides[i] * Math.Max(shape[i] - 1, 0);
+        }
+
+        var fits = TryCount(shape, size, out _) && (last + 1) * size <= long.MaxValue;
+        bytes = isEmpty || !fits ? 0 : (long)(last + 1) * size;
+        return fits;
     }
 
     private static TensorEntry ReadEntry(ref Utf8JsonReader reader, string name, long dataStart, long fileLength)
     {
         string? type = null;
-        List<long>? shape = null, offsets = null;
-        Expect(Next(ref reader) == JsonTokenType.StartObject, $"tensor '{name}' must be described by a JSON object");
+        Span<long> shape = stackalloc long[MaxDimensions], offsets = stackalloc long[2];
+        var (dimensions, ends) = (-1, -1);
+        Expect(Next(ref reader) == JsonTokenType.StartObject, "a tensor must be described by a JSON object", name);
         while (Next(ref reader) == JsonTokenType.PropertyName)
         {
-            switch (reader.GetString())
+            if (type is null && reader.ValueTextEquals("dtype"u8))
             {
-                case "dtype" when type is null:
-                    Expect(Next(ref reader) == JsonTokenType.String, $"the dtype of tensor '{name}' must be a string");
-                    type = reader.GetString()!;
-                    break;
-                case "shape" when shape is null:
-                    shape = ReadNumbers(ref reader, name, MaxDimensions);
-                    break;
-                case "data_offsets" when offsets is null:
-                    offsets = ReadNumbers(ref reader, name, 2);
-                    break;
-                case var key:
-                    throw new FormatException($"tensor '{name}' has an unknown or repeated property '{key}'.");
+                Expect(Next(ref reader) == JsonTokenType.String, "its dtype must be a string", name);
+                type = Type(ref reader) ?? throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' has the unknown dtype '{Start(ref reader)}'.");
+            }
+            else if (dimensions < 0 && reader.ValueTextEquals("shape"u8))
+            {
+                dimensions = ReadNumbers(ref reader, name, shape);
+            }
+            else if (ends < 0 && reader.ValueTextEquals("data_offsets"u8))
+            {
+                ends = ReadNumbers(ref reader, name, offsets);
+            }
+            else
+            {
+                throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' has an unknown or repeated property '{Start(ref reader)}'.");
             }
         }
 
-        Expect(type is not null && shape is not null && offsets is { Count: 2 }, $"tensor '{name}' needs a dtype, a shape and two data_offsets");
-        var size = TypeOf(type!).Size;
-        Expect(size > 0, $"tensor '{name}' has the unknown dtype '{type}'");
-        var (begin, end) = (offsets![0], offsets[1]);
-        Expect(begin <= end && end <= fileLength - dataStart,
-            $"tensor '{name}' claims bytes {begin} to {end}, but the file holds {fileLength - dataStart} bytes of data; it is truncated or damaged");
-        Expect(TryCount(shape!, size, out var bytes),
-            $"the shape [{string.Join(", ", shape!)}] of tensor '{name}' is too large");
-        Expect(bytes == end - begin,
-            $"tensor '{name}' of shape [{string.Join(", ", shape!)}] and dtype {type} needs {bytes} bytes, but its data_offsets give {end - begin}");
-        return new TensorEntry(name, type!, shape!, dataStart + begin, bytes);
+        Expect(type is not null && dimensions >= 0 && ends == 2, "it needs a dtype, a shape and two data_offsets", name);
+        shape = shape[..dimensions];
+        var (begin, end) = (offsets[0], offsets[1]);
+        if (begin > end || end > fileLength - dataStart)
+            throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' claims bytes {begin} to {end}, but the file holds {fileLength - dataStart} bytes of data; it is truncated or damaged.");
+        Expect(TryCount(shape, TypeOf(type!).Size, out var bytes), "its shape is too large", name);
+        if (bytes != end - begin)
+            throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' of shape [{string.Join(", ", shape.ToArray())}] and dtype {type} needs {bytes} bytes, but its data_offsets give {end - begin}.");
+        return new TensorEntry(name, type!, shape.ToArray(), dataStart + begin, bytes);
     }
 
-    private static void ReadMetadata(ref Utf8JsonReader reader, Dictionary<string, string> pairs)
+    private static void ReadMetadata(ref Utf8JsonReader reader, Allowance allowance, Dictionary<string, string> pairs)
     {
-        Expect(Next(ref reader) == JsonTokenType.StartObject, "__metadata__ must be a JSON object");
+        Expect(pairs.Count == 0 && Next(ref reader) == JsonTokenType.StartObject, "__metadata__ must be one JSON object");
         while (Next(ref reader) == JsonTokenType.PropertyName)
         {
-            var key = reader.GetString()!;
-            Expect(Next(ref reader) == JsonTokenType.String, $"__metadata__ '{key}' must be a string");
-            Expect(pairs.TryAdd(key, reader.GetString()!), $"__metadata__ names '{key}' twice");
+            var key = Text(ref reader, allowance);
+            Expect(Next(ref reader) == JsonTokenType.String, "a value of __metadata__ must be a string", key);
+            allowance.Expect(96L + (32 * pairs.Count));
+            Expect(pairs.TryAdd(key, Text(ref reader, allowance)), "__metadata__ names it twice", key);
         }
     }
 
-    private static List<long> ReadNumbers(ref Utf8JsonReader reader, string name, int most)
+    private static int ReadNumbers(ref Utf8JsonReader reader, string name, scoped Span<long> numbers)
     {
-        var numbers = new List<long>();
-        Expect(Next(ref reader) == JsonTokenType.StartArray, $"shape and data_offsets of tensor '{name}' must be arrays");
+        var count = 0;
+        Expect(Next(ref reader) == JsonTokenType.StartArray, "its shape and data_offsets must be arrays", name);
         while (Next(ref reader) == JsonTokenType.Number)
         {
-            Expect(reader.TryGetInt64(out var number) && number >= 0, $"shape and data_offsets of tensor '{name}' must be whole numbers from 0");
-            Expect(numbers.Count < most, $"shape or data_offsets of tensor '{name}' has more than {most} entries");
-            numbers.Add(number);
+            Expect(reader.TryGetInt64(out var number) && number >= 0, "its shape and data_offsets must be whole numbers from 0", name);
+            Expect(count < numbers.Length, "its shape or data_offsets are too long", name);
+            numbers[count++] = number;
         }
 
-        Expect(reader.TokenType == JsonTokenType.EndArray, $"shape and data_offsets of tensor '{name}' must hold numbers only");
-        return numbers;
+        Expect(reader.TokenType == JsonTokenType.EndArray, "its shape and data_offsets must hold numbers only", name);
+        return count;
+    }
+
+    /// <summary>A string of the header's.</summary>
+    private static string Text(ref Utf8JsonReader reader, Allowance allowance)
+    {
+        allowance.Expect(64 + (2L * reader.ValueSpan.Length));
+        return reader.GetString()!;
+    }
+
+    /// <summary>The start of a string, for messages.</summary>
+    private static string Start(ref Utf8JsonReader reader) =>
+        InvalidWeightsException.Shown(Encoding.UTF8.GetString(reader.ValueSpan[..Math.Min(reader.ValueSpan.Length, 200)]));
+
+    /// <summary>The name of a type, without making a string.</summary>
+    private static string? Type(ref Utf8JsonReader reader)
+    {
+        foreach (var name in Types.Keys)
+        {
+            if (reader.ValueTextEquals(name))
+                return name;
+        }
+
+        return null;
     }
 
     /// <summary>Bytes of a tensor; false if that, or a stride within it, does not fit in 63 bits.</summary>
-    private static bool TryCount(List<long> shape, int size, out long bytes)
+    private static bool TryCount(ReadOnlySpan<long> shape, int size, out long bytes)
     {
         bytes = size;
         var extent = (Int128)size;
@@ -193,9 +246,9 @@ internal static class SafetensorsHeader
         return reader.TokenType;
     }
 
-    private static void Expect(bool condition, string otherwise)
+    private static void Expect(bool condition, string otherwise, string? name = null)
     {
         if (!condition)
-            throw new FormatException(otherwise + ".");
+            throw new FormatException(name is null ? $"{otherwise}." : $"of '{InvalidWeightsException.Shown(name)}', {otherwise}.");
     }
 }

@@ -10,4 +10,10 @@ internal sealed class TensorMemory : ITensorMemory
 
     /// <inheritdoc/>
     public Tensor Create(IntPtr data, long bytes, long[] shape, ScalarType dtype, Action release) => Torch.TensorMemory.Over(data, shape, dtype, release);
+
+    /// <inheritdoc/>
+    public bool IsMapped => true;
+
+    /// <inheritdoc/>
+    public void Replace(Tensor target, Tensor source) => Torch.TensorMemory.Replace(target, source);
 }

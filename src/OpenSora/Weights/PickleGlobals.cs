@@ -1,0 +1,87 @@
+using System.Collections.Frozen;
+
+namespace OpenSora.Weights;
+
+/// <summary>What a global name of a pickle stands for.</summary>
+internal enum GlobalKind
+{
+    /// <summary>A dictionary.</summary>
+    Dictionary,
+
+    /// <summary>A tensor over a storage: <c>(storage, offset, sizes, strides, ...)</c>.</summary>
+    Tensor,
+
+    /// <summary>The same with its element type as the seventh argument; the storage is of bytes.</summary>
+    TypedTensor,
+
+    /// <summary>A tensor, given as the first argument.</summary>
+    Parameter,
+
+    /// <summary>A call of another global: <c>(function, class, arguments, state)</c>.</summary>
+    Call,
+
+    /// <summary>The class of a tensor, in such a call.</summary>
+    TensorClass,
+
+    /// <summary>An element type: a typed storage's class, or a dtype.</summary>
+    ElementType,
+
+    /// <summary>The class of a storage of bytes.</summary>
+    Bytes,
+
+    /// <summary>Something beside the tensors that is stepped over: neither made nor called.</summary>
+    Ignored,
+}
+
+/// <summary>A global name of a pickle that is known.</summary>
+/// <param name="Name">Module and name.</param>
+/// <param name="Kind">What is done with it.</param>
+/// <param name="Type">The element type as safetensors names it.</param>
+internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type = null)
+{
+    /// <summary>Everything that a pickle may name. None of it is ever executed: the reader knows what these calls would make.</summary>
+    public static FrozenDictionary<string, PickleGlobal> Known { get; } = All().ToFrozenDictionary(global => global.Name, StringComparer.Ordinal);
+
+    private static IEnumerable<PickleGlobal> All()
+    {
+        (GlobalKind, string[])[] names =
+        [
+            (GlobalKind.Dictionary, ["collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict", "torch.nn.modules.container.ParameterDict"]),
+            (GlobalKind.Tensor, ["torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"]),
+            (GlobalKind.TypedTensor, ["torch._utils._rebuild_tensor_v3"]),
+            (GlobalKind.Parameter, ["torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"]),
+            (GlobalKind.Call, ["torch._tensor._rebuild_from_type_v2"]),
+            (GlobalKind.TensorClass, ["torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"]),
+            (GlobalKind.Bytes, ["torch.storage.UntypedStorage", "torch.storage._UntypedStorage", "torch.UntypedStorage"]),
+            // What training scripts save beside the weights: arguments, best scores, shapes, devices.
+            (GlobalKind.Ignored,
+            [
+                "argparse.Namespace", "torch.Size", "torch.device", "_codecs.encode", "copyreg._reconstructor", "copy_reg._reconstructor",
+                "builtins.object", "__builtin__.object", "builtins.set", "__builtin__.set", "builtins.list", "__builtin__.list", "builtins.int", "builtins.float",
+                "builtins.bytearray", "collections.deque", "collections.Counter", "pathlib.PosixPath", "pathlib.Path", "pathlib.PurePosixPath",
+                "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
+                "numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct",
+                "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+            ]),
+        ];
+        foreach (var (kind, all) in names)
+        {
+            foreach (var name in all)
+                yield return new PickleGlobal(name, kind);
+        }
+
+        (string Type, string[] Names)[] types =
+        [
+            ("F32", ["FloatStorage", "float32", "float"]), ("F64", ["DoubleStorage", "float64", "double"]), ("F16", ["HalfStorage", "float16", "half"]),
+            ("BF16", ["BFloat16Storage", "bfloat16"]), ("I64", ["LongStorage", "int64", "long"]), ("I32", ["IntStorage", "int32", "int"]),
+            ("I16", ["ShortStorage", "int16", "short"]), ("I8", ["CharStorage", "int8"]), ("U8", ["ByteStorage", "uint8"]), ("BOOL", ["BoolStorage", "bool"]),
+            ("U16", ["uint16"]), ("U32", ["uint32"]), ("U64", ["uint64"]), ("F8_E4M3", ["float8_e4m3fn"]), ("F8_E5M2", ["float8_e5m2"]),
+            ("C64", ["ComplexFloatStorage", "complex64"]),
+        ];
+        foreach (var (type, all) in types)
+        {
+            foreach (var name in all)
+                yield return new PickleGlobal($"torch.{name}", GlobalKind.ElementType, type);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Weights;
+
+/// <summary>A PyTorch checkpoint: a zip archive of a pickle and of the tensors' bytes, which are not compressed and so can be mapped.</summary>
+internal sealed class PyTorchFile : WeightsFile
+{
+    private const string PickleName = "data.pkl";
+    private const int DeepestSection = 4;
+    private static readonly string[] Averages = ["ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "params_ema"];
+    private static readonly string[] Usual = ["state_dict", "model", "model_state_dict", "module", "params", "net", "weights"];
+    private static readonly byte[] LegacyMagic = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+
+    private readonly MappedFile _file;
+
+    public PyTorchFile(MappedFile file, string? section)
+        : base(file.Path, file.Memory)
+    {
+        _file = file;
+        try
+        {
+            RefuseLegacy(file);
+            var allowance = new Allowance(file.Path, file.Length);
+            var root = ReadPickle(file, allowance);
+            var sections = new List<(string Name, PickleDictionary Items, int Count)>();
+            Find(root.Object as PickleDictionary, "", 0, allowance, sections, new(ReferenceEqualityComparer.Instance));
+            if (sections.Count == 0)
+                throw new InvalidWeightsException(Path, $"it holds no dictionary of tensors{Beside(root)}.");
+            var chosen = Choose(sections, section);
+            Sections = [.. sections.Select(found => new WeightsSection(found.Name, found.Count, ReferenceEquals(found.Items, chosen)))];
+            Tensors = Entries(chosen, sections, allowance);
+            Metadata = Values(root, allowance);
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override string Format => "PyTorch checkpoint";
+
+    /// <inheritdoc/>
+    public override IReadOnlyDictionary<string, string> Metadata { get; }
+
+    /// <inheritdoc/>
+    public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<WeightsSection> Sections { get; }
+
+    /// <summary>Whether a file begins as a checkpoint does, of today or of before PyTorch 1.6.</summary>
+    public static bool IsOne(MappedFile file) => file.Bytes(0, 4) is [(byte)'P', (byte)'K', 3, 4] or [0x80, >= 1 and <= 5, ..] || IsTar(file);
+
+    private protected override Tensor? Read(TensorEntry entry, bool alone) => alone ? _file.TensorAlone(entry) : _file.Tensor(entry);
+
+    private protected override void Close() => _file.Dispose();
+
+    private static bool IsTar(MappedFile file) => file.Length > 512 && file.Bytes(257, 5).SequenceEqual("ustar"u8);
+
+    private static void RefuseLegacy(MappedFile file)
+    {
+        const string hint = " Load it in Python and save it again: torch.save(torch.load('old.pth', map_location='cpu'), 'new.pth').";
+        if (IsTar(file))
+            throw new InvalidWeightsException(file.Path, "it is a tar archive, as PyTorch wrote checkpoints before version 0.1.10; expected a zip archive." + hint);
+        if (file.Bytes(0, 4)[0] != 0x80)
+            return;
+        var isLegacy = file.Length >= LegacyMagic.Length && file.Bytes(0, LegacyMagic.Length).SequenceEqual(LegacyMagic);
+        throw new InvalidWeightsException(file.Path, (isLegacy
+            ? "it is in the format that PyTorch wrote before version 1.6; expected a zip archive."
+            : "it is a bare Python pickle; expected a zip archive, as torch.save writes it.") + hint);
+    }
+
+    private static PickleValue ReadPickle(MappedFile file, Allowance allowance)
+    {
+        var records = ZipDirectory.Read(file, allowance);
+        var names = records.Keys.Where(name => name is PickleName || name.EndsWith("/" + PickleName, StringComparison.Ordinal)).Take(2).ToList();
+        if (names.Count != 1)
+        {
+            throw new InvalidWeightsException(file.Path, $"it is a zip archive {(names.Count == 0 ? "without" : "with more than one")} {PickleName}; expected a PyTorch checkpoint, as torch.save writes it."
+                + (records.Keys.Any(name => name.EndsWith(".npy", StringComparison.Ordinal)) ? " It looks like NumPy's .npz." : ""));
+        }
+
+        var folder = names[0][..^PickleName.Length];
+        if (records.ContainsKey(folder + "constants.pkl"))
+            throw new InvalidWeightsException(file.Path, "it is a TorchScript program, not a checkpoint. Load it in Python with torch.jit.load and save its state dict: torch.save(program.state_dict(), 'weights.pt').");
+        if (records.TryGetValue(folder + "byteorder", out var order) && order.Length == 3 && file.Bytes(order.Offset, 3).SequenceEqual("big"u8))
+            throw new InvalidWeightsException(file.Path, "its numbers are big-endian; expected little-endian. Load it in Python on the machine that wrote it and save it as safetensors.");
+        if (records.FirstOrDefault(record => record.Value.Length == ZipDirectory.Packed).Key is { } packed)
+        {
+            throw new InvalidWeightsException(file.Path, $"its entry '{InvalidWeightsException.Shown(packed)}' is compressed or encrypted; PyTorch stores entries as they are, "
+                + "and only such archives can be mapped. Save it again with torch.save, or pack it with 'zip -0'.");
+        }
+
+        var (offset, length) = records[names[0]];
+        if (length > SafetensorsHeader.MaxLength)
+            throw new InvalidWeightsException(file.Path, $"its pickle is {length} bytes long, which is more than descriptions of tensors take ({SafetensorsHeader.MaxLength}).");
+
+        return Unpickler.Read(file.Path, file.Bytes(offset, (int)length), allowance, key =>
+            key.Length < 100 && records.TryGetValue($"{folder}data/{key}", out var record) ? record : null);
+    }
+
+    /// <summary>Finds the dictionaries that hold tensors themselves, each once.</summary>
+    private static void Find(PickleDictionary? dictionary, string name, int depth, Allowance allowance,
+        List<(string Name, PickleDictionary Items, int Count)> sections, HashSet<object> seen)
+    {
+        if (dictionary is null || depth > DeepestSection)
+            return;
+        allowance.Expect(256);
+        if (!seen.Add(dictionary))
+            return;
+        var count = dictionary.Items.Count(item => item.Key.Object is string && item.Value.Object is PickleTensor);
+        if (count > 0)
+            sections.Add((name, dictionary, count));
+        foreach (var (key, value) in dictionary.Items)
+        {
+            if (key.Object is not string part || value.Object is not PickleDictionary inner)
+                continue;
+            allowance.Expect(2L * (name.Length + part.Length));
+            Find(inner, name.Length == 0 ? part : $"{name}.{part}", depth + 1, allowance, sections, seen);
+        }
+    }
+
+    /// <summary>The section that was asked for or is the usual one; null if all of them are taken, under their sections' names.</summary>
+    private PickleDictionary? Choose(List<(string Name, PickleDictionary Items, int Count)> sections, string? asked)
+    {
+        if (asked is not null)
+        {
+            var found = sections.FirstOrDefault(section => string.Equals(section.Name, asked, StringComparison.Ordinal));
+            return found.Items ?? throw new InvalidWeightsException(Path, $"it has no section '{asked}'. It has: {string.Join(", ", sections.Take(8).Select(section => $"'{InvalidWeightsException.Shown(section.Name)}'"))}.");
+        }
+
+        if (sections.Count == 1)
+            return sections[0].Items;
+        foreach (var known in new[] { Averages, Usual })
+        {
+            var usual = sections.Where(section => section.Name.Split('.').Any(known.Contains)).ToList();
+            if (usual.Count > 0)
+                return usual.MinBy(section => (Array.FindIndex(known, name => section.Name.Split('.').Contains(name)), -section.Count)).Items;
+        }
+
+        return sections.Find(section => section.Name.Length == 0).Items;
+    }
+
+    private static Dictionary<string, TensorEntry> Entries(PickleDictionary? chosen, List<(string Name, PickleDictionary Items, int Count)> sections, Allowance allowance)
+    {
+        var taken = sections.Where(section => chosen is null || ReferenceEquals(section.Items, chosen)).ToList();
+        var count = taken.Sum(section => section.Count);
+        allowance.Expect(40L * count);
+        var entries = new Dictionary<string, TensorEntry>(count, StringComparer.Ordinal);
+        foreach (var section in taken)
+        {
+            foreach (var (key, value) in section.Items.Items)
+            {
+                if (key.Object is not string name || value.Object is not PickleTensor tensor)
+                    continue;
+                allowance.Expect(128 + (chosen is null ? 2L * (section.Name.Length + name.Length) : 0));
+                var full = chosen is null ? $"{section.Name}.{name}" : name;
+                entries[full] = new TensorEntry(full, tensor.Type, tensor.Shape, tensor.Offset, tensor.Length) { Strides = tensor.Strides };
+            }
+        }
+
+        return entries;
+    }
+
+    /// <summary>The numbers and short texts beside the tensors.</summary>
+    private static Dictionary<string, string> Values(PickleValue root, Allowance allowance)
+    {
+        var values = new Dictionary<string, string>(StringComparer.Ordinal);
+        foreach (var (key, value) in ((PickleDictionary)root.Object!).Items)
+        {
+            allowance.Expect(256);
+            if (key.Object is string name && value.Words is { Length: <= 1000 } words)
+                values[name] = words;
+        }
+
+        return values;
+    }
+
+    private static string Beside(PickleValue root) => root.Object switch
+    {
+        PickleDictionary { Items.Count: > 0 } dictionary => $"; it holds {string.Join(", ", dictionary.Items.Take(8).Select(item => $"'{InvalidWeightsException.Shown(item.Key.Words ?? "?")}'"))}",
+        PickleTensor => ", but a single tensor",
+        _ => "",
+    };
+}

@@ -1,0 +1,441 @@
+using System.Buffers.Binary;
+using System.Text;
+
+namespace OpenSora.Weights;
+
+/// <summary>Reads the pickle of a PyTorch checkpoint. Nothing is executed: the few calls that rebuild tensors are known here, every other is refused by name.</summary>
+/// <remarks>Source: the opcodes as CPython's pickletools describes them, protocols 2 to 5.</remarks>
+internal ref struct Unpickler
+{
+    private const int LongestName = 200;
+
+    private readonly string _path;
+    private readonly ReadOnlySpan<byte> _pickle;
+    private readonly Allowance _allowance;
+    private readonly Func<string, (long Offset, long Length)?> _records;
+    private readonly List<PickleValue> _stack = [];
+    private readonly List<int> _marks = [];
+    private readonly List<PickleValue> _memo = [];
+    private int _at;
+
+    private Unpickler(string path, ReadOnlySpan<byte> pickle, Allowance allowance, Func<string, (long Offset, long Length)?> records)
+    {
+        (_path, _allowance, _records) = (path, allowance, records);
+        _pickle = pickle;
+    }
+
+    /// <summary>Reads a pickle.</summary>
+    /// <param name="path">For messages.</param>
+    /// <param name="pickle">Its bytes.</param>
+    /// <param name="allowance">What may be allocated.</param>
+    /// <param name="records">Finds the bytes of a storage by its key.</param>
+    /// <exception cref="InvalidWeightsException">It is damaged, or does more than rebuild tensors.</exception>
+    public static PickleValue Read(string path, ReadOnlySpan<byte> pickle, Allowance allowance, Func<string, (long Offset, long Length)?> records)
+    {
+        var reader = new Unpickler(path, pickle, allowance, records);
+        while (reader.Step(reader.Byte()))
+            allowance.Expect();
+        return reader.Pop();
+    }
+
+    /// <summary>Does what an opcode says; false at the end.</summary>
+    private bool Step(byte opcode)
+    {
+        switch (opcode)
+        {
+            case 0x80: // PROTO
+                var protocol = Byte();
+                Expect(protocol is >= 2 and <= 5, $"it is of protocol {protocol}, but 2 to 5 are read");
+                break;
+            case 0x95: // FRAME
+                Take(8);
+                break;
+            case (byte)'.': // STOP
+                Expect(_stack.Count == 1 && _marks.Count == 0, "values are left over at its end");
+                return false;
+
+            case (byte)'(': // MARK
+                _allowance.Add(_marks, _stack.Count);
+                break;
+            case (byte)'0': // POP
+                Pop();
+                break;
+            case (byte)'1': // POP_MARK
+                PopToMark();
+                break;
+            case (byte)'2': // DUP
+                Push(Top());
+                break;
+
+            case (byte)'N': // NONE
+                Push(default);
+                break;
+            case 0x88 or 0x89: // NEWTRUE, NEWFALSE
+                Push(PickleValue.Truth(opcode == 0x88));
+                break;
+            case (byte)'K': // BININT1
+                Push(PickleValue.Whole(Byte()));
+                break;
+            case (byte)'M': // BININT2
+                Push(PickleValue.Whole(BinaryPrimitives.ReadUInt16LittleEndian(Take(2))));
+                break;
+            case (byte)'J': // BININT
+                Push(PickleValue.Whole(BinaryPrimitives.ReadInt32LittleEndian(Take(4))));
+                break;
+            case 0x8a: // LONG1
+                PushLong(Take(Byte()));
+                break;
+            case 0x8b: // LONG4
+                PushLong(Take(BinaryPrimitives.ReadInt32LittleEndian(Take(4))));
+                break;
+            case (byte)'G': // BINFLOAT
+                Push(PickleValue.Real(BinaryPrimitives.ReadDoubleBigEndian(Take(8))));
+                break;
+
+            case (byte)'X': // BINUNICODE
+                PushText(Take(BinaryPrimitives.ReadUInt32LittleEndian(Take(4))));
+                break;
+            case 0x8c or (byte)'U': // SHORT_BINUNICODE, SHORT_BINSTRING
+                PushText(Take(Byte()));
+                break;
+            case 0x8d: // BINUNICODE8
+                PushText(Take(BinaryPrimitives.ReadInt64LittleEndian(Take(8))));
+                break;
+            case (byte)'T': // BINSTRING
+                PushText(Take(BinaryPrimitives.ReadInt32LittleEndian(Take(4))));
+                break;
+            case (byte)'C': // SHORT_BINBYTES: bytes are no part of weights, and are stepped over
+                Take(Byte());
+                Push(new(PickledBytes));
+                break;
+            case (byte)'B': // BINBYTES
+                Take(BinaryPrimitives.ReadUInt32LittleEndian(Take(4)));
+                Push(new(PickledBytes));
+                break;
+            case 0x8e or 0x96: // BINBYTES8, BYTEARRAY8
+                Take(BinaryPrimitives.ReadInt64LittleEndian(Take(8)));
+                Push(new(PickledBytes));
+                break;
+
+            case (byte)'}': // EMPTY_DICT
+                Push(new(new PickleDictionary()));
+                break;
+            case (byte)'d': // DICT
+                var dictionary = new PickleDictionary();
+                AddPairs(dictionary, PopToMark());
+                Push(new(dictionary));
+                break;
+            case (byte)'s': // SETITEM
+                var (value, key) = (Pop(), Pop());
+                AddPairs(Top().Object, [key, value]);
+                break;
+            case (byte)'u': // SETITEMS
+                var pairs = PopToMark();
+                AddPairs(Top().Object, pairs);
+                break;
+            case (byte)']' or 0x8f: // EMPTY_LIST, EMPTY_SET
+                Push(new(new PickleList()));
+                break;
+            case (byte)'l' or 0x91: // LIST, FROZENSET
+                var list = new PickleList();
+                AddItems(list, PopToMark());
+                Push(new(list));
+                break;
+            case (byte)'a': // APPEND
+                var item = Pop();
+                AddItems(Top().Object, [item]);
+                break;
+            case (byte)'e' or 0x90: // APPENDS, ADDITEMS
+                var items = PopToMark();
+                AddItems(Top().Object, items);
+                break;
+            case (byte)')': // EMPTY_TUPLE
+                Push(new(Array.Empty<PickleValue>()));
+                break;
+            case (byte)'t': // TUPLE
+                Push(new(PopToMark()));
+                break;
+            case >= 0x85 and <= 0x87: // TUPLE1, TUPLE2, TUPLE3
+                Push(new(PopLast(opcode - 0x84)));
+                break;
+
+            case (byte)'q': // BINPUT
+                Remember(Byte());
+                break;
+            case (byte)'r': // LONG_BINPUT
+                Remember(BinaryPrimitives.ReadUInt32LittleEndian(Take(4)));
+                break;
+            case 0x94: // MEMOIZE
+                Remember(_memo.Count);
+                break;
+            case (byte)'h': // BINGET
+                Push(Recall(Byte()));
+                break;
+            case (byte)'j': // LONG_BINGET
+                Push(Recall(BinaryPrimitives.ReadUInt32LittleEndian(Take(4))));
+                break;
+
+            case (byte)'c': // GLOBAL
+                var (module, name) = (Line(), Line());
+                Push(new(Global(module, name)));
+                break;
+            case 0x93: // STACK_GLOBAL
+                var (last, first) = (Pop().Object as string, Pop().Object as string);
+                Expect(last is { Length: <= LongestName } && first is { Length: <= LongestName }, "a global's name is no text, or too long");
+                Push(new(Global(first!, last!)));
+                break;
+            case (byte)'R' or 0x81: // REDUCE, NEWOBJ
+                var arguments = Pop().Object as PickleValue[];
+                Push(Call(Pop().Object as PickleGlobal, arguments));
+                break;
+            case 0x92: // NEWOBJ_EX
+                Pop();
+                arguments = Pop().Object as PickleValue[];
+                Push(Call(Pop().Object as PickleGlobal, arguments));
+                break;
+            case (byte)'b': // BUILD: attributes of dictionaries and of what is stepped over
+                Pop();
+                Top();
+                break;
+            case (byte)'Q': // BINPERSID
+                Push(new(Storage(Pop().Object as PickleValue[])));
+                break;
+
+            default:
+                throw Damaged($"opcode 0x{opcode:x2} at byte {_at - 1} is none that PyTorch writes");
+        }
+
+        return true;
+    }
+
+    /// <summary>What a known call makes.</summary>
+    private readonly PickleValue Call(PickleGlobal? function, PickleValue[]? arguments)
+    {
+        Expect(function is not null && arguments is not null, "it calls something that has no name");
+        switch (function!.Kind)
+        {
+            case GlobalKind.Dictionary:
+                var dictionary = new PickleDictionary();
+                if (arguments is [{ Object: PickleList or PickleValue[] } pairs])
+                {
+                    foreach (var pair in Items(pairs.Object))
+                        AddPairs(dictionary, Items(pair.Object));
+                }
+
+                return new(dictionary);
+            case GlobalKind.Tensor:
+                Expect(arguments is [{ Object: PickleStorage { Type: not null } }, { IsWhole: true }, { Object: PickleValue[] }, { Object: PickleValue[] }, ..], "a tensor's arguments are not a storage, an offset, sizes and strides");
+                return new(Tensor((PickleStorage)arguments![0].Object!, ((PickleStorage)arguments[0].Object!).Type!, arguments));
+            case GlobalKind.TypedTensor:
+                Expect(arguments is [{ Object: PickleStorage }, { IsWhole: true }, { Object: PickleValue[] }, { Object: PickleValue[] }, _, _, { Object: PickleGlobal { Kind: GlobalKind.ElementType } }, ..], "a typed tensor's arguments are not a storage, an offset, sizes, strides and a type");
+                return new(Tensor((PickleStorage)arguments![0].Object!, ((PickleGlobal)arguments[6].Object!).Type!, arguments));
+            case GlobalKind.Parameter:
+                Expect(arguments is [{ Object: PickleTensor }, ..], "a parameter is made of something else than a tensor");
+                return arguments![0];
+            case GlobalKind.Call:
+                Expect(arguments is [{ Object: PickleGlobal { Kind: GlobalKind.Tensor or GlobalKind.TypedTensor or GlobalKind.Parameter } }, { Object: PickleGlobal { Kind: GlobalKind.TensorClass } }, { Object: PickleValue[] }, ..], "a tensor of a class of its own is not rebuilt as tensors are");
+                return Call((PickleGlobal)arguments![0].Object!, (PickleValue[])arguments[2].Object!);
+            case GlobalKind.Ignored:
+                return new(function);
+            default:
+                throw Damaged($"it calls '{function.Name}', which is no function");
+        }
+    }
+
+    /// <summary>A storage by its persistent id: <c>("storage", class, key, device, elements)</c>.</summary>
+    private readonly PickleStorage Storage(PickleValue[]? id)
+    {
+        Expect(id is [{ Object: "storage" }, { Object: PickleGlobal { Kind: GlobalKind.ElementType or GlobalKind.Bytes } }, { Object: string }, _, { IsWhole: true }, ..], "a persistent id does not name a storage");
+        var type = ((PickleGlobal)id![1].Object!).Type;
+        var (key, count) = ((string)id[2].Object!, id[4].Bits);
+        if (_records(key) is not { } record)
+            throw Damaged($"the archive lacks the record '{InvalidWeightsException.Shown(key)}' of a storage; it is truncated or was repacked");
+        var length = (Int128)count * (type is null ? 1 : SafetensorsHeader.TypeOf(type).Size);
+        if (count < 0 || length > record.Length)
+            throw Damaged($"the storage '{InvalidWeightsException.Shown(key)}' claims {length} bytes, but its record has {record.Length}");
+        return new PickleStorage(type, record.Offset, (long)length);
+    }
+
+    /// <summary>A tensor of a call's first four arguments, checked against its storage.</summary>
+    private readonly PickleTensor Tensor(PickleStorage storage, string type, PickleValue[] arguments)
+    {
+        var (shape, strides) = (Numbers(arguments[2].Object), Numbers(arguments[3].Object));
+        var size = SafetensorsHeader.TypeOf(type).Size;
+        Expect(shape.Length == strides.Length && SafetensorsHeader.TrySpan(shape, strides, size, out _), "a tensor's shape is too large, or not of as many dimensions as its strides");
+        _ = SafetensorsHeader.TrySpan(shape, strides, size, out var length);
+        var offset = (Int128)arguments[1].Bits * size;
+        if (offset < 0 || offset + length > storage.Length)
+            throw Damaged($"a tensor of shape [{string.Join(", ", shape)}] reaches to byte {offset + length} of a storage of {storage.Length} bytes");
+        return new PickleTensor(type, shape, IsRowByRow(shape, strides) || length == 0 ? null : strides, storage.Offset + (long)offset, length);
+    }
+
+    private static bool IsRowByRow(long[] shape, long[] strides)
+    {
+        var expected = 1L;
+        for (var i = shape.Length - 1; i >= 0; i--)
+        {
+            if (shape[i] != 1 && strides[i] != expected)
+                return false;
+            expected *= shape[i];
+        }
+
+        return true;
+    }
+
+    private readonly long[] Numbers(object? tuple)
+    {
+        var values = (PickleValue[])tuple!;
+        Expect(values.Length <= SafetensorsHeader.MaxDimensions, "a tensor has too many dimensions");
+        var numbers = new long[values.Length];
+        for (var i = 0; i < numbers.Length; i++)
+        {
+            Expect(values[i].IsWhole && values[i].Bits >= 0, "sizes and strides of a tensor must be whole numbers from 0");
+            numbers[i] = values[i].Bits;
+        }
+
+        return numbers;
+    }
+
+    private readonly PickleGlobal Global(string module, string name)
+    {
+        _allowance.Expect(2L * (module.Length + name.Length));
+        var full = $"{module}.{name}";
+        return PickleGlobal.Known.TryGetValue(full, out var known) ? known : throw new InvalidWeightsException(_path,
+            $"its pickle names '{InvalidWeightsException.Shown(full)}', which is not among the calls that rebuild tensors. Nothing of the file was executed. "
+                + "If you trust it, load it in Python and save its tensors alone, for example: torch.save({k: v for k, v in state_dict.items()}, 'weights.pt').");
+    }
+
+    private readonly void AddPairs(object? target, ReadOnlySpan<PickleValue> pairs)
+    {
+        Expect(pairs.Length % 2 == 0, "a dictionary's keys and values do not pair");
+        if (target is PickleGlobal { Kind: GlobalKind.Ignored })
+            return;
+        var dictionary = target as PickleDictionary;
+        Expect(dictionary is not null, "it puts items into something that is no dictionary");
+        for (var i = 0; i < pairs.Length; i += 2)
+            dictionary!.Add(_allowance, pairs[i], pairs[i + 1]);
+    }
+
+    private readonly void AddItems(object? target, ReadOnlySpan<PickleValue> items)
+    {
+        if (target is PickleGlobal { Kind: GlobalKind.Ignored })
+            return;
+        var list = target as PickleList;
+        Expect(list is not null, "it appends to something that is no list");
+        foreach (var item in items)
+            list!.Add(_allowance, item);
+    }
+
+    private static PickleValue[] Items(object? sequence) => sequence switch
+    {
+        PickleValue[] tuple => tuple,
+        PickleList list => [.. list.Items],
+        _ => [],
+    };
+
+    // --- stack and memo -----------------------------------------------------------------------------------------------
+
+    private readonly void Push(PickleValue value) => _allowance.Add(_stack, value);
+
+    private readonly PickleValue Top()
+    {
+        Expect(_stack.Count > (_marks.Count > 0 ? _marks[^1] : 0), "its stack runs empty");
+        return _stack[^1];
+    }
+
+    private readonly PickleValue Pop()
+    {
+        var value = Top();
+        _stack.RemoveAt(_stack.Count - 1);
+        return value;
+    }
+
+    private readonly PickleValue[] PopLast(int count)
+    {
+        Expect(_stack.Count - (_marks.Count > 0 ? _marks[^1] : 0) >= count, "its stack runs empty");
+        _allowance.Expect(24 + (16L * count));
+        var values = _stack.GetRange(_stack.Count - count, count).ToArray();
+        _stack.RemoveRange(_stack.Count - count, count);
+        return values;
+    }
+
+    private readonly PickleValue[] PopToMark()
+    {
+        Expect(_marks.Count > 0, "it lacks a mark");
+        var mark = _marks[^1];
+        var values = PopLast(_stack.Count - mark);
+        _marks.RemoveAt(_marks.Count - 1);
+        return values;
+    }
+
+    /// <summary>Picklers number what they remember one by one, from 0 or 1.</summary>
+    private readonly void Remember(long index)
+    {
+        var value = Top();
+        while (_memo.Count < index && index <= 1)
+            _allowance.Add(_memo, default);
+        Expect(index <= _memo.Count, "it skips numbers of its memo");
+        if (index == _memo.Count)
+            _allowance.Add(_memo, value);
+        else
+            _memo[(int)index] = value;
+    }
+
+    private readonly PickleValue Recall(long index)
+    {
+        Expect(index < _memo.Count, "it uses a memo that it did not make");
+        return _memo[(int)index];
+    }
+
+    private readonly void PushLong(ReadOnlySpan<byte> bytes)
+    {
+        if (bytes.Length > 8)
+        {
+            Push(new(PickledBytes)); // larger than any size or count of a tensor
+            return;
+        }
+
+        var value = bytes.Length > 0 && (bytes[^1] & 0x80) != 0 ? -1L : 0;
+        for (var i = bytes.Length - 1; i >= 0; i--)
+            value = (value << 8) | bytes[i];
+        Push(PickleValue.Whole(value));
+    }
+
+    private readonly void PushText(ReadOnlySpan<byte> bytes)
+    {
+        _allowance.Expect(32 + (2L * bytes.Length));
+        Push(new(Encoding.UTF8.GetString(bytes)));
+    }
+
+    // --- bytes --------------------------------------------------------------------------------------------------------
+
+    private byte Byte() => Take(1)[0];
+
+    private ReadOnlySpan<byte> Take(long length)
+    {
+        Expect(length >= 0 && length <= _pickle.Length - _at, "it ends early");
+        _at += (int)length;
+        return _pickle.Slice(_at - (int)length, (int)length);
+    }
+
+    private string Line()
+    {
+        var rest = _pickle[_at..];
+        var length = rest[..Math.Min(rest.Length, LongestName + 1)].IndexOf((byte)'\n');
+        Expect(length >= 0, "a global's name does not end");
+        _at += length + 1;
+        return Encoding.UTF8.GetString(rest[..length]);
+    }
+
+    private readonly void Expect(bool condition, string otherwise)
+    {
+        if (!condition)
+            throw Damaged(otherwise);
+    }
+
+    private readonly InvalidWeightsException Damaged(string how) => new(_path, $"its pickle is damaged, or none of a PyTorch checkpoint: {how}.");
+
+    private static object PickledBytes => Ignored;
+
+    private static readonly PickleGlobal Ignored = new("bytes", GlobalKind.Ignored);
+}

@@ -1,0 +1,71 @@
+"""Makes the PyTorch checkpoints beside it, with torch 1.13.1. Run it in this folder: python3 make.py"""
+import argparse
+import json
+import os
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+
+
+def numbers(*shape, start=0):
+    count = 1
+    for size in shape:
+        count *= size
+    return torch.arange(start, start + count, dtype=torch.float32).view(*shape)
+
+
+def state(start=0):
+    return OrderedDict([("linear.weight", numbers(3, 4, start=start)), ("linear.bias", numbers(3, start=start + 12)), ("table", numbers(2, start=start + 15))])
+
+
+# Every element type.
+types = dict(f16=torch.float16, bf16=torch.bfloat16, f32=torch.float32, f64=torch.float64, i64=torch.int64, i32=torch.int32, i16=torch.int16, i8=torch.int8, u8=torch.uint8)
+torch.save({**{name: numbers(2, 3).to(dtype) for name, dtype in types.items()}, "bool": torch.tensor([True, False, True])}, "types.pt")
+
+# Views of one storage, and shapes at the edges.
+base = numbers(4, 6)
+torch.save({
+    "base": base, "same": base, "transposed": base.t(), "slice": base[1:3, 2:5], "steps": base[::2, ::3], "row": base[2],
+    "expanded": numbers(3, 1).expand(3, 4), "scalar": torch.tensor(7.0), "nothing": torch.zeros(0, 3), "channels_last": numbers(1, 2, 2, 3).contiguous(memory_format=torch.channels_last),
+}, "views.pt")
+
+# What a training script saves: weights, their averages, the optimizer, its arguments.
+model = nn.Linear(4, 3)
+optimizer = torch.optim.AdamW(model.parameters())
+model(torch.ones(1, 4)).sum().backward()
+optimizer.step()
+torch.save({
+    "epoch": 3, "loss": 0.25, "name": "tiny", "model": state(), "ema": state(100), "opt": optimizer.state_dict(),
+    "args": argparse.Namespace(lr=1e-4, results_dir="results", sizes=[16, 32]),
+}, "training.pt")
+
+# Wrapped names, parameters, other pickle protocols.
+torch.save({"state_dict": OrderedDict(("module.model." + name, value) for name, value in state().items()), "global_step": 5}, "wrapped.ckpt")
+module = nn.Module()
+module.linear = nn.Linear(4, 3)
+module.register_buffer("table", torch.zeros(2))
+module.load_state_dict(state())
+torch.save(module.state_dict(), "state_dict.pth")
+torch.save({name: nn.Parameter(value) for name, value in state().items()}, "parameters.pth", pickle_protocol=4)
+
+# Two shards with their index.
+shards = {"pytorch_model-00001-of-00002.bin": ["linear.weight"], "pytorch_model-00002-of-00002.bin": ["linear.bias", "table"]}
+for file, names in shards.items():
+    torch.save({name: state()[name] for name in names}, file)
+with open("pytorch_model.bin.index.json", "w") as index:
+    json.dump({"metadata": {"total_size": 68}, "weight_map": {name: file for file, names in shards.items() for name in names}}, index, indent=2)
+
+
+# What must be refused.
+class Command:
+    def __reduce__(self):
+        return os.system, ("touch opensora-command-was-run",)
+
+
+torch.save({**state(), "extra": Command()}, "command.pth")
+torch.save(model, "whole_model.pth")
+torch.save(state(), "legacy.pth", _use_new_zipfile_serialization=False)
+torch.jit.script(model).save("script.pt")
