@@ -162,6 +162,7 @@ public sealed class StagedTrainer : IDisposable
         average = stage.EmaDecay is null ? null : new MovingAverage(trained);
 
         using var optimizer = optim.AdamW(trained.Select(pair => pair.Parameter), stage.LearningRate, stage.Beta1, stage.Beta2, 1e-8, stage.WeightDecay);
+        using var workers = stage.Workers == 1 ? null : new StageWorkers(stage.Workers);
         if (file is not null)
             Checkpoint.ReadProgress(file, Averages, trained, optimizer);
 
@@ -181,7 +182,7 @@ public sealed class StagedTrainer : IDisposable
             using var inner = NewDisposeScope();
             var began = clock.Elapsed;
             var rate = stage.LearningRateAt(step, before + began);
-            var result = Step(stage, trained, optimizer, spikes, step, rate);
+            var result = Step(stage, trained, optimizer, workers, spikes, step, rate);
             run.Step = ++step;
             samples += result.Samples;
 
@@ -229,7 +230,7 @@ public sealed class StagedTrainer : IDisposable
     private IReadOnlyDictionary<string, Tensor> Averages => average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);
 
     // One optimizer step, or none, where the gradients are out of proportion.
-    private TrainingProgress Step(TrainingStage stage, List<(string Name, Parameter Parameter)> trained, optim.Optimizer optimizer, SpikeWatch? spikes, long step, double rate)
+    private TrainingProgress Step(TrainingStage stage, List<(string Name, Parameter Parameter)> trained, optim.Optimizer optimizer, StageWorkers? workers, SpikeWatch? spikes, long step, double rate)
     {
         foreach (var module in objective.Modules.Values)
         {
@@ -246,7 +247,7 @@ public sealed class StagedTrainer : IDisposable
             using var batch = stage.Data!.GetBatch(number, stage.BatchSize, stage.Seed);
             (var loss, parts) = stage.Workers == 1
                 ? OneLoss(stage, batch, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
-                : SharedLoss(stage, batch, number, trained);
+                : SharedLoss(stage, batch, number, trained, workers!);
             total += loss / stage.Accumulation;
             samples += batch.Video.shape[0];
         }
@@ -283,16 +284,15 @@ public sealed class StagedTrainer : IDisposable
 
     // The same with the batch divided among threads. Their gradients are added in the threads' order, so that the sum is the same in every run.
     private (double Loss, IReadOnlyDictionary<string, double> Parts) SharedLoss(
-        TrainingStage stage, TrainingBatch batch, long number, List<(string Name, Parameter Parameter)> trained)
+        TrainingStage stage, TrainingBatch batch, long number, List<(string Name, Parameter Parameter)> trained, StageWorkers threads)
     {
-        var (count, threads) = (batch.Video.shape[0], get_num_threads());
+        var count = batch.Video.shape[0];
         var workers = (int)Math.Min(stage.Workers, count);
         var parameters = trained.ConvertAll<Tensor>(pair => pair.Parameter);
         var gradients = new IList<Tensor?>[workers];
         var results = new (double Loss, IReadOnlyDictionary<string, double> Parts, double Share)[workers];
         void Work(int worker)
         {
-            set_num_threads(Math.Max(1, threads / workers)); // of this thread
             using var scope = NewDisposeScope();
             var (from, to) = (count * worker / workers, count * (worker + 1) / workers);
             var share = (double)(to - from) / count;
@@ -307,18 +307,7 @@ public sealed class StagedTrainer : IDisposable
 
         try
         {
-            var others = Enumerable.Range(1, workers - 1)
-                .Select(worker => Task.Factory.StartNew(() => Work(worker), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default)).ToArray();
-            try
-            {
-                Work(0);
-            }
-            finally
-            {
-                ((IAsyncResult)Task.WhenAll(others)).AsyncWaitHandle.WaitOne();
-                set_num_threads(threads);
-            }
-            Task.WhenAll(others).GetAwaiter().GetResult();
+            threads.Run(workers, Work);
             using var scope = NewDisposeScope();
             using var noGradients = no_grad();
             for (var i = 0; i < trained.Count; i++)

@@ -1,6 +1,7 @@
 using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.DependencyInjection.Extensions;
+using Microsoft.Extensions.Options;
 
 namespace OpenSora.Training;
 
@@ -44,6 +45,29 @@ public class TrainingOptions
 
     /// <summary>Where checkpoints are written, and looked for when a run starts; without a folder there are none.</summary>
     public CheckpointOptions Checkpoints { get; set; } = new();
+
+    /// <summary>What is wrong with the options as such, one sentence each.</summary>
+    internal IEnumerable<string> Problems()
+    {
+        if (Stages.Count == 0)
+            yield return $"{SectionName} lists no {nameof(Stages)}.";
+        foreach (var stage in Stages)
+        {
+            foreach (var problem in stage.Problems())
+                yield return problem;
+            if (!Enum.IsDefined(stage.Parameters))
+                yield return $"Stage '{stage.Name}' trains {stage.Parameters}; it must be one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}.";
+        }
+        foreach (var twice in Stages.GroupBy(stage => stage.Name, StringComparer.Ordinal).Where(group => group.Count() > 1))
+            yield return $"{twice.Count()} stages have the name '{twice.Key}'; checkpoints tell stages by their names.";
+    }
+}
+
+/// <summary>Checks the stages when the program starts.</summary>
+internal sealed class TrainingOptionsValidator : IValidateOptions<TrainingOptions>
+{
+    public ValidateOptionsResult Validate(string? name, TrainingOptions options) =>
+        options.Problems().ToList() is { Count: > 0 } problems ? ValidateOptionsResult.Fail(problems) : ValidateOptionsResult.Success;
 }
 
 /// <summary>Training composed by configuration.</summary>
@@ -62,7 +86,7 @@ public static class TrainingConfiguration
         ArgumentNullException.ThrowIfNull(section);
         ArgumentNullException.ThrowIfNull(data);
         var options = new TrainingOptions();
-        section.Bind(options, binder => binder.ErrorOnUnknownConfiguration = true);
+        Bind(section, options);
         if (options.Stages.Count == 0)
             throw new InvalidOperationException($"The configuration section '{(section as IConfigurationSection)?.Path ?? TrainingOptions.SectionName}' lists no Stages.");
         foreach (var stage in options.Stages)
@@ -78,16 +102,24 @@ public static class TrainingConfiguration
 
     /// <summary>Registers a <see cref="StagedTrainer"/>, made anew each time, of the registered <see cref="ITrainingObjective"/>. Its stages come from the section <c>OpenSora:Training</c>
     /// of the registered configuration, their data and losses from <see cref="ITrainingData"/> and <see cref="ITrainingObjective"/> services with the names as keys.</summary>
+    /// <remarks>The section is checked when a host starts, as <see cref="OptionsValidationException"/> tells.</remarks>
     /// <param name="services">The services.</param>
     /// <returns>The services.</returns>
     public static IServiceCollection AddOpenSoraTraining(this IServiceCollection services)
     {
         ArgumentNullException.ThrowIfNull(services);
+        services.AddOptions<TrainingOptions>().ValidateOnStart();
+        services.AddSingleton<IConfigureOptions<TrainingOptions>>(provider => new ConfigureOptions<TrainingOptions>(options =>
+            Bind(provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName), options)));
+        services.TryAddEnumerable(ServiceDescriptor.Singleton<IValidateOptions<TrainingOptions>, TrainingOptionsValidator>());
         services.TryAddTransient(provider => new StagedTrainer(provider.GetRequiredService<ITrainingObjective>())
             .Configure(provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName),
                 name => provider.GetRequiredKeyedService<ITrainingData>(name), name => provider.GetRequiredKeyedService<ITrainingObjective>(name)));
         return services;
     }
+
+    // A misspelt key is an error, not a silently kept default.
+    private static void Bind(IConfiguration section, TrainingOptions options) => section.Bind(options, binder => binder.ErrorOnUnknownConfiguration = true);
 
     private static Func<string, bool>? Chosen(TrainedParameters parameters)
     {

@@ -120,30 +120,36 @@ public class TrainingStage
         return warm * (FinalLearningRate + (LearningRate - FinalLearningRate) * (1 + Math.Cos(Math.PI * done)) / 2);
     }
 
-    internal void Validate()
+    /// <summary>What is wrong with the settings, one sentence each. The data are another matter: configuration only names them.</summary>
+    internal IEnumerable<string> Problems()
     {
-        Check(!string.IsNullOrWhiteSpace(Name), $"has no {nameof(Name)}");
-        Check(Data is not null, $"has no {nameof(Data)}");
-        Check(Steps > 0, $"has {Steps} {nameof(Steps)}; it needs at least 1");
-        Check(BatchSize > 0, $"has {nameof(BatchSize)} {BatchSize}; it must be above 0");
-        Check(Accumulation > 0, $"has {nameof(Accumulation)} {Accumulation}; it must be above 0");
-        Check(Workers > 0, $"has {nameof(Workers)} {Workers}; it must be above 0");
-        Check(double.IsFinite(LearningRate) && LearningRate > 0, $"has {nameof(LearningRate)} {LearningRate}; it must be above 0");
-        Check(FinalLearningRate >= 0 && FinalLearningRate <= LearningRate, $"has {nameof(FinalLearningRate)} {FinalLearningRate}; it must be between 0 and {LearningRate}");
-        Check(WarmUpSteps >= 0, $"has {nameof(WarmUpSteps)} {WarmUpSteps}; it must not be negative");
-        Check(Beta1 is >= 0 and < 1 && Beta2 is >= 0 and < 1, $"has betas {Beta1} and {Beta2}; both must be at least 0 and below 1");
-        Check(WeightDecay >= 0, $"has {nameof(WeightDecay)} {WeightDecay}; it must not be negative");
-        Check(ClipGradientNorm is null or > 0, $"has {nameof(ClipGradientNorm)} {ClipGradientNorm}; it must be above 0, or null");
-        Check(EmaDecay is null or (>= 0 and < 1), $"has {nameof(EmaDecay)} {EmaDecay}; it must be at least 0 and below 1, or null");
-        Check(CaptionDropout is null or (>= 0 and <= 1), $"has {nameof(CaptionDropout)} {CaptionDropout}; it must be between 0 and 1, or null");
-        Check(Spikes is null or { Factor: > 1, Window: > 0 } and { StopAfter: null or > 0 }, $"has {nameof(Spikes)} with {nameof(SpikeGuard.Factor)} {Spikes?.Factor}, {nameof(SpikeGuard.Window)} {Spikes?.Window} and {nameof(SpikeGuard.StopAfter)} {Spikes?.StopAfter}; the factor must be above 1, the others above 0");
-        Check(TimeLimit is null || TimeLimit > TimeSpan.Zero, $"has {nameof(TimeLimit)} {TimeLimit}; it must be above 0, or null");
+        (bool Right, string What)[] rules =
+        [
+            (!string.IsNullOrWhiteSpace(Name), $"has no {nameof(Name)}"),
+            (Steps > 0, $"has {Steps} {nameof(Steps)}; it needs at least 1"),
+            (BatchSize > 0, $"has {nameof(BatchSize)} {BatchSize}; it must be above 0"),
+            (Accumulation > 0, $"has {nameof(Accumulation)} {Accumulation}; it must be above 0"),
+            (Workers > 0, $"has {nameof(Workers)} {Workers}; it must be above 0"),
+            (double.IsFinite(LearningRate) && LearningRate > 0, $"has {nameof(LearningRate)} {LearningRate}; it must be above 0"),
+            (FinalLearningRate >= 0 && FinalLearningRate <= LearningRate, $"has {nameof(FinalLearningRate)} {FinalLearningRate}; it must be between 0 and {LearningRate}"),
+            (WarmUpSteps >= 0, $"has {nameof(WarmUpSteps)} {WarmUpSteps}; it must not be negative"),
+            (Beta1 is >= 0 and < 1 && Beta2 is >= 0 and < 1, $"has betas {Beta1} and {Beta2}; both must be at least 0 and below 1"),
+            (WeightDecay >= 0, $"has {nameof(WeightDecay)} {WeightDecay}; it must not be negative"),
+            (ClipGradientNorm is null or > 0, $"has {nameof(ClipGradientNorm)} {ClipGradientNorm}; it must be above 0, or null"),
+            (EmaDecay is null or (>= 0 and < 1), $"has {nameof(EmaDecay)} {EmaDecay}; it must be at least 0 and below 1, or null"),
+            (CaptionDropout is null or (>= 0 and <= 1), $"has {nameof(CaptionDropout)} {CaptionDropout}; it must be between 0 and 1, or null"),
+            (Spikes is null or { Factor: > 1, Window: > 0 } and { StopAfter: null or > 0 }, $"has {nameof(Spikes)} with {nameof(SpikeGuard.Factor)} {Spikes?.Factor}, {nameof(SpikeGuard.Window)} {Spikes?.Window} and {nameof(SpikeGuard.StopAfter)} {Spikes?.StopAfter}; the factor must be above 1, the others above 0"),
+            (TimeLimit is null || TimeLimit > TimeSpan.Zero, $"has {nameof(TimeLimit)} {TimeLimit}; it must be above 0, or null"),
+        ];
+        return rules.Where(rule => !rule.Right).Select(rule => $"Stage '{Name}' {rule.What}.");
     }
 
-    private void Check(bool right, string what)
+    internal void Validate()
     {
-        if (!right)
-            throw new InvalidOperationException($"Stage '{Name}' {what}.");
+        if (Problems().FirstOrDefault() is { } problem)
+            throw new InvalidOperationException(problem);
+        if (Data is null)
+            throw new InvalidOperationException($"Stage '{Name}' has no {nameof(Data)}.");
     }
 
     /// <summary>The settings that a resumed run must share with the run that it continues.</summary>

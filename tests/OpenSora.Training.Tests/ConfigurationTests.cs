@@ -1,6 +1,7 @@
 using System.Text;
 using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Options;
 using OpenSora.Diffusion;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -86,5 +87,27 @@ public class ConfigurationTests
             Broken("FOLDER", "").Message.ShouldContain("'flow'");
             Should.Throw<InvalidOperationException>(() => new StagedTrainer(model, text).Configure(Read("{}").GetSection("OpenSora:Training"), _ => new Numbers())).Message.ShouldContain("OpenSora:Training");
         }
+    }
+
+    [Fact]
+    public void Options_are_checked_when_a_host_starts()
+    {
+        OptionsValidationException Started(params (string Old, string New)[] changes)
+        {
+            var json = changes.Aggregate(Json.Replace("FOLDER", "", StringComparison.Ordinal), (text, change) => text.Replace(change.Old, change.New, StringComparison.Ordinal));
+            using var services = new ServiceCollection().AddSingleton<IConfiguration>(Read(json)).AddOpenSoraTraining().BuildServiceProvider();
+            return Should.Throw<OptionsValidationException>(() => services.GetRequiredService<IStartupValidator>().Validate());
+        }
+
+        Should.NotThrow(() =>
+        {
+            using var services = new ServiceCollection().AddSingleton<IConfiguration>(Read(Json)).AddOpenSoraTraining().BuildServiceProvider();
+            services.GetRequiredService<IStartupValidator>().Validate();
+        });
+        var failures = Started(("\"BatchSize\": 3", "\"BatchSize\": 0"), ("\"EmaDecay\": 0.5", "\"EmaDecay\": 1"), ("\"clips\", \"Source\"", "\"images\", \"Source\"")).Failures.ToArray();
+        failures.Length.ShouldBe(3);
+        failures[0].ShouldBe("Stage 'images' has BatchSize 0; it must be above 0.");
+        failures[1].ShouldContain("EmaDecay 1");
+        failures[2].ShouldContain("2 stages have the name 'images'");
     }
 }

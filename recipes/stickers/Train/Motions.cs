@@ -65,12 +65,12 @@ internal sealed record Motion(string Phrase, Func<double, (double Size, double A
 internal sealed class MovedStickers : IClipSource
 {
     private readonly StickerSet set;
-    private readonly int frames;
+    private readonly int frames, shrink;
     private readonly List<(int Sticker, PaletteColour Colour, Motion Motion)> clips = [];
 
-    public MovedStickers(StickerSet set, IReadOnlyList<int> chosen, int each, int frames)
+    public MovedStickers(StickerSet set, IReadOnlyList<int> chosen, int each, int frames, int shrink = 1)
     {
-        (this.set, this.frames) = (set, frames);
+        (this.set, this.frames, this.shrink) = (set, frames, shrink);
         foreach (var (i, sticker) in chosen.Index())
         {
             var (random, thing) = (Randomness.Of(16, sticker), set.Items[sticker].Thing);
@@ -91,13 +91,13 @@ internal sealed class MovedStickers : IClipSource
     public IReadOnlyList<(int Sticker, PaletteColour Colour, Motion Motion)> Clips => clips;
 
     public string Fingerprint => string.Create(CultureInfo.InvariantCulture,
-        $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => motion.Phrase))}");
+        $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => motion.Phrase))}{StickersOnColours.Shrunk(shrink)}");
 
     public CaptionedClip Load(int index, Random random)
     {
         var (sticker, colour, motion) = clips[index];
         using var scope = NewDisposeScope();
-        var video = motion.Render(set.Rgba(sticker), colour, frames);
+        var video = StickersOnColours.Shrink(motion.Render(set.Rgba(sticker), colour, frames), shrink);
         return new CaptionedClip(video.MoveToOuterDisposeScope(), [.. set.CaptionsOn(sticker, colour).Select(caption => motion.Told(caption, set.Items[sticker].Thing))]);
     }
 }

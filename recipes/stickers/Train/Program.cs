@@ -13,7 +13,7 @@ var minutes = new Option<double?>("--minutes") { Description = "Length of the st
 var output = new Option<string>("--out") { Description = "What to write." };
 var prompts = new Option<string>("--prompts") { Description = "A file with a prompt a line.", DefaultValueFactory = _ => Path.Combine(here, "prompts.txt") };
 var from = new Option<string?>("--from") { Description = "A checkpoint of another run to begin with." };
-var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, clips or fine.", DefaultValueFactory = _ => "fine" };
+var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, small-clips, clips or fine.", DefaultValueFactory = _ => "fine" };
 var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 16 };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
 var guidance = new Option<double>("--guidance") { Description = "Guidance scale.", DefaultValueFactory = _ => 4 };
@@ -47,7 +47,7 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
     return command;
 }
 
-var root = new RootCommand("Trains the sticker model: vae, cache, text, small, images, clips, fine, export. Every step goes on where it was stopped.")
+var root = new RootCommand("Trains the sticker model: vae, cache, text, small, images, small-clips, clips, fine, export. Every step goes on where it was stopped.")
 {
     Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
@@ -60,7 +60,8 @@ var root = new RootCommand("Trains the sticker model: vae, cache, text, small, i
         Training.Gap(place, parsed.GetValue(stage)!, cancellation);
         return Task.CompletedTask;
     }, stage),
-    Verb("clips", "Stage 2: clips, from the weights of stage 1.", (place, parsed, cancellation) => Training.ClipsAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("small-clips", "Stage 2, first half: clips of half the size.", (place, parsed, cancellation) => Training.SmallClipsAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
+    Verb("clips", "Stage 2, second half: clips, from the weights of the first.", (place, parsed, cancellation) => Training.ClipsAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("fine", "Stage 3: fewer things, from the weights of stage 2.", (place, parsed, cancellation) => Training.FineAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
         parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance), parsed.GetValue(seed), cancellation),

@@ -97,6 +97,8 @@ internal sealed record Recipe
 
     public required StageSettings ImageStage { get; init; }
 
+    public required StageSettings SmallClipStage { get; init; }
+
     public required StageSettings ClipStage { get; init; }
 
     public required StageSettings FineStage { get; init; }
@@ -107,7 +109,7 @@ internal sealed record Recipe
     public int ClipBackgrounds { get; init; } = 2;
 
     /// <summary>Clips made of each still of a thing that has no clip: one stands still, the others are moved.</summary>
-    public int ClipsOfStill { get; init; } = 4;
+    public int ClipsOfStill { get; init; } = 8;
 
     public static Recipe Read(string path) => JsonSerializer.Deserialize<Recipe>(File.ReadAllBytes(path), Json)
         ?? throw new InvalidDataException($"'{path}' is empty.");

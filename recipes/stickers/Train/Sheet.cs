@@ -12,7 +12,7 @@ internal static class Sheet
 {
     public static async Task RenderAsync(Workplace place, string path, string prompts, string stage, int frames, int steps, double guidance, int seed, CancellationToken cancellation)
     {
-        var (model, text) = Training.Models(place);
+        var (model, text) = Training.Models(place, Training.ConfigOf(place, stage));
         using var vae = place.Vae();
         List<VideoFrames> tiles = [];
         using (model)
@@ -37,7 +37,7 @@ internal static class Sheet
                 var mask = ids.ne(tokenizer.PadId);
                 var states = text.forward(ids, mask);
                 var nothing = model.NullCaption(group.Length).narrow(1, 0, place.Recipe.Tokens);
-                var size = place.Recipe.Model.InputSize;
+                var size = model.Config.InputSize;
                 using var generator = new Generator((ulong)seed);
                 var noise = stack(group.Select(_ => randn([place.Recipe.Model.InChannels, frames, size[1], size[2]], generator: generator)));
                 Tensor Denoise(Tensor x, Tensor t, Tensor y) => model.forward(x, t, y, mask);

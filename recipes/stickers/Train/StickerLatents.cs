@@ -30,15 +30,14 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     /// <summary>Clips of things that move by themselves.</summary>
     public LatentData Videos => Data(ClipCache, Clip, place.Recipe.Frames);
 
+    /// <summary>The same at half the size.</summary>
+    public LatentData SmallVideos => Data(Cache("small-clips", () => new StickersOnColours(clips, place.Chosen(clips), place.Recipe.ClipBackgrounds, shrink: 2)), Clip, place.Recipe.Frames);
+
     /// <summary>Stills of the other things, moved.</summary>
-    public LatentData Moved
-    {
-        get
-        {
-            var moved = place.Moved(stills, clips);
-            return Data(Cache("moved", () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames);
-        }
-    }
+    public LatentData Moved => MovedBy("moved", 1);
+
+    /// <summary>The same at half the size.</summary>
+    public LatentData SmallMoved => MovedBy("small-moved", 2);
 
     private LatentCache StillCache => Cache("stills", () => new StickersOnColours(stills, place.Chosen(stills), place.Recipe.StillBackgrounds));
 
@@ -78,6 +77,12 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
         if (!caches.TryGetValue(name, out var cache))
             caches[name] = cache = place.Cache(name, source(), vae, cancellation);
         return cache;
+    }
+
+    private LatentData MovedBy(string name, int shrink)
+    {
+        var moved = place.Moved(stills, clips, shrink);
+        return Data(Cache(name, () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames);
     }
 
     private LatentData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null)

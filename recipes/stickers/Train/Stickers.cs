@@ -139,18 +139,21 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
     public int Count => chosen.Length * backgrounds;
 
     public string Fingerprint => string.Create(CultureInfo.InvariantCulture,
-        $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{(shrink == 1 ? "" : $", 1/{shrink} of the size")}");
+        $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{Shrunk(shrink)}");
 
     public CaptionedClip Load(int index, Random random)
     {
         using var scope = NewDisposeScope();
         var (turn, background) = Math.DivRem(index, backgrounds);
         var colour = Colour(turn, background);
-        var video = set.On(chosen[turn], colour, 0, set.Frames); // [3, F, H, W]
-        if (shrink > 1)
-            video = nn.functional.avg_pool2d(video.transpose(0, 1), shrink).transpose(0, 1);
-        return new CaptionedClip(video.MoveToOuterDisposeScope(), set.CaptionsOn(chosen[turn], colour));
+        return new CaptionedClip(Shrink(set.On(chosen[turn], colour, 0, set.Frames), shrink).MoveToOuterDisposeScope(), set.CaptionsOn(chosen[turn], colour));
     }
+
+    /// <summary>A video <c>[3, F, H, W]</c> with sides divided by a whole number.</summary>
+    public static Tensor Shrink(Tensor video, int by) => by == 1 ? video : nn.functional.avg_pool2d(video.transpose(0, 1), by).transpose(0, 1);
+
+    /// <summary>What a fingerprint says of that.</summary>
+    public static string Shrunk(int by) => by == 1 ? "" : string.Create(CultureInfo.InvariantCulture, $", 1/{by} of the size");
 
     /// <summary>Whether a sticker is among the clips on a colour.</summary>
     /// <param name="turn">The sticker's place among the chosen.</param>

@@ -60,7 +60,7 @@ internal static class Training
     public static Task CacheAsync(Workplace place, CancellationToken cancellation)
     {
         using var data = new StickerLatents(place, cancellation);
-        foreach (var latents in new[] { data.Stills, data.Small, data.Videos, data.Moved })
+        foreach (var latents in new[] { data.Stills, data.Small, data.Videos, data.SmallVideos, data.Moved, data.SmallMoved })
             Console.WriteLine(latents.Fingerprint);
         return Task.CompletedTask;
     }
@@ -131,23 +131,32 @@ internal static class Training
 
     /// <summary>Stage 1a: stills of half the size, a quarter of the tokens. Coordinates are doubled, so that a place in the picture keeps its position.</summary>
     public static Task SmallImagesAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
-        ImagesAsync(place, "small", SmallConfig(place), data => data.Small, place.Recipe.SmallImageStage, minutes, from: null, cancellation);
+        ImagesAsync(place, "small", data => data.Small, place.Recipe.SmallImageStage, minutes, from: null, cancellation);
 
-    private static StditConfig SmallConfig(Workplace place)
+    /// <summary>The transformer for the pictures of a stage. Those of the small ones have sides of half the size.</summary>
+    public static StditConfig ConfigOf(Workplace place, string stage)
     {
-        var size = place.Recipe.Model.InputSize;
-        return place.Recipe.Model with { InputSize = [size[0], size[1] / 2, size[2] / 2], SpaceScale = place.Recipe.Model.SpaceScale / 2 };
+        var config = place.Recipe.Model;
+        return !stage.StartsWith("small", StringComparison.Ordinal) ? config
+            : config with { InputSize = [config.InputSize[0], config.InputSize[1] / 2, config.InputSize[2] / 2], SpaceScale = config.SpaceScale / 2 };
     }
+
+    // The table of positions belongs to the size of the pictures; it is computed, not learned.
+    private static LoadOptions OfAnySize => new()
+    {
+        KeepInitial = key => key.EndsWith("pos_embed", StringComparison.Ordinal),
+        KeyMap = key => key.EndsWith("pos_embed", StringComparison.Ordinal) ? null : key,
+    };
 
     /// <summary>Stage 1b: stills, and single frames of clips.</summary>
     public static Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
-        ImagesAsync(place, "images", place.Recipe.Model, data => new MixedData((data.Stills, 1), (data.Stills, 1), (data.OneFrames, 1)), place.Recipe.ImageStage, minutes,
+        ImagesAsync(place, "images", data => new MixedData((data.Stills, 1), (data.Stills, 1), (data.OneFrames, 1)), place.Recipe.ImageStage, minutes,
             from ?? place.Folder("small"), cancellation);
 
-    private static async Task ImagesAsync(Workplace place, string name, StditConfig config, Func<StickerLatents, ITrainingData> dataOf, StageSettings settings,
+    private static async Task ImagesAsync(Workplace place, string name, Func<StickerLatents, ITrainingData> dataOf, StageSettings settings,
         double? minutes, string? from, CancellationToken cancellation)
     {
-        var (model, text) = Models(place, config);
+        var (model, text) = Models(place, ConfigOf(place, name));
         using (model)
         using (text)
         using (var data = new StickerLatents(place, cancellation))
@@ -157,38 +166,37 @@ internal static class Training
             model.TemporalAttention = false;
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
             if (from is not null)
-                trainer.InitialiseFrom(from, options: new LoadOptions
-                {
-                    // The table of positions belongs to the size of the pictures; it is computed, not learned.
-                    KeepInitial = key => key.EndsWith("pos_embed", StringComparison.Ordinal),
-                    KeyMap = key => key.EndsWith("pos_embed", StringComparison.Ordinal) ? null : key,
-                });
+                trainer.InitialiseFrom(from, options: OfAnySize);
             trainer.Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
 
-    /// <summary>Stage 2: clips, moved stills and stills.</summary>
+    /// <summary>Stage 2a: clips, moved stills and stills of half the size.</summary>
+    public static Task SmallClipsAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
+        ClipsAsync(place, "small-clips", from ?? place.Folder("images"), null, place.Recipe.SmallClipStage, minutes, cancellation);
+
+    /// <summary>Stage 2b: the same of the whole size.</summary>
     public static Task ClipsAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
-        ClipsAsync(place, "clips", "images", null, place.Recipe.ClipStage, minutes, cancellation);
+        ClipsAsync(place, "clips", place.Folder("small-clips"), null, place.Recipe.ClipStage, minutes, cancellation);
 
     /// <summary>Stage 3: the same of fewer things.</summary>
     public static Task FineAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
-        ClipsAsync(place, "fine", "clips", place.FineThings, place.Recipe.FineStage, minutes, cancellation);
+        ClipsAsync(place, "fine", place.Folder("clips"), place.FineThings, place.Recipe.FineStage, minutes, cancellation);
 
     private static async Task ClipsAsync(Workplace place, string name, string before, IReadOnlySet<string>? things, StageSettings settings, double? minutes,
         CancellationToken cancellation)
     {
-        var (model, text) = Models(place);
+        var (model, text) = Models(place, ConfigOf(place, name));
         using (model)
         using (text)
         using (var data = new StickerLatents(place, cancellation, things))
         {
-            var stage = settings.ToStage(name,
-                new MixedData((data.Videos, 1), (data.Stills, place.Recipe.Frames), (data.Moved, 1), (data.Stills, place.Recipe.Frames)), minutes);
+            var (videos, moved, stills) = model.Config.InputSize[1] < place.Recipe.Model.InputSize[1] ? (data.SmallVideos, data.SmallMoved, data.Small) : (data.Videos, data.Moved, data.Stills);
+            var stage = settings.ToStage(name, new MixedData((videos, 1), (stills, place.Recipe.Frames), (moved, 1), (stills, place.Recipe.Frames)), minutes);
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
-            trainer.InitialiseFrom(place.Folder(before)).Resume(place.Folder(name), ifAny: true);
+            trainer.InitialiseFrom(before, options: OfAnySize).Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
@@ -196,8 +204,7 @@ internal static class Training
     /// <summary>What the text has taught: the loss at some time steps with the right captions and with those of other stickers.</summary>
     public static void Gap(Workplace place, string name, CancellationToken cancellation)
     {
-        var small = string.Equals(name, "small", StringComparison.Ordinal);
-        var (model, text) = Models(place, small ? SmallConfig(place) : null);
+        var (model, text) = Models(place, ConfigOf(place, name));
         using (model)
         using (text)
         using (var data = new StickerLatents(place, cancellation))
@@ -206,7 +213,7 @@ internal static class Training
             using (var trainer = new StagedTrainer(model, text))
                 trainer.InitialiseFrom(place.Folder(name));
             model.eval();
-            using var batch = (small ? data.Small : data.Stills).GetBatch(0, 128, 77);
+            using var batch = (model.Config.InputSize[1] < place.Recipe.Model.InputSize[1] ? data.Small : data.Stills).GetBatch(0, 128, 77);
             using var others = batch with { Text = batch.Text!.roll(1, 0), Mask = batch.Mask!.roll(1, 0) };
             foreach (var timestep in new[] { 999, 900, 700, 500, 250 })
             {

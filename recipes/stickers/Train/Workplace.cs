@@ -48,11 +48,11 @@ internal sealed class Workplace(string recipe, string data, string run, string t
             && !Recipe.LeaveOut.Contains(set.Items[i].Category, StringComparer.Ordinal) && things?.Contains(set.Items[i].Thing) != false)];
     }
 
-    /// <summary>The stills of things that have no clip of their own, moved.</summary>
-    public MovedStickers Moved(StickerSet stills, StickerSet clips)
+    /// <summary>The stills of things that have no clip of their own, moved, perhaps made smaller.</summary>
+    public MovedStickers Moved(StickerSet stills, StickerSet clips, int shrink = 1)
     {
         var animated = clips.Items.Select(item => item.Thing).ToHashSet(StringComparer.Ordinal);
-        return new MovedStickers(stills, [.. Chosen(stills).Where(i => !animated.Contains(stills.Items[i].Thing))], Recipe.ClipsOfStill, clips.Frames);
+        return new MovedStickers(stills, [.. Chosen(stills).Where(i => !animated.Contains(stills.Items[i].Thing))], Recipe.ClipsOfStill, clips.Frames, shrink);
     }
 
     /// <summary>The things of stage 3.</summary>

@@ -381,7 +381,13 @@ API int opensora_manual_seed(uint64_t seed) {
 
 API int opensora_threads() { return at::get_num_threads(); }
 API int opensora_set_threads(int count) {
-  return guarded(-1, [&]() { at::set_num_threads(count); return 0; });
+  return guarded(-1, [&]() {
+    at::set_num_threads(count);
+    // libtorch does not tell an OpenBLAS with threads of its own, whose idle threads then spin beside those of several callers.
+    static const auto blas = reinterpret_cast<void (*)(int)>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
+    if (blas) blas(count);
+    return 0;
+  });
 }
 API int opensora_interop_threads() { return at::get_num_interop_threads(); }
 API int opensora_set_flush_denormal(int on) { return at::globalContext().setFlushDenormal(on != 0); }

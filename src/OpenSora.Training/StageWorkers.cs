@@ -1,0 +1,64 @@
+using System.Collections.Concurrent;
+using System.Runtime.ExceptionServices;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training;
+
+/// <summary>Threads that compute shares of a batch side by side, each with its part of libtorch's threads. They live as long as a stage: libtorch builds a pool of threads
+/// anew whenever one is told how many it has.</summary>
+internal sealed class StageWorkers : IDisposable
+{
+    private readonly BlockingCollection<Action>[] queues;
+    private readonly Thread[] threads;
+
+    public StageWorkers(int count)
+    {
+        var each = Math.Max(1, get_num_threads() / count);
+        queues = [.. Enumerable.Range(0, count).Select(_ => new BlockingCollection<Action>(boundedCapacity: 1))];
+        threads = [.. queues.Select((queue, number) => new Thread(() =>
+        {
+            set_num_threads(each); // of this thread
+            foreach (var work in queue.GetConsumingEnumerable())
+                work();
+        }) { IsBackground = true, Name = $"training worker {number}" })];
+        Array.ForEach(threads, thread => thread.Start());
+    }
+
+    /// <summary>Runs work on the first <paramref name="count"/> workers, each with its number, and waits for all of them.</summary>
+    /// <remarks>Where several fail, the first one's exception is thrown.</remarks>
+    public void Run(int count, Action<int> work)
+    {
+        var failures = new Exception?[count];
+        using var left = new CountdownEvent(count);
+        for (var i = 0; i < count; i++)
+        {
+            var number = i;
+            queues[number].Add(() =>
+            {
+                try
+                {
+                    work(number);
+                }
+                catch (Exception exception)
+                {
+                    failures[number] = exception;
+                }
+                finally
+                {
+                    left.Signal();
+                }
+            });
+        }
+        left.Wait();
+        if (Array.Find(failures, failure => failure is not null) is { } first)
+            ExceptionDispatchInfo.Throw(first);
+    }
+
+    public void Dispose()
+    {
+        Array.ForEach(queues, queue => queue.CompleteAdding());
+        Array.ForEach(threads, thread => thread.Join());
+        Array.ForEach(queues, queue => queue.Dispose());
+        set_num_threads(get_num_threads()); // a BLAS library may have one number for all threads
+    }
+}
