@@ -8,6 +8,8 @@ public static class GoldenCase
     private static readonly Dictionary<string, Func<GoldenFile, IEnumerable<Comparison>>?> Kinds = new(StringComparer.Ordinal)
     {
         ["stdit_"] = StditGoldens.Check,
+        ["stdit2_"] = MultiResolutionGoldens.CheckStdit2,
+        ["stdit3_"] = MultiResolutionGoldens.CheckStdit3,
         ["dit_"] = DitGoldens.Check,
         ["orig_dit"] = DitGoldens.CheckOfficial,
         ["latte_"] = DitGoldens.CheckLatte,

@@ -12,6 +12,8 @@ internal static class Architectures
     internal static readonly IReadOnlyDictionary<string, Func<PartLoader, IVideoTransformer>> Transformers = new Dictionary<string, Func<PartLoader, IVideoTransformer>>(StringComparer.OrdinalIgnoreCase)
     {
         ["stdit"] = part => part.Load(new Stdit(part.Config<StditConfig>(), initialize: false)),
+        ["stdit2"] = part => part.Load(new Stdit2(part.Config<Stdit2Config>(), initialize: false)),
+        ["stdit3"] = part => part.Load(new Stdit3(part.Config<Stdit3Config>(), initialize: false)),
     };
 
     internal static readonly IReadOnlyDictionary<string, Func<PartLoader, IVideoAutoencoder>> Autoencoders = new Dictionary<string, Func<PartLoader, IVideoAutoencoder>>(StringComparer.OrdinalIgnoreCase)

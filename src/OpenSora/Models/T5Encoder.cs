@@ -156,12 +156,12 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
 internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
 {
     public readonly ModuleList<T5Block> block;
-    public readonly T5Norm final_layer_norm;
+    public readonly RmsNorm final_layer_norm;
 
     public T5Stack(T5Config config) : base(nameof(T5Stack))
     {
         block = nn.ModuleList(Enumerable.Range(0, config.NumLayers).Select(i => new T5Block(config, i == 0)).ToArray());
-        final_layer_norm = new T5Norm(config);
+        final_layer_norm = new RmsNorm(config.DModel, config.LayerNormEpsilon);
         RegisterComponents();
     }
 
@@ -209,12 +209,12 @@ internal sealed class T5Block : nn.Module<Tensor, Tensor, Tensor>
 internal sealed class T5AttentionLayer : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly T5Attention SelfAttention;
-    public readonly T5Norm layer_norm;
+    public readonly RmsNorm layer_norm;
 
     public T5AttentionLayer(T5Config config, bool positions) : base(nameof(T5AttentionLayer))
     {
         SelfAttention = new T5Attention(config, positions);
-        layer_norm = new T5Norm(config);
+        layer_norm = new RmsNorm(config.DModel, config.LayerNormEpsilon);
         RegisterComponents();
     }
 
@@ -228,12 +228,12 @@ internal sealed class T5AttentionLayer : nn.Module<Tensor, Tensor, Tensor>
 internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
 {
     public readonly T5FeedForward DenseReluDense;
-    public readonly T5Norm layer_norm;
+    public readonly RmsNorm layer_norm;
 
     public T5FeedForwardLayer(T5Config config) : base(nameof(T5FeedForwardLayer))
     {
         DenseReluDense = new T5FeedForward(config);
-        layer_norm = new T5Norm(config);
+        layer_norm = new RmsNorm(config.DModel, config.LayerNormEpsilon);
         RegisterComponents();
     }
 
@@ -312,26 +312,5 @@ internal sealed class T5FeedForward : nn.Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         var hidden = wi is not null ? nn.functional.relu(wi.call(x)) : nn.functional.gelu(wi_0!.call(x), GELU.Approximate.tanh) * wi_1!.call(x);
         return wo.call(hidden).MoveToOuterDisposeScope();
-    }
-}
-
-/// <summary>Root mean square normalisation in float32. Parameter <c>weight</c>.</summary>
-internal sealed class T5Norm : nn.Module<Tensor, Tensor>
-{
-    public readonly Parameter weight;
-    private readonly double _eps;
-
-    public T5Norm(T5Config config) : base(nameof(T5Norm))
-    {
-        _eps = config.LayerNormEpsilon;
-        weight = Parameters.Create(config.DModel);
-        RegisterComponents();
-    }
-
-    public override Tensor forward(Tensor x)
-    {
-        using var scope = NewDisposeScope();
-        x = x.In(ScalarType.Float32);
-        return (x * rsqrt(x.square().mean([-1], keepdim: true) + _eps) * weight).MoveToOuterDisposeScope();
     }
 }

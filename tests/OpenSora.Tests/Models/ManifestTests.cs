@@ -15,6 +15,28 @@ public class ManifestTests
     public void Stdit(string manifest, int frames, int size) =>
         Manifest.ShouldFit(manifest, () => new Stdit(StditConfig.Preset("STDiT-XL/2") with { InputSize = [frames, size, size] }, initialize: false));
 
+    [Fact]
+    public void Stdit2()
+    {
+        Manifest.ShouldFit("opensora_v1.1_stdit2_xl2", Make);
+        Count(Make).ShouldBe(767_452_100);
+        static Stdit2 Make() => new(Stdit2Config.Preset("STDiT2-XL/2"), initialize: false);
+    }
+
+    [Fact]
+    public void Stdit3()
+    {
+        Manifest.ShouldFit("opensora_v1.2_stdit3_xl2", Make);
+        Count(Make).ShouldBe(1_207_643_972);
+        static Stdit3 Make() => new(Stdit3Config.Preset("STDiT3-XL/2"), initialize: false);
+    }
+
+    private static long Count<TModel>(Func<TModel> make) where TModel : nn.Module
+    {
+        using (Manifest.Unallocated(make, out var model))
+            return model.parameters().Sum(parameter => parameter.numel());
+    }
+
     [Theory]
     [InlineData("opensora_v1.0_dit_xl2_16x256x256_text", 16, "text")]
     [InlineData("opensora_v1.0_dit_xl2_1x256x256_class", 1, "label_1000")]

@@ -53,16 +53,21 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
 
     public readonly Dense qkv;
     public readonly Dense proj;
-    public readonly Norm? q_norm;
-    public readonly Norm? k_norm;
+    public readonly nn.Module<Tensor, Tensor>? q_norm;
+    public readonly nn.Module<Tensor, Tensor>? k_norm;
     private readonly int _heads;
 
-    public SelfAttention(int channels, int heads, bool qkNorm = false) : base(nameof(SelfAttention))
+    /// <summary>Makes the attention.</summary>
+    /// <param name="channels">Channels of a token.</param>
+    /// <param name="heads">Heads.</param>
+    /// <param name="qkNorm">Whether queries and keys are normalised: by their mean and variance (STDiT)...</param>
+    /// <param name="rms">...or by their root mean square (STDiT2, STDiT3).</param>
+    public SelfAttention(int channels, int heads, bool qkNorm = false, bool rms = false) : base(nameof(SelfAttention))
     {
         _heads = heads;
         qkv = new Dense(channels, 3L * channels);
-        q_norm = qkNorm ? new Norm(channels / heads, 1e-5) : null;
-        k_norm = qkNorm ? new Norm(channels / heads, 1e-5) : null;
+        nn.Module<Tensor, Tensor>? HeadNorm() => !qkNorm ? null : rms ? new RmsNorm(channels / heads, 1e-6) : new Norm(channels / heads, 1e-5);
+        (q_norm, k_norm) = (HeadNorm(), HeadNorm());
         proj = new Dense(channels, channels);
         RegisterComponents();
     }
@@ -75,7 +80,11 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
     }
 
     /// <summary>Attention along one axis of <c>[batch, frames, places, channels]</c>, the other one being a batch, or along both.</summary>
-    public Tensor Along(int axis, Tensor x)
+    /// <param name="axis"><see cref="Time"/>, <see cref="Space"/> or <see cref="All"/>.</param>
+    /// <param name="x">The tokens.</param>
+    /// <param name="rope">Rotates queries and keys by their place along the axis.</param>
+    /// <param name="ropeFirst">Whether they are rotated before they are normalised.</param>
+    public Tensor Along(int axis, Tensor x, Rope? rope = null, bool ropeFirst = false)
     {
         using var scope = NewDisposeScope();
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
@@ -88,8 +97,12 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
         split = axis == Space ? split.permute(3, 0, 1, 4, 2, 5) : split.permute(3, 0, 2, 4, 1, 5);
         var parts = split.contiguous().view(3, -1, length, d).unbind(0);
         var (q, k, v) = (parts[0], parts[1], parts[2]);
+        if (rope is not null && ropeFirst)
+            (q, k) = (rope.call(q), rope.call(k));
         if (q_norm is not null && k_norm is not null)
             (q, k) = (q_norm.call(q).In(q.dtype), k_norm.call(k).In(k.dtype));
+        if (rope is not null && !ropeFirst)
+            (q, k) = (rope.call(q), rope.call(k));
 
         var y = DotProduct.Attend(q, k, v, 1 / Math.Sqrt(d));
         y = axis == Space ? y.view(b, t, _heads, s, d).permute(0, 1, 3, 2, 4) : y.view(b, s, _heads, t, d).permute(0, 3, 1, 2, 4);

@@ -47,6 +47,27 @@ internal sealed class Norm : nn.Module<Tensor, Tensor>
     }
 }
 
+/// <summary>Scaling of the last axis to a root mean square of 1 in float32 (Zhang and Sennrich, 2019), with gain. Parameter <c>weight</c>.</summary>
+internal sealed class RmsNorm : nn.Module<Tensor, Tensor>
+{
+    public readonly Parameter weight;
+    private readonly double _eps;
+
+    public RmsNorm(long channels, double eps) : base(nameof(RmsNorm))
+    {
+        _eps = eps;
+        weight = Parameters.Create(channels);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        x = x.In(ScalarType.Float32);
+        return (x * rsqrt(x.square().mean([-1], keepdim: true) + _eps) * weight).MoveToOuterDisposeScope();
+    }
+}
+
 /// <summary>Adaptive layer normalisation (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).</summary>
 internal static class AdaLn
 {

@@ -1,4 +1,5 @@
 using TorchSharp;
+using TorchSharp.Modules;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -30,17 +31,19 @@ internal static class Positions
     /// <returns><c>[1, height * width, channels]</c>, float32.</returns>
     public static Tensor Grid(int channels, int height, int width, double scale, int? baseSize = null)
     {
-        float Coordinate(int i, int size) => (float)(i / scale) * (baseSize is { } side ? (float)side / size : 1);
+        using var scope = NewDisposeScope();
+        var half = channels / 2;
+        var columns = Side(width).view(1, width, half).expand(height, width, half);
+        var rows = Side(height).view(height, 1, half).expand(height, width, half);
+        return cat([columns, rows], -1).view(1, height * width, channels).MoveToOuterDisposeScope();
 
-        var (table, half) = (new float[height * width * channels], channels / 2);
-        for (var y = 0; y < height; y++)
-            for (var x = 0; x < width; x++)
-            {
-                var row = table.AsSpan((y * width + x) * channels, channels);
-                Fill(row[..half], Coordinate(x, width));
-                Fill(row[half..], Coordinate(y, height));
-            }
-        return tensor(table, [1, height * width, channels]);
+        Tensor Side(int size)
+        {
+            var table = new float[size * half];
+            for (var i = 0; i < size; i++)
+                Fill(table.AsSpan(i * half, half), (float)(i / scale) * (baseSize is { } side ? (float)side / size : 1));
+            return tensor(table);
+        }
     }
 
     private static void Fill(Span<float> row, double position)
@@ -51,5 +54,39 @@ internal static class Positions
             var (sin, cos) = Math.SinCos(position / Math.Pow(10000, (double)i / half));
             (row[i], row[half + i]) = ((float)sin, (float)cos);
         }
+    }
+}
+
+/// <summary>Rotary positions: neighbouring channels are pairs, which turn by the token's place times a frequency, so that products of queries and keys depend on how
+/// far apart they are (Su et al., 2021, "RoFormer"). Parameter <c>freqs [channels / 2]</c>, not trained.</summary>
+internal sealed class Rope : nn.Module<Tensor, Tensor>
+{
+    public readonly Parameter freqs;
+
+    public Rope(int channels) : base(nameof(Rope))
+    {
+        freqs = Parameters.Create(channels / 2);
+        freqs.requires_grad = false;
+        RegisterComponents();
+    }
+
+    /// <summary>Sets the frequencies to <c>10000^(-2i / channels)</c>.</summary>
+    public void Initialize()
+    {
+        var pairs = freqs.shape[0];
+        using var values = tensor([.. Enumerable.Range(0, (int)pairs).Select(i => (float)Math.Pow(10000, -(double)i / pairs))]);
+        freqs.copy_(values);
+    }
+
+    /// <summary>Rotates <c>[groups, tokens, channels]</c>; its type stays.</summary>
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        var (groups, tokens, pairs) = (x.shape[0], x.shape[1], x.shape[2] / 2);
+        var angles = arange(0, tokens, ScalarType.Float32, x.device).unsqueeze(1) * freqs.In(ScalarType.Float32);  // [tokens, pairs]
+        var (cos, sin) = (angles.cos(), angles.sin());
+        var both = x.In(ScalarType.Float32).view(groups, tokens, pairs, 2).unbind(-1);
+        var turned = stack([both[0] * cos - both[1] * sin, both[1] * cos + both[0] * sin], -1);
+        return turned.view(x.shape).In(x.dtype).MoveToOuterDisposeScope();
     }
 }

@@ -1,0 +1,227 @@
+using OpenSora.Models.Layers;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models;
+
+/// <summary>Sizes and choices of a <see cref="Stdit2"/>.</summary>
+public sealed record Stdit2Config : MultiResolutionConfig
+{
+    /// <summary>Makes the published configuration.</summary>
+    public Stdit2Config() => ModelMaxLength = 200;
+
+    /// <summary>Whether queries and keys along time are rotated before they are normalised, as in Open-Sora 1.1 and its weights; Open-Sora 1.2 has it the other way round.</summary>
+    public bool QkNormLegacy { get; init; } = true;
+
+    /// <summary>Names that <see cref="Preset"/> knows.</summary>
+    public static IReadOnlyList<string> Presets { get; } = ["STDiT2-XL/2"];
+
+    /// <summary>The sizes of a named model with patches of 1x2x2.</summary>
+    /// <param name="name">One of <see cref="Presets"/>.</param>
+    /// <exception cref="ArgumentException">The name is not known.</exception>
+    public static Stdit2Config Preset(string name) => name switch
+    {
+        "STDiT2-XL/2" => new(),
+        _ => throw new ArgumentException($"There is no STDiT2 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+    };
+
+    /// <inheritdoc/>
+    public override void Validate()
+    {
+        base.Validate();
+        Check(HiddenSize % 3 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 3: height, width and aspect ratio get a third each.");
+    }
+}
+
+/// <summary>
+/// STDiT2, the transformer of Open-Sora 1.1, for videos of any resolution, aspect ratio and length: blocks as those of <see cref="Stdit"/>, told the size, the aspect ratio, the
+/// number of frames, the frame rate, and which frames are given.
+/// </summary>
+/// <remarks>
+/// Source: Open-Sora 1.1 report; size and aspect ratio as in PixArt-alpha (Chen et al., 2023), rotary positions along time after Su et al. (2021), normalised queries and keys after
+/// Henry et al. (2020). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
+/// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
+/// </remarks>
+public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
+{
+    private readonly PatchEmbedder x_embedder;
+    private readonly TimestepEmbedder t_embedder;
+    private readonly Sequential t_block;
+    private readonly Sequential t_block_temp;
+    private readonly CaptionEmbedder y_embedder;
+    private readonly Rope rope;
+    private readonly ModuleList<Stdit2Block> blocks;
+    private readonly FinalLayer final_layer;
+    private readonly SizeEmbedder csize_embedder;
+    private readonly SizeEmbedder ar_embedder;
+    private readonly SizeEmbedder fl_embedder;
+    private readonly SizeEmbedder fps_embedder;
+
+    /// <summary>Makes the model and gives its parameters their starting values.</summary>
+    /// <param name="config">Sizes and choices.</param>
+    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
+    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    public Stdit2(Stdit2Config config, bool initialize = true) : base(nameof(Stdit2))
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        config.Validate();
+        Config = config;
+        var c = config.HiddenSize;
+        var (t, h, w) = (config.PatchSize[0], config.PatchSize[1], config.PatchSize[2]);
+
+        x_embedder = new PatchEmbedder(config.InChannels, c, (t, h, w));
+        t_embedder = new TimestepEmbedder(c);
+        t_block = nn.Sequential(nn.SiLU(), new Dense(c, 6L * c) { Exact = true });
+        t_block_temp = nn.Sequential(nn.SiLU(), new Dense(c, 3L * c) { Exact = true });
+        y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
+        rope = new Rope(c / config.NumHeads);
+        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new Stdit2Block(config, rope)).ToArray());
+        final_layer = new FinalLayer(c, t * h * w * config.OutChannels);
+        (csize_embedder, ar_embedder) = (new SizeEmbedder(c / 3), new SizeEmbedder(c / 3));
+        (fl_embedder, fps_embedder) = (new SizeEmbedder(c), new SizeEmbedder(c));
+        RegisterComponents();
+        if (initialize)
+            Initialize();
+    }
+
+    /// <summary>The sizes and choices that the model was made with.</summary>
+    public Stdit2Config Config { get; }
+
+    /// <inheritdoc/>
+    public int LatentChannels => Config.InChannels;
+
+    /// <summary>1: latents are padded to whole patches.</summary>
+    public IReadOnlyList<int> LatentMultiple { get; } = [1, 1, 1];
+
+    /// <inheritdoc/>
+    public int TextWidth => Config.CaptionChannels;
+
+    /// <inheritdoc/>
+    public int TextTokens => Config.ModelMaxLength;
+
+    /// <inheritdoc/>
+    public bool SupportsNoisyFrames => true;
+
+    /// <summary>Where training draws which captions to drop; null: PyTorch's global generator.</summary>
+    public Generator? DropoutGenerator { get; set; }
+
+    /// <summary>Gives every parameter its starting value.</summary>
+    /// <remarks>As <see cref="Stdit.Initialize"/>: the attention along time begins as nothing, so that a new model is an image model.</remarks>
+    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    public void Initialize(Generator? generator = null)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        MultiResolution.Initialize(this, Config, generator, final_layer);
+        rope.Initialize();
+        foreach (var block in blocks)
+        {
+            Parameters.Normal(block.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
+            Parameters.Normal(block.scale_shift_table_temporal, 1 / Math.Sqrt(Config.HiddenSize), generator);
+            Parameters.Constant(block.cross_attn.proj.weight, 0);
+            Parameters.Constant(block.attn_temp.proj.weight, 0);
+        }
+    }
+
+    /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
+    /// <remarks>In training mode captions are dropped at random with <see cref="MultiResolutionConfig.ClassDropoutProb"/>.</remarks>
+    /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
+    /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
+    /// <param name="conditions">Text, size, length, frame rate and given frames. A single frame counts as of 120 a second, as in training.</param>
+    /// <returns><c>[B, channels or 2 * channels, frames, height, width]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    public override Tensor forward(Tensor x, Tensor timestep, DenoiserConditions conditions)
+    {
+        MultiResolution.CheckInputs(Config, x, timestep, conditions);
+        using var scope = NewDisposeScope();
+        var (b, c, noisy) = (x.shape[0], Config.HiddenSize, conditions.NoisyFrames);
+        var (t, h, w) = MultiResolution.Grid(Config, x);
+        Tensor Row(params double[] values) => MultiResolution.Row(x.device, values);
+
+        var (height, width) = (conditions.Height, conditions.Width);
+        var size = cat([csize_embedder.call(Row(height, width)), ar_embedder.call(Row((double)height / width))], 1);           // [1, C]
+        var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(Row(MultiResolution.Fps(conditions)));       // [1, C]
+        var time = t_embedder.call(timestep);                                                   // [B, C]
+        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device));         // [1, C], given frames are at time 0
+        Tensor Modulation(Sequential shared, Tensor told, int parts) =>                         // [B, 1 or T, parts, C]
+            MultiResolution.Modulation(shared.call(time + told), clean is null ? null : shared.call(clean + told), noisy, parts);
+        var (inFrames, alongTime) = (Modulation(t_block, size, 6), Modulation(t_block_temp, length, 3));
+        var drop = MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
+        var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1);          // [B, M, C]
+        var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
+
+        var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
+        tokens = tokens + MultiResolution.Places(Config, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
+        foreach (var block in blocks)
+        {
+            var next = block.call(tokens, inFrames, alongTime, text, textBias);
+            tokens.Dispose();
+            tokens = next;
+        }
+        // As published, the last layer is told the size for given frames only.
+        return MultiResolution.Video(Config, x_embedder, final_layer, tokens, time, clean is null ? null : clean + size, noisy, x).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions) => call(x, t, conditions);
+
+    /// <inheritdoc/>
+    public Tensor NullCaption(long batch = 1)
+    {
+        using var scope = NewDisposeScope();
+        return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>A block: attention within frames, along time, to the text, then an MLP. Attention along time has a norm and a modulation of its own.</summary>
+internal sealed class Stdit2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
+{
+    public readonly Parameter scale_shift_table;
+    public readonly Parameter scale_shift_table_temporal;
+    public readonly SelfAttention attn;
+    public readonly CrossAttention cross_attn;
+    public readonly Mlp mlp;
+    public readonly SelfAttention attn_temp;
+    private readonly Func<Tensor, Tensor> _attendAlongTime;
+
+    public Stdit2Block(Stdit2Config config, Rope rope) : base(nameof(Stdit2Block))
+    {
+        var (c, heads) = (config.HiddenSize, config.NumHeads);
+        scale_shift_table = Parameters.Create(6, c);
+        scale_shift_table_temporal = Parameters.Create(3, c);
+        attn = new SelfAttention(c, heads, config.QkNorm, rms: true);
+        cross_attn = new CrossAttention(c, heads);
+        mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
+        attn_temp = new SelfAttention(c, heads, config.QkNorm, rms: true);
+        _attendAlongTime = x => attn_temp.Along(SelfAttention.Time, x, rope, config.QkNormLegacy);
+        RegisterComponents();
+    }
+
+    public bool GradientCheckpointing { get; set; }
+
+    /// <summary>Runs the block.</summary>
+    /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
+    /// <param name="inFrames">What all blocks share of time and size: <c>[B, 1 or T, 6, C]</c>.</param>
+    /// <param name="alongTime">What all blocks share of time, length and frame rate: <c>[B, 1 or T, 3, C]</c>.</param>
+    /// <param name="text"><c>[B, M, C]</c></param>
+    /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
+    public override Tensor forward(Tensor x, Tensor inFrames, Tensor alongTime, Tensor text, Tensor? textBias) => GradientCheckpointing
+        ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]!, i[4]), x, inFrames, alongTime, text, textBias)
+        : Compute(x, inFrames, alongTime, text, textBias);
+
+    private Tensor Compute(Tensor x, Tensor inFrames, Tensor alongTime, Tensor text, Tensor? textBias)
+    {
+        using var scope = NewDisposeScope();
+        var m = MultiResolution.Parts(scale_shift_table, inFrames, x.dtype);                    // 6 of [B, 1 or T, 1, C]
+        var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
+        var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
+        m = MultiResolution.Parts(scale_shift_table_temporal, alongTime, x.dtype);              // 3 of [B, 1 or T, 1, C]
+        var (shiftTemporal, scaleTemporal, gateTemporal) = (m[0], m[1], m[2]);
+
+        x = AdaLn.AddGated(x, gateAttention, attn.Along(SelfAttention.Space, AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
+        x = AdaLn.AddGated(x, gateTemporal, _attendAlongTime(AdaLn.NormModulate(x, shiftTemporal, scaleTemporal)));
+        x = x + cross_attn.call(x.flatten(1, 2), text, textBias).view(x.shape);
+        return AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+    }
+}

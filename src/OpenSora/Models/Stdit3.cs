@@ -1,0 +1,201 @@
+using OpenSora.Models.Layers;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models;
+
+/// <summary>Sizes and choices of a <see cref="Stdit3"/>.</summary>
+public sealed record Stdit3Config : MultiResolutionConfig
+{
+    /// <summary>Names that <see cref="Preset"/> knows.</summary>
+    public static IReadOnlyList<string> Presets { get; } = ["STDiT3-XL/2"];
+
+    /// <summary>The sizes of a named model with patches of 1x2x2.</summary>
+    /// <param name="name">One of <see cref="Presets"/>.</param>
+    /// <exception cref="ArgumentException">The name is not known.</exception>
+    public static Stdit3Config Preset(string name) => name switch
+    {
+        "STDiT3-XL/2" => new(),
+        _ => throw new ArgumentException($"There is no STDiT3 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+    };
+}
+
+/// <summary>
+/// STDiT3, the transformer of Open-Sora 1.2, for videos of any resolution, aspect ratio and length. Blocks within frames and blocks along time take turns; each attends,
+/// then attends to the text, then has an MLP. It is told the frame rate, and which frames are given.
+/// </summary>
+/// <remarks>
+/// Source: Open-Sora 1.2 report; rotary positions along time after Su et al. (2021), normalised queries and keys after Henry et al. (2020). Trained as a rectified flow. Names of
+/// parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
+/// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
+/// </remarks>
+public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
+{
+    private readonly Rope rope;
+    private readonly PatchEmbedder x_embedder;
+    private readonly TimestepEmbedder t_embedder;
+    private readonly SizeEmbedder fps_embedder;
+    private readonly Sequential t_block;
+    private readonly CaptionEmbedder y_embedder;
+    private readonly ModuleList<Stdit3Block> spatial_blocks;
+    private readonly ModuleList<Stdit3Block> temporal_blocks;
+    private readonly FinalLayer final_layer;
+
+    /// <summary>Makes the model and gives its parameters their starting values.</summary>
+    /// <param name="config">Sizes and choices.</param>
+    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
+    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    public Stdit3(Stdit3Config config, bool initialize = true) : base(nameof(Stdit3))
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        config.Validate();
+        Config = config;
+        var c = config.HiddenSize;
+        var (t, h, w) = (config.PatchSize[0], config.PatchSize[1], config.PatchSize[2]);
+
+        rope = new Rope(c / config.NumHeads);
+        x_embedder = new PatchEmbedder(config.InChannels, c, (t, h, w));
+        t_embedder = new TimestepEmbedder(c);
+        fps_embedder = new SizeEmbedder(c);
+        t_block = nn.Sequential(nn.SiLU(), new Dense(c, 6L * c) { Exact = true });
+        y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
+        ModuleList<Stdit3Block> Blocks(Rope? along) => nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new Stdit3Block(config, along)).ToArray());
+        (spatial_blocks, temporal_blocks) = (Blocks(null), Blocks(rope));
+        final_layer = new FinalLayer(c, t * h * w * config.OutChannels);
+        RegisterComponents();
+        if (initialize)
+            Initialize();
+    }
+
+    /// <summary>The sizes and choices that the model was made with.</summary>
+    public Stdit3Config Config { get; }
+
+    /// <inheritdoc/>
+    public int LatentChannels => Config.InChannels;
+
+    /// <summary>1: latents are padded to whole patches.</summary>
+    public IReadOnlyList<int> LatentMultiple { get; } = [1, 1, 1];
+
+    /// <inheritdoc/>
+    public int TextWidth => Config.CaptionChannels;
+
+    /// <inheritdoc/>
+    public int TextTokens => Config.ModelMaxLength;
+
+    /// <inheritdoc/>
+    public bool SupportsNoisyFrames => true;
+
+    /// <summary>Where training draws which captions to drop; null: PyTorch's global generator.</summary>
+    public Generator? DropoutGenerator { get; set; }
+
+    /// <summary>Gives every parameter its starting value.</summary>
+    /// <remarks>As <see cref="Stdit.Initialize"/>; the blocks along time begin as nothing, so that a new model is an image model.</remarks>
+    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    public void Initialize(Generator? generator = null)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        MultiResolution.Initialize(this, Config, generator, final_layer);
+        rope.Initialize();
+        foreach (var block in spatial_blocks.Concat(temporal_blocks))
+        {
+            Parameters.Normal(block.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
+            Parameters.Constant(block.cross_attn.proj.weight, 0);
+        }
+        foreach (var block in temporal_blocks)
+        {
+            Parameters.Constant(block.attn.proj.weight, 0);
+            Parameters.Constant(block.mlp.fc2.weight, 0);
+        }
+    }
+
+    /// <summary>Predicts the velocity, and a second half that a rectified flow leaves unused.</summary>
+    /// <remarks>In training mode captions are dropped at random with <see cref="MultiResolutionConfig.ClassDropoutProb"/>.</remarks>
+    /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
+    /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
+    /// <param name="conditions">Text, size, frame rate and given frames. A single frame counts as of 120 a second, as in training.</param>
+    /// <returns><c>[B, channels or 2 * channels, frames, height, width]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    public override Tensor forward(Tensor x, Tensor timestep, DenoiserConditions conditions)
+    {
+        MultiResolution.CheckInputs(Config, x, timestep, conditions);
+        using var scope = NewDisposeScope();
+        var (b, c, noisy) = (x.shape[0], Config.HiddenSize, conditions.NoisyFrames);
+        var (t, h, w) = MultiResolution.Grid(Config, x);
+
+        var fps = fps_embedder.call(MultiResolution.Row(x.device, MultiResolution.Fps(conditions)));        // [1, C]
+        var time = t_embedder.call(timestep) + fps;                                             // [B, C]
+        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps;   // [1, C], given frames are at time 0
+        var modulation = MultiResolution.Modulation(t_block.call(time), clean is null ? null : t_block.call(clean), noisy, 6); // [B, 1 or T, 6, C]
+        var drop = MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
+        var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1);          // [B, M, C]
+        var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
+
+        var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
+        tokens = tokens + MultiResolution.Places(Config, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
+        foreach (var block in spatial_blocks.Zip(temporal_blocks, (spatial, temporal) => new[] { spatial, temporal }).SelectMany(pair => pair))
+        {
+            var next = block.call(tokens, modulation, text, textBias);
+            tokens.Dispose();
+            tokens = next;
+        }
+        return MultiResolution.Video(Config, x_embedder, final_layer, tokens, time, clean, noisy, x).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions) => call(x, t, conditions);
+
+    /// <inheritdoc/>
+    public Tensor NullCaption(long batch = 1)
+    {
+        using var scope = NewDisposeScope();
+        return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>A block: attention within frames or along time, to the text, then an MLP, modulated by one time embedding for all blocks (adaLN-single).</summary>
+internal sealed class Stdit3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
+{
+    public readonly Parameter scale_shift_table;
+    public readonly SelfAttention attn;
+    public readonly CrossAttention cross_attn;
+    public readonly Mlp mlp;
+    private readonly Func<Tensor, Tensor> _attend;
+
+    /// <summary>Makes a block.</summary>
+    /// <param name="config">Sizes.</param>
+    /// <param name="rope">The model's rotary positions, for a block along time; null: one within frames.</param>
+    public Stdit3Block(Stdit3Config config, Rope? rope) : base(nameof(Stdit3Block))
+    {
+        var (c, heads) = (config.HiddenSize, config.NumHeads);
+        scale_shift_table = Parameters.Create(6, c);
+        attn = new SelfAttention(c, heads, config.QkNorm, rms: true);
+        cross_attn = new CrossAttention(c, heads);
+        mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
+        _attend = x => attn.Along(rope is null ? SelfAttention.Space : SelfAttention.Time, x, rope);
+        RegisterComponents();
+    }
+
+    public bool GradientCheckpointing { get; set; }
+
+    /// <summary>Runs the block.</summary>
+    /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
+    /// <param name="modulation">What all blocks share of the time: <c>[B, 1 or T, 6, C]</c>.</param>
+    /// <param name="text"><c>[B, M, C]</c></param>
+    /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
+    public override Tensor forward(Tensor x, Tensor modulation, Tensor text, Tensor? textBias) => GradientCheckpointing
+        ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]), x, modulation, text, textBias)
+        : Compute(x, modulation, text, textBias);
+
+    private Tensor Compute(Tensor x, Tensor modulation, Tensor text, Tensor? textBias)
+    {
+        using var scope = NewDisposeScope();
+        var m = MultiResolution.Parts(scale_shift_table, modulation, x.dtype);                  // 6 of [B, 1 or T, 1, C]
+        var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
+        var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
+        x = AdaLn.AddGated(x, gateAttention, _attend(AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
+        x = x + cross_attn.call(x.flatten(1, 2), text, textBias).view(x.shape);
+        return AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+    }
+}
