@@ -48,6 +48,9 @@ public record DitConfig
     /// <summary>How blocks attend within frames and along time.</summary>
     public AttentionOrder AttentionOrder { get; init; } = AttentionOrder.Full;
 
+    /// <summary>Starts the output of attention along time at zero where blocks have one of their own, so that a model begins as its image model.</summary>
+    public bool ZeroInitTemporal { get; init; } = true;
+
     /// <summary>Names that <see cref="Preset"/> knows (Peebles and Xie, 2023, table 1) with patches of 1x2x2.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2"];
 
@@ -191,7 +194,7 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
             Parameters.Normal(labels.embedding_table.weight, 0.02, generator);
         if (y_embedder is CaptionEmbedder captions)
             Parameters.Normal(captions.y_embedding, 1 / Math.Sqrt(Config.CaptionChannels), generator);
-        foreach (var temporal in blocks.Select(block => block.attn_temp).OfType<SelfAttention>())
+        foreach (var temporal in blocks.Select(block => Config.ZeroInitTemporal ? block.attn_temp : null).OfType<SelfAttention>())
             Parameters.Constant(temporal.proj.weight, 0);
         foreach (var modulation in blocks.Select(block => block.adaLN_modulation).Append(final_layer.adaLN_modulation))
             Parameters.Constant(modulation.modules().OfType<Dense>().Single().weight, 0);

@@ -1,16 +1,20 @@
+using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Puts an <see cref="Stdit"/> together, starting from the published STDiT-XL/2 for 16 frames of 256x256 pixels.</summary>
+/// <summary>Puts an <see cref="Stdit"/> or a relative together, starting from the published STDiT-XL/2 for 16 frames of 256x256 pixels.</summary>
 /// <remarks>Sizes are checked by <see cref="Build"/>. A builder may build several models; each gets parameters of its own.</remarks>
 /// <example><code>
 /// using var model = new StdiTBuilder().Preset("STDiT-S/2").Latents(frames: 16, height: 16, width: 16).Text(width: 256, tokens: 32).Seed(1).Build();
+/// using var fromImages = new StdiTBuilder().Latents(16, 64, 64).LoadImageWeights("PixArt-XL-2-512x512.pth").Build(); // begins as PixArt-alpha, frame by frame
 /// </code></example>
 public sealed class StdiTBuilder
 {
     private StditConfig _config = new();
     private long? _seed;
+    private string? _imageWeights;
 
     /// <summary>Starts from a configuration, such as a model folder's.</summary>
     /// <param name="config">The configuration; it is not changed.</param>
@@ -62,7 +66,17 @@ public sealed class StdiTBuilder
     /// <summary>What coordinates are divided by.</summary>
     /// <param name="spaceScale">1 at the resolution of the image model, less below it (256x256 from a 512x512 model: 0.5).</param>
     /// <param name="timeScale">1 at the length that time was learned at, less above it (64 frames from 16: 2/3 as published).</param>
-    public StdiTBuilder Positions(double spaceScale, double timeScale = 1) => With(_config with { SpaceScale = spaceScale, TimeScale = timeScale });
+    /// <param name="stretch">Whether sides of unequal length are stretched to a square, as PixArt-alpha's are.</param>
+    public StdiTBuilder Positions(double spaceScale, double timeScale = 1, bool stretch = false) =>
+        With(_config with { SpaceScale = spaceScale, TimeScale = timeScale, StretchPositions = stretch });
+
+    /// <summary>Tells the model height, width and their ratio, as PixArt-alpha's models of many sizes are.</summary>
+    /// <param name="on">Whether to.</param>
+    public StdiTBuilder SizeConditioning(bool on = true) => With(_config with { SizeConditioning = on });
+
+    /// <summary>How blocks attend within frames and along time.</summary>
+    /// <param name="order">The order; <see cref="AttentionOrder.Serial"/> is the published one.</param>
+    public StdiTBuilder Attention(AttentionOrder order) => With(_config with { AttentionOrder = order });
 
     /// <summary>How attention along time begins.</summary>
     /// <param name="startAtZero">Whether its output starts at zero, so that a model with an image model's weights begins as that image model.</param>
@@ -86,20 +100,75 @@ public sealed class StdiTBuilder
         return this;
     }
 
+    /// <summary>Begins with an image model's weights: PixArt-alpha's for <see cref="Build"/>, DiT's for <see cref="BuildForClasses"/>. Patch projections get an axis
+    /// of time, positions are made for the latents' size, the null caption is cut or lengthened, and attention along time keeps its start at zero, so that
+    /// the model makes of every frame what the image model makes of it.</summary>
+    /// <param name="path">The checkpoint; it is read when a model is built. See <see cref="PublishedWeights"/>.</param>
+    public StdiTBuilder LoadImageWeights(string path)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        _imageWeights = path;
+        return this;
+    }
+
     /// <summary>The configuration so far.</summary>
     public StditConfig Config => _config;
 
-    /// <summary>Makes the model, with its starting values.</summary>
+    /// <summary>What was loaded into the last model that was built; null where no weights were given.</summary>
+    public LoadReport? ImageWeights { get; private set; }
+
+    /// <summary>Counts the parameters that <see cref="Build"/> would make, without making them.</summary>
+    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    public ParameterCounts CountParameters()
+    {
+        using var shapes = Parameters.ShapesOnly();
+        using var model = new Stdit(_config, initialize: false);
+        return ParameterCounts.Of(model);
+    }
+
+    /// <summary>Makes the model, with its starting values or the image model's.</summary>
     /// <returns>A model in training mode, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
-    public Stdit Build()
+    /// <exception cref="InvalidOperationException">Image weights were given, but the order is <see cref="AttentionOrder.Interleaved"/>.</exception>
+    /// <exception cref="FileNotFoundException">There are no such image weights.</exception>
+    /// <exception cref="InvalidWeightsException">The image weights are damaged or do not fit.</exception>
+    public Stdit Build() => Started(new Stdit(_config, initialize: false), static (model, generator) => model.Initialize(generator), static (model, path) => model.LoadImageWeights(path));
+
+    /// <summary>Makes the relative that is told a class instead of a text: a <see cref="Dit"/> of these sizes and this order of attention.</summary>
+    /// <param name="classes">The number of classes (ImageNet: 1000).</param>
+    /// <returns>A model in training mode, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A size is wrong, or a choice is none of DiT's; the message says which.</exception>
+    /// <exception cref="InvalidOperationException">Image weights were given, but the order is <see cref="AttentionOrder.Interleaved"/>.</exception>
+    /// <exception cref="FileNotFoundException">There are no such image weights.</exception>
+    /// <exception cref="InvalidWeightsException">The image weights are damaged or do not fit.</exception>
+    public Dit BuildForClasses(int classes)
     {
-        if (_seed is not { } seed)
-            return new Stdit(_config);
-        var model = new Stdit(_config, initialize: false);
-        using var generator = new Generator((ulong)seed);
-        model.Initialize(generator);
-        return model;
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(classes);
+        if (_config is not { SpaceScale: 1, TimeScale: 1, StretchPositions: false, SizeConditioning: false, QkNorm: false })
+            throw new ArgumentException("A model of classes is a DiT, which has no scaled or stretched positions, no size conditioning and no norm of queries and keys. Leave these out.", nameof(classes));
+        var config = new DitConfig
+        {
+            InputSize = _config.InputSize, InChannels = _config.InChannels, PatchSize = _config.PatchSize, HiddenSize = _config.HiddenSize, Depth = _config.Depth,
+            NumHeads = _config.NumHeads, MlpRatio = _config.MlpRatio, Condition = $"label_{classes}", ClassDropoutProb = _config.ClassDropoutProb,
+            LearnSigma = _config.PredSigma, NoTemporalPosEmb = _config.NoTemporalPosEmb, AttentionOrder = _config.AttentionOrder, ZeroInitTemporal = _config.ZeroInitTemporal,
+        };
+        return Started(new Dit(config, initialize: false), static (model, generator) => model.Initialize(generator), static (model, path) => model.LoadImageWeights(path));
+    }
+
+    private TModel Started<TModel>(TModel model, Action<TModel, Generator?> initialize, Func<TModel, string, LoadReport> load) where TModel : nn.Module
+    {
+        try
+        {
+            using var generator = _seed is { } seed ? new Generator((ulong)seed) : null;
+            initialize(model, generator);
+            ImageWeights = _imageWeights is { } path ? load(model, path) : null;
+            return model;
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
     }
 
     private StdiTBuilder With(StditConfig config)

@@ -72,6 +72,6 @@ public sealed class LoadOptions
     /// <summary>Says which of the module's tensors may keep their initial values if the file lacks them; null: none.</summary>
     public Func<string, bool>? KeepInitial { get; set; }
 
-    /// <summary>Whether a tensor with as many elements in another shape is taken, for example a 2-D convolution for a 3-D one of depth 1.</summary>
+    /// <summary>Whether a tensor is taken that has more or fewer axes of length 1, for example a 2-D convolution for a 3-D one of depth 1.</summary>
     public bool AllowReshape { get; set; }
 }

@@ -113,7 +113,7 @@ public static class ModuleWeights
             return $"the file has the dtype {entry.Type}, for which there are no tensors here";
         if (dtype != target.dtype && !(IsFloating(dtype) && IsFloating(target.dtype)))
             return $"the file has the dtype {entry.Type}, the model {SafetensorsHeader.NameOf(target.dtype) ?? target.dtype.ToString()}";
-        if (target.shape.AsSpan().SequenceEqual(entry.Shape.ToArray()) || (allowReshape && target.numel() == entry.Elements))
+        if (target.shape.AsSpan().SequenceEqual(entry.Shape.ToArray()) || (allowReshape && WithoutOnes(target.shape).SequenceEqual(WithoutOnes(entry.Shape))))
             return null;
         return $"the file has {Text(entry.Shape)}, the model {Text(target.shape)}";
     }
@@ -135,6 +135,8 @@ public static class ModuleWeights
     }
 
     private static string Unwrapped(string name, string wrapper) => name.StartsWith(wrapper, StringComparison.Ordinal) ? name[wrapper.Length..] : name;
+
+    private static IEnumerable<long> WithoutOnes(IEnumerable<long> shape) => shape.Where(size => size != 1);
 
     private static string Text(IEnumerable<long> shape) => $"[{string.Join(", ", shape)}]";
 

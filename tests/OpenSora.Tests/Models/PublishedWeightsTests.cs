@@ -1,0 +1,271 @@
+using OpenSora.Models;
+using OpenSora.Tests.Media;
+using OpenSora.Torch;
+using OpenSora.Weights;
+using TorchSharp;
+using static OpenSora.Tests.Models.TransformerFamily;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Models;
+
+/// <summary>Checkpoints of the official models in Open-Sora's.</summary>
+public class PublishedWeightsTests
+{
+    [Theory]
+    [InlineData("map_dit256_to_opensora_dit", "orig_dit_xl2_256", "opensora_v1.0_dit_xl2_1x256x256_class", false)]
+    [InlineData("map_latte_to_opensora_latte", "orig_latte_xl2_ucf101", "opensora_v1.0_latte_xl2_16x256x256_class", false)]
+    [InlineData("map_pixart512_to_opensora_pixart", "orig_pixart_xl2_512", "opensora_v1.0_pixart_xl2_1x512x512", false)]
+    [InlineData("map_pixart1024ms_to_opensora_pixartms", "orig_pixart_xl2_1024ms", "opensora_v1.0_pixartms_xl2", false)]
+    [InlineData("map_pixart512_to_stdit", "orig_pixart_xl2_512", "opensora_v1.0_stdit_xl2_16x512x512", true)]
+    public void Every_published_name_has_its_place(string map, string original, string model, bool fromImage)
+    {
+        var (sources, targets) = (Manifest.Read(original), Manifest.Read(model));
+        var options = PublishedWeights.Options(fromImage);
+        var taken = new HashSet<string>(sources.Keys.Select(name => options.KeyMap!(name)).OfType<string>());
+        taken.Count.ShouldBe(sources.Keys.Count(name => options.KeyMap!(name) is not null));
+        foreach (var row in Manifest.Rows(map).Skip(1))
+        {
+            var (target, source, transform) = (row[0], row[1], row[2]);
+            switch (transform)
+            {
+                case "copy":
+                    options.KeyMap!(source).ShouldBe(target);
+                    sources[source].ShouldBe(targets[target], target);
+                    break;
+                case "unsqueeze(2)":
+                    options.KeyMap!(source).ShouldBe(target);
+                    sources[source].ShouldBe(targets[target].Where((_, axis) => axis != 2), target);
+                    break;
+                case "dropped":
+                    options.KeyMap!(source).ShouldBeNull();
+                    break;
+                default:
+                    transform.ShouldMatch("^(recomputed|keeps its initialisation)");
+                    taken.ShouldNotContain(target);
+                    options.KeepInitial!(target).ShouldBeTrue(target);
+                    break;
+            }
+            sources.Remove(source);
+            targets.Remove(target);
+            taken.Remove(target);
+        }
+        sources.ShouldBeEmpty();
+        targets.ShouldBeEmpty();
+        taken.ShouldBeEmpty();
+    }
+
+    private static readonly StditConfig Video = new() { InputSize = [3, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 };
+
+    private static PixArt PixArt() => Randomised(new PixArt(new PixArtConfig
+    {
+        InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, NoTemporalPosEmb = true,
+    }, initialize: false));
+
+    private static Dit Dit() => Randomised(new Dit(new DitConfig { InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, Condition = "label_7", NoTemporalPosEmb = true }, initialize: false));
+
+    // As the official models' files are: no axis of time, one position table.
+    private static string Save(TemporaryFolder folder, nn.Module model, Func<string, Tensor, Tensor?>? change = null)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var tensors = new List<KeyValuePair<string, Tensor>> { new("pos_embed", randn(1, 9, 24)) };
+        foreach (var (name, value) in model.state_dict())
+        {
+            var official = name.StartsWith("pos_embed", StringComparison.Ordinal) ? null : name is "x_embedder.proj.weight" ? value.squeeze(2) : value;
+            if (official is not null && (change is null ? official : change(name, official)) is { } kept)
+                tensors.Add(new(name, kept));
+        }
+        var path = Path.Combine(folder.Path, "official.safetensors");
+        SafetensorsWriter.Write(path, tensors);
+        return path;
+    }
+
+    [Theory]
+    [InlineData(AttentionOrder.Serial)]
+    [InlineData(AttentionOrder.Parallel)]
+    public void A_video_model_begins_as_PixArt_frame_by_frame(AttentionOrder order)
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var image = PixArt();
+        var builder = new StdiTBuilder().From(Video).Attention(order).Seed(3).LoadImageWeights(Save(folder, image));
+        using var video = builder.Build();
+        video.eval();
+        var report = builder.ImageWeights.ShouldNotBeNull();
+        report.Reshaped.ShouldBe(["x_embedder.proj.weight: [24, 4, 2, 2] to [24, 4, 1, 2, 2]"]);
+        report.Dropped.ShouldBe(["pos_embed"]);
+        report.Initialised.ShouldBe(video.state_dict().Keys.Where(name => name.StartsWith("pos_embed", StringComparison.Ordinal) || name.Contains(".attn_temp.", StringComparison.Ordinal)), ignoreOrder: true);
+        report.Loaded.Count.ShouldBe(video.state_dict().Count - 1 - report.Initialised.Count);
+
+        var (x, t, conditions) = Inputs(video, height: 6, width: 6);
+        var output = video.Denoise(x, t, conditions);
+        for (var frame = 0; frame < 3; frame++)
+        {
+            var alone = image.Denoise(x.narrow(2, frame, 1), t, conditions);
+            alone.abs().max().item<float>().ShouldBeGreaterThan(0.1f);
+            Difference(output.narrow(2, frame, 1), alone).ShouldBeLessThan(1e-5 * alone.abs().max().item<float>());
+        }
+        Difference(output.narrow(2, 0, 1), output.narrow(2, 1, 1)).ShouldBeGreaterThan(0.01);
+
+        using var other = new StdiTBuilder().From(Video).TemporalAttention(startAtZero: false).LoadImageWeights(Save(folder, image)).Build();
+        other.eval();
+        Difference(other.Denoise(x, t, conditions), output).ShouldBeGreaterThan(1e-4);
+    }
+
+    [Theory]
+    [InlineData(AttentionOrder.Serial)]
+    [InlineData(AttentionOrder.Parallel)]
+    public void A_video_model_of_classes_begins_as_DiT_frame_by_frame(AttentionOrder order)
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var image = Dit();
+        using var video = new StdiTBuilder().From(Video).Attention(order).LoadImageWeights(Save(folder, image)).BuildForClasses(7);
+        video.eval();
+        var (x, t, conditions) = Inputs(video, height: 6, width: 6);
+        var output = video.Denoise(x, t, conditions);
+        for (var frame = 0; frame < 3; frame++)
+        {
+            var alone = image.Denoise(x.narrow(2, frame, 1), t, conditions);
+            Difference(output.narrow(2, frame, 1), alone).ShouldBeLessThan(1e-5 * alone.abs().max().item<float>());
+        }
+    }
+
+    [Fact]
+    public void A_model_of_full_attention_begins_as_the_image_model_of_single_frames()
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var image = PixArt();
+        using var video = new StdiTBuilder().From(Video).Attention(AttentionOrder.Full).TemporalAttention(startAtZero: true, positions: false).LoadImageWeights(Save(folder, image)).Build();
+        video.eval();
+        var (x, t, conditions) = Inputs(video, frames: 1, height: 6, width: 6);
+        Difference(video.Denoise(x, t, conditions), image.Denoise(x, t, conditions)).ShouldBeLessThan(1e-5);
+    }
+
+    [Fact]
+    public void Positions_of_sides_of_unequal_length_are_stretched_as_PixArts()
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var image = PixArt();
+        var path = Save(folder, image);
+        double Far(bool stretch)
+        {
+            using var video = new StdiTBuilder().From(Video).Positions(1, stretch: stretch).LoadImageWeights(path).Build();
+            video.eval();
+            var (x, t, conditions) = Inputs(video, frames: 1, height: 4, width: 8);
+            return Difference(video.Denoise(x, t, conditions), image.Denoise(x, t, conditions));
+        }
+        Far(stretch: true).ShouldBeLessThan(1e-5);
+        Far(stretch: false).ShouldBeGreaterThan(1e-3);
+    }
+
+    [Theory]
+    [InlineData(3)]
+    [InlineData(8)]
+    public void The_null_caption_is_cut_or_lengthened(int tokens)
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var image = PixArt();
+        var builder = new StdiTBuilder().From(Video with { ModelMaxLength = tokens }).LoadImageWeights(Save(folder, image));
+        using var video = builder.Build();
+        builder.ImageWeights!.Reshaped.ShouldContain($"y_embedder.y_embedding: [5, 12] to [{tokens}, 12]");
+        builder.ImageWeights.Dropped.ShouldBe(["pos_embed"]);
+        builder.ImageWeights.Initialised.ShouldNotContain("y_embedder.y_embedding");
+        var (old, made) = (image.NullCaption().squeeze(0), video.NullCaption().squeeze(0));
+        for (var row = 0; row < tokens; row++)
+            Difference(made[row], old[Math.Min(row, 4)]).ShouldBe(0);
+    }
+
+    [Fact]
+    public void Latte_and_PixArt_take_their_own_checkpoints_and_own_sizes_stay()
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var latte = (Latte)Make("Latte");
+        using var again = Randomised(new Latte((LatteConfig)latte.Config with { InputSize = [5, 8, 8] }), seed: 9);
+        again.LoadPublishedWeights(Save(folder, latte)).IsComplete.ShouldBeTrue();
+        var (x, t, conditions) = Inputs(latte);
+        Difference(again.Denoise(x, t, conditions), latte.Denoise(x, t, conditions)).ShouldBe(0);
+
+        using var stdit = (Stdit)Make("STDiT serial");
+        var path = Path.Combine(folder.Path, "stdit.safetensors");
+        stdit.SaveWeights(path);
+        using var larger = Randomised(new Stdit(stdit.Config with { InputSize = [5, 8, 8] }), seed: 9);
+        larger.LoadPublishedWeights(path).Dropped.ShouldBe(["pos_embed", "pos_embed_temporal"], ignoreOrder: true);
+        (x, t, conditions) = Inputs(stdit);
+        Difference(larger.Denoise(x, t, conditions), stdit.Denoise(x, t, conditions)).ShouldBe(0);
+    }
+
+    [Fact]
+    public void What_does_not_fit_is_refused_and_changes_nothing()
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var image = PixArt();
+        using var dit = Dit();
+        var builder = new StdiTBuilder().From(Video);
+        var before = LiveTensors.Count;
+
+        var path = Save(folder, dit);
+        Should.Throw<InvalidWeightsException>(() => builder.LoadImageWeights(path).Build()).Message.ShouldContain("they are DiT's or Latte's");
+        path = Save(folder, image);
+        Should.Throw<InvalidWeightsException>(() => builder.BuildForClasses(7)).Message.ShouldContain("the model is a Dit or a Latte, but they are not");
+        Should.Throw<InvalidOperationException>(() => builder.Attention(AttentionOrder.Interleaved).Build()).Message.ShouldContain("Use the order Serial or Parallel");
+        builder.Attention(AttentionOrder.Serial);
+        Should.Throw<InvalidWeightsException>(() => builder.Transformer(24, depth: 3, heads: 4).Build()).Message.ShouldContain("blocks.2.");
+        builder.From(Video);
+        // As many elements in another shape are no reshaped projection.
+        path = Save(folder, image, (name, value) => name is "blocks.0.mlp.fc1.weight" ? value.transpose(0, 1).contiguous() : value);
+        Should.Throw<InvalidWeightsException>(() => builder.Build()).Message.ShouldContain("the file has [24, 96], the model [96, 24]");
+        path = Save(folder, image, (name, value) => name is "blocks.1.attn.proj.bias" ? null : value);
+        Should.Throw<InvalidWeightsException>(() => builder.Build()).Message.ShouldContain("blocks.1.attn.proj.bias");
+        Should.Throw<FileNotFoundException>(() => builder.LoadImageWeights(Path.Combine(folder.Path, "nothing.pth")).Build());
+        LiveTensors.Count.ShouldBe(before);
+
+        // A video model's own checkpoint must hold its attention along time.
+        using var video = Randomised(new Stdit(Video, initialize: false));
+        var bias = video.state_dict()["x_embedder.proj.bias"].clone();
+        Should.Throw<InvalidWeightsException>(() => video.LoadPublishedWeights(Save(folder, image))).Message.ShouldContain("attn_temp");
+        Difference(video.state_dict()["x_embedder.proj.bias"], bias).ShouldBe(0);
+    }
+
+    [Fact]
+    public void A_model_of_classes_has_no_choices_of_STDiT_alone() =>
+        Should.Throw<ArgumentException>(() => new StdiTBuilder().QueryKeyNorm().BuildForClasses(7)).Message.ShouldContain("no norm of queries and keys");
+
+    [Fact]
+    public void Parameters_are_counted_by_part()
+    {
+        var before = LiveTensors.Count;
+        var published = new StdiTBuilder().CountParameters();
+        published.Total.ShouldBe(759_620_768);
+        (published.Total - published.Temporal).ShouldBe(610_856_096);
+        const long c = 1152;
+        published.PatchEmbedding.ShouldBe(c * 16 + c);
+        published.TimeEmbedding.ShouldBe(256 * c + c + c * c + c + 6 * (c * c + c));
+        published.Condition.ShouldBe(4096 * c + c + c * c + c);
+        published.Attention.ShouldBe(28 * (4 * c * c + 4 * c));
+        published.Temporal.ShouldBe(published.Attention);
+        published.CrossAttention.ShouldBe(published.Attention);
+        published.Mlp.ShouldBe(28 * (8 * c * c + 5 * c));
+        published.Modulation.ShouldBe(28 * 6 * c);
+        published.FinalLayer.ShouldBe(2 * c + 32 * c + 32);
+        published.ToString().ShouldContain("temporal attention       148,764,672    19.6 %");
+        new StdiTBuilder().Attention(AttentionOrder.Full).CountParameters().Total.ShouldBe(610_856_096);
+        LiveTensors.Count.ShouldBe(before);
+
+        using var scope = NewDisposeScope();
+        using var dit = (nn.Module)Make("DiT label");
+        ParameterCounts.Of(dit).Total.ShouldBe(dit.parameters().Sum(parameter => parameter.numel()));
+        using var linear = nn.Linear(2, 3);
+        Should.Throw<ArgumentException>(() => ParameterCounts.Of(linear)).Message.ShouldContain("belongs to no part");
+    }
+}
