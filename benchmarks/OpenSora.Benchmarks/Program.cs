@@ -9,9 +9,10 @@ var quick = new (string Name, string What, Action Run)[]
     ("attention", "training steps of STDiT and of DiT with full attention as the number of frames grows", Attention.Run),
     ("memory", "peak memory of training steps beside what a plan estimates", Memory.Run),
 };
-// These train models for many minutes and are run only when they are named.
+// These take minutes or gigabytes and are run only when they are named.
 var all = quick.Concat(
 [
+    ("load", "loading STDiT-XL/2 from a file of 3 GB, which is made and deleted", Load.Run),
     ("zero-init", "clips learned from image weights, with temporal attention that starts at zero or not, and from scratch", Claims.ZeroInit),
     ("stages", "three stages of training against one of the same compute", Claims.Stages),
 ]).ToArray();

@@ -91,7 +91,7 @@ internal static class Checkpoint
         : throw new InvalidWeightsException(file.Path, "it is no training checkpoint. Weights alone are taken by InitialiseFrom, not by Resume.");
 
     /// <summary>Fills the modules; with averages, the parameters that have one are filled from it.</summary>
-    public static IReadOnlyDictionary<string, LoadReport> ReadWeights(SafetensorsFile file, IReadOnlyDictionary<string, nn.Module> modules, bool averages, LoadOptions? options)
+    public static IReadOnlyDictionary<string, LoadReport> ReadWeights(WeightsFile file, IReadOnlyDictionary<string, nn.Module> modules, bool averages, LoadOptions? options)
     {
         var reports = new Dictionary<string, LoadReport>(StringComparer.Ordinal);
         var isCheckpoint = file.Metadata.ContainsKey(StateKey);

@@ -83,14 +83,14 @@ public sealed class StagedTrainer : IDisposable
     }
 
     /// <summary>Takes the weights, and nothing else, of another run or of a weights file, for a new run. Done at once.</summary>
-    /// <param name="path">A safetensors file of weights, a checkpoint, or a folder of checkpoints, of which the newest is taken.</param>
+    /// <param name="path">A file of weights as <see cref="WeightsFile"/> opens it, a checkpoint, or a folder of checkpoints, of which the newest is taken.</param>
     /// <param name="averages">Takes a checkpoint's moving averages rather than its last weights.</param>
     /// <param name="options">How the names fit; null: strictly. <see cref="LoadOptions.KeepInitial"/> names what a model has and its predecessor had not.</param>
     /// <exception cref="FileNotFoundException">There is no such file, or the folder holds no checkpoint.</exception>
     /// <exception cref="InvalidWeightsException">It does not fit.</exception>
     public StagedTrainer InitialiseFrom(string path, bool averages = true, LoadOptions? options = null)
     {
-        using var file = SafetensorsFile.Open(Existing(path));
+        using var file = WeightsFile.Open(Existing(path), options?.Section);
         Checkpoint.ReadWeights(file, objective.Modules, averages, options);
         return this;
     }

@@ -18,7 +18,11 @@ internal static class Architectures
 
     internal static readonly IReadOnlyDictionary<string, Func<PartLoader, IVideoAutoencoder>> Autoencoders = new Dictionary<string, Func<PartLoader, IVideoAutoencoder>>(StringComparer.OrdinalIgnoreCase)
     {
-        ["autoencoder_kl"] = part => part.Load(new AutoencoderKL(part.Config<AutoencoderKLConfig>(), initialize: false), new LoadOptions { KeyMap = AutoencoderKL.CurrentName }),
+        ["autoencoder_kl"] = part =>
+        {
+            var config = part.Config<AutoencoderKLConfig>();
+            return part.Load(new AutoencoderKL(config, initialize: false), new LoadOptions { KeyMap = KeyMaps.StableDiffusionVae(config.BlockOutChannels.Count), AllowReshape = true });
+        },
     };
 
     internal static readonly IReadOnlyDictionary<string, Func<PartLoader, ITextEncoder>> TextEncoders = new Dictionary<string, Func<PartLoader, ITextEncoder>>(StringComparer.OrdinalIgnoreCase)

@@ -39,16 +39,6 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <summary>The sizes and choices that the model was made with.</summary>
     public AutoencoderKLConfig Config { get; }
 
-    /// <summary>The name that a parameter has here. Files from before 2023 call the attention's layers query, key, value and proj_attn.</summary>
-    /// <param name="name">A parameter's name in a file; a key map for <see cref="Weights.LoadOptions.KeyMap"/>.</param>
-    public static string CurrentName(string name)
-    {
-        ArgumentNullException.ThrowIfNull(name);
-        return !name.Contains(".attentions.", StringComparison.Ordinal) ? name
-            : name.Replace(".query.", ".to_q.", StringComparison.Ordinal).Replace(".key.", ".to_k.", StringComparison.Ordinal)
-                .Replace(".value.", ".to_v.", StringComparison.Ordinal).Replace(".proj_attn.", ".to_out.0.", StringComparison.Ordinal);
-    }
-
     /// <inheritdoc/>
     public int LatentChannels => Config.LatentChannels;
 

@@ -69,17 +69,7 @@ public sealed class T5TextEncoder : ITextEncoder
     public static LoadReport LoadWeights(T5Encoder model, string weights)
     {
         using var file = WeightsFile.Open(weights);
-        const string table = "shared.weight", otherName = "encoder.embed_tokens.weight";
-        var hasTable = file.Tensors.ContainsKey(table);
-        return model.LoadWeights(file, new LoadOptions
-        {
-            KeyMap = name => name switch
-            {
-                otherName => hasTable ? null : table,
-                _ when name.StartsWith("decoder.", StringComparison.Ordinal) || name.StartsWith("lm_head.", StringComparison.Ordinal) => null,
-                _ => name,
-            },
-        });
+        return model.LoadWeights(file, new LoadOptions { KeyMap = KeyMaps.T5(file.Tensors.Keys) });
     }
 
     /// <inheritdoc/>

@@ -1,5 +1,6 @@
 using OpenSora.Models;
 using OpenSora.Torch;
+using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -41,8 +42,8 @@ public class AutoencoderKLTests
         var old = names.Select(name => !name.Contains("attentions.0.to_", StringComparison.Ordinal) ? name
             : name.Replace("to_q", "query").Replace("to_k", "key").Replace("to_v", "value").Replace("to_out.0", "proj_attn")).ToList();
         old.Except(names).Count().ShouldBe(16);
-        old.Select(AutoencoderKL.CurrentName).ShouldBe(names);
-        names.Select(AutoencoderKL.CurrentName).ShouldBe(names);
+        old.Select(KeyMaps.StableDiffusionVae()).ShouldBe(names);
+        names.Select(KeyMaps.StableDiffusionVae()).ShouldBe(names);
     }
 
     [Fact]

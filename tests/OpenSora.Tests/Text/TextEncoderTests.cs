@@ -83,7 +83,7 @@ public sealed class TextEncoderTests : IDisposable
             other.SaveWeights(_folder["one-layer.safetensors"]);
 
         Should.Throw<InvalidWeightsException>(() => T5TextEncoder.Load(Config, _folder["one-layer.safetensors"], Tokenizer)).Message.ShouldContain("Missing: encoder.block.1");
-        Should.Throw<InvalidWeightsException>(() => T5TextEncoder.Load(Config, _folder.Path, Tokenizer)).Message.ShouldContain("folder");
+        Should.Throw<InvalidWeightsException>(() => T5TextEncoder.Load(Config, Directory.CreateDirectory(_folder["empty"]).FullName, Tokenizer)).Message.ShouldContain("folder holds no weights");
         Should.Throw<InvalidTokenizerException>(() => T5TextEncoder.Load(Config with { VocabSize = 100 }, _folder["one-layer.safetensors"], Tokenizer)).Message.ShouldContain("500 pieces");
         Should.Throw<InvalidTokenizerException>(() => T5TextEncoder.Load(Config, _folder["one-layer.safetensors"], _folder["one-layer.safetensors"]));
         Torch.LiveTensors.Count.ShouldBe(before);

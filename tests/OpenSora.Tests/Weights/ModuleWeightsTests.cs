@@ -118,6 +118,104 @@ public sealed class ModuleWeightsTests : IDisposable
         Torch.LiveTensors.Count.ShouldBe(before);
     }
 
+    [Fact]
+    public void Parameters_come_to_lie_in_the_map_and_stay_the_same_objects()
+    {
+        Assert.SkipUnless(TensorMemory.Default.IsMapped && OperatingSystem.IsLinux(), "The tensor library copies here.");
+        var path = _folder["large.safetensors"];
+        using (NewDisposeScope())
+        {
+            using var large = nn.Linear(256, 256);
+            large.SaveWeights(path);
+        }
+
+        var module = nn.Linear(256, 256);
+        var (weight, handle) = (module.weight!, module.weight!.Handle);
+        module.LoadWeights(path);
+        module.weight.ShouldBeSameAs(weight);
+        weight.Handle.ShouldBe(handle);
+        (weight.requires_grad, weight.is_leaf).ShouldBe((true, true));
+        IsMapped().ShouldBeTrue();
+        File.Delete(path);
+        using (NewDisposeScope())
+            weight.sum().item<float>().ShouldBeInRange(-1000, 1000);
+        module.Dispose();
+        IsMapped().ShouldBeFalse();
+
+        bool IsMapped() => File.ReadLines("/proc/self/maps").Any(line => line.Contains(path, StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Training_changes_neither_the_file_nor_another_module_of_it()
+    {
+        using var scope = NewDisposeScope();
+        using var a = new Small();
+        using var b = new Small();
+        a.SaveWeights(_folder["a"]);
+        var bytes = File.ReadAllBytes(_folder["a"]);
+        var optimizer = optim.AdamW(a.parameters(), lr: 0.1);
+        using (var file = SafetensorsFile.Open(_folder["a"]))
+        {
+            a.LoadWeights(file);
+            a.linear.call(ones(1, 4)).sum().backward();
+            optimizer.step();
+            b.LoadWeights(file);
+            file.Read("linear.weight").eq(b.linear.weight!).all().item<bool>().ShouldBeTrue();
+        }
+
+        a.linear.weight!.ne(b.linear.weight!).all().item<bool>().ShouldBeTrue();
+        File.ReadAllBytes(_folder["a"]).ShouldBe(bytes);
+    }
+
+    [Fact]
+    public void Weights_are_saved_over_the_file_that_they_lie_in()
+    {
+        using var scope = NewDisposeScope();
+        using var module = new Small();
+        using var other = new Small();
+        module.SaveWeights(_folder["a"]);
+        other.SaveWeights(_folder["b"]);
+        module.LoadWeights(_folder["a"]);
+        using var old = SafetensorsFile.Open(_folder["a"]);
+        using (no_grad())
+            module.linear.weight!.fill_(5);
+        var bias = module.linear.bias!.clone();
+        module.SaveWeights(_folder["a"]);
+        module.linear.bias!.eq(bias).all().item<bool>().ShouldBeTrue();
+        module.LoadWeights(_folder["a"]);
+        module.linear.weight!.eq(5).all().item<bool>().ShouldBeTrue();
+        module.linear.bias!.eq(bias).all().item<bool>().ShouldBeTrue();
+        old.Read("linear.weight").eq(5).any().item<bool>().ShouldBeFalse();
+
+        other.SaveWeights(_folder["a"]); // another's weights take the file's name: what lies in the old file stays
+        module.linear.weight!.eq(5).all().item<bool>().ShouldBeTrue();
+    }
+
+    [Fact]
+    public void Copied_weights_survive_a_file_that_is_overwritten_in_place()
+    {
+        using var scope = NewDisposeScope();
+        using var module = new Small();
+        module.SaveWeights(_folder["a"]);
+        var weight = module.linear.weight!.clone();
+        module.LoadWeights(_folder["a"], new LoadOptions { Copy = true });
+        using (var stream = File.Open(_folder["a"], FileMode.Open, FileAccess.Write))
+            stream.SetLength(0);
+        module.linear.weight!.eq(weight).all().item<bool>().ShouldBeTrue();
+    }
+
+    [Fact]
+    public void A_file_that_is_cut_while_it_is_open_is_refused()
+    {
+        using var scope = NewDisposeScope();
+        using var module = new Small();
+        module.SaveWeights(_folder["a"]);
+        using var file = SafetensorsFile.Open(_folder["a"]);
+        using (var stream = File.Open(_folder["a"], FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
+            stream.SetLength(stream.Length - 4);
+        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(file)).Message.ShouldContain("cut short");
+    }
+
     private string Save(params (string Name, Tensor Tensor)[] tensors)
     {
         SafetensorsWriter.Write(_folder["saved.safetensors"], tensors.Select(pair => KeyValuePair.Create(pair.Name, pair.Tensor)));
