@@ -27,6 +27,7 @@ public static class GoldenCase
         ["train_step_stdit"] = TrainStepGoldens.Check,
         ["vae_"] = VaeGoldens.Check,
         ["vae_video"] = VaeGoldens.CheckVideo,
+        ["clip_"] = ClipGoldens.Check,
         ["svd_"] = SvdVaeGoldens.Check,
         ["taesd_"] = TinyVaeGoldens.Check,
         ["taef2_photo"] = TinyVaeGoldens.CheckPhoto,

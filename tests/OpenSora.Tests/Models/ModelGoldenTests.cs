@@ -29,6 +29,8 @@ public class ModelGoldenTests
     [InlineData("vae_tiny")]
     [InlineData("vae_4level")]
     [InlineData("vae_video_wrapper")]
+    [InlineData("clip_quick_gelu")]
+    [InlineData("clip_gelu")]
     [InlineData("svd_decoder")]
     [InlineData("taesd_plain")]
     [InlineData("taesd_middle_norm")]

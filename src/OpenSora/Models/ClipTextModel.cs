@@ -1,0 +1,330 @@
+using OpenSora.Models.Layers;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models;
+
+/// <summary>Sizes and choices of a <see cref="ClipTextModel"/>. JSON spells the names in snake case, as transformers does.</summary>
+public sealed record ClipTextConfig
+{
+    /// <summary>Rows of the token table.</summary>
+    public int VocabSize { get; init; } = 49408;
+
+    /// <summary>Channels of a token's state.</summary>
+    public int HiddenSize { get; init; } = 512;
+
+    /// <summary>Hidden channels of the feed-forward layers.</summary>
+    public int IntermediateSize { get; init; } = 2048;
+
+    /// <summary>Layers.</summary>
+    public int NumHiddenLayers { get; init; } = 12;
+
+    /// <summary>Heads of every attention.</summary>
+    public int NumAttentionHeads { get; init; } = 8;
+
+    /// <summary>The most tokens.</summary>
+    public int MaxPositionEmbeddings { get; init; } = 77;
+
+    /// <summary>Channels of the vector that is compared with pictures; null: the model has no such projection, as text encoders of diffusion models.</summary>
+    public int? ProjectionDim { get; init; }
+
+    /// <summary><c>quick_gelu</c> (OpenAI's models) or <c>gelu</c> (OpenCLIP's).</summary>
+    public string HiddenAct { get; init; } = "quick_gelu";
+
+    /// <summary>Added to the variance in the norms.</summary>
+    public double LayerNormEps { get; init; } = 1e-5;
+
+    /// <summary>The token that closes a text; its state stands for the whole text.</summary>
+    public int EosTokenId { get; init; } = 49407;
+
+    /// <summary>Names that <see cref="Preset"/> knows.</summary>
+    public static IReadOnlyList<string> Presets { get; } = ["ViT-B/32", "ViT-B/16", "ViT-L/14"];
+
+    /// <summary>The sizes of the text half of a published model (Radford et al., 2021, table 20), without the projection.</summary>
+    /// <param name="name">One of <see cref="Presets"/>, which name the other half.</param>
+    /// <exception cref="ArgumentException">The name is not known.</exception>
+    public static ClipTextConfig Preset(string name) => name switch
+    {
+        "ViT-B/32" or "ViT-B/16" => new(),
+        "ViT-L/14" => new() { HiddenSize = 768, IntermediateSize = 3072, NumAttentionHeads = 12 },
+        _ => throw new ArgumentException($"There is no CLIP preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+    };
+
+    /// <summary>Checks that a model can be made of these sizes.</summary>
+    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    public void Validate()
+    {
+        foreach (var (size, name) in new[]
+        {
+            (VocabSize, nameof(VocabSize)), (HiddenSize, nameof(HiddenSize)), (IntermediateSize, nameof(IntermediateSize)), (NumHiddenLayers, nameof(NumHiddenLayers)),
+            (NumAttentionHeads, nameof(NumAttentionHeads)), (MaxPositionEmbeddings, nameof(MaxPositionEmbeddings)), (ProjectionDim ?? 1, nameof(ProjectionDim)),
+        })
+            Check(size > 0, name, $"{name} is {size}; it must be positive.");
+        Check(HiddenSize % NumAttentionHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumAttentionHeads {NumAttentionHeads}.");
+        Check(HiddenAct is "quick_gelu" or "gelu", nameof(HiddenAct), $"HiddenAct is '{HiddenAct}'; known are 'quick_gelu' and 'gelu'.");
+        Check(LayerNormEps > 0, nameof(LayerNormEps), $"LayerNormEps is {LayerNormEps}; it must be positive.");
+        Check(EosTokenId >= 0 && EosTokenId < VocabSize, nameof(EosTokenId), $"EosTokenId is {EosTokenId}; the vocabulary has 0 to {VocabSize - 1}.");
+    }
+
+    private static void Check(bool right, string name, string message)
+    {
+        if (!right)
+            throw new ArgumentException($"The CLIP configuration is wrong: {message}", name);
+    }
+}
+
+/// <summary>The text encoder of CLIP: a transformer in which tokens attend to those before them.</summary>
+/// <remarks>
+/// Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021, section 2.4). Names of parameters are those of
+/// transformers. Shapes in comments: B batch, N tokens, C channels.
+/// </remarks>
+public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
+{
+    private readonly ClipTextTransformer text_model;
+    private readonly Dense? text_projection;
+
+    /// <summary>Makes the model and gives its parameters their starting values.</summary>
+    /// <param name="config">Sizes and choices.</param>
+    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
+    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    public ClipTextModel(ClipTextConfig config, bool initialize = true) : base(nameof(ClipTextModel))
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        config.Validate();
+        Config = config;
+        text_model = new ClipTextTransformer(config);
+        text_projection = config.ProjectionDim is { } projection ? new Dense(config.HiddenSize, projection, false) { Exact = true } : null;
+        RegisterComponents();
+        if (initialize)
+            Initialize();
+    }
+
+    /// <summary>The sizes and choices that the model was made with.</summary>
+    public ClipTextConfig Config { get; }
+
+    /// <summary>Gives every parameter its starting value: normal, narrower the more layers there are (Radford et al., 2021).</summary>
+    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    public void Initialize(Generator? generator = null)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var width = 1 / Math.Sqrt(Config.HiddenSize);
+        var output = width / Math.Sqrt(2.0 * Config.NumHiddenLayers);
+        Parameters.Normal(text_model.embeddings.token_embedding.weight, 0.02, generator);
+        Parameters.Normal(text_model.embeddings.position_embedding.weight, 0.01, generator);
+        foreach (var (name, module) in text_model.named_modules())
+        {
+            if (module is Dense dense)
+            {
+                var std = name.EndsWith("out_proj", StringComparison.Ordinal) || name.EndsWith("fc2", StringComparison.Ordinal) ? output
+                    : name.EndsWith("fc1", StringComparison.Ordinal) ? width / Math.Sqrt(2) : width;
+                Parameters.Normal(dense.weight, std, generator);
+                Parameters.Constant(dense.bias!, 0);
+            }
+            if (module is Norm norm)
+            {
+                Parameters.Constant(norm.weight, 1);
+                Parameters.Constant(norm.bias, 0);
+            }
+        }
+        if (text_projection is not null)
+            Parameters.Normal(text_projection.weight, width, generator);
+    }
+
+    /// <summary>The name that a parameter has here; null for what a whole CLIP has besides: its picture half, and the projection if this model has none.</summary>
+    /// <param name="name">A parameter's name in a file; a key map for <see cref="Weights.LoadOptions.KeyMap"/>.</param>
+    public string? CurrentName(string name)
+    {
+        ArgumentNullException.ThrowIfNull(name);
+        var isElsewhere = name.StartsWith("vision_model.", StringComparison.Ordinal) || name.StartsWith("visual_projection.", StringComparison.Ordinal)
+            || name is "logit_scale" or "text_model.embeddings.position_ids" || (text_projection is null && name is "text_projection.weight");
+        return isElsewhere ? null : name;
+    }
+
+    /// <summary>Encodes token ids.</summary>
+    /// <param name="ids">Token ids, int64, <c>[B, N]</c>; each row has an end-of-text token. What follows the first one has no influence on what stands before.</param>
+    /// <returns>States and what they say together, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A shape or an id does not fit.</exception>
+    public override ClipTextOutput forward(Tensor ids)
+    {
+        if (ids.dim() != 2 || ids.numel() == 0 || ids.dtype != ScalarType.Int64 || ids.shape[1] > Config.MaxPositionEmbeddings)
+            throw new ArgumentException($"The token ids are {ids.dtype} of shape [{string.Join(", ", ids.shape)}]; expected Int64 of shape [batch, tokens], "
+                + $"not empty and of at most {Config.MaxPositionEmbeddings} tokens.", nameof(ids));
+
+        using var scope = NewDisposeScope();
+        var (lowest, highest) = (ids.min().item<long>(), ids.max().item<long>());
+        if (lowest < 0 || highest >= Config.VocabSize)
+            throw new ArgumentException($"Token ids go from {lowest} to {highest}; the vocabulary has 0 to {Config.VocabSize - 1}. Was another tokenizer used?", nameof(ids));
+        var ends = ids.eq(Config.EosTokenId);
+        if (!ends.any(1).all().item<bool>())
+            throw new ArgumentException($"A row of the token ids has no end-of-text token ({Config.EosTokenId}). Was another tokenizer used?", nameof(ids));
+
+        var states = text_model.call(ids);                                                      // [B, N, C]
+        var end = ends.to(ScalarType.Int64).argmax(1);                                          // [B], the first one
+        var pooled = states.gather(1, end.view(-1, 1, 1).expand(-1, 1, Config.HiddenSize)).squeeze(1);
+        return new ClipTextOutput(states.MoveToOuterDisposeScope(), pooled.MoveToOuterDisposeScope(), text_projection?.call(pooled).MoveToOuterDisposeScope());
+    }
+}
+
+/// <summary>Encoded texts.</summary>
+/// <param name="States">Of every token, after the last norm, <c>[B, N, HiddenSize]</c>.</param>
+/// <param name="Pooled">Of the end-of-text token, <c>[B, HiddenSize]</c>.</param>
+/// <param name="Projected">The same in the space that texts and pictures share, not normalised, <c>[B, ProjectionDim]</c>; null without projection.</param>
+public sealed record ClipTextOutput(Tensor States, Tensor Pooled, Tensor? Projected) : IDisposable
+{
+    /// <summary>Disposes of all tensors.</summary>
+    public void Dispose()
+    {
+        States.Dispose();
+        Pooled.Dispose();
+        Projected?.Dispose();
+    }
+}
+
+/// <summary>Embeddings, layers and the last norm.</summary>
+internal sealed class ClipTextTransformer : nn.Module<Tensor, Tensor>
+{
+    public readonly ClipEmbeddings embeddings;
+    public readonly ClipLayers encoder;
+    public readonly Norm final_layer_norm;
+
+    public ClipTextTransformer(ClipTextConfig config) : base(nameof(ClipTextTransformer))
+    {
+        embeddings = new ClipEmbeddings(config);
+        encoder = new ClipLayers(config);
+        final_layer_norm = new Norm(config.HiddenSize, config.LayerNormEps);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor ids)
+    {
+        using var scope = NewDisposeScope();
+        return final_layer_norm.call(encoder.call(embeddings.call(ids))).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>A vector for each token and one for each place.</summary>
+internal sealed class ClipEmbeddings : nn.Module<Tensor, Tensor>
+{
+    public readonly Table token_embedding;
+    public readonly Table position_embedding;
+
+    public ClipEmbeddings(ClipTextConfig config) : base(nameof(ClipEmbeddings))
+    {
+        token_embedding = new Table(config.VocabSize, config.HiddenSize);
+        position_embedding = new Table(config.MaxPositionEmbeddings, config.HiddenSize);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor ids)
+    {
+        using var scope = NewDisposeScope();
+        return (token_embedding.call(ids) + position_embedding.weight.narrow(0, 0, ids.shape[1]).In(ScalarType.Float32)).MoveToOuterDisposeScope();
+    }
+}
+
+internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
+{
+    public readonly ModuleList<ClipLayer> layers;
+
+    public ClipLayers(ClipTextConfig config) : base(nameof(ClipLayers))
+    {
+        layers = nn.ModuleList(Enumerable.Range(0, config.NumHiddenLayers).Select(_ => new ClipLayer(config)).ToArray());
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        var n = x.shape[1];
+        var causal = full([1, n, n], float.NegativeInfinity, ScalarType.Float32, x.device).triu(1); // minus infinity for all that comes later
+        foreach (var layer in layers)
+        {
+            var next = layer.call(x, causal);
+            x.Dispose();
+            x = next;
+        }
+        return x.MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Self attention, then feed-forward, each after a norm and beside a shortcut.</summary>
+internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
+{
+    public readonly ClipAttention self_attn;
+    public readonly Norm layer_norm1;
+    public readonly ClipMlp mlp;
+    public readonly Norm layer_norm2;
+
+    public ClipLayer(ClipTextConfig config) : base(nameof(ClipLayer))
+    {
+        self_attn = new ClipAttention(config);
+        layer_norm1 = new Norm(config.HiddenSize, config.LayerNormEps);
+        mlp = new ClipMlp(config);
+        layer_norm2 = new Norm(config.HiddenSize, config.LayerNormEps);
+        RegisterComponents();
+    }
+
+    public bool GradientCheckpointing { get; set; }
+
+    public override Tensor forward(Tensor x, Tensor bias) =>
+        GradientCheckpointing ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!), x, bias) : Compute(x, bias);
+
+    private Tensor Compute(Tensor x, Tensor bias)
+    {
+        using var scope = NewDisposeScope();
+        x = x + self_attn.call(layer_norm1.call(x), bias);
+        return (x + mlp.call(layer_norm2.call(x))).MoveToOuterDisposeScope();
+    }
+}
+
+internal sealed class ClipAttention : nn.Module<Tensor, Tensor, Tensor>
+{
+    public readonly Dense q_proj;
+    public readonly Dense k_proj;
+    public readonly Dense v_proj;
+    public readonly Dense out_proj;
+    private readonly int _heads;
+
+    public ClipAttention(ClipTextConfig config) : base(nameof(ClipAttention))
+    {
+        var c = config.HiddenSize;
+        _heads = config.NumAttentionHeads;
+        (q_proj, k_proj, v_proj, out_proj) = (new Dense(c, c), new Dense(c, c), new Dense(c, c), new Dense(c, c));
+        RegisterComponents();
+    }
+
+    /// <summary>Attends with <paramref name="bias"/> <c>[1, N, N]</c> added to the logits.</summary>
+    public override Tensor forward(Tensor x, Tensor bias)
+    {
+        using var scope = NewDisposeScope();
+        var (b, n, c, d) = (x.shape[0], x.shape[1], x.shape[2], x.shape[2] / _heads);
+        Tensor Heads(Tensor states) => states.view(b, n, _heads, d).transpose(1, 2).reshape(b * _heads, n, d);
+        var y = DotProduct.Attend(Heads(q_proj.call(x)), Heads(k_proj.call(x)), Heads(v_proj.call(x)), 1 / Math.Sqrt(d), bias.expand(b * _heads, n, n));
+        return out_proj.call(y.view(b, _heads, n, d).transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Two linear layers with GELU between them, in its exact form or as <c>x sigmoid(1.702 x)</c> (Hendrycks and Gimpel, 2016).</summary>
+internal sealed class ClipMlp : nn.Module<Tensor, Tensor>
+{
+    public readonly Dense fc1;
+    public readonly Dense fc2;
+    private readonly bool _quick;
+
+    public ClipMlp(ClipTextConfig config) : base(nameof(ClipMlp))
+    {
+        _quick = config.HiddenAct is "quick_gelu";
+        fc1 = new Dense(config.HiddenSize, config.IntermediateSize);
+        fc2 = new Dense(config.IntermediateSize, config.HiddenSize);
+        RegisterComponents();
+    }
+
+    public override Tensor forward(Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        x = fc1.call(x);
+        return fc2.call(_quick ? x * (x * 1.702).sigmoid() : nn.functional.gelu(x)).MoveToOuterDisposeScope();
+    }
+}

@@ -1,0 +1,266 @@
+using System.Globalization;
+using System.Net;
+using System.Text;
+using System.Text.Json;
+using System.Text.RegularExpressions;
+
+namespace OpenSora.Text;
+
+/// <summary>CLIP's tokenizer: byte-pair encoding of the UTF-8 bytes of words, from <c>vocab.json</c> and <c>merges.txt</c>.</summary>
+/// <remarks>
+/// Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (2016), over bytes as in GPT-2 (Radford et al., 2019); the end of a word is marked
+/// by <c>&lt;/w&gt;</c>. Text is lower-cased, its entities are decoded and its white space is one space each. It is composed (Unicode's form C) too, except in
+/// programs with invariant globalization, for which .NET has no tables. Immutable, safe to use from several threads at once.
+/// </remarks>
+public sealed class ClipTokenizer : ITokenizer
+{
+    private const string Bos = "<|startoftext|>", Eos = "<|endoftext|>", WordEnd = "</w>";
+    private const string Expected = "CLIP's vocab.json and merges.txt";
+
+    private static readonly string[] Suffixes = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
+    private static readonly char[] ByteSymbols = MakeByteSymbols();
+    private static readonly Dictionary<char, byte> Bytes = ByteSymbols.Index().ToDictionary(pair => pair.Item, pair => (byte)pair.Index);
+    private static readonly Regex Spaces = new(@"[\s\x1C-\x1F]+", RegexOptions.CultureInvariant | RegexOptions.NonBacktracking);
+
+    private readonly string[] _pieces; // by id
+    private readonly int[] _bytes = new int[256]; // the id of a byte within a word
+    private readonly int[] _lastBytes = new int[256]; // and at its end
+    private readonly Dictionary<(int Left, int Right), (int Rank, int Id)> _merges = [];
+
+    private ClipTokenizer(string vocabPath, byte[] vocab, string mergesPath, string[] merges, string padToken)
+    {
+        var ids = ReadVocabulary(vocabPath, vocab);
+        _pieces = new string[ids.Count];
+        foreach (var (piece, id) in ids)
+            _pieces[id] = piece;
+        int IdOf(string piece, string what) => ids.TryGetValue(piece, out var id) ? id : throw Invalid(vocabPath, $"it has no piece '{piece}', {what}.");
+        (BosId, EosId, PadId) = (IdOf(Bos, "which opens texts"), IdOf(Eos, "which closes texts"), IdOf(padToken, "which was to fill unused places"));
+        for (var value = 0; value < 256; value++)
+        {
+            var what = string.Create(CultureInfo.InvariantCulture, $"which stands for byte {value}");
+            (_bytes[value], _lastBytes[value]) = (IdOf($"{ByteSymbols[value]}", what), IdOf(ByteSymbols[value] + WordEnd, what));
+        }
+
+        var line = 0;
+        foreach (var text in merges)
+        {
+            line++;
+            if (text.Length == 0 || (line == 1 && text.StartsWith("#version", StringComparison.Ordinal)))
+                continue;
+            if (text.Split(' ') is not [{ Length: > 0 } left, { Length: > 0 } right])
+                throw Invalid(mergesPath, string.Create(CultureInfo.InvariantCulture, $"its line {line} is '{(text.Length > 40 ? text[..40] + "..." : text)}'; it must be two pieces and a space between them."));
+            // CLIP's list goes on beyond its vocabulary
+            if (ids.TryGetValue(left, out var leftId) && ids.TryGetValue(right, out var rightId) && ids.TryGetValue(left + right, out var id))
+                _merges.TryAdd((leftId, rightId), (line, id));
+        }
+    }
+
+    /// <summary>Pieces in the vocabulary.</summary>
+    public int Count => _pieces.Length;
+
+    /// <inheritdoc/>
+    public int PadId { get; }
+
+    /// <summary>The id that opens a text.</summary>
+    public int BosId { get; }
+
+    /// <summary>The id that closes a text.</summary>
+    public int EosId { get; }
+
+    /// <summary>Reads a tokenizer's files.</summary>
+    /// <param name="folder">The folder with <c>vocab.json</c> and <c>merges.txt</c>.</param>
+    /// <param name="padToken">The piece that fills unused places; null: the one that <c>special_tokens_map.json</c> names if it is there, else the one that closes texts.</param>
+    /// <exception cref="FileNotFoundException">A file is not there.</exception>
+    /// <exception cref="InvalidTokenizerException">The files are damaged or of another kind.</exception>
+    public static ClipTokenizer Open(string folder, string? padToken = null)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(folder);
+        string PathOf(string name) => Path.Combine(folder, name) is var path && File.Exists(path) ? path
+            : throw new FileNotFoundException($"'{folder}' has no {name}; a CLIP tokenizer is a folder with vocab.json and merges.txt.", path);
+        var (vocab, merges, special) = (PathOf("vocab.json"), PathOf("merges.txt"), Path.Combine(folder, "special_tokens_map.json"));
+        padToken ??= File.Exists(special) ? ReadPadToken(special) : null;
+        return new ClipTokenizer(vocab, File.ReadAllBytes(vocab), merges, File.ReadAllLines(merges), padToken ?? Eos);
+    }
+
+    /// <summary>Encodes a text between the tokens that open and close it, as CLIP wants it.</summary>
+    /// <param name="text">Any text.</param>
+    /// <param name="maxTokens">The most ids to return, at least 2. Longer texts are cut so that the closing token is kept.</param>
+    public IReadOnlyList<int> Encode(string text, int maxTokens)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(maxTokens, 2);
+        var ids = Encode(text);
+        if (ids.Count > maxTokens - 2)
+            ids.RemoveRange(maxTokens - 2, ids.Count - maxTokens + 2);
+        return [BosId, .. ids, EosId];
+    }
+
+    /// <summary>Encodes a text without the tokens that open and close it.</summary>
+    /// <param name="text">Any text; unpaired surrogates count as U+FFFD.</param>
+    /// <returns>The ids; none for white space only.</returns>
+    public List<int> Encode(string text)
+    {
+        ArgumentNullException.ThrowIfNull(text);
+        var ids = new List<int>();
+        foreach (var word in Words(Clean(text)))
+        {
+            if (word is Bos or Eos)
+                ids.Add(word is Bos ? BosId : EosId);
+            else
+                AddPieces(word, ids);
+        }
+
+        return ids;
+    }
+
+    /// <summary>Turns ids back into cleaned text, with a space after every word.</summary>
+    /// <param name="ids">Ids of this vocabulary; those that open and close texts vanish.</param>
+    /// <exception cref="ArgumentOutOfRangeException">An id is not in the vocabulary.</exception>
+    public string Decode(IEnumerable<int> ids)
+    {
+        ArgumentNullException.ThrowIfNull(ids);
+        var bytes = new List<byte>();
+        foreach (var id in ids)
+        {
+            if (id < 0 || id >= Count)
+                throw new ArgumentOutOfRangeException(nameof(ids), id, $"The vocabulary has ids 0 to {Count - 1}.");
+            if (id == BosId || id == EosId)
+                continue;
+            var piece = _pieces[id];
+            var ends = piece.EndsWith(WordEnd, StringComparison.Ordinal);
+            foreach (var symbol in ends ? piece[..^WordEnd.Length] : piece)
+                bytes.AddRange(Bytes.TryGetValue(symbol, out var value) ? [value] : Encoding.UTF8.GetBytes($"{symbol}"));
+            if (ends)
+                bytes.Add((byte)' ');
+        }
+
+        return Encoding.UTF8.GetString([.. bytes]).TrimEnd(' ');
+    }
+
+    /// <summary>What is done to a text before it is cut into words.</summary>
+    internal static string Clean(string text)
+    {
+        var wellFormed = Encoding.UTF8.GetString(Encoding.UTF8.GetBytes(text));
+        var decoded = WebUtility.HtmlDecode(WebUtility.HtmlDecode(wellFormed));
+        return CaptionCleaner.Lower(Spaces.Replace(Encoding.UTF8.GetString(Encoding.UTF8.GetBytes(decoded)).Normalize(NormalizationForm.FormC), " "));
+    }
+
+    /// <summary>Cuts a text into special tokens, English suffixes, runs of letters, single digits and runs of other signs.</summary>
+    internal static IEnumerable<string> Words(string text)
+    {
+        for (var start = 0; start < text.Length;)
+        {
+            var whole = new[] { Bos, Eos }.Concat(Suffixes).FirstOrDefault(word => text.AsSpan(start).StartsWith(word, StringComparison.Ordinal));
+            var (kind, end) = (KindAt(start, out var length), start + (whole?.Length ?? length));
+            if (whole is null && kind is Kind.Letter or Kind.Other)
+            {
+                while (end < text.Length && KindAt(end, out length) == kind)
+                    end += length;
+            }
+
+            if (whole is not null || kind != Kind.Space)
+                yield return text[start..end];
+            start = end;
+        }
+
+        Kind KindAt(int index, out int length)
+        {
+            Rune.DecodeFromUtf16(text.AsSpan(index), out var rune, out length);
+            return Rune.IsLetter(rune) ? Kind.Letter : Rune.IsNumber(rune) ? Kind.Digit : Rune.IsWhiteSpace(rune) ? Kind.Space : Kind.Other;
+        }
+    }
+
+    private enum Kind
+    {
+        Letter,
+        Digit,
+        Space,
+        Other,
+    }
+
+    /// <summary>Joins neighbours, always the pair that stands first in the list of merges, and of equal ones the leftmost.</summary>
+    private void AddPieces(string word, List<int> ids)
+    {
+        var bytes = Encoding.UTF8.GetBytes(word);
+        var symbols = Array.ConvertAll(bytes, value => _bytes[value]);
+        symbols[^1] = _lastBytes[bytes[^1]];
+        var next = Enumerable.Range(1, symbols.Length).ToArray();
+        var previous = Enumerable.Range(-1, symbols.Length).ToArray();
+        const int gone = -1;
+
+        var queue = new PriorityQueue<(int At, int Left, int Right, int Merged), (int Rank, int At)>();
+        for (var i = 0; i + 1 < symbols.Length; i++)
+            Offer(i, i + 1);
+        while (queue.TryDequeue(out var pair, out _))
+        {
+            var after = next[pair.At];
+            if (symbols[pair.At] != pair.Left || after >= symbols.Length || symbols[after] != pair.Right)
+                continue; // one of the two has been joined with another since
+            (symbols[pair.At], symbols[after]) = (pair.Merged, gone);
+            next[pair.At] = next[after];
+            if (next[after] < symbols.Length)
+            {
+                previous[next[after]] = pair.At;
+                Offer(pair.At, next[after]);
+            }
+
+            if (previous[pair.At] >= 0)
+                Offer(previous[pair.At], pair.At);
+        }
+
+        ids.AddRange(symbols.Where(symbol => symbol != gone));
+
+        void Offer(int left, int right)
+        {
+            if (_merges.TryGetValue((symbols[left], symbols[right]), out var merge))
+                queue.Enqueue((left, symbols[left], symbols[right], merge.Id), (merge.Rank, left));
+        }
+    }
+
+    /// <summary>A printable character for each byte, as GPT-2 has it: the byte's own where it is printable, else the next from U+0100 on.</summary>
+    private static char[] MakeByteSymbols()
+    {
+        var symbols = new char[256];
+        var others = 0;
+        for (var value = 0; value < 256; value++)
+            symbols[value] = (char)(value is >= '!' and <= '~' or >= 0xA1 and <= 0xAC or >= 0xAE ? value : 0x100 + others++);
+        return symbols;
+    }
+
+    private static Dictionary<string, int> ReadVocabulary(string path, byte[] bytes)
+    {
+        try
+        {
+            var ids = JsonSerializer.Deserialize<Dictionary<string, int>>(bytes) ?? throw new JsonException("It is null.");
+            var seen = new bool[ids.Count];
+            foreach (var (piece, id) in ids)
+            {
+                if (id < 0 || id >= ids.Count || seen[id])
+                    throw Invalid(path, $"it has {ids.Count} pieces, but gives '{piece}' the id {id}; ids must be 0 to {ids.Count - 1}, each once.");
+                seen[id] = true;
+            }
+
+            return ids;
+        }
+        catch (JsonException exception)
+        {
+            throw Invalid(path, $"it is no JSON object of pieces and ids: {exception.Message}");
+        }
+    }
+
+    private static string? ReadPadToken(string path)
+    {
+        try
+        {
+            using var document = JsonDocument.Parse(File.ReadAllBytes(path));
+            if (document.RootElement.ValueKind != JsonValueKind.Object || !document.RootElement.TryGetProperty("pad_token", out var token))
+                return null;
+            return token.ValueKind == JsonValueKind.Object && token.TryGetProperty("content", out var content) ? content.GetString() : token.GetString();
+        }
+        catch (Exception exception) when (exception is JsonException or InvalidOperationException)
+        {
+            throw Invalid(path, $"its pad_token cannot be read: {exception.Message}");
+        }
+    }
+
+    private static InvalidTokenizerException Invalid(string path, string reason) => new(path, reason, Expected);
+}
