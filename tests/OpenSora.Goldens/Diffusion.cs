@@ -150,6 +150,34 @@ internal static class DiffusionGoldens
         yield return file.Compare("output.forward_with_cfg", cat([expected, second]));
     }
 
+    /// <summary>Sampling of Open-Sora 1.1: all latent channels are guided, some frames may be given, and tables are of single precision.</summary>
+    public static IEnumerable<Comparison> CheckFrames(GoldenFile file)
+    {
+        var process = new Iddpm(Schedule(file.Config).InSinglePrecision());
+        yield return file.Compare("output.betas", tensor(process.Schedule.Betas.ToArray()), 1e-7);
+        yield return file.Compare("output.alphas_cumprod", tensor(process.Schedule.AlphasCumprod.ToArray()), 1e-7);
+
+        var guided = Guidance.ClassifierFree(Model(file, cat([file["input.y_cond"], file["input.y_uncond"]])), file.Config.GetProperty("cfg_scale").GetDouble());
+        var (times, masks) = (new List<Tensor>(), new List<Tensor>());
+        Tensor Watched(Tensor x, Tensor t, Tensor? noisyFrames)
+        {
+            times.Add(t.repeat(2).DetachFromDisposeScope()); // the original tells both halves under guidance
+            if (noisyFrames is not null)
+                masks.Add(noisyFrames.repeat(2, 1).DetachFromDisposeScope());
+            return guided(x, t);
+        }
+
+        NoiseSource recorded = (step, like) => file["input.randn"][step].narrow(0, 0, like.shape[0]);
+        var sample = file.Optional("input.mask") is { } share ? process.SampleFrames(Watched, file["input.z"], share, recorded, null, default)
+            : process.Sample((x, t) => Watched(x, t, null), file["input.z"], recorded, null, default);
+        yield return file.Compare("mid.model_t", stack(times));
+        if (masks.Count > 0)
+            yield return file.Compare("mid.x_mask", stack(masks));
+        yield return file.Compare("output.samples", sample, GoldenFile.RunLimit);
+        foreach (var seen in times.Concat(masks))
+            seen.Dispose();
+    }
+
     private static IEnumerable<Comparison> Losses(GoldenFile file)
     {
         var process = Process(file.Config);

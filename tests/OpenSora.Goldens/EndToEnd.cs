@@ -33,4 +33,21 @@ internal static class EndToEndGoldens
 
         Tensor Solve(DpmSolver solver) => solver.Sample(Guided(solver.GuidedChannels), file["input.z"]);
     }
+
+    /// <summary>A tiny STDiT3 sampled as a rectified flow.</summary>
+    public static IEnumerable<Comparison> CheckFlow(GoldenFile file)
+    {
+        var config = file.Config;
+        using var noGradients = no_grad();
+        using var model = file.Load(new Stdit3(file.ConfigAs<Stdit3Config>("model"), initialize: false));
+        model.eval();
+
+        var conditions = MultiResolutionGoldens.Conditions(file);
+        var both = conditions with { Text = cat([conditions.Text, model.NullCaption(conditions.Text.shape[0])]), TextMask = file["input.text_mask"] };
+        var guided = Guidance.ClassifierFree((x, t) => model.Denoise(x, t, both), config.GetProperty("cfg_scale").GetDouble());
+        var flow = RectifiedFlowGoldens.Process(config);
+        var times = flow.SamplingTimes(RectifiedFlowGoldens.Ratio(config, conditions.Height, conditions.Width, conditions.Frames));
+        yield return file.Compare("output.samples", flow.Run((x, t, _) => guided(x, t), file["input.z"], null, (_, _) => throw new InvalidDataException("Nothing is random here."), times, null, default),
+            GoldenFile.RunLimit);
+    }
 }

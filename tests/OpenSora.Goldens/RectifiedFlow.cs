@@ -14,7 +14,7 @@ internal static class RectifiedFlowGoldens
         _ => Times(file),
     };
 
-    private static RectifiedFlow Process(JsonElement config)
+    internal static RectifiedFlow Process(JsonElement config)
     {
         return new RectifiedFlow(new RectifiedFlowOptions
         {
@@ -28,7 +28,7 @@ internal static class RectifiedFlowGoldens
     private static bool Set(JsonElement config, string name) => config.TryGetProperty(name, out var value) && value.GetBoolean();
 
     // Of pixel frames the autoencoder of these cases makes 5 latent frames for every 17.
-    private static double Ratio(JsonElement config, double height, double width, long frames) => !Set(config, "use_timestep_transform") ? 1
+    internal static double Ratio(JsonElement config, double height, double width, long frames) => !Set(config, "use_timestep_transform") ? 1
         : RectifiedFlow.SizeRatio(frames == 1 ? 1 : frames / 17 * 5, height, width);
 
     // The model of all these cases: a velocity linear in x, t and y.

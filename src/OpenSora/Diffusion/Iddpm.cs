@@ -13,7 +13,7 @@ internal delegate Tensor NoiseSource(int step, Tensor like);
 /// Models". Time steps <c>t</c> are those of <see cref="Schedule"/>, from 0 (least noise) to Steps - 1; the denoiser is told the original
 /// process's steps. Immutable: one process serves many threads.
 /// </remarks>
-public sealed partial class Iddpm : ISampler, ITrainingProcess
+public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
 {
     private readonly Prediction prediction;
     private readonly Variance variance;
@@ -77,6 +77,34 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
         // x[t-1] ~ p(x[t-1] | x[t]); the last step takes the mean.
         Tensor Step(Denoised p, Tensor x, int t) =>
             t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * source(Schedule.Steps - 1 - t, x);
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>As Open-Sora 1.1 has it: shares count in sampling steps, rounded down.</remarks>
+    public Tensor SampleFrames(FrameDenoiser denoiser, Tensor latents, Tensor share, Generator? generator = null, IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default) => SampleFrames(denoiser, latents, share, Random(generator), progress, cancellationToken);
+
+    internal Tensor SampleFrames(FrameDenoiser denoiser, Tensor latents, Tensor share, NoiseSource source, IProgress<SamplingStep>? progress, CancellationToken cancellationToken)
+    {
+        ArgumentNullException.ThrowIfNull(denoiser);
+        ArgumentNullException.ThrowIfNull(share);
+        using var scope = NewDisposeScope();
+        var from = (share * Schedule.Steps).to_type(ScalarType.Int64); // the step that each frame is made anew from
+        var t = Schedule.Steps - 1;
+        return Reverse((x, time) => denoiser(x, time, from > t), latents, Step, progress, cancellationToken, Begin).MoveToOuterDisposeScope();
+
+        // Of two draws a step the first is of frames whose turn it is.
+        Tensor Begin(Tensor x, int now)
+        {
+            t = now;
+            return NoisyFrames.Choose(from.eq(t), AddNoise(x, [t], source(2 * (Schedule.Steps - 1 - t), x)), x);
+        }
+
+        Tensor Step(Denoised p, Tensor x, int _)
+        {
+            var noise = source(2 * (Schedule.Steps - 1 - t) + 1, x);
+            return NoisyFrames.Choose(from >= t, t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * noise, x);
+        }
     }
 
     /// <summary>Adds noise to clean samples: draws from q(x[t] | x0), equation 4 of Ho et al.</summary>
@@ -157,7 +185,7 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
 
     /// <summary>Runs the process from its last step to its first. Each step's intermediates live in a dispose scope of their own.</summary>
     internal Tensor Reverse(Denoiser denoiser, Tensor noise, Func<Denoised, Tensor, int, Tensor> step, IProgress<SamplingStep>? progress,
-        CancellationToken cancellationToken)
+        CancellationToken cancellationToken, Func<Tensor, int, Tensor>? begin = null)
     {
         ArgumentNullException.ThrowIfNull(denoiser);
         CheckNoise(noise);
@@ -170,8 +198,9 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
             var previous = x;
             using (NewDisposeScope())
             {
-                var output = denoiser(x, full(x.shape[0], (float)Schedule.TimestepMap[t], dtype: ScalarType.Float32, device: x.device));
-                x = step(Denoise(output, x, [t], clipDenoised), x, t).MoveToOuterDisposeScope();
+                var start = begin?.Invoke(x, t) ?? x;
+                var output = denoiser(start, full(x.shape[0], (float)Schedule.TimestepMap[t], dtype: ScalarType.Float32, device: x.device));
+                x = step(Denoise(output, start, [t], clipDenoised), start, t).MoveToOuterDisposeScope();
             }
 
             if (!ReferenceEquals(previous, noise))

@@ -26,20 +26,13 @@ public sealed class RectifiedFlowOptions
     public int SpatialFactor { get; set; } = 8;
 }
 
-/// <summary>A denoiser of videos of which some frames are given.</summary>
-/// <param name="x">Latents <c>[batch, channels, frames, height, width]</c>.</param>
-/// <param name="t">Time steps, <c>[batch]</c>.</param>
-/// <param name="noisyFrames"><c>[batch, frames]</c>, boolean: false where a frame is clean, at time 0.</param>
-/// <returns><c>[batch, channels or 2 * channels, frames, height, width]</c></returns>
-public delegate Tensor FrameDenoiser(Tensor x, Tensor t, Tensor noisyFrames);
-
 /// <summary>Straight paths between data and noise: training predicts the velocity along them, sampling follows it back.</summary>
 /// <remarks>
 /// Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow". As Open-Sora 1.2 has it, with time t from 0 (data) to
 /// <see cref="RectifiedFlowOptions.Steps"/> (noise): <c>x_t = (1 - t/Steps) x_0 + (t/Steps) noise</c>, and the model predicts <c>x_0 - noise</c>. Where a model gives
 /// twice the channels, the second half is not used. Immutable: one process serves many threads.
 /// </remarks>
-public sealed class RectifiedFlow : ISampler, ITrainingProcess
+public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
 {
     private readonly int samplingSteps;
     private readonly int spatialFactor;
@@ -140,18 +133,7 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
         return Run((x, t, _) => denoiser(x, t), noise, null, Iddpm.Random(generator), SamplingTimes(noise), progress, cancellationToken);
     }
 
-    /// <summary>Makes the frames of a video that are not given: continues it, or fills in between.</summary>
-    /// <param name="denoiser">The model, guidance included; told which frames are noisy.</param>
-    /// <param name="latents">Given frames, and standard normal noise elsewhere: <c>[batch, channels, frames, height, width]</c>, float32 or float64; not changed.</param>
-    /// <param name="share">How much of each frame is made anew, <c>[batch, frames]</c>, float: 1 all of it, 0 nothing, and between these a given frame is taken
-    /// back to that time and made again from there.</param>
-    /// <param name="generator">Source of the noise that such frames get; null takes the global generator.</param>
-    /// <param name="progress">Told after every step.</param>
-    /// <param name="cancellationToken">Looked at before every step.</param>
-    /// <returns>The sample, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape does not fit.</exception>
-    /// <exception cref="InvalidOperationException">The denoiser's output has another shape than the latents.</exception>
-    /// <exception cref="OperationCanceledException">The token was cancelled; no tensor is left behind.</exception>
+    /// <inheritdoc/>
     public Tensor SampleFrames(FrameDenoiser denoiser, Tensor latents, Tensor share, Generator? generator = null, IProgress<SamplingStep>? progress = null,
         CancellationToken cancellationToken = default)
     {

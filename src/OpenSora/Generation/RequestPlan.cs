@@ -72,6 +72,7 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
             _ => new DpmSolver(Steps, schedule, process.Prediction),
         };
 
-        Iddpm Respaced() => new(schedule.Respace(Steps), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance });
+        IddpmSchedule Tables() => process.SinglePrecision ? schedule.Respace(Steps).InSinglePrecision() : schedule.Respace(Steps);
+        Iddpm Respaced() => new(Tables(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance });
     }
 }

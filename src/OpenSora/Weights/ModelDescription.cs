@@ -90,6 +90,9 @@ public sealed record DiffusionProcess
     /// <summary>Where the variance of a step comes from.</summary>
     public Variance Variance { get; init; }
 
+    /// <summary>Whether a Gaussian process is sampled in single precision (<see cref="IddpmSchedule.InSinglePrecision"/>; Open-Sora 1.1: yes).</summary>
+    public bool SinglePrecision { get; init; }
+
     /// <summary>Whether a rectified flow's times are shifted by the size of the video (<see cref="RectifiedFlowOptions.ShiftBySize"/>; Open-Sora 1.2: yes).</summary>
     public bool ShiftBySize { get; init; }
 

@@ -15,6 +15,8 @@ public sealed class GoldenTests
     [InlineData("iddpm_cfg_sample_10.safetensors")]
     [InlineData("iddpm_losses.safetensors")]
     [InlineData("iddpm_losses_respaced.safetensors")]
+    [InlineData("iddpm_v11_cfg.safetensors")]
+    [InlineData("iddpm_v11_mask.safetensors")]
     [InlineData("dpm_schedule.safetensors")]
     [InlineData("dpm_10.safetensors")]
     [InlineData("dpm_20.safetensors")]
@@ -25,6 +27,7 @@ public sealed class GoldenTests
     [InlineData("rflow_sample_mask_transform.safetensors")]
     [InlineData("e2e_stdit_iddpm_10.safetensors")]
     [InlineData("e2e_stdit_dpm_10.safetensors")]
+    [InlineData("e2e_stdit3_rflow.safetensors")]
     public void The_original_numbers_are_met(string file)
     {
         var comparisons = GoldenCase.Check(TestFiles.Data("goldens", file)).ShouldNotBeNull();
