@@ -20,6 +20,7 @@ public static class GoldenCase
         ["dpm_"] = DiffusionGoldens.Check,
         ["iddpm_"] = DiffusionGoldens.Check,
         ["iddpm_v11"] = DiffusionGoldens.CheckFrames,
+        ["mask_strategy"] = MaskStrategyGoldens.Check,
         ["rflow_"] = RectifiedFlowGoldens.Check,
         ["e2e_stdit_"] = EndToEndGoldens.Check,
         ["e2e_stdit3_"] = EndToEndGoldens.CheckFlow,

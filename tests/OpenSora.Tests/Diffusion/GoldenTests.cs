@@ -17,6 +17,7 @@ public sealed class GoldenTests
     [InlineData("iddpm_losses_respaced.safetensors")]
     [InlineData("iddpm_v11_cfg.safetensors")]
     [InlineData("iddpm_v11_mask.safetensors")]
+    [InlineData("mask_strategy.safetensors")]
     [InlineData("dpm_schedule.safetensors")]
     [InlineData("dpm_10.safetensors")]
     [InlineData("dpm_20.safetensors")]
