@@ -11,7 +11,10 @@ internal static class Architectures
 {
     internal static readonly IReadOnlyDictionary<string, Func<PartLoader, IVideoTransformer>> Transformers = new Dictionary<string, Func<PartLoader, IVideoTransformer>>(StringComparer.OrdinalIgnoreCase)
     {
-        ["stdit"] = part => part.Load(new Stdit(part.Config<StditConfig>(), initialize: false)),
+        ["stdit"] = part => part.Load(new Stdit(part.Config<StditConfig>(), initialize: false), PublishedWeights.Options()),
+        ["pixart"] = part => part.Load(new PixArt(part.Config<PixArtConfig>(), initialize: false), PublishedWeights.Options()),
+        ["dit"] = part => part.Load(new Dit(part.Config<DitConfig>(), initialize: false), PublishedWeights.Options()),
+        ["latte"] = part => part.Load(new Latte(part.Config<LatteConfig>(), initialize: false), PublishedWeights.Options()),
         ["stdit2"] = part => part.Load(new Stdit2(part.Config<Stdit2Config>(), initialize: false)),
         ["stdit3"] = part => part.Load(new Stdit3(part.Config<Stdit3Config>(), initialize: false)),
     };
@@ -34,6 +37,7 @@ internal static class Architectures
             part.Prepare(encoder.Model);
             return encoder;
         },
+        ["class_labels"] = part => new ClassLabelEncoder(part.Config<ClassLabels>(), part.Device),
     };
 }
 

@@ -247,7 +247,7 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     public Tensor NullCaption(long batch = 1)
     {
         using var scope = NewDisposeScope();
-        var nothing = y_embedder is CaptionEmbedder captions ? captions.y_embedding : full(1, 1, Config.Classes, device: pos_embed_spatial.device);
+        var nothing = y_embedder is CaptionEmbedder captions ? captions.y_embedding : full([1, 1], Config.Classes, ScalarType.Float32, pos_embed_spatial.device);
         return nothing.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
     }
 
