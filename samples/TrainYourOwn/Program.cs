@@ -40,11 +40,14 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     var wanted = new ClipOptions { Width = size.Width, Height = size.Height, FramesPerSecond = size.Fps, Frames = size.Frames };
     var csv = Path.Combine(folder, "captions.csv");
     var table = File.Exists(csv) ? new VideoTable(csv, new VideoReader(), wanted) : VideoTable.FromFolder(folder, new VideoReader(), wanted);
+    var all = table;
+    var sizes = await all.SizesAsync(new Progress<BadClip>(bad => Console.WriteLine($"left out: {all.Paths[bad.Index]}: {bad.Reason}")), cancellationToken);
+    table = all.Select(Enumerable.Range(0, all.Count).Where(i => sizes[i].Frames > 0));
+    sizes = [.. sizes.Where(size => size.Frames > 0)];
     using var cache = LatentCache.OpenOrCreate(Path.Combine(output, "latents.safetensors"), LatentCache.KeyOf(table, vae), table, vae, cancellationToken: cancellationToken);
     Console.WriteLine($"{table.Count} clips, {cache.Captions.SelectMany(all => all).Distinct(StringComparer.Ordinal).Count()} captions");
 
     // The finest tenth of them, one at least: those with the most pixels.
-    var sizes = await table.SizesAsync(cancellationToken);
     var finest = Enumerable.Range(0, table.Count).OrderByDescending(i => (long)sizes[i].Frames * sizes[i].Height * sizes[i].Width).Take(Math.Max(1, table.Count / 10)).ToArray();
     Console.WriteLine($"the finest: {string.Join(", ", finest.Select(i => Path.GetFileName(table.Paths[i])))}");
 

@@ -116,6 +116,12 @@ public class ClipTests
         var plain = VideoTable.FromFolder(folder.Path, new VideoReader(), clip);
         plain.Paths.Select(path => Path.GetRelativePath(folder.Path, path)).ShouldBe(["more/a-grey_ramp.mp4", "other.mp4"]);
         (await plain.SizesAsync()).ShouldBe([(4, 16, 32), (4, 16, 32)]);
+        await File.WriteAllTextAsync(folder["zzz.mp4"], "no video");
+        var told = new List<BadClip>();
+        (await VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync(new Listed(told))).ShouldBe([(4, 16, 32), (4, 16, 32), (0, 0, 0)]);
+        told.ShouldHaveSingleItem().Index.ShouldBe(2);
+        (await Should.ThrowAsync<MediaException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync())).Message.ShouldContain("zzz.mp4");
+        File.Delete(folder["zzz.mp4"]);
         var before = LiveTensors.Count;
         using (var whole = plain.Load(0, new Random(0)))
             whole.Captions.ShouldBe(["a grey ramp"]);

@@ -94,14 +94,23 @@ public sealed class VideoTable : IClipSource
     public VideoTable Select(IEnumerable<int> indices, ClipOptions? other = null) => new([.. indices.Select(index => rows[index])], reader, other ?? clip, vary);
 
     /// <summary>What <see cref="Bucket.Sort"/> wants to know of every file: its size, and how many frames of the asked rate and interval it has.</summary>
+    /// <param name="told">Told of files that cannot be read; they have the size 0, which fills no bucket. Null: the first such file ends the reading.</param>
     /// <param name="cancellationToken">Stops reading.</param>
-    public async Task<IReadOnlyList<(int Frames, int Height, int Width)>> SizesAsync(CancellationToken cancellationToken = default)
+    /// <exception cref="MediaException">A file cannot be read, and nobody is told.</exception>
+    public async Task<IReadOnlyList<(int Frames, int Height, int Width)>> SizesAsync(IProgress<BadClip>? told = null, CancellationToken cancellationToken = default)
     {
         var sizes = new (int, int, int)[rows.Count];
         await Parallel.ForAsync(0, rows.Count, cancellationToken, async (i, token) =>
         {
-            var info = await reader.ProbeAsync(rows[i].File.FullName, token);
-            sizes[i] = ((FramesOf(info) - clip.StartFrame + clip.FrameInterval - 1) / clip.FrameInterval, info.Height, info.Width);
+            try
+            {
+                var info = await reader.ProbeAsync(rows[i].File.FullName, token);
+                sizes[i] = ((FramesOf(info) - clip.StartFrame + clip.FrameInterval - 1) / clip.FrameInterval, info.Height, info.Width);
+            }
+            catch (IOException e) when (told is not null)
+            {
+                told.Report(new BadClip(i, e.Message));
+            }
         });
         return sizes;
     }
