@@ -3,10 +3,11 @@ using System.Runtime.CompilerServices;
 namespace OpenSora.Weights;
 
 /// <summary>What reading a file's description may allocate: twice the file's length, so that a file made to exhaust memory is refused instead.</summary>
-/// <remarks>Counts what the current thread allocates from the moment this is made. Small files, whose descriptions outweigh their tensors, get <see cref="Least"/>.</remarks>
+/// <remarks>Counts what the current thread allocates from the moment this is made. Small files, whose descriptions outweigh their tensors, get <see cref="Least"/>:
+/// a tensor takes about a kilobyte to describe.</remarks>
 internal readonly struct Allowance(string path, long fileLength)
 {
-    public const long Least = 1 << 20;
+    public const long Least = 1 << 22;
 
     private readonly long _limit = GC.GetAllocatedBytesForCurrentThread() + Math.Max(2 * fileLength, Least);
 

@@ -40,7 +40,8 @@ internal enum GlobalKind
 internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type = null)
 {
     /// <summary>Everything that a pickle may name. None of it is ever executed: the reader knows what these calls would make.</summary>
-    public static FrozenDictionary<string, PickleGlobal> Known { get; } = All().ToFrozenDictionary(global => global.Name, StringComparer.Ordinal);
+    public static FrozenDictionary<string, PickleGlobal>.AlternateLookup<ReadOnlySpan<char>> ByName { get; } =
+        All().ToFrozenDictionary(global => global.Name, StringComparer.Ordinal).GetAlternateLookup<ReadOnlySpan<char>>();
 
     private static IEnumerable<PickleGlobal> All()
     {

@@ -98,8 +98,12 @@ internal sealed class PyTorchFile : WeightsFile
         if (length > SafetensorsHeader.MaxLength)
             throw new InvalidWeightsException(file.Path, $"its pickle is {length} bytes long, which is more than descriptions of tensors take ({SafetensorsHeader.MaxLength}).");
 
+        var byName = records.GetAlternateLookup<ReadOnlySpan<char>>();
         return Unpickler.Read(file.Path, file.Bytes(offset, (int)length), allowance, key =>
-            key.Length < 100 && records.TryGetValue($"{folder}data/{key}", out var record) ? record : null);
+        {
+            Span<char> name = stackalloc char[500];
+            return name.TryWrite($"{folder}data/{key}", out var written) && byName.TryGetValue(name[..written], out var record) ? record : null;
+        });
     }
 
     /// <summary>Finds the dictionaries that hold tensors themselves, each once.</summary>

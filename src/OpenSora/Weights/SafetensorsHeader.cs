@@ -181,7 +181,7 @@ internal static class SafetensorsHeader
         {
             var key = Text(ref reader, allowance);
             Expect(Next(ref reader) == JsonTokenType.String, "a value of __metadata__ must be a string", key);
-            allowance.Expect(96L + (32 * pairs.Count));
+            allowance.Expect(96L + (64L * pairs.Count)); // the dictionary may have to grow
             Expect(pairs.TryAdd(key, Text(ref reader, allowance)), "__metadata__ names it twice", key);
         }
     }

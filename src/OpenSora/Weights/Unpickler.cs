@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Runtime.InteropServices;
 using System.Text;
 
 namespace OpenSora.Weights;
@@ -7,7 +8,7 @@ namespace OpenSora.Weights;
 /// <remarks>Source: the opcodes as CPython's pickletools describes them, protocols 2 to 5.</remarks>
 internal ref struct Unpickler
 {
-    private const int LongestName = 200;
+    private const int LongestName = 200, MemoPage = 256;
 
     private readonly string _path;
     private readonly ReadOnlySpan<byte> _pickle;
@@ -15,7 +16,8 @@ internal ref struct Unpickler
     private readonly Func<string, (long Offset, long Length)?> _records;
     private readonly List<PickleValue> _stack = [];
     private readonly List<int> _marks = [];
-    private readonly List<PickleValue> _memo = [];
+    private readonly List<PickleValue[]> _memo = []; // in pages, since lists leave twice their size behind as they grow
+    private int _remembered;
     private int _at;
 
     private Unpickler(string path, ReadOnlySpan<byte> pickle, Allowance allowance, Func<string, (long Offset, long Length)?> records)
@@ -61,7 +63,7 @@ internal ref struct Unpickler
                 Pop();
                 break;
             case (byte)'1': // POP_MARK
-                PopToMark();
+                DropToMark();
                 break;
             case (byte)'2': // DUP
                 Push(Top());
@@ -122,7 +124,8 @@ internal ref struct Unpickler
                 break;
             case (byte)'d': // DICT
                 var dictionary = new PickleDictionary();
-                AddPairs(dictionary, PopToMark());
+                AddPairs(dictionary, AboveMark());
+                DropToMark();
                 Push(new(dictionary));
                 break;
             case (byte)'s': // SETITEM
@@ -130,15 +133,16 @@ internal ref struct Unpickler
                 AddPairs(Top().Object, [key, value]);
                 break;
             case (byte)'u': // SETITEMS
-                var pairs = PopToMark();
-                AddPairs(Top().Object, pairs);
+                AddPairs(BelowMark(), AboveMark());
+                DropToMark();
                 break;
             case (byte)']' or 0x8f: // EMPTY_LIST, EMPTY_SET
                 Push(new(new PickleList()));
                 break;
             case (byte)'l' or 0x91: // LIST, FROZENSET
                 var list = new PickleList();
-                AddItems(list, PopToMark());
+                AddItems(list, AboveMark());
+                DropToMark();
                 Push(new(list));
                 break;
             case (byte)'a': // APPEND
@@ -146,8 +150,8 @@ internal ref struct Unpickler
                 AddItems(Top().Object, [item]);
                 break;
             case (byte)'e' or 0x90: // APPENDS, ADDITEMS
-                var items = PopToMark();
-                AddItems(Top().Object, items);
+                AddItems(BelowMark(), AboveMark());
+                DropToMark();
                 break;
             case (byte)')': // EMPTY_TUPLE
                 Push(new(Array.Empty<PickleValue>()));
@@ -166,7 +170,7 @@ internal ref struct Unpickler
                 Remember(BinaryPrimitives.ReadUInt32LittleEndian(Take(4)));
                 break;
             case 0x94: // MEMOIZE
-                Remember(_memo.Count);
+                Remember(_remembered);
                 break;
             case (byte)'h': // BINGET
                 Push(Recall(Byte()));
@@ -176,13 +180,16 @@ internal ref struct Unpickler
                 break;
 
             case (byte)'c': // GLOBAL
-                var (module, name) = (Line(), Line());
-                Push(new(Global(module, name)));
+                Span<char> full = stackalloc char[2 * LongestName];
+                var length = Encoding.UTF8.GetChars(Line(), full);
+                full[length++] = '.';
+                length += Encoding.UTF8.GetChars(Line(), full[length..]);
+                Push(new(Global(full[..length])));
                 break;
             case 0x93: // STACK_GLOBAL
                 var (last, first) = (Pop().Object as string, Pop().Object as string);
-                Expect(last is { Length: <= LongestName } && first is { Length: <= LongestName }, "a global's name is no text, or too long");
-                Push(new(Global(first!, last!)));
+                Expect(last is { Length: < LongestName } && first is { Length: < LongestName }, "a global's name is no text, or too long");
+                Push(new(Global($"{first}.{last}")));
                 break;
             case (byte)'R' or 0x81: // REDUCE, NEWOBJ
                 var arguments = Pop().Object as PickleValue[];
@@ -296,14 +303,9 @@ internal ref struct Unpickler
         return numbers;
     }
 
-    private readonly PickleGlobal Global(string module, string name)
-    {
-        _allowance.Expect(2L * (module.Length + name.Length));
-        var full = $"{module}.{name}";
-        return PickleGlobal.Known.TryGetValue(full, out var known) ? known : throw new InvalidWeightsException(_path,
-            $"its pickle names '{InvalidWeightsException.Shown(full)}', which is not among the calls that rebuild tensors. Nothing of the file was executed. "
-                + "If you trust it, load it in Python and save its tensors alone, for example: torch.save({k: v for k, v in state_dict.items()}, 'weights.pt').");
-    }
+    private readonly PickleGlobal Global(ReadOnlySpan<char> name) => PickleGlobal.ByName.TryGetValue(name, out var known) ? known : throw new InvalidWeightsException(_path,
+        $"its pickle names '{InvalidWeightsException.Shown(name.ToString())}', which is not among the calls that rebuild tensors. Nothing of the file was executed. "
+            + "If you trust it, load it in Python and save its tensors alone, for example: torch.save({k: v for k, v in state_dict.items()}, 'weights.pt').");
 
     private readonly void AddPairs(object? target, ReadOnlySpan<PickleValue> pairs)
     {
@@ -354,37 +356,60 @@ internal ref struct Unpickler
     {
         Expect(_stack.Count - (_marks.Count > 0 ? _marks[^1] : 0) >= count, "its stack runs empty");
         _allowance.Expect(24 + (16L * count));
-        var values = _stack.GetRange(_stack.Count - count, count).ToArray();
-        _stack.RemoveRange(_stack.Count - count, count);
+        var values = CollectionsMarshal.AsSpan(_stack)[^count..].ToArray();
+        Drop(count);
         return values;
     }
 
     private readonly PickleValue[] PopToMark()
     {
-        Expect(_marks.Count > 0, "it lacks a mark");
-        var mark = _marks[^1];
-        var values = PopLast(_stack.Count - mark);
+        var values = PopLast(AboveMark().Length);
         _marks.RemoveAt(_marks.Count - 1);
         return values;
     }
 
+    /// <summary>The values above the last mark, where they are; valid until the stack changes.</summary>
+    private readonly ReadOnlySpan<PickleValue> AboveMark()
+    {
+        Expect(_marks.Count > 0, "it lacks a mark");
+        return CollectionsMarshal.AsSpan(_stack)[_marks[^1]..];
+    }
+
+    /// <summary>The value below the last mark, to which those above it are added.</summary>
+    private readonly object? BelowMark()
+    {
+        var (mark, bottom) = (_marks.Count > 0 ? _marks[^1] : 0, _marks.Count > 1 ? _marks[^2] : 0);
+        Expect(mark > bottom, "its stack runs empty");
+        return _stack[mark - 1].Object;
+    }
+
+    private readonly void DropToMark()
+    {
+        Drop(AboveMark().Length);
+        _marks.RemoveAt(_marks.Count - 1);
+    }
+
+    private readonly void Drop(int count) => _stack.RemoveRange(_stack.Count - count, count);
+
     /// <summary>Picklers number what they remember one by one, from 0 or 1.</summary>
-    private readonly void Remember(long index)
+    private void Remember(long index)
     {
         var value = Top();
-        while (_memo.Count < index && index <= 1)
-            _allowance.Add(_memo, default);
-        Expect(index <= _memo.Count, "it skips numbers of its memo");
-        if (index == _memo.Count)
-            _allowance.Add(_memo, value);
-        else
-            _memo[(int)index] = value;
+        Expect(index <= _remembered || index == 1, "it skips numbers of its memo");
+        if (index / MemoPage == _memo.Count)
+        {
+            _allowance.Expect(24 + (16 * MemoPage));
+            _allowance.Add(_memo, new PickleValue[MemoPage]);
+        }
+
+        _memo[(int)index / MemoPage][(int)index % MemoPage] = value;
+        _remembered = Math.Max(_remembered, (int)index + 1);
     }
 
     private readonly PickleValue Recall(long index)
     {
-        Expect(index < _memo.Count, "it uses a memo that it did not make");
-        return _memo[(int)index];
+        Expect(index < _remembered, "it uses a memo that it did not make");
+        return _memo[(int)index / MemoPage][(int)index % MemoPage];
     }
 
     private readonly void PushLong(ReadOnlySpan<byte> bytes)
@@ -418,13 +443,13 @@ internal ref struct Unpickler
         return _pickle.Slice(_at - (int)length, (int)length);
     }
 
-    private string Line()
+    private ReadOnlySpan<byte> Line()
     {
         var rest = _pickle[_at..];
-        var length = rest[..Math.Min(rest.Length, LongestName + 1)].IndexOf((byte)'\n');
+        var length = rest[..Math.Min(rest.Length, LongestName - 1)].IndexOf((byte)'\n');
         Expect(length >= 0, "a global's name does not end");
         _at += length + 1;
-        return Encoding.UTF8.GetString(rest[..length]);
+        return rest[..length];
     }
 
     private readonly void Expect(bool condition, string otherwise)
