@@ -9,6 +9,9 @@ public enum GenerationStage
     /// <summary>Encoding the prompt.</summary>
     EncodingText,
 
+    /// <summary>Encoding the frames of references, where a request has some.</summary>
+    EncodingReferences,
+
     /// <summary>Taking the noise away, step by step.</summary>
     Denoising,
 

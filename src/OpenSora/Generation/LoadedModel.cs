@@ -100,6 +100,9 @@ internal sealed class LoadedModel : IDisposable
         if (Vae.LatentChannels != Transformer.LatentChannels)
             throw new InvalidOperationException($"The autoencoder {Vae.GetType().Name} has {Vae.LatentChannels} latent channels, but {Description.Name} works on {Transformer.LatentChannels}. "
                 + "Use an autoencoder that the model was trained with.");
+        if (Description.Video.GivenFrames && !Transformer.SupportsNoisyFrames)
+            throw new InvalidOperationException($"The description of {Description.Name} says that it was trained with given frames (video.given_frames), but its network, "
+                + $"{Transformer.GetType().Name}, cannot be told which frames are given.");
         if (textEncoder is not null)
             CheckTextEncoder(textEncoder);
     }

@@ -6,7 +6,7 @@ namespace OpenSora.Generation;
 
 /// <summary>A request with every value decided and checked against a model.</summary>
 internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Frames, int Width, int Height, int Steps, double Guidance, long Seed,
-    double FramesPerSecond, SamplerKind Sampler, long[] LatentShape)
+    double FramesPerSecond, SamplerKind Sampler, long[] LatentShape, IReadOnlyList<GivenFrames> Given)
 {
     private int SpatialFactor => (int)(Height / LatentShape[3]);
 
@@ -16,6 +16,8 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
         List<string> problems = [.. VideoRequest.Problems(request.Frames, request.Width, request.Height, request.Steps, request.Guidance, request.FramesPerSecond)];
         if (request.Width.HasValue != request.Height.HasValue)
             problems.Add("Width and Height go together: set both or neither.");
+        if (request.References is null || request.MaskStrategies is null || request.References.Contains(null) || request.MaskStrategies.Contains(null))
+            problems.Add("References and MaskStrategies are null or have a null among them; empty lists are for none.");
         if (problems.Count > 0)
             throw new ArgumentException(string.Join(" ", problems), nameof(request));
     }
@@ -39,13 +41,14 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
         var sampler = options.Sampler ?? sampling.Sampler;
         if ((sampler == SamplerKind.RectifiedFlow) != (sampling.Sampler == SamplerKind.RectifiedFlow))
             problems.Add($"The sampler is {sampler}; {model.Description.Name} was trained with another process and is sampled by {sampling.Sampler}.");
+        var given = GivenFrames.Of(request, frames, sampler, model, problems);
         if (problems.Count > 0)
             throw new ArgumentException(string.Join(" ", problems), nameof(request));
 
         return new RequestPlan(request.Prompt, request.NegativePrompt, frames, width, height, steps,
             request.Guidance ?? options.Guidance ?? sampling.GuidanceScale, request.Seed ?? Random.Shared.NextInt64(uint.MaxValue),
             request.FramesPerSecond ?? options.FramesPerSecond ?? video.Fps, sampler,
-            [1, vae.LatentChannels, frames / vae.TemporalFactor, height / vae.SpatialFactor, width / vae.SpatialFactor]);
+            [1, vae.LatentChannels, frames / vae.TemporalFactor, height / vae.SpatialFactor, width / vae.SpatialFactor], given);
 
         void Check(string what, int value, AllowedRange range, int multiple)
         {

@@ -60,7 +60,7 @@ public sealed partial class VideoGenerator : IDisposable
     /// <param name="progress">Told of every stage and step, from the thread that computes.</param>
     /// <param name="cancellationToken">Looked at between all stages and steps.</param>
     /// <exception cref="ArgumentException">The request asks for what the model cannot do; the message names everything that is wrong.</exception>
-    /// <exception cref="InvalidOperationException">Numbers overflowed.</exception>
+    /// <exception cref="InvalidOperationException">Numbers overflowed, or references are given and the generator has a sampler of one's own that cannot use them.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled. The generator can be used further.</exception>
     /// <exception cref="ObjectDisposedException">The generator was disposed of.</exception>
     public Task<GeneratedVideo> GenerateAsync(VideoRequest request, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default)
@@ -88,14 +88,15 @@ public sealed partial class VideoGenerator : IDisposable
 
         progress?.Report(new(GenerationStage.EncodingText, 0, 1));
         var sampler = parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
+        if (plan.Given.Count > 0 && sampler is not IFrameSampler)
+            throw new InvalidOperationException($"References are given, but {sampler.GetType().Name} cannot complete videos; use a sampler that is an {nameof(IFrameSampler)}.");
         var denoiser = Denoiser(model, plan, model.Description.Sampling.GuidedChannels ?? sampler.GuidedChannels);
         progress?.Report(new(GenerationStage.EncodingText, 1, 1));
 
         cancellationToken.ThrowIfCancellationRequested();
-        progress?.Report(new(GenerationStage.Denoising, 0, plan.Steps));
         var noise = randn(plan.LatentShape, device: model.Device, generator: generator);
         var sampling = new SamplingProgress(progress);
-        var latents = sampler.Sample(denoiser, noise, generator, sampling, cancellationToken);
+        var latents = Sample();
         if (!latents.isfinite().all().item<bool>())
             throw new InvalidOperationException($"The latents of \"{plan.Prompt}\" are not finite: numbers overflowed. Lower the guidance ({plan.Guidance}), or compute in "
                 + "float32 where Precision is float16; if neither helps, the weights are damaged.");
@@ -105,11 +106,23 @@ public sealed partial class VideoGenerator : IDisposable
         LogGenerated(plan.Frames, plan.Width, plan.Height, plan.Steps, plan.Seed, watch.Elapsed.TotalSeconds);
         return new GeneratedVideo(frames, new VideoMetadata(plan.Prompt, plan.NegativePrompt, plan.Seed, plan.Steps, plan.Guidance, sampler.GetType().Name,
             model.Description.Name, model.Backend, watch.Elapsed), writer, images);
+
+        Tensor Sample()
+        {
+            if (plan.Given.Count == 0)
+            {
+                progress?.Report(new(GenerationStage.Denoising, 0, plan.Steps));
+                return sampler.Sample((x, t) => denoiser(x, t, null), noise, generator, sampling, cancellationToken);
+            }
+            var (given, share) = GivenFrames.Into(plan.Given, noise, plan, model, generator, progress, cancellationToken);
+            progress?.Report(new(GenerationStage.Denoising, 0, plan.Steps));
+            return ((IFrameSampler)sampler).SampleFrames((x, t, noisy) => denoiser(x, t, noisy), given, share, generator, sampling, cancellationToken);
+        }
     }
 
     // As published, the prompt's own mask cuts the null caption too; a negative prompt brings its own. An empty prompt is the null caption,
     // which guidance could only compare with itself.
-    private static Denoiser Denoiser(LoadedModel model, RequestPlan plan, int? guidedChannels)
+    private static Func<Tensor, Tensor, Tensor?, Tensor> Denoiser(LoadedModel model, RequestPlan plan, int? guidedChannels)
     {
         var transformer = model.Transformer;
         DenoiserConditions Shown(Tensor states, Tensor mask) =>
@@ -120,11 +133,15 @@ public sealed partial class VideoGenerator : IDisposable
         var nothing = transformer.NullCaption().narrow(1, 0, states.shape[1]);
         var conditions = Shown(empty ? nothing : states, mask);
         if (empty || plan.Guidance == 1)
-            return (x, t) => transformer.Denoise(x, t, conditions);
+            return (x, t, noisy) => transformer.Denoise(x, t, conditions with { NoisyFrames = noisy });
 
         var (otherStates, otherMask) = string.IsNullOrWhiteSpace(plan.NegativePrompt) ? (nothing, mask) : model.EncodeText(plan.NegativePrompt);
         var both = Shown(cat([states, otherStates]), cat([mask, otherMask]));
-        return Guidance.ClassifierFree((x, t) => transformer.Denoise(x, t, both), plan.Guidance, guidedChannels);
+        return (x, t, noisy) =>
+        {
+            var shown = noisy is null ? both : both with { NoisyFrames = cat([noisy, noisy]) };
+            return Guidance.ClassifierFree((twice, times) => transformer.Denoise(twice, times, shown), plan.Guidance, guidedChannels)(x, t);
+        };
     }
 
     private static Tensor Decode(LoadedModel model, Tensor latents, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)

@@ -1,3 +1,6 @@
+using OpenSora.Diffusion;
+using OpenSora.Media;
+
 namespace OpenSora.Generation;
 
 /// <summary>What to generate. Null means the generator's options, and where these have none, the model's own default.</summary>
@@ -29,6 +32,28 @@ public sealed class VideoRequest
 
     /// <summary>Frames per second of the result.</summary>
     public double? FramesPerSecond { get; set; }
+
+    /// <summary>Pictures and videos of which frames are given to the result, for models that were trained with given frames. They are scaled to cover the result's
+    /// size, the middle kept; their frame rates are left aside.</summary>
+    /// <seealso cref="ConditionOn"/>
+    public IReadOnlyList<VideoFrames> References { get; set; } = [];
+
+    /// <summary>Which frames of the <see cref="References"/> become which of the result's, counted in frames of video. Later ones win.</summary>
+    /// <seealso cref="MaskStrategy.Parse"/>
+    public IReadOnlyList<MaskStrategy> MaskStrategies { get; set; } = [];
+
+    /// <summary>Gives frames to the result: a picture at frame 0 is animated, the end of a video there is continued, frames at both ends are connected.</summary>
+    /// <param name="frames">A picture, or the frames of a video that are given; all of them, as far as the result is long.</param>
+    /// <param name="frame">The frame of the result that the first of them becomes; below 0 counts from the end, so that -1 is the last one.</param>
+    /// <param name="editRatio">How much of them is made anew: 0, they stay as they are, or more, below 1, at which nothing would be left of them.</param>
+    /// <returns>This request.</returns>
+    public VideoRequest ConditionOn(VideoFrames frames, int frame = 0, double editRatio = 0)
+    {
+        ArgumentNullException.ThrowIfNull(frames);
+        MaskStrategies = [.. MaskStrategies, new MaskStrategy { Reference = References.Count, TargetStart = frame, Length = frames.Count, EditRatio = editRatio }];
+        References = [.. References, frames];
+        return this;
+    }
 
     internal const int MaxSteps = 1000;
 
@@ -85,6 +110,12 @@ public sealed class VideoRequestBuilder
 
     /// <summary>Sets <see cref="VideoRequest.FramesPerSecond"/>.</summary>
     public VideoRequestBuilder Fps(double? framesPerSecond) => With(r => r.FramesPerSecond = framesPerSecond);
+
+    /// <summary>Gives frames to the result; see <see cref="VideoRequest.ConditionOn"/>.</summary>
+    /// <param name="frames">A picture, or the frames of a video that are given.</param>
+    /// <param name="frame">The frame of the result that the first of them becomes; below 0 counts from the end.</param>
+    /// <param name="editRatio">How much of them is made anew: 0 or more, below 1.</param>
+    public VideoRequestBuilder ConditionOn(VideoFrames frames, int frame = 0, double editRatio = 0) => With(r => r.ConditionOn(frames, frame, editRatio));
 
     /// <summary>The request so far, as an object of its own.</summary>
     public VideoRequest Build() => request.Clone();

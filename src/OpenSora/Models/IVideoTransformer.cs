@@ -19,7 +19,7 @@ public interface IVideoTransformer : IDisposable
     /// <summary>The most tokens of a text.</summary>
     int TextTokens { get; }
 
-    /// <summary>Whether <see cref="DenoiserConditions.NoisyFrames"/> are understood.</summary>
+    /// <summary>Whether <see cref="DenoiserConditions.NoisyFrames"/> are understood; not where a token covers several frames.</summary>
     bool SupportsNoisyFrames { get; }
 
     /// <summary>The learned null caption, what guidance takes for an unconditional prompt.</summary>

@@ -81,7 +81,7 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     public int TextTokens => Config.ModelMaxLength;
 
     /// <inheritdoc/>
-    public bool SupportsNoisyFrames => true;
+    public bool SupportsNoisyFrames => Config.PatchSize[0] == 1;
 
     /// <summary>Whether the temporal attention runs. Off, the model is its image model: what training on images saves time with, as long as the temporal
     /// attention's output is zero anyway. Of no effect where blocks have no second attention (<see cref="AttentionOrder"/>).</summary>

@@ -84,7 +84,7 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     public int TextTokens => Config.ModelMaxLength;
 
     /// <inheritdoc/>
-    public bool SupportsNoisyFrames => true;
+    public bool SupportsNoisyFrames => Config.PatchSize[0] == 1;
 
     /// <summary>Where training draws which captions to drop; null: PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }

@@ -1,3 +1,4 @@
+using System.Text.Json;
 using OpenSora.Generation;
 using OpenSora.Models;
 using OpenSora.Text;
@@ -13,7 +14,7 @@ internal sealed class TinyModel : IDisposable
     public const string Name = "tiny";
     private readonly TemporaryFolder folder = new();
 
-    public TinyModel(Func<ModelDescription, ModelDescription>? change = null, double spread = 0.1)
+    public TinyModel(Func<ModelDescription, ModelDescription>? change = null, double spread = 0.1, string architecture = "stdit")
     {
         var config = new StditConfig
         {
@@ -21,14 +22,22 @@ internal sealed class TinyModel : IDisposable
         };
         var vae = new AutoencoderKLConfig { BlockOutChannels = [8, 8, 8], LayersPerBlock = 1, NormNumGroups = 4 };
         var t5 = new T5Config { DModel = HashTextEncoder.States, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 };
-        SaveRandom(new Stdit(config), "stdit.safetensors", spread);
+        var stdit2 = new Stdit2Config { InputSqSize = 32, HiddenSize = 48, Depth = 2, NumHeads = 4, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens };
+        var stdit3 = new Stdit3Config { InputSqSize = 32, HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens };
+        (nn.Module Module, JsonElement Config) denoiser = architecture switch
+        {
+            "stdit2" => (new Stdit2(stdit2), ModelFolder.WriteConfig(stdit2)),
+            "stdit3" => (new Stdit3(stdit3), ModelFolder.WriteConfig(stdit3)),
+            _ => (new Stdit(config), ModelFolder.WriteConfig(config)),
+        };
+        SaveRandom(denoiser.Module, "stdit.safetensors", spread);
         SaveRandom(new AutoencoderKL(vae), "vae.safetensors");
         SaveRandom(new T5Encoder(t5), "t5.safetensors");
         File.Copy(TestFiles.Data("sentencepiece", "t5.model"), this["spiece.model"]);
         var description = new ModelDescription
         {
             Name = Name,
-            Denoiser = new ModelPart { Architecture = "stdit", Config = ModelFolder.WriteConfig(config), Weights = "stdit.safetensors" },
+            Denoiser = new ModelPart { Architecture = architecture, Config = denoiser.Config, Weights = "stdit.safetensors" },
             Vae = new ModelPart { Architecture = "autoencoder_kl", Config = ModelFolder.WriteConfig(vae), Weights = "vae.safetensors" },
             TextEncoder = new TextEncoderPart { Architecture = "t5", Config = ModelFolder.WriteConfig(t5), Weights = "t5.safetensors", Tokenizer = "spiece.model", MaxTokens = HashTextEncoder.Tokens },
             Sampling = new SamplingDefaults { Steps = 4, GuidanceScale = 3 },
@@ -104,13 +113,23 @@ internal sealed class TinyVae : IVideoAutoencoder
 {
     private readonly Tensor colours = tensor(new float[] { 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f }).reshape(3, 4).DetachFromDisposeScope();
 
+    // The colours' pseudo-inverse: what is encoded decodes to itself.
+    private readonly Tensor inverse = tensor(new float[] { 1.7410650f, -0.2655375f, -0.1004737f, 0.2248696f, 1.9305296f, -0.7109708f, -0.5621741f, 0.1736759f, 1.7774269f, 0.5349026f, -0.3014210f, 0.6066695f }).reshape(4, 3).DetachFromDisposeScope();
+
     public int LatentChannels => 4;
 
     public int SpatialFactor => 4;
 
     public int TemporalFactor => 1;
 
-    public Tensor Encode(Tensor video, Generator? generator = null) => throw new NotSupportedException("Only decodes.");
+    public Tensor Encode(Tensor video, Generator? generator = null)
+    {
+        using var scope = NewDisposeScope();
+        var (b, f, h, w) = (video.shape[0], video.shape[2], video.shape[3] / SpatialFactor, video.shape[4] / SpatialFactor);
+        var pixels = video.view(b, 3, f, h, SpatialFactor, w, SpatialFactor).mean([4, 6]);
+        var small = einsum("co,bofhw->bcfhw", inverse, pixels);
+        return (small.sign() * ((small.abs() * 8).exp() - 1)).MoveToOuterDisposeScope();
+    }
 
     public Tensor Decode(Tensor latents)
     {
@@ -120,7 +139,11 @@ internal sealed class TinyVae : IVideoAutoencoder
         return pixels.repeat_interleave(SpatialFactor, 3).repeat_interleave(SpatialFactor, 4).MoveToOuterDisposeScope();
     }
 
-    public void Dispose() => colours.Dispose();
+    public void Dispose()
+    {
+        colours.Dispose();
+        inverse.Dispose();
+    }
 }
 
 /// <summary>Hears of progress on the thread that reports it.</summary>
