@@ -29,13 +29,15 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         double t = frames / patch[0], s = (double)(height / patch[1]) * (width / patch[2]), m = textTokens ?? model.ModelMaxLength;
         var n = t * s;
         var values = (double)patch[0] * patch[1] * patch[2] * model.InChannels;
-        // A block's c x c matrices: 4 of each self attention, the query's and the output's of cross attention, 2 r of the MLP; keys and values of the text.
-        var linear = 2 * c * c * depth * (n * (4 + 4 + 2 + 2 * model.MlpRatio) + 2 * m)
-            + 2 * n * c * values * (model.PredSigma ? 3 : 2) + TimeEmbedding(c) + 2 * 6 * c * c + 2 * m * c * (model.CaptionChannels + c);
-        return new FlopEstimate(linear, 4 * n * s * c * depth, 4 * n * t * c * depth, 4 * n * m * c * depth);
+        var (matrices, spatial, temporal) = SelfAttention(model.AttentionOrder, depth, t, s, c);
+        // A block's c x c matrices: those of self attention, the query's and the output's of cross attention, 2 r of the MLP; keys and values of the text.
+        var linear = 2 * c * c * depth * (n * (matrices + 2 + 2 * model.MlpRatio) + 2 * m)
+            + 2 * n * c * values * (model.PredSigma ? 3 : 2) + TimeEmbedding(c) + 2 * 6 * c * c + 2 * m * c * (model.CaptionChannels + c)
+            + (model.SizeConditioning ? 3 * TimeEmbedding(c / 3) : 0);
+        return new FlopEstimate(linear, spatial, temporal, 4 * n * m * c * depth);
     }
 
-    /// <summary>Counts a <see cref="Dit"/>'s, whose attention is over all tokens.</summary>
+    /// <summary>Counts a <see cref="Dit"/>'s.</summary>
     /// <param name="model">Its sizes.</param>
     /// <param name="frames">Latent frames.</param>
     /// <param name="height">Latent rows.</param>
@@ -44,11 +46,25 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
     {
         ArgumentNullException.ThrowIfNull(model);
         var (patch, c, depth) = (model.PatchSize, (double)model.HiddenSize, model.Depth);
-        var n = (double)(frames / patch[0]) * (height / patch[1]) * (width / patch[2]);
+        double t = frames / patch[0], s = (double)(height / patch[1]) * (width / patch[2]);
+        var n = t * s;
         var values = (double)patch[0] * patch[1] * patch[2] * model.InChannels;
-        var linear = 2 * c * c * depth * (n * (4 + 2 * model.MlpRatio) + 6)
+        var (matrices, spatial, temporal) = SelfAttention(model.AttentionOrder, depth, t, s, c);
+        var linear = 2 * c * c * depth * (n * (matrices + 2 * model.MlpRatio) + 6)
             + 2 * n * c * values * (model.LearnSigma ? 3 : 2) + TimeEmbedding(c) + 2 * 2 * c * c + (model.Classes > 0 ? 0 : 2 * c * (model.CaptionChannels + c));
-        return new FlopEstimate(linear, 4 * n * n * c * depth);
+        return new FlopEstimate(linear, spatial, temporal);
+    }
+
+    // A block's c x c matrices, 4 an attention, and the products of all blocks.
+    private static (double Matrices, double Spatial, double Temporal) SelfAttention(AttentionOrder order, int depth, double t, double s, double c)
+    {
+        double Products(double blocks, double length) => blocks * 4 * t * s * length * c;
+        return order switch
+        {
+            AttentionOrder.Full => (4, Products(depth, t * s), 0),
+            AttentionOrder.Interleaved => (4, Products((depth + 1) / 2, s), Products(depth / 2, t)),
+            _ => (8, Products(depth, s), Products(depth, t)),
+        };
     }
 
     /// <summary>Counts those of encoding frames with an <see cref="AutoencoderKL"/>.</summary>

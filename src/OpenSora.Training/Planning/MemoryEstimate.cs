@@ -37,10 +37,13 @@ public sealed record MemoryEstimate(double Parameters, double Gradients, double 
 
         // Attention keeps its weights in float32, and in the compute type where that is another.
         var weight = mixed ? 4 + bytes : 4;
-        double spatial = model.NumHeads * n * s, temporal = model.NumHeads * n * t, cross = model.NumHeads * n * m; // numbers of weights
+        // Of interleaved blocks the larger kind counts.
+        var second = HasSecondAttention(model);
+        var length = model.AttentionOrder switch { AttentionOrder.Full => t * s, AttentionOrder.Interleaved => Math.Max(s, t), _ => s };
+        double spatial = model.NumHeads * n * length, temporal = second ? model.NumHeads * n * t : 0, cross = model.NumHeads * n * m; // numbers of weights
         // Rows that the branches of a block keep. Spatial: input, normalised, modulated, query-key-value, scaled query, result, projection. Temporal: the same
         // without the norm. Cross: input, query, result. MLP: input, normalised, modulated, r before and r after GELU, projection.
-        double spatialRows = 9, temporalRows = 7, crossRows = 3, mlpRows = 4 + 2 * r;
+        double spatialRows = 9, temporalRows = second ? 7 : 0, crossRows = 3, mlpRows = 4 + 2 * r;
         var block = row * (spatialRows + temporalRows + crossRows + mlpRows) + 2 * b * m * c * bytes + weight * (spatial + temporal + cross);
         // Going back, a branch needs gradients beside what is kept, while what the branches after it kept is gone already.
         var afterCross = row * mlpRows;
@@ -65,11 +68,15 @@ public sealed record MemoryEstimate(double Parameters, double Gradients, double 
     internal static double ParameterCount(StditConfig model)
     {
         double c = model.HiddenSize, values = model.PatchSize[0] * model.PatchSize[1] * model.PatchSize[2] * model.InChannels, outputs = values * (model.PredSigma ? 2 : 1);
-        var biases = (4 + 4 + 4 + model.MlpRatio + 1) * c;
-        var block = BlockMatrices(model) + biases + 6 * c + (model.QkNorm ? 8 * c / model.NumHeads : 0);
+        var attentions = HasSecondAttention(model) ? 3 : 2;                                     // with the one to the text
+        var biases = (4 * attentions + model.MlpRatio + 1) * c;
+        var block = BlockMatrices(model) + biases + 6 * c + (model.QkNorm ? (attentions - 1) * 4 * c / model.NumHeads : 0);
+        var size = c / 3;
         return model.Depth * block + (values + 1) * c + (256 + 1) * c + (c + 1) * c + (c + 1) * 6 * c + (model.CaptionChannels + 1) * c + (c + 1) * c
-            + 2 * c + (c + 1) * outputs;
+            + 2 * c + (c + 1) * outputs + (model.SizeConditioning ? 2 * ((256 + 1) * size + (size + 1) * size) : 0);
     }
 
-    private static double BlockMatrices(StditConfig model) => (4 + 4 + 4 + 2 * model.MlpRatio) * model.HiddenSize * (double)model.HiddenSize;
+    private static bool HasSecondAttention(StditConfig model) => model.AttentionOrder is AttentionOrder.Serial or AttentionOrder.Parallel;
+
+    private static double BlockMatrices(StditConfig model) => (4 + 4 + (HasSecondAttention(model) ? 4 : 0) + 2 * model.MlpRatio) * model.HiddenSize * (double)model.HiddenSize;
 }

@@ -59,6 +59,40 @@ with open("pytorch_model.bin.index.json", "w") as index:
     json.dump({"metadata": {"total_size": 68}, "weight_map": {name: file for file, names in shards.items() for name in names}}, index, indent=2)
 
 
+# Image models as they are published, of 8 channels and one block: names, shapes and nesting of PixArt-XL-2-512x512.pth, DiT-XL-2-256x256.pt and Latte's ucf101.pt.
+def small(*shape):
+    return torch.randn(*shape) * 0.3
+
+
+def layer(name, *shape):
+    return {name + ".weight": small(*shape), name + ".bias": small(shape[0])}
+
+
+def image_model(c=8):
+    return {
+        "pos_embed": small(1, 4, c), **layer("x_embedder.proj", c, 4, 2, 2), **layer("t_embedder.mlp.0", c, 256), **layer("t_embedder.mlp.2", c, c),
+        **layer("blocks.0.attn.qkv", 3 * c, c), **layer("blocks.0.attn.proj", c, c), **layer("blocks.0.mlp.fc1", 4 * c, c), **layer("blocks.0.mlp.fc2", c, 4 * c),
+        **layer("final_layer.linear", 32, c),
+    }
+
+
+def dit(c=8):
+    return {**image_model(), "y_embedder.embedding_table.weight": small(4, c), **layer("blocks.0.adaLN_modulation.1", 6 * c, c), **layer("final_layer.adaLN_modulation.1", 2 * c, c)}
+
+
+def pixart(c=8):
+    return {
+        **image_model(), **layer("t_block.1", 6 * c, c), "y_embedder.y_embedding": small(3, 5), **layer("y_embedder.y_proj.fc1", c, 5), **layer("y_embedder.y_proj.fc2", c, c),
+        "blocks.0.scale_shift_table": small(6, c), **layer("blocks.0.cross_attn.q_linear", c, c), **layer("blocks.0.cross_attn.kv_linear", 2 * c, c),
+        **layer("blocks.0.cross_attn.proj", c, c), "final_layer.scale_shift_table": small(2, c),
+    }
+
+
+torch.save({"state_dict": OrderedDict(pixart())}, "pixart.pth")
+torch.save(OrderedDict(dit()), "dit.pt")
+torch.save({"ema": OrderedDict({**dit(), "temp_embed": small(1, 3, 8)})}, "latte.pt")
+
+
 # What must be refused.
 class Command:
     def __reduce__(self):

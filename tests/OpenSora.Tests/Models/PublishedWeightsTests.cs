@@ -134,6 +134,49 @@ public class PublishedWeightsTests
     }
 
     [Fact]
+    public void PyTorch_checkpoints_load_as_they_were_published()
+    {
+        static string File(string name) => TestFiles.Data("checkpoints", name);
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var builder = new StdiTBuilder().Latents(3, 4, 4).Transformer(8, depth: 1, heads: 2).Text(width: 5, tokens: 3);
+        var small = new DitConfig { InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3", NoTemporalPosEmb = true };
+
+        using var pixart = new PixArt(new PixArtConfig
+        {
+            InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, CaptionChannels = 5, ModelMaxLength = 3, NoTemporalPosEmb = true,
+        });
+        var report = pixart.LoadPublishedWeights(File("pixart.pth"));
+        report.Unwrapped.ShouldBe(["state_dict"]);
+        report.Initialised.ShouldBe(["pos_embed", "pos_embed_temporal"], ignoreOrder: true);
+        using var stdit = builder.LoadImageWeights(File("pixart.pth")).Build();
+        Same(stdit, pixart);
+
+        using var dit = new Dit(small);
+        dit.LoadPublishedWeights(File("dit.pt")).Unwrapped.ShouldBeEmpty();
+        using var video = builder.LoadImageWeights(File("dit.pt")).BuildForClasses(3);
+        Same(video, dit);
+
+        using var latte = new Latte(new LatteConfig { InputSize = [3, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3" });
+        report = latte.LoadPublishedWeights(File("latte.pt"));
+        report.Unwrapped.ShouldBe(["ema"]);
+        report.Dropped.ShouldBe(["pos_embed", "temp_embed"], ignoreOrder: true);
+
+        static void Same(IVideoTransformer video, IVideoTransformer image)
+        {
+            ((nn.Module)video).eval();
+            ((nn.Module)image).eval();
+            var x = randn([2, 4, 3, 4, 4]);
+            var t = tensor(new[] { 100f, 900f });
+            var conditions = new DenoiserConditions(video.TextWidth == 1 ? tensor(new[] { 0f, 2f }, [2, 1, 1]) : randn(2, 3, 5));
+            var output = video.Denoise(x, t, conditions);
+            output.abs().max().item<float>().ShouldBeGreaterThan(0.1f);
+            for (var frame = 0; frame < 3; frame++)
+                Difference(output.narrow(2, frame, 1), image.Denoise(x.narrow(2, frame, 1), t, conditions)).ShouldBeLessThan(1e-5);
+        }
+    }
+
+    [Fact]
     public void A_model_of_full_attention_begins_as_the_image_model_of_single_frames()
     {
         using var folder = new TemporaryFolder();

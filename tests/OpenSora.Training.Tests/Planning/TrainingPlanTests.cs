@@ -90,6 +90,34 @@ public class TrainingPlanTests
         Counted(fourth, () => fourth.forward(ones([1, 7], ScalarType.Int64), null)).ShouldBe(FlopEstimate.OfEncoding(t5, 7).Linear);
     }
 
+    [Theory]
+    [InlineData(AttentionOrder.Serial, 96 * 24 * 3, 96 * 4 * 3)]
+    [InlineData(AttentionOrder.Parallel, 96 * 24 * 3, 96 * 4 * 3)]
+    [InlineData(AttentionOrder.Interleaved, 96 * 24 * 2, 96 * 4)]
+    [InlineData(AttentionOrder.Full, 96 * 96 * 3, 0)]
+    public void Orders_of_attention_have_their_operations_and_parameters(AttentionOrder order, double spatial, double temporal)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var stdit = new StditConfig
+        {
+            InputSize = [4, 8, 12], HiddenSize = 48, Depth = 3, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, AttentionOrder = order, QkNorm = true, SizeConditioning = true,
+        };
+        using var first = new Stdit(stdit);
+        first.eval();
+        var operations = FlopEstimate.Of(stdit, 4, 8, 12);
+        Counted(first, () => first.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null)).ShouldBe(operations.Linear);
+        (operations.SpatialAttention, operations.TemporalAttention).ShouldBe((4 * 48 * spatial, 4 * 48 * temporal));
+        MemoryEstimate.ParameterCount(stdit).ShouldBe(first.parameters().Sum(parameter => parameter.numel()));
+
+        var dit = new DitConfig { InputSize = [4, 8, 12], HiddenSize = 48, Depth = 3, NumHeads = 4, CaptionChannels = 12, AttentionOrder = order };
+        using var second = new Dit(dit);
+        second.eval();
+        operations = FlopEstimate.Of(dit, 4, 8, 12);
+        Counted(second, () => second.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 1, 12))).ShouldBe(operations.Linear);
+        (operations.SpatialAttention, operations.TemporalAttention).ShouldBe((4 * 48 * spatial, 4 * 48 * temporal));
+    }
+
     [Fact]
     public void Published_sizes_have_their_parameters()
     {
