@@ -2,6 +2,7 @@
 using System.CommandLine;
 using System.Diagnostics;
 using OpenSora.Generation;
+using OpenSora.Media;
 using OpenSora.Samples;
 
 var prompt = new Argument<string>("prompt") { Description = "What to show.", DefaultValueFactory = _ => "a goat" };
@@ -14,6 +15,13 @@ var size = new Option<string?>("--size") { Description = "Width and height in pi
 var steps = new Option<int?>("--steps") { Description = "Denoising steps: more are slower and finer." };
 var guidance = new Option<double?>("--guidance") { Description = "How closely to follow the prompt; 1 = no guidance." };
 var negative = new Option<string?>("--negative") { Description = "What to stay away from." };
+var references = new Option<string[]>("--reference") { Description = "Pictures and videos whose frames are given to the result, for models that were trained so." };
+var strategy = new Option<string>("--mask-strategy")
+{
+    Description = "Which frames of the references go where, as in Open-Sora: loop,reference,reference start,target start,length,edit ratio;... The default animates a picture, "
+        + "0,0,-4,0,4 continues a video from its last four frames.",
+    DefaultValueFactory = _ => "0",
+};
 size.Validators.Add(result =>
 {
     if (result.GetValueOrDefault<string?>() is { } text && Names.ParseSize(text) is null)
@@ -22,7 +30,7 @@ size.Validators.Add(result =>
 
 var command = new RootCommand("Generates a video from a text and writes it as MP4, GIF and contact sheet.")
 {
-    prompt, model, backend, output, seed, frames, size, steps, guidance, negative,
+    prompt, model, backend, output, seed, frames, size, steps, guidance, negative, references, strategy,
 };
 command.SetAction(async (arguments, cancellationToken) =>
 {
@@ -36,17 +44,24 @@ command.SetAction(async (arguments, cancellationToken) =>
             .Build();
         await generator.LoadAsync(progress, cancellationToken);
 
+        var request = generator.Request(text);
+        List<VideoFrames> given = [];
+        foreach (var file in arguments.GetValue(references) ?? [])
+            given.Add(await new VideoReader().ReadAsync(file, cancellationToken: cancellationToken));
+        if (given.Count > 0)
+            request.ConditionOn(given, arguments.GetValue(strategy)!);
+
         var watch = Stopwatch.StartNew();
-        var video = await generator.Request(text)
+        var video = await request
             .Frames(arguments.GetValue(frames)).Size(pixels?.Width, pixels?.Height)
             .Steps(arguments.GetValue(steps)).Guidance(arguments.GetValue(guidance))
             .Seed(arguments.GetValue(seed)).NegativePrompt(arguments.GetValue(negative))
             .GenerateAsync(progress, cancellationToken);
 
-        var path = Path.Combine(arguments.GetValue(output)!, Names.ForFile(text, video.Seed));
-        await video.SaveMp4Async($"{path}.mp4", progress, cancellationToken);
-        await video.SaveGifAsync($"{path}.gif", progress, cancellationToken);
-        await video.SaveContactSheetAsync($"{path}.png", cancellationToken: cancellationToken);
+        var name = Path.Combine(arguments.GetValue(output)!, Names.ForFile(text, video.Seed));
+        await video.SaveMp4Async($"{name}.mp4", progress, cancellationToken);
+        await video.SaveGifAsync($"{name}.gif", progress, cancellationToken);
+        await video.SaveContactSheetAsync($"{name}.png", cancellationToken: cancellationToken);
         progress.Clear();
 
         var how = video.Metadata;
@@ -55,7 +70,7 @@ command.SetAction(async (arguments, cancellationToken) =>
         Console.WriteLine($"  {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height} at {video.Frames.FramesPerSecond:0.##} a second, "
             + $"made in {watch.Elapsed.TotalSeconds:0.0} s");
         foreach (var extension in new[] { "mp4", "gif", "png" })
-            Console.WriteLine($"  {path}.{extension}");
+            Console.WriteLine($"  {name}.{extension}");
         return 0;
     }
     catch (OperationCanceledException)

@@ -126,7 +126,11 @@ public sealed partial class VideoGenerator : IDisposable
     {
         var transformer = model.Transformer;
         DenoiserConditions Shown(Tensor states, Tensor mask) =>
-            new(states, mask) { Frames = plan.Frames, Height = plan.Height, Width = plan.Width, FramesPerSecond = plan.FramesPerSecond };
+            new(states, mask)
+            {
+                Frames = plan.Frames, Height = plan.Height, Width = plan.Width,
+                FramesPerSecond = plan.Frames == 1 ? DenoiserConditions.ImageFramesPerSecond : plan.FramesPerSecond,
+            };
 
         var empty = string.IsNullOrWhiteSpace(plan.Prompt);
         var (states, mask) = model.EncodeText(empty ? "" : plan.Prompt);

@@ -35,7 +35,7 @@ public sealed class VideoRequest
 
     /// <summary>Pictures and videos of which frames are given to the result, for models that were trained with given frames. They are scaled to cover the result's
     /// size, the middle kept; their frame rates are left aside.</summary>
-    /// <seealso cref="ConditionOn"/>
+    /// <seealso cref="ConditionOn(VideoFrames, int, double)"/>
     public IReadOnlyList<VideoFrames> References { get; set; } = [];
 
     /// <summary>Which frames of the <see cref="References"/> become which of the result's, counted in frames of video. Later ones win.</summary>
@@ -52,6 +52,19 @@ public sealed class VideoRequest
         ArgumentNullException.ThrowIfNull(frames);
         MaskStrategies = [.. MaskStrategies, new MaskStrategy { Reference = References.Count, TargetStart = frame, Length = frames.Count, EditRatio = editRatio }];
         References = [.. References, frames];
+        return this;
+    }
+
+    /// <summary>Gives frames to the result by Open-Sora's text form, such as <c>0,0,-4,0,4</c>: the last four frames of reference 0 become the first ones.</summary>
+    /// <param name="references">Pictures and videos; the strategies count them from 0.</param>
+    /// <param name="maskStrategies">See <see cref="MaskStrategy.Parse"/>, counted in frames of video.</param>
+    /// <returns>This request.</returns>
+    /// <exception cref="FormatException">The text is something else; the message says which part.</exception>
+    public VideoRequest ConditionOn(IReadOnlyList<VideoFrames> references, string maskStrategies)
+    {
+        ArgumentNullException.ThrowIfNull(references);
+        MaskStrategies = [.. MaskStrategies, .. MaskStrategy.Parse(maskStrategies).Select(strategy => strategy with { Reference = strategy.Reference + References.Count })];
+        References = [.. References, .. references];
         return this;
     }
 
@@ -111,11 +124,16 @@ public sealed class VideoRequestBuilder
     /// <summary>Sets <see cref="VideoRequest.FramesPerSecond"/>.</summary>
     public VideoRequestBuilder Fps(double? framesPerSecond) => With(r => r.FramesPerSecond = framesPerSecond);
 
-    /// <summary>Gives frames to the result; see <see cref="VideoRequest.ConditionOn"/>.</summary>
+    /// <summary>Gives frames to the result; see <see cref="VideoRequest.ConditionOn(VideoFrames, int, double)"/>.</summary>
     /// <param name="frames">A picture, or the frames of a video that are given.</param>
     /// <param name="frame">The frame of the result that the first of them becomes; below 0 counts from the end.</param>
     /// <param name="editRatio">How much of them is made anew: 0 or more, below 1.</param>
     public VideoRequestBuilder ConditionOn(VideoFrames frames, int frame = 0, double editRatio = 0) => With(r => r.ConditionOn(frames, frame, editRatio));
+
+    /// <summary>Gives frames to the result by Open-Sora's text form; see <see cref="VideoRequest.ConditionOn(IReadOnlyList{VideoFrames}, string)"/>.</summary>
+    /// <param name="references">Pictures and videos.</param>
+    /// <param name="maskStrategies">Which of their frames go where.</param>
+    public VideoRequestBuilder ConditionOn(IReadOnlyList<VideoFrames> references, string maskStrategies) => With(r => r.ConditionOn(references, maskStrategies));
 
     /// <summary>The request so far, as an object of its own.</summary>
     public VideoRequest Build() => request.Clone();

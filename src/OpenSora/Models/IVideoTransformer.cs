@@ -53,6 +53,9 @@ public sealed record DenoiserConditions(Tensor Text, Tensor? TextMask = null)
     /// <summary>Width in pixels.</summary>
     public int Width { get; init; }
 
-    /// <summary>Frames a second.</summary>
+    /// <summary>Frames a second; <see cref="ImageFramesPerSecond"/> for a single one.</summary>
     public double FramesPerSecond { get; init; } = 24;
+
+    /// <summary>The frame rate by which <see cref="Stdit2"/> and <see cref="Stdit3"/> know single images, as in their training.</summary>
+    public const double ImageFramesPerSecond = 120;
 }

@@ -128,7 +128,7 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// <remarks>In training mode captions are dropped at random with <see cref="MultiResolutionConfig.ClassDropoutProb"/>.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
-    /// <param name="conditions">Text, size, length, frame rate and given frames. A single frame counts as of 120 a second, as in training.</param>
+    /// <param name="conditions">Text, size, length, frame rate and given frames.</param>
     /// <returns><c>[B, channels or 2 * channels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
     public override Tensor forward(Tensor x, Tensor timestep, DenoiserConditions conditions)
@@ -141,7 +141,7 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
 
         var (height, width) = (conditions.Height, conditions.Width);
         var size = cat([csize_embedder.call(Row(height, width)), ar_embedder.call(Row((double)height / width))], 1);           // [1, C]
-        var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(Row(MultiResolution.Fps(conditions)));       // [1, C]
+        var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(Row(conditions.FramesPerSecond));       // [1, C]
         var time = t_embedder.call(timestep);                                                   // [B, C]
         var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device));         // [1, C], given frames are at time 0
         Tensor Modulation(Sequential shared, Tensor told, int parts) =>                         // [B, 1 or T, parts, C]

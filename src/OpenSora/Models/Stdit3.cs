@@ -114,7 +114,7 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// <remarks>In training mode captions are dropped at random with <see cref="MultiResolutionConfig.ClassDropoutProb"/>.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
-    /// <param name="conditions">Text, size, frame rate and given frames. A single frame counts as of 120 a second, as in training.</param>
+    /// <param name="conditions">Text, size, frame rate and given frames.</param>
     /// <returns><c>[B, channels or 2 * channels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
     public override Tensor forward(Tensor x, Tensor timestep, DenoiserConditions conditions)
@@ -124,7 +124,7 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         var (b, c, noisy) = (x.shape[0], Config.HiddenSize, conditions.NoisyFrames);
         var (t, h, w) = MultiResolution.Grid(Config, x);
 
-        var fps = fps_embedder.call(MultiResolution.Row(x.device, MultiResolution.Fps(conditions)));        // [1, C]
+        var fps = fps_embedder.call(MultiResolution.Row(x.device, conditions.FramesPerSecond));        // [1, C]
         var time = t_embedder.call(timestep) + fps;                                             // [B, C]
         var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps;   // [1, C], given frames are at time 0
         var modulation = MultiResolution.Modulation(t_block.call(time), clean is null ? null : t_block.call(clean), noisy, 6); // [B, 1 or T, 6, C]

@@ -56,6 +56,16 @@ public class GivenFramesTests
     }
 
     [Fact]
+    public async Task The_frame_rate_is_told_to_models_that_ask_and_images_have_none()
+    {
+        using var model = Model();
+        using var generator = model.Generator();
+        async Task<byte[]> Pixels(int frames, double rate) => (await generator.Request("a goat").Seed(1).Frames(frames).Fps(rate).GenerateAsync()).Frames.Pixels.ToArray();
+        (await Pixels(4, 8)).ShouldNotBe(await Pixels(4, 24));
+        (await Pixels(1, 8)).ShouldBe(await Pixels(1, 24));
+    }
+
+    [Fact]
     public async Task The_models_own_autoencoder_encodes()
     {
         using var model = Model();
@@ -86,13 +96,11 @@ public class GivenFramesTests
         using var model = Model();
         using var generator = model.Generator();
         var (picture, video) = (Plain(32, 32, 90), Plain(32, 32, 10, 50, 250));
-        var request = new VideoRequest
-        {
-            Prompt = "a goat", Seed = 4, Frames = 6, References = [picture, video], MaskStrategies = MaskStrategy.Parse("0,0,0,-1,1;0,1,-2,0,2,0.4"),
-        };
-        var same = new VideoRequest { Prompt = "a goat", Seed = 4, Frames = 6 }.ConditionOn(picture, -1).ConditionOn(video.Slice(1, 2), 0, 0.4);
+        var request = new VideoRequest { Prompt = "a goat", Seed = 4, Frames = 6 }.ConditionOn(picture, 3).ConditionOn([picture, video], "0,0,0,-1,1;0,1,-2,0,2,0.4");
+        var same = new VideoRequest { Prompt = "a goat", Seed = 4, Frames = 6 }.ConditionOn(picture, 3).ConditionOn(picture, -1).ConditionOn(video.Slice(1, 2), 0, 0.4);
         (await generator.GenerateAsync(request)).Frames.Pixels.ToArray().ShouldBe((await generator.GenerateAsync(same)).Frames.Pixels.ToArray());
-        request.References.Count.ShouldBe(2);
+        Should.Throw<FormatException>(() => request.ConditionOn([picture], "first")).Message.ShouldContain("'first'");
+        (request.References.Count, request.MaskStrategies.Count).ShouldBe((3, 3));
     }
 
     [Fact]

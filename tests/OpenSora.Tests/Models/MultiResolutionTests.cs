@@ -84,10 +84,6 @@ public class MultiResolutionTests
         Difference(model.Denoise(x, t, conditions with { Text = conditions.Text + 1 }), plain).ShouldBeGreaterThan(1e-4);
         if (kind is "stdit2")
             Difference(model.Denoise(x, t, conditions with { Frames = 6 }), plain).ShouldBeGreaterThan(1e-4);
-
-        // Images have one frame rate, whatever is said.
-        var image = (X: x.narrow(2, 0, 1), Conditions: conditions with { Frames = 1 });
-        Difference(model.Denoise(image.X, t, image.Conditions), model.Denoise(image.X, t, image.Conditions with { FramesPerSecond = 24 })).ShouldBe(0);
     }
 
     [Theory]

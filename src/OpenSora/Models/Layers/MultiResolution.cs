@@ -7,18 +7,12 @@ namespace OpenSora.Models.Layers;
 /// <summary>What STDiT2 and STDiT3 do alike around their blocks. Shapes in comments: B batch, T frames and S places of tokens, C channels.</summary>
 internal static class MultiResolution
 {
-    /// <summary>The frame rate that images were given in training.</summary>
-    private const double ImageFps = 120;
-
     /// <summary>Tokens along frames, height and width; what does not fill a patch is padded.</summary>
     public static (long T, long H, long W) Grid(MultiResolutionConfig config, Tensor x)
     {
         long Patches(int axis) => (x.shape[2 + axis] + config.PatchSize[axis] - 1) / config.PatchSize[axis];
         return (Patches(0), Patches(1), Patches(2));
     }
-
-    /// <summary>The frame rate to tell the model.</summary>
-    public static double Fps(DenoiserConditions conditions) => conditions.Frames == 1 ? ImageFps : conditions.FramesPerSecond;
 
     /// <summary>Numbers that are the same for the whole batch, <c>[1, count]</c>.</summary>
     public static Tensor Row(Device device, params double[] values) => tensor(Array.ConvertAll(values, value => (float)value), [1, values.Length], device: device);
