@@ -6,38 +6,17 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="Dit"/>. JSON spells the names in snake case, as the original's configuration does.</summary>
-public record DitConfig
+/// <summary>Sizes and choices of a <see cref="Dit"/>.</summary>
+public record DitConfig : TransformerConfig
 {
+    /// <summary>The published choices: a prompt is one vector, of CLIP ViT-B/32's 512 channels.</summary>
+    public DitConfig() => CaptionChannels = 512;
+
     /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the way.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
 
-    /// <summary>Channels of the latents.</summary>
-    public int InChannels { get; init; } = 4;
-
-    /// <summary>Latent positions that one token covers, <c>[frames, height, width]</c>.</summary>
-    public IReadOnlyList<int> PatchSize { get; init; } = [1, 2, 2];
-
-    /// <summary>Channels of a token; a multiple of 4 and of <see cref="NumHeads"/>.</summary>
-    public int HiddenSize { get; init; } = 1152;
-
-    /// <summary>Blocks.</summary>
-    public int Depth { get; init; } = 28;
-
-    /// <summary>Heads of the attention.</summary>
-    public int NumHeads { get; init; } = 16;
-
-    /// <summary>Hidden channels of a block's MLP, as a multiple of <see cref="HiddenSize"/>.</summary>
-    public double MlpRatio { get; init; } = 4;
-
     /// <summary>What the model is conditioned on: <c>text</c>, one vector a prompt, or <c>label_N</c>, one of N classes.</summary>
     public string Condition { get; init; } = "text";
-
-    /// <summary>Channels of a prompt's vector (CLIP ViT-B/32: 512).</summary>
-    public int CaptionChannels { get; init; } = 512;
-
-    /// <summary>The share of conditions that training drops, for classifier-free guidance.</summary>
-    public double ClassDropoutProb { get; init; } = 0.1;
 
     /// <summary>Whether the output has a second half, the interpolation weights of the learned variance (Nichol and Dhariwal, 2021).</summary>
     public bool LearnSigma { get; init; } = true;
@@ -57,54 +36,25 @@ public record DitConfig
     /// <summary>The sizes of a named model.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static DitConfig Preset(string name) => name switch
-    {
-        "DiT-S/2" => new() { Depth = 12, HiddenSize = 384, NumHeads = 6 },
-        "DiT-B/2" => new() { Depth = 12, HiddenSize = 768, NumHeads = 12 },
-        "DiT-L/2" => new() { Depth = 24, HiddenSize = 1024, NumHeads = 16 },
-        "DiT-XL/2" => new(),
-        _ => throw new ArgumentException($"There is no DiT preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
-    };
+    public static DitConfig Preset(string name) => Named(new DitConfig(), name, Presets);
 
-    /// <summary>Checks that a model can be made of these sizes.</summary>
-    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
-    public void Validate()
+    /// <inheritdoc/>
+    public override void Validate()
     {
-        foreach (var (sizes, name) in new[] { (InputSize, nameof(InputSize)), (PatchSize, nameof(PatchSize)) })
-            Check(sizes is { Count: 3 } && sizes.All(size => size > 0), name,
-                $"{name} is [{string.Join(", ", sizes ?? [])}]; it must be three positive numbers: frames, height, width.");
-        foreach (var (size, name) in new[]
-        {
-            (InChannels, nameof(InChannels)), (HiddenSize, nameof(HiddenSize)), (Depth, nameof(Depth)), (NumHeads, nameof(NumHeads)), (CaptionChannels, nameof(CaptionChannels)),
-        })
-            Check(size > 0, name, $"{name} is {size}; it must be positive.");
-        for (var i = 0; i < 3; i++)
-            Check(InputSize[i] % PatchSize[i] == 0, nameof(InputSize), $"InputSize [{string.Join(", ", InputSize)}] is not a multiple of PatchSize [{string.Join(", ", PatchSize)}].");
-        Check(HiddenSize % NumHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumHeads {NumHeads}.");
-        Check(HiddenSize % 4 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 4, which the sine-cosine positions need.");
-        Check(Enum.IsDefined(AttentionOrder), nameof(AttentionOrder), $"AttentionOrder is {AttentionOrder}; known are {string.Join(", ", Enum.GetNames<AttentionOrder>())}.");
-        Check(MlpRatio > 0, nameof(MlpRatio), $"MlpRatio is {MlpRatio}; it must be positive.");
-        Check(ClassDropoutProb is >= 0 and <= 1, nameof(ClassDropoutProb), $"ClassDropoutProb is {ClassDropoutProb}; it must be between 0 and 1.");
+        base.Validate();
+        CheckInputSize(InputSize);
+        CheckOrder(AttentionOrder);
         Check(string.Equals(Condition, "text", StringComparison.Ordinal) || Classes > 0, nameof(Condition), $"Condition is '{Condition}'; it must be 'text' or 'label_' and the number of classes.");
     }
 
     /// <summary>The number of classes; 0 where the condition is no label.</summary>
     internal int Classes => Condition?.StartsWith("label_", StringComparison.Ordinal) == true
         && int.TryParse(Condition.AsSpan(6), NumberStyles.None, CultureInfo.InvariantCulture, out var classes) ? classes : 0;
-
-    /// <summary>What messages call the architecture.</summary>
-    private protected virtual string Architecture => "DiT";
-
-    private void Check(bool right, string name, string message)
-    {
-        if (!right)
-            throw new ArgumentException($"The {Architecture} configuration is wrong: {message}", name);
-    }
 }
 
 /// <summary>
 /// DiT over video: every token attends to every other one of all frames. Open-Sora 1.0 has it to compare <see cref="Stdit"/> with: better a step, and the
-/// dearer the more frames there are.
+/// dearer the more frames there are. Other orders of attention make video models of the same blocks (<see cref="DitConfig.AttentionOrder"/>, <see cref="Latte"/>).
 /// </summary>
 /// <remarks>
 /// Source: "Scalable Diffusion Models with Transformers" (Peebles and Xie, 2023), adaLN-Zero blocks. The condition, a class or one vector of text, joins the
@@ -202,7 +152,7 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     }
 
     /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
-    /// <remarks>In training mode conditions are dropped at random with <see cref="DitConfig.ClassDropoutProb"/>.</remarks>
+    /// <remarks>In training mode conditions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
     /// <param name="y">Vectors of text <c>[B, 1, 1, CaptionChannels]</c>, or classes <c>[B]</c>, int64, the last one plus one meaning none.</param>

@@ -12,15 +12,7 @@ public sealed record LatteConfig : DitConfig
     /// <summary>The sizes of a named model: those of the DiT of the same letter.</summary>
     /// <param name="name">One of <see cref="Presets"/>; <c>Latte-XL/2</c> is the published one.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static new LatteConfig Preset(string name)
-    {
-        if (!Presets.Contains(name, StringComparer.Ordinal))
-            throw new ArgumentException($"There is no Latte preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name));
-        var size = DitConfig.Preset(name.Replace("Latte", "DiT", StringComparison.Ordinal));
-        return new LatteConfig { HiddenSize = size.HiddenSize, Depth = size.Depth, NumHeads = size.NumHeads };
-    }
-
-    private protected override string Architecture => "Latte";
+    public static new LatteConfig Preset(string name) => Named(new LatteConfig(), name, Presets);
 }
 
 /// <summary>

@@ -17,10 +17,8 @@ public sealed record PixArtConfig : StditConfig
     {
         "PixArt-XL/2" => new(),
         "PixArtMS-XL/2" => new() { InputSize = [1, 128, 128], SpaceScale = 2, SizeConditioning = true },
-        _ => throw new ArgumentException($"There is no PixArt preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+        _ => throw new ArgumentException($"There is no preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
     };
-
-    private protected override string Architecture => "PixArt";
 }
 
 /// <summary>

@@ -7,7 +7,7 @@ namespace OpenSora.Models;
 
 /// <summary>
 /// STDiT, the spatial-temporal diffusion transformer of Open-Sora 1.0: a PixArt-alpha transformer whose blocks attend within each frame, then along time at
-/// each place, then to the text.
+/// each place, then to the text. Other orders of attention make relatives of the same blocks (<see cref="StditConfig.AttentionOrder"/>, <see cref="PixArt"/>).
 /// </summary>
 /// <remarks>
 /// Sources: Open-Sora 1.0 report; "PixArt-alpha" (Chen et al., 2023) for adaLN-single and cross attention; "Scalable Diffusion Models with Transformers"
@@ -137,7 +137,7 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     }
 
     /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="StditConfig.ClassDropoutProb"/>.</remarks>
+    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
     /// <param name="y">Text states <c>[B, M, width]</c> or <c>[B, 1, M, width]</c>.</param>

@@ -125,7 +125,7 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="MultiResolutionConfig.ClassDropoutProb"/>.</remarks>
+    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
     /// <param name="conditions">Text, size, length, frame rate and given frames.</param>

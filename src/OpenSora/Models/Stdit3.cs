@@ -111,7 +111,7 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <summary>Predicts the velocity, and a second half that a rectified flow leaves unused.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="MultiResolutionConfig.ClassDropoutProb"/>.</remarks>
+    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
     /// <param name="conditions">Text, size, frame rate and given frames.</param>

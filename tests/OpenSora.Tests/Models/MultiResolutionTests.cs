@@ -201,7 +201,7 @@ public class MultiResolutionTests
         var before = LiveTensors.Count;
         foreach (var (config, message) in new (MultiResolutionConfig, string)[]
         {
-            (Small2 with { HiddenSize = 32 }, "HiddenSize 32 is not a multiple of 3"), (Small2 with { NumHeads = 5 }, "not an even multiple of NumHeads 5"),
+            (Small2 with { HiddenSize = 32 }, "HiddenSize 32 is not a multiple of 3"), (Small2 with { NumHeads = 16 }, "not an even multiple of NumHeads 16"),
             (Small3 with { HiddenSize = 36, NumHeads = 4 }, "not an even multiple of NumHeads 4"), (Small3 with { PatchSize = [1, 2] }, "PatchSize is [1, 2]"),
             (Small3 with { Depth = 0 }, "Depth is 0"), (Small3 with { InputSqSize = -1 }, "InputSqSize is -1"),
         })

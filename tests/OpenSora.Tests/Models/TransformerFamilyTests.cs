@@ -153,8 +153,8 @@ public class TransformerFamilyTests
     public void Latte_and_PixArt_refuse_what_they_cannot_be()
     {
         var before = LiveTensors.Count;
-        Should.Throw<ArgumentException>(() => new Latte(new LatteConfig { NumHeads = 5 })).Message.ShouldStartWith("The Latte configuration is wrong: HiddenSize 1152");
-        Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { Depth = 0 })).Message.ShouldStartWith("The PixArt configuration is wrong: Depth is 0");
+        Should.Throw<ArgumentException>(() => new Latte(new LatteConfig { NumHeads = 5 })).Message.ShouldStartWith("The configuration LatteConfig is wrong: HiddenSize 1152");
+        Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { Depth = 0 })).Message.ShouldStartWith("The configuration PixArtConfig is wrong: Depth is 0");
         Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { HiddenSize = 32, NumHeads = 4, SizeConditioning = true })).Message.ShouldContain("multiple of 3");
         Should.Throw<ArgumentException>(() => new Stdit(new StditConfig { AttentionOrder = (AttentionOrder)7 })).Message.ShouldContain("known are Serial, Parallel, Interleaved, Full");
         Should.Throw<ArgumentException>(() => LatteConfig.Preset("DiT-XL/2")).Message.ShouldContain("Known are Latte-S/2");
