@@ -25,10 +25,9 @@ public sealed class InvalidWeightsException : Exception
     /// <summary>What a strict load found; null if the file itself is invalid.</summary>
     public LoadReport? Report { get; }
 
-    /// <summary>A name of the file's as messages show it: of bounded length, without control characters.</summary>
-    internal static string Shown(string name)
+    /// <summary>What a file says as messages show it: of bounded length, without control characters.</summary>
+    internal static string Shown(string name, int longest = 120)
     {
-        const int longest = 120;
         var shown = name.Length > longest ? $"{name.AsSpan(0, longest)}..." : name;
         return shown.Any(char.IsControl) ? string.Concat(shown.Select(c => char.IsControl(c) ? '\uFFFD' : c)) : shown;
     }

@@ -54,7 +54,7 @@ public static class KeyMaps
     public static Func<string, string?> T5(IEnumerable<string> names)
     {
         const string table = "shared.weight", otherName = "encoder.embed_tokens.weight";
-        var hasTable = names.Contains(table, StringComparer.Ordinal);
+        var hasTable = names.Any(name => name is table || name.EndsWith("." + table, StringComparison.Ordinal));
         (string, string?)[] rows = [(otherName, hasTable ? null : table), ("decoder", null), ("lm_head", null)];
         return name => Rename(name, rows, 0);
     }

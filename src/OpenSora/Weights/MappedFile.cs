@@ -7,9 +7,12 @@ using static TorchSharp.torch;
 namespace OpenSora.Weights;
 
 /// <summary>A file mapped into memory. The map is private to this process: writing into the memory never changes the file.</summary>
-/// <remarks>Tensors over the map keep it alive after this object is disposed of.</remarks>
+/// <remarks>The whole file is mapped for reading only, which systems allow for files larger than the memory; what tensors lie in is mapped for each of them.</remarks>
 internal sealed class MappedFile : IDisposable
 {
+    // Below this, a map of its own (a page and an entry of the system's table) costs more than it saves.
+    private const int SmallestMap = 1 << 16;
+
     private readonly SafeFileHandle _handle;
     private readonly MemoryMappedFile _file;
     private readonly MemoryMappedViewAccessor _view;
@@ -33,7 +36,7 @@ internal sealed class MappedFile : IDisposable
             if (Length < minimum)
                 throw new InvalidWeightsException(Path, $"it is {Length} bytes long, which is too short for a file of weights.");
             _file = MemoryMappedFile.CreateFromFile(_handle, mapName: null, capacity: 0, MemoryMappedFileAccess.CopyOnWrite, HandleInheritability.None, leaveOpen: true);
-            _view = _file.CreateViewAccessor(0, Length, MemoryMappedFileAccess.CopyOnWrite);
+            _view = _file.CreateViewAccessor(0, Length, MemoryMappedFileAccess.Read);
             _map = _view.SafeMemoryMappedViewHandle;
             _start = _map.DangerousGetHandle() + (IntPtr)_view.PointerOffset;
         }
@@ -65,45 +68,28 @@ internal sealed class MappedFile : IDisposable
     }
 
     /// <summary>Gives a tensor on the CPU, in the file's own type, owned by the caller. It outlives this object.</summary>
+    /// <remarks>Large tensors lie in maps of their own, so that writing into one shows in no other; small or unaligned ones are copied.</remarks>
     /// <exception cref="InvalidWeightsException">The type does not exist here, a boolean is neither 0 nor 1, or the file was cut while it was open.</exception>
     public Tensor Tensor(TensorEntry entry)
     {
         var (dtype, size) = Check(entry);
         if (entry.Length == 0)
-            return empty(entry.Shape.ToArray(), dtype);
-        var taken = false;
-        _map.DangerousAddRef(ref taken);
-        try
-        {
-            var data = _start + (IntPtr)entry.Offset;
-            var memory = data % size == 0 ? Memory : new CopyingTensorMemory();
-            var stored = entry.Strides is null ? entry.Shape.ToArray() : [entry.Length / size];
-            var tensor = memory.Create(data, entry.Length, stored, dtype, _map.DangerousRelease);
-            taken = false;
-            if (entry.Strides is not { } strides)
-                return tensor;
-            using (tensor)
-                return tensor.as_strided([.. entry.Shape], [.. strides]);
-        }
-        finally
-        {
-            if (taken)
-                _map.DangerousRelease();
-        }
+            return empty([.. entry.Shape], dtype);
+        long[] stored = entry.Strides is null ? [.. entry.Shape] : [entry.Length / size];
+        var tensor = Memory.IsMapped && entry.Length >= SmallestMap && entry.Offset % size == 0 ? InMapOfItsOwn(entry, stored, dtype) : Copied(entry, stored, dtype);
+        if (entry.Strides is not { } strides)
+            return tensor;
+        using (tensor)
+            return tensor.as_strided([.. entry.Shape], [.. strides]);
     }
 
-    /// <summary>Gives a tensor that has a map to itself, so that writing into it shows in no other; null if its elements do not lie aligned and row by row.</summary>
-    /// <exception cref="InvalidWeightsException">As for <see cref="Tensor"/>.</exception>
-    public Tensor? TensorAlone(TensorEntry entry)
+    private Tensor InMapOfItsOwn(TensorEntry entry, long[] shape, ScalarType dtype)
     {
-        var (dtype, size) = Check(entry);
-        if (!Memory.IsMapped || entry.Length == 0 || entry.Strides is not null || entry.Offset % size != 0)
-            return null;
         var view = _file.CreateViewAccessor(entry.Offset, entry.Length, MemoryMappedFileAccess.CopyOnWrite);
         try
         {
             var data = view.SafeMemoryMappedViewHandle.DangerousGetHandle() + (IntPtr)view.PointerOffset;
-            return Memory.Create(data, entry.Length, [.. entry.Shape], dtype, view.SafeMemoryMappedViewHandle.Dispose);
+            return Memory.Create(data, entry.Length, shape, dtype, view.SafeMemoryMappedViewHandle.Dispose);
         }
         catch
         {
@@ -112,7 +98,22 @@ internal sealed class MappedFile : IDisposable
         }
     }
 
-    /// <summary>Closes the file. The map goes when the last tensor over it does.</summary>
+    private Tensor Copied(TensorEntry entry, long[] shape, ScalarType dtype)
+    {
+        var taken = false;
+        try
+        {
+            _map.DangerousAddRef(ref taken);
+            return new CopyingTensorMemory().Create(_start + (IntPtr)entry.Offset, entry.Length, shape, dtype, release: () => { });
+        }
+        finally
+        {
+            if (taken)
+                _map.DangerousRelease();
+        }
+    }
+
+    /// <summary>Closes the file. Maps that tensors lie in go with them.</summary>
     public void Dispose()
     {
         _view.Dispose();

@@ -35,6 +35,34 @@ public static class ModuleWeights
         options ??= new LoadOptions();
 
         var targets = module.state_dict();
+        var (report, fitting) = Match(targets, file, options);
+        if (options.Strict && !report.IsComplete)
+            throw new InvalidWeightsException(file.Path, $"they do not fit the model. {report}", report: report);
+
+        using (no_grad())
+        {
+            foreach (var (name, entry) in fitting)
+            {
+                using var scope = NewDisposeScope();
+                var target = targets[name];
+                var source = file.Read(entry.Name);
+                var isAsInFile = source.dtype == target.dtype && target.device_type == DeviceType.CPU && source.is_contiguous() && target.is_contiguous()
+                    && target.shape.AsSpan().SequenceEqual(source.shape);
+                if (file.Memory.IsMapped && isAsInFile && !options.Copy)
+                    file.Memory.Replace(target, source);
+                else
+                    target.copy_(source.reshape(target.shape));
+            }
+        }
+
+        return report;
+    }
+
+    /// <summary>Says what <see cref="LoadWeights(nn.Module, WeightsFile, LoadOptions?)"/> would do, and does nothing; the module may be of shapes alone.</summary>
+    internal static LoadReport Compare(this nn.Module module, WeightsFile file, LoadOptions options) => Match(module.state_dict(), file, options).Report;
+
+    private static (LoadReport Report, List<KeyValuePair<string, TensorEntry>> Fitting) Match(Dictionary<string, Tensor> targets, WeightsFile file, LoadOptions options)
+    {
         var wrapper = Wrapper(file.Tensors.Keys, name => Mapped(name) is { } own && targets.ContainsKey(own));
         var sources = new Dictionary<string, TensorEntry>(StringComparer.Ordinal); // by the module's name
         var mismatched = new Dictionary<string, string>(StringComparer.Ordinal);
@@ -55,7 +83,7 @@ public static class ModuleWeights
         var absent = targets.Keys.Where(name => !sources.ContainsKey(name)).ToLookup(name => options.KeepInitial?.Invoke(name) ?? false);
         var fitting = sources.Where(pair => !mismatched.ContainsKey(pair.Key)).ToList();
         var sameShape = fitting.ToLookup(pair => targets[pair.Key].shape.AsSpan().SequenceEqual(pair.Value.Shape.ToArray()));
-        var report = new LoadReport
+        return (new LoadReport
         {
             Unwrapped = [.. file.Sections.Where(section => section.Chosen && section.Name.Length > 0).Select(section => section.Name), .. wrapper.Length > 0 ? [wrapper] : Array.Empty<string>()],
             Loaded = [.. sameShape[true].Select(pair => pair.Key)],
@@ -65,26 +93,7 @@ public static class ModuleWeights
             Unexpected = unexpected,
             Dropped = dropped,
             Mismatched = [.. mismatched.Select(pair => $"{pair.Key}: {pair.Value}")],
-        };
-        if (options.Strict && !report.IsComplete)
-            throw new InvalidWeightsException(file.Path, $"they do not fit the model. {report}", report: report);
-
-        using (no_grad())
-        {
-            foreach (var (name, entry) in fitting)
-            {
-                using var scope = NewDisposeScope();
-                var target = targets[name];
-                var mayLie = !options.Copy && entry.Dtype == target.dtype && target.device_type == DeviceType.CPU && target.is_contiguous()
-                    && target.shape.AsSpan().SequenceEqual(entry.Shape.ToArray());
-                if (mayLie && file.ReadAlone(entry) is { } alone)
-                    file.Memory.Replace(target, alone);
-                else
-                    target.copy_(file.Read(entry.Name).view(target.shape));
-            }
-        }
-
-        return report;
+        }, fitting);
 
         string? Mapped(string name) => options.KeyMap is null ? name : options.KeyMap(name);
     }

@@ -54,7 +54,7 @@ internal sealed class PyTorchFile : WeightsFile
     /// <summary>Whether a file begins as a checkpoint does, of today or of before PyTorch 1.6.</summary>
     public static bool IsOne(MappedFile file) => file.Bytes(0, 4) is [(byte)'P', (byte)'K', 3, 4] or [0x80, >= 1 and <= 5, ..] || IsTar(file);
 
-    private protected override Tensor? Read(TensorEntry entry, bool alone) => alone ? _file.TensorAlone(entry) : _file.Tensor(entry);
+    private protected override Tensor Read(TensorEntry entry) => _file.Tensor(entry);
 
     private protected override void Close() => _file.Dispose();
 

@@ -52,7 +52,7 @@ public sealed class SafetensorsFile : WeightsFile
 
     internal static SafetensorsFile Open(string path, ITensorMemory memory) => new(new MappedFile(path, memory, SafetensorsHeader.PrefixLength));
 
-    private protected override Tensor? Read(TensorEntry entry, bool alone) => alone ? _file.TensorAlone(entry) : _file.Tensor(entry);
+    private protected override Tensor Read(TensorEntry entry) => _file.Tensor(entry);
 
     private protected override void Close() => _file.Dispose();
 

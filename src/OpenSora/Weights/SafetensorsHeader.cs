@@ -96,7 +96,7 @@ internal static class SafetensorsHeader
         }
         catch (Exception exception) when (exception is JsonException or InvalidOperationException or FormatException)
         {
-            throw new InvalidWeightsException(path, $"the header is not valid: {exception.Message}", exception);
+            throw new InvalidWeightsException(path, $"the header is not valid: {InvalidWeightsException.Shown(exception.Message, 1500)}", exception);
         }
 
         entries.Sort((a, b) => a.Offset != b.Offset ? a.Offset.CompareTo(b.Offset) : a.Length.CompareTo(b.Length));

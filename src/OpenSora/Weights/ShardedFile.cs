@@ -54,11 +54,7 @@ internal sealed class ShardedFile : WeightsFile
     /// <inheritdoc/>
     public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
-    private protected override Tensor? Read(TensorEntry entry, bool alone)
-    {
-        var shard = _shards[entry.Shard!];
-        return alone ? shard.ReadAlone(shard.Tensors[entry.Name]) : shard.Read(entry.Name);
-    }
+    private protected override Tensor Read(TensorEntry entry) => _shards[entry.Shard!].Read(entry.Name);
 
     private protected override void Close()
     {
@@ -106,7 +102,7 @@ internal sealed class ShardedFile : WeightsFile
         }
         catch (JsonException exception)
         {
-            throw new InvalidWeightsException(path, $"the index is not valid JSON: {exception.Message}", exception);
+            throw new InvalidWeightsException(path, $"the index is not valid JSON: {InvalidWeightsException.Shown(exception.Message, 1500)}", exception);
         }
     }
 }

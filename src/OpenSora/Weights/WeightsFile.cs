@@ -13,6 +13,8 @@ namespace OpenSora.Weights;
 /// </remarks>
 public abstract class WeightsFile : IDisposable
 {
+    private static readonly string[] Patterns = ["*.safetensors.index.json", "*.safetensors", "*.bin.index.json", "*.bin", "*.pth", "*.pt", "*.ckpt"];
+
     private protected WeightsFile(string path, ITensorMemory memory) => (Path, Memory) = (path, memory);
 
     /// <summary>The file's full path; of shards, the index's.</summary>
@@ -45,7 +47,7 @@ public abstract class WeightsFile : IDisposable
         ArgumentException.ThrowIfNullOrEmpty(path);
         path = System.IO.Path.GetFullPath(path);
         if (Directory.Exists(path))
-            path = InFolder(path);
+            path = OnlyOneIn(path);
         if (path.EndsWith(".json", StringComparison.OrdinalIgnoreCase))
             return new ShardedFile(path, section, memory);
         var file = new MappedFile(path, memory, SafetensorsHeader.PrefixLength);
@@ -56,11 +58,11 @@ public abstract class WeightsFile : IDisposable
 
     /// <summary>Gives one tensor, on the CPU, in the file's own type.</summary>
     /// <param name="name">Its name.</param>
-    /// <returns>The tensor, owned by the caller; it outlives this object.</returns>
+    /// <returns>The tensor, owned by the caller; it outlives this object. Writing into it shows nowhere else.</returns>
     /// <exception cref="KeyNotFoundException">The file has no such tensor.</exception>
     /// <exception cref="InvalidWeightsException">The tensor's type does not exist in the tensor library, or a boolean is neither 0 nor 1.</exception>
     /// <exception cref="ObjectDisposedException">The file is closed.</exception>
-    public Tensor Read(string name) => Tensors.TryGetValue(name, out var entry) ? Read(entry, alone: false)! : throw new KeyNotFoundException(
+    public Tensor Read(string name) => Tensors.TryGetValue(name, out var entry) ? Read(entry) : throw new KeyNotFoundException(
         $"'{Path}' has no tensor '{name}'. It has {Tensors.Count}: {string.Join(", ", Tensors.Keys.Take(8))}{(Tensors.Count > 8 ? ", ..." : "")}");
 
     /// <summary>Closes the file. Tensors that were read from it stay valid.</summary>
@@ -70,10 +72,7 @@ public abstract class WeightsFile : IDisposable
         GC.SuppressFinalize(this);
     }
 
-    /// <summary>Gives one tensor in a map of its own, which no other tensor shares; null if it cannot lie in a map as it is.</summary>
-    internal Tensor? ReadAlone(TensorEntry entry) => Read(entry, alone: true);
-
-    private protected abstract Tensor? Read(TensorEntry entry, bool alone);
+    private protected abstract Tensor Read(TensorEntry entry);
 
     private protected abstract void Close();
 
@@ -83,20 +82,19 @@ public abstract class WeightsFile : IDisposable
         return new InvalidWeightsException(file.Path, $"the section '{section}' was asked for, but it is no PyTorch checkpoint and has no sections.");
     }
 
-    /// <summary>The weights in a folder as transformers and diffusers lay it out.</summary>
-    private static string InFolder(string folder)
-    {
-        string[] patterns = ["*.safetensors.index.json", "*.safetensors", "*.bin.index.json", "*.bin", "*.pth", "*.pt", "*.ckpt"];
-        foreach (var pattern in patterns)
-        {
-            var files = Directory.GetFiles(folder, pattern).Order(StringComparer.Ordinal).ToList();
-            if (files.Count == 1)
-                return files[0];
-            if (files.Count > 1)
-                throw new InvalidWeightsException(folder, $"the folder holds {files.Count} files {pattern}; give one of them: {string.Join(", ", files.Take(8).Select(System.IO.Path.GetFileName))}{(files.Count > 8 ? ", ..." : "")}");
-        }
+    /// <summary>The weights in a folder as transformers and diffusers lay it out: of the first kind that there is, all files.</summary>
+    internal static IReadOnlyList<string> InFolder(string folder) => Patterns.Select(pattern => Directory.GetFiles(folder, pattern).Order(StringComparer.Ordinal).ToArray())
+        .FirstOrDefault(files => files.Length > 0) ?? [];
 
-        throw new InvalidWeightsException(folder, $"the folder holds no weights; expected one of {string.Join(", ", patterns)}.");
+    private static string OnlyOneIn(string folder)
+    {
+        var files = InFolder(folder);
+        return files.Count switch
+        {
+            1 => files[0],
+            0 => throw new InvalidWeightsException(folder, $"the folder holds no weights; expected one of {string.Join(", ", Patterns)}."),
+            _ => throw new InvalidWeightsException(folder, $"the folder holds {files.Count} files of weights; give one of them: {string.Join(", ", files.Take(8).Select(System.IO.Path.GetFileName))}{(files.Count > 8 ? ", ..." : "")}"),
+        };
     }
 }
 

@@ -1,0 +1,132 @@
+using System.Globalization;
+using OpenSora.Weights;
+using Spectre.Console;
+
+namespace OpenSora.Tool;
+
+/// <summary>Prints what weights hold.</summary>
+/// <param name="console">Where to.</param>
+/// <param name="all">Whether every tensor is listed, or the first few.</param>
+internal sealed class Printer(IAnsiConsole console, bool all)
+{
+    private const int Few = 12;
+
+    /// <summary>Prints what a file or folder holds.</summary>
+    /// <exception cref="InvalidWeightsException">Weights are damaged or of no known format.</exception>
+    /// <exception cref="InvalidModelException">A model folder's description is not valid.</exception>
+    public void Print(string path, string? section)
+    {
+        if (!Directory.Exists(path))
+            Weights(path, section);
+        else if (File.Exists(Path.Combine(path, ModelFolder.FileName)))
+            Model(ModelFolder.Open(path));
+        else
+            Folder(path, section);
+    }
+
+    private void Model(ModelFolder folder)
+    {
+        var description = folder.Description;
+        Line($"[bold]{Escaped(description.Name)}[/]: a model folder, {Escaped(folder.Path)}");
+        Line(Escaped(description.Description ?? ""));
+        foreach (var (title, part) in new[] { ("denoiser", description.Denoiser), ("autoencoder", description.Vae), ("text encoder", description.TextEncoder) })
+        {
+            Heading($"{title}: {part.Architecture}");
+            if (part.Weights is { Length: > 0 } file)
+                Weights(Path.Combine(folder.Path, file), null);
+            else
+                Line("no weights");
+        }
+    }
+
+    /// <summary>A folder of weights, or folders of them, as the hub lays out pipelines.</summary>
+    private void Folder(string path, string? section)
+    {
+        string[] folders = [path, .. Directory.GetDirectories(path).Order(StringComparer.Ordinal)];
+        var files = folders.SelectMany(folder => WeightsFile.InFolder(folder)).ToList();
+        if (files.Count == 0)
+            throw new InvalidWeightsException(path, "neither the folder nor those in it hold weights.");
+        foreach (var file in files)
+        {
+            if (files.Count > 1)
+                Heading(Path.GetRelativePath(path, file));
+            Weights(file, section);
+        }
+    }
+
+    private void Weights(string path, string? section)
+    {
+        using var file = WeightsFile.Open(path, section);
+        Line($"[bold]{Escaped(Path.GetFileName(file.Path))}[/]: {Escaped(file.Format)}, {Bytes(file.Tensors.Values.Sum(entry => entry.Length))} of tensors");
+        if (file.Sections.Count > 1 || file.Sections[0].Name.Length > 0)
+            Line($"sections: {string.Join(", ", file.Sections.Select(Section))}");
+        foreach (var (key, value) in file.Metadata.Take(all ? int.MaxValue : Few))
+            Line($"{Escaped(key)} = {Escaped(value.Length > 200 && !all ? $"{value[..200]}... ({value.Length} characters)" : value)}");
+
+        var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(group => group.Sum(entry => entry.Elements));
+        Line($"{file.Tensors.Count} tensors: {string.Join("; ", types.Select(group => $"{group.Count()} of {group.Key} with {Number(group.Sum(entry => entry.Elements))} numbers"))}");
+        Fits(Fit.Of(file));
+        Tensors(file);
+    }
+
+    private static string Section(WeightsSection section) =>
+        $"{Escaped(section.Name.Length == 0 ? "(outermost)" : section.Name)} ({section.Tensors} tensors{(section.Chosen ? ", looked at" : "")})";
+
+    private void Fits(IReadOnlyList<Fit> fits)
+    {
+        if (fits.Count == 0)
+        {
+            Line("[yellow]fits no architecture that is known here[/]");
+            return;
+        }
+
+        var complete = fits.Where(fit => fit.Problems == 0).ToList();
+        foreach (var fit in complete.Count > 0 ? complete : [fits[0]])
+        {
+            var report = fit.Report;
+            Line((fit.Problems == 0 ? "[green]fits[/] " : "[yellow]nearest is[/] ") + $"[bold]{Escaped(fit.Architecture)}[/] ({Escaped(fit.Sizes)})");
+            (string What, IReadOnlyList<string> Names)[] lists =
+            [
+                ("loaded", report.Loaded), ("loaded in another shape", report.Reshaped), ("made anew", report.Initialised), ("left out", report.Dropped),
+                ("missing", report.Missing), ("unexpected", report.Unexpected), ("of another shape or type", report.Mismatched),
+            ];
+            foreach (var (what, names) in lists.Where(list => list.Names.Count > 0))
+                Line($"  {names.Count} {what}{(what is "loaded" ? "" : $": {Escaped(string.Join(", ", names.Take(all ? int.MaxValue : 4)))}{(names.Count > 4 && !all ? ", ..." : "")}")}");
+            if (report.Unwrapped.Count > 0)
+                Line($"  taken out of {Escaped(string.Join(", ", report.Unwrapped))}");
+        }
+
+        if (complete.Count > 1)
+            Line("Names and shapes fit all of these; the file does not say which was meant.");
+    }
+
+    private void Tensors(WeightsFile file)
+    {
+        var table = new Table().Border(TableBorder.Simple).AddColumns("tensor", "type", "shape");
+        table.AddColumn(new TableColumn("numbers").RightAligned());
+        foreach (var entry in file.Tensors.Values.Take(all ? int.MaxValue : Few))
+            table.AddRow(Escaped(entry.Name), entry.Type, string.Join(" x ", entry.Shape) + (entry.Strides is null ? "" : " (strided)"), Number(entry.Elements));
+        console.Write(table);
+        if (file.Tensors.Count > Few && !all)
+            Line($"and {file.Tensors.Count - Few} more; --all lists them");
+    }
+
+    private void Heading(string text)
+    {
+        console.WriteLine();
+        console.Write(new Rule(Escaped(text)).LeftJustified());
+    }
+
+    private void Line(string markup) => console.MarkupLine(markup);
+
+    private static string Escaped(string text) => Markup.Escape(InvalidWeightsException.Shown(text, int.MaxValue));
+
+    private static string Number(long number) => number.ToString("N0", CultureInfo.InvariantCulture);
+
+    private static string Bytes(long bytes) => bytes switch
+    {
+        >= 1_000_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e9:F2} GB"),
+        >= 1_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:F1} MB"),
+        _ => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e3:F1} kB"),
+    };
+}

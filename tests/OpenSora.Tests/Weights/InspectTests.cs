@@ -1,0 +1,145 @@
+using OpenSora.Models;
+using OpenSora.Tests.Models;
+using OpenSora.Tool;
+using OpenSora.Weights;
+using Spectre.Console;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Weights;
+
+/// <summary>What <c>opensora inspect</c> says.</summary>
+public sealed class InspectTests : IDisposable
+{
+    private readonly TemporaryFolder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [InlineData("opensora_v1.0_stdit_xl2_16x256x256", "STDiT-XL/2", "16 frames of 256 patches of 1x2x2, text 120 x 4096")]
+    [InlineData("opensora_v1.0_stdit_xl2_64x512x512", "STDiT-XL/2", "64 frames of 1024 patches")]
+    [InlineData("opensora_v1.0_dit_xl2_1x256x256_class", "DiT-XL/2|Latte-XL/2", "1000 classes")]
+    [InlineData("opensora_v1.0_latte_xl2_16x256x256_text", "DiT-XL/2|Latte-XL/2", "text 512")]
+    [InlineData("opensora_v1.0_pixart_xl2_1x512x512", "PixArt-XL/2|STDiT-XL/2, as image weights", "1024 patches")]
+    [InlineData("opensora_v1.0_pixartms_xl2", "PixArtMS-XL/2", "3840 patches")]
+    [InlineData("opensora_v1.1_stdit2_xl2", "STDiT2-XL/2", "text 200 x 4096")]
+    [InlineData("opensora_v1.2_stdit3_xl2", "STDiT3-XL/2", "text 300 x 4096")]
+    [InlineData("orig_dit_xl2_256", "DiT-XL/2|Latte-XL/2", "1000 classes")]
+    [InlineData("orig_latte_xl2_ucf101", "Latte-XL/2", "101 classes")]
+    [InlineData("orig_pixart_xl2_512", "PixArt-XL/2|STDiT-XL/2, as image weights", "text 120 x 4096")]
+    [InlineData("orig_pixart_xl2_1024ms", "PixArtMS-XL/2", "4096 patches")]
+    [InlineData("sd_vae_ft_mse_diffusers", "Stable Diffusion's autoencoder", "4 latent channels")]
+    [InlineData("sd_vae_ft_mse_diffusers_deprecated_names", "Stable Diffusion's autoencoder", "128, 256, 512, 512")]
+    [InlineData("t5_v1_1_xxl_encoder", "T5 v1.1 XXL encoder", "64 heads of 64")]
+    public void Published_checkpoints_are_recognised(string manifest, string architectures, string sizes)
+    {
+        foreach (var prefix in new[] { "", "module." })
+        {
+            using var file = new Published(manifest, prefix);
+            var fits = Fit.Of(file);
+            fits.Where(fit => fit.Problems == 0).Select(fit => fit.Architecture).ShouldBe(architectures.Split('|'));
+            fits[0].Sizes.ShouldContain(sizes);
+            fits[0].Report.Unwrapped.ShouldBe(prefix.Length == 0 ? [] : [prefix]);
+        }
+    }
+
+    [Fact]
+    public void What_would_be_missing_or_unexpected_is_told()
+    {
+        using var file = new Published("opensora_v1.0_stdit_xl2_16x256x256", "", name => name is "t_block.1.bias" ? null : name is "final_layer.linear.bias" ? "final_layer.extra" : name);
+        var fit = Fit.Of(file)[0];
+        fit.Architecture.ShouldBe("STDiT-XL/2");
+        fit.Report.Missing.ShouldBe(["final_layer.linear.bias", "t_block.1.bias"], ignoreOrder: true);
+        fit.Report.Unexpected.ShouldBe(["final_layer.extra"]);
+    }
+
+    [Fact]
+    public void Small_models_are_recognised_without_a_preset()
+    {
+        using var scope = NewDisposeScope();
+        using var vae = new AutoencoderKL(new AutoencoderKLConfig { BlockOutChannels = [8, 16], LayersPerBlock = 1, NormNumGroups = 4 });
+        vae.SaveWeights(_folder["vae.safetensors"]);
+        var text = Print(_folder["vae.safetensors"]);
+        text.ShouldContain("vae.safetensors: safetensors");
+        text.ShouldContain("fits autoencoder of Stable Diffusion's kind (channels 8, 16, 4 latent channels)");
+        text.ShouldContain("--all lists them");
+        Print(_folder["vae.safetensors"], all: true).ShouldContain("post_quant_conv.weight");
+    }
+
+    [Fact]
+    public void A_checkpoint_is_told_with_its_sections_and_what_stands_beside()
+    {
+        var text = Print(CheckpointTests.Checkpoint("training.pt"));
+        text.ShouldContain("training.pt: PyTorch checkpoint");
+        text.ShouldContain("sections: model (3 tensors), ema (3 tensors, looked at)");
+        text.ShouldContain("epoch = 3");
+        text.ShouldContain("3 tensors: 3 of F32 with 17 numbers");
+        text.ShouldContain("fits no architecture that is known here");
+        text.ShouldMatch(@"linear\.weight\s+F32\s+3 x 4\s+12");
+    }
+
+    [Fact]
+    public void A_model_folder_is_told_part_by_part()
+    {
+        var text = Print(Path.Combine(TestFiles.Data("..", ".."), "models", "stickers"));
+        text.ShouldContain("stickers: a model folder");
+        text.ShouldMatch(@"denoiser: stdit[\s\S]*fits STDiT \(width 320, 8 blocks[\s\S]*autoencoder: autoencoder_kl[\s\S]*fits autoencoder[\s\S]*text encoder: t5[\s\S]*fits T5 v1.1 encoder");
+    }
+
+    [Fact]
+    public void Folders_of_weights_are_told_file_by_file_and_others_refused()
+    {
+        Should.Throw<InvalidWeightsException>(() => Print(_folder.Path)).Message.ShouldContain("hold weights");
+        foreach (var part in new[] { "transformer", "vae" })
+            File.Copy(CheckpointTests.Checkpoint("state_dict.pth"), Path.Combine(Directory.CreateDirectory(_folder[part]).FullName, "weights.pth"));
+        var text = Print(_folder.Path);
+        text.ShouldContain(Path.Combine("transformer", "weights.pth"));
+        text.ShouldContain(Path.Combine("vae", "weights.pth"));
+    }
+
+    [Fact]
+    public void Names_with_markup_and_control_characters_are_shown_as_they_are()
+    {
+        using (NewDisposeScope())
+            SafetensorsWriter.Write(_folder["odd.safetensors"], [KeyValuePair.Create("[red]x[/]\u001b[2J", ones(1))], new Dictionary<string, string> { ["[bold]"] = "[/]" });
+        var text = Print(_folder["odd.safetensors"]);
+        text.ShouldContain("[red]x[/]\uFFFD[2J");
+        text.ShouldContain("[bold] = [/]");
+    }
+
+    [Fact]
+    public void Nothing_is_left_in_memory()
+    {
+        var before = TensorCount.Start();
+        using (var file = new Published("opensora_v1.2_stdit3_xl2", ""))
+            Fit.Of(file).Count.ShouldBe(1);
+        before.More.ShouldBe(0);
+    }
+
+    private static string Print(string path, bool all = false)
+    {
+        using var writer = new StringWriter();
+        var console = AnsiConsole.Create(new AnsiConsoleSettings { Ansi = AnsiSupport.No, ColorSystem = ColorSystemSupport.NoColors, Out = new AnsiConsoleOutput(writer) });
+        console.Profile.Width = 200;
+        new Printer(console, all).Print(path, null);
+        return writer.ToString();
+    }
+
+    /// <summary>A published checkpoint's names and shapes, without its values.</summary>
+    private sealed class Published(string manifest, string prefix, Func<string, string?>? rename = null) : WeightsFile(manifest, TensorMemory.Default)
+    {
+        public override string Format => "names and shapes";
+
+        public override IReadOnlyDictionary<string, string> Metadata { get; } = new Dictionary<string, string>();
+
+        public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; } = Manifest.Read(manifest)
+            .Select(pair => (Name: rename is null ? pair.Key : rename(pair.Key), pair.Value)).Where(pair => pair.Name is not null)
+            .ToDictionary(pair => prefix + pair.Name, pair => new TensorEntry(prefix + pair.Name, "F32", pair.Value, 0, 4 * pair.Value.Aggregate(1L, (a, b) => a * b)));
+
+        private protected override Tensor Read(TensorEntry entry) => throw new NotSupportedException("There are no values.");
+
+        private protected override void Close()
+        {
+        }
+    }
+}
