@@ -26,6 +26,8 @@ internal static class Architectures
             var config = part.Config<AutoencoderKLConfig>();
             return part.Load(new AutoencoderKL(config, initialize: false), new LoadOptions { KeyMap = KeyMaps.StableDiffusionVae(config.BlockOutChannels.Count), AllowReshape = true });
         },
+        ["autoencoder_kl_temporal_decoder"] = part => part.Load(new AutoencoderKLTemporalDecoder(part.Config<AutoencoderKLConfig>(), initialize: false)),
+        ["autoencoder_tiny"] = part => part.Load(new TinyAutoencoder(part.Config<TinyAutoencoderConfig>(), initialize: false)),
     };
 
     internal static readonly IReadOnlyDictionary<string, Func<PartLoader, ITextEncoder>> TextEncoders = new Dictionary<string, Func<PartLoader, ITextEncoder>>(StringComparer.OrdinalIgnoreCase)
@@ -34,6 +36,13 @@ internal static class Architectures
         {
             var (text, folder) = (part.Folder.Description.TextEncoder, part.Folder);
             var encoder = T5TextEncoder.Load(part.Config<T5Config>(), part.Weights, folder.Tokenizer, text.MaxTokens, text.CleanCaptions);
+            part.Prepare(encoder.Model);
+            return encoder;
+        },
+        ["clip"] = part =>
+        {
+            // the tokenizer is named by its vocab.json, beside which its merges.txt lies
+            var encoder = ClipTextEncoder.Load(part.Config<ClipTextConfig>(), part.Weights, Path.GetDirectoryName(part.Folder.Tokenizer)!);
             part.Prepare(encoder.Model);
             return encoder;
         },
