@@ -204,7 +204,7 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     {
         ArgumentNullException.ThrowIfNull(conditions);
         using var scope = NewDisposeScope();
-        var size = Config.SizeConditioning ? tensor(new float[] { conditions.Height, conditions.Width }, device: x.device).expand(x.shape[0], 2) : null;
+        var size = Config.SizeConditioning && conditions is { Height: > 0, Width: > 0 } ? tensor(new float[] { conditions.Height, conditions.Width }, device: x.device).expand(x.shape[0], 2) : null;
         return forward(x, t, conditions.Text, conditions.TextMask, null, conditions.NoisyFrames, size).MoveToOuterDisposeScope();
     }
 

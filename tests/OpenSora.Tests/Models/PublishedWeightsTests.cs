@@ -303,6 +303,11 @@ public class PublishedWeightsTests
         published.FinalLayer.ShouldBe(2 * c + 32 * c + 32);
         published.ToString().ShouldContain("temporal attention       148,764,672    19.6 %");
         new StdiTBuilder().Attention(AttentionOrder.Full).CountParameters().Total.ShouldBe(610_856_096);
+        const int angles = 36; // of rotary positions, parameters that are not trained
+        using (Manifest.Unallocated(() => new Stdit2(new Stdit2Config(), initialize: false), out var stdit2))
+            ParameterCounts.Of(stdit2).Total.ShouldBe(767_452_100 - angles);
+        using (Manifest.Unallocated(() => new Stdit3(new Stdit3Config(), initialize: false), out var stdit3))
+            ParameterCounts.Of(stdit3).Total.ShouldBe(1_207_643_972 - angles);
         LiveTensors.Count.ShouldBe(before);
 
         using var scope = NewDisposeScope();

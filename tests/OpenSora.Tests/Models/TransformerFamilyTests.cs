@@ -128,6 +128,26 @@ public class TransformerFamilyTests
     }
 
     [Theory]
+    [InlineData("STDiT serial")]
+    [InlineData("STDiT parallel")]
+    [InlineData("STDiT interleaved")]
+    [InlineData("STDiT full")]
+    [InlineData("PixArtMS")]
+    public void Given_frames_are_at_time_zero_in_any_order(string name)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = Make(name);
+        var (x, t, conditions) = Inputs(model);
+        var plain = model.Denoise(x, t, conditions);
+        Tensor With(params bool[] noisy) => model.Denoise(x, t, conditions with { NoisyFrames = tensor([.. noisy, .. noisy], [2, 3]) });
+        Difference(With(true, true, true), plain).ShouldBeLessThan(1e-5);
+        var given = With(false, true, true);
+        Difference(given.narrow(2, 1, 2), plain.narrow(2, 1, 2)).ShouldBeGreaterThan(1e-4);
+        Difference(given.narrow(2, 1, 2), With(true, true, false).narrow(2, 1, 2)).ShouldBeGreaterThan(1e-4);
+    }
+
+    [Theory]
     [MemberData(nameof(Names))]
     public void A_seed_repeats_the_starting_values(string name)
     {
@@ -181,5 +201,6 @@ public class TransformerFamilyTests
         var output = model.Denoise(x, t, conditions);
         Difference(output, model.Denoise(x, t, conditions with { Height = 64 })).ShouldBeGreaterThan(1e-4);
         Difference(output, ((Stdit)model).call(x, t, conditions.Text, conditions.TextMask)).ShouldBe(0); // 8 pixels a latent
+        Difference(output, model.Denoise(x, t, new DenoiserConditions(conditions.Text, conditions.TextMask))).ShouldBe(0);
     }
 }
