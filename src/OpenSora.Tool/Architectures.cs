@@ -130,14 +130,23 @@ internal static class Architectures
             yield return new(channels is [128, 256, 512, 512] && latents == 4 ? "Stable Diffusion's autoencoder" : "autoencoder of Stable Diffusion's kind", words, () => new AutoencoderKL(config, initialize: false), options);
     }
 
+    /// <summary>Diffusers' file of both halves, or one of the original's two, whose names are the numbers of layers.</summary>
     private static IEnumerable<Candidate> TinyAutoencoders(WeightsFile file)
     {
-        if (Shapes.Beside(file, "encoder.layers.0.weight") is not { } shapes)
-            yield break;
-        foreach (var name in TinyAutoencoderConfig.Presets)
+        (string First, string Half, LoadOptions Options)[] forms =
+        [
+            ("encoder.layers.0.weight", "", new LoadOptions()),
+            ("0.weight", ", the encoder", new LoadOptions { KeyMap = name => $"encoder.layers.{name}", KeepInitial = name => name.StartsWith("decoder.", StringComparison.Ordinal) }),
+            ("1.weight", ", the decoder", new LoadOptions { KeyMap = name => $"decoder.{TinyAutoencoder.DecoderName(name)}", KeepInitial = name => name.StartsWith("encoder.", StringComparison.Ordinal) }),
+        ];
+        foreach (var (first, half, options) in forms.Where(form => file.Tensors.ContainsKey(form.First)).Take(1))
         {
-            var config = TinyAutoencoderConfig.Preset(name) with { Channels = shapes["encoder.layers.0.weight", 0], InChannels = shapes["encoder.layers.0.weight", 1] };
-            yield return new(name, $"{config.LatentChannels} latent channels", () => new TinyAutoencoder(config, initialize: false), new LoadOptions());
+            foreach (var config in TinyAutoencoderConfig.Presets.Select(TinyAutoencoderConfig.Preset).Distinct())
+            {
+                var names = TinyAutoencoderConfig.Presets.Where(name => TinyAutoencoderConfig.Preset(name).LatentChannels == config.LatentChannels);
+                var sized = config with { Channels = (int)Math.Min(file.Tensors[first].Shape.FirstOrDefault(), int.MaxValue) };
+                yield return new($"{string.Join(" or ", names)}{half}", $"{config.LatentChannels} latent channels", () => new TinyAutoencoder(sized, initialize: false), options);
+            }
         }
     }
 

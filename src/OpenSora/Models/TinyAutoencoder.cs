@@ -182,7 +182,7 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     }
 
     // The original counts the squeezing of the latents as the decoder's layer 0.
-    private static string DecoderName(string name)
+    internal static string DecoderName(string name)
     {
         var dot = name.IndexOf('.', StringComparison.Ordinal);
         return dot > 0 && int.TryParse(name.AsSpan(0, dot), NumberStyles.None, CultureInfo.InvariantCulture, out var layer) && layer > 0

@@ -58,8 +58,8 @@ internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type =
             (GlobalKind.Ignored,
             [
                 "argparse.Namespace", "torch.Size", "torch.device", "_codecs.encode", "copyreg._reconstructor", "copy_reg._reconstructor",
-                "builtins.object", "__builtin__.object", "builtins.set", "__builtin__.set", "builtins.list", "__builtin__.list", "builtins.int", "builtins.float",
-                "builtins.bytearray", "collections.deque", "collections.Counter", "pathlib.PosixPath", "pathlib.Path", "pathlib.PurePosixPath",
+                "builtins.object", "__builtin__.object", "builtins.set", "__builtin__.set", "builtins.list", "__builtin__.list", "builtins.int", "__builtin__.int", "__builtin__.long",
+                "builtins.float", "__builtin__.float", "builtins.bool", "__builtin__.bool", "builtins.str", "__builtin__.unicode", "builtins.bytearray", "__builtin__.bytearray", "collections.deque", "collections.Counter", "pathlib.PosixPath", "pathlib.Path", "pathlib.PurePosixPath",
                 "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
                 "numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct",
                 "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",

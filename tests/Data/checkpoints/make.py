@@ -2,12 +2,22 @@
 import argparse
 import json
 import os
-from collections import OrderedDict
+import sys
+import types
+from collections import OrderedDict, defaultdict
 
 import torch
 from torch import nn
 
 torch.manual_seed(0)
+
+
+def types_module(name):
+    """An importable module that is empty."""
+    parts = name.split(".")
+    for i in range(len(parts)):
+        sys.modules[".".join(parts[:i + 1])] = types.ModuleType(".".join(parts[:i + 1]))
+    return sys.modules[name]
 
 
 def numbers(*shape, start=0):
@@ -22,8 +32,8 @@ def state(start=0):
 
 
 # Every element type.
-types = dict(f16=torch.float16, bf16=torch.bfloat16, f32=torch.float32, f64=torch.float64, i64=torch.int64, i32=torch.int32, i16=torch.int16, i8=torch.int8, u8=torch.uint8)
-torch.save({**{name: numbers(2, 3).to(dtype) for name, dtype in types.items()}, "bool": torch.tensor([True, False, True])}, "types.pt")
+dtypes = dict(f16=torch.float16, bf16=torch.bfloat16, f32=torch.float32, f64=torch.float64, i64=torch.int64, i32=torch.int32, i16=torch.int16, i8=torch.int8, u8=torch.uint8)
+torch.save({**{name: numbers(2, 3).to(dtype) for name, dtype in dtypes.items()}, "bool": torch.tensor([True, False, True])}, "types.pt")
 
 # Views of one storage, and shapes at the edges.
 base = numbers(4, 6)
@@ -50,6 +60,18 @@ module.register_buffer("table", torch.zeros(2))
 module.load_state_dict(state())
 torch.save(module.state_dict(), "state_dict.pth")
 torch.save({name: nn.Parameter(value) for name, value in state().items()}, "parameters.pth", pickle_protocol=4)
+
+# What stands in a trainer's checkpoint: classes as keys, NumPy scalars, sets, bytes, a tensor with an attribute of its own.
+numpy_scalar = __import__("numpy").float64(0.5)
+package = types_module("pytorch_lightning.callbacks.model_checkpoint")
+package.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": package.__name__})
+noted = numbers(2)
+noted.note = "kept beside the values"
+torch.save({
+    "state_dict": OrderedDict([("first_stage_model.noted", noted), ("first_stage_model.plain", numbers(3))]), "epoch": 7,
+    "callbacks": {package.ModelCheckpoint: {"best_model_score": torch.tensor(0.5), "dirpath": "checkpoints"}}, "best": numpy_scalar, "seen": {1, 2}, "raw": b"bytes",
+    "counts": defaultdict(int, {"a": 1}), "shape": torch.Size([2, 3]), "device": torch.device("cpu"), "large": 1 << 80, "none": None, "pair": (True, -5, 2.5),
+}, "trainer.ckpt")
 
 # Two shards with their index.
 shards = {"pytorch_model-00001-of-00002.bin": ["linear.weight"], "pytorch_model-00002-of-00002.bin": ["linear.bias", "table"]}

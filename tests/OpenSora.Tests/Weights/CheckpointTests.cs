@@ -147,6 +147,51 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
+    public void What_trainers_save_beside_is_stepped_over()
+    {
+        using var scope = NewDisposeScope();
+        using var file = WeightsFile.Open(Checkpoint("trainer.ckpt"));
+        file.Sections.ShouldBe([new("state_dict", 2, true)]);
+        file.Metadata.ShouldBe(new Dictionary<string, string> { ["epoch"] = "7" });
+        Values(file.Read("first_stage_model.noted")).ShouldBe([0, 1]);
+        Values(file.Read("first_stage_model.plain")).ShouldBe([0, 1, 2]);
+    }
+
+    [Fact]
+    public void Tensors_of_newer_versions_are_read()
+    {
+        using var scope = NewDisposeScope();
+        byte[] storage = [.. "("u8, .. Pickle.Text("storage"), .. "ctorch.storage\nUntypedStorage\n"u8, .. Pickle.Text("0"), .. Pickle.Text("cpu"), .. "K\x08tQ"u8];
+        byte[] ofBytes = [.. "ctorch._utils\n_rebuild_tensor_v3\n("u8, .. storage, .. "K\x01K\x02"u8, 0x85, .. "K\x01"u8, 0x85, 0x89, .. ")ctorch\nint16\ntR"u8];
+        byte[] ofClass = [.. "ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_tensor_v2\nctorch.nn.parameter\nParameter\n"u8,
+            .. Pickle.Tensor("1", 3)["ctorch._utils\n_rebuild_tensor_v2\n".Length..^1], .. "}tR"u8];
+        var path = Zip("new.pt",
+            ("a/data.pkl", [0x80, 2, .. "}("u8, .. Pickle.Text("typed"), .. ofBytes, .. Pickle.Text("class"), .. ofClass, .. "u."u8]),
+            ("a/data/0", [1, 0, 2, 0, 3, 0, 4, 0]), ("a/data/1", [0, 0, 128, 63, 0, 0, 0, 64, 0, 0, 64, 64]), ("a/byteorder", "little"u8.ToArray()));
+        using var file = WeightsFile.Open(path);
+        var typed = file.Read("typed");
+        typed.dtype.ShouldBe(ScalarType.Int16);
+        Values(typed).ShouldBe([2, 3]);
+        Values(file.Read("class")).ShouldBe([1, 2, 3]);
+    }
+
+    [Theory]
+    [InlineData(5, 1, 0, "reaches to byte 20 of a storage of 16 bytes")]
+    [InlineData(3, 2, 0, "reaches to byte 20 of a storage of 16 bytes")]
+    [InlineData(4, 1, 1, "reaches to byte 20 of a storage of 16 bytes")]
+    [InlineData(4, -1, 0, "whole numbers from 0")]
+    [InlineData(-1, 1, 0, "whole numbers from 0")]
+    [InlineData(int.MaxValue, int.MaxValue, 0, "too large")]
+    public void A_tensor_that_reaches_beyond_its_storage_is_refused(int size, int stride, int offset, string problem)
+    {
+        static byte[] Int(int number) => [(byte)'J', .. BitConverter.GetBytes(number)];
+        byte[] tensor = [.. "ctorch._utils\n_rebuild_tensor\n(("u8, .. Pickle.Text("storage"), .. "ctorch\nFloatStorage\n"u8, .. Pickle.Text("0"), .. Pickle.Text("cpu"), .. "K\x04tQ"u8,
+            .. Int(offset), .. Int(size), 0x85, .. Int(stride), 0x85, .. "tR"u8];
+        var path = Zip("beyond.pt", ("a/data.pkl", [0x80, 2, .. "}"u8, .. Pickle.Text("x"), .. tensor, .. "s."u8]), ("a/data/0", new byte[16]));
+        Problem(() => WeightsFile.Open(path)).ShouldContain(problem);
+    }
+
+    [Fact]
     public void A_pickle_that_calls_anything_else_is_refused_by_name_and_not_executed()
     {
         using var here = new TemporaryFolder();

@@ -67,6 +67,21 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
+    public void Halves_of_a_tiny_autoencoder_are_recognised()
+    {
+        using var scope = NewDisposeScope();
+        using var model = new TinyAutoencoder(TinyAutoencoderConfig.Preset("TAESD3"));
+        model.SaveWeights(_folder["both"]);
+        var halves = model.state_dict().ToLookup(pair => pair.Key.StartsWith("encoder.", StringComparison.Ordinal));
+        SafetensorsWriter.Write(_folder["encoder"], halves[true].Select(pair => KeyValuePair.Create(pair.Key["encoder.layers.".Length..], pair.Value)));
+        SafetensorsWriter.Write(_folder["decoder"], halves[false].Select(pair => pair.Key["decoder.layers.".Length..].Split('.', 2) is [var layer, var rest]
+            ? KeyValuePair.Create($"{int.Parse(layer) + 1}.{rest}", pair.Value) : default));
+        Print(_folder["both"]).ShouldContain("fits TAESD3 or TAEF1 (16 latent channels)");
+        Print(_folder["encoder"]).ShouldContain("fits TAESD3 or TAEF1, the encoder");
+        Print(_folder["decoder"]).ShouldContain("fits TAESD3 or TAEF1, the decoder");
+    }
+
+    [Fact]
     public void A_checkpoint_is_told_with_its_sections_and_what_stands_beside()
     {
         var text = Print(CheckpointTests.Checkpoint("training.pt"));
