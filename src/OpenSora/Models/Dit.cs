@@ -30,8 +30,8 @@ public record DitConfig : TransformerConfig
     /// <summary>Starts the output of attention along time at zero where blocks have one of their own, so that a model begins as its image model.</summary>
     public bool ZeroInitTemporal { get; init; } = true;
 
-    /// <summary>Names that <see cref="Preset"/> knows (Peebles and Xie, 2023, table 1) with patches of 1x2x2.</summary>
-    public static IReadOnlyList<string> Presets { get; } = ["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2"];
+    /// <summary>Names that <see cref="Preset"/> knows (Peebles and Xie, 2023, table 1) with patches of 1x2x2, or of 2x2x2 as Open-Sora has it too.</summary>
+    public static IReadOnlyList<string> Presets { get; } = ["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2", "DiT-XL/2x2"];
 
     /// <summary>The sizes of a named model.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>

@@ -6,8 +6,8 @@ public sealed record LatteConfig : DitConfig
     /// <summary>The published choices.</summary>
     public LatteConfig() => AttentionOrder = AttentionOrder.Interleaved;
 
-    /// <summary>Names that <see cref="Preset"/> knows (Ma et al., 2024, table 1) with patches of 1x2x2.</summary>
-    public static new IReadOnlyList<string> Presets { get; } = ["Latte-S/2", "Latte-B/2", "Latte-L/2", "Latte-XL/2"];
+    /// <summary>Names that <see cref="Preset"/> knows (Ma et al., 2024, table 1) with patches of 1x2x2, or of 2x2x2 as Open-Sora has it too.</summary>
+    public static new IReadOnlyList<string> Presets { get; } = ["Latte-S/2", "Latte-B/2", "Latte-L/2", "Latte-XL/2", "Latte-XL/2x2"];
 
     /// <summary>The sizes of a named model: those of the DiT of the same letter.</summary>
     /// <param name="name">One of <see cref="Presets"/>; <c>Latte-XL/2</c> is the published one.</param>

@@ -43,7 +43,8 @@ public abstract record TransformerConfig
         Check(ClassDropoutProb is >= 0 and <= 1, nameof(ClassDropoutProb), $"ClassDropoutProb is {ClassDropoutProb}; it must be between 0 and 1.");
     }
 
-    /// <summary>Channels, blocks and heads by letter: those of DiT (Peebles and Xie, 2023, table 1), which all of the family have.</summary>
+    /// <summary>Channels, blocks and heads by letter: those of DiT (Peebles and Xie, 2023, table 1), which all of the family have. Patches are of 2x2 places, of one frame
+    /// (<c>/2</c>) or two (<c>/2x2</c>).</summary>
     /// <param name="config">A configuration whose sizes are replaced.</param>
     /// <param name="name">A name such as <c>DiT-XL/2</c>.</param>
     /// <param name="known">The names that there are.</param>
@@ -59,7 +60,8 @@ public abstract record TransformerConfig
             "L" => (1024, 24, 16),
             _ => (1152, 28, 16),
         };
-        return (TConfig)((TransformerConfig)config with { HiddenSize = hiddenSize, Depth = depth, NumHeads = heads });
+        var frames = name.EndsWith("/2x2", StringComparison.Ordinal) ? 2 : 1;
+        return (TConfig)((TransformerConfig)config with { HiddenSize = hiddenSize, Depth = depth, NumHeads = heads, PatchSize = [frames, 2, 2] });
     }
 
     /// <summary>Checks a size of frames, height and width, and that patches fill it.</summary>

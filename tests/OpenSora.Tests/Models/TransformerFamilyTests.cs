@@ -170,6 +170,25 @@ public class TransformerFamilyTests
     }
 
     [Fact]
+    public void Presets_have_the_sizes_of_their_letters()
+    {
+        static (int, int, int, int) Sizes(TransformerConfig config) => (config.HiddenSize, config.Depth, config.NumHeads, config.PatchSize[0]);
+        foreach (var (letter, channels, depth, heads) in new[] { ("S", 384, 12, 6), ("B", 768, 12, 12), ("L", 1024, 24, 16), ("XL", 1152, 28, 16) })
+        {
+            foreach (var config in new TransformerConfig[] { DitConfig.Preset($"DiT-{letter}/2"), LatteConfig.Preset($"Latte-{letter}/2"), StditConfig.Preset($"STDiT-{letter}/2") })
+                Sizes(config).ShouldBe((channels, depth, heads, 1));
+        }
+        Sizes(DitConfig.Preset("DiT-XL/2x2")).ShouldBe((1152, 28, 16, 2));
+        Sizes(LatteConfig.Preset("Latte-XL/2x2")).ShouldBe((1152, 28, 16, 2));
+        (DitConfig.Preset("DiT-S/2").AttentionOrder, DitConfig.Preset("DiT-S/2").CaptionChannels).ShouldBe((AttentionOrder.Full, 512));
+        (LatteConfig.Preset("Latte-S/2").AttentionOrder, LatteConfig.Preset("Latte-S/2").CaptionChannels).ShouldBe((AttentionOrder.Interleaved, 512));
+        var many = PixArtConfig.Preset("PixArtMS-XL/2");
+        (many.SizeConditioning, many.StretchPositions, many.SpaceScale, many.AttentionOrder).ShouldBe((true, true, 2.0, AttentionOrder.Full));
+        foreach (var name in DitConfig.Presets.Concat(LatteConfig.Presets).Concat(StditConfig.Presets).Concat(PixArtConfig.Presets))
+            (name switch { ['D', ..] => DitConfig.Preset(name), ['L', ..] => LatteConfig.Preset(name), ['S', ..] => StditConfig.Preset(name), _ => (TransformerConfig)PixArtConfig.Preset(name) }).Validate();
+    }
+
+    [Fact]
     public void Latte_and_PixArt_refuse_what_they_cannot_be()
     {
         var before = LiveTensors.Count;
