@@ -68,7 +68,8 @@ internal static class Architectures
     {
         var (hidden, depth, classes) = (shapes[Patches, 0], shapes.Count("blocks"), shapes["y_embedder.embedding_table.weight", 0] - 1);
         var condition = classes > 0 ? $"label_{classes}" : "text";
-        var (name, heads) = Preset(DitConfig.Presets, DitConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
+        var patched = DitConfig.Presets.Where(preset => DitConfig.Preset(preset).PatchSize.SequenceEqual(PatchSize(shapes))).ToList();
+        var (name, heads) = Preset(patched, DitConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
         var dit = new DitConfig
         {
             InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = heads ?? Divisor(hidden), MlpRatio = MlpRatio(shapes, "blocks"), Condition = condition,
