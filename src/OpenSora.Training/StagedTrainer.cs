@@ -28,7 +28,7 @@ public sealed class StagedTrainer : IDisposable
     /// <summary>A trainer of a diffusion transformer with the published loss.</summary>
     /// <param name="model">The model; stays the caller's.</param>
     /// <param name="textEncoder">A text encoder to be trained with it, for data that hold token ids; null: data hold text states.</param>
-    public StagedTrainer(Stdit model, T5Encoder? textEncoder = null) : this(new DiffusionTraining(model, textEncoder))
+    public StagedTrainer(IVideoTransformer model, T5Encoder? textEncoder = null) : this(new DiffusionTraining(model, textEncoder))
     {
     }
 

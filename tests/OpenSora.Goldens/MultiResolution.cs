@@ -60,6 +60,7 @@ internal static class MultiResolutionGoldens
             Height = (int)Number("input.height"),
             Width = (int)Number("input.width"),
             FramesPerSecond = Number("input.fps"),
+            FrameRates = file["input.fps"],
         };
     }
 }

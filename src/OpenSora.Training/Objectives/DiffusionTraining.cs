@@ -10,7 +10,7 @@ namespace OpenSora.Training;
 /// variational bound of the variances; Nichol and Dhariwal, 2021), or <see cref="RectifiedFlow"/>.</remarks>
 public sealed class DiffusionTraining : IDenoisingObjective
 {
-    private readonly Stdit model;
+    private readonly IVideoTransformer model;
     private readonly T5Encoder? text;
     private readonly ITrainingProcess process;
     private readonly ITimestepSampler? timesteps;
@@ -20,17 +20,30 @@ public sealed class DiffusionTraining : IDenoisingObjective
     /// <param name="text">The text encoder for batches of token ids; null: batches hold text states.</param>
     /// <param name="process">The noise process; null: <see cref="Iddpm"/> of 1000 steps, linear, as published.</param>
     /// <param name="timesteps">How time steps are drawn; null: as the process does by itself, for <see cref="Iddpm"/> uniformly.</param>
-    public DiffusionTraining(Stdit model, T5Encoder? text = null, ITrainingProcess? process = null, ITimestepSampler? timesteps = null)
+    /// <exception cref="ArgumentException">The denoiser is no module.</exception>
+    public DiffusionTraining(IVideoTransformer model, T5Encoder? text = null, ITrainingProcess? process = null, ITimestepSampler? timesteps = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         (this.model, this.text) = (model, text);
         this.process = process ?? new Iddpm(IddpmSchedule.Linear());
         this.timesteps = timesteps;
-        var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["model"] = model };
+        var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal)
+        {
+            ["model"] = model as nn.Module ?? throw new ArgumentException($"{model.GetType().Name} is no {nameof(nn.Module)}: it has no parameters to train.", nameof(model)),
+        };
         if (text is not null)
             modules["text"] = text;
         Modules = modules;
     }
+
+    /// <summary>Frames a second of the data, for models that are told (<see cref="Stdit2"/>, <see cref="Stdit3"/>); single images count as of 120.</summary>
+    public double FramesPerSecond { get; set; } = 24;
+
+    /// <summary>Pixels of height or width that a latent position of the data covers, for models that are told the size in pixels.</summary>
+    public int SpatialFactor { get; set; } = 8;
+
+    /// <summary>Frames that a latent frame of the data covers.</summary>
+    public int TemporalFactor { get; set; } = 1;
 
     /// <inheritdoc/>
     public IReadOnlyDictionary<string, nn.Module> Modules { get; }
@@ -48,7 +61,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
         var count = (int)latents.shape[0];
         var noise = randn(latents.shape, generator: generator).to(latents.device);
         using var times = timesteps?.Sample(count, process.Steps, generator) ?? process.DrawTimesteps(latents, generator);
-        var rate = stage.CaptionDropout ?? model.Config.ClassDropoutProb;
+        var rate = stage.CaptionDropout ?? model.CaptionDropout;
         var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
         return Loss(batch, latents, times.Timesteps, times.Weights, noise, drop).Loss;
     }
@@ -74,7 +87,13 @@ public sealed class DiffusionTraining : IDenoisingObjective
             states = text.forward(states, batch.Mask);
         }
 
-        var losses = process.TrainingLosses((x, t) => model.forward(x, t, states, batch.Mask, drop, batch.NoisyFrames), latents, timesteps, noise, noisyFrames: batch.NoisyFrames);
+        var (frames, height, width) = ((int)latents.shape[2], (int)latents.shape[3], (int)latents.shape[4]);
+        var shown = new DenoiserConditions(states, batch.Mask)
+        {
+            NoisyFrames = batch.NoisyFrames, DroppedText = drop ?? zeros(latents.shape[0], ScalarType.Bool, latents.device), Frames = frames * TemporalFactor, Height = height * SpatialFactor,
+            Width = width * SpatialFactor, FramesPerSecond = frames == 1 ? DenoiserConditions.ImageFramesPerSecond : FramesPerSecond,
+        };
+        var losses = process.TrainingLosses((x, t) => model.Denoise(x, t, shown), latents, timesteps, noise, noisyFrames: batch.NoisyFrames);
         var total = (losses.Loss * weights.to(losses.Loss.device)).mean();
         var parts = new Dictionary<string, double>(StringComparer.Ordinal);
         if (losses.Mse is not null)

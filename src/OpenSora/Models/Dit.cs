@@ -123,6 +123,9 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     /// <inheritdoc/>
     public bool SupportsNoisyFrames => false;
 
+    /// <inheritdoc/>
+    public double CaptionDropout => Config.ClassDropoutProb;
+
     /// <summary>Where training draws which conditions to drop; null: PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
 
@@ -158,7 +161,9 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     /// <param name="y">Vectors of text <c>[B, 1, 1, CaptionChannels]</c>, or classes <c>[B]</c>, int64, the last one plus one meaning none.</param>
     /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
-    public override Tensor forward(Tensor x, Tensor timestep, Tensor y)
+    public override Tensor forward(Tensor x, Tensor timestep, Tensor y) => forward(x, timestep, y, null);
+
+    private Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? drop)
     {
         CheckShapes(x, timestep, y);
         using var scope = NewDisposeScope();
@@ -168,7 +173,7 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
         tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
-        var drop = training && Config.ClassDropoutProb > 0 ? rand(b, device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
+        drop ??= training && Config.ClassDropoutProb > 0 ? rand(b, device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
         var condition = t_embedder.call(timestep) + y_embedder.call(y, drop).view(b, c);        // [B, C]
 
         foreach (var block in blocks)
@@ -188,7 +193,7 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
         using var scope = NewDisposeScope();
         var text = conditions.Text;
         var y = Config.Classes > 0 && text.dim() == 3 && text.shape[1] == 1 && text.shape[2] == 1 ? text.view(-1).to(ScalarType.Int64) : text.unsqueeze(1);
-        return forward(x, t, y).MoveToOuterDisposeScope();
+        return forward(x, t, y, conditions.DroppedText).MoveToOuterDisposeScope();
     }
 
     /// <summary>The condition of no text, or of no class, what guidance takes for an unconditional prompt.</summary>

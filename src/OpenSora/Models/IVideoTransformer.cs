@@ -22,6 +22,9 @@ public interface IVideoTransformer : IDisposable
     /// <summary>Whether <see cref="DenoiserConditions.NoisyFrames"/> are understood; not where a token covers several frames.</summary>
     bool SupportsNoisyFrames { get; }
 
+    /// <summary>The share of texts that training replaces by the null caption, for classifier-free guidance.</summary>
+    double CaptionDropout { get; }
+
     /// <summary>The learned null caption, what guidance takes for an unconditional prompt.</summary>
     /// <param name="batch">How many copies.</param>
     /// <returns><c>[batch, TextTokens, TextWidth]</c>, owned by the caller.</returns>
@@ -44,6 +47,10 @@ public sealed record DenoiserConditions(Tensor Text, Tensor? TextMask = null)
     /// <summary><c>[batch, frames of the latents]</c>, boolean: false where a frame is given, and clean; null = all are noisy.</summary>
     public Tensor? NoisyFrames { get; init; }
 
+    /// <summary><c>[batch]</c>, boolean: true where the text is replaced by the null caption; null: nowhere, but in training mode at random, as often as
+    /// <see cref="IVideoTransformer.CaptionDropout"/> says.</summary>
+    public Tensor? DroppedText { get; init; }
+
     /// <summary>Frames of the video, in pixels rather than latents.</summary>
     public int Frames { get; init; } = 1;
 
@@ -55,6 +62,9 @@ public sealed record DenoiserConditions(Tensor Text, Tensor? TextMask = null)
 
     /// <summary>Frames a second; <see cref="ImageFramesPerSecond"/> for a single one.</summary>
     public double FramesPerSecond { get; init; } = 24;
+
+    /// <summary><c>[rows]</c>, float32: frames a second of each video, where they differ; fewer rows than the batch are repeated over it as a whole. Null: <see cref="FramesPerSecond"/> of all.</summary>
+    public Tensor? FrameRates { get; init; }
 
     /// <summary>The frame rate by which <see cref="Stdit2"/> and <see cref="Stdit3"/> know single images, as in their training.</summary>
     public const double ImageFramesPerSecond = 120;

@@ -83,6 +83,9 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <inheritdoc/>
     public bool SupportsNoisyFrames => Config.PatchSize[0] == 1;
 
+    /// <inheritdoc/>
+    public double CaptionDropout => Config.ClassDropoutProb;
+
     /// <summary>Whether the temporal attention runs. Off, the model is its image model: what training on images saves time with, as long as the temporal
     /// attention's output is zero anyway. Of no effect where blocks have no second attention (<see cref="AttentionOrder"/>).</summary>
     public bool TemporalAttention
@@ -147,12 +150,12 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
     public override Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask)
     {
-        if (!training || Config.ClassDropoutProb <= 0)
-            return forward(x, timestep, y, mask, null);
         using var scope = NewDisposeScope();
-        var drop = rand(y.shape[0], device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb;
-        return forward(x, timestep, y, mask, drop).MoveToOuterDisposeScope();
+        return forward(x, timestep, y, mask, Drop(y)).MoveToOuterDisposeScope();
     }
+
+    // Which captions training drops; null: none.
+    private Tensor? Drop(Tensor y) => training && Config.ClassDropoutProb > 0 ? rand(y.shape[0], device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
 
     /// <summary>As <see cref="forward(Tensor, Tensor, Tensor, Tensor?)"/>, with the captions to drop given.</summary>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
@@ -205,7 +208,7 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         ArgumentNullException.ThrowIfNull(conditions);
         using var scope = NewDisposeScope();
         var size = Config.SizeConditioning && conditions is { Height: > 0, Width: > 0 } ? tensor(new float[] { conditions.Height, conditions.Width }, device: x.device).expand(x.shape[0], 2) : null;
-        return forward(x, t, conditions.Text, conditions.TextMask, null, conditions.NoisyFrames, size).MoveToOuterDisposeScope();
+        return forward(x, t, conditions.Text, conditions.TextMask, conditions.DroppedText ?? Drop(conditions.Text), conditions.NoisyFrames, size).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>

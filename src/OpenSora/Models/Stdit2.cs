@@ -103,6 +103,9 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// <inheritdoc/>
     public bool SupportsNoisyFrames => Config.PatchSize[0] == 1;
 
+    /// <inheritdoc/>
+    public double CaptionDropout => Config.ClassDropoutProb;
+
     /// <summary>Where training draws which captions to drop; null: PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
 
@@ -125,7 +128,7 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
+    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>, unless the conditions say which.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
     /// <param name="conditions">Text, size, length, frame rate and given frames.</param>
@@ -141,13 +144,13 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
 
         var (height, width) = (conditions.Height, conditions.Width);
         var size = cat([csize_embedder.call(Row(height, width)), ar_embedder.call(Row((double)height / width))], 1);           // [1, C]
-        var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(Row(conditions.FramesPerSecond));       // [1, C]
+        var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(MultiResolution.Rates(conditions, x));        // [1 or B, C]
         var time = t_embedder.call(timestep);                                                   // [B, C]
         var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device));         // [1, C], given frames are at time 0
         Tensor Modulation(Sequential shared, Tensor told, int parts) =>                         // [B, 1 or T, parts, C]
             MultiResolution.Modulation(shared.call(time + told), clean is null ? null : shared.call(clean + told), noisy, parts);
         var (inFrames, alongTime) = (Modulation(t_block, size, 6), Modulation(t_block_temp, length, 3));
-        var drop = MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
+        var drop = conditions.DroppedText ?? MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
         var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1);          // [B, M, C]
         var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
 

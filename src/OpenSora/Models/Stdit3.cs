@@ -86,6 +86,9 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// <inheritdoc/>
     public bool SupportsNoisyFrames => Config.PatchSize[0] == 1;
 
+    /// <inheritdoc/>
+    public double CaptionDropout => Config.ClassDropoutProb;
+
     /// <summary>Where training draws which captions to drop; null: PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
 
@@ -111,7 +114,7 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <summary>Predicts the velocity, and a second half that a rectified flow leaves unused.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
+    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>, unless the conditions say which.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
     /// <param name="conditions">Text, size, frame rate and given frames.</param>
@@ -124,11 +127,11 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         var (b, c, noisy) = (x.shape[0], Config.HiddenSize, conditions.NoisyFrames);
         var (t, h, w) = MultiResolution.Grid(Config, x);
 
-        var fps = fps_embedder.call(MultiResolution.Row(x.device, conditions.FramesPerSecond));        // [1, C]
+        var fps = fps_embedder.call(MultiResolution.Rates(conditions, x));                      // [1 or B, C]
         var time = t_embedder.call(timestep) + fps;                                             // [B, C]
-        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps;   // [1, C], given frames are at time 0
+        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps;   // [1 or B, C], given frames are at time 0
         var modulation = MultiResolution.Modulation(t_block.call(time), clean is null ? null : t_block.call(clean), noisy, 6); // [B, 1 or T, 6, C]
-        var drop = MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
+        var drop = conditions.DroppedText ?? MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
         var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1);          // [B, M, C]
         var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
 

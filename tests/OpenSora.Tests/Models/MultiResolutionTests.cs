@@ -82,6 +82,13 @@ public class MultiResolutionTests
         Difference(model.Denoise(x, t, conditions with { FramesPerSecond = 24 }), plain).ShouldBeGreaterThan(1e-4);
         Difference(model.Denoise(x, t, conditions with { Height = 64, Width = 96 }), plain).ShouldBeGreaterThan(1e-4);
         Difference(model.Denoise(x, t, conditions with { Text = conditions.Text + 1 }), plain).ShouldBeGreaterThan(1e-4);
+        var rates = model.Denoise(x, t, conditions with { FrameRates = tensor(new[] { 8f, 24f }) });
+        Difference(rates[0], plain[0]).ShouldBeLessThan(1e-5);
+        Difference(rates[1], plain[1]).ShouldBeGreaterThan(1e-4);
+        Difference(rates[1], model.Denoise(x, t, conditions with { FrameRates = tensor(new[] { 24f }) })[1]).ShouldBeLessThan(1e-5);
+        var dropped = model.Denoise(x, t, conditions with { DroppedText = tensor(new[] { true, false }) });
+        Difference(dropped[0], model.Denoise(x, t, conditions with { Text = model.NullCaption(2) })[0]).ShouldBeLessThan(1e-5);
+        Difference(dropped[1], plain[1]).ShouldBeLessThan(1e-5);
         if (kind is "stdit2")
             Difference(model.Denoise(x, t, conditions with { Frames = 6 }), plain).ShouldBeGreaterThan(1e-4);
     }
@@ -223,6 +230,8 @@ public class MultiResolutionTests
             (() => model.Denoise(x, t, conditions with { TextMask = ones(2, 5) }), "expected [rows, 6]"),
             (() => model.Denoise(x, t, conditions with { TextMask = zeros(2, 6) }), "A row of the text mask has no token"),
             (() => model.Denoise(x, t, conditions with { NoisyFrames = ones(2, 3) }), "expected booleans [2, 3]"),
+            (() => model.Denoise(x, t, conditions with { FrameRates = ones(3) }), "The frame rates have shape [3]"),
+            (() => model.Denoise(x, t, conditions with { DroppedText = ones(2) }), "The mask of dropped texts is Float32"),
             (() => model.Denoise(x, t, new DenoiserConditions(conditions.Text)), "1 frames of 0x0 pixels"),
         })
             Should.Throw<ArgumentException>(call).Message.ShouldContain(message);

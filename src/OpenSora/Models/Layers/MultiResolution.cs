@@ -17,6 +17,10 @@ internal static class MultiResolution
     /// <summary>Numbers that are the same for the whole batch, <c>[1, count]</c>.</summary>
     public static Tensor Row(Device device, params double[] values) => tensor(Array.ConvertAll(values, value => (float)value), [1, values.Length], device: device);
 
+    /// <summary>The frame rates to embed, <c>[1 or B, 1]</c>.</summary>
+    public static Tensor Rates(DenoiserConditions conditions, Tensor x) => conditions.FrameRates is not { } rates ? Row(x.device, conditions.FramesPerSecond)
+        : rates.In(ScalarType.Float32).repeat(x.shape[0] / rates.shape[0]).unsqueeze(1);
+
     /// <summary>Positions within a frame, <c>[1, S, C]</c>: stretched to a square of as many tokens, and scaled by the video's size in pixels.</summary>
     public static Tensor Places(MultiResolutionConfig config, long h, long w, DenoiserConditions conditions, Device device)
     {
@@ -31,14 +35,14 @@ internal static class MultiResolution
 
     /// <summary>What the blocks share of the time, <c>[B, 1 or T, parts, C]</c>: noisy frames get the time's, given ones that of time 0.</summary>
     /// <param name="ofTime"><c>[B, parts * C]</c></param>
-    /// <param name="ofClean"><c>[1, parts * C]</c>, where some frames are given.</param>
+    /// <param name="ofClean"><c>[1 or B, parts * C]</c>, where some frames are given.</param>
     /// <param name="noisyFrames"><c>[B, T]</c></param>
     /// <param name="parts">How many vectors it holds.</param>
     public static Tensor Modulation(Tensor ofTime, Tensor? ofClean, Tensor? noisyFrames, int parts)
     {
         using var scope = NewDisposeScope();
         var noisy = ofTime.view(ofTime.shape[0], 1, parts, -1);
-        return (noisyFrames is null ? noisy : where(noisyFrames.unsqueeze(2).unsqueeze(3), noisy, ofClean!.view(1, 1, parts, -1))).MoveToOuterDisposeScope();
+        return (noisyFrames is null ? noisy : where(noisyFrames.unsqueeze(2).unsqueeze(3), noisy, ofClean!.view(ofClean.shape[0], 1, parts, -1))).MoveToOuterDisposeScope();
     }
 
     /// <summary>A block's own modulation added to the shared one: parts of <c>[B, 1 or T, 1, C]</c>.</summary>
@@ -105,6 +109,10 @@ internal static class MultiResolution
         var frames = Grid(config, x).T;
         Check(noisy is null || (noisy.dtype == ScalarType.Bool && noisy.shape.AsSpan().SequenceEqual([batch, frames])),
             $"The mask of noisy frames is {noisy?.dtype} of shape {Shape(noisy)}; expected booleans [{batch}, {frames}].", nameof(conditions));
+        var rates = conditions.FrameRates;
+        Check(rates is null || (rates.dim() == 1 && rates.shape[0] > 0 && batch % rates.shape[0] == 0), $"The frame rates have shape {Shape(rates)}; expected [rows], of which the batch {batch} is a multiple.", nameof(conditions));
+        var drop = conditions.DroppedText;
+        Check(drop is null || (drop.dtype == ScalarType.Bool && drop.dim() == 1 && drop.shape[0] == batch), $"The mask of dropped texts is {drop?.dtype} of shape {Shape(drop)}; expected booleans [{batch}].", nameof(conditions));
         Check(conditions is { Frames: > 0, Height: > 0, Width: > 0, FramesPerSecond: > 0 }, $"The video is told to have {conditions.Frames} frames of {conditions.Width}x{conditions.Height} "
             + $"pixels at {conditions.FramesPerSecond} frames a second; these models need all of them, above 0.", nameof(conditions));
     }

@@ -1,0 +1,131 @@
+using OpenSora.Diffusion;
+using OpenSora.Models;
+using OpenSora.Torch;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Tests;
+
+/// <summary>Every architecture is trained by the same trainer.</summary>
+public class ArchitectureTests
+{
+    private static nn.Module Make(string name) => name switch
+    {
+        "stdit2" => new Stdit2(new Stdit2Config { InputSqSize = 32, InChannels = 2, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 }),
+        "stdit3" => new Stdit3(new Stdit3Config { InputSqSize = 32, InChannels = 2, HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 }),
+        _ => new PixArt(new PixArtConfig { InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4, SizeConditioning = true }),
+    };
+
+    [Theory]
+    [InlineData("stdit2", false)]
+    [InlineData("stdit2", true)]
+    [InlineData("stdit3", true)]
+    [InlineData("pixart", false)]
+    public async Task It_learns_and_what_is_fixed_stays(string name, bool flow)
+    {
+        var before = LiveTensors.Count;
+        manual_seed(1);
+        using (var model = Make(name))
+        using (var text = new T5Encoder(new T5Config { VocabSize = 20, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 }))
+        {
+            var start = Weights(model);
+            var data = name is "pixart" ? (ITrainingData)new Numbers() : new FrameMaskedData(new Numbers(), new Dictionary<FrameMask, double> { [FrameMask.ImageHead] = 0.5 });
+            var objective = new DiffusionTraining((IVideoTransformer)model, text, flow ? new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true, ShiftBySize = true }) : null) { FramesPerSecond = 8 };
+            var losses = new List<TrainingProgress>();
+            var stage = Tiny.Stage(steps: 4, data: data);
+            stage.Workers = 2;
+            using (var trainer = new StagedTrainer(objective).AddStage(stage))
+                await trainer.RunAsync(new Told(losses.Add));
+            losses.ShouldAllBe(step => double.IsFinite(step.Loss) && step.GradientNorm > 0);
+
+            var end = Weights(model);
+            bool Moved(string parameter) => !start["model." + parameter].AsSpan().SequenceEqual(end["model." + parameter]);
+            Moved("final_layer.linear.weight").ShouldBeTrue();
+            Moved("y_embedder.y_embedding").ShouldBeFalse();
+            if (name is not "pixart")
+                Moved("rope.freqs").ShouldBeFalse();
+        }
+        LiveTensors.Count.ShouldBe(before);
+
+        static Dictionary<string, float[]> Weights(nn.Module model)
+        {
+            using var scope = NewDisposeScope();
+            return Tiny.Weights(("model", model));
+        }
+    }
+
+    [Fact]
+    public void The_model_is_told_size_rate_frames_and_what_is_dropped()
+    {
+        using var scope = NewDisposeScope();
+        using var model = new Watched();
+        var objective = new DiffusionTraining(model, process: new RectifiedFlow()) { FramesPerSecond = 12, SpatialFactor = 4, TemporalFactor = 2 };
+        using var generator = new Generator(1);
+        var noisy = tensor([true, false, true, true, true, true], [2, 3]);
+        objective.Loss(new TrainingBatch(randn([2, 2, 3, 4, 6]), randn([2, 4, 8]), NoisyFrames: noisy), new TrainingStage { CaptionDropout = 1 }, generator);
+        (model.Told!.Frames, model.Told.Height, model.Told.Width, model.Told.FramesPerSecond).ShouldBe((6, 16, 24, 12.0));
+        model.Told.NoisyFrames.ShouldBeSameAs(noisy);
+        model.Dropped.ShouldBe([true, true]);
+        objective.Loss(new TrainingBatch(randn([2, 2, 1, 4, 6]), randn([2, 4, 8])), new TrainingStage { CaptionDropout = 0 }, generator);
+        (model.Told.Frames, model.Told.FramesPerSecond).ShouldBe((2, DenoiserConditions.ImageFramesPerSecond));
+        model.Dropped.ShouldBe([false, false]);
+        Should.Throw<ArgumentException>(() => new DiffusionTraining(new NoModule())).Message.ShouldContain("NoModule is no Module");
+    }
+
+    private sealed class Watched : nn.Module, IVideoTransformer
+    {
+        private readonly NoModule inner = new();
+
+        public Watched() : base(nameof(Watched))
+        {
+        }
+
+        public DenoiserConditions? Told { get; private set; }
+
+        public bool[]? Dropped { get; private set; }
+
+        public int LatentChannels => inner.LatentChannels;
+
+        public IReadOnlyList<int> LatentMultiple => inner.LatentMultiple;
+
+        public int TextWidth => inner.TextWidth;
+
+        public int TextTokens => inner.TextTokens;
+
+        public bool SupportsNoisyFrames => true;
+
+        public double CaptionDropout => 0.5;
+
+        public Tensor NullCaption(long batch = 1) => inner.NullCaption(batch);
+
+        public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions)
+        {
+            Told = conditions;
+            Dropped = conditions.DroppedText!.data<bool>().ToArray();
+            return inner.Denoise(x, t, conditions);
+        }
+    }
+
+    private sealed class NoModule : IVideoTransformer
+    {
+        public int LatentChannels => 2;
+
+        public IReadOnlyList<int> LatentMultiple => [1, 1, 1];
+
+        public int TextWidth => 8;
+
+        public int TextTokens => 4;
+
+        public bool SupportsNoisyFrames => false;
+
+        public double CaptionDropout => 0;
+
+        public Tensor NullCaption(long batch = 1) => zeros(batch, TextTokens, TextWidth);
+
+        public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions) => x.clone();
+
+        public void Dispose()
+        {
+        }
+    }
+}
