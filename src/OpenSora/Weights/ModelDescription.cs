@@ -55,7 +55,7 @@ public record ModelPart
     /// <summary>The architecture's settings; see <see cref="ModelFolder.ReadConfig{T}"/>.</summary>
     public JsonElement Config { get; init; }
 
-    /// <summary>A safetensors file in the folder; null for a part without numbers of its own.</summary>
+    /// <summary>A file in the folder as <see cref="WeightsFile"/> opens it: safetensors, a PyTorch checkpoint, or the index of shards; null for a part without numbers of its own.</summary>
     public string? Weights { get; init; }
 }
 

@@ -94,6 +94,8 @@ internal sealed class Mutations
     /// <summary>Changes a pickle at its opcodes, or anywhere.</summary>
     private void Change(List<byte> pickle)
     {
+        if (pickle.Count == 0)
+            pickle.Add((byte)'.');
         var starts = Pickle.Starts([.. pickle]);
         var at = Any(starts);
         var next = starts.FirstOrDefault(start => start > at, pickle.Count);
@@ -124,12 +126,12 @@ internal sealed class Mutations
                 pickle.InsertRange(at, [(byte)Any("hq"u8.ToArray()), (byte)_random.Next(256)]);
                 break;
             case 8: // another number
-                var numbers = starts.Where(start => pickle[start] is (byte)'K' or (byte)'M' or (byte)'J').ToList();
+                var numbers = starts.Where(start => start < pickle.Count - 2 && (pickle[start] is (byte)'K' or (byte)'M' or (byte)'J')).ToList();
                 if (numbers.Count > 0)
                     pickle[Any(numbers) + 1] = (byte)_random.Next(256);
                 break;
             case 9: // a large number in place of a small one
-                numbers = [.. starts.Where(start => pickle[start] == (byte)'K')];
+                numbers = [.. starts.Where(start => start < pickle.Count - 2 && pickle[start] == (byte)'K')];
                 if (numbers.Count > 0)
                 {
                     var number = Any(numbers);
@@ -145,7 +147,7 @@ internal sealed class Mutations
             default:
                 var damaged = Damage([.. pickle], int.MaxValue);
                 pickle.Clear();
-                pickle.AddRange(damaged.Length > 0 ? damaged : [(byte)'.']);
+                pickle.AddRange(damaged);
                 break;
         }
     }
