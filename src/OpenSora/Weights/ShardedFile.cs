@@ -54,6 +54,10 @@ internal sealed class ShardedFile : WeightsFile
     /// <inheritdoc/>
     public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
+    /// <inheritdoc/>
+    public override IReadOnlyList<WeightsSection> Sections => [.. _shards.Values.SelectMany(shard => shard.Sections)
+        .GroupBy(section => section.Name, StringComparer.Ordinal).Select(group => new WeightsSection(group.Key, group.Sum(section => section.Tensors), group.Any(section => section.Chosen)))];
+
     private protected override Tensor Read(TensorEntry entry) => _shards[entry.Shard!].Read(entry.Name);
 
     private protected override void Close()
