@@ -26,7 +26,7 @@ public sealed class ModelHubOptions
     /// <summary>After this time without any byte a connection counts as failed.</summary>
     public TimeSpan StallTimeout { get; set; } = TimeSpan.FromSeconds(30);
 
-    internal string ResolvedCacheFolder => Path.GetFullPath(CacheFolder ?? Variable("HF_HUB_CACHE") ?? Path.Combine(Home(), "hub"));
+    internal string ResolvedCacheFolder => Path.GetFullPath(CacheFolder ?? FolderVariable("HF_HUB_CACHE") ?? Path.Combine(Home(), "hub"));
 
     internal string? ResolvedToken => (Token ?? Variable("HF_TOKEN"))?.Trim() is { Length: > 0 } token ? token : null;
 
@@ -44,8 +44,12 @@ public sealed class ModelHubOptions
         return endpoint;
     }
 
-    private static string Home() => Variable("HF_HOME") ?? Path.Combine(
-        Variable("XDG_CACHE_HOME") ?? Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache"), "huggingface");
+    private static string UserFolder => Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
+
+    private static string Home() => FolderVariable("HF_HOME") ?? Path.Combine(FolderVariable("XDG_CACHE_HOME") ?? Path.Combine(UserFolder, ".cache"), "huggingface");
+
+    // The Python tools take ~ for the user's folder too.
+    private static string? FolderVariable(string name) => Variable(name) is { } folder && (folder is "~" || folder.StartsWith("~/", StringComparison.Ordinal)) ? UserFolder + folder[1..] : Variable(name);
 
     private static string? Variable(string name) => Environment.GetEnvironmentVariable(name) is { Length: > 0 } value ? value : null;
 }

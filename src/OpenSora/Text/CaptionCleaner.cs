@@ -16,7 +16,7 @@ public static class CaptionCleaner
     private const string Host = $@"[a-z0-9.-]+\.{Domains}({Letter}|[/-])*\b/?";
 
     private static readonly Regex Separator = Pattern(@"[\x1C-\x1F]"); // white space to the original, not to .NET
-    private static readonly Regex FinalSigma = Pattern(@"(?<before>\p{L}\p{M}*)\u03A3(?<after>\P{L}|\z)");
+    private static readonly Regex FinalSigma = Pattern(@"(?<before>\p{L}\p{M}*)\u03A3(?<after>\p{M}*([^\p{L}\p{M}]|\z))");
     private static readonly Regex Joiner = Pattern("[-_]");
     private static readonly Regex SignBetweenWords = Pattern($@"(?<sign>\D[,./])(?<word>{Letter})");
 

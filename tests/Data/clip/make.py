@@ -91,7 +91,7 @@ vocabulary = {piece: i for i, piece in enumerate(byte_symbols + [symbol + "</w>"
 
 random.seed(3)
 texts = ["", "  \t\n ", "A photo of a CAT", "the goat's goats aren't standing", "they're, we've: I'll!!", "10:45 in 2024, x2", "Ein schöner Straßenkater läuft ÜBER",
-         "ΟΔΟΣ ΣΟΦΟΣ", "кошка и собака", "猫が寝ている。", "🐐🌊 waves 🐐", "a\u00A0b\u2003c\x1cd", "<|endoftext|>beach<|startoftext|>", "!'s ''t 'S", "𝒳𝒴 ½ ² ٣", "goatgoatgoat" * 9,
+         "ΟΔΟΣ ΣΟΦΟΣ", "ΑΣ\u0332Α ΑΣ\u0332", "кошка и собака", "猫が寝ている。", "🐐🌊 waves 🐐", "a\u00A0b\u2003c\x1cd", "<|endoftext|>beach<|startoftext|>", "!'s ''t 'S", "𝒳𝒴 ½ ² ٣", "goatgoatgoat" * 9,
          "\u200Bzero\u200Dwidth", "İstanbul", "\x00\x01\x7f", "a" * 60]
 alphabets = ["abcdefgoat thes'", "aeiou 0123!?.,'", "".join(chr(c) for c in range(0x21, 0x250)) + "      ", "äöüßéèкошка猫が🐐🌊 '"]
 texts += ["".join(random.choice(alphabet) for _ in range(random.randrange(1, 60))) for alphabet in alphabets for _ in range(25)]

@@ -309,6 +309,8 @@ public sealed class ModelHubTests : IAsyncLifetime
             new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(folder["xdg"], "huggingface", "hub"));
             Environment.SetEnvironmentVariable("HF_HOME", folder["home"]);
             new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(folder["home"], "hub"));
+            Environment.SetEnvironmentVariable("HF_HOME", "~/models");
+            new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), "models", "hub"));
             Environment.SetEnvironmentVariable("HF_HUB_CACHE", Cache);
             Environment.SetEnvironmentVariable("HF_ENDPOINT", server.Address + "/");
             Environment.SetEnvironmentVariable("HF_TOKEN", " hf_secret\n");
@@ -437,6 +439,30 @@ public sealed class ModelHubTests : IAsyncLifetime
         steps.Zip(steps.Skip(1)).ShouldAllBe(pair => pair.Second.BytesDone >= pair.First.BytesDone && pair.Second.FilesDone >= pair.First.FilesDone);
         steps.ShouldAllBe(step => step.Bytes == large.Length + 2 * config.Length && step.Files == 3);
         (steps[^1].FilesDone, steps[^1].BytesDone).ShouldBe((3, large.Length + 2 * config.Length));
+    }
+
+    [Theory]
+    [InlineData("https://hub.example.org", true)]
+    [InlineData("http://hub.example.org", false)]
+    [InlineData("http://localhost:1", true)]
+    public async Task The_token_does_not_go_over_the_network_unencrypted(string endpoint, bool isShown)
+    {
+        using var handler = new Refusing();
+        using var hub = new ModelHub(Options(options => (options.Endpoint, options.Token) = (endpoint, "hf_secret")), handler);
+        (await Should.ThrowAsync<ModelHubException>(() => hub.DownloadAsync("org/name"))).Status.ShouldBe(HttpStatusCode.NotFound);
+        handler.Shown.ShouldBe([isShown ? "Bearer hf_secret" : null]);
+    }
+
+    /// <summary>Has nothing, and remembers what it was shown.</summary>
+    private sealed class Refusing : HttpMessageHandler
+    {
+        public List<string?> Shown { get; } = [];
+
+        protected override Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+        {
+            Shown.Add(request.Headers.Authorization?.ToString());
+            return Task.FromResult(new HttpResponseMessage(HttpStatusCode.NotFound));
+        }
     }
 
     private sealed class Steps(Action<DownloadProgress> take) : IProgress<DownloadProgress>
