@@ -175,6 +175,19 @@ public sealed class CheckpointTests : IDisposable
         Values(file.Read("class")).ShouldBe([1, 2, 3]);
     }
 
+    [Fact]
+    public void Archives_with_the_fields_of_large_ones_are_read()
+    {
+        using var scope = NewDisposeScope();
+        (string, byte[])[] entries =
+        [
+            ("a/data.pkl", [0x80, 2, .. "}"u8, .. Pickle.Text("x"), .. Pickle.Tensor("0", 2), .. "s."u8]),
+            ("a/data/0", [0, 0, 128, 63, 0, 0, 0, 64]),
+        ];
+        using var file = WeightsFile.Open(Write("wide.pt", StoredZip.Of(entries, wide: true)));
+        Values(file.Read("x")).ShouldBe([1, 2]);
+    }
+
     [Theory]
     [InlineData(5, 1, 0, "reaches to byte 20 of a storage of 16 bytes")]
     [InlineData(3, 2, 0, "reaches to byte 20 of a storage of 16 bytes")]

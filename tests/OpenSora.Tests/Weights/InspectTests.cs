@@ -67,6 +67,33 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
+    public void Other_parts_of_models_are_recognised()
+    {
+        using var scope = NewDisposeScope();
+        using var clip = new ClipTextModel(new ClipTextConfig { VocabSize = 30, HiddenSize = 16, IntermediateSize = 20, NumHiddenLayers = 2, NumAttentionHeads = 2, MaxPositionEmbeddings = 7, ProjectionDim = 8, EosTokenId = 29 });
+        clip.SaveWeights(_folder["clip"]);
+        Print(_folder["clip"]).ShouldContain("fits CLIP text encoder (width 16, 2 blocks, 7 tokens)");
+        using var video = new AutoencoderKLTemporalDecoder(new AutoencoderKLConfig { BlockOutChannels = [8, 16], LayersPerBlock = 1, NormNumGroups = 4 });
+        video.SaveWeights(_folder["video"]);
+        Print(_folder["video"]).ShouldContain("fits autoencoder with the temporal decoder of Stable Video Diffusion");
+        using var t5 = new T5Encoder(new T5Config { VocabSize = 50, DModel = 16, DKv = 4, DFf = 24, NumLayers = 2, NumHeads = 2, FeedForwardProj = "relu" });
+        t5.SaveWeights(_folder["t5"]);
+        Print(_folder["t5"]).ShouldContain("fits T5 encoder (width 16, 2 blocks, 2 heads of 4, 50 tokens)");
+    }
+
+    [Fact]
+    public void A_training_checkpoint_shows_the_model_in_it()
+    {
+        using var scope = NewDisposeScope();
+        using var model = new Stdit(new StditConfig { InputSize = [2, 4, 4], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 });
+        var tensors = model.state_dict().SelectMany(pair => new[] { KeyValuePair.Create($"weights.model.{pair.Key}", pair.Value), KeyValuePair.Create($"adam.mean.model.{pair.Key}", pair.Value) });
+        SafetensorsWriter.Write(_folder["checkpoint"], tensors, new Dictionary<string, string> { ["opensora.training"] = "{}" });
+        var text = Print(_folder["checkpoint"]);
+        text.ShouldContain("fits STDiT (width 24, 2 blocks");
+        text.ShouldContain("left out: adam.mean.model.");
+    }
+
+    [Fact]
     public void Halves_of_a_tiny_autoencoder_are_recognised()
     {
         using var scope = NewDisposeScope();
