@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Net;
 using System.Text;
 using OpenSora.Hub;
@@ -428,6 +429,33 @@ public sealed class ModelHubTests : IAsyncLifetime
         snapshots.Distinct().Count().ShouldBe(1);
         ShouldBeComplete(snapshots[0]);
         server.Asked("GET", "/store/").Count().ShouldBe(1);
+    }
+
+    [Fact]
+    public async Task What_another_process_is_downloading_is_waited_for()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Another process is played by flock, which takes locks as the Python tools do.");
+        var @lock = Path.Combine(Cache, ".locks", "models--org--name", FakeHub.Sha256(large) + ".lock");
+        Directory.CreateDirectory(Path.GetDirectoryName(@lock)!);
+        Directory.CreateDirectory(Path.GetDirectoryName(LargeBlob)!);
+        File.WriteAllBytes(folder["elsewhere"], large);
+        using var other = Process.Start(new ProcessStartInfo("flock", [@lock, "sh", "-c", "echo locked; read go; mv \"$0\" \"$1\"", folder["elsewhere"], LargeBlob])
+        {
+            RedirectStandardInput = true, RedirectStandardOutput = true, UseShellExecute = false,
+        })!;
+        (await other.StandardOutput.ReadLineAsync()).ShouldBe("locked");
+
+        var reached = new TaskCompletionSource();
+        var download = Download(progress: new Steps(step =>
+        {
+            if (step.File is "vae/model v2.safetensors")
+                reached.TrySetResult();
+        }));
+        await Task.WhenAny(reached.Task, download);
+        await other.StandardInput.WriteLineAsync("go");
+        ShouldBeComplete(await download);
+        server.Asked("GET", "/store/").ShouldBeEmpty();
+        await other.WaitForExitAsync();
     }
 
     [Fact]
