@@ -39,6 +39,10 @@ public static class ModuleWeights
         if (options.Strict && !report.IsComplete)
             throw new InvalidWeightsException(file.Path, $"they do not fit the model. {report}", report: report);
 
+        // Only booleans can still turn out to be damaged: before anything is changed.
+        foreach (var (_, entry) in fitting.Where(pair => pair.Value.Dtype == ScalarType.Bool))
+            file.Read(entry.Name).Dispose();
+
         using (no_grad())
         {
             foreach (var (name, entry) in fitting)

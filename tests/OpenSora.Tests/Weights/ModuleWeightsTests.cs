@@ -205,6 +205,21 @@ public sealed class ModuleWeightsTests : IDisposable
     }
 
     [Fact]
+    public void Damaged_booleans_are_noticed_before_anything_is_changed()
+    {
+        using var scope = NewDisposeScope();
+        using var module = new Flagged();
+        module.SaveWeights(_folder["a"]);
+        var bytes = File.ReadAllBytes(_folder["a"]);
+        bytes[^1] = 7; // booleans, the narrowest type, come last
+        File.WriteAllBytes(_folder["a"], bytes);
+        using (no_grad())
+            module.weight.fill_(9);
+        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(_folder["a"])).Message.ShouldContain("boolean tensor 'flags'");
+        module.weight.eq(9).all().item<bool>().ShouldBeTrue();
+    }
+
+    [Fact]
     public void A_file_that_is_cut_while_it_is_open_is_refused()
     {
         using var scope = NewDisposeScope();
@@ -238,5 +253,16 @@ public sealed class ModuleWeightsTests : IDisposable
             register_buffer("scratch", scratch, persistent: false);
             RegisterComponents();
         }
+    }
+
+    private sealed class Flagged : nn.Module
+    {
+#pragma warning disable IDE1006, MA0069 // names of the state dict
+        public readonly Parameter weight = new(zeros(3));
+        public readonly Tensor flags = zeros(3, ScalarType.Bool);
+#pragma warning restore
+
+        public Flagged()
+            : base(nameof(Flagged)) => RegisterComponents();
     }
 }
