@@ -66,6 +66,21 @@ public class PreviewTests
     }
 
     [Fact]
+    public void A_model_without_a_size_of_its_own_is_told_one()
+    {
+        using var text = Text();
+        using var model = new Stdit2(new Stdit2Config { InputSqSize = 32, InChannels = 3, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = text.Width, ModelMaxLength = text.MaxTokens, PredSigma = false });
+        model.eval();
+        PreviewOptions Sized(int? height) => new() { Sampler = new DpmSolver(2), Frames = 2, Height = height, Width = 6 };
+        using (no_grad())
+        {
+            var video = new PromptRenderer(model, text, null, ["a"], Sized(4)).Render(default).ShouldHaveSingleItem();
+            (video.Count, video.Height, video.Width).ShouldBe((2, 4, 6));
+        }
+        Should.Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, ["a"], Sized(null))).Message.ShouldContain("Stdit2 has no size of its own");
+    }
+
+    [Fact]
     public async Task Anything_can_be_previewed_and_stills_are_pictures()
     {
         using var folder = new TemporaryFolder();

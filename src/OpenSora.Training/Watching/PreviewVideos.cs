@@ -33,7 +33,8 @@ public sealed class PreviewVideos : ITrainingCallback
     /// <param name="vae">Decodes latents; null: the model draws pixels.</param>
     /// <param name="prompts">What to show.</param>
     /// <param name="options">How to sample; null: as published.</param>
-    public PreviewVideos(string folder, Stdit model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions? options = null)
+    /// <exception cref="ArgumentException">There are no prompts, or neither the model nor the options have a size.</exception>
+    public PreviewVideos(string folder, IVideoTransformer model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions? options = null)
         : this(folder, new PromptRenderer(model, text, vae, prompts, options ?? new PreviewOptions()).Render)
     {
     }
@@ -84,6 +85,12 @@ public class PreviewOptions
     /// <summary>Latent frames; null: as many as the model is configured for.</summary>
     public int? Frames { get; set; }
 
+    /// <summary>Height of the latents; null: what the model is configured for. <see cref="Stdit2"/> and <see cref="Stdit3"/>, which have no size of their own, need all three.</summary>
+    public int? Height { get; set; }
+
+    /// <summary>Width of the latents; null: what the model is configured for.</summary>
+    public int? Width { get; set; }
+
     /// <summary>The sampler; null: DPM-Solver with 20 steps, for a model that predicts noise.</summary>
     public ISampler? Sampler { get; set; }
 
@@ -103,13 +110,14 @@ public class PreviewOptions
 /// <summary>Samples fixed prompts from fixed noise.</summary>
 internal sealed class PromptRenderer
 {
-    private readonly Stdit model;
+    private readonly IVideoTransformer model;
     private readonly ITextEncoder text;
     private readonly IVideoAutoencoder? vae;
     private readonly string[] prompts;
     private readonly PreviewOptions options;
+    private readonly (int Frames, int Height, int Width) size;
 
-    public PromptRenderer(Stdit model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions options)
+    public PromptRenderer(IVideoTransformer model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions options)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(text);
@@ -117,6 +125,9 @@ internal sealed class PromptRenderer
         if (prompts.Count == 0)
             throw new ArgumentException("Previews need at least one prompt.", nameof(prompts));
         (this.model, this.text, this.vae, this.prompts, this.options) = (model, text, vae, [.. prompts], options);
+        var own = model switch { Stdit stdit => stdit.Config.InputSize, Dit dit => dit.Config.InputSize, _ => null };
+        size = ((options.Frames ?? own?[0], options.Height ?? own?[1], options.Width ?? own?[2]) is ({ } frames, { } height, { } width)) ? (frames, height, width)
+            : throw new ArgumentException($"{model.GetType().Name} has no size of its own: set Frames, Height and Width of the previews' latents.", nameof(options));
     }
 
     public IReadOnlyList<VideoFrames> Render(CancellationToken cancellationToken)
@@ -138,8 +149,8 @@ internal sealed class PromptRenderer
 
     private Tensor Sample(string[] batch, int start, CancellationToken cancellationToken)
     {
-        var (config, device) = (model.Config, model.parameters().First().device);
-        long[] shape = [config.InChannels, options.Frames ?? config.InputSize[0], config.InputSize[1], config.InputSize[2]];
+        var device = ((nn.Module)model).parameters().First().device;
+        long[] shape = [model.LatentChannels, size.Frames, size.Height, size.Width];
         var noise = stack(Enumerable.Range(start, batch.Length).Select(prompt =>
         {
             using var own = new Generator(Randomness.Mix(options.Seed, prompt) >> 1);
@@ -149,7 +160,13 @@ internal sealed class PromptRenderer
         var (states, mask) = text.Encode(batch);
         var nothing = model.NullCaption(batch.Length).narrow(1, 0, states.shape[1]);
         var sampler = options.Sampler ?? new DpmSolver(steps: 20);
-        Denoiser Denoise(Tensor caption) => (x, t) => model.call(x, t, caption, mask);
+        var (temporal, spatial) = (vae?.TemporalFactor ?? 1, vae?.SpatialFactor ?? 1);
+        var shown = new DenoiserConditions(states, mask)
+        {
+            Frames = size.Frames * temporal, Height = size.Height * spatial, Width = size.Width * spatial,
+            FramesPerSecond = size.Frames == 1 ? DenoiserConditions.ImageFramesPerSecond : options.FramesPerSecond,
+        };
+        Denoiser Denoise(Tensor caption) => (x, t) => model.Denoise(x, t, shown with { Text = caption });
         using var generator = new Generator(Randomness.Mix(options.Seed, start, 1) >> 1, device);
         return sampler.Sample(Guidance.ClassifierFree(Denoise(states), Denoise(nothing), options.Guidance, sampler.GuidedChannels), noise, generator, cancellationToken: cancellationToken);
     }
