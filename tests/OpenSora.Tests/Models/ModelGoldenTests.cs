@@ -31,7 +31,7 @@ public class ModelGoldenTests
     [InlineData("vae_video_wrapper")]
     [InlineData("clip_quick_gelu")]
     [InlineData("clip_gelu")]
-    [InlineData("svd_decoder")]
+    [InlineData("svd_frames")]
     [InlineData("taesd_plain")]
     [InlineData("taesd_middle_norm")]
     [InlineData("t5_gated_gelu")]

@@ -1,4 +1,4 @@
-"""The temporal decoder of Stable Video Diffusion computed layer by layer on random weights: svd_decoder.safetensors. Usage: svd.py FOLDER"""
+"""The temporal decoder of Stable Video Diffusion computed layer by layer on random weights: svd_frames.safetensors. Usage: svd.py FOLDER"""
 import torch
 import torch.nn.functional as F
 
@@ -107,4 +107,4 @@ chunked = torch.cat([decode(latents[:, :, :3]), decode(latents[:, :, 3:])], 2)
 config = {"block_out_channels": LEVELS, "norm_num_groups": GROUPS, "latent_channels": LATENT, "layers_per_block": LAYERS}
 tensors = {f"weights.{name}": value for name, value in weights.items()}
 tensors |= {"input.x": video, "output.mean": mean, "input.latents": latents, "output.decoded": decoded, "output.decoded_in_threes": chunked}
-save(f"{target}/svd_decoder.safetensors", tensors, config, "layer by layer, random weights")
+save(f"{target}/svd_frames.safetensors", tensors, config, "layer by layer, random weights")
