@@ -13,7 +13,7 @@ var minutes = new Option<double?>("--minutes") { Description = "Length of the st
 var output = new Option<string>("--out") { Description = "What to write." };
 var prompts = new Option<string>("--prompts") { Description = "A file with a prompt a line.", DefaultValueFactory = _ => Path.Combine(here, "prompts.txt") };
 var from = new Option<string?>("--from") { Description = "A checkpoint of another run to begin with." };
-var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, small-clips, clips or fine.", DefaultValueFactory = _ => "fine" };
+var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, small-clips, clips, small-fine or fine.", DefaultValueFactory = _ => "fine" };
 var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 16 };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
 var guidance = new Option<double>("--guidance") { Description = "Guidance scale.", DefaultValueFactory = _ => 4 };
@@ -47,12 +47,17 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
     return command;
 }
 
-var root = new RootCommand("Trains the sticker model: vae, cache, text, small, images, small-clips, clips, fine, export. Every step goes on where it was stopped.")
+var root = new RootCommand("Trains the sticker model: vae, cache, text, motions, small, images, small-clips, clips, small-fine, fine, export. Every step goes on where it was stopped.")
 {
     Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
     Verb("look", "Writes some of the moved stills as a picture.", (place, parsed, _) => Training.LookAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "moved.png")), output),
     Verb("text", "Teaches the text encoder what things look like.", (place, parsed, cancellation) => Training.TextAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("motions", "Teaches the text encoder the words of motions.", (place, parsed, cancellation) =>
+    {
+        MotionWords.Teach(place, 300, cancellation);
+        return Task.CompletedTask;
+    }),
     Verb("small", "Stage 1, first half: stills of half the size.", (place, parsed, cancellation) => Training.SmallImagesAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("images", "Stage 1, second half: stills.", (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
     Verb("gap", "Tells what a stage has learned from the text.", (place, parsed, cancellation) =>
@@ -62,7 +67,8 @@ var root = new RootCommand("Trains the sticker model: vae, cache, text, small, i
     }, stage),
     Verb("small-clips", "Stage 2, first half: clips of half the size.", (place, parsed, cancellation) => Training.SmallClipsAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
     Verb("clips", "Stage 2, second half: clips, from the weights of the first.", (place, parsed, cancellation) => Training.ClipsAsync(place, parsed.GetValue(minutes), cancellation), minutes),
-    Verb("fine", "Stage 3: fewer things, from the weights of stage 2.", (place, parsed, cancellation) => Training.FineAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("small-fine", "Stage 3, first half: fewer things, of half the size.", (place, parsed, cancellation) => Training.SmallFineAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
+    Verb("fine", "Stage 3, second half: the same of the whole size.", (place, parsed, cancellation) => Training.FineAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
     Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
         parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance), parsed.GetValue(seed), cancellation),
         output, prompts, stage, frames, steps, guidance, seed),

@@ -101,6 +101,8 @@ internal sealed record Recipe
 
     public required StageSettings ClipStage { get; init; }
 
+    public required StageSettings SmallFineStage { get; init; }
+
     public required StageSettings FineStage { get; init; }
 
     /// <summary>Colours of the palette under which each still, and each clip, is encoded.</summary>

@@ -141,12 +141,12 @@ internal static class Training
             : config with { InputSize = [config.InputSize[0], config.InputSize[1] / 2, config.InputSize[2] / 2], SpaceScale = config.SpaceScale / 2 };
     }
 
-    // The table of positions belongs to the size of the pictures; it is computed, not learned.
-    private static LoadOptions OfAnySize => new()
+    // The table of positions belongs to the size of the pictures; it is computed, not learned. The text encoder is always the one that was taught by itself, unless it is trained further.
+    private static LoadOptions WeightsFor(Workplace place)
     {
-        KeepInitial = key => key.EndsWith("pos_embed", StringComparison.Ordinal),
-        KeyMap = key => key.EndsWith("pos_embed", StringComparison.Ordinal) ? null : key,
-    };
+        bool Own(string key) => key.EndsWith("pos_embed", StringComparison.Ordinal) || (!place.Recipe.TrainText && key.StartsWith("text.", StringComparison.Ordinal));
+        return new() { KeepInitial = Own, KeyMap = key => Own(key) ? null : key };
+    }
 
     /// <summary>Stage 1b: stills, and single frames of clips.</summary>
     public static Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
@@ -166,7 +166,7 @@ internal static class Training
             model.TemporalAttention = false;
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
             if (from is not null)
-                trainer.InitialiseFrom(from, options: OfAnySize);
+                trainer.InitialiseFrom(from, options: WeightsFor(place));
             trainer.Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(cancellationToken: cancellation);
         }
@@ -180,9 +180,13 @@ internal static class Training
     public static Task ClipsAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
         ClipsAsync(place, "clips", place.Folder("small-clips"), null, place.Recipe.ClipStage, minutes, cancellation);
 
-    /// <summary>Stage 3: the same of fewer things.</summary>
-    public static Task FineAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
-        ClipsAsync(place, "fine", place.Folder("clips"), place.FineThings, place.Recipe.FineStage, minutes, cancellation);
+    /// <summary>Stage 3a: fewer things, of half the size.</summary>
+    public static Task SmallFineAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
+        ClipsAsync(place, "small-fine", from ?? place.Folder("clips"), place.FineThings, place.Recipe.SmallFineStage, minutes, cancellation);
+
+    /// <summary>Stage 3b: the same of the whole size.</summary>
+    public static Task FineAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
+        ClipsAsync(place, "fine", from ?? place.Folder("small-fine"), place.FineThings, place.Recipe.FineStage, minutes, cancellation);
 
     private static async Task ClipsAsync(Workplace place, string name, string before, IReadOnlySet<string>? things, StageSettings settings, double? minutes,
         CancellationToken cancellation)
@@ -196,7 +200,7 @@ internal static class Training
             var stage = settings.ToStage(name, new MixedData((videos, 1), (stills, place.Recipe.Frames), (moved, 1), (stills, place.Recipe.Frames)), minutes);
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
-            trainer.InitialiseFrom(before, options: OfAnySize).Resume(place.Folder(name), ifAny: true);
+            trainer.InitialiseFrom(before, options: WeightsFor(place)).Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
