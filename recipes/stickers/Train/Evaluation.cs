@@ -12,7 +12,12 @@ namespace Stickers;
 /// Prompts: things as they are, things on a colour, and things that are moved on a colour, the latter two half with combinations that training saw and half
 /// with others. All references are the stickers themselves, rendered as training rendered them.
 /// </remarks>
-internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet clips, int frames)
+/// <param name="place">The recipe and its data.</param>
+/// <param name="stills">All stills.</param>
+/// <param name="clips">All clips.</param>
+/// <param name="frames">Frames of each video.</param>
+/// <param name="asked">The things that prompts are about; null: all that are trained on. Pictures are compared with all of these in any case.</param>
+internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet clips, int frames, IReadOnlySet<string>? asked = null)
 {
     private const int Small = 32; // pixels of the pictures that are compared
 
@@ -76,17 +81,19 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     {
         var white = stills.Palette[0];
         List<Question> questions = [];
+        bool IsAsked(Sticker sticker) => asked?.Contains(sticker.Thing) != false;
         var animated = chosenClips.Select(i => clips.Items[i].Thing).ToHashSet(StringComparer.Ordinal);
-        var still = Shuffled([.. chosenStills.Where(i => !animated.Contains(stills.Items[i].Thing))], 1);
+        var still = Shuffled([.. chosenStills.Where(i => !animated.Contains(stills.Items[i].Thing) && IsAsked(stills.Items[i]))], 1);
         foreach (var i in still.Take(each))
             questions.Add(new(stills.Items[i].Plain[0], stills.Items[i].Thing, white, Motion.All[0], Seen: true, null));
-        foreach (var i in Shuffled(chosenClips, 2).Take(each))
+        foreach (var i in Shuffled([.. chosenClips.Where(i => IsAsked(clips.Items[i]))], 2).Take(each))
             questions.Add(new(clips.Items[i].Captions[0].Replace("{background}", white.Phrase, StringComparison.Ordinal), clips.Items[i].Thing, white, null, Seen: true, i));
 
         var source = new StickersOnColours(stills, chosenStills, place.Recipe.StillBackgrounds);
+        var places = Enumerable.Range(0, chosenStills.Length).Where(at => IsAsked(stills.Items[chosenStills[at]])).ToArray();
         foreach (var (turn, seen) in Enumerable.Range(0, 2 * (each / 2)).Select(turn => (turn, turn % 2 == 0)))
         {
-            var at = Randomness.Of(3, turn).Next(chosenStills.Length);
+            var at = places[Randomness.Of(3, turn).Next(places.Length)];
             var sticker = stills.Items[chosenStills[at]];
             var colours = stills.Palette.Where(colour => source.Shows(at, colour) == seen).ToArray();
             var colour = colours[turn / 2 % colours.Length];
@@ -94,7 +101,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         }
 
         var moved = place.Moved(stills, clips);
-        foreach (var i in Shuffled([.. Enumerable.Range(0, moved.Count).Where(i => moved.Clips[i].Motion.Phrase.Length > 0)], 4).Take(each))
+        foreach (var i in Shuffled([.. Enumerable.Range(0, moved.Count).Where(i => moved.Clips[i].Motion.Phrase.Length > 0 && IsAsked(stills.Items[moved.Clips[i].Sticker]))], 4).Take(each))
         {
             var (sticker, colour, motion) = moved.Clips[i];
             questions.Add(Moving(sticker, colour, motion, seen: true));

@@ -21,6 +21,7 @@ var model = new Option<string>("--model") { Description = "The model folder.", D
 var each = new Option<int>("--each") { Description = "Prompts of each of the five kinds.", DefaultValueFactory = _ => 40 };
 var seeds = new Option<int>("--seeds") { Description = "Seeds of each prompt.", DefaultValueFactory = _ => 2 };
 var bfloat16 = new Option<bool>("--bfloat16") { Description = "Generates in bfloat16: faster on processors that have it." };
+var fine = new Option<bool>("--fine") { Description = "Asks only about the things of stage 3. Pictures are compared with all things in any case." };
 var fewer = new Option<int?>("--steps") { Description = "Sampling steps; default: the model's." };
 var seed = new Option<int>("--seed") { Description = "Seed of the noise.", DefaultValueFactory = _ => 1 };
 
@@ -76,9 +77,9 @@ var root = new RootCommand("Trains the sticker model: vae, cache, text, motions,
     {
         using var stills = StickerSet.Stills(place.Data);
         using var clips = StickerSet.Clips(place.Data);
-        await new Evaluation(place, stills, clips, place.Recipe.Frames).RunAsync(
+        await new Evaluation(place, stills, clips, place.Recipe.Frames, parsed.GetValue(fine) ? place.FineThings : null).RunAsync(
             parsed.GetValue(model)!, parsed.GetValue(each), parsed.GetValue(seeds), parsed.GetValue(fewer), parsed.GetValue(bfloat16), parsed.GetValue(output), cancellation);
-    }, model, each, seeds, fewer, bfloat16, output),
+    }, model, each, seeds, fewer, bfloat16, fine, output),
     Verb("export", "Writes the model folder.", (place, parsed, _) =>
     {
         Export.Write(place, parsed.GetValue(output) ?? Path.Combine(here, "../../models/stickers"), parsed.GetValue(stage)!, Path.Combine(here, "DATA_LICENSES.md"));

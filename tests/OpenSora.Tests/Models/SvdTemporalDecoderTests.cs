@@ -132,16 +132,7 @@ public class SvdTemporalDecoderTests
         using var model = Make(Small);
         model.DecodeChunkSize = 2;
         var video = Random(1, 3, 3, 8, 8);
-        var before = LiveTensors.Count;
-        using (var latents = model.Encode(video))
-        {
-            latents.requires_grad.ShouldBeFalse();
-            LiveTensors.Count.ShouldBe(before + 1);
-            using var decoded = model.Decode(latents);
-            decoded.requires_grad.ShouldBeFalse();
-            LiveTensors.Count.ShouldBe(before + 2);
-        }
-        LiveTensors.Count.ShouldBe(before);
+        AutoencoderContract.CallsLeaveOneTensorAndNoGradients(model, video);
     }
 
     [Fact]

@@ -134,15 +134,7 @@ public sealed class TinyAutoencoderTests : IDisposable
         using var scope = NewDisposeScope();
         using var model = Make(Small);
         var video = Video(1, 3, 8);
-        var before = LiveTensors.Count;
-        using (var latents = model.Encode(video))
-        {
-            latents.requires_grad.ShouldBeFalse();
-            LiveTensors.Count.ShouldBe(before + 1);
-            using var decoded = model.Decode(latents);
-            LiveTensors.Count.ShouldBe(before + 2);
-        }
-        LiveTensors.Count.ShouldBe(before);
+        AutoencoderContract.CallsLeaveOneTensorAndNoGradients(model, video);
     }
 
     [Fact]

@@ -26,13 +26,14 @@ public sealed class FuzzTests : IDisposable
         var mutations = new Mutations(20240318, SafetensorsSeed());
         var before = TensorCount.Start();
         var reasons = new Dictionary<string, int>(StringComparer.Ordinal);
-        var (read, longest, most) = (0, TimeSpan.Zero, 0.0);
+        var (read, large, longest, most) = (0, 0, TimeSpan.Zero, 0.0);
         for (var i = 0; i < count; i++)
         {
             var (kind, bytes) = mutations.Next();
             var start = Stopwatch.GetTimestamp();
             var refused = Try(bytes, $"file {i}, {kind}", out var allocated);
             longest = TimeSpan.FromTicks(Math.Max(longest.Ticks, Stopwatch.GetElapsedTime(start).Ticks));
+            large += Limit(bytes.Length) == 2L * bytes.Length ? 1 : 0;
             most = Math.Max(most, allocated / (double)Limit(bytes.Length));
             if (refused is null)
                 read++;
@@ -44,6 +45,7 @@ public sealed class FuzzTests : IDisposable
         before.More.ShouldBe(0);
         TestContext.Current.TestOutputHelper?.WriteLine($"{count} files: {read} read, {count - read} refused for {reasons.Count} kinds of reasons; at most {most:P0} of the allowance, {longest.TotalMilliseconds:F0} ms.");
         read.ShouldBeGreaterThan(count / 50);
+        large.ShouldBeGreaterThan(count / 50); // whose allowance is exactly twice their length
         reasons.Count.ShouldBeGreaterThan(15); // mutations reach far behind the first checks
     }
 

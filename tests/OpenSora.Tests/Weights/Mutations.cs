@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.IO.Compression;
 using System.Text;
+using OpenSora.Weights;
 
 namespace OpenSora.Tests.Weights;
 
@@ -87,7 +88,9 @@ internal sealed class Mutations
                 var changed = pickle.ToList();
                 for (var changes = _random.Next(1, 4); changes > 0; changes--)
                     Change(changed);
-                return ("pickle", StoredZip.Of([(rest[0].Name, [.. changed]), .. rest.Skip(1)]));
+                // Some are of a size at which twice the file's length is all that may be allocated.
+                var padding = _random.Next(16) == 0 ? new[] { ("padding", new byte[Allowance.Least / 2]) } : [];
+                return ("pickle", StoredZip.Of([(rest[0].Name, [.. changed]), .. rest.Skip(1), .. padding]));
         }
     }
 

@@ -1,0 +1,24 @@
+using OpenSora.Models;
+using OpenSora.Torch;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Tests.Models;
+
+/// <summary>What holds of every autoencoder.</summary>
+internal static class AutoencoderContract
+{
+    public static void CallsLeaveOneTensorAndNoGradients(IVideoAutoencoder model, Tensor video)
+    {
+        var before = LiveTensors.Count;
+        using (var latents = model.Encode(video))
+        {
+            latents.requires_grad.ShouldBeFalse();
+            LiveTensors.Count.ShouldBe(before + 1);
+            using var decoded = model.Decode(latents);
+            decoded.requires_grad.ShouldBeFalse();
+            LiveTensors.Count.ShouldBe(before + 2);
+        }
+        LiveTensors.Count.ShouldBe(before);
+    }
+}
