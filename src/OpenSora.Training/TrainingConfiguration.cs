@@ -79,7 +79,7 @@ public static class TrainingConfiguration
     /// <param name="data">The data of a name.</param>
     /// <param name="losses">The objective of a name; null: stages name none.</param>
     /// <returns>The trainer.</returns>
-    /// <exception cref="InvalidOperationException">The section has no stages, a key that does not exist or a value that does not fit.</exception>
+    /// <exception cref="InvalidOperationException">The section has no stages, a key that does not exist or a value that does not fit; the message names the first mistake.</exception>
     public static StagedTrainer Configure(this StagedTrainer trainer, IConfiguration section, Func<string, ITrainingData> data, Func<string, ITrainingObjective>? losses = null)
     {
         ArgumentNullException.ThrowIfNull(trainer);
@@ -87,8 +87,8 @@ public static class TrainingConfiguration
         ArgumentNullException.ThrowIfNull(data);
         var options = new TrainingOptions();
         Bind(section, options);
-        if (options.Stages.Count == 0)
-            throw new InvalidOperationException($"The configuration section '{(section as IConfigurationSection)?.Path ?? TrainingOptions.SectionName}' lists no Stages.");
+        if (options.Problems().FirstOrDefault() is { } problem)
+            throw new InvalidOperationException(problem);
         foreach (var stage in options.Stages)
         {
             stage.Data ??= data(stage.Source);
