@@ -117,6 +117,21 @@ public class DataTests
             }
             LiveTensors.Count.ShouldBe(before);
 
+            using (NewDisposeScope())
+            using (var sparse = new LatentData(cache, new Letters(), 6) { FrameInterval = 2 })
+            {
+                // Each window is frames 0 and 2, or 1 and 3 where there are four.
+                var all = cache.Latents.shape[2];
+                var taken = sparse.GetBatch(0, 5, seed: 1).Video;
+                taken.shape[2].ShouldBe((all - 1) / 2 + 1);
+                foreach (var clip in taken.unbind(0))
+                {
+                    Enumerable.Range(0, 5).SelectMany(i => Enumerable.Range(0, (int)(all - 2 * (taken.shape[2] - 1))).Select(from =>
+                        (cache.Latents[i].slice(1, from, all, 2).narrow(1, 0, taken.shape[2]).to_type(ScalarType.Float32) - clip).abs().max().item<float>())).Min().ShouldBe(0);
+                }
+                sparse.Fingerprint.ShouldContain("every 2");
+            }
+
             var encoder = new Widths();
             using var states = new LatentData(cache, encoder);
             for (var i = 0; i < 8; i++)

@@ -15,11 +15,12 @@ namespace Stickers;
 /// <param name="place">The recipe and its data.</param>
 /// <param name="stills">All stills.</param>
 /// <param name="clips">All clips.</param>
-/// <param name="frames">Frames of each video.</param>
 /// <param name="asked">The things that prompts are about; null: all that are trained on. Pictures are compared with all of these in any case.</param>
-internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet clips, int frames, IReadOnlySet<string>? asked = null)
+internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet clips, IReadOnlySet<string>? asked = null)
 {
     private const int Small = 32; // pixels of the pictures that are compared
+
+    private int frames; // of each video: the model's
 
     private readonly int[] chosenStills = place.Chosen(stills), chosenClips = place.Chosen(clips);
 
@@ -37,6 +38,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     {
         using var generator = VideoGenerator.Create().UseModel(model).Configure(options => options.Precision = bfloat16 ? ScalarType.BFloat16 : null).Build();
         await generator.LoadAsync(cancellationToken: cancellation);
+        frames = (await generator.DescribeAsync(cancellation)).Video.Frames;
         var questions = Questions(each);
         CheckMotions();
 

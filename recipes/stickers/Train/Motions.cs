@@ -12,15 +12,17 @@ namespace Stickers;
 internal sealed record Motion(string Phrase, Func<double, (double Size, double Angle, double X, double Y)> At)
 {
     /// <summary>All motions; the first is to stand still.</summary>
+    /// <remarks>A thing sets out from the middle, and what comes nearer is smaller than what goes away: so a motion's words tell something of every single frame. Crossing the whole picture,
+    /// "left" and "right" would be the same but for the order of frames, which a transformer is slow to discover.</remarks>
     public static IReadOnlyList<Motion> All { get; } =
     [
         new("", _ => (1, 0, 0, 0)),
-        new("moving left", time => (0.7, 0, 0.55 - 1.1 * time, 0)),
-        new("moving right", time => (0.7, 0, 1.1 * time - 0.55, 0)),
-        new("moving up", time => (0.7, 0, 0, 0.55 - 1.1 * time)),
-        new("moving down", time => (0.7, 0, 0, 1.1 * time - 0.55)),
-        new("zooming in", time => (0.4 + 0.7 * time, 0, 0, 0)),
-        new("zooming out", time => (1.1 - 0.7 * time, 0, 0, 0)),
+        new("moving left", time => (0.8, 0, -0.75 * time, 0)),
+        new("moving right", time => (0.8, 0, 0.75 * time, 0)),
+        new("moving up", time => (0.8, 0, 0, -0.75 * time)),
+        new("moving down", time => (0.8, 0, 0, 0.75 * time)),
+        new("zooming in", time => (0.35 + 0.55 * time, 0, 0, 0)),
+        new("zooming out", time => (1.1 - 0.5 * time, 0, 0, 0)),
         new("spinning", time => (0.8, 360 * time, 0, 0)),
     ];
 
@@ -91,7 +93,7 @@ internal sealed class MovedStickers : IClipSource
     public IReadOnlyList<(int Sticker, PaletteColour Colour, Motion Motion)> Clips => clips;
 
     public string Fingerprint => string.Create(CultureInfo.InvariantCulture,
-        $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => motion.Phrase))}{StickersOnColours.Shrunk(shrink)}");
+        $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(1)}"))}{StickersOnColours.Shrunk(shrink)}");
 
     public CaptionedClip Load(int index, Random random)
     {

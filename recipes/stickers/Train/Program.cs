@@ -13,8 +13,8 @@ var minutes = new Option<double?>("--minutes") { Description = "Length of the st
 var output = new Option<string>("--out") { Description = "What to write." };
 var prompts = new Option<string>("--prompts") { Description = "A file with a prompt a line.", DefaultValueFactory = _ => Path.Combine(here, "prompts.txt") };
 var from = new Option<string?>("--from") { Description = "A checkpoint of another run to begin with." };
-var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, small-clips, clips, small-fine or fine.", DefaultValueFactory = _ => "fine" };
-var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 16 };
+var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.", DefaultValueFactory = _ => "long" };
+var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 24 };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
 var guidance = new Option<double>("--guidance") { Description = "Guidance scale.", DefaultValueFactory = _ => 4 };
 var model = new Option<string>("--model") { Description = "The model folder.", DefaultValueFactory = _ => Path.Combine(here, "../../models/stickers") };
@@ -48,7 +48,10 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
     return command;
 }
 
-var root = new RootCommand("Trains the sticker model: vae, cache, text, motions, small, images, small-clips, clips, small-fine, fine, export. Every step goes on where it was stopped.")
+Command Clips(string name, string description) => Verb(name, description, (place, parsed, cancellation) =>
+    Training.ClipsAsync(place, name, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from);
+
+var root = new RootCommand("Trains the sticker model: vae, cache, text, motions, small, images, small-motions, small-clips, clips, small-fine, fine, long, export. Every step goes on where it was stopped.")
 {
     Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
@@ -66,10 +69,12 @@ var root = new RootCommand("Trains the sticker model: vae, cache, text, motions,
         Training.Gap(place, parsed.GetValue(stage)!, cancellation);
         return Task.CompletedTask;
     }, stage),
-    Verb("small-clips", "Stage 2, first half: clips of half the size.", (place, parsed, cancellation) => Training.SmallClipsAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
-    Verb("clips", "Stage 2, second half: clips, from the weights of the first.", (place, parsed, cancellation) => Training.ClipsAsync(place, parsed.GetValue(minutes), cancellation), minutes),
-    Verb("small-fine", "Stage 3, first half: fewer things, of half the size.", (place, parsed, cancellation) => Training.SmallFineAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
-    Verb("fine", "Stage 3, second half: the same of the whole size.", (place, parsed, cancellation) => Training.FineAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
+    Clips("small-motions", "Stage 2, beginning: moved stills of half the size, one direction of each motion."),
+    Clips("small-clips", "Stage 2, first half: clips, moved stills and stills of half the size."),
+    Clips("clips", "Stage 2, second half: the same of the whole size."),
+    Clips("small-fine", "Stage 3, first half: fewer things, of half the size."),
+    Clips("fine", "Stage 3, second half: the same of the whole size, every third frame."),
+    Clips("long", "Stage 3, end: all frames."),
     Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
         parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance), parsed.GetValue(seed), cancellation),
         output, prompts, stage, frames, steps, guidance, seed),
@@ -77,7 +82,7 @@ var root = new RootCommand("Trains the sticker model: vae, cache, text, motions,
     {
         using var stills = StickerSet.Stills(place.Data);
         using var clips = StickerSet.Clips(place.Data);
-        await new Evaluation(place, stills, clips, place.Recipe.Frames, parsed.GetValue(fine) ? place.FineThings : null).RunAsync(
+        await new Evaluation(place, stills, clips, parsed.GetValue(fine) ? place.FineThings : null).RunAsync(
             parsed.GetValue(model)!, parsed.GetValue(each), parsed.GetValue(seeds), parsed.GetValue(fewer), parsed.GetValue(bfloat16), parsed.GetValue(output), cancellation);
     }, model, each, seeds, fewer, bfloat16, fine, output),
     Verb("export", "Writes the model folder.", (place, parsed, _) =>

@@ -31,12 +31,34 @@ internal sealed record StageSettings
 
     public int Seed { get; init; } = 42;
 
+    /// <summary>Of clips, every n-th frame is taken.</summary>
+    public int FrameInterval { get; init; } = 1;
+
+    /// <summary>What batches of stages 2 and 3 are of, in turns. As many stills are drawn as clips have frames.</summary>
+    public IReadOnlyList<Turn> Turns { get; init; } = [Turn.Clips, Turn.Stills, Turn.Moved, Turn.Stills];
+
+    /// <summary>The motions of moved stills; null: all.</summary>
+    public IReadOnlyList<string>? Motions { get; init; }
+
     public TrainingStage ToStage(string name, ITrainingData data, double? minutes) => new()
     {
         Name = name, Data = data, Steps = Steps, TimeLimit = TimeSpan.FromMinutes(minutes ?? Minutes), BatchSize = BatchSize, Workers = Workers, LearningRate = LearningRate,
         FinalLearningRate = FinalLearningRate, Shape = LearningRateShape.Cosine, WarmUpSteps = WarmUpSteps, Beta2 = Beta2, WeightDecay = WeightDecay,
         EmaDecay = EmaDecay, EmaWarmUp = true, Seed = Seed,
     };
+}
+
+/// <summary>What a batch is of.</summary>
+internal enum Turn
+{
+    /// <summary>Things that move by themselves.</summary>
+    Clips,
+
+    /// <summary>Stills that are moved.</summary>
+    Moved,
+
+    /// <summary>Stills.</summary>
+    Stills,
 }
 
 /// <summary>All sizes of the sticker model and its training: recipe.json.</summary>
@@ -97,6 +119,8 @@ internal sealed record Recipe
 
     public required StageSettings ImageStage { get; init; }
 
+    public required StageSettings SmallMotionStage { get; init; }
+
     public required StageSettings SmallClipStage { get; init; }
 
     public required StageSettings ClipStage { get; init; }
@@ -104,6 +128,23 @@ internal sealed record Recipe
     public required StageSettings SmallFineStage { get; init; }
 
     public required StageSettings FineStage { get; init; }
+
+    public required StageSettings LongStage { get; init; }
+
+    /// <summary>The settings of a stage by the name of its verb.</summary>
+    /// <exception cref="ArgumentException">There is none of that name.</exception>
+    public StageSettings Stage(string name) => name switch
+    {
+        "small" => SmallImageStage,
+        "images" => ImageStage,
+        "small-motions" => SmallMotionStage,
+        "small-clips" => SmallClipStage,
+        "clips" => ClipStage,
+        "small-fine" => SmallFineStage,
+        "fine" => FineStage,
+        "long" => LongStage,
+        _ => throw new ArgumentException($"There is no stage '{name}'.", nameof(name)),
+    };
 
     /// <summary>Colours of the palette under which each still, and each clip, is encoded.</summary>
     public int StillBackgrounds { get; init; } = 5;

@@ -8,7 +8,8 @@ namespace Stickers;
 /// <param name="place">The recipe and its folders.</param>
 /// <param name="cancellation">Stops encoding.</param>
 /// <param name="things">Only these things; null: all that are encoded.</param>
-internal sealed class StickerLatents(Workplace place, CancellationToken cancellation, IReadOnlySet<string>? things = null) : IDisposable
+/// <param name="stage">Which frames of clips, and which motions; null: all.</param>
+internal sealed class StickerLatents(Workplace place, CancellationToken cancellation, IReadOnlySet<string>? things = null, StageSettings? stage = null) : IDisposable
 {
     private readonly AutoencoderKL vae = place.Vae();
     private readonly StickerSet stills = StickerSet.Stills(place.Data), clips = StickerSet.Clips(place.Data);
@@ -82,15 +83,17 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     private LatentData MovedBy(string name, int shrink)
     {
         var moved = place.Moved(stills, clips, shrink);
-        return Data(Cache(name, () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames);
+        return Data(Cache(name, () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames,
+            i => stage?.Motions?.Contains(moved.Clips[i].Motion.Phrase, StringComparer.Ordinal) != false);
     }
 
-    private LatentData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null)
+    private LatentData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null, Func<int, bool>? taken = null)
     {
         if (!made.TryGetValue((cache, frames), out var data))
         {
-            var some = things is null ? null : Enumerable.Range(0, cache.Captions.Count).Where(i => things.Contains(thingOf(i)));
-            made[(cache, frames)] = data = new LatentData(cache, tokenizer, place.Recipe.Tokens, some) { Frames = frames };
+            var some = Enumerable.Range(0, cache.Captions.Count).Where(i => things?.Contains(thingOf(i)) != false && taken?.Invoke(i) != false);
+            var interval = frames > 1 ? stage?.FrameInterval ?? 1 : 1;
+            made[(cache, frames)] = data = new LatentData(cache, tokenizer, place.Recipe.Tokens, some) { Frames = (frames - 1) / interval + 1, FrameInterval = interval };
         }
         return data;
     }

@@ -133,18 +133,19 @@ internal static class Training
     public static Task SmallImagesAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
         ImagesAsync(place, "small", data => data.Small, place.Recipe.SmallImageStage, minutes, from: null, cancellation);
 
-    /// <summary>The transformer for the pictures of a stage. Those of the small ones have sides of half the size.</summary>
+    /// <summary>The transformer for a stage's pictures, which may have sides of half the size, and for its frames. A place and a frame keep their positions.</summary>
     public static StditConfig ConfigOf(Workplace place, string stage)
     {
-        var config = place.Recipe.Model;
+        var (config, interval) = (place.Recipe.Model, place.Recipe.Stage(stage).FrameInterval);
+        config = config with { InputSize = [(config.InputSize[0] - 1) / interval + 1, .. config.InputSize.Skip(1)], TimeScale = config.TimeScale / interval };
         return !stage.StartsWith("small", StringComparison.Ordinal) ? config
             : config with { InputSize = [config.InputSize[0], config.InputSize[1] / 2, config.InputSize[2] / 2], SpaceScale = config.SpaceScale / 2 };
     }
 
-    // The table of positions belongs to the size of the pictures; it is computed, not learned. The text encoder is always the one that was taught by itself, unless it is trained further.
+    // The tables of positions belong to the size of the clips; they are computed, not learned. The text encoder is always the one that was taught by itself, unless it is trained further.
     private static LoadOptions WeightsFor(Workplace place)
     {
-        bool Own(string key) => key.EndsWith("pos_embed", StringComparison.Ordinal) || (!place.Recipe.TrainText && key.StartsWith("text.", StringComparison.Ordinal));
+        bool Own(string key) => key.Contains("pos_embed", StringComparison.Ordinal) || (!place.Recipe.TrainText && key.StartsWith("text.", StringComparison.Ordinal));
         return new() { KeepInitial = Own, KeyMap = key => Own(key) ? null : key };
     }
 
@@ -172,40 +173,40 @@ internal static class Training
         }
     }
 
-    /// <summary>Stage 2a: clips, moved stills and stills of half the size.</summary>
-    public static Task SmallClipsAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
-        ClipsAsync(place, "small-clips", from ?? place.Folder("images"), null, place.Recipe.SmallClipStage, minutes, cancellation);
-
-    /// <summary>Stage 2b: the same of the whole size.</summary>
-    public static Task ClipsAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
-        ClipsAsync(place, "clips", place.Folder("small-clips"), null, place.Recipe.ClipStage, minutes, cancellation);
-
-    /// <summary>Stage 3a: fewer things, of half the size.</summary>
-    public static Task SmallFineAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
-        ClipsAsync(place, "small-fine", from ?? place.Folder("clips"), place.FineThings, place.Recipe.SmallFineStage, minutes, cancellation);
-
-    /// <summary>Stage 3b: the same of the whole size.</summary>
-    public static Task FineAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
-        ClipsAsync(place, "fine", from ?? place.Folder("small-fine"), place.FineThings, place.Recipe.FineStage, minutes, cancellation);
-
-    private static async Task ClipsAsync(Workplace place, string name, string before, IReadOnlySet<string>? things, StageSettings settings, double? minutes,
-        CancellationToken cancellation)
+    /// <summary>Stages 2 and 3: clips, moved stills and stills, all things or those of stage 3.</summary>
+    /// <param name="place">The recipe and its folders.</param>
+    /// <param name="name">The stage: small-motions, small-clips, clips, small-fine, fine or long.</param>
+    /// <param name="minutes">Its length; null: the recipe's.</param>
+    /// <param name="from">A checkpoint to begin with; null: the stage before.</param>
+    /// <param name="cancellation">Stops it.</param>
+    public static async Task ClipsAsync(Workplace place, string name, double? minutes, string? from, CancellationToken cancellation)
     {
+        string[] order = ["images", "small-motions", "small-clips", "clips", "small-fine", "fine", "long"];
+        var at = Array.IndexOf(order, name);
+        var settings = place.Recipe.Stage(name);
         var (model, text) = Models(place, ConfigOf(place, name));
         using (model)
         using (text)
-        using (var data = new StickerLatents(place, cancellation, things))
+        using (var data = new StickerLatents(place, cancellation, at > Array.IndexOf(order, "clips") ? place.FineThings : null, settings))
         {
-            var (videos, moved, stills) = model.Config.InputSize[1] < place.Recipe.Model.InputSize[1] ? (data.SmallVideos, data.SmallMoved, data.Small) : (data.Videos, data.Moved, data.Stills);
-            var stage = settings.ToStage(name, new MixedData((videos, 1), (stills, place.Recipe.Frames), (moved, 1), (stills, place.Recipe.Frames)), minutes);
+            var small = IsSmall(place, model);
+            var stage = settings.ToStage(name, new MixedData([.. settings.Turns.Select(turn => turn switch
+            {
+                Turn.Clips => (small ? data.SmallVideos : data.Videos, 1.0),
+                Turn.Moved => (small ? data.SmallMoved : data.Moved, 1.0),
+                _ => (small ? data.Small : data.Stills, model.Config.InputSize[0]),
+            })]), minutes);
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
-            trainer.InitialiseFrom(before, options: WeightsFor(place)).Resume(place.Folder(name), ifAny: true);
+            trainer.InitialiseFrom(from ?? place.Folder(order[at - 1]), options: WeightsFor(place)).Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
 
-    /// <summary>What the text has taught: the loss at some time steps with the right captions and with those of other stickers.</summary>
+    private static bool IsSmall(Workplace place, Stdit model) => model.Config.InputSize[1] < place.Recipe.Model.InputSize[1];
+
+    /// <summary>What the text has taught: the loss at some time steps with the right captions and with others: of stills those of other stickers, of moved stills
+    /// those of other motions of the same things.</summary>
     public static void Gap(Workplace place, string name, CancellationToken cancellation)
     {
         var (model, text) = Models(place, ConfigOf(place, name));
@@ -217,19 +218,34 @@ internal static class Training
             using (var trainer = new StagedTrainer(model, text))
                 trainer.InitialiseFrom(place.Folder(name));
             model.eval();
-            using var batch = (model.Config.InputSize[1] < place.Recipe.Model.InputSize[1] ? data.Small : data.Stills).GetBatch(0, 128, 77);
-            using var others = batch with { Text = batch.Text!.roll(1, 0), Mask = batch.Mask!.roll(1, 0) };
-            foreach (var timestep in new[] { 999, 900, 700, 500, 250 })
+            var small = IsSmall(place, model);
+            Compare("stills", [(small ? data.Small : data.Stills).GetBatch(0, 128, 77)]);
+            if (!model.TemporalAttention || name is "small" or "images")
+                return;
+            using var stills = StickerSet.Stills(place.Data);
+            using var clips = StickerSet.Clips(place.Data);
+            var some = place.Moved(stills, clips).Clips.Select(clip => stills.Items[clip.Sticker].Thing).Distinct(StringComparer.Ordinal).Where((_, i) => i % 16 == 0);
+            Compare("moved stills", [.. some.Select(thing =>
             {
-                using var scope = NewDisposeScope();
-                var objective = new DiffusionTraining(model, text, Process(place.Recipe), new OneTimestep(timestep));
-                var stage = new TrainingStage { CaptionDropout = 0 };
-                double Loss(TrainingBatch captioned)
+                using var one = new StickerLatents(place, cancellation, new HashSet<string>(StringComparer.Ordinal) { thing }, place.Recipe.Stage(name));
+                return (small ? one.SmallMoved : one.Moved).GetBatch(0, place.Recipe.ClipsOfStill, 77);
+            })]);
+
+            void Compare(string what, IReadOnlyList<TrainingBatch> batches)
+            {
+                foreach (var timestep in new[] { 999, 900, 700, 500, 250 })
                 {
-                    using var generator = new Generator(5);
-                    return objective.Loss(captioned, stage, generator).Total.item<float>();
+                    using var scope = NewDisposeScope();
+                    var objective = new DiffusionTraining(model, text, Process(place.Recipe), new OneTimestep(timestep));
+                    var stage = new TrainingStage { CaptionDropout = 0 };
+                    double Loss(TrainingBatch batch)
+                    {
+                        using var generator = new Generator(5);
+                        return objective.Loss(batch, stage, generator).Total.item<float>();
+                    }
+                    var (right, others) = (batches.Average(Loss), batches.Average(batch => Loss(batch with { Text = batch.Text!.roll(1, 0), Mask = batch.Mask!.roll(1, 0) })));
+                    Console.WriteLine(FormattableString.Invariant($"{what}, time step {timestep,3}: loss {right:F4} with the right captions, {others:F4} with others"));
                 }
-                Console.WriteLine(FormattableString.Invariant($"time step {timestep,3}: loss {Loss(batch):F4} with the right captions, {Loss(others):F4} with others"));
             }
         }
     }

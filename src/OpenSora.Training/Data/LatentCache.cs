@@ -200,11 +200,24 @@ public sealed class LatentData : ITrainingData, IDisposable
     /// <summary>Frames of a window that is taken at a random place; null: all frames.</summary>
     public int? Frames { get; set; }
 
+    /// <summary>Takes every n-th frame of a window, which then spans as many more: motions are learned from a part of their frames at that part of the price. A transformer
+    /// knows the frames by <see cref="StditConfig.TimeScale"/> 1/n.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">It is below 1.</exception>
+    public int FrameInterval
+    {
+        get;
+        set
+        {
+            ArgumentOutOfRangeException.ThrowIfLessThan(value, 1);
+            field = value;
+        }
+    } = 1;
+
     /// <inheritdoc/>
     public long Count => clips.Length;
 
     /// <inheritdoc/>
-    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips, frames {Frames}, tokens {maxTokens}");
+    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}, tokens {maxTokens}");
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
@@ -217,8 +230,11 @@ public sealed class LatentData : ITrainingData, IDisposable
         for (var i = 0; i < size; i++)
         {
             var all = cache.Latents.shape[2];
-            var frames = Math.Min(Frames ?? all, all);
-            videos[i] = cache.Latents[indices[i]].narrow(1, random.NextInt64(all - frames + 1), frames);
+            var most = (all - 1) / FrameInterval + 1;
+            var frames = Math.Min(Frames ?? most, most);
+            var span = (frames - 1) * FrameInterval + 1;
+            var from = random.NextInt64(all - span + 1);
+            videos[i] = cache.Latents[indices[i]].slice(1, from, from + span, FrameInterval);
             var captions = cache.Captions[indices[i]];
             texts[i] = textOf(captions[random.Next(captions.Count)]);
         }

@@ -81,8 +81,9 @@ public sealed class StdiTBuilder
     /// <summary>How attention along time begins.</summary>
     /// <param name="startAtZero">Whether its output starts at zero, so that a model with an image model's weights begins as that image model.</param>
     /// <param name="positions">Whether it knows the order of frames.</param>
-    public StdiTBuilder TemporalAttention(bool startAtZero, bool positions = true) =>
-        With(_config with { ZeroInitTemporal = startAtZero, NoTemporalPosEmb = !positions });
+    /// <param name="norm">Whether what it sees is normalised, and positions are told to every block (<see cref="StditConfig.TemporalNorm"/>).</param>
+    public StdiTBuilder TemporalAttention(bool startAtZero, bool positions = true, bool norm = false) =>
+        With(_config with { ZeroInitTemporal = startAtZero, NoTemporalPosEmb = !positions, TemporalNorm = norm });
 
     /// <summary>Normalises queries and keys of the self attentions, which steadies training at high learning rates.</summary>
     /// <param name="on">Whether to.</param>
@@ -144,8 +145,8 @@ public sealed class StdiTBuilder
     public Dit BuildForClasses(int classes)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(classes);
-        if (_config is not { SpaceScale: 1, TimeScale: 1, StretchPositions: false, SizeConditioning: false, QkNorm: false })
-            throw new ArgumentException("A model of classes is a DiT, which has no scaled or stretched positions, no size conditioning and no norm of queries and keys. Leave these out.", nameof(classes));
+        if (_config is not { SpaceScale: 1, TimeScale: 1, StretchPositions: false, SizeConditioning: false, QkNorm: false, TemporalNorm: false })
+            throw new ArgumentException("A model of classes is a DiT, which has no scaled or stretched positions, no size conditioning and no norm of queries and keys or of the temporal attention. Leave these out.", nameof(classes));
         var config = new DitConfig
         {
             InputSize = _config.InputSize, InChannels = _config.InChannels, PatchSize = _config.PatchSize, HiddenSize = _config.HiddenSize, Depth = _config.Depth,

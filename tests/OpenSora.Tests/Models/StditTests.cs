@@ -197,6 +197,29 @@ public class StditTests
         run.Distinct().Count().ShouldBeGreaterThan(1);
     }
 
+    [Theory]
+    [InlineData(AttentionOrder.Serial)]
+    [InlineData(AttentionOrder.Parallel)]
+    public void A_normalised_temporal_attention_sees_positions_in_every_block_and_not_the_size_of_tokens(AttentionOrder order)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var attention = new SpaceTimeAttention(order, Block: 1, TemporalNorm: true);
+        attention.TakesFramePositions.ShouldBeTrue();
+        (attention with { TemporalNorm = false }).TakesFramePositions.ShouldBeFalse();
+        new SpaceTimeAttention(AttentionOrder.Full, Block: 1, TemporalNorm: true).TakesFramePositions.ShouldBeFalse();
+
+        using var model = Make(Small with { AttentionOrder = order, TemporalNorm = true });
+        var block = model.modules().OfType<StditBlock>().Last();
+        var (x, frames, one, none) = (randn(2, 3, 6, 32), randn(1, 3, 32), ones(1), zeros(1));
+        // Without the spatial branch only the temporal one is left: what it adds does not grow with the tokens, and follows the positions.
+        Tensor Added(Tensor tokens, Tensor? positions) => attention.Run(tokens, block.attn, block.attn_temp, none, none, none, one, positions) - tokens;
+        Difference(Added(x * 1000, frames), Added(x, frames)).ShouldBeLessThan(1e-3);
+        Difference(Added(x, frames), Added(x, null)).ShouldBeGreaterThan(1e-2);
+        var normed = nn.functional.layer_norm(x, [32]);
+        Difference(Added(x, frames), block.attn_temp!.Along(SelfAttention.Time, normed + frames.unsqueeze(2))).ShouldBeLessThan(1e-4);
+    }
+
     [Fact]
     public void Every_parameter_gets_a_gradient_and_no_tensor_is_left()
     {
@@ -332,14 +355,14 @@ public class StditTests
     public void The_builder_sets_what_it_is_told()
     {
         var builder = new StdiTBuilder().Preset("STDiT-S/2").Latents(frames: 2, height: 4, width: 8, channels: 3).Patch(2, 2, 2).Text(width: 20, tokens: 7, dropout: 0.25)
-            .Positions(spaceScale: 0.5, timeScale: 0.75).TemporalAttention(startAtZero: false, positions: false).QueryKeyNorm().LearnedVariance(false);
+            .Positions(spaceScale: 0.5, timeScale: 0.75).TemporalAttention(startAtZero: false, positions: false, norm: true).QueryKeyNorm().LearnedVariance(false);
         var config = builder.Config;
         config.InputSize.ShouldBe([2, 4, 8]);
         config.PatchSize.ShouldBe([2, 2, 2]);
         (config.InChannels, config.HiddenSize, config.Depth, config.NumHeads).ShouldBe((3, 384, 12, 6));
         (config.CaptionChannels, config.ModelMaxLength, config.ClassDropoutProb).ShouldBe((20, 7, 0.25));
         (config.SpaceScale, config.TimeScale).ShouldBe((0.5, 0.75));
-        (config.ZeroInitTemporal, config.NoTemporalPosEmb, config.QkNorm, config.PredSigma).ShouldBe((false, true, true, false));
+        (config.ZeroInitTemporal, config.NoTemporalPosEmb, config.TemporalNorm, config.QkNorm, config.PredSigma).ShouldBe((false, true, true, true, false));
 
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();

@@ -7,7 +7,8 @@ namespace OpenSora.Models.Layers;
 /// <summary>The attention of a block over a grid of tokens, in any <see cref="AttentionOrder"/>.</summary>
 /// <param name="Order">The model's order.</param>
 /// <param name="Block">The block's number.</param>
-internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Block)
+/// <param name="TemporalNorm">Whether the input of a second attention is normalised.</param>
+internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Block, bool TemporalNorm = false)
 {
     /// <summary>The axis of the block's own attention.</summary>
     public int Axis => Order switch
@@ -20,8 +21,8 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
     /// <summary>Whether the block has a second attention, along time.</summary>
     public bool HasTemporal => Order is AttentionOrder.Serial or AttentionOrder.Parallel;
 
-    /// <summary>Whether frames are told apart from this block on: it gets their positions.</summary>
-    public bool TakesFramePositions => Block == (Order == AttentionOrder.Interleaved ? 1 : 0);
+    /// <summary>Whether the block gets the frames' positions: the first that attends along time does, or, normalised, each.</summary>
+    public bool TakesFramePositions => Block == (Order == AttentionOrder.Interleaved ? 1 : 0) || (TemporalNorm && HasTemporal);
 
     /// <summary>The residual steps of the attentions.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
@@ -30,7 +31,7 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
     /// <param name="shift">Of the input of the first one, as scale and gate: <c>[B, 1 or T, 1, C]</c>.</param>
     /// <param name="scale">See <paramref name="shift"/>.</param>
     /// <param name="gate">See <paramref name="shift"/>.</param>
-    /// <param name="temporalGate">Gate of the second one, whose input is neither normalised nor modulated.</param>
+    /// <param name="temporalGate">Gate of the second one, whose input is not modulated, and normalised only if so chosen.</param>
     /// <param name="frames">Positions along time <c>[1, T, C]</c>; of a second attention they are seen by it alone.</param>
     public Tensor Run(Tensor x, SelfAttention attention, SelfAttention? temporal, Tensor shift, Tensor scale, Tensor gate, Tensor temporalGate, Tensor? frames)
     {
@@ -42,6 +43,7 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
         if (temporal is not null)
         {
             var along = Order == AttentionOrder.Serial ? y : x;
+            along = TemporalNorm ? nn.functional.layer_norm(along, [along.shape[^1]], eps: 1e-6) : along;
             y = AdaLn.AddGated(y, temporalGate, temporal.Along(SelfAttention.Time, positions is null ? along : along + positions));
         }
         return y.MoveToOuterDisposeScope();
@@ -104,7 +106,7 @@ internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
     public StditBlock(StditConfig config, int number) : base(nameof(StditBlock))
     {
         var (c, heads) = (config.HiddenSize, config.NumHeads);
-        _attention = new SpaceTimeAttention(config.AttentionOrder, number);
+        _attention = new SpaceTimeAttention(config.AttentionOrder, number, config.TemporalNorm);
         scale_shift_table = Parameters.Create(6, c);
         attn = new SelfAttention(c, heads, config.QkNorm);
         cross_attn = new CrossAttention(c, heads);
