@@ -19,7 +19,7 @@ internal static class Export
         using (text)
         {
             using (var trainer = new StagedTrainer(model, text))
-                trainer.InitialiseFrom(place.Folder(stage));
+                trainer.InitialiseFrom(place.Folder(stage), options: Training.PartsToKeep);
             model.SaveWeights(Path.Combine(folder, "denoiser.safetensors"), ScalarType.Float16);
             text.SaveWeights(Path.Combine(folder, "text_encoder.safetensors"), ScalarType.Float16);
         }

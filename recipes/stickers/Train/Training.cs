@@ -142,12 +142,12 @@ internal static class Training
             : config with { InputSize = [config.InputSize[0], config.InputSize[1] / 2, config.InputSize[2] / 2], SpaceScale = config.SpaceScale / 2 };
     }
 
-    // The tables of positions belong to the size of the clips; they are computed, not learned. The text encoder is always the one that was taught by itself, unless it is trained further.
-    private static LoadOptions WeightsFor(Workplace place)
+    /// <summary>How the weights of one stage begin the next: whole, but for the tables of positions, which belong to the size of the clips and are computed, not learned.</summary>
+    public static LoadOptions PartsToKeep { get; } = new()
     {
-        bool Own(string key) => key.Contains("pos_embed", StringComparison.Ordinal) || (!place.Recipe.TrainText && key.StartsWith("text.", StringComparison.Ordinal));
-        return new() { KeepInitial = Own, KeyMap = key => Own(key) ? null : key };
-    }
+        KeepInitial = key => key.Contains("pos_embed", StringComparison.Ordinal),
+        KeyMap = key => key.Contains("pos_embed", StringComparison.Ordinal) ? null : key,
+    };
 
     /// <summary>Stage 1b: stills, and single frames of clips.</summary>
     public static Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
@@ -167,7 +167,7 @@ internal static class Training
             model.TemporalAttention = false;
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
             if (from is not null)
-                trainer.InitialiseFrom(from, options: WeightsFor(place));
+                trainer.InitialiseFrom(from, options: PartsToKeep);
             trainer.Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(cancellationToken: cancellation);
         }
@@ -198,7 +198,7 @@ internal static class Training
             })]), minutes);
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
-            trainer.InitialiseFrom(from ?? place.Folder(order[at - 1]), options: WeightsFor(place)).Resume(place.Folder(name), ifAny: true);
+            trainer.InitialiseFrom(from ?? place.Folder(order[at - 1]), options: PartsToKeep).Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
