@@ -17,7 +17,23 @@ var minutes = new Option<double>("--minutes") { Description = "Time to train for
 var output = new Option<string>("--out") { Description = "Where checkpoints, previews and the model go.", DefaultValueFactory = _ => "out/mine" };
 var start = new Option<string>("--model") { Description = "The model to start from: a name or a folder.", DefaultValueFactory = _ => "stickers" };
 var command = new RootCommand("Trains the three stages on a folder of clips.") { clips, minutes, output, start };
-command.SetAction((parsed, cancellationToken) => TrainAsync(parsed.GetValue(clips)!, parsed.GetValue(minutes), parsed.GetValue(output)!, parsed.GetValue(start)!, cancellationToken));
+command.SetAction(async (parsed, cancellationToken) =>
+{
+    try
+    {
+        return await TrainAsync(parsed.GetValue(clips)!, parsed.GetValue(minutes), parsed.GetValue(output)!, parsed.GetValue(start)!, cancellationToken);
+    }
+    catch (OperationCanceledException)
+    {
+        Console.WriteLine("Stopped; the same command goes on.");
+        return 130;
+    }
+    catch (Exception e) // the library's messages say what was wrong and what to do
+    {
+        Console.Error.WriteLine(e.Message);
+        return 1;
+    }
+});
 return await command.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) });
 
 static async Task<int> TrainAsync(string folder, double minutes, string output, string start, CancellationToken cancellationToken)
@@ -74,15 +90,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
             new PreviewOptions { Sampler = new DpmSolver(about.Sampling.Steps, prediction: about.Diffusion.Prediction), Guidance = about.Sampling.GuidanceScale, FramesPerSecond = size.Fps }))
         .SaveTo(new CheckpointOptions { Folder = Path.Combine(output, "checkpoints"), KeepLast = 1 })
         .Resume(Path.Combine(output, "checkpoints"), ifAny: true); // stopped and started again, it goes on where it was
-    try
-    {
-        await trainer.RunAsync(cancellationToken: cancellationToken);
-    }
-    catch (OperationCanceledException)
-    {
-        Console.WriteLine("Stopped; the same command goes on.");
-        return 130;
-    }
+    await trainer.RunAsync(cancellationToken: cancellationToken);
 
     // A model folder like the one it came from, and a video of each caption made with it.
     trainer.UseAverages();

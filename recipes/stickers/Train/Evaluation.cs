@@ -22,19 +22,21 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
 
     private int frames; // of each video: the model's
 
-    private readonly int[] chosenStills = place.Chosen(stills), chosenClips = place.Chosen(clips);
+    private readonly int[] chosenStills = place.Chosen(stills), chosenClips = place.Chosen(clips), chosenFlat = place.Recipe.HasFlat ? place.Chosen(stills, StickerSet.Flat) : [];
 
-    private sealed record Question(string Prompt, string Thing, PaletteColour Colour, Motion? Motion, bool Seen, int? Clip);
+    private sealed record Question(string Kind, string Prompt, string Thing, PaletteColour Colour, Motion? Motion, bool Seen, int? Clip, string Style = StickerSet.Usual);
 
     /// <summary>Generates and measures.</summary>
     /// <param name="model">A model folder.</param>
-    /// <param name="each">Prompts of each of the five kinds.</param>
+    /// <param name="each">Prompts of each kind.</param>
     /// <param name="seeds">Seeds of each prompt.</param>
+    /// <param name="seed">Which thousand of seeds to take.</param>
     /// <param name="steps">Sampling steps; null: the model's own.</param>
+    /// <param name="guidance">Guidance scale; null: the model's own.</param>
     /// <param name="bfloat16">Whether products are in bfloat16, which is faster where the processor has it.</param>
     /// <param name="sheet">A contact sheet of some of the videos to write; null: none.</param>
     /// <param name="cancellation">Stops it.</param>
-    public async Task RunAsync(string model, int each, int seeds, int? steps, bool bfloat16, string? sheet, CancellationToken cancellation)
+    public async Task RunAsync(string model, int each, int seeds, int seed, int? steps, double? guidance, bool bfloat16, string? sheet, CancellationToken cancellation)
     {
         using var generator = VideoGenerator.Create().UseModel(model).Configure(options => options.Precision = bfloat16 ? ScalarType.BFloat16 : null).Build();
         await generator.LoadAsync(cancellationToken: cancellation);
@@ -47,9 +49,9 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         var told = TimeSpan.Zero;
         foreach (var question in questions)
         {
-            for (var seed = 0; seed < seeds; seed++)
+            for (var i = 0; i < seeds; i++)
             {
-                var video = await generator.Request(question.Prompt).Frames(frames).Steps(steps).Seed(1000 + seed).GenerateAsync(cancellationToken: cancellation);
+                var video = await generator.Request(question.Prompt).Frames(frames).Steps(steps).Guidance(guidance).Seed(1000 * seed + i).GenerateAsync(cancellationToken: cancellation);
                 answers.Add((question, video.Frames));
             }
             if (clock.Elapsed - told > TimeSpan.FromSeconds(30))
@@ -78,7 +80,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         }
     }
 
-    // Five kinds: a still thing, an animated thing, a thing on a colour (seen, not seen), a moved thing on a colour (held out or not).
+    // A still thing, an animated thing, a thing on a colour (seen, not seen), a moved thing on a colour (held out or not), and where there are two styles a flat thing on a colour.
     private List<Question> Questions(int each)
     {
         var white = stills.Palette[0];
@@ -87,20 +89,19 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         var animated = chosenClips.Select(i => clips.Items[i].Thing).ToHashSet(StringComparer.Ordinal);
         var still = Shuffled([.. chosenStills.Where(i => !animated.Contains(stills.Items[i].Thing) && IsAsked(stills.Items[i]))], 1);
         foreach (var i in still.Take(each))
-            questions.Add(new(stills.Items[i].Plain[0], stills.Items[i].Thing, white, Motion.All[0], Seen: true, null));
-        foreach (var i in Shuffled([.. chosenClips.Where(i => IsAsked(clips.Items[i]))], 2).Take(each))
-            questions.Add(new(clips.Items[i].Captions[0].Replace("{background}", white.Phrase, StringComparison.Ordinal), clips.Items[i].Thing, white, null, Seen: true, i));
-
-        var source = new StickersOnColours(stills, chosenStills, place.Recipe.StillBackgrounds);
-        var places = Enumerable.Range(0, chosenStills.Length).Where(at => IsAsked(stills.Items[chosenStills[at]])).ToArray();
-        foreach (var (turn, seen) in Enumerable.Range(0, 2 * (each / 2)).Select(turn => (turn, turn % 2 == 0)))
+            questions.Add(new("still things", stills.Items[i].Plain[0], stills.Items[i].Thing, white, Motion.All[0], Seen: true, null));
+        // Half of the animated things on white, half on a colour on which training did not show their clip.
+        var clipColours = new StickersOnColours(clips, chosenClips, place.Recipe.ClipBackgrounds);
+        foreach (var (turn, at) in Shuffled([.. Enumerable.Range(0, chosenClips.Length).Where(at => IsAsked(clips.Items[chosenClips[at]]))], 2).Take(each).Index())
         {
-            var at = places[Randomness.Of(3, turn).Next(places.Length)];
-            var sticker = stills.Items[chosenStills[at]];
-            var colours = stills.Palette.Where(colour => source.Shows(at, colour) == seen).ToArray();
-            var colour = colours[turn / 2 % colours.Length];
-            questions.Add(new(sticker.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), sticker.Thing, colour, null, seen, null));
+            var clip = clips.Items[chosenClips[at]];
+            var others = clips.Palette.Where(colour => !clipColours.Shows(at, colour)).ToArray();
+            var colour = turn % 2 == 0 ? white : others[turn / 2 % others.Length];
+            questions.Add(new("animated things", clip.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), clip.Thing, colour, null, Seen: turn % 2 == 0, chosenClips[at]));
         }
+        OnColours("on a colour", chosenStills, 3);
+        if (chosenFlat.Length > 0)
+            OnColours("flat", chosenFlat, 8);
 
         var moved = place.Moved(stills, clips);
         foreach (var i in Shuffled([.. Enumerable.Range(0, moved.Count).Where(i => moved.Clips[i].Motion.Phrase.Length > 0 && IsAsked(stills.Items[moved.Clips[i].Sticker]))], 4).Take(each))
@@ -118,11 +119,25 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         questions.AddRange(all.Take(each).Select(combination => Moving(combination.sticker, combination.colour, combination.motion, seen: false)));
         return questions;
 
+        void OnColours(string kind, int[] chosen, int key)
+        {
+            var source = new StickersOnColours(stills, chosen, place.Recipe.StillBackgrounds);
+            var places = Enumerable.Range(0, chosen.Length).Where(at => IsAsked(stills.Items[chosen[at]])).ToArray();
+            foreach (var (turn, seen) in Enumerable.Range(0, 2 * (each / 2)).Select(turn => (turn, turn % 2 == 0)))
+            {
+                var at = places[Randomness.Of(key, turn).Next(places.Length)];
+                var sticker = stills.Items[chosen[at]];
+                var colours = stills.Palette.Where(colour => source.Shows(at, colour) == seen).ToArray();
+                var colour = colours[turn / 2 % colours.Length];
+                questions.Add(new(kind, sticker.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), sticker.Thing, colour, null, seen, null, sticker.Style));
+            }
+        }
+
         Question Moving(int sticker, PaletteColour colour, Motion motion, bool seen)
         {
             var item = stills.Items[sticker];
             var caption = item.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal);
-            return new(motion.Told(caption, item.Thing), item.Thing, colour, motion, seen, null);
+            return new("moved", motion.Told(caption, item.Thing), item.Thing, colour, motion, seen, null);
         }
     }
 
@@ -136,16 +151,16 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     // The thing whose nearest still or frame of a clip is nearest to any of some frames of the video. Moved things are at other places and of other sizes, and so left out.
     private void Things(List<(Question Question, VideoFrames Video)> answers)
     {
-        var (first, five, count) = (0, 0, 0);
+        List<(Question Question, string Style, string[] Nearest)> told = [];
         foreach (var group in answers.Where(answer => answer.Question.Motion is null or { Phrase.Length: 0 }).GroupBy(answer => answer.Question.Colour))
         {
             using var scope = NewDisposeScope();
-            List<string> names = [];
+            List<Sticker> shownBy = [];
             List<Tensor> pictures = [];
-            foreach (var i in chosenStills)
-                Add(stills.Items[i].Thing, stills.On(i, group.Key, 0, 1));
+            foreach (var i in chosenStills.Concat(chosenFlat))
+                Add(stills.Items[i], stills.On(i, group.Key, 0, 1));
             foreach (var i in chosenClips)
-                Add(clips.Items[i].Thing, clips.On(i, group.Key, 0, clips.Frames));
+                Add(clips.Items[i], clips.On(i, group.Key, 0, clips.Frames));
             var references = cat(pictures); // [R, 3 * 32 * 32]
             foreach (var (question, video) in group)
             {
@@ -153,22 +168,26 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                 var shown = Shrunk(Pixels(video));
                 // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
                 var squared = shown.square().sum([1L]).unsqueeze(1) + references.square().sum([1L]) - shown.matmul(references.transpose(0, 1)) * 2;
-                var distances = squared.min(0).Item1.data<float>().ToArray();
-                var order = names.Zip(distances).GroupBy(pair => pair.First, StringComparer.Ordinal).OrderBy(thing => thing.Min(pair => pair.Second)).Select(thing => thing.Key).Take(5).ToArray();
-                first += string.Equals(order[0], question.Thing, StringComparison.Ordinal) ? 1 : 0;
-                five += order.Contains(question.Thing, StringComparer.Ordinal) ? 1 : 0;
-                count++;
+                var order = shownBy.Zip(squared.min(0).Item1.data<float>().ToArray()).OrderBy(pair => pair.Second).Select(pair => pair.First).ToArray();
+                told.Add((question, order[0].Style, [.. order.Select(sticker => sticker.Thing).Distinct(StringComparer.Ordinal).Take(5)]));
             }
 
-            void Add(string thing, Tensor video)
+            void Add(Sticker sticker, Tensor video)
             {
                 var some = Shrunk(video);
                 pictures.Add(some);
-                names.AddRange(Enumerable.Repeat(thing, (int)some.shape[0]));
+                shownBy.AddRange(Enumerable.Repeat(sticker, (int)some.shape[0]));
             }
         }
-        Print("thing, nearest of " + chosenStills.Select(i => stills.Items[i].Thing).Distinct(StringComparer.Ordinal).Count().ToString(CultureInfo.InvariantCulture), Share(first, count));
-        Print("thing, among the nearest five", Share(five, count));
+        Print(string.Create(CultureInfo.InvariantCulture, $"thing, nearest of {chosenStills.Select(i => stills.Items[i].Thing).Distinct(StringComparer.Ordinal).Count()}"), Share(told, IsFirst));
+        foreach (var kind in told.GroupBy(answer => answer.Question.Kind, StringComparer.Ordinal))
+            Print("    " + kind.Key, Share([.. kind], IsFirst));
+        Print("thing, among the nearest five", Share(told, answer => answer.Nearest.Contains(answer.Question.Thing, StringComparer.Ordinal)));
+        if (chosenFlat.Length > 0)
+            Print("style, that of the nearest", Share(told, answer => string.Equals(answer.Style, answer.Question.Style, StringComparison.Ordinal)));
+        Console.WriteLine("taken for another: " + string.Join(", ", told.Where(answer => !IsFirst(answer)).Select(answer => $"{answer.Question.Thing} ({answer.Nearest[0]})")));
+
+        static bool IsFirst((Question Question, string Style, string[] Nearest) answer) => string.Equals(answer.Nearest[0], answer.Question.Thing, StringComparison.Ordinal);
     }
 
     // [3, F, H, W] to at most 8 frames of it, small and flat, [F', 3 * 32 * 32].
@@ -279,16 +298,14 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         using var vae = place.Vae();
-        var wanted = answers.Where(answer => answer.Question.Clip is not null).ToArray();
+        // Clips under colours on which training did not show them, and what was made of prompts for just these.
+        var wanted = answers.Where(answer => answer.Question is { Clip: not null, Seen: false }).ToArray();
         if (wanted.Length == 0)
             return;
-        // Clips under colours on which training did not show them.
-        var source = new StickersOnColours(clips, chosenClips, place.Recipe.ClipBackgrounds);
-        var heldOut = Shuffled([.. Enumerable.Range(0, chosenClips.Length)], 7).Take(120).Select(i =>
-            clips.On(chosenClips[i], clips.Palette.Where(colour => !source.Shows(i, colour)).ElementAt(i % 5), 0, frames)).ToArray();
+        var heldOut = wanted.Select(answer => answer.Question).Distinct().Select(question => clips.On(question.Clip!.Value, question.Colour, 0, frames)).ToArray();
         var real = cat([.. heldOut.Select(Features)]);
         var back = cat([.. heldOut.Select(video => Features(vae.Decode(vae.Encode(video.unsqueeze(0)))[0].clamp(-1, 1)))]);
-        var made = cat([.. answers.Select(answer => Features(Pixels(answer.Video)))]);
+        var made = cat([.. wanted.Select(answer => Features(Pixels(answer.Video)))]);
         var middle = real.mean([0L]);
         var axes = linalg.eigh(Covariance(real)).Item2.narrow(1, real.shape[1] - 24, 24); // the largest come last
         foreach (var (name, features) in new[] { ("generated videos", made), ("the autoencoder's reconstructions", back) })
@@ -298,7 +315,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         {
             using var inner = NewDisposeScope();
             var latents = vae.Encode(video.unsqueeze(0))[0].to(ScalarType.Float64).transpose(0, 1); // [F, C, 16, 16]
-            var some = latents.index_select(0, arange(0, latents.shape[0], 4));
+            var some = latents.index_select(0, arange(0, latents.shape[0], 2));
             return nn.functional.avg_pool2d(some, 4).reshape(some.shape[0], -1).MoveToOuterDisposeScope();
         }
     }

@@ -16,14 +16,14 @@ var from = new Option<string?>("--from") { Description = "A checkpoint of anothe
 var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.", DefaultValueFactory = _ => "long" };
 var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 24 };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
-var guidance = new Option<double>("--guidance") { Description = "Guidance scale.", DefaultValueFactory = _ => 4 };
+var guidance = new Option<double?>("--guidance") { Description = "Guidance scale; default: the recipe's, or the model's." };
 var model = new Option<string>("--model") { Description = "The model folder.", DefaultValueFactory = _ => Path.Combine(here, "../../models/stickers") };
-var each = new Option<int>("--each") { Description = "Prompts of each of the five kinds.", DefaultValueFactory = _ => 40 };
+var each = new Option<int>("--each") { Description = "Prompts of each kind.", DefaultValueFactory = _ => 40 };
 var seeds = new Option<int>("--seeds") { Description = "Seeds of each prompt.", DefaultValueFactory = _ => 2 };
 var bfloat16 = new Option<bool>("--bfloat16") { Description = "Generates in bfloat16: faster on processors that have it." };
 var fine = new Option<bool>("--fine") { Description = "Asks only about the things of stage 3. Pictures are compared with all things in any case." };
 var fewer = new Option<int?>("--steps") { Description = "Sampling steps; default: the model's." };
-var seed = new Option<int>("--seed") { Description = "Seed of the noise.", DefaultValueFactory = _ => 1 };
+var seed = new Option<int>("--seed") { Description = "Seed of the noise; of an evaluation, its thousand.", DefaultValueFactory = _ => 1 };
 
 Command Verb(string name, string description, Func<Workplace, ParseResult, CancellationToken, Task> action, params Option[] options)
 {
@@ -76,15 +76,15 @@ var root = new RootCommand("Trains the sticker model: vae, cache, text, motions,
     Clips("fine", "Stage 3, second half: the same of the whole size, every third frame."),
     Clips("long", "Stage 3, end: all frames."),
     Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
-        parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance), parsed.GetValue(seed), cancellation),
+        parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance) ?? place.Recipe.Guidance, parsed.GetValue(seed), cancellation),
         output, prompts, stage, frames, steps, guidance, seed),
     Verb("evaluate", "Measures whether a model folder shows what it is asked for.", async (place, parsed, cancellation) =>
     {
         using var stills = StickerSet.Stills(place.Data);
         using var clips = StickerSet.Clips(place.Data);
         await new Evaluation(place, stills, clips, parsed.GetValue(fine) ? place.FineThings : null).RunAsync(
-            parsed.GetValue(model)!, parsed.GetValue(each), parsed.GetValue(seeds), parsed.GetValue(fewer), parsed.GetValue(bfloat16), parsed.GetValue(output), cancellation);
-    }, model, each, seeds, fewer, bfloat16, fine, output),
+            parsed.GetValue(model)!, parsed.GetValue(each), parsed.GetValue(seeds), parsed.GetValue(seed), parsed.GetValue(fewer), parsed.GetValue(guidance), parsed.GetValue(bfloat16), parsed.GetValue(output), cancellation);
+    }, model, each, seeds, seed, fewer, guidance, bfloat16, fine, output),
     Verb("export", "Writes the model folder.", (place, parsed, _) =>
     {
         Export.Write(place, parsed.GetValue(output) ?? Path.Combine(here, "../../models/stickers"), parsed.GetValue(stage)!, Path.Combine(here, "DATA_LICENSES.md"));

@@ -59,6 +59,12 @@ internal enum Turn
 
     /// <summary>Stills.</summary>
     Stills,
+
+    /// <summary>Stills of the flat style.</summary>
+    FlatStills,
+
+    /// <summary>Stills of the flat style that are moved.</summary>
+    FlatMoved,
 }
 
 /// <summary>All sizes of the sticker model and its training: recipe.json.</summary>
@@ -90,9 +96,6 @@ internal sealed record Recipe
 
     /// <summary>Below 1, noisy time steps are drawn more often (<see cref="SkewedTimesteps"/>).</summary>
     public double TimestepExponent { get; init; } = 1;
-
-    /// <summary>Styles of stills that are trained on.</summary>
-    public IReadOnlyList<string> Styles { get; init; } = ["3D", "flat"];
 
     /// <summary>A file beside the recipe with the things that are trained on, one a line; null: all.</summary>
     public string? Things { get; init; }
@@ -145,6 +148,9 @@ internal sealed record Recipe
         "long" => LongStage,
         _ => throw new ArgumentException($"There is no stage '{name}'.", nameof(name)),
     };
+
+    /// <summary>Whether the last stages teach the flat style.</summary>
+    public bool HasFlat => new[] { SmallFineStage, FineStage, LongStage }.Any(stage => stage.Turns.Any(turn => turn is Turn.FlatStills or Turn.FlatMoved));
 
     /// <summary>Colours of the palette under which each still, and each clip, is encoded.</summary>
     public int StillBackgrounds { get; init; } = 5;

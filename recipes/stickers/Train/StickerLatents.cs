@@ -17,50 +17,42 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     private readonly Dictionary<string, LatentCache> caches = new(StringComparer.Ordinal);
     private readonly Dictionary<(LatentCache, int?), LatentData> made = [];
 
-    /// <summary>Stills, on some colours each.</summary>
-    public LatentData Stills => Data(StillCache, Still);
-
-    public IReadOnlyList<IReadOnlyList<string>> StillCaptions => StillCache.Captions;
-
-    /// <summary>The same at half the size.</summary>
-    public LatentData Small => Data(Cache("small", () => new StickersOnColours(stills, place.Chosen(stills), place.Recipe.StillBackgrounds, shrink: 2)), Still);
+    public IReadOnlyList<IReadOnlyList<string>> StillCaptions => StillCache(small: false, StickerSet.Usual).Captions;
 
     /// <summary>Single frames of clips.</summary>
-    public LatentData OneFrames => Data(ClipCache, Clip, 1);
+    public LatentData OneFrames => Clips(ClipCache(small: false), 1);
+
+    /// <summary>Stills, on some colours each, perhaps of half the size.</summary>
+    public LatentData Stills(bool small = false, string style = StickerSet.Usual)
+    {
+        var chosen = place.Chosen(stills, style);
+        return Data(StillCache(small, style), i => stills.Items[chosen[i / place.Recipe.StillBackgrounds]].Thing);
+    }
 
     /// <summary>Clips of things that move by themselves.</summary>
-    public LatentData Videos => Data(ClipCache, Clip, place.Recipe.Frames);
-
-    /// <summary>The same at half the size.</summary>
-    public LatentData SmallVideos => Data(Cache("small-clips", () => new StickersOnColours(clips, place.Chosen(clips), place.Recipe.ClipBackgrounds, shrink: 2)), Clip, place.Recipe.Frames);
+    public LatentData Videos(bool small = false) => Clips(ClipCache(small), place.Recipe.Frames);
 
     /// <summary>Stills of the other things, moved.</summary>
-    public LatentData Moved => MovedBy("moved", 1);
-
-    /// <summary>The same at half the size.</summary>
-    public LatentData SmallMoved => MovedBy("small-moved", 2);
-
-    private LatentCache StillCache => Cache("stills", () => new StickersOnColours(stills, place.Chosen(stills), place.Recipe.StillBackgrounds));
-
-    private LatentCache ClipCache => Cache("clips", () => new StickersOnColours(clips, place.Chosen(clips), place.Recipe.ClipBackgrounds));
-
-    private Func<int, string> Still
+    public LatentData Moved(bool small = false, string style = StickerSet.Usual)
     {
-        get
-        {
-            var chosen = place.Chosen(stills);
-            return i => stills.Items[chosen[i / place.Recipe.StillBackgrounds]].Thing;
-        }
+        var moved = place.Moved(stills, clips, small ? 2 : 1, style);
+        return Data(Cache((small ? "small-moved" : "moved") + Of(style), () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames,
+            i => stage?.Motions?.Contains(moved.Clips[i].Motion.Phrase, StringComparer.Ordinal) != false);
     }
 
-    private Func<int, string> Clip
+    private LatentCache StillCache(bool small, string style) =>
+        Cache((small ? "small" : "stills") + Of(style), () => new StickersOnColours(stills, place.Chosen(stills, style), place.Recipe.StillBackgrounds, small ? 2 : 1));
+
+    private LatentCache ClipCache(bool small) =>
+        Cache(small ? "small-clips" : "clips", () => new StickersOnColours(clips, place.Chosen(clips), place.Recipe.ClipBackgrounds, small ? 2 : 1));
+
+    private LatentData Clips(LatentCache cache, int frames)
     {
-        get
-        {
-            var chosen = place.Chosen(clips);
-            return i => clips.Items[chosen[i / place.Recipe.ClipBackgrounds]].Thing;
-        }
+        var chosen = place.Chosen(clips);
+        return Data(cache, i => clips.Items[chosen[i / place.Recipe.ClipBackgrounds]].Thing, frames);
     }
+
+    private static string Of(string style) => string.Equals(style, StickerSet.Usual, StringComparison.Ordinal) ? "" : "-" + style;
 
     public void Dispose()
     {
@@ -78,13 +70,6 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
         if (!caches.TryGetValue(name, out var cache))
             caches[name] = cache = place.Cache(name, source(), vae, cancellation);
         return cache;
-    }
-
-    private LatentData MovedBy(string name, int shrink)
-    {
-        var moved = place.Moved(stills, clips, shrink);
-        return Data(Cache(name, () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames,
-            i => stage?.Motions?.Contains(moved.Clips[i].Motion.Phrase, StringComparer.Ordinal) != false);
     }
 
     private LatentData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null, Func<int, bool>? taken = null)

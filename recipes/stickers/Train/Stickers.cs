@@ -38,6 +38,12 @@ internal sealed class StickerSet : IDisposable
         Fingerprint = string.Create(CultureInfo.InvariantCulture, $"{kind} {string.Join('x', shape)}");
     }
 
+    /// <summary>The style of all clips, and of a sticker whose caption names none.</summary>
+    public const string Usual = "3D";
+
+    /// <summary>The style that only stills have.</summary>
+    public const string Flat = "flat";
+
     public static StickerSet Stills(string folder) => new(folder, "stills");
 
     public static StickerSet Clips(string folder) => new(folder, "clips");
@@ -93,12 +99,15 @@ internal sealed class StickerSet : IDisposable
         return cat([rgba.narrow(0, 0, 3) * alpha, alpha]).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The captions that are right for a sticker on a background. Those that do not speak of it mean white, the palette's first colour:
-    /// what a caption leaves open, a model can only blur.</summary>
+    /// <summary>The captions that are right for a sticker on a background. Those that do not speak of it mean white, the palette's first colour, and those that do not
+    /// speak of a style mean the usual one: what a caption leaves open, a model can only blur.</summary>
     public string[] CaptionsOn(int index, PaletteColour background)
     {
-        var named = Items[index].Captions.Select(caption => caption.Replace("{background}", background.Phrase, StringComparison.Ordinal));
-        return [.. string.Equals(background.Name, Palette[0].Name, StringComparison.Ordinal) ? named.Concat(Items[index].Plain) : named];
+        var sticker = Items[index];
+        var named = sticker.Captions.Select(caption => caption.Replace("{background}", background.Phrase, StringComparison.Ordinal));
+        if (string.Equals(background.Name, Palette[0].Name, StringComparison.Ordinal))
+            named = named.Concat(sticker.Plain);
+        return [.. named.Where(caption => string.Equals(sticker.Style, Usual, StringComparison.Ordinal) || caption.Contains(sticker.Style, StringComparison.Ordinal))];
     }
 
     public void Dispose()

@@ -60,8 +60,13 @@ internal static class Training
     public static Task CacheAsync(Workplace place, CancellationToken cancellation)
     {
         using var data = new StickerLatents(place, cancellation);
-        foreach (var latents in new[] { data.Stills, data.Small, data.Videos, data.SmallVideos, data.Moved, data.SmallMoved })
-            Console.WriteLine(latents.Fingerprint);
+        var styles = place.Recipe.HasFlat ? new[] { StickerSet.Usual, StickerSet.Flat } : [StickerSet.Usual];
+        foreach (var small in new[] { false, true })
+        {
+            Console.WriteLine(data.Videos(small).Fingerprint);
+            foreach (var latents in styles.SelectMany(style => new[] { data.Stills(small, style), data.Moved(small, style) }))
+                Console.WriteLine(latents.Fingerprint);
+        }
         return Task.CompletedTask;
     }
 
@@ -94,7 +99,7 @@ internal static class Training
         using var data = new StickerLatents(place, cancellation);
         var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
         using var trainer = new StagedTrainer(new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999)))
-            .AddStage(place.Recipe.TextStage.ToStage("text", new MixedData((data.Stills, 1), (data.OneFrames, 1)), minutes))
+            .AddStage(place.Recipe.TextStage.ToStage("text", new MixedData((data.Stills(), 1), (data.OneFrames, 1)), minutes))
             .AddCallback(new ConsoleProgress())
             .AddCallback(new Deviation(text, data.StillCaptions, tokenizer, place.Recipe.Tokens))
             .SaveTo(place.Checkpoints("text"))
@@ -131,7 +136,7 @@ internal static class Training
 
     /// <summary>Stage 1a: stills of half the size, a quarter of the tokens. Coordinates are doubled, so that a place in the picture keeps its position.</summary>
     public static Task SmallImagesAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
-        ImagesAsync(place, "small", data => data.Small, place.Recipe.SmallImageStage, minutes, from: null, cancellation);
+        ImagesAsync(place, "small", data => data.Stills(small: true), place.Recipe.SmallImageStage, minutes, from: null, cancellation);
 
     /// <summary>The transformer for a stage's pictures, which may have sides of half the size, and for its frames. A place and a frame keep their positions.</summary>
     public static StditConfig ConfigOf(Workplace place, string stage)
@@ -151,7 +156,7 @@ internal static class Training
 
     /// <summary>Stage 1b: stills, and single frames of clips.</summary>
     public static Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
-        ImagesAsync(place, "images", data => new MixedData((data.Stills, 1), (data.Stills, 1), (data.OneFrames, 1)), place.Recipe.ImageStage, minutes,
+        ImagesAsync(place, "images", data => new MixedData((data.Stills(), 1), (data.Stills(), 1), (data.OneFrames, 1)), place.Recipe.ImageStage, minutes,
             from ?? place.Folder("small"), cancellation);
 
     private static async Task ImagesAsync(Workplace place, string name, Func<StickerLatents, ITrainingData> dataOf, StageSettings settings,
@@ -192,9 +197,10 @@ internal static class Training
             var small = IsSmall(place, model);
             var stage = settings.ToStage(name, new MixedData([.. settings.Turns.Select(turn => turn switch
             {
-                Turn.Clips => (small ? data.SmallVideos : data.Videos, 1.0),
-                Turn.Moved => (small ? data.SmallMoved : data.Moved, 1.0),
-                _ => (small ? data.Small : data.Stills, model.Config.InputSize[0]),
+                Turn.Clips => (data.Videos(small), 1.0),
+                Turn.Moved => (data.Moved(small), 1.0),
+                Turn.FlatMoved => (data.Moved(small, StickerSet.Flat), 1.0),
+                _ => (data.Stills(small, turn == Turn.FlatStills ? StickerSet.Flat : StickerSet.Usual), model.Config.InputSize[0]),
             })]), minutes);
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
@@ -219,7 +225,7 @@ internal static class Training
                 trainer.InitialiseFrom(place.Folder(name));
             model.eval();
             var small = IsSmall(place, model);
-            Compare("stills", [(small ? data.Small : data.Stills).GetBatch(0, 128, 77)]);
+            Compare("stills", [data.Stills(small).GetBatch(0, 128, 77)]);
             if (!model.TemporalAttention || name is "small" or "images")
                 return;
             using var stills = StickerSet.Stills(place.Data);
@@ -228,7 +234,7 @@ internal static class Training
             Compare("moved stills", [.. some.Select(thing =>
             {
                 using var one = new StickerLatents(place, cancellation, new HashSet<string>(StringComparer.Ordinal) { thing }, place.Recipe.Stage(name));
-                return (small ? one.SmallMoved : one.Moved).GetBatch(0, place.Recipe.ClipsOfStill, 77);
+                return one.Moved(small).GetBatch(0, place.Recipe.ClipsOfStill, 77);
             })]);
 
             void Compare(string what, IReadOnlyList<TrainingBatch> batches)

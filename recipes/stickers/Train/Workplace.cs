@@ -40,19 +40,19 @@ internal sealed class Workplace(string recipe, string data, string run, string t
         return vae;
     }
 
-    /// <summary>The stickers that the transformer is trained on: those of the recipe's styles and things.</summary>
-    public int[] Chosen(StickerSet set)
+    /// <summary>The stickers of a style that the transformer is trained on: of the usual one those of the recipe's things, of the flat one those of stage 3.</summary>
+    public int[] Chosen(StickerSet set, string style = StickerSet.Usual)
     {
-        var things = Recipe.Things is null ? null : Listed(Recipe.Things);
-        return [.. Enumerable.Range(0, set.Items.Length).Where(i => Recipe.Styles.Contains(set.Items[i].Style, StringComparer.Ordinal)
+        var things = !string.Equals(style, StickerSet.Usual, StringComparison.Ordinal) ? FineThings : Recipe.Things is null ? null : Listed(Recipe.Things);
+        return [.. Enumerable.Range(0, set.Items.Length).Where(i => string.Equals(set.Items[i].Style, style, StringComparison.Ordinal)
             && !Recipe.LeaveOut.Contains(set.Items[i].Category, StringComparer.Ordinal) && things?.Contains(set.Items[i].Thing) != false)];
     }
 
-    /// <summary>The stills of things that have no clip of their own, moved, perhaps made smaller.</summary>
-    public MovedStickers Moved(StickerSet stills, StickerSet clips, int shrink = 1)
+    /// <summary>The stills of things that have no clip of their style, moved, perhaps made smaller.</summary>
+    public MovedStickers Moved(StickerSet stills, StickerSet clips, int shrink = 1, string style = StickerSet.Usual)
     {
-        var animated = clips.Items.Select(item => item.Thing).ToHashSet(StringComparer.Ordinal);
-        return new MovedStickers(stills, [.. Chosen(stills).Where(i => !animated.Contains(stills.Items[i].Thing))], Recipe.ClipsOfStill, clips.Frames, shrink);
+        var animated = clips.Items.Where(item => string.Equals(item.Style, style, StringComparison.Ordinal)).Select(item => item.Thing).ToHashSet(StringComparer.Ordinal);
+        return new MovedStickers(stills, [.. Chosen(stills, style).Where(i => !animated.Contains(stills.Items[i].Thing))], Recipe.ClipsOfStill, clips.Frames, shrink);
     }
 
     /// <summary>The things of stage 3.</summary>

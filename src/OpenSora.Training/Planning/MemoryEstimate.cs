@@ -42,8 +42,8 @@ public sealed record MemoryEstimate(double Parameters, double Gradients, double 
         var length = model.AttentionOrder switch { AttentionOrder.Full => t * s, AttentionOrder.Interleaved => Math.Max(s, t), _ => s };
         double spatial = model.NumHeads * n * length, temporal = second ? model.NumHeads * n * t : 0, cross = model.NumHeads * n * m; // numbers of weights
         // Rows that the branches of a block keep. Spatial: input, normalised, modulated, query-key-value, scaled query, result, projection. Temporal: the same
-        // without the norm. Cross: input, query, result. MLP: input, normalised, modulated, r before and r after GELU, projection.
-        double spatialRows = 9, temporalRows = second ? 7 : 0, crossRows = 3, mlpRows = 4 + 2 * r;
+        // without the modulation, and without the norm where there is none. Cross: input, query, result. MLP: input, normalised, modulated, r before and r after GELU, projection.
+        double spatialRows = 9, temporalRows = second ? model.TemporalNorm ? 8 : 7 : 0, crossRows = 3, mlpRows = 4 + 2 * r;
         var block = row * (spatialRows + temporalRows + crossRows + mlpRows) + 2 * b * m * c * bytes + weight * (spatial + temporal + cross);
         // Going back, a branch needs gradients beside what is kept, while what the branches after it kept is gone already.
         var afterCross = row * mlpRows;
