@@ -90,14 +90,14 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         var still = Shuffled([.. chosenStills.Where(i => !animated.Contains(stills.Items[i].Thing) && IsAsked(stills.Items[i]))], 1);
         foreach (var i in still.Take(each))
             questions.Add(new("still things", stills.Items[i].Plain[0], stills.Items[i].Thing, white, Motion.All[0], Seen: true, null));
-        // Half of the animated things on white, half on a colour on which training did not show their clip.
-        var clipColours = new StickersOnColours(clips, chosenClips, place.Recipe.ClipBackgrounds);
-        foreach (var (turn, at) in Shuffled([.. Enumerable.Range(0, chosenClips.Length).Where(at => IsAsked(clips.Items[chosenClips[at]]))], 2).Take(each).Index())
+        // Half of the animated things on white, half on a colour on which training did not show them.
+        var shown = Shown();
+        foreach (var (turn, i) in Shuffled([.. chosenClips.Where(i => IsAsked(clips.Items[i]))], 2).Take(each).Index())
         {
-            var clip = clips.Items[chosenClips[at]];
-            var others = clips.Palette.Where(colour => !clipColours.Shows(at, colour)).ToArray();
-            var colour = turn % 2 == 0 ? white : others[turn / 2 % others.Length];
-            questions.Add(new("animated things", clip.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), clip.Thing, colour, null, Seen: turn % 2 == 0, chosenClips[at]));
+            var (clip, seen) = (clips.Items[i], turn % 2 == 0);
+            var others = stills.Palette.Where(colour => !shown.Contains((clip.Style, clip.Thing, colour.Name))).ToArray();
+            var colour = seen ? white : others[turn / 2 % others.Length];
+            questions.Add(new("animated things", clip.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), clip.Thing, colour, null, seen, i));
         }
         OnColours("on a colour", chosenStills, 3);
         if (chosenFlat.Length > 0)
@@ -121,13 +121,13 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
 
         void OnColours(string kind, int[] chosen, int key)
         {
-            var source = new StickersOnColours(stills, chosen, place.Recipe.StillBackgrounds);
-            var places = Enumerable.Range(0, chosen.Length).Where(at => IsAsked(stills.Items[chosen[at]])).ToArray();
+            var some = chosen.Where(i => IsAsked(stills.Items[i])).ToArray();
             foreach (var (turn, seen) in Enumerable.Range(0, 2 * (each / 2)).Select(turn => (turn, turn % 2 == 0)))
             {
-                var at = places[Randomness.Of(key, turn).Next(places.Length)];
-                var sticker = stills.Items[chosen[at]];
-                var colours = stills.Palette.Where(colour => source.Shows(at, colour) == seen).ToArray();
+                var sticker = stills.Items[some[Randomness.Of(key, turn).Next(some.Length)]];
+                var colours = stills.Palette.Where(colour => shown.Contains((sticker.Style, sticker.Thing, colour.Name)) == seen).ToArray();
+                if (colours.Length == 0)
+                    continue; // it is shown on all of them
                 var colour = colours[turn / 2 % colours.Length];
                 questions.Add(new(kind, sticker.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), sticker.Thing, colour, null, seen, null, sticker.Style));
             }
@@ -139,6 +139,23 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             var caption = item.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal);
             return new("moved", motion.Told(caption, item.Thing), item.Thing, colour, motion, seen, null);
         }
+    }
+
+    // What training shows on which colours, in whatever way.
+    private HashSet<(string Style, string Thing, string Colour)> Shown()
+    {
+        HashSet<(string, string, string)> all = [];
+        foreach (var (set, chosen, backgrounds) in new[] { (stills, chosenStills, place.Recipe.StillBackgrounds), (stills, chosenFlat, place.Recipe.StillBackgrounds), (clips, chosenClips, place.Recipe.ClipBackgrounds) })
+        {
+            var source = new StickersOnColours(set, chosen, backgrounds);
+            all.UnionWith(from turn in Enumerable.Range(0, chosen.Length)
+                          from colour in set.Palette
+                          where source.Shows(turn, colour)
+                          select (set.Items[chosen[turn]].Style, set.Items[chosen[turn]].Thing, colour.Name));
+        }
+        foreach (var style in place.Recipe.HasFlat ? new[] { StickerSet.Usual, StickerSet.Flat } : [StickerSet.Usual])
+            all.UnionWith(place.Moved(stills, clips, style: style).Clips.Select(clip => (style, stills.Items[clip.Sticker].Thing, clip.Colour.Name)));
+        return all;
     }
 
     private static int[] Shuffled(int[] values, int seed)
