@@ -37,11 +37,11 @@ internal static class Architectures
 
     private static IEnumerable<Candidate> Stdit(Shapes shapes)
     {
-        var (hidden, depth, videos) = (shapes[Patches, 0], shapes.Count("blocks"), shapes.Has("blocks.0.attn_temp.qkv.weight"));
+        var (hidden, depth, videos) = (shapes[Patches, 0], Math.Max(1, shapes.Count("blocks")), shapes.Has("blocks.0.attn_temp.qkv.weight"));
         var sizes = new StditConfig
         {
             InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, MlpRatio = MlpRatio(shapes, "blocks"),
-            CaptionChannels = shapes["y_embedder.y_proj.fc1.weight", 1], ModelMaxLength = shapes["y_embedder.y_embedding", 0], PredSigma = PredictsVariance(shapes),
+            CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1), ModelMaxLength = shapes.Or(120, "y_embedder.y_embedding", 0), PredSigma = PredictsVariance(shapes),
             QkNorm = shapes.Has("blocks.0.attn.q_norm.weight"), SizeConditioning = shapes.Has("csize_embedder.mlp.0.weight"), InputSize = PatchSize(shapes),
         };
         var (name, heads) = Preset(StditConfig.Presets, StditConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
@@ -66,14 +66,14 @@ internal static class Architectures
 
     private static IEnumerable<Candidate> Dit(Shapes shapes)
     {
-        var (hidden, depth, classes) = (shapes[Patches, 0], shapes.Count("blocks"), shapes["y_embedder.embedding_table.weight", 0] - 1);
+        var (hidden, depth, classes) = (shapes[Patches, 0], Math.Max(1, shapes.Count("blocks")), shapes["y_embedder.embedding_table.weight", 0] - 1);
         var condition = classes > 0 ? $"label_{classes}" : "text";
         var patched = DitConfig.Presets.Where(preset => DitConfig.Preset(preset).PatchSize.SequenceEqual(PatchSize(shapes))).ToList();
         var (name, heads) = Preset(patched, DitConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
         var dit = new DitConfig
         {
             InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = heads ?? Divisor(hidden), MlpRatio = MlpRatio(shapes, "blocks"), Condition = condition,
-            CaptionChannels = classes > 0 ? 512 : shapes["y_embedder.y_proj.fc1.weight", 1], LearnSigma = PredictsVariance(shapes), InputSize = PatchSize(shapes),
+            CaptionChannels = classes > 0 ? 512 : shapes.Or(512, "y_embedder.y_proj.fc1.weight", 1), LearnSigma = PredictsVariance(shapes), InputSize = PatchSize(shapes),
         };
         var latte = new LatteConfig
         {
@@ -88,11 +88,11 @@ internal static class Architectures
 
     private static IEnumerable<Candidate> Stdit2(Shapes shapes)
     {
-        var (hidden, depth) = (shapes[Patches, 0], shapes.Count("blocks"));
+        var (hidden, depth) = (shapes[Patches, 0], Math.Max(1, shapes.Count("blocks")));
         var config = new Stdit2Config
         {
             InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = RopeHeads(shapes, hidden), MlpRatio = MlpRatio(shapes, "blocks"),
-            CaptionChannels = shapes["y_embedder.y_proj.fc1.weight", 1], ModelMaxLength = shapes["y_embedder.y_embedding", 0], PredSigma = PredictsVariance(shapes), QkNorm = shapes.Has("blocks.0.attn.q_norm.weight"),
+            CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1), ModelMaxLength = shapes.Or(200, "y_embedder.y_embedding", 0), PredSigma = PredictsVariance(shapes), QkNorm = shapes.Has("blocks.0.attn.q_norm.weight"),
         };
         var (name, _) = Preset(Stdit2Config.Presets, Stdit2Config.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
         yield return new(name ?? "STDiT2", $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}", () => new Stdit2(config, initialize: false), new LoadOptions());
@@ -100,11 +100,11 @@ internal static class Architectures
 
     private static IEnumerable<Candidate> Stdit3(Shapes shapes)
     {
-        var (hidden, depth) = (shapes[Patches, 0], shapes.Count("spatial_blocks"));
+        var (hidden, depth) = (shapes[Patches, 0], Math.Max(1, shapes.Count("spatial_blocks")));
         var config = new Stdit3Config
         {
             InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = RopeHeads(shapes, hidden), MlpRatio = MlpRatio(shapes, "spatial_blocks"),
-            CaptionChannels = shapes["y_embedder.y_proj.fc1.weight", 1], ModelMaxLength = shapes["y_embedder.y_embedding", 0], PredSigma = PredictsVariance(shapes), QkNorm = shapes.Has("spatial_blocks.0.attn.q_norm.weight"),
+            CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1), ModelMaxLength = shapes.Or(300, "y_embedder.y_embedding", 0), PredSigma = PredictsVariance(shapes), QkNorm = shapes.Has("spatial_blocks.0.attn.q_norm.weight"),
         };
         var (name, _) = Preset(Stdit3Config.Presets, Stdit3Config.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
         yield return new(name ?? "STDiT3", $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}", () => new Stdit3(config, initialize: false), new LoadOptions());
@@ -203,7 +203,7 @@ internal static class Architectures
         ? [shapes[Patches, 2], shapes[Patches, 3], shapes[Patches, 4]]
         : [1, shapes[Patches, 2], shapes[Patches, 3]];
 
-    private static double MlpRatio(Shapes shapes, string blocks) => (double)shapes[$"{blocks}.0.mlp.fc1.weight", 0] / Math.Max(1, shapes[$"{blocks}.0.mlp.fc1.weight", 1]);
+    private static double MlpRatio(Shapes shapes, string blocks) => (double)shapes.Or(4, $"{blocks}.0.mlp.fc1.weight", 0) / shapes.Or(1, $"{blocks}.0.mlp.fc1.weight", 1);
 
     private static bool PredictsVariance(Shapes shapes) => shapes["final_layer.linear.weight", 0] == 2L * shapes[Patches, 1] * PatchSize(shapes).Aggregate(1L, (product, size) => product * size);
 

@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using OpenSora.Models.Layers;
 using OpenSora.Weights;
 
@@ -12,15 +13,25 @@ internal sealed record Fit(string Architecture, string Sizes, LoadReport Report)
     /// <summary>Tensors that have no counterpart on the other side, or one of another shape.</summary>
     public int Problems => Report.Missing.Count + Report.Unexpected.Count + Report.Mismatched.Count;
 
-    /// <summary>Compares weights with all architectures that they could be of, the best fit first. No model is given memory.</summary>
+    /// <summary>Compares weights with all architectures that they could be of, the best fit first. No model is given memory. Weights whose sizes make no model
+    /// fit none; so do such as claim sizes that their bytes cannot have.</summary>
     public static IReadOnlyList<Fit> Of(WeightsFile file)
     {
         var fits = new List<Fit>();
+        if (file.Tensors.Values.Any(entry => entry.Shape.Any(size => size > Math.Max(entry.Length, 1 << 20))))
+            return fits;
         foreach (var candidate in Architectures.Candidates(file))
         {
             using var shapesOnly = Parameters.ShapesOnly();
-            using var module = candidate.Make();
-            fits.Add(new Fit(candidate.Name, candidate.Sizes, module.Compare(file, InCheckpoint(file, candidate.Options))));
+            try
+            {
+                using var module = candidate.Make();
+                fits.Add(new Fit(candidate.Name, candidate.Sizes, module.Compare(file, InCheckpoint(file, candidate.Options))));
+            }
+            catch (Exception exception) when (exception is ArgumentException or InvalidOperationException or ExternalException or ArithmeticException)
+            {
+                // Its sizes make no model.
+            }
         }
 
         return [.. fits.OrderBy(fit => fit.Problems).ThenBy(fit => fit.Report.Initialised.Count)];

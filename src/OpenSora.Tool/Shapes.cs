@@ -32,6 +32,9 @@ internal sealed class Shapes
     public int this[string name, int dimension] =>
         _shapes.TryGetValue(name, out var shape) && dimension < shape.Count ? (int)Math.Min(shape[dimension], int.MaxValue) : 0;
 
+    /// <summary>The same, or the usual size where the weights do not tell it.</summary>
+    public int Or(int usual, string name, int dimension) => this[name, dimension] is > 0 and var size ? size : usual;
+
     /// <summary>How many dimensions a tensor has.</summary>
     public int Dimensions(string name) => _shapes.TryGetValue(name, out var shape) ? shape.Count : 0;
 

@@ -44,8 +44,26 @@ internal sealed record CheckpointState
 /// <remarks>Names: <c>weights.PART.NAME</c>, <c>ema.PART.NAME</c>, <c>adam.mean.PART.NAME</c>, <c>adam.square.PART.NAME</c>.</remarks>
 internal static class Checkpoint
 {
-    private const string StateKey = "opensora.training", StepKey = "opensora.adam.step", Pattern = "checkpoint-*.safetensors";
+    private const string StateKey = "opensora.training", StepKey = "opensora.adam.step", FewerStepsKey = "opensora.adam.steps", Pattern = "checkpoint-*.safetensors";
     private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web);
+
+    /// <summary>Makes sure that a folder's checkpoints are those of the run that will write there, and removes what a kill left of one that was being written.</summary>
+    /// <param name="folder">The folder.</param>
+    /// <param name="continued">The checkpoint that the run goes on from; null: it begins.</param>
+    /// <exception cref="InvalidOperationException">There are later checkpoints than that, or others. They would be taken for this run's, and its own deleted for them.</exception>
+    public static void Prepare(string folder, string? continued)
+    {
+        if (All(folder).LastOrDefault() is { } newest && (continued is null || !string.Equals(Path.GetFullPath(continued), Path.GetFullPath(newest), StringComparison.Ordinal)))
+        {
+            throw new InvalidOperationException($"'{folder}' has checkpoints of a run that this one does not go on with, the newest '{Path.GetFileName(newest)}'. "
+                + "Save to another folder, go on from the newest with Resume, or move them away.");
+        }
+        if (Directory.Exists(folder))
+        {
+            foreach (var half in Directory.EnumerateFiles(folder, Pattern + ".*.tmp"))
+                File.Delete(half);
+        }
+    }
 
     /// <summary>Writes a checkpoint, then deletes all but the newest. Returns its path.</summary>
     public static string Write(CheckpointOptions options, CheckpointState state, IReadOnlyDictionary<string, nn.Module> modules,
@@ -70,10 +88,14 @@ internal static class Checkpoint
         }
 
         var path = Path.Combine(options.Folder, FormattableString.Invariant($"checkpoint-{state.Stage + 1:D2}-{state.Step:D8}.safetensors"));
+        // The optimizer counts a parameter's steps, and a step in which it has no gradient is none of its own.
+        var steps = trained.Select((pair, i) => (pair.Name, ((AdamW.State)states[i]).step)).ToArray();
+        var most = steps.Max(pair => pair.step);
         SafetensorsWriter.Write(path, tensors, new Dictionary<string, string>(StringComparer.Ordinal)
         {
             [StateKey] = JsonSerializer.Serialize(state, Json),
-            [StepKey] = FormattableString.Invariant($"{(states.Count > 0 ? ((AdamW.State)states[0]).step : 0)}"),
+            [StepKey] = FormattableString.Invariant($"{most}"),
+            [FewerStepsKey] = JsonSerializer.Serialize(steps.Where(pair => pair.step < most).ToDictionary(pair => pair.Name, pair => pair.step, StringComparer.Ordinal), Json),
         });
         foreach (var old in All(options.Folder).SkipLast(Math.Max(1, options.KeepLast)))
             File.Delete(old);
@@ -110,6 +132,7 @@ internal static class Checkpoint
                 Strict = options?.Strict ?? true,
                 AllowReshape = options?.AllowReshape ?? false,
                 KeepInitial = options?.KeepInitial,
+                Copy = options?.Copy ?? false,
                 KeyMap = name => Own(name) is { } own ? options?.KeyMap is { } map ? map(own) : own : null,
             });
         }
@@ -126,10 +149,11 @@ internal static class Checkpoint
             throw new InvalidWeightsException(file.Path, $"it was written by a run that trained {held} parameters, this stage trains {trained.Count} of them. Train the same, or start anew with InitialiseFrom.");
         var states = optimizer.state_dict().State;
         var step = long.Parse(file.Metadata[StepKey], System.Globalization.CultureInfo.InvariantCulture);
+        var fewer = file.Metadata.TryGetValue(FewerStepsKey, out var json) ? JsonSerializer.Deserialize<Dictionary<string, long>>(json, Json)! : [];
         for (var i = 0; i < trained.Count; i++)
         {
             var adam = (AdamW.State)states[i];
-            adam.step = step;
+            adam.step = fewer.GetValueOrDefault(trained[i].Name, step);
             Fill(adam.exp_avg!, $"adam.mean.{trained[i].Name}");
             Fill(adam.exp_avg_sq!, $"adam.square.{trained[i].Name}");
         }

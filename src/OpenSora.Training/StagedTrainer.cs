@@ -62,17 +62,20 @@ public sealed class StagedTrainer : IDisposable
     }
 
     /// <summary>Writes checkpoints.</summary>
-    /// <param name="options">Where and how often.</param>
+    /// <param name="options">Where and how often. A folder that has checkpoints already is one to <see cref="Resume"/> from: another run does not begin in it.</param>
+    /// <exception cref="ArgumentException">The options name no folder, or a number in them is below 1.</exception>
     public StagedTrainer SaveTo(CheckpointOptions options)
     {
         ArgumentNullException.ThrowIfNull(options);
-        if (string.IsNullOrEmpty(options.Folder))
-            throw new ArgumentException("The options name no folder for checkpoints.", nameof(options));
+        if (options.Problems().FirstOrDefault() is { } problem)
+            throw new ArgumentException(problem, nameof(options));
         checkpoints = options;
         return this;
     }
 
     /// <summary>Goes on with an earlier run of the same stages, exactly where its checkpoint was written.</summary>
+    /// <remarks>The stage's settings, objective and data must be the same. Its <see cref="TrainingStage.Steps"/> and <see cref="TrainingStage.TimeLimit"/> may be
+    /// others: the run is then longer or shorter, a last stage that was done goes on, and the learning rate follows the schedule of the new length.</remarks>
     /// <param name="path">A checkpoint or a folder of them, of which the newest is taken.</param>
     /// <param name="ifAny">Begins at the beginning where there is no checkpoint yet, instead of failing.</param>
     public StagedTrainer Resume(string path, bool ifAny = false)
@@ -91,9 +94,12 @@ public sealed class StagedTrainer : IDisposable
     public StagedTrainer InitialiseFrom(string path, bool averages = true, LoadOptions? options = null)
     {
         using var file = WeightsFile.Open(Existing(path), options?.Section);
-        Checkpoint.ReadWeights(file, objective.Modules, averages, options);
+        LoadReports = Checkpoint.ReadWeights(file, objective.Modules, averages, options);
         return this;
     }
+
+    /// <summary>What the last <see cref="InitialiseFrom"/> loaded, left out and left as it was, by module.</summary>
+    public IReadOnlyDictionary<string, LoadReport> LoadReports { get; private set; } = new Dictionary<string, LoadReport>(StringComparer.Ordinal);
 
     /// <summary>Runs all stages that are not done.</summary>
     /// <param name="progress">Told after every optimizer step.</param>
@@ -127,6 +133,8 @@ public sealed class StagedTrainer : IDisposable
         try
         {
             var path = resumeFrom is null ? null : resumeIfAny ? Checkpoint.Newest(resumeFrom) : Existing(resumeFrom);
+            if (checkpoints is not null)
+                Checkpoint.Prepare(checkpoints.Folder, path);
             using var file = path is null ? null : SafetensorsFile.Open(path);
             var state = file is null ? null : Checkpoint.State(file);
             if (file is not null)
@@ -164,16 +172,20 @@ public sealed class StagedTrainer : IDisposable
         using var optimizer = optim.AdamW(trained.Select(pair => pair.Parameter), stage.LearningRate, stage.Beta1, stage.Beta2, 1e-8, stage.WeightDecay);
         using var workers = stage.Workers == 1 ? null : new StageWorkers(stage.Workers);
         if (file is not null)
+        {
             Checkpoint.ReadProgress(file, Averages, trained, optimizer);
+            file.Dispose(); // some systems do not delete a file that is open, and its time to be deleted comes
+        }
 
-        var (start, step, finished) = (resumed?.Step ?? 0, resumed?.Step ?? 0, resumed?.Finished ?? false);
+        var (start, step) = (resumed?.Step ?? 0, resumed?.Step ?? 0);
+        var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
+        var finished = step >= stage.Steps || before >= stage.TimeLimit;
         if (finished)
             return step;
         var spikes = stage.Spikes is null ? null : new SpikeWatch(stage.Spikes, resumed?.Spikes);
         var run = new TrainingRun(stage, objective.Modules, average, stepsBefore, callbacks, cancellationToken) { Step = step };
         run.Notify(callback => callback.StageStarted(run));
 
-        var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
         var clock = Stopwatch.StartNew();
         var lastSaved = TimeSpan.Zero;
         var samples = 0L;

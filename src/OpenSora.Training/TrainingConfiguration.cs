@@ -58,6 +58,11 @@ public class TrainingOptions
             if (!Enum.IsDefined(stage.Parameters))
                 yield return $"Stage '{stage.Name}' trains {stage.Parameters}; it must be one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}.";
         }
+        if (Checkpoints.Folder.Length > 0)
+        {
+            foreach (var problem in Checkpoints.Problems())
+                yield return problem;
+        }
         foreach (var twice in Stages.GroupBy(stage => stage.Name, StringComparer.Ordinal).Where(group => group.Count() > 1))
             yield return $"{twice.Count()} stages have the name '{twice.Key}'; checkpoints tell stages by their names.";
     }

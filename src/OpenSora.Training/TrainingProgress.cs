@@ -77,4 +77,17 @@ public class CheckpointOptions
 
     /// <summary>How many are kept, the newest ones.</summary>
     public int KeepLast { get; set; } = 3;
+
+    /// <summary>What is wrong with the options, one sentence each.</summary>
+    internal IEnumerable<string> Problems()
+    {
+        if (string.IsNullOrWhiteSpace(Folder))
+            yield return $"The options of checkpoints name no {nameof(Folder)}.";
+        if (EverySteps < 1)
+            yield return $"Checkpoints have {nameof(EverySteps)} {EverySteps}; it must be at least 1, or null.";
+        if (Every <= TimeSpan.Zero)
+            yield return $"Checkpoints have {nameof(Every)} {Every}; it must be above 0, or null.";
+        if (KeepLast < 1)
+            yield return $"Checkpoints have {nameof(KeepLast)} {KeepLast}; it must be at least 1.";
+    }
 }

@@ -85,13 +85,15 @@ public class PreviewTests
     {
         using var folder = new TemporaryFolder();
         using var line = nn.Linear(3, 2);
-        using var trainer = new StagedTrainer(new Line(line)).AddStage(new TrainingStage { Name = "a/b", Data = new Points(), Steps = 3 }).AddCallback(new PreviewVideos(folder.Path, _ =>
+        // Of one length: the second must not be taken for the first.
+        using var trainer = new StagedTrainer(new Line(line)).AddStage(new TrainingStage { Name = "a/b", Data = new Points(), Steps = 3 })
+            .AddStage(new TrainingStage { Name = "c", Data = new Points(), Steps = 3 }).AddCallback(new PreviewVideos(folder.Path, _ =>
         {
             line.training.ShouldBeFalse();
             return [new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1), new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1)];
         }));
         await trainer.RunAsync();
-        Directory.GetFiles(folder.Path).Select(Path.GetFileName).ShouldBe(["ab-00000003.png"]);
+        Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order().ShouldBe(["ab-00000003.png", "c-00000003.png"]);
     }
 
     [Fact]

@@ -202,6 +202,111 @@ public class StagedTrainerTests
     }
 
     [Fact]
+    public async Task A_run_does_not_begin_among_the_checkpoints_of_another()
+    {
+        using var folder = new TemporaryFolder();
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            var checkpoints = new CheckpointOptions { Folder = folder["run"], EverySteps = 2 };
+            StagedTrainer Trainer(int steps = 6) => new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: steps)).SaveTo(checkpoints);
+            using (var trainer = Trainer())
+                await trainer.RunAsync();
+            var before = Directory.GetFiles(folder["run"]).Order().ToArray();
+            await File.WriteAllTextAsync(before[^1] + ".0123456789.tmp", "half of a checkpoint");
+
+            using (var trainer = Trainer().InitialiseFrom(folder["run"]))
+                (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("checkpoint-01-00000006");
+            using (var trainer = Trainer().Resume(before[0]))
+                (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("Resume");
+            Directory.GetFiles(folder["run"]).Length.ShouldBe(before.Length + 1);
+
+            // The newest is gone on with, and what a kill left of one that was being written is removed.
+            using (var trainer = Trainer().Resume(folder["run"]))
+                await trainer.RunAsync();
+            Directory.GetFiles(folder["run"]).Order().ShouldBe(before);
+        }
+    }
+
+    [Fact]
+    public async Task A_run_that_was_done_goes_on_when_it_is_made_longer()
+    {
+        using var folder = new TemporaryFolder();
+        var expected = await RunAsync(null, 8);
+        await RunAsync("constant", 5);
+        Tiny.ShouldBeSame(await RunAsync("constant", 8), expected);
+        Tiny.ShouldBeSame(await RunAsync("constant", 8), expected); // and does not, when it is not
+
+        async Task<Dictionary<string, float[]>> RunAsync(string? saved, int steps)
+        {
+            var (model, text) = Tiny.Models();
+            using (model)
+            using (text)
+            {
+                var stage = Tiny.Stage(steps: steps);
+                stage.Shape = LearningRateShape.Constant;
+                using var trainer = new StagedTrainer(model, text).AddStage(stage);
+                if (saved is not null)
+                    trainer.SaveTo(new CheckpointOptions { Folder = folder[saved] }).Resume(folder[saved], ifAny: true);
+                await trainer.RunAsync();
+                return Tiny.Weights(("model", model), ("text", text));
+            }
+        }
+    }
+
+    [Fact]
+    public async Task Parameters_that_had_no_gradient_at_first_have_steps_of_their_own()
+    {
+        using var folder = new TemporaryFolder();
+        var expected = await RunAsync(6, resume: false);
+        await RunAsync(4, resume: false, save: true);
+        Tiny.ShouldBeSame(await RunAsync(6, resume: true), expected);
+
+        async Task<Dictionary<string, float[]>> RunAsync(int steps, bool resume, bool save = false)
+        {
+            manual_seed(3);
+            using var idle = nn.Linear(3, 2);
+            using var line = nn.Linear(3, 2);
+            var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["idle"] = idle, ["line"] = line };
+            using var trainer = new StagedTrainer(new Idle(modules)).AddStage(new TrainingStage { Name = "one", Data = new Points(), Steps = steps, LearningRate = 0.1, Shape = LearningRateShape.Constant });
+            if (save)
+                trainer.SaveTo(new CheckpointOptions { Folder = folder.Path });
+            if (resume)
+                trainer.Resume(folder.Path);
+            await trainer.RunAsync();
+            return Tiny.Weights(("idle", idle), ("line", line));
+        }
+    }
+
+    [Fact]
+    public void What_initialising_left_out_is_told()
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var a = nn.Linear(3, 2);
+        using var b = nn.Linear(3, 2, hasBias: false);
+        a.SaveWeights(folder["a.safetensors"]);
+        using var trainer = new StagedTrainer(new Line(b)).InitialiseFrom(folder["a.safetensors"], options: new LoadOptions { Strict = false, Copy = true });
+        trainer.LoadReports["line"].Unexpected.ShouldBe(["bias"]);
+        trainer.LoadReports["line"].Loaded.ShouldBe(["weight"]);
+    }
+
+    [Fact]
+    public void Checkpoints_of_no_folder_or_at_no_interval_are_refused()
+    {
+        using var line = nn.Linear(3, 2);
+        using var trainer = new StagedTrainer(new Line(line));
+        foreach (var (options, word) in new[]
+        {
+            (new CheckpointOptions(), nameof(CheckpointOptions.Folder)), (new CheckpointOptions { Folder = "x", EverySteps = 0 }, nameof(CheckpointOptions.EverySteps)),
+            (new CheckpointOptions { Folder = "x", Every = TimeSpan.Zero }, nameof(CheckpointOptions.Every)), (new CheckpointOptions { Folder = "x", KeepLast = 0 }, nameof(CheckpointOptions.KeepLast)),
+        })
+            Should.Throw<ArgumentException>(() => trainer.SaveTo(options)).Message.ShouldContain(word);
+        Should.Throw<ArgumentOutOfRangeException>(() => new PreviewVideos("x", _ => []) { EverySteps = 0 });
+    }
+
+    [Fact]
     public async Task No_tensor_is_left_behind()
     {
         await OnceAsync();
@@ -338,6 +443,21 @@ public class StagedTrainerTests
                 using var trainer = new StagedTrainer(model, text).AddStage(stage);
                 Should.Throw<InvalidOperationException>(() => { _ = trainer.RunAsync(); }).Message.ShouldContain(word);
             }
+        }
+    }
+
+    // Knows two modules, and trains one for two steps, then both.
+    private sealed class Idle(IReadOnlyDictionary<string, nn.Module> modules) : ITrainingObjective
+    {
+        public IReadOnlyDictionary<string, nn.Module> Modules => modules;
+
+        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
+        {
+            var late = batch.Video[0, 0].item<float>() > 0;
+            var output = ((nn.Module<Tensor, Tensor>)modules["line"]).call(batch.Video);
+            if (late)
+                output = output + ((nn.Module<Tensor, Tensor>)modules["idle"]).call(batch.Video);
+            return new((output - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
         }
     }
 

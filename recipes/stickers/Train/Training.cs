@@ -226,6 +226,8 @@ internal static class Training
             model.eval();
             var small = IsSmall(place, model);
             Compare("stills", [data.Stills(small).GetBatch(0, 128, 77)]);
+            if (place.Recipe.HasFlat)
+                Compare("flat stills", [data.Stills(small, StickerSet.Flat).GetBatch(0, 128, 77)]);
             if (!model.TemporalAttention || name is "small" or "images")
                 return;
             using var stills = StickerSet.Stills(place.Data);

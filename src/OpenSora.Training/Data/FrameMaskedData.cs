@@ -57,7 +57,7 @@ public sealed class FrameMaskedData : ITrainingData
             throw new ArgumentException($"The shares of masks must not be negative and be at most 1 together; they are {string.Join(", ", this.shares)}.", nameof(shares));
     }
 
-    /// <summary>The shares published for Open-Sora 1.1: a quarter of the clips, all kinds alike.</summary>
+    /// <summary>The shares published for Open-Sora 1.1: a quarter of the clips, all kinds alike but head and tail together, which comes twice as often.</summary>
     public static IReadOnlyDictionary<FrameMask, double> OpenSora11 { get; } = new Dictionary<FrameMask, double>
     {
         [FrameMask.QuarterRandom] = 0.025, [FrameMask.QuarterHead] = 0.025, [FrameMask.QuarterTail] = 0.025, [FrameMask.QuarterHeadTail] = 0.05,

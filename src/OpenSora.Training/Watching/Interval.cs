@@ -2,20 +2,24 @@ using System.Diagnostics;
 
 namespace OpenSora.Training;
 
-/// <summary>Tells when something is due that is done every so many steps, or every so often, whichever comes first.</summary>
+/// <summary>Tells when something is due that is done every so many steps of a stage, or every so often, whichever comes first.</summary>
 internal sealed class Interval
 {
     private readonly Stopwatch clock = Stopwatch.StartNew();
-    private long last = -1;
+    private long last = -1; // of all stages together: the next stage counts its own steps anew
 
-    public bool IsDue(long step, int? everySteps, TimeSpan? every) => step != last && (step % everySteps == 0 || clock.Elapsed >= every);
+    public bool IsDue(TrainingRun run, int? everySteps, TimeSpan? every) => !IsDone(run) && (run.Step % everySteps == 0 || clock.Elapsed >= every);
 
-    public void Done(long step)
+    public void Done(TrainingRun run)
     {
-        last = step;
+        last = run.TotalStep;
         clock.Restart();
     }
 
     /// <summary>Whether it was done at this very step.</summary>
-    public bool IsDone(long step) => step == last;
+    public bool IsDone(TrainingRun run) => run.TotalStep == last;
+
+    /// <summary>A number of steps that can be gone by.</summary>
+    public static int? Checked(int? everySteps) => everySteps is null or > 0 ? everySteps
+        : throw new ArgumentOutOfRangeException(nameof(everySteps), everySteps, "The number of steps must be above 0, or null.");
 }

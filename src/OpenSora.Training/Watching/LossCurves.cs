@@ -43,7 +43,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         Add(progress.Stage, run.TotalStep, progress.Loss);
         (writer ?? throw new ObjectDisposedException(nameof(LossCurves))).WriteLine(string.Create(CultureInfo.InvariantCulture,
             $"{run.TotalStep},{Quoted(progress.Stage)},{progress.Step},{progress.Loss:R},{progress.GradientNorm:R},{progress.LearningRate:R}"));
-        if (interval.IsDue(run.Step, null, Every))
+        if (interval.IsDue(run, null, Every))
             Draw(run);
     }
 
@@ -73,7 +73,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         foreach (var (stage, points) in stages)
             chart.Add(stage, points);
         chart.SaveAsync(Path.Combine(folder, "losses.svg"), run.CancellationToken).GetAwaiter().GetResult();
-        interval.Done(run.Step);
+        interval.Done(run);
     }
 
     private void Add(string stage, long step, double loss)

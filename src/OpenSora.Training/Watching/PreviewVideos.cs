@@ -40,7 +40,7 @@ public sealed class PreviewVideos : ITrainingCallback
     }
 
     /// <summary>Steps between previews; null: by time only.</summary>
-    public int? EverySteps { get; set; }
+    public int? EverySteps { get; set => field = Interval.Checked(value); }
 
     /// <summary>Time between previews; null: by steps only. There is always one at the end of a stage.</summary>
     public TimeSpan? Every { get; set; } = TimeSpan.FromMinutes(10);
@@ -52,7 +52,7 @@ public sealed class PreviewVideos : ITrainingCallback
     public void StepDone(TrainingRun run, TrainingProgress progress)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (interval.IsDue(run.Step, EverySteps, Every))
+        if (interval.IsDue(run, EverySteps, Every))
             RenderNow(run);
     }
 
@@ -60,7 +60,7 @@ public sealed class PreviewVideos : ITrainingCallback
     public void StageFinished(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (!interval.IsDone(run.Step))
+        if (!interval.IsDone(run))
             RenderNow(run);
     }
 
@@ -74,7 +74,7 @@ public sealed class PreviewVideos : ITrainingCallback
         new ImageCodec().WriteAsync(tiles.Count == 1 ? tiles : ContactSheet.OfVideos(videos), path + ".png", run.CancellationToken).GetAwaiter().GetResult();
         if (tiles.Count > 1)
             new VideoWriter().WriteAsync(tiles, path + ".mp4", cancellationToken: run.CancellationToken).GetAwaiter().GetResult();
-        interval.Done(run.Step);
+        interval.Done(run);
         run.Tell(new TrainingObservation("preview") { Videos = new Dictionary<string, VideoFrames>(StringComparer.Ordinal) { [name] = tiles } });
     }
 }

@@ -15,7 +15,7 @@ public class SpikeGuard
     public bool SkipSteps { get; set; } = true;
 
     /// <summary>How many such steps in a row end the run with a <see cref="TrainingDivergedException"/>, before the last of them is taken; null: they never do.
-    /// No checkpoint is written amid them, so the newest one is from before.</summary>
+    /// No checkpoint is due amid them, so the newest one is from before, unless the stage ended or was cancelled just then.</summary>
     public int? StopAfter { get; set; } = 10;
 }
 

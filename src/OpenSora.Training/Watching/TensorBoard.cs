@@ -20,7 +20,7 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
         if (file is not null)
             return;
         file = new EventFile(folder);
-        file.WriteStart(run.TotalStep);
+        file.WriteStart(run.TotalStep + 1); // TensorBoard drops what earlier files hold of this step and those after it
     }
 
     /// <inheritdoc/>

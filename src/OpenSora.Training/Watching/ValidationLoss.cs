@@ -23,7 +23,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     private readonly Interval interval = new();
 
     /// <summary>Steps between measurements; null: by time only.</summary>
-    public int? EverySteps { get; set; } = 1000;
+    public int? EverySteps { get; set => field = Interval.Checked(value); } = 1000;
 
     /// <summary>Time between measurements; null: by steps only.</summary>
     public TimeSpan? Every { get; set; }
@@ -55,7 +55,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     public void StepDone(TrainingRun run, TrainingProgress progress)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (interval.IsDue(run.Step, EverySteps, Every))
+        if (interval.IsDue(run, EverySteps, Every))
             MeasureNow(run);
     }
 
@@ -63,7 +63,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     public void StageFinished(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (!interval.IsDone(run.Step))
+        if (!interval.IsDone(run))
             MeasureNow(run);
     }
 
@@ -72,7 +72,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
         ValidationResult? result = null;
         run.Evaluate(() => result = Measure(run.CancellationToken), Averages);
         run.Tell(result!);
-        interval.Done(run.Step);
+        interval.Done(run);
     }
 
     /// <summary>Measures, whether something is being trained or not. The modules must be in evaluation mode.</summary>

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Net;
 using System.Net.Http.Headers;
+using System.Runtime.CompilerServices;
 using System.Text.Json;
 
 namespace OpenSora.Hub;
@@ -21,7 +22,6 @@ internal sealed class HubClient : IDisposable
         http = new HttpClient(handler ?? new SocketsHttpHandler { AllowAutoRedirect = false, ConnectTimeout = options.StallTimeout }, disposeHandler: handler is null)
         {
             Timeout = Timeout.InfiniteTimeSpan,
-            MaxResponseContentBufferSize = MaxListing,
         };
         http.DefaultRequestHeaders.UserAgent.Add(new ProductInfoHeaderValue("OpenSora.Lib", typeof(HubClient).Assembly.GetName().Version?.ToString(2)));
         http.DefaultRequestHeaders.AcceptEncoding.Add(new StringWithQualityHeaderValue("identity"));
@@ -34,8 +34,15 @@ internal sealed class HubClient : IDisposable
             var url = new Uri(endpoint, $"api/models/{repository}/revision/{Uri.EscapeDataString(revision)}");
             using var response = await FollowAsync(HttpMethod.Get, url, null, stopAt: null, cancellationToken).ConfigureAwait(false);
             Check(response, $"'{repository}' at revision '{revision}'");
-            using var watch = Watch(cancellationToken);
-            return Parse(repository, await response.Content.ReadAsByteArrayAsync(watch.Token).ConfigureAwait(false));
+            using var listing = new MemoryStream();
+            await foreach (var part in PartsAsync(response, cancellationToken).ConfigureAwait(false))
+            {
+                if (listing.Length + part.Length > MaxListing)
+                    throw new ModelHubException($"The hub's list of the files of '{repository}' is longer than {MaxListing >> 20} MB. Is the endpoint a hub?");
+                listing.Write(part.Span);
+            }
+
+            return Parse(repository, listing.ToArray());
         }, cancellationToken);
 
     /// <summary>A file's checksum and size, if the hub says it.</summary>
@@ -112,21 +119,15 @@ internal sealed class HubClient : IDisposable
                 stream.SetLength(0); // all of it comes, from the start
             stream.Position = stream.Length;
 
-            using var content = await response.Content.ReadAsStreamAsync(cancellationToken).ConfigureAwait(false);
-            var buffer = new byte[1 << 17];
-            while (true)
+            await foreach (var part in PartsAsync(response, cancellationToken).ConfigureAwait(false))
             {
-                using var watch = Watch(cancellationToken);
-                var count = await content.ReadAsync(buffer, watch.Token).ConfigureAwait(false);
-                if (count == 0)
-                    break;
-                if (stream.Length + count > (size ?? long.MaxValue))
+                if (stream.Length + part.Length > (size ?? long.MaxValue))
                 {
                     stream.SetLength(0);
                     throw new IOException($"The server sends more than the {size} bytes that the file has.");
                 }
 
-                await stream.WriteAsync(buffer.AsMemory(0, count), cancellationToken).ConfigureAwait(false);
+                await stream.WriteAsync(part, cancellationToken).ConfigureAwait(false);
                 report(stream.Length);
             }
 
@@ -137,6 +138,21 @@ internal sealed class HubClient : IDisposable
     }
 
     public void Dispose() => http.Dispose();
+
+    // An answer as it comes, each part valid until the next; that none comes for a while ends it.
+    private async IAsyncEnumerable<ReadOnlyMemory<byte>> PartsAsync(HttpResponseMessage response, [EnumeratorCancellation] CancellationToken cancellationToken)
+    {
+        using var content = await response.Content.ReadAsStreamAsync(cancellationToken).ConfigureAwait(false);
+        var buffer = new byte[1 << 17];
+        while (true)
+        {
+            using var watch = Watch(cancellationToken);
+            var count = await content.ReadAsync(buffer, watch.Token).ConfigureAwait(false);
+            if (count == 0)
+                yield break;
+            yield return buffer.AsMemory(0, count);
+        }
+    }
 
     private Uri UrlOf(string repository, string commit, string file) => new(endpoint, $"{repository}/resolve/{commit}/{string.Join('/', file.Split('/').Select(Uri.EscapeDataString))}");
 

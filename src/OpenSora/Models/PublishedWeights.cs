@@ -33,7 +33,7 @@ public static class PublishedWeights
     /// <summary>Loads PixArt-alpha's weights into a model of videos. What attends along time keeps its starting values: where its output starts at zero
     /// (<see cref="StditConfig.ZeroInitTemporal"/>), the model makes of every frame what the image model makes of it.</summary>
     /// <param name="model">A model with the image model's sizes, of <see cref="AttentionOrder.Serial"/> or <see cref="AttentionOrder.Parallel"/> order; one of
-    /// <see cref="AttentionOrder.Full"/> order is the image model for single frames.</param>
+    /// <see cref="AttentionOrder.Full"/> order is the image model for single frames, where these get no positions (<see cref="StditConfig.NoTemporalPosEmb"/>).</param>
     /// <param name="path">The checkpoint.</param>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidWeightsException">The file is damaged or does not fit; the model is as it was.</exception>

@@ -103,7 +103,7 @@ public sealed class StdiTBuilder
 
     /// <summary>Begins with an image model's weights: PixArt-alpha's for <see cref="Build"/>, DiT's for <see cref="BuildForClasses"/>. Patch projections get an axis
     /// of time, positions are made for the latents' size, the null caption is cut or lengthened, and attention along time keeps its start at zero, so that
-    /// the model makes of every frame what the image model makes of it.</summary>
+    /// the model makes of every frame what the image model makes of it (<see cref="AttentionOrder.Serial"/> and <see cref="AttentionOrder.Parallel"/> order).</summary>
     /// <param name="path">The checkpoint; it is read when a model is built. See <see cref="PublishedWeights"/>.</param>
     public StdiTBuilder LoadImageWeights(string path)
     {

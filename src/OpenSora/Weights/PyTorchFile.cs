@@ -51,8 +51,10 @@ internal sealed class PyTorchFile : WeightsFile
     /// <inheritdoc/>
     public override IReadOnlyList<WeightsSection> Sections { get; }
 
-    /// <summary>Whether a file begins as a checkpoint does, of today or of before PyTorch 1.6.</summary>
-    public static bool IsOne(MappedFile file) => file.Bytes(0, 4) is [(byte)'P', (byte)'K', 3, 4] or [0x80, >= 1 and <= 5, ..] || IsTar(file);
+    /// <summary>Whether a file begins as a checkpoint does, of today or of before PyTorch 1.6. So may a safetensors file begin, whose first bytes are the length
+    /// of its header: 640 is 0x80 0x02.</summary>
+    public static bool IsOne(MappedFile file) => file.Bytes(0, 4) is [(byte)'P', (byte)'K', 3, 4]
+        || ((file.Bytes(0, 4) is [0x80, >= 1 and <= 5, ..] || IsTar(file)) && !SafetensorsHeader.Begins(file));
 
     private protected override Tensor Read(TensorEntry entry) => _file.Tensor(entry);
 

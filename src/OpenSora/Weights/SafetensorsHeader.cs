@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Collections.Frozen;
 using System.Text;
 using System.Text.Json;
@@ -65,6 +66,10 @@ internal static class SafetensorsHeader
 
     /// <summary>The file's name for a tensor type, or null if the format has none.</summary>
     public static string? NameOf(ScalarType dtype) => Types.FirstOrDefault(type => type.Value.Dtype == dtype).Key;
+
+    /// <summary>Whether a file begins with a header: a length that fits into the file, and an opening brace.</summary>
+    public static bool Begins(MappedFile file) => file.Length > PrefixLength
+        && BinaryPrimitives.ReadUInt64LittleEndian(file.Bytes(0, PrefixLength)) <= (ulong)(file.Length - PrefixLength) && file.Bytes(PrefixLength, 1)[0] == (byte)'{';
 
     /// <summary>Reads and checks a header against the length of its file.</summary>
     /// <param name="path">For messages.</param>

@@ -226,7 +226,11 @@ internal ref struct Unpickler
                 if (arguments is [{ Object: PickleList or PickleValue[] } pairs])
                 {
                     foreach (var pair in Items(pairs.Object))
-                        AddPairs(dictionary, Items(pair.Object));
+                    {
+                        var item = Items(pair.Object);
+                        Expect(item.Length == 2, "a dictionary is made of items that are no pairs");
+                        AddPairs(dictionary, item);
+                    }
                 }
 
                 return new(dictionary);

@@ -396,6 +396,8 @@ public sealed class ModelHubTests : IAsyncLifetime
         (await Fails()).Message.ShouldContain("Is the endpoint a hub?");
         server.Misbehave = (request, _) => List(request, "{\"sha\": 3}");
         (await Fails()).Message.ShouldContain("cannot be read");
+        server.Misbehave = (request, _) => List(request, new string(' ', 65 << 20));
+        (await Fails()).Message.ShouldContain("longer than 64 MB");
         server.Misbehave = (request, _) => List(request, "{\"sha\": \"../../x\", \"siblings\": []}");
         (await Fails()).Message.ShouldContain("expected 40 hexadecimal digits");
         server.Misbehave = (request, answer) => request.Is("HEAD") ? answer with { Headers = new() { ["ETag"] = "\"../../../x\"" } } : null;

@@ -53,6 +53,37 @@ public sealed class InspectTests : IDisposable
         fit.Report.Unexpected.ShouldBe(["final_layer.extra"]);
     }
 
+    [Theory]
+    [InlineData("opensora_v1.0_stdit_xl2_16x256x256", "y_embedder.y_proj.fc1.weight")]
+    [InlineData("opensora_v1.0_stdit_xl2_16x256x256", "y_embedder.y_embedding")]
+    [InlineData("opensora_v1.1_stdit2_xl2", "blocks.0.mlp.fc1.weight")]
+    [InlineData("opensora_v1.2_stdit3_xl2", "y_embedder.y_proj.fc1.weight")]
+    public void A_tensor_that_would_tell_a_size_may_be_missing(string manifest, string missing)
+    {
+        using var file = new Published(manifest, "", name => string.Equals(name, missing, StringComparison.Ordinal) ? null : name);
+        Fit.Of(file)[0].Report.Missing.ShouldContain(missing);
+    }
+
+    [Fact]
+    public void Weights_that_only_look_like_a_known_model_fit_none()
+    {
+        using var scope = NewDisposeScope();
+        foreach (var (name, size) in new[] { ("x_embedder.proj.weight", 0), ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 8), ("text_model.embeddings.token_embedding.weight", 8), ("encoder.layers.0.weight", 0) })
+        {
+            SafetensorsWriter.Write(_folder["odd"], [KeyValuePair.Create(name, zeros(size, 4))]);
+            using var file = WeightsFile.Open(_folder["odd"]);
+            Fit.Of(file).ShouldAllBe(fit => fit.Problems > 0, name);
+        }
+    }
+
+    [Fact]
+    public void Sizes_that_the_bytes_cannot_have_are_not_believed()
+    {
+        // A number seen 2^40 times over, as a tensor of stride 0 may be.
+        using var file = new Published("opensora_v1.0_stdit_xl2_16x256x256", "", claim: ("x_embedder.proj.weight", [1L << 40, 4, 1, 2, 2]));
+        Fit.Of(file).ShouldBeEmpty();
+    }
+
     [Fact]
     public void Small_models_are_recognised_without_a_preset()
     {
@@ -168,7 +199,7 @@ public sealed class InspectTests : IDisposable
     }
 
     /// <summary>A published checkpoint's names and shapes, without its values.</summary>
-    private sealed class Published(string manifest, string prefix, Func<string, string?>? rename = null) : WeightsFile(manifest, TensorMemory.Default)
+    private sealed class Published(string manifest, string prefix, Func<string, string?>? rename = null, (string Name, long[] Shape)? claim = null) : WeightsFile(manifest, TensorMemory.Default)
     {
         public override string Format => "names and shapes";
 
@@ -176,7 +207,8 @@ public sealed class InspectTests : IDisposable
 
         public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; } = Manifest.Read(manifest)
             .Select(pair => (Name: rename is null ? pair.Key : rename(pair.Key), pair.Value)).Where(pair => pair.Name is not null)
-            .ToDictionary(pair => prefix + pair.Name, pair => new TensorEntry(prefix + pair.Name, "F32", pair.Value, 0, 4 * pair.Value.Aggregate(1L, (a, b) => a * b)));
+            .ToDictionary(pair => prefix + pair.Name, pair => new TensorEntry(
+                prefix + pair.Name, "F32", claim is { } known && string.Equals(pair.Name, known.Name, StringComparison.Ordinal) ? known.Shape : pair.Value, 0, 4 * pair.Value.Aggregate(1L, (a, b) => a * b)));
 
         private protected override Tensor Read(TensorEntry entry) => throw new NotSupportedException("There are no values.");
 

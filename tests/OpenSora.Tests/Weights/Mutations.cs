@@ -38,6 +38,11 @@ internal sealed class Mutations
         ["text of 2^62 bytes"] = () => [0x8d, 0, 0, 0, 0, 0, 0, 0, 0x40, .. Repeat("x"u8, 500_000)],
         ["long text as a name"] = () => [.. "c"u8, .. Repeat("x"u8, 500_000)],
         ["ordered dictionaries"] = () => [.. Repeat("ccollections\nOrderedDict\n)R"u8, 20_000)],
+        ["a dictionary of nothing many times over"] = () =>
+        [
+            .. "("u8, .. Repeat(")"u8, 10_000), .. "tq\0"u8, .. "ccollections\nOrderedDict\nq\u0001"u8, // 10,000 empty pairs, and what makes a dictionary of them
+            .. Repeat([(byte)'h', 1, (byte)'h', 0, 0x85, (byte)'R', (byte)'0'], 60_000),
+        ],
         ["shared items many times over"] = () => [.. "]q\0("u8, .. Repeat("]"u8, 2), .. "e0"u8, .. Repeat([(byte)'h', 0, (byte)'h', 0, (byte)'a'], 100_000)],
         ["a dictionary of itself"] = () => [.. "}q\0"u8, .. Repeat([(byte)'K', 1, (byte)'h', 0, (byte)'s'], 100_000)],
     };

@@ -69,6 +69,19 @@ public sealed class SafetensorsTests : IDisposable
         file.Read("x").data<float>().ToArray().ShouldBe([1f, 2f]);
     }
 
+    [Theory]
+    [InlineData(384)] // 80 01, as an old pickle begins
+    [InlineData(640)] // 80 02
+    [InlineData(1408)] // 80 05
+    public void A_header_whose_length_begins_like_a_pickle_is_a_header(int length)
+    {
+        var header = """{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}""".PadRight(length);
+        File.WriteAllBytes(_folder["a"], [.. BitConverter.GetBytes((ulong)length), .. System.Text.Encoding.ASCII.GetBytes(header), 5, 6]);
+        using var file = WeightsFile.Open(_folder["a"]);
+        file.Format.ShouldBe("safetensors");
+        file.Tensors.Keys.ShouldBe(["a"]);
+    }
+
     [Fact]
     public void Tensors_outlive_the_file_object_and_the_file()
     {
