@@ -27,9 +27,6 @@ internal sealed record CheckpointState
     /// <summary>Time spent in the stage.</summary>
     public double Seconds { get; init; }
 
-    /// <summary>Whether the stage is over, by steps or by time.</summary>
-    public bool Finished { get; init; }
-
     public string Settings { get; init; } = "";
 
     public string Objective { get; init; } = "";

@@ -234,7 +234,7 @@ public sealed class StagedTrainer : IDisposable
 
         string Save() => Checkpoint.Write(checkpoints!, new CheckpointState
         {
-            Stage = index, StageName = stage.Name, Step = step, StepsBefore = stepsBefore, Seconds = (before + clock.Elapsed).TotalSeconds, Finished = finished,
+            Stage = index, StageName = stage.Name, Step = step, StepsBefore = stepsBefore, Seconds = (before + clock.Elapsed).TotalSeconds,
             Settings = stage.Settings, Objective = (stage.Objective ?? objective).Fingerprint, Data = stage.Data!.Fingerprint, Spikes = spikes?.History,
         }, objective.Modules, Averages, trained, optimizer);
     }

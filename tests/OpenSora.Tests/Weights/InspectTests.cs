@@ -76,6 +76,29 @@ public sealed class InspectTests : IDisposable
         }
     }
 
+    [Theory]
+    [InlineData("opensora_v1.0_stdit_xl2_16x256x256")]
+    [InlineData("opensora_v1.0_pixartms_xl2")]
+    [InlineData("opensora_v1.1_stdit2_xl2")]
+    [InlineData("opensora_v1.2_stdit3_xl2")]
+    [InlineData("orig_latte_xl2_ucf101")]
+    [InlineData("sd_vae_ft_mse_diffusers")]
+    [InlineData("t5_v1_1_xxl_encoder")]
+    public void Nonsense_in_a_known_checkpoint_does_not_end_the_tool(string manifest)
+    {
+        var random = new Random(7);
+        var names = Manifest.Read(manifest).Keys.ToArray();
+        for (var turn = 0; turn < 12; turn++)
+        {
+            var gone = Enumerable.Range(0, 1 << random.Next(8)).Select(_ => names[random.Next(names.Length)]).ToHashSet(StringComparer.Ordinal);
+            long[] shape = [.. Enumerable.Range(0, random.Next(6)).Select(_ => new[] { 0L, 1, 3, 64, 1152, 1 << 20 }[random.Next(6)])];
+            // Mostly those at the beginning and the end, which tell the sizes.
+            var changed = names[turn % 2 == 0 ? random.Next(Math.Min(12, names.Length)) : names.Length - 1 - random.Next(Math.Min(12, names.Length))];
+            using var file = new Published(manifest, "", name => gone.Contains(name) && turn % 3 > 0 ? null : name, claim: (changed, shape));
+            Fit.Of(file).ShouldAllBe(fit => fit.Sizes.Length > 0);
+        }
+    }
+
     [Fact]
     public void Sizes_that_the_bytes_cannot_have_are_not_believed()
     {
