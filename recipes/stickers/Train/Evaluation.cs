@@ -22,6 +22,8 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
 
     private int frames; // of each video: the model's
 
+    private HashSet<(string Style, string Thing, string Colour)> shown = []; // what training shows on which colours
+
     private readonly int[] chosenStills = place.Chosen(stills), chosenClips = place.Chosen(clips), chosenFlat = place.Recipe.HasFlat ? place.Chosen(stills, StickerSet.Flat) : [];
 
     private sealed record Question(string Kind, string Prompt, string Thing, PaletteColour Colour, Motion? Motion, bool Seen, int? Clip, string Style = StickerSet.Usual);
@@ -41,6 +43,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         using var generator = VideoGenerator.Create().UseModel(model).Configure(options => options.Precision = bfloat16 ? ScalarType.BFloat16 : null).Build();
         await generator.LoadAsync(cancellationToken: cancellation);
         frames = (await generator.DescribeAsync(cancellation)).Video.Frames;
+        shown = Shown();
         var questions = Questions(each);
         CheckMotions();
 
@@ -65,12 +68,13 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         Things(answers);
         foreach (var seen in new[] { true, false })
         {
-            var those = answers.Where(answer => answer.Question.Seen == seen).ToArray();
             var words = seen ? "seen" : "not seen";
-            Print($"background colour, combinations {words}", Share(those, answer => Nearest(Border(answer.Video)) == answer.Question.Colour));
-            Print($"motion, combinations {words}", Share([.. those.Where(answer => answer.Question.Motion is { Phrase.Length: > 0 })],
-                answer => string.Equals(MotionOf(answer.Video), answer.Question.Motion!.Phrase, StringComparison.Ordinal)));
+            Print($"background colour, combinations {words}", Share([.. answers.Where(answer => shown.Contains((answer.Question.Style, answer.Question.Thing, answer.Question.Colour.Name)) == seen)],
+                answer => Nearest(Border(answer.Video)) == answer.Question.Colour));
+            Print($"motion, combinations {words}", Share([.. answers.Where(answer => answer.Question.Seen == seen && answer.Question.Motion is { Phrase.Length: > 0 })], IsMovedRightly));
         }
+        foreach (var motion in answers.Where(answer => answer.Question.Motion is not null).GroupBy(answer => answer.Question.Motion!.Phrase, StringComparer.Ordinal).OrderBy(group => group.Key, StringComparer.Ordinal))
+            Print(motion.Key.Length == 0 ? "    still things that stand still" : "    " + motion.Key, Share([.. motion], IsMovedRightly));
         Movement(answers);
         Distance(answers);
         if (sheet is not null)
@@ -91,11 +95,12 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         foreach (var i in still.Take(each))
             questions.Add(new("still things", stills.Items[i].Plain[0], stills.Items[i].Thing, white, Motion.All[0], Seen: true, null));
         // Half of the animated things on white, half on a colour on which training did not show them.
-        var shown = Shown();
         foreach (var (turn, i) in Shuffled([.. chosenClips.Where(i => IsAsked(clips.Items[i]))], 2).Take(each).Index())
         {
             var (clip, seen) = (clips.Items[i], turn % 2 == 0);
             var others = stills.Palette.Where(colour => !shown.Contains((clip.Style, clip.Thing, colour.Name))).ToArray();
+            if (!seen && others.Length == 0)
+                continue; // it is shown on all of them
             var colour = seen ? white : others[turn / 2 % others.Length];
             questions.Add(new("animated things", clip.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), clip.Thing, colour, null, seen, i));
         }
@@ -121,10 +126,9 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
 
         void OnColours(string kind, int[] chosen, int key)
         {
-            var some = chosen.Where(i => IsAsked(stills.Items[i])).ToArray();
-            foreach (var (turn, seen) in Enumerable.Range(0, 2 * (each / 2)).Select(turn => (turn, turn % 2 == 0)))
+            foreach (var (turn, i) in Shuffled([.. chosen.Where(i => IsAsked(stills.Items[i]))], key).Take(each).Index())
             {
-                var sticker = stills.Items[some[Randomness.Of(key, turn).Next(some.Length)]];
+                var (sticker, seen) = (stills.Items[i], turn % 2 == 0);
                 var colours = stills.Palette.Where(colour => shown.Contains((sticker.Style, sticker.Thing, colour.Name)) == seen).ToArray();
                 if (colours.Length == 0)
                     continue; // it is shown on all of them
@@ -182,9 +186,9 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             foreach (var (question, video) in group)
             {
                 using var inner = NewDisposeScope();
-                var shown = Shrunk(Pixels(video));
+                var small = Shrunk(Pixels(video));
                 // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
-                var squared = shown.square().sum([1L]).unsqueeze(1) + references.square().sum([1L]) - shown.matmul(references.transpose(0, 1)) * 2;
+                var squared = small.square().sum([1L]).unsqueeze(1) + references.square().sum([1L]) - small.matmul(references.transpose(0, 1)) * 2;
                 var order = shownBy.Zip(squared.min(0).Item1.data<float>().ToArray()).OrderBy(pair => pair.Second).Select(pair => pair.First).ToArray();
                 told.Add((question, order[0].Style, [.. order.Select(sticker => sticker.Thing).Distinct(StringComparer.Ordinal).Take(5)]));
             }
@@ -265,8 +269,27 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             return Math.Abs(x) > Math.Abs(y) ? x < 0 ? "moving left" : "moving right" : y < 0 ? "moving up" : "moving down";
         if (Math.Abs(growth) > 0.4)
             return growth > 0 ? "zooming in" : "zooming out";
-        return Change(video) > 0.01 ? "spinning" : "";
+        return Spins(video) ? "spinning" : "";
     }
+
+    // Whether the frames after a quarter, a half and three quarters are more like the first one turned as far than like the first one itself.
+    private static bool Spins(VideoFrames video)
+    {
+        using var scope = NewDisposeScope();
+        var pixels = Pixels(video);
+        var (first, turned) = (pixels.select(1, 0), pixels.select(1, 0));
+        var (still, spun) = (0.0, 0.0);
+        for (var quarter = 1; quarter < 4; quarter++)
+        {
+            turned = turned.transpose(1, 2).flip(2); // clockwise
+            var frame = pixels.select(1, (quarter * (video.Count - 1) + 2) / 4);
+            still += (frame - first).abs().mean().item<float>();
+            spun += (frame - turned).abs().mean().item<float>();
+        }
+        return spun < 0.9 * still;
+    }
+
+    private static bool IsMovedRightly((Question Question, VideoFrames Video) answer) => string.Equals(MotionOf(answer.Video), answer.Question.Motion!.Phrase, StringComparison.Ordinal);
 
     // [3, F, H, W] in [-1, 1].
     private static Tensor Pixels(VideoFrames video) => video.ToTensor().squeeze(0);

@@ -14,7 +14,7 @@ var output = new Option<string>("--out") { Description = "What to write." };
 var prompts = new Option<string>("--prompts") { Description = "A file with a prompt a line.", DefaultValueFactory = _ => Path.Combine(here, "prompts.txt") };
 var from = new Option<string?>("--from") { Description = "A checkpoint of another run to begin with." };
 var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.", DefaultValueFactory = _ => "long" };
-var frames = new Option<int>("--frames") { Description = "Frames of each.", DefaultValueFactory = _ => 24 };
+var frames = new Option<int?>("--frames") { Description = "Frames of each; default: the stage's." };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
 var guidance = new Option<double?>("--guidance") { Description = "Guidance scale; default: the recipe's, or the model's." };
 var model = new Option<string>("--model") { Description = "The model folder.", DefaultValueFactory = _ => Path.Combine(here, "../../models/stickers") };
@@ -73,7 +73,7 @@ var root = new RootCommand("Trains the sticker model: vae, cache, text, motions,
     Clips("small-clips", "Stage 2, first half: clips, moved stills and stills of half the size."),
     Clips("clips", "Stage 2, second half: the same of the whole size."),
     Clips("small-fine", "Stage 3, first half: fewer things, of half the size."),
-    Clips("fine", "Stage 3, second half: the same of the whole size, every third frame."),
+    Clips("fine", "Stage 3, second half: the same of the whole size."),
     Clips("long", "Stage 3, end: all frames."),
     Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
         parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance) ?? place.Recipe.Guidance, parsed.GetValue(seed), cancellation),

@@ -10,9 +10,10 @@ namespace Stickers;
 /// <summary>A look at what a checkpoint makes of the prompts.</summary>
 internal static class Sheet
 {
-    public static async Task RenderAsync(Workplace place, string path, string prompts, string stage, int frames, int steps, double guidance, int seed, CancellationToken cancellation)
+    public static async Task RenderAsync(Workplace place, string path, string prompts, string stage, int? count, int steps, double guidance, int seed, CancellationToken cancellation)
     {
         var (model, text) = Training.Models(place, Training.ConfigOf(place, stage));
+        var frames = count ?? model.Config.InputSize[0]; // at the places in time that the stage knows
         using var vae = place.Vae();
         List<VideoFrames> tiles = [];
         using (model)

@@ -211,8 +211,7 @@ internal static class Training
 
     private static bool IsSmall(Workplace place, Stdit model) => model.Config.InputSize[1] < place.Recipe.Model.InputSize[1];
 
-    /// <summary>What the text has taught: the loss at some time steps with the right captions and with others: of stills those of other stickers, of moved stills
-    /// those of other motions of the same things.</summary>
+    /// <summary>What the text has taught: the loss of stills at some time steps with the right captions and with those of others.</summary>
     public static void Gap(Workplace place, string name, CancellationToken cancellation)
     {
         var (model, text) = Models(place, ConfigOf(place, name));
@@ -225,22 +224,13 @@ internal static class Training
                 trainer.InitialiseFrom(place.Folder(name));
             model.eval();
             var small = IsSmall(place, model);
-            Compare("stills", [data.Stills(small).GetBatch(0, 128, 77)]);
+            Compare("stills", data.Stills(small));
             if (place.Recipe.HasFlat)
-                Compare("flat stills", [data.Stills(small, StickerSet.Flat).GetBatch(0, 128, 77)]);
-            if (!model.TemporalAttention || name is "small" or "images")
-                return;
-            using var stills = StickerSet.Stills(place.Data);
-            using var clips = StickerSet.Clips(place.Data);
-            var some = place.Moved(stills, clips).Clips.Select(clip => stills.Items[clip.Sticker].Thing).Distinct(StringComparer.Ordinal).Where((_, i) => i % 16 == 0);
-            Compare("moved stills", [.. some.Select(thing =>
-            {
-                using var one = new StickerLatents(place, cancellation, new HashSet<string>(StringComparer.Ordinal) { thing }, place.Recipe.Stage(name));
-                return one.Moved(small).GetBatch(0, place.Recipe.ClipsOfStill, 77);
-            })]);
+                Compare("flat stills", data.Stills(small, StickerSet.Flat));
 
-            void Compare(string what, IReadOnlyList<TrainingBatch> batches)
+            void Compare(string what, LatentData stills)
             {
+                using var batch = stills.GetBatch(0, 128, 77);
                 foreach (var timestep in new[] { 999, 900, 700, 500, 250 })
                 {
                     using var scope = NewDisposeScope();
@@ -251,7 +241,7 @@ internal static class Training
                         using var generator = new Generator(5);
                         return objective.Loss(batch, stage, generator).Total.item<float>();
                     }
-                    var (right, others) = (batches.Average(Loss), batches.Average(batch => Loss(batch with { Text = batch.Text!.roll(1, 0), Mask = batch.Mask!.roll(1, 0) })));
+                    var (right, others) = (Loss(batch), Loss(batch with { Text = batch.Text!.roll(1, 0), Mask = batch.Mask!.roll(1, 0) }));
                     Console.WriteLine(FormattableString.Invariant($"{what}, time step {timestep,3}: loss {right:F4} with the right captions, {others:F4} with others"));
                 }
             }

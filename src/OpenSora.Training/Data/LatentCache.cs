@@ -217,7 +217,10 @@ public sealed class LatentData : ITrainingData, IDisposable
     public long Count => clips.Length;
 
     /// <inheritdoc/>
-    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}, tokens {maxTokens}");
+    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips{Which()}, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}, tokens {maxTokens}");
+
+    // Others of the same number are other data.
+    private string Which() => clips.Length == cache.Captions.Count ? "" : string.Create(CultureInfo.InvariantCulture, $" ({Randomness.Mix(0, Array.ConvertAll(clips, clip => (long)clip)):x})");
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)

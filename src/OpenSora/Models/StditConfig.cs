@@ -23,7 +23,7 @@ public record StditConfig : TransformerConfig
 
     /// <summary>Normalises what the second attention of every block, along time, sees, and tells it the frames' positions in every block. The published model does neither, and
     /// its weights need this off. Its tokens grow from block to block, and with them logits and gradients: in a model of one's own that shall learn motions, training can run
-    /// away (docs/results.md has a measured case). Adds no parameters; of no effect where blocks have no second attention.</summary>
+    /// away (recipes/stickers/TRAINING.md has a measured case). Adds no parameters; of no effect where blocks have no second attention.</summary>
     public bool TemporalNorm { get; init; }
 
     /// <summary>Normalises queries and keys of the self attentions.</summary>
