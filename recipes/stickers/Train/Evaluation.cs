@@ -243,14 +243,14 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         });
     }
 
-    /// <summary>Tells a motion by the track of the middle and the size of what is not background.</summary>
+    /// <summary>Tells a motion by the track of the middle, the size and the proportions of what is not background.</summary>
     private static string MotionOf(VideoFrames video)
     {
         var under = Border(video);
         var track = Enumerable.Range(0, video.Count).Select(f =>
         {
             var pixels = video.Frame(f).Span;
-            double area = 0, sumX = 0, sumY = 0;
+            double area = 0, sumX = 0, sumY = 0, squaresX = 0, squaresY = 0;
             for (var y = 0; y < video.Height; y++)
             {
                 for (var x = 0; x < video.Width; x++)
@@ -258,10 +258,13 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                     var at = (y * video.Width + x) * 3;
                     if (Math.Abs(pixels[at] - under[0]) + Math.Abs(pixels[at + 1] - under[1]) + Math.Abs(pixels[at + 2] - under[2]) < 60)
                         continue;
-                    (area, sumX, sumY) = (area + 1, sumX + x, sumY + y);
+                    (area, sumX, sumY, squaresX, squaresY) = (area + 1, sumX + x, sumY + y, squaresX + x * x, squaresY + y * y);
                 }
             }
-            return (Area: Math.Max(1, area), X: sumX / Math.Max(1, area) / video.Width, Y: sumY / Math.Max(1, area) / video.Height);
+            area = Math.Max(1, area);
+            var (middleX, middleY) = (sumX / area, sumY / area);
+            var breadth = Math.Sqrt((squaresX / area - middleX * middleX + 1) / (squaresY / area - middleY * middleY + 1)); // how far it reaches sideways, of up and down
+            return (Area: area, X: middleX / video.Width, Y: middleY / video.Height, Breadth: breadth);
         }).ToArray();
         var (start, end) = (track[0], track[^1]);
         var (x, y, growth) = (end.X - start.X, end.Y - start.Y, Math.Log(end.Area / start.Area));
@@ -269,24 +272,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             return Math.Abs(x) > Math.Abs(y) ? x < 0 ? "moving left" : "moving right" : y < 0 ? "moving up" : "moving down";
         if (Math.Abs(growth) > 0.4)
             return growth > 0 ? "zooming in" : "zooming out";
-        return Spins(video) ? "spinning" : "";
-    }
-
-    // Whether the frames after a quarter, a half and three quarters are more like the first one turned as far than like the first one itself.
-    private static bool Spins(VideoFrames video)
-    {
-        using var scope = NewDisposeScope();
-        var pixels = Pixels(video);
-        var (first, turned) = (pixels.select(1, 0), pixels.select(1, 0));
-        var (still, spun) = (0.0, 0.0);
-        for (var quarter = 1; quarter < 4; quarter++)
-        {
-            turned = turned.transpose(1, 2).flip(2); // clockwise
-            var frame = pixels.select(1, (quarter * (video.Count - 1) + 2) / 4);
-            still += (frame - first).abs().mean().item<float>();
-            spun += (frame - turned).abs().mean().item<float>();
-        }
-        return spun < 0.9 * still;
+        return track.Min(frame => frame.Breadth) < 0.6 * start.Breadth ? "spinning" : "";
     }
 
     private static bool IsMovedRightly((Question Question, VideoFrames Video) answer) => string.Equals(MotionOf(answer.Video), answer.Question.Motion!.Phrase, StringComparison.Ordinal);

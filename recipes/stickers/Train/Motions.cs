@@ -8,22 +8,22 @@ namespace Stickers;
 
 /// <summary>A way in which a still is moved: what captions call it, and where it is after a share of the clip.</summary>
 /// <param name="Phrase">Follows the thing in a caption; empty: it stands still.</param>
-/// <param name="At">Size (1: as it is), angle in degrees, and offset from the middle (1: half the picture) at a time from 0 to 1.</param>
-internal sealed record Motion(string Phrase, Func<double, (double Size, double Angle, double X, double Y)> At)
+/// <param name="At">Size (1: as it is), width as a share of that (below 0: mirrored), and offset from the middle (1: half the picture) at a time from 0 to 1.</param>
+internal sealed record Motion(string Phrase, Func<double, (double Size, double Width, double X, double Y)> At)
 {
     /// <summary>All motions; the first is to stand still.</summary>
     /// <remarks>A thing sets out from the middle, and what comes nearer is smaller than what goes away: so a motion's words tell something of every single frame. Crossing the whole picture,
-    /// "left" and "right" would be the same but for the order of frames, which a transformer is slow to discover.</remarks>
+    /// "left" and "right" would be the same but for the order of frames, which a transformer is slow to discover. What spins does so about its upright axis, like a coin on its edge.</remarks>
     public static IReadOnlyList<Motion> All { get; } =
     [
-        new("", _ => (1, 0, 0, 0)),
-        new("moving left", time => (0.8, 0, -0.75 * time, 0)),
-        new("moving right", time => (0.8, 0, 0.75 * time, 0)),
-        new("moving up", time => (0.8, 0, 0, -0.75 * time)),
-        new("moving down", time => (0.8, 0, 0, 0.75 * time)),
-        new("zooming in", time => (0.35 + 0.55 * time, 0, 0, 0)),
-        new("zooming out", time => (1.1 - 0.5 * time, 0, 0, 0)),
-        new("spinning", time => (0.8, 360 * time, 0, 0)),
+        new("", _ => (1, 1, 0, 0)),
+        new("moving left", time => (0.8, 1, -0.75 * time, 0)),
+        new("moving right", time => (0.8, 1, 0.75 * time, 0)),
+        new("moving up", time => (0.8, 1, 0, -0.75 * time)),
+        new("moving down", time => (0.8, 1, 0, 0.75 * time)),
+        new("zooming in", time => (0.35 + 0.55 * time, 1, 0, 0)),
+        new("zooming out", time => (1.1 - 0.5 * time, 1, 0, 0)),
+        new("spinning", time => (0.8, Math.Cos(2 * Math.PI * time), 0, 0)),
     ];
 
     /// <summary>Whether a combination is held out from training: about one in seven, always the same ones.</summary>
@@ -42,10 +42,9 @@ internal sealed record Motion(string Phrase, Func<double, (double Size, double A
         for (var i = 0; i < frames; i++)
         {
             // From a place of the frame back to the sticker's.
-            var (size, angle, x, y) = At(frames == 1 ? 0.5 : i / (frames - 1.0));
-            var (sin, cos) = Math.SinCos(angle * Math.PI / 180);
-            (sin, cos) = (sin / size, cos / size);
-            float[] map = [(float)cos, (float)sin, (float)-(cos * x + sin * y), (float)-sin, (float)cos, (float)(sin * x - cos * y)];
+            var (size, width, x, y) = At(frames == 1 ? 0.5 : i / (frames - 1.0));
+            var across = size * Math.CopySign(Math.Max(0.06, Math.Abs(width)), width); // an edge can be seen too
+            float[] map = [(float)(1 / across), 0, (float)(-x / across), 0, (float)(1 / size), (float)(-y / size)];
             map.CopyTo(maps, 6 * i);
         }
         var all = rgba.unsqueeze(0).expand(frames, -1, -1, -1);
@@ -93,7 +92,7 @@ internal sealed class MovedStickers : IClipSource
     public IReadOnlyList<(int Sticker, PaletteColour Colour, Motion Motion)> Clips => clips;
 
     public string Fingerprint => string.Create(CultureInfo.InvariantCulture,
-        $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(1)}"))}{StickersOnColours.Shrunk(shrink)}");
+        $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(0.3)} {motion.At(1)}"))}{StickersOnColours.Shrunk(shrink)}");
 
     public CaptionedClip Load(int index, Random random)
     {

@@ -51,7 +51,7 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
 Command Clips(string name, string description) => Verb(name, description, (place, parsed, cancellation) =>
     Training.ClipsAsync(place, name, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from);
 
-var root = new RootCommand("Trains the sticker model: vae, cache, text, motions, small, images, small-motions, small-clips, clips, small-fine, fine, long, export. Every step goes on where it was stopped.")
+var root = new RootCommand("Trains the sticker model: vae, cache, text, motions, flat, small, images, small-motions, small-clips, clips, small-fine, fine, long, export. Every step goes on where it was stopped.")
 {
     Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
@@ -59,7 +59,12 @@ var root = new RootCommand("Trains the sticker model: vae, cache, text, motions,
     Verb("text", "Teaches the text encoder what things look like.", (place, parsed, cancellation) => Training.TextAsync(place, parsed.GetValue(minutes), cancellation), minutes),
     Verb("motions", "Teaches the text encoder the words of motions.", (place, parsed, cancellation) =>
     {
-        MotionWords.Teach(place, 300, cancellation);
+        NewWords.Motions(place, 300, cancellation);
+        return Task.CompletedTask;
+    }),
+    Verb("flat", "Teaches the text encoder the word of the flat style.", (place, parsed, cancellation) =>
+    {
+        NewWords.Flat(place, 300, cancellation);
         return Task.CompletedTask;
     }),
     Verb("small", "Stage 1, first half: stills of half the size.", (place, parsed, cancellation) => Training.SmallImagesAsync(place, parsed.GetValue(minutes), cancellation), minutes),

@@ -205,6 +205,8 @@ internal static class Training
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
             trainer.InitialiseFrom(from ?? place.Folder(order[at - 1]), options: PartsToKeep).Resume(place.Folder(name), ifAny: true);
+            if (!place.Recipe.TrainText)
+                text.LoadWeights(place.TextWeights); // words may have been taught since the stage before
             await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
