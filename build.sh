@@ -31,28 +31,45 @@ install_debian_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# Names those packages of DependencySet=NuGet that the machine's package sources do not serve.
+# Names those packages of DependencySet=NuGet that the machine's package sources do not serve, or not in the version that is asked for (NU1603: another was found).
 not_served() {
   local probe log
   probe=$(mktemp -d)
   {
     echo '<Project Sdk="Microsoft.NET.Sdk"><PropertyGroup><TargetFramework>net10.0</TargetFramework></PropertyGroup><ItemGroup>'
-    sed -nE '/"(TorchSharp|Microsoft\.ML\.Tokenizers|SixLabors\.ImageSharp|FFMpegCore)"/s/PackageVersion/PackageReference/p' Directory.Packages.props
+    sed -nE '/"(TorchSharp|TorchSharp-cpu|Microsoft\.ML\.Tokenizers|SixLabors\.ImageSharp|FFMpegCore)"/s/PackageVersion/PackageReference/p' Directory.Packages.props
     echo '</ItemGroup></Project>'
   } >"$probe/Probe.csproj"
-  if log=$(dotnet restore "$probe/Probe.csproj" --verbosity quiet 2>&1); then rm -rf "$probe"; return; fi
+  if log=$(dotnet restore "$probe/Probe.csproj" --verbosity quiet -warnaserror:NU1603 2>&1); then rm -rf "$probe"; return; fi
   rm -rf "$probe"
-  grep -qE 'NU1101|NU1102' <<<"$log" || { say "$log" >&2; fail "the package sources do not answer; is the network up?"; }
-  grep -E 'NU1101|NU1102' <<<"$log" | grep -oE 'Unable to find package [A-Za-z0-9._-]+' | awk '{print $5}' | sed 's/\.$//' | sort -u | paste -sd' '
+  missing_packages "$log" | grep . || { say "$log" >&2; fail "the package sources do not answer; is the network up?"; }
+}
+
+# The packages that a restore did not find.
+missing_packages() {
+  { grep -E 'NU1101|NU1102' <<<"$1" | sed -nE 's/.*Unable to find package ([A-Za-z0-9._-]*[A-Za-z0-9]).*/\1/p'
+    grep -E 'NU1603' <<<"$1" | sed -nE 's/.*but ([A-Za-z0-9._-]+) ([0-9][^ ]*) was not found.*/\1 \2/p'; } | sort -u | paste -sd, | sed 's/,/, /g'
+}
+
+# Whether the system's libstdc++ is as new as TorchSharp's native part needs it; elsewhere than on Linux it brings along what it needs.
+runs_torchsharp() {
+  [ "$(uname)" = Linux ] || return 0
+  local library
+  library=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | awk '/libstdc\+\+\.so\.6 .*'"$(uname -m | tr _ -)"'/ {print $NF; exit}')
+  [ -z "$library" ] || grep -q GLIBCXX_3.4.32 "$library"
 }
 
 dependency_set() {
   if [ -n "${DependencySet:-}" ]; then echo "$DependencySet"; return; fi
   if [ ! -f Directory.DependencySet.props ]; then
-    local set=NuGet missing
+    local set=NuGet missing why='the package sources serve its packages'
     missing=$(not_served) || exit 1
-    [ -z "$missing" ] || set=System
-    say "DependencySet: $set ($([ $set = NuGet ] && echo 'the package sources serve its packages' || echo "the package sources do not serve $missing: the binding in src/OpenSora.Torch"))"
+    if [ -n "$missing" ]; then
+      set=System why="the package sources do not serve $missing: the binding in src/OpenSora.Torch"
+    elif ! runs_torchsharp; then
+      set=System why="TorchSharp's native part needs the libstdc++ of GCC 13, and this system's is older: the binding in src/OpenSora.Torch"
+    fi
+    say "DependencySet: $set ($why)"
     cat >Directory.DependencySet.props.tmp <<XML
 <Project>
   <PropertyGroup>
@@ -86,7 +103,7 @@ restore() {
   local log
   if ! log=$(dotnet restore "$1" --verbosity quiet 2>&1); then
     local names
-    names=$(grep -oE 'Unable to find package [A-Za-z0-9._-]+' <<<"$log" | awk '{print $5}' | sed 's/\.$//' | sort -u | paste -sd' ')
+    names=$(missing_packages "$log")
     [ -n "$names" ] || { say "$log"; exit 1; }
     fail "the package sources do not serve: $names
 DependencySet=$DependencySet needs them. Either configure a package source that serves them (nuget.config inherits the machine's),

@@ -7,6 +7,8 @@ internal static unsafe partial class Native
 {
     private const string Library = "opensora_torch";
 
+    static Native() => OpenBlas.ChooseKernels(); // the library brings libtorch along, and that OpenBLAS
+
     internal enum Tag { None, Tensor, Int, Double, Bool, IntList, TensorList, OptionalTensorList, DoubleList, BoolList, String, Generator, Device, Default }
 
     [StructLayout(LayoutKind.Sequential)]

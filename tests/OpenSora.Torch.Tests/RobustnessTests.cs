@@ -1,12 +1,25 @@
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics.X86;
 using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.TorchTests;
 
-public sealed class RobustnessTests
+public sealed partial class RobustnessTests
 {
+    [Fact]
+    public void OpenBlas_does_not_take_a_processor_for_one_of_2004()
+    {
+        _ = zeros(1);
+        Assert.SkipUnless(Avx2.IsSupported && Fma.IsSupported && Environment.GetEnvironmentVariable("OPENBLAS_CORETYPE") is null, "The processor is older, or the kernels were chosen.");
+        Assert.SkipUnless(NativeLibrary.TryLoad("libopenblas.so.0", out var library) && NativeLibrary.TryGetExport(library, "openblas_get_corename", out _), "This libtorch has another BLAS.");
+        Marshal.PtrToStringUTF8(CoreName()).ShouldBeOneOf("Cooperlake", "SkylakeX", "Haswell");
+    }
+
+    [LibraryImport("libopenblas.so.0", EntryPoint = "openblas_get_corename")]
+    private static partial IntPtr CoreName();
+
     [Fact]
     public void A_scope_moves_and_detaches_only_what_it_holds()
     {

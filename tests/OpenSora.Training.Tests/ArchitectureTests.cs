@@ -1,6 +1,5 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -23,7 +22,7 @@ public class ArchitectureTests
     [InlineData("pixart", false)]
     public async Task It_learns_and_what_is_fixed_stays(string name, bool flow)
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         manual_seed(1);
         using (var model = Make(name))
         using (var text = new T5Encoder(new T5Config { VocabSize = 20, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 }))
@@ -45,7 +44,7 @@ public class ArchitectureTests
             if (name is not "pixart")
                 Moved("rope.freqs").ShouldBeFalse();
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
 
         static Dictionary<string, float[]> Weights(nn.Module model)
         {

@@ -1,5 +1,4 @@
 using OpenSora.Media;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -50,7 +49,7 @@ public class ClipTests
     [Fact]
     public void Prefetched_batches_are_those_that_would_have_been_made()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         var numbers = new Numbers();
         using (var data = new PrefetchedData(new Numbers()))
         {
@@ -63,7 +62,7 @@ public class ClipTests
                 batch.Text!.data<long>().ToArray().ShouldBe(expected.Text!.data<long>().ToArray());
             }
         }
-        LiveTensors.Count.ShouldBe(before, "the batches that waited are gone as well");
+        TensorCount.ShouldBe(before, "the batches that waited are gone as well");
 
         using var broken = new PrefetchedData(new Numbered(9, "broken") { Broken = 1 });
         broken.GetBatch(0, 2, 1).Dispose();
@@ -122,7 +121,7 @@ public class ClipTests
         told.ShouldHaveSingleItem().Index.ShouldBe(2);
         (await Should.ThrowAsync<MediaException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync())).Message.ShouldContain("zzz.mp4");
         File.Delete(folder["zzz.mp4"]);
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var whole = plain.Load(0, new Random(0)))
             whole.Captions.ShouldBe(["a grey ramp"]);
         using (var captions = plain.Select([1]).Load(0, new Random(0)))
@@ -146,7 +145,7 @@ public class ClipTests
         starts.Count.ShouldBeGreaterThan(3);
         lefts.Count.ShouldBeGreaterThan(3);
         slopes.ShouldBe([1, -1], ignoreOrder: true);
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
 
         Should.Throw<ArgumentException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), new ClipOptions(), vary)).Message.ShouldContain("Width");
         Should.Throw<InvalidDataException>(() => VideoTable.FromFolder(Directory.CreateDirectory(folder["empty"]).FullName, new VideoReader(), clip)).Message.ShouldContain("no videos");

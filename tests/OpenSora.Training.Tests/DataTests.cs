@@ -1,7 +1,6 @@
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Text;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -104,7 +103,7 @@ public class DataTests
         using (var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae))
         {
             using var ids = new LatentData(cache, new Letters(), 6) { Frames = 2 };
-            before = LiveTensors.Count;
+            before = TensorCount.Now;
             using (var batch = ids.GetBatch(3, 4, seed: 1))
             using (var again = ids.GetBatch(3, 4, seed: 1))
             {
@@ -115,7 +114,7 @@ public class DataTests
                 again.Text!.data<long>().ToArray().ShouldBe(batch.Text.data<long>().ToArray());
                 again.Video.data<float>().ToArray().ShouldBe(batch.Video.data<float>().ToArray());
             }
-            LiveTensors.Count.ShouldBe(before);
+            TensorCount.ShouldBe(before);
 
             var encoder = new Widths();
             using var states = new LatentData(cache, encoder);
@@ -201,7 +200,7 @@ public class DataTests
             await new VideoWriter().WriteAsync(frames, folder["clip.mp4"]);
         }
         await File.WriteAllTextAsync(folder["list.csv"], "caption,path,more\r\n\"a \"\"grey\"\" square,\nstill\",clip.mp4,1\nanother name,clip.mp4,2\n\n");
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         var table = new VideoTable(folder["list.csv"], new VideoReader(), new ClipOptions { Width = 8, Height = 8, Frames = 6 });
         table.Count.ShouldBe(1);
         using (var clip = table.Load(0, new Random(0)))
@@ -209,7 +208,7 @@ public class DataTests
             clip.Video.shape.ShouldBe([3, 6, 8, 8]); // the last frame repeated
             clip.Captions.ShouldBe(["a \"grey\" square,\nstill", "another name"]);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
 
         Broken("path\nclip.mp4\n").Message.ShouldContain("caption");
         Broken("path,caption\nclip.mp4\n").Message.ShouldContain("fields");

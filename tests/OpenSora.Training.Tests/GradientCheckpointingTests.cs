@@ -1,5 +1,4 @@
 using OpenSora.Models;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -12,7 +11,7 @@ public class GradientCheckpointingTests
     [InlineData(2)]
     public async Task Gradients_stay_the_same(int workers)
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         var kept = await GradientsAsync(checkpointing: false, workers);
         var computedAgain = await GradientsAsync(checkpointing: true, workers);
         computedAgain.Keys.ShouldBe(kept.Keys);
@@ -23,7 +22,7 @@ public class GradientCheckpointingTests
             expected.Zip(computedAgain[name]).Max(pair => Math.Abs(pair.First - pair.Second) / scale).ShouldBeLessThan(1e-6, name);
         }
         kept.Values.Count(gradient => gradient.Any(value => value != 0)).ShouldBe(kept.Count);
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     // Gradients of a batch with masked captions, temporal attention and a text encoder, read through the optimizer: after one step from zero, AdamW's mean is a tenth of them.

@@ -2,7 +2,6 @@ using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Text;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -52,9 +51,9 @@ public class PreviewTests
             _ = Draw(["a"]);
             GC.Collect();
             GC.WaitForPendingFinalizers();
-            var before = LiveTensors.Count;
+            var before = TensorCount.Now;
             var first = Draw(["a", "b", "c"]);
-            LiveTensors.Count.ShouldBe(before);
+            TensorCount.ShouldBe(before);
             first.Length.ShouldBe(3);
             first[0].Length.ShouldBe(4 * 4 * 3);
             _ = rand(10);
@@ -104,9 +103,9 @@ public class PreviewTests
         var validation = new ValidationLoss(objective, new Numbers()) { Bands = 4, Samples = 6, BatchSize = 4 };
         GC.Collect();
         GC.WaitForPendingFinalizers();
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         var result = validation.Measure();
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
         // The loss is the time: each band's mean is its middle.
         result.Bands.Zip([0.125, 0.375, 0.625, 0.875]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) < 1e-6);
         result.Loss.ShouldBe(0.5, 1e-6);

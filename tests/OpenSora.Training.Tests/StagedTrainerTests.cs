@@ -1,6 +1,5 @@
 using OpenSora.Goldens;
 using OpenSora.Models;
-using OpenSora.Torch;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -12,7 +11,7 @@ public class StagedTrainerTests
     [Fact]
     public void Two_steps_equal_the_original()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         var folder = AppContext.BaseDirectory;
         while (!File.Exists(Path.Combine(folder, "OpenSora.Lib.sln")))
             folder = Path.GetDirectoryName(folder)!;
@@ -312,9 +311,9 @@ public class StagedTrainerTests
         await OnceAsync();
         GC.Collect();
         GC.WaitForPendingFinalizers();
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         await OnceAsync();
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
 
         static async Task OnceAsync()
         {
@@ -410,13 +409,13 @@ public class StagedTrainerTests
         using var line = nn.Linear(3, 2);
         GC.Collect();
         GC.WaitForPendingFinalizers();
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var trainer = new StagedTrainer(new FailsOnAnotherThread(new Line(line))).AddStage(new TrainingStage
         {
             Name = "line", Data = new Points(), Steps = 5, BatchSize = 4, Workers = 2, EmaDecay = null,
         }))
             (await Should.ThrowAsync<InvalidDataException>(() => trainer.RunAsync())).Message.ShouldBe("bad sample");
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

@@ -1,5 +1,4 @@
 using OpenSora.Diffusion;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -64,9 +63,9 @@ public class WatchingTests
 
             GC.Collect();
             GC.WaitForPendingFinalizers();
-            var before = LiveTensors.Count;
+            var before = TensorCount.Now;
             run.Evaluate(() => _ = rand(100));
-            LiveTensors.Count.ShouldBe(before);
+            TensorCount.ShouldBe(before);
         })));
         looks.ShouldBe(6);
         Tiny.ShouldBeSame(watched, expected);

@@ -6,9 +6,25 @@ using static TorchSharp.torch;
 
 namespace Stickers;
 
-/// <summary>Makes a model folder of what was trained.</summary>
+/// <summary>Makes a model folder of what was trained, and goes on from one.</summary>
 internal static class Export
 {
+    /// <summary>Takes the autoencoder and the text encoder of a model folder into a run that has none. Its transformer is taken by a stage (<c>--from</c>).</summary>
+    /// <exception cref="InvalidOperationException">The run has parts of its own.</exception>
+    public static void Begin(Workplace place, string folder)
+    {
+        foreach (var part in new[] { place.VaeWeights, place.TextWeights }.Where(File.Exists))
+            throw new InvalidOperationException($"'{part}' is there already: the run has parts of its own. Name another folder (--run).");
+        Directory.CreateDirectory(place.Run);
+        var model = ModelFolder.Open(folder);
+        using var vae = new AutoencoderKL(place.Recipe.Vae);
+        using var text = new T5Encoder(place.Recipe.Text);
+        vae.LoadWeights(model.VaeWeights);
+        text.LoadWeights(model.TextEncoderWeights);
+        place.SaveVae(vae, model.Description.Vae.Config.GetProperty("scaling_factor").GetDouble());
+        text.SaveWeights(place.TextWeights, ScalarType.Float32);
+    }
+
     public static void Write(Workplace place, string folder, string stage, string licences)
     {
         var recipe = place.Recipe;

@@ -12,7 +12,7 @@ var threads = new Option<int>("--threads") { Description = "Threads to compute w
 var minutes = new Option<double?>("--minutes") { Description = "Length of the stage; the learning rate is fitted to it. Default: the recipe's." };
 var output = new Option<string>("--out") { Description = "What to write." };
 var prompts = new Option<string>("--prompts") { Description = "A file with a prompt a line.", DefaultValueFactory = _ => Path.Combine(here, "prompts.txt") };
-var from = new Option<string?>("--from") { Description = "A checkpoint of another run to begin with." };
+var from = new Option<string?>("--from") { Description = "A checkpoint of another run, or a model folder, to begin with." };
 var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.", DefaultValueFactory = _ => "long" };
 var frames = new Option<int?>("--frames") { Description = "Frames of each; default: the stage's." };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
@@ -51,9 +51,14 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
 Command Clips(string name, string description) => Verb(name, description, (place, parsed, cancellation) =>
     Training.ClipsAsync(place, name, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from);
 
-var root = new RootCommand("Trains the sticker model: vae, cache, text, motions, flat, small, images, small-motions, small-clips, clips, small-fine, fine, long, export. Every step goes on where it was stopped.")
+var root = new RootCommand("Trains the sticker model: vae (or begin), cache, text, motions, flat, small, images, small-motions, small-clips, clips, small-fine, fine, long, export. Every step goes on where it was stopped.")
 {
     Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb("begin", "Takes the autoencoder and the text encoder of a model folder, instead of training them.", (place, parsed, _) =>
+    {
+        Export.Begin(place, parsed.GetValue(model)!);
+        return Task.CompletedTask;
+    }, model),
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
     Verb("look", "Writes some of the moved stills as a picture.", (place, parsed, _) => Training.LookAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "moved.png")), output),
     Verb("text", "Teaches the text encoder what things look like.", (place, parsed, cancellation) => Training.TextAsync(place, parsed.GetValue(minutes), cancellation), minutes),

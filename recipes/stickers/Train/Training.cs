@@ -36,7 +36,7 @@ internal static class Training
         var latents = cat([.. sample.split(32).Select(part => vae.EncodeImages(part).Mean)]);
         var factor = 1 / latents.std().cpu().item<float>();
         Console.WriteLine(FormattableString.Invariant($"latents: deviation {1 / factor:F4}, by channel {string.Join(' ', latents.std([0L, 2L, 3L]).data<float>().Select(value => value.ToString("F2", System.Globalization.CultureInfo.InvariantCulture)))}"));
-        vae.SaveWeights(place.VaeWeights, ScalarType.Float32, new Dictionary<string, string>(StringComparer.Ordinal) { ["scaling_factor"] = FormattableString.Invariant($"{factor:R}") });
+        place.SaveVae(vae, factor);
         await Workplace.SaveAsync(Pictures(), Path.Combine(place.Run, "vae.png"), 4);
 
         Tensor Sample(int count) => stack(Enumerable.Range(0, count).Select(i =>
@@ -182,7 +182,7 @@ internal static class Training
     /// <param name="place">The recipe and its folders.</param>
     /// <param name="name">The stage: small-motions, small-clips, clips, small-fine, fine or long.</param>
     /// <param name="minutes">Its length; null: the recipe's.</param>
-    /// <param name="from">A checkpoint to begin with; null: the stage before.</param>
+    /// <param name="from">A checkpoint, or a model folder, to begin with; null: the stage before.</param>
     /// <param name="cancellation">Stops it.</param>
     public static async Task ClipsAsync(Workplace place, string name, double? minutes, string? from, CancellationToken cancellation)
     {
@@ -204,7 +204,11 @@ internal static class Training
             })]), minutes);
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
-            trainer.InitialiseFrom(from ?? place.Folder(order[at - 1]), options: PartsToKeep).Resume(place.Folder(name), ifAny: true);
+            if (from is not null && File.Exists(Path.Combine(from, ModelFolder.FileName)))
+                model.LoadWeights(ModelFolder.Open(from).DenoiserWeights, PartsToKeep);
+            else
+                trainer.InitialiseFrom(from ?? place.Folder(order[at - 1]), options: PartsToKeep);
+            trainer.Resume(place.Folder(name), ifAny: true);
             if (!place.Recipe.TrainText)
                 text.LoadWeights(place.TextWeights); // words may have been taught since the stage before
             await trainer.RunAsync(cancellationToken: cancellation);

@@ -26,6 +26,10 @@ internal sealed class Workplace(string recipe, string data, string run, string t
     /// <summary>Checkpoints often enough that a kill costs little.</summary>
     public CheckpointOptions Checkpoints(string stage) => new() { Folder = Folder(stage), Every = TimeSpan.FromMinutes(4), KeepLast = 2 };
 
+    /// <summary>Keeps the trained autoencoder, with its latents' factor in the weights file's header.</summary>
+    public void SaveVae(AutoencoderKL vae, double factor) => vae.SaveWeights(VaeWeights, ScalarType.Float32,
+        new Dictionary<string, string>(StringComparer.Ordinal) { ["scaling_factor"] = factor.ToString("R", System.Globalization.CultureInfo.InvariantCulture) });
+
     /// <summary>The trained autoencoder. Its latents' factor was measured after training and is in the weights file's header.</summary>
     public AutoencoderKL Vae()
     {

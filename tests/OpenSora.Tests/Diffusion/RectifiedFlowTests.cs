@@ -1,5 +1,4 @@
 using OpenSora.Diffusion;
-using OpenSora.Torch;
 using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Diffusion;
@@ -17,7 +16,7 @@ public sealed class RectifiedFlowTests
     [InlineData(7, true)]
     public void Along_straight_lines_sampling_arrives_in_any_number_of_steps(int steps, bool shifted)
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             var (x0, noise) = (Noise(1, 2, 4, 3, 4, 4), Noise(2, 2, 4, 3, 4, 4));
@@ -25,13 +24,13 @@ public sealed class RectifiedFlowTests
             (flow.Sample((_, _) => x0 - noise, noise) - x0).abs().max().item<float>().ShouldBeLessThan(1e-5f);
         }
 
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
     public void The_exact_velocity_has_no_loss_and_learned_channels_are_left_out()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var scope = NewDisposeScope())
         {
             var (x0, noise, t) = (Noise(1, 2, 4, 3, 4, 4), Noise(2, 2, 4, 3, 4, 4), tensor(new[] { 100f, 900f }));
@@ -40,7 +39,7 @@ public sealed class RectifiedFlowTests
             losses.VariationalBound.ShouldBeNull();
         }
 
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Theory]
@@ -86,7 +85,7 @@ public sealed class RectifiedFlowTests
     [Fact]
     public void Given_frames_are_not_touched()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             var latents = Noise(1, 1, 2, 3, 2, 2);
@@ -101,7 +100,7 @@ public sealed class RectifiedFlowTests
             (sample - latents)[0, 0, 2].ShouldSatisfyAllConditions(moved => moved.min().item<float>().ShouldBe(1, 1e-5f), moved => moved.max().item<float>().ShouldBe(1, 1e-5f));
         }
 
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

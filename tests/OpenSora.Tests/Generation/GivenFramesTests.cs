@@ -2,7 +2,6 @@ using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.Models;
-using OpenSora.Torch;
 using OpenSora.Weights;
 using static TorchSharp.torch;
 
@@ -69,14 +68,14 @@ public class GivenFramesTests
     public async Task The_models_own_autoencoder_encodes()
     {
         using var model = Model();
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var generator = model.Whole())
         {
             async Task<byte[]> Last(byte grey) => Bytes((await generator.Request("a goat").Seed(1).ConditionOn(Plain(32, 32, grey, grey, grey, grey, grey), frame: 1).Frames(8).GenerateAsync()).Frames, 7);
             (await Last(10)).ShouldNotBe(await Last(240));
             (await Last(10)).ShouldBe(await Last(10));
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
@@ -178,7 +177,7 @@ public class GivenFramesTests
         using var generator = model.Generator();
         await generator.LoadAsync();
         var request = new VideoRequest { Prompt = "a goat", Frames = 8 }.ConditionOn(Plain(16, 16, 1, 2, 3, 4, 5));
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         List<GenerationProgress> heard = [];
         await generator.GenerateAsync(request, new Listener(heard.Add));
         heard.Where(progress => progress.Stage == GenerationStage.EncodingReferences).ShouldBe(
@@ -192,7 +191,7 @@ public class GivenFramesTests
             if (progress is { Stage: GenerationStage.EncodingReferences, Step: 4 })
                 cancel.Cancel();
         }), cancel.Token));
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

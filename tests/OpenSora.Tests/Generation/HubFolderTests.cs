@@ -3,7 +3,6 @@ using System.Text.Json.Nodes;
 using OpenSora.Generation;
 using OpenSora.Models;
 using OpenSora.Text;
-using OpenSora.Torch;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -43,7 +42,7 @@ public sealed class HubFolderTests : IDisposable
     [Fact]
     public void An_autoencoder_of_pictures_loads_from_its_folder_and_from_a_pipelines()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             using var model = new AutoencoderKL(Vae);
@@ -60,7 +59,7 @@ public sealed class HubFolderTests : IDisposable
             using var rough = HubFolder.LoadAutoencoder(folder.Path, CPU, ScalarType.BFloat16);
             Difference(rough.Encode(video), model.Encode(video)).ShouldBeInRange(1e-6, 0.1);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
@@ -98,7 +97,7 @@ public sealed class HubFolderTests : IDisposable
     [Fact]
     public void A_t5_in_shards_loads_with_its_tokenizer()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             using var model = new T5Encoder(new T5Config { VocabSize = 512, DModel = 16, DKv = 4, DFf = 32, NumLayers = 2, NumHeads = 2, FeedForwardProj = "relu" });
@@ -122,7 +121,7 @@ public sealed class HubFolderTests : IDisposable
             using var direct = new T5TextEncoder(model, SentencePieceTokenizer.Open(folder["tokenizer/spiece.model"]), 9);
             Difference(loaded.Encode(["a goat"]).States, direct.Encode(["a goat"]).States).ShouldBe(0);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Theory]
@@ -179,7 +178,7 @@ public sealed class HubFolderTests : IDisposable
     [Fact]
     public void Other_folders_are_refused_and_leave_no_tensor()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         void Refused(string message, Func<object> load) => Should.Throw<InvalidModelException>(load).Message.ShouldContain(message);
         Refused("There is no such folder", () => HubFolder.LoadAutoencoder(folder["none"]));
         Refused("there is no config.json in it, nor in a folder 'vae' in it", () => HubFolder.LoadAutoencoder(folder.Path));
@@ -206,6 +205,6 @@ public sealed class HubFolderTests : IDisposable
         }
         Write("config.json", VaeJson);
         Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(folder.Path)).Message.ShouldContain("holds no weights");
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 }

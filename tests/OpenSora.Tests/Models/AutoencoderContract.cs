@@ -1,5 +1,4 @@
 using OpenSora.Models;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -10,15 +9,15 @@ internal static class AutoencoderContract
 {
     public static void CallsLeaveOneTensorAndNoGradients(IVideoAutoencoder model, Tensor video)
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var latents = model.Encode(video))
         {
             latents.requires_grad.ShouldBeFalse();
-            LiveTensors.Count.ShouldBe(before + 1);
+            TensorCount.ShouldBe(before + 1);
             using var decoded = model.Decode(latents);
             decoded.requires_grad.ShouldBeFalse();
-            LiveTensors.Count.ShouldBe(before + 2);
+            TensorCount.ShouldBe(before + 2);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 }

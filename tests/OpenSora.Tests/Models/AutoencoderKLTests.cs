@@ -1,5 +1,4 @@
 using OpenSora.Models;
-using OpenSora.Torch;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -84,7 +83,7 @@ public class AutoencoderKLTests
     [Fact]
     public void Training_learns_to_reconstruct()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             using var model = Make(Small);
@@ -109,7 +108,7 @@ public class AutoencoderKLTests
             model.eval();
             Difference(model.call(images).Reconstruction, model.call(images).Reconstruction).ShouldBe(0);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

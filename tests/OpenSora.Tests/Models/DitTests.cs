@@ -1,5 +1,4 @@
 using OpenSora.Models;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -81,7 +80,7 @@ public class DitTests
     [InlineData("label_7")]
     public void Every_parameter_gets_a_gradient_and_no_tensor_is_left(string condition)
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var scope = NewDisposeScope())
         {
             using var model = Make(Small with { Condition = condition });
@@ -90,7 +89,7 @@ public class DitTests
             foreach (var (name, parameter) in model.named_parameters())
                 parameter.grad.ShouldNotBeNull(name).abs().max().item<float>().ShouldBeGreaterThan(0, name);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
@@ -109,14 +108,14 @@ public class DitTests
     [Fact]
     public void Bad_configurations_and_shapes_are_refused()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         foreach (var (config, message) in new[]
         {
             (Small with { InputSize = [3, 5, 6] }, "not a multiple of PatchSize"), (Small with { NumHeads = 5 }, "not a multiple of NumHeads 5"),
             (Small with { Condition = "label_x" }, "it must be 'text' or 'label_'"), (Small with { Depth = 0 }, "Depth is 0"),
         })
             Should.Throw<ArgumentException>(() => new Dit(config)).Message.ShouldContain(message);
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
 
         using var scope = NewDisposeScope();
         using var model = Make(Small);

@@ -1,6 +1,5 @@
 using System.Globalization;
 using OpenSora.Models.Layers;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -37,7 +36,7 @@ internal static class Manifest
                 published.TryAdd(renamed, Text(shape)).ShouldBeTrue($"{name} is the second one that becomes {renamed}");
         }
 
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (Unallocated(make, out var model))
         {
             foreach (var (name, tensor) in model.state_dict())
@@ -47,7 +46,7 @@ internal static class Manifest
             }
             published.Keys.ShouldBeEmpty($"the model lacks these of {manifest}");
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     /// <summary>Makes a model of shapes alone; the caller disposes of it.</summary>

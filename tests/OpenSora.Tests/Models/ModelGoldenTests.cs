@@ -1,5 +1,4 @@
 using OpenSora.Goldens;
-using OpenSora.Torch;
 
 namespace OpenSora.Tests.Models;
 
@@ -39,12 +38,12 @@ public class ModelGoldenTests
     [InlineData("t5_long")]
     public void Equals_the_original(string name)
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         var comparisons = GoldenCase.Check(TestFiles.Data("goldens", name + ".safetensors"));
         comparisons.ShouldNotBeNull().ShouldNotBeEmpty();
         foreach (var comparison in comparisons)
             comparison.Ok.ShouldBeTrue($"{comparison}");
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

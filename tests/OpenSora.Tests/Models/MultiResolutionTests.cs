@@ -1,6 +1,5 @@
 using OpenSora.Models;
 using OpenSora.Models.Layers;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -120,7 +119,7 @@ public class MultiResolutionTests
     [InlineData("stdit3", true)]
     public void Every_parameter_gets_the_same_gradient_with_checkpointing_and_no_tensor_is_left(string kind, bool frames)
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var scope = NewDisposeScope())
         {
             var (plain, checkpointed) = (Gradients(checkpointing: false), Gradients(checkpointing: true));
@@ -131,7 +130,7 @@ public class MultiResolutionTests
                 (Difference(gradient, checkpointed[name]) / gradient.abs().max().item<float>()).ShouldBeLessThan(1e-4, name);
             }
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
 
         Dictionary<string, Tensor> Gradients(bool checkpointing)
         {
@@ -205,7 +204,7 @@ public class MultiResolutionTests
     [Fact]
     public void Bad_configurations_and_shapes_are_refused()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         foreach (var (config, message) in new (MultiResolutionConfig, string)[]
         {
             (Small2 with { HiddenSize = 32 }, "HiddenSize 32 is not a multiple of 3"), (Small2 with { NumHeads = 16 }, "not an even multiple of NumHeads 16"),
@@ -213,7 +212,7 @@ public class MultiResolutionTests
             (Small3 with { Depth = 0 }, "Depth is 0"), (Small3 with { InputSqSize = -1 }, "InputSqSize is -1"),
         })
             Should.Throw<ArgumentException>(() => config is Stdit2Config two ? (nn.Module)new Stdit2(two) : new Stdit3((Stdit3Config)config)).Message.ShouldContain(message);
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
         Should.Throw<ArgumentException>(() => Stdit2Config.Preset("STDiT2-S/2")).Message.ShouldContain("Known are STDiT2-XL/2");
         Should.Throw<ArgumentException>(() => Stdit3Config.Preset("STDiT2-XL/2")).Message.ShouldContain("Known are STDiT3-XL/2");
 

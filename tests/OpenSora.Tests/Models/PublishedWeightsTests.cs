@@ -1,6 +1,5 @@
 using OpenSora.Models;
 using OpenSora.Tests.Media;
-using OpenSora.Torch;
 using OpenSora.Weights;
 using TorchSharp;
 using static OpenSora.Tests.Models.TransformerFamily;
@@ -255,7 +254,7 @@ public class PublishedWeightsTests
         using var image = PixArt();
         using var dit = Dit();
         var builder = new StdiTBuilder().From(Video);
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
 
         var path = Save(folder, dit);
         Should.Throw<InvalidWeightsException>(() => builder.LoadImageWeights(path).Build()).Message.ShouldContain("they are DiT's or Latte's");
@@ -271,7 +270,7 @@ public class PublishedWeightsTests
         path = Save(folder, image, (name, value) => name is "blocks.1.attn.proj.bias" ? null : value);
         Should.Throw<InvalidWeightsException>(() => builder.Build()).Message.ShouldContain("blocks.1.attn.proj.bias");
         Should.Throw<FileNotFoundException>(() => builder.LoadImageWeights(Path.Combine(folder.Path, "nothing.pth")).Build());
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
 
         // A video model's own checkpoint must hold its attention along time.
         using var video = Randomised(new Stdit(Video, initialize: false));
@@ -287,7 +286,7 @@ public class PublishedWeightsTests
     [Fact]
     public void Parameters_are_counted_by_part()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         var published = new StdiTBuilder().CountParameters();
         published.Total.ShouldBe(759_620_768);
         (published.Total - published.Temporal).ShouldBe(610_856_096);
@@ -308,7 +307,7 @@ public class PublishedWeightsTests
             ParameterCounts.Of(stdit2).Total.ShouldBe(767_452_100 - angles);
         using (Manifest.Unallocated(() => new Stdit3(new Stdit3Config(), initialize: false), out var stdit3))
             ParameterCounts.Of(stdit3).Total.ShouldBe(1_207_643_972 - angles);
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
 
         using var scope = NewDisposeScope();
         using var dit = (nn.Module)Make("DiT label");

@@ -1,7 +1,6 @@
 using System.Text.Json;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -223,7 +222,7 @@ public class StditTests
     [Fact]
     public void Every_parameter_gets_a_gradient_and_no_tensor_is_left()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var scope = NewDisposeScope())
         {
             using var model = Make(Small with { QkNorm = true });
@@ -232,7 +231,7 @@ public class StditTests
             foreach (var (name, parameter) in model.named_parameters())
                 parameter.grad.ShouldNotBeNull(name).abs().max().item<float>().ShouldBeGreaterThan(0, name);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
@@ -245,9 +244,9 @@ public class StditTests
         foreach (var gradients in new[] { false, true })
         {
             using var mode = set_grad_enabled(gradients);
-            var before = LiveTensors.Count;
+            var before = TensorCount.Now;
             model.call(x, t, y, mask).Dispose();
-            LiveTensors.Count.ShouldBe(before);
+            TensorCount.ShouldBe(before);
         }
     }
 
@@ -302,9 +301,9 @@ public class StditTests
     [MemberData(nameof(BadConfigurations), DisableDiscoveryEnumeration = true)]
     public void Bad_configurations_are_refused(StditConfig config, string message)
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         Should.Throw<ArgumentException>(() => new Stdit(config)).Message.ShouldContain(message);
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
@@ -319,9 +318,9 @@ public class StditTests
         var (x, t, y) = Inputs(Small);
         void Refused(string message, Func<Tensor> call)
         {
-            var before = LiveTensors.Count;
+            var before = TensorCount.Now;
             Should.Throw<ArgumentException>(call).Message.ShouldContain(message);
-            LiveTensors.Count.ShouldBeLessThanOrEqualTo(before + 1);
+            TensorCount.Now.ShouldBeLessThanOrEqualTo(before + 1);
         }
         var narrow = x.narrow(4, 0, 5);
         Refused("The latents have shape [2, 4, 3, 4, 5]", () => model.call(narrow, t, y, null));

@@ -1,5 +1,4 @@
 using OpenSora.Models;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -101,7 +100,7 @@ public class SvdTemporalDecoderTests
     [Fact]
     public void Gradients_reach_every_parameter_of_the_decoder()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             using var model = Make(Small);
@@ -109,7 +108,7 @@ public class SvdTemporalDecoderTests
             foreach (var (name, parameter) in model.named_parameters().Where(pair => pair.name.StartsWith("decoder.", StringComparison.Ordinal)))
                 parameter.grad.ShouldNotBeNull(name);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

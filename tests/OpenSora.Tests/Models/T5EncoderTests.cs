@@ -1,5 +1,4 @@
 using OpenSora.Models;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -45,7 +44,7 @@ public class T5EncoderTests
     [Fact]
     public void Every_parameter_gets_a_gradient_and_no_tensor_is_left()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             using var model = Make(Small);
@@ -58,7 +57,7 @@ public class T5EncoderTests
                     parameter.grad.ShouldNotBeNull(name).abs().max().item<float>().ShouldBeGreaterThan(0, name);
             }
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

@@ -1,5 +1,4 @@
 using OpenSora.Models;
-using OpenSora.Torch;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -91,7 +90,7 @@ public sealed class TinyAutoencoderTests : IDisposable
     [Fact]
     public void Training_learns_to_reconstruct()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             using var model = Make(Small);
@@ -111,7 +110,7 @@ public sealed class TinyAutoencoderTests : IDisposable
             }
             losses[^1].ShouldBeLessThan(losses[0] * 0.8f);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

@@ -1,6 +1,5 @@
 using OpenSora.Models;
 using OpenSora.Models.Layers;
-using OpenSora.Torch;
 using TorchSharp;
 using static OpenSora.Tests.Models.TransformerFamily;
 using static TorchSharp.torch;
@@ -16,7 +15,7 @@ public class TransformerFamilyTests
     [MemberData(nameof(Names))]
     public void Checkpointed_gradients_equal_plain_ones(string name)
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         using (var model = Make(name))
         {
@@ -41,7 +40,7 @@ public class TransformerFamilyTests
                 return (y.detach(), module.named_parameters().ToDictionary(p => p.name, p => p.parameter.grad.ShouldNotBeNull(p.name).clone(), StringComparer.Ordinal));
             }
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Theory]
@@ -70,9 +69,9 @@ public class TransformerFamilyTests
         foreach (var (frames, height, width) in new[] { (3, 4, 6), (1, 6, 2), (5, 8, 8) })
         {
             var (x, t, conditions) = Inputs(model, frames, height, width);
-            var before = LiveTensors.Count;
+            var before = TensorCount.Now;
             var y = model.Denoise(x, t, conditions);
-            LiveTensors.Count.ShouldBe(before + 1);
+            TensorCount.ShouldBe(before + 1);
             y.shape.ShouldBe([2, 8, frames, height, width]);
             y.isfinite().all().item<bool>().ShouldBeTrue();
         }
@@ -191,14 +190,14 @@ public class TransformerFamilyTests
     [Fact]
     public void Latte_and_PixArt_refuse_what_they_cannot_be()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         Should.Throw<ArgumentException>(() => new Latte(new LatteConfig { NumHeads = 5 })).Message.ShouldStartWith("The configuration LatteConfig is wrong: HiddenSize 1152");
         Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { Depth = 0 })).Message.ShouldStartWith("The configuration PixArtConfig is wrong: Depth is 0");
         Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { HiddenSize = 32, NumHeads = 4, SizeConditioning = true })).Message.ShouldContain("multiple of 3");
         Should.Throw<ArgumentException>(() => new Stdit(new StditConfig { AttentionOrder = (AttentionOrder)7 })).Message.ShouldContain("known are Serial, Parallel, Interleaved, Full");
         Should.Throw<ArgumentException>(() => LatteConfig.Preset("DiT-XL/2")).Message.ShouldContain("Known are Latte-S/2");
         Should.Throw<ArgumentException>(() => PixArtConfig.Preset("PixArt")).Message.ShouldContain("Known are PixArt-XL/2, PixArtMS-XL/2");
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
 
         using var scope = NewDisposeScope();
         using var plain = (Stdit)Make("PixArt");

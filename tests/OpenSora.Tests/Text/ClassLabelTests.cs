@@ -1,5 +1,4 @@
 using OpenSora.Text;
-using OpenSora.Torch;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -41,7 +40,7 @@ public class ClassLabelTests
     [Fact]
     public void A_state_is_a_number()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var encoder = new ClassLabelEncoder(new ClassLabels { Count = 1000 }))
         {
             using var states = encoder.Encode(["class 207", "", "5"]);
@@ -53,7 +52,7 @@ public class ClassLabelTests
             Should.Throw<ArgumentException>(() => encoder.Encode([]));
             Should.Throw<ArgumentException>(() => encoder.NumberOf("goldfish")).Message.ShouldEndWith("as in 'class 0'. (Parameter 'prompt')");
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

@@ -1,6 +1,5 @@
 using OpenSora.Models;
 using OpenSora.Text;
-using OpenSora.Torch;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -50,7 +49,7 @@ public sealed class ClipTextEncoderTests : IDisposable
     [Fact]
     public void What_is_given_is_the_states_or_one_vector()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         using (var model = Make(Small))
         {
@@ -74,7 +73,7 @@ public sealed class ClipTextEncoderTests : IDisposable
             Difference(one.States[2, 0], all.States[2, 11]).ShouldBe(0);
             projected.Encode(prompts).States.shape.ShouldBe([3, 1, 6]);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
@@ -113,7 +112,7 @@ public sealed class ClipTextEncoderTests : IDisposable
     [Fact]
     public void Gradients_reach_every_parameter_and_checkpointing_changes_none()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             using var model = Make(Small);
@@ -129,7 +128,7 @@ public sealed class ClipTextEncoderTests : IDisposable
             foreach (var (again, first) in Gradients().Zip(plain))
                 Difference(again, first).ShouldBeLessThan(1e-5);
         }
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
@@ -147,7 +146,7 @@ public sealed class ClipTextEncoderTests : IDisposable
     [Fact]
     public void What_does_not_fit_is_refused_and_leaves_no_tensor()
     {
-        var before = LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         {
             using var model = Make(Small);
@@ -169,6 +168,6 @@ public sealed class ClipTextEncoderTests : IDisposable
         GC.WaitForPendingFinalizers();
         Should.Throw<InvalidWeightsException>(() => ClipTextEncoder.Load(Small with { NumHiddenLayers = 3 }, folder["clip.safetensors"], Tokenizer)).Message.ShouldContain("Missing: text_model.encoder.layers.2");
         Should.Throw<InvalidTokenizerException>(() => ClipTextEncoder.Load(Small with { EosTokenId = 3 }, folder["clip.safetensors"], Tokenizer)).Message.ShouldContain("closes texts with 653");
-        LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 }

@@ -19,7 +19,7 @@ public sealed class TextEncoderTests : IDisposable
     [Fact]
     public void Prompts_are_padded_masked_and_encoded_by_the_model()
     {
-        var before = Torch.LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         using (var model = new T5Encoder(Config))
         using (var encoder = new T5TextEncoder(model, SentencePieceTokenizer.Open(Tokenizer), maxTokens: 12, cleanCaptions: false))
@@ -38,7 +38,7 @@ public sealed class TextEncoderTests : IDisposable
             (states.States[0].narrow(0, 0, goat.Count) - alone[0]).abs().max().item<float>().ShouldBeLessThan(1e-5f);
         }
 
-        Torch.LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
@@ -77,7 +77,7 @@ public sealed class TextEncoderTests : IDisposable
     [Fact]
     public void What_does_not_fit_is_refused_and_leaves_no_tensor()
     {
-        var before = Torch.LiveTensors.Count;
+        var before = TensorCount.Now;
         using (NewDisposeScope())
         using (var other = new T5Encoder(Config with { NumLayers = 1 }))
             other.SaveWeights(_folder["one-layer.safetensors"]);
@@ -86,7 +86,7 @@ public sealed class TextEncoderTests : IDisposable
         Should.Throw<InvalidWeightsException>(() => T5TextEncoder.Load(Config, Directory.CreateDirectory(_folder["empty"]).FullName, Tokenizer)).Message.ShouldContain("folder holds no weights");
         Should.Throw<InvalidTokenizerException>(() => T5TextEncoder.Load(Config with { VocabSize = 100 }, _folder["one-layer.safetensors"], Tokenizer)).Message.ShouldContain("500 pieces");
         Should.Throw<InvalidTokenizerException>(() => T5TextEncoder.Load(Config, _folder["one-layer.safetensors"], _folder["one-layer.safetensors"]));
-        Torch.LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]
@@ -111,30 +111,30 @@ public sealed class TextEncoderTests : IDisposable
     [Fact]
     public void Cached_states_are_the_callers_own_and_the_cache_goes_with_its_encoder()
     {
-        var before = Torch.LiveTensors.Count;
+        var before = TensorCount.Now;
         var inner = new CountingEncoder();
         var cached = new CachedTextEncoder(inner, capacity: 2);
         using (var states = cached.Encode(["a"]))
             states.States.fill_(100);
         using (NewDisposeScope())
             ShouldEqual(cached.Encode(["a"]), new CountingEncoder().Encode(["a"]));
-        Torch.LiveTensors.Count.ShouldBe(before + 2);
+        TensorCount.ShouldBe(before + 2);
         using (cached.Encode(["a", "b", "c", "d"]))
         {
         }
 
-        Torch.LiveTensors.Count.ShouldBe(before + 4);
+        TensorCount.ShouldBe(before + 4);
         cached.Dispose();
         cached.Dispose();
         inner.Disposals.ShouldBe(1);
-        Torch.LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
         Should.Throw<ObjectDisposedException>(() => cached.Encode(["a"]));
     }
 
     [Fact]
     public async Task The_cache_serves_many_threads()
     {
-        var before = Torch.LiveTensors.Count;
+        var before = TensorCount.Now;
         using (var cached = new CachedTextEncoder(new CountingEncoder(), capacity: 3))
         {
             await Task.WhenAll(Enumerable.Range(0, 4).Select(thread => Task.Run(() =>
@@ -149,7 +149,7 @@ public sealed class TextEncoderTests : IDisposable
             cached.Count.ShouldBe(3);
         }
 
-        Torch.LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     private static void ShouldEqual(TextStates actual, TextStates expected)

@@ -111,11 +111,11 @@ public sealed class ModuleWeightsTests : IDisposable
         using var outer = NewDisposeScope();
         using var module = new Small();
         module.SaveWeights(_folder["a"], ScalarType.Float16);
-        var before = Torch.LiveTensors.Count;
+        var before = TensorCount.Now;
         module.LoadWeights(_folder["a"]);
         module.SaveWeights(_folder["b"], ScalarType.BFloat16);
         Should.Throw<InvalidWeightsException>(() => module.LoadWeights(Save(("x", zeros(1)))));
-        Torch.LiveTensors.Count.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     [Fact]

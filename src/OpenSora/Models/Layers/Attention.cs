@@ -36,9 +36,7 @@ internal static class DotProduct
     private static Tensor Product(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias)
     {
         var kT = k.transpose(1, 2);
-        var logits = bias is null ? bmm(q * scale, kT)
-            : q.dtype == bias.dtype ? baddbmm(bias, q, kT, 1, (float)scale)
-            : bmm(q * scale, kT) + bias;
+        var logits = bias is null ? bmm(q * scale, kT) : bmm(q * scale, kT) + bias; // TorchSharp's baddbmm takes its arguments in another order than its names say
         var weights = logits.softmax(-1, ScalarType.Float32);
         return bmm(weights.In(v.dtype), v);
     }
