@@ -32,7 +32,7 @@ internal sealed class CopyingTensorMemory : ITensorMemory
         try
         {
             using var stream = new UnmanagedMemoryStream((byte*)data, bytes);
-            tensor.ReadBytesFromStream(stream, 1 << 20);
+            tensor.ReadBytesFromStream(stream, (int)Math.Min(bytes, 1 << 20)); // the buffer is managed memory, made anew each time
         }
         catch
         {

@@ -43,7 +43,7 @@ public class ArchitectureTests
     public async Task A_class_becomes_a_video(string architecture)
     {
         using var model = architecture is "dit" ? Folder("dit", () => new Dit(Classes), Classes, Birds) : Folder("latte", () => new Latte(Latte), Latte, Birds);
-        var before = Tensor.TotalCount;
+        var before = TensorCount.Now;
         using (var generator = Generator(model))
         {
             async Task<byte[]> Pixels(string prompt, string? negative = null) =>
@@ -59,7 +59,7 @@ public class ArchitectureTests
         }
         GC.Collect(); // the simple autoencoder leaves one to the finalizer
         GC.WaitForPendingFinalizers();
-        Tensor.TotalCount.ShouldBe(before);
+        TensorCount.ShouldBe(before);
     }
 
     private static LatteConfig Latte => new() { InputSize = Classes.InputSize, HiddenSize = 32, Depth = 2, NumHeads = 2, Condition = Classes.Condition };

@@ -33,7 +33,7 @@ public class VideoGeneratorTests
     public async Task A_models_own_parts_are_read_from_its_folder()
     {
         using var model = new TinyModel();
-        var before = LiveTensors();
+        var before = TensorCount.Settled;
         using (var generator = model.Whole())
         {
             var video = await generator.Request("a goat").Seed(1).GenerateAsync();
@@ -46,7 +46,7 @@ public class VideoGeneratorTests
             var concurrent = await Task.WhenAll(Enumerable.Range(0, 4).Select(_ => generator.Request("a goat").Seed(1).GenerateAsync()));
             concurrent.Select(Bytes).ShouldAllBe(bytes => bytes == Bytes(video));
         }
-        LiveTensors().ShouldBe(before);
+        TensorCount.ShouldBe(before, settled: true);
     }
 
     [Fact]
@@ -170,7 +170,7 @@ public class VideoGeneratorTests
     public async Task Cancelling_in_any_stage_leaves_no_tensor_and_a_generator_that_works(GenerationStage stage)
     {
         using var model = new TinyModel();
-        var before = LiveTensors();
+        var before = TensorCount.Settled;
         var generator = model.Generator();
         using (var cancel = new CancellationTokenSource())
         {
@@ -185,39 +185,39 @@ public class VideoGeneratorTests
         }
         (await generator.Request("a goat").GenerateAsync()).Frames.Count.ShouldBe(4);
         generator.Dispose();
-        LiveTensors().ShouldBe(before);
+        TensorCount.ShouldBe(before, settled: true);
     }
 
     [Fact]
     public async Task Generating_leaves_no_tensor()
     {
         using var model = new TinyModel();
-        var before = LiveTensors();
+        var before = TensorCount.Settled;
         using (var generator = model.Generator())
         {
             await generator.LoadAsync();
-            var loaded = LiveTensors();
+            var loaded = TensorCount.Settled;
             loaded.ShouldBeGreaterThan(before);
             await generator.Request("a goat").NegativePrompt("a boat").GenerateAsync();
-            LiveTensors().ShouldBe(loaded);
+            TensorCount.ShouldBe(loaded, settled: true);
             await generator.Request("").Size(16, 8).GenerateAsync();
-            LiveTensors().ShouldBe(loaded);
+            TensorCount.ShouldBe(loaded, settled: true);
         }
-        LiveTensors().ShouldBe(before);
+        TensorCount.ShouldBe(before, settled: true);
     }
 
     [Fact]
     public async Task Progress_that_throws_ends_the_request_alone()
     {
         using var model = new TinyModel();
-        var before = LiveTensors();
+        var before = TensorCount.Settled;
         using (var generator = model.Generator())
         {
             (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").GenerateAsync(new Listener(p =>
                 throw new InvalidOperationException("no more"))))).Message.ShouldBe("no more");
             await generator.Request("a goat").GenerateAsync();
         }
-        LiveTensors().ShouldBe(before);
+        TensorCount.ShouldBe(before, settled: true);
     }
 
     [Fact]
@@ -288,17 +288,17 @@ public class VideoGeneratorTests
     public async Task Models_that_cannot_be_read_say_why_and_may_be_mended()
     {
         using var model = new TinyModel();
-        var before = LiveTensors();
+        var before = TensorCount.Settled;
         using (var generator = model.Generator())
         {
             var weights = await File.ReadAllBytesAsync(model["stdit.safetensors"]);
             await File.WriteAllBytesAsync(model["stdit.safetensors"], weights[..(weights.Length / 2)]);
             await Should.ThrowAsync<InvalidWeightsException>(generator.LoadAsync());
-            LiveTensors().ShouldBe(before);
+            TensorCount.ShouldBe(before, settled: true);
             await File.WriteAllBytesAsync(model["stdit.safetensors"], weights);
             await generator.LoadAsync();
         }
-        LiveTensors().ShouldBe(before);
+        TensorCount.ShouldBe(before, settled: true);
         using var missing = VideoGenerator.Create().UseModel("no-such-model").Build();
         (await Should.ThrowAsync<InvalidModelException>(missing.LoadAsync())).Message.ShouldContain("no-such-model");
         using var future = new TinyModel(d => d with { Denoiser = d.Denoiser with { Architecture = "stdit9" } });
@@ -313,22 +313,22 @@ public class VideoGeneratorTests
     public async Task Numbers_that_overflow_are_told_instead_of_shown()
     {
         using var model = new TinyModel(spread: 1000);
-        var before = LiveTensors();
+        var before = TensorCount.Settled;
         using (var generator = model.Generator())
             (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").Seed(1).GenerateAsync())).Message.ShouldContain("not finite");
-        LiveTensors().ShouldBe(before);
+        TensorCount.ShouldBe(before, settled: true);
     }
 
     [Fact]
     public async Task Parts_that_do_not_fit_the_model_are_refused()
     {
         using var model = new TinyModel();
-        var before = LiveTensors();
+        var before = TensorCount.Settled;
         using (var generator = model.Builder().UseVae(_ => new WideVae()).Build())
             (await Should.ThrowAsync<InvalidOperationException>(generator.LoadAsync())).Message.ShouldContain("WideVae has 9 latent channels, but tiny works on 4");
         using (var generator = model.Builder().UseTextEncoder(_ => new WideEncoder()).Build())
             (await Should.ThrowAsync<InvalidOperationException>(generator.LoadAsync())).Message.ShouldContain("width 99");
-        LiveTensors().ShouldBe(before);
+        TensorCount.ShouldBe(before, settled: true);
     }
 
     [Fact]
@@ -352,7 +352,7 @@ public class VideoGeneratorTests
     public async Task Disposing_refuses_new_requests_and_lets_running_ones_end()
     {
         using var model = new TinyModel();
-        var before = LiveTensors();
+        var before = TensorCount.Settled;
         var generator = model.Generator();
         var video = await generator.Request("a goat").GenerateAsync(new Listener(p =>
         {
@@ -360,7 +360,7 @@ public class VideoGeneratorTests
                 generator.Dispose();
         }));
         video.Frames.Count.ShouldBe(4);
-        LiveTensors().ShouldBe(before);
+        TensorCount.ShouldBe(before, settled: true);
         await Should.ThrowAsync<ObjectDisposedException>(generator.Request("a goat").GenerateAsync());
         generator.Dispose();
     }
@@ -400,7 +400,7 @@ public class VideoGeneratorTests
     public async Task A_container_gives_parts_their_services()
     {
         using var model = new TinyModel();
-        var before = LiveTensors();
+        var before = TensorCount.Settled;
         await using (var services = new ServiceCollection().AddSingleton(new Greeting("hello"))
             .AddOpenSora(o => (o.Model, o.Backend) = (model.Path, "cpu")).UseVae<TinyVae>().UseTextEncoder<GreetingEncoder>().Services.BuildServiceProvider())
         {
@@ -408,14 +408,7 @@ public class VideoGeneratorTests
             video.Frames.Count.ShouldBe(4);
             GreetingEncoder.Heard.ShouldBe($"hello from {model.Path} on cpu");
         }
-        LiveTensors().ShouldBe(before); // the container disposed of the generator
-    }
-
-    private static long LiveTensors()
-    {
-        GC.Collect();
-        GC.WaitForPendingFinalizers();
-        return Tensor.TotalCount;
+        TensorCount.ShouldBe(before, settled: true); // the container disposed of the generator
     }
 
     private sealed record Greeting(string Text);
