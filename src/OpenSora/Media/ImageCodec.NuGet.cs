@@ -33,12 +33,14 @@ public sealed class ImageCodec(string? ffmpegFolder = null) : IImageCodec
             throw new ArgumentException($"A picture has one frame, this video has {image.Count}.", nameof(image));
         return AtomicOutput.WriteFileAsync(path, async temporary =>
         {
+            cancellationToken.ThrowIfCancellationRequested();
             using var picture = Image.LoadPixelData<Rgb24>(image.Pixels.Span, image.Width, image.Height);
             await using var file = File.Create(temporary);
             if (Path.GetExtension(path).ToUpperInvariant() is ".JPG" or ".JPEG")
                 await picture.SaveAsJpegAsync(file, cancellationToken);
             else
                 await picture.SaveAsPngAsync(file, cancellationToken);
+            cancellationToken.ThrowIfCancellationRequested(); // a small picture is written at once, and the token not looked at
         });
     }
 }

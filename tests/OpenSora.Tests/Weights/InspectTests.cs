@@ -206,10 +206,10 @@ public sealed class InspectTests : IDisposable
     [Fact]
     public void Nothing_is_left_in_memory()
     {
-        var before = TensorCount.Start();
+        var before = TensorCount.Settled;
         using (var file = new Published("opensora_v1.2_stdit3_xl2", ""))
             Fit.Of(file).Count.ShouldBe(1);
-        before.More.ShouldBe(0);
+        TensorCount.ShouldBe(before);
     }
 
     private static string Print(string path, bool all = false)
