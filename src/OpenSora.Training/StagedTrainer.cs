@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using OpenSora.Models;
+using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -310,7 +311,7 @@ public sealed class StagedTrainer : IDisposable
             var share = (double)(to - from) / count;
             var (loss, parts) = OneLoss(stage, batch.Narrow(from, to - from), number, worker, share / stage.Accumulation, loss =>
             {
-                gradients[worker] = autograd.grad([loss], parameters, allow_unused: true)!;
+                gradients[worker] = Gradients.Of([loss], parameters);
                 foreach (var gradient in gradients[worker])
                     gradient?.DetachFromDisposeScope();
             });

@@ -1,3 +1,5 @@
+using System.Collections.Concurrent;
+using System.ComponentModel;
 using System.Globalization;
 using FFMpegCore;
 using FFMpegCore.Exceptions;
@@ -8,11 +10,14 @@ namespace OpenSora.Media;
 /// <summary>ffmpeg and ffprobe through FFMpegCore.</summary>
 internal static class FFmpeg
 {
+    private const int KeptErrorLines = 20;
+
     internal static async Task<VideoInfo> ProbeAsync(string? folder, string path, CancellationToken cancellationToken)
     {
+        var purpose = $"read '{path}'";
         try
         {
-            var analysis = await FFProbe.AnalyseAsync(Path.GetFullPath(path), ffOptions: Options(folder), cancellationToken: cancellationToken);
+            var analysis = await FFProbe.AnalyseAsync(FileName(path, purpose), ffOptions: Options(folder, "ffprobe", purpose), cancellationToken: cancellationToken);
             var stream = analysis.PrimaryVideoStream ?? throw new MediaException($"'{path}' holds no video.");
             var turned = Math.Abs(stream.Rotation) % 180 == 90;
             return new VideoInfo(turned ? stream.Height : stream.Width, turned ? stream.Width : stream.Height,
@@ -20,37 +25,63 @@ internal static class FFmpeg
         }
         catch (FFMpegException e)
         {
-            throw Failure("read", path, e);
+            throw new MediaException($"ffprobe could not {purpose}: {e.Message}", e);
+        }
+        catch (Win32Exception e)
+        {
+            throw FFmpegMissing.Told("ffprobe", purpose, folder, e);
         }
     }
 
     internal static Task DecodeAsync(string? folder, string path, IReadOnlyList<string> outputArguments, Func<Stream, CancellationToken, Task> read,
-        CancellationToken cancellationToken) =>
-        RunAsync("decode", path, folder, FFMpegArguments.FromFileInput(Path.GetFullPath(path))
+        CancellationToken cancellationToken)
+    {
+        var purpose = $"decode '{path}'";
+        return RunAsync(purpose, folder, FFMpegArguments.FromFileInput(FileName(path, purpose))
             .OutputToPipe(new Sink(read), options => options.WithCustomArgument(Join(outputArguments))), cancellationToken);
+    }
 
     internal static Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, string target,
-        CancellationToken cancellationToken) =>
-        RunAsync("write", target, folder, FFMpegArguments.FromPipeInput(new Source(frames))
-            .OutputToFile(Path.GetFullPath(path), overwrite: true, options => options.WithCustomArgument("-xerror " + Join(outputArguments))), cancellationToken);
+        CancellationToken cancellationToken)
+    {
+        var purpose = $"write '{target}'";
+        return RunAsync(purpose, folder, FFMpegArguments.FromPipeInput(new Source(frames))
+            .OutputToFile(FileName(path, purpose), overwrite: true, options => options.WithCustomArgument("-xerror " + Join(outputArguments))), cancellationToken);
+    }
 
-    private static async Task RunAsync(string purpose, string path, string? folder, FFMpegArgumentProcessor processor, CancellationToken cancellationToken)
+    private static async Task RunAsync(string purpose, string? folder, FFMpegArgumentProcessor processor, CancellationToken cancellationToken)
     {
         cancellationToken.ThrowIfCancellationRequested();
+        var options = Options(folder, "ffmpeg", purpose);
+        var said = new ConcurrentQueue<string>();
         try
         {
-            await processor.CancellableThrough(cancellationToken).ProcessAsynchronously(throwOnError: true, Options(folder));
+            await processor.CancellableThrough(cancellationToken).NotifyOnError(line =>
+            {
+                said.Enqueue(line);
+                if (said.Count > KeptErrorLines)
+                    said.TryDequeue(out _);
+            }).ProcessAsynchronously(throwOnError: true, options);
         }
-        catch (FFMpegException e)
+        catch (Exception e) when (e is FFMpegException or IOException)
         {
-            throw Failure(purpose, path, e);
+            throw new MediaException($"ffmpeg could not {purpose}: {string.Join(Environment.NewLine, said.Append(e.Message))}", e);
+        }
+        catch (Win32Exception e)
+        {
+            throw FFmpegMissing.Told("ffmpeg", purpose, folder, e);
         }
     }
 
-    private static MediaException Failure(string purpose, string path, FFMpegException e) =>
-        new($"ffmpeg could not {purpose} '{path}': {e.Message} (If ffmpeg is missing, install it, or name its folder in the FFmpegFolder option.)", e);
+    // FFMpegCore takes the PATH's program where a folder has none.
+    private static FFOptions Options(string? folder, string program, string purpose) =>
+        folder is null || File.Exists(Path.Combine(folder, program)) || File.Exists(Path.Combine(folder, program + ".exe"))
+            ? new() { BinaryFolder = folder ?? "" }
+            : throw FFmpegMissing.Told(program, purpose, folder);
 
-    private static FFOptions Options(string? folder) => new() { BinaryFolder = folder ?? "" };
+    // It puts names between quotation marks.
+    private static string FileName(string path, string purpose) => !path.Contains('"', StringComparison.Ordinal) ? Path.GetFullPath(path)
+        : throw new MediaException($"FFMpegCore could not {purpose}: it takes no name with a quotation mark. Choose another.");
 
     private static string Join(IReadOnlyList<string> arguments) => string.Join(' ', arguments.Select(a => a.Contains(';', StringComparison.Ordinal) ? $"\"{a}\"" : a));
 

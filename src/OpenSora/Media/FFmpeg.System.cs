@@ -111,10 +111,7 @@ internal static class FFmpeg
         }
         catch (Win32Exception e)
         {
-            throw new MediaException(
-                $"{program} is needed to {purpose} and was not found in {(folder is null ? "PATH" : $"'{folder}'")}. "
-                + "Install ffmpeg (Debian, Ubuntu: apt install ffmpeg; macOS: brew install ffmpeg; Windows: winget install ffmpeg), "
-                + "or name its folder in the FFmpegFolder option.", e);
+            throw FFmpegMissing.Told(program, purpose, folder, e);
         }
     }
 

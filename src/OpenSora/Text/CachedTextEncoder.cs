@@ -75,9 +75,14 @@ public sealed class CachedTextEncoder : ITextEncoder
             }
         }
 
-        return new TextStates(
-            cat([.. prompts.Select(prompt => found[prompt].States)], 0).MoveToOuterDisposeScope(),
-            cat([.. prompts.Select(prompt => found[prompt].Mask)], 0).MoveToOuterDisposeScope());
+        return new TextStates(Together(prompts.Select(prompt => found[prompt].States)), Together(prompts.Select(prompt => found[prompt].Mask)));
+
+        // The caller's own, also where there is but one, of which TorchSharp's cat gives another name.
+        static Tensor Together(IEnumerable<Tensor> parts)
+        {
+            Tensor[] all = [.. parts];
+            return (all is [var one] ? one.clone() : cat(all, 0)).MoveToOuterDisposeScope();
+        }
     }
 
     /// <summary>Forgets everything and disposes of the encoder.</summary>

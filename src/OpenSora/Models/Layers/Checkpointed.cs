@@ -45,7 +45,7 @@ internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
         using var gradients = enable_grad();
         var given = ctx.get_saved_variables().ConvertAll(saved => saved.detach().requires_grad_(saved.requires_grad));
         Tensor[] sources = [.. given.Where(input => input.requires_grad), .. call.Parameters];
-        var found = new Queue<Tensor?>(autograd.grad([call.Run(given)], sources, [grad_output], allow_unused: true));
+        var found = new Queue<Tensor?>(Gradients.Of([call.Run(given)], sources, [grad_output]));
         return [null!, .. given.Concat(call.Parameters).Select(source => source.requires_grad ? found.Dequeue()?.MoveToOuterDisposeScope()! : null!)];
     }
 
