@@ -47,7 +47,7 @@ internal static class Export
         var description = new ModelDescription
         {
             Name = "stickers",
-            Description = "Animated stickers, 128x128 pixels, trained on Fluent Emoji by recipes/stickers: things.txt lists the things, fine-things.txt those it knows best.",
+            Description = "Animated stickers, 128x128 pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers: things.txt lists the things, fine-things.txt those it knows best.",
             Denoiser = new ModelPart { Architecture = "stdit", Weights = "denoiser.safetensors", Config = Json(recipe.Model) },
             Vae = new ModelPart { Architecture = "autoencoder_kl", Weights = "vae.safetensors", Config = Json(vae.Config) },
             TextEncoder = new TextEncoderPart
@@ -66,7 +66,7 @@ internal static class Export
             Attribution =
             [
                 new Attribution("Fluent Emoji, animated and 3D", "MIT", fluent, "@lobehub/fluent-emoji-anim-1 to -4, @lobehub/fluent-emoji-3d"),
-                new Attribution("Noto Emoji", "Apache-2.0", "Copyright Google LLC", "emoji-datasource-google (the autoencoder's pictures)"),
+                new Attribution("Noto Emoji", "Apache-2.0", "Copyright Google LLC", "emoji-datasource-google (pictures of the flat style)"),
                 new Attribution("emojilib, emoji-datasource", "MIT", "Copyright (c) 2014 Mu-An Chiou; Copyright (c) 2013 Cal Henderson", "names, keywords and categories"),
             ],
         };

@@ -1,4 +1,3 @@
-using System.Collections.Concurrent;
 using System.ComponentModel;
 using System.Globalization;
 using FFMpegCore;
@@ -10,8 +9,6 @@ namespace OpenSora.Media;
 /// <summary>ffmpeg and ffprobe through FFMpegCore.</summary>
 internal static class FFmpeg
 {
-    private const int KeptErrorLines = 20;
-
     internal static async Task<VideoInfo> ProbeAsync(string? folder, string path, CancellationToken cancellationToken)
     {
         var purpose = $"read '{path}'";
@@ -41,31 +38,27 @@ internal static class FFmpeg
             .OutputToPipe(new Sink(read), options => options.WithCustomArgument(Join(outputArguments))), cancellationToken);
     }
 
-    internal static Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, string target,
+    internal static async Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, string target,
         CancellationToken cancellationToken)
     {
-        var purpose = $"write '{target}'";
-        return RunAsync(purpose, folder, FFMpegArguments.FromPipeInput(new Source(frames))
+        var (purpose, source) = ($"write '{target}'", new Source(frames));
+        await RunAsync(purpose, folder, FFMpegArguments.FromPipeInput(source)
             .OutputToFile(FileName(path, purpose), overwrite: true, options => options.WithCustomArgument("-xerror " + Join(outputArguments))), cancellationToken);
+        if (source.Failure is { } failure)
+            throw new MediaException($"The pipe to ffmpeg broke: {failure.Message}", failure);
     }
 
     private static async Task RunAsync(string purpose, string? folder, FFMpegArgumentProcessor processor, CancellationToken cancellationToken)
     {
         cancellationToken.ThrowIfCancellationRequested();
         var options = Options(folder, "ffmpeg", purpose);
-        var said = new ConcurrentQueue<string>();
         try
         {
-            await processor.CancellableThrough(cancellationToken).NotifyOnError(line =>
-            {
-                said.Enqueue(line);
-                if (said.Count > KeptErrorLines)
-                    said.TryDequeue(out _);
-            }).ProcessAsynchronously(throwOnError: true, options);
+            await processor.CancellableThrough(cancellationToken).ProcessAsynchronously(throwOnError: true, options);
         }
-        catch (Exception e) when (e is FFMpegException or IOException)
+        catch (FFMpegException e)
         {
-            throw new MediaException($"ffmpeg could not {purpose}: {string.Join(Environment.NewLine, said.Append(e.Message))}", e);
+            throw new MediaException($"ffmpeg could not {purpose}: {e.Message}", e);
         }
         catch (Win32Exception e)
         {
@@ -90,7 +83,20 @@ internal static class FFmpeg
         public string GetStreamArguments() => string.Create(CultureInfo.InvariantCulture,
             $"-f rawvideo -pix_fmt rgb24 -video_size {frames.Width}x{frames.Height} -framerate {frames.FramesPerSecond}");
 
-        public Task WriteAsync(Stream outputStream, CancellationToken cancellationToken) => outputStream.WriteAsync(frames.Pixels, cancellationToken).AsTask();
+        /// <summary>Why not all was written; ffmpeg itself, if it fails, knows better.</summary>
+        public IOException? Failure { get; private set; }
+
+        public async Task WriteAsync(Stream outputStream, CancellationToken cancellationToken)
+        {
+            try
+            {
+                await outputStream.WriteAsync(frames.Pixels, cancellationToken);
+            }
+            catch (IOException e)
+            {
+                Failure = e;
+            }
+        }
     }
 
     private sealed class Sink(Func<Stream, CancellationToken, Task> read) : IPipeSink
