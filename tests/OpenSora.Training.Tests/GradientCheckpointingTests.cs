@@ -70,7 +70,7 @@ public class GradientCheckpointingTests
         Held(on: true); // libraries are loaded, one block's memory has been had
         var held = Held(on: true);
         held.ShouldBeLessThan(40 << 20);
-        Held(on: false).ShouldBeGreaterThan(160 << 20);
+        Held(on: false).ShouldBeGreaterThan(120 << 20); // over 160 with libtorch 1.13, 133 with 2.10
 
         long Held(bool on)
         {
