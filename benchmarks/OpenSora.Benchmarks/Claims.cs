@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>What the article claims of its way of training, tried out in a world of moving shapes (<see cref="MovingShapes"/>), three seeds each.</summary>
+/// <summary>What is claimed of this way of training, tried out in a world of moving shapes (<see cref="MovingShapes"/>), three seeds each.</summary>
 internal static class Claims
 {
     private const int Seeds = 3, Side = 12, Frames = 8;

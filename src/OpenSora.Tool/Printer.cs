@@ -63,8 +63,8 @@ internal sealed class Printer(IAnsiConsole console, bool all)
         foreach (var (key, value) in file.Metadata.Take(all ? int.MaxValue : Few))
             Line($"{Escaped(key)} = {Escaped(value.Length > 200 && !all ? $"{value[..200]}... ({value.Length} characters)" : value)}");
 
-        var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(group => group.Sum(entry => entry.Elements));
-        Line($"{file.Tensors.Count} tensors: {string.Join("; ", types.Select(group => $"{group.Count()} of {group.Key} with {Number(group.Sum(entry => entry.Elements))} numbers"))}");
+        var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(Numbers);
+        Line($"{file.Tensors.Count} tensors: {string.Join("; ", types.Select(group => $"{group.Count()} of {group.Key} with {Number(Numbers(group))} numbers"))}");
         Fits(Fit.Of(file));
         Tensors(file);
     }
@@ -121,7 +121,10 @@ internal sealed class Printer(IAnsiConsole console, bool all)
 
     private static string Escaped(string text) => Markup.Escape(InvalidWeightsException.Shown(text, int.MaxValue));
 
-    private static string Number(long number) => number.ToString("N0", CultureInfo.InvariantCulture);
+    // Strides of 0 let small files claim large tensors.
+    private static Int128 Numbers(IEnumerable<TensorEntry> entries) => entries.Aggregate(Int128.Zero, (sum, entry) => sum + entry.Elements);
+
+    private static string Number(Int128 number) => number.ToString("N0", CultureInfo.InvariantCulture);
 
     private static string Bytes(long bytes) => bytes switch
     {

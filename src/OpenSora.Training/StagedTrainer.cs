@@ -147,6 +147,7 @@ public sealed class StagedTrainer : IDisposable
             var steps = state?.StepsBefore ?? 0;
             for (var i = state?.Stage ?? 0; i < stages.Count; i++)
             {
+                cancellationToken.ThrowIfCancellationRequested();
                 var resumed = i == state?.Stage ? state : null;
                 steps += RunStage(i, steps, resumed, resumed is null ? null : file, progress, cancellationToken);
             }
@@ -165,8 +166,8 @@ public sealed class StagedTrainer : IDisposable
         var trained = ChooseParameters(stage);
         foreach (var module in objective.Modules.Values)
             module.UseGradientCheckpointing(stage.GradientCheckpointing);
-        if (resumed is null && stage.StartFromEma)
-            average?.CopyToParameters();
+        if (resumed is null && index > 0 && stage.StartFromEma)
+            average?.CopyToParameters(); // of the stage before
         average?.Dispose();
         average = stage.EmaDecay is null ? null : new MovingAverage(trained);
 
@@ -252,20 +253,23 @@ public sealed class StagedTrainer : IDisposable
         }
         manual_seed((long)(Randomness.Mix(stage.Seed, step, -1) >> 1)); // for dropout and other modules that draw for themselves
         var (total, samples) = (0.0, 0L);
-        IReadOnlyDictionary<string, double> parts = new Dictionary<string, double>(StringComparer.Ordinal);
+        var parts = new Dictionary<string, double>(StringComparer.Ordinal);
+        var device = trained[0].Parameter.device;
         for (var micro = 0; micro < stage.Accumulation; micro++)
         {
             using var scope = NewDisposeScope();
             var number = step * stage.Accumulation + micro;
-            using var batch = stage.Data!.GetBatch(number, stage.BatchSize, stage.Seed);
-            (var loss, parts) = stage.Workers == 1
+            using var batch = stage.Data!.GetBatch(number, stage.BatchSize, stage.Seed).MoveTo(device);
+            var (loss, ofLoss) = stage.Workers == 1
                 ? OneLoss(stage, batch, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
                 : SharedLoss(stage, batch, number, trained, workers!);
             total += loss / stage.Accumulation;
+            foreach (var (name, part) in ofLoss)
+                parts[name] = parts.GetValueOrDefault(name) + part / stage.Accumulation;
             samples += batch.Video.shape[0];
         }
 
-        var norm = nn.utils.clip_grad_norm_(trained.Select(pair => pair.Parameter), stage.ClipGradientNorm ?? double.PositiveInfinity);
+        var norm = ClipGradients(trained, stage.ClipGradientNorm ?? double.PositiveInfinity);
         if (!double.IsFinite(total) || !double.IsFinite(norm))
             throw Diverged(stage, step, NotFinite(trained, total, norm));
         var spike = spikes?.Judge(total, norm, () => Largest(trained));
@@ -338,6 +342,25 @@ public sealed class StagedTrainer : IDisposable
         }
         return (results.Sum(result => result.Loss * result.Share),
             results[0].Parts.Keys.ToDictionary(name => name, name => results.Sum(result => result.Parts[name] * result.Share), StringComparer.Ordinal));
+    }
+
+    // Scales all gradients so that their common norm is at most this, and returns what it was. One that is not finite changes nothing, so that it can be found out whose it is
+    // (nn.utils.clip_grad_norm_ of TorchSharp makes all gradients NaN then).
+    private static double ClipGradients(List<(string Name, Parameter Parameter)> trained, double most)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var gradients = trained.Select(pair => pair.Parameter.grad).OfType<Tensor>().ToArray();
+        if (gradients.Length == 0)
+            return 0;
+        var norm = stack(gradients.Select(gradient => gradient.norm())).to_type(ScalarType.Float64).norm().cpu().item<double>();
+        var factor = most / (norm + 1e-6);
+        if (factor < 1)
+        {
+            foreach (var gradient in gradients)
+                gradient.mul_(factor);
+        }
+        return norm;
     }
 
     private TrainingDivergedException Diverged(TrainingStage stage, long step, string what)

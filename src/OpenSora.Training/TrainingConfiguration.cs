@@ -132,8 +132,8 @@ public static class TrainingConfiguration
         return parameters switch
         {
             TrainedParameters.All => null,
-            TrainedParameters.NotTemporal => name => !Is(name, ".attn_temp."),
-            TrainedParameters.Temporal => name => Is(name, ".attn_temp."),
+            TrainedParameters.NotTemporal => name => !TrainingStage.IsTemporal(name),
+            TrainedParameters.Temporal => TrainingStage.IsTemporal,
             TrainedParameters.Text => name => Is(name, ".cross_attn.") || Is(name, ".y_embedder.") || name.StartsWith("text.", StringComparison.Ordinal),
             _ => throw new InvalidOperationException($"There are no parameters called {parameters}; use one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}."),
         };

@@ -88,12 +88,12 @@ public class TrainingStage
     /// <summary>Seed of everything random in the stage: order of the data, noise, time steps, dropped captions.</summary>
     public int Seed { get; set; } = 42;
 
-    /// <summary>The first stage of Open-Sora 1.0: single images, temporal attention asleep.</summary>
+    /// <summary>The first stage of Open-Sora 1.0: single images; temporal attention is not trained. <see cref="Models.Stdit.TemporalAttention"/> leaves it out meanwhile, which is faster.</summary>
     /// <param name="data">Images: latents of one frame, with captions.</param>
     /// <param name="steps">Optimizer steps.</param>
     public static TrainingStage ImagePretraining(ITrainingData data, int steps) => new()
     {
-        Name = "image pretraining", Data = data, Steps = steps, BatchSize = 64, Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal),
+        Name = "image pretraining", Data = data, Steps = steps, BatchSize = 64, Trains = name => !IsTemporal(name),
     };
 
     /// <summary>The second stage: many clips at low resolution (366 thousand of 16 frames, 256x256, every third frame, were published),
@@ -106,6 +106,9 @@ public class TrainingStage
     /// <param name="data">Clips with captions.</param>
     /// <param name="steps">Optimizer steps.</param>
     public static TrainingStage HighQualityFineTuning(ITrainingData data, int steps) => new() { Name = "fine-tuning", Data = data, Steps = steps, BatchSize = 4 };
+
+    /// <summary>Whether a parameter belongs to attention along time: of STDiT and STDiT2 a part of every block, of STDiT3 blocks of their own.</summary>
+    internal static bool IsTemporal(string name) => name.Contains(".attn_temp.", StringComparison.Ordinal) || name.Contains(".temporal_blocks.", StringComparison.Ordinal);
 
     /// <summary>The learning rate of a step.</summary>
     /// <param name="step">Steps before it.</param>
@@ -154,5 +157,6 @@ public class TrainingStage
 
     /// <summary>The settings that a resumed run must share with the run that it continues.</summary>
     internal string Settings => FormattableString.Invariant(
-        $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}{(Spikes is { } spikes ? $", spikes {spikes.Factor} of {spikes.Window} {(spikes.SkipSteps ? "skipped" : "taken")}" : "")}");
+        $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}")
+        + (Spikes is { } spikes ? FormattableString.Invariant($", spikes {spikes.Factor} of {spikes.Window} {(spikes.SkipSteps ? "skipped" : "taken")}") : "");
 }

@@ -86,6 +86,16 @@ public class DataTests
         told[^1].ShouldBe(6);
         using var other = Vae(2);
         LatentCache.KeyOf(source, other).ShouldNotBe(LatentCache.KeyOf(source, vae));
+        using var scaled = new AutoencoderKL(vae.Config with { ScalingFactor = 2 * vae.ScalingFactor }, initialize: false);
+        scaled.load_state_dict(vae.state_dict());
+        LatentCache.KeyOf(source, scaled).ShouldNotBe(LatentCache.KeyOf(source, vae)); // its latents are twice as large
+        told.Clear();
+        foreach (var expected in new[] { 6, 0 })
+        {
+            LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, seed: 2, progress: new Counted(told)).Dispose();
+            told.LastOrDefault().ShouldBe(expected); // another seed is another cache, which is then there
+            told.Clear();
+        }
 
         using var stop = new CancellationTokenSource();
         stop.Cancel();
@@ -127,6 +137,23 @@ public class DataTests
         }
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Token_ids_are_those_that_prompts_get(bool clean)
+    {
+        using var folder = new TemporaryFolder();
+        using var vae = Vae(1);
+        var source = new Colours(1) { Caption = " A RED Balloon <b>&amp;</b> more " };
+        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae);
+        using var data = new LatentData(cache, new Letters(), 40, cleanCaptions: clean);
+        using var encoder = new T5TextEncoder(new T5Encoder(new T5Config { VocabSize = 60, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 }), new Letters(), 40, clean);
+        using var batch = data.GetBatch(0, 1, seed: 1);
+        using var expected = encoder.Encode([source.Caption]);
+        using var states = encoder.Model.forward(batch.Text!, batch.Mask);
+        (states - expected.States).abs().max().item<float>().ShouldBe(0);
+    }
+
     [Fact]
     public void Every_nth_frame_is_taken_from_any_place()
     {
@@ -141,6 +168,28 @@ public class DataTests
         var starts = Enumerable.Range(0, 8).SelectMany(number => sparse.GetBatch(number, 3, seed: 1).Video.unbind(0)).Select(clip =>
             Enumerable.Range(0, 4).Single(start => Enumerable.Range(0, 3).Any(i => (cache.Latents[i].slice(1, start, start + 5, 2).to_type(ScalarType.Float32) - clip).abs().max().item<float>() == 0))).ToHashSet();
         starts.ShouldBe([0, 1, 2, 3], ignoreOrder: true);
+    }
+
+    [Fact]
+    public void Windows_begin_with_the_frame_that_is_asked_for()
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var vae = Vae(1);
+        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(1) { Frames = 8 }, vae);
+        using var data = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2, FirstFrame = 1 };
+        using var late = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2, FirstFrame = 6 }; // only 3 leaves room
+        data.Fingerprint.ShouldEndWith("every 2 from 1, tokens 6");
+        for (var number = 0; number < 8; number++)
+        {
+            Difference(data, number, 1).ShouldBe(0);
+            Difference(late, number, 3).ShouldBe(0);
+        }
+        Difference(data, 0, 2).ShouldBeGreaterThan(0);
+        Should.Throw<ArgumentOutOfRangeException>(() => data.FirstFrame = -1);
+
+        float Difference(LatentData windows, int number, int first) =>
+            (windows.GetBatch(number, 1, seed: 1).Video[0] - cache.Latents[0].slice(1, first, first + 5, 2).to_type(ScalarType.Float32)).abs().max().item<float>();
     }
 
     [Fact]
@@ -240,6 +289,8 @@ public class DataTests
 
         public bool Growing { get; init; }
 
+        public string? Caption { get; init; }
+
         public long Frames { get; init; } = 3;
 
         public CaptionedClip Load(int index, Random random)
@@ -247,7 +298,7 @@ public class DataTests
             var size = Growing ? 8 + 2 * index : 8;
             using var scope = NewDisposeScope();
             var video = full([3L, Frames, size, size], index / 4.0f - 0.5f) + arange(0, Frames, ScalarType.Float32).view(1, Frames, 1, 1) / 50;
-            return new CaptionedClip(video.MoveToOuterDisposeScope(), [$"colour {index}", "nothing else"]);
+            return new CaptionedClip(video.MoveToOuterDisposeScope(), Caption is null ? [$"colour {index}", "nothing else"] : [Caption]);
         }
     }
 

@@ -78,6 +78,16 @@ public class FrameMaskTests
     }
 
     [Fact]
+    public void A_model_that_cannot_be_told_which_frames_are_given_is_refused()
+    {
+        using var scope = NewDisposeScope();
+        using var model = new Dit(new DitConfig { InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8 });
+        using var generator = new Generator(1);
+        var batch = new TrainingBatch(randn([1, 2, 2, 4, 4]), randn([1, 4, 8]), null, tensor([false, true], [1, 2]));
+        Should.Throw<ArgumentException>(() => new DiffusionTraining(model).Loss(batch, new TrainingStage(), generator)).Message.ShouldContain("Dit cannot be told which they are");
+    }
+
+    [Fact]
     public void Given_frames_tell_the_others_that_they_are_clean()
     {
         using var scope = NewDisposeScope();

@@ -118,6 +118,12 @@ public class PreviewTests
         objective.Noise.Clear();
         validation.Measure();
         objective.Noise.ShouldBe(noise);
+
+        // Data that choose the size of their batches: 2 and 8 instead of 4, of which 4 are needed.
+        objective.Times.Clear();
+        var others = new ValidationLoss(objective, new MixedData((new Numbers(), 0.5), (new Numbers(1), 2))) { Bands = 4, Samples = 6, BatchSize = 4 };
+        others.Measure().Loss.ShouldBe(0.5, 1e-6);
+        objective.Times.Order().ShouldBe(Enumerable.Range(0, 24).Select(i => (i + 0.5f) / 24), 1e-6f);
         validation.Bands = 0;
         Should.Throw<InvalidOperationException>(() => validation.Measure()).Message.ShouldContain("Bands is 0");
         using var stop = new CancellationTokenSource();

@@ -45,6 +45,41 @@ public class ShowingTests
     }
 
     [Fact]
+    public async Task TensorBoard_hears_of_what_comes_before_its_own_start()
+    {
+        using var folder = new TemporaryFolder();
+        var early = new Starts(run => run.Tell(new TrainingObservation("validation") { Scalars = new Dictionary<string, double> { ["loss"] = 2 } }));
+        using (var board = new TensorBoard(folder["board"]))
+            await TrainAsync(trainer => trainer.AddCallback(early).AddCallback(board), steps: 2);
+        EventFileReader.ReadFolder(folder["board"]).SelectMany(e => e.Values.Select(value => (e.Step, value.Tag, value.Scalar))).ShouldContain((0, "validation/loss", 2f));
+    }
+
+    [Fact]
+    public async Task A_run_that_goes_on_in_the_same_program_leaves_no_step_twice()
+    {
+        using var folder = new TemporaryFolder();
+        using var board = new TensorBoard(folder["board"], everySteps: 1);
+        using var curves = new LossCurves(folder["curves"]);
+        manual_seed(1);
+        using var line = nn.Linear(3, 2);
+        var broken = true;
+        using var trainer = new StagedTrainer(new Line(line)).AddStage(new TrainingStage { Name = "line", Data = new Points(), Steps = 9, BatchSize = 4, LearningRate = 1e-2, EmaDecay = null })
+            .SaveTo(new CheckpointOptions { Folder = folder["run"], EverySteps = 4, Every = null }).AddCallback(board).AddCallback(curves);
+        var progress = new Told(p => { if (broken && p.Step == 7) throw new IOException("the disk was away"); });
+        await Should.ThrowAsync<IOException>(() => trainer.RunAsync(progress));
+        broken = false;
+        await trainer.Resume(folder["run"]).RunAsync(progress);
+        LossCurves.Read(folder["curves"] + "/losses.csv").ShouldHaveSingleItem().Points.Select(point => point.Step).ShouldBe([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        board.Dispose();
+        EventFileReader.ReadFolder(folder["board"]).Where(e => e.SessionStatus is not null).Select(e => e.Step).ShouldBe([1, 5]); // what TensorBoard drops from there on
+    }
+
+    private sealed class Starts(Action<TrainingRun> what) : ITrainingCallback
+    {
+        public void StageStarted(TrainingRun run) => what(run);
+    }
+
+    [Fact]
     public async Task TensorBoard_files_hold_scalars_and_moving_pictures()
     {
         using var folder = new TemporaryFolder();

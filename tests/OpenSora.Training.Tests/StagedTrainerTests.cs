@@ -2,6 +2,7 @@ using OpenSora.Goldens;
 using OpenSora.Models;
 using OpenSora.Weights;
 using TorchSharp;
+using TorchSharp.Modules;
 using static TorchSharp.torch;
 
 namespace OpenSora.Training.Tests;
@@ -93,6 +94,46 @@ public class StagedTrainerTests
     }
 
     [Fact]
+    public async Task A_second_run_begins_with_what_the_modules_hold()
+    {
+        using var folder = new TemporaryFolder();
+        manual_seed(3);
+        using var line = nn.Linear(3, 2);
+        line.SaveWeights(folder["begin.safetensors"]);
+        // A step so small that it rounds away: what the second run begins with is what it ends with.
+        var stage = new TrainingStage { Name = "line", Data = new Points(), Steps = 5, BatchSize = 4, LearningRate = 1e-2, EmaDecay = 0.5 };
+        using var trainer = new StagedTrainer(new Line(line)).AddStage(stage);
+        await trainer.RunAsync();
+        var trained = Tiny.Weights(("line", line));
+        line.LoadWeights(folder["begin.safetensors"], new LoadOptions { Copy = true });
+        var begin = Tiny.Weights(("line", line));
+        Tiny.AreSame(begin, trained).ShouldBeFalse();
+        stage.LearningRate = 1e-30;
+        await trainer.RunAsync();
+        Tiny.ShouldBeSame(Tiny.Weights(("line", line)), begin);
+    }
+
+    [Fact]
+    public async Task Stopped_in_the_last_step_of_a_stage_it_does_not_begin_the_next()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        using (var stop = new CancellationTokenSource())
+        {
+            List<string> steps = [];
+            using var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: 2)).AddStage(Tiny.Stage("second", 2));
+            await Should.ThrowAsync<OperationCanceledException>(() => trainer.RunAsync(new Told(p =>
+            {
+                steps.Add($"{p.Stage} {p.Step}");
+                if (p.Step == 2)
+                    stop.Cancel();
+            }), stop.Token));
+            steps.ShouldBe(["first 1", "first 2"]);
+        }
+    }
+
+    [Fact]
     public async Task Only_the_chosen_parameters_are_trained()
     {
         var (model, text) = Tiny.Models();
@@ -115,6 +156,32 @@ public class StagedTrainerTests
             }
             before.Keys.ShouldContain(name => name.Contains("attn_temp", StringComparison.Ordinal));
         }
+    }
+
+    [Theory]
+    [InlineData("model.blocks.0.attn_temp.proj.weight", true)]
+    [InlineData("model.temporal_blocks.3.mlp.fc1.bias", true)] // of STDiT3
+    [InlineData("model.spatial_blocks.3.attn.qkv.weight", false)]
+    [InlineData("model.blocks.0.attn.proj.weight", false)]
+    public void Image_training_leaves_out_what_attends_along_time(string name, bool temporal) =>
+        TrainingStage.ImagePretraining(new Numbers(1), 1).Trains.ShouldNotBeNull()(name).ShouldBe(!temporal);
+
+    [Fact]
+    public async Task A_gradient_that_is_not_finite_is_told_by_the_name_of_its_parameter()
+    {
+        manual_seed(3);
+        using var line = nn.Linear(3, 2);
+        using var trainer = new StagedTrainer(new BrokenBias(line)).AddStage(new TrainingStage { Name = "line", Data = new Points(), Steps = 1, BatchSize = 4 });
+        (await Should.ThrowAsync<TrainingDivergedException>(() => trainer.RunAsync())).Message.ShouldContain("the first gradient that is not finite is that of 'line.bias'");
+    }
+
+    /// <summary>A loss that is a number, and a gradient of the bias that is none.</summary>
+    private sealed class BrokenBias(Linear line) : ITrainingObjective
+    {
+        public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
+
+        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
+            new(line.weight!.square().mean() + (line.bias! - line.bias!.detach()).sqrt().sum(), new Dictionary<string, double>(StringComparer.Ordinal));
     }
 
     [Fact]
@@ -353,6 +420,20 @@ public class StagedTrainerTests
                 model.parameters().ShouldAllBe(parameter => parameter.dtype == ScalarType.Float32);
                 return losses;
             }
+        }
+    }
+
+    [Fact]
+    public async Task Parts_of_the_loss_are_those_of_all_accumulated_batches()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            List<TrainingProgress> told = [];
+            using var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: 3, data: new MixedData((new Numbers(1), 1), (new Numbers(), 1))));
+            await trainer.RunAsync(new Told(told.Add));
+            told.ShouldAllBe(p => Math.Abs(p.Parts["mse"] + p.Parts["vb"] - p.Loss) < 1e-4 * p.Loss);
         }
     }
 

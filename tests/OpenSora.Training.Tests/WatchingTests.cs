@@ -1,3 +1,4 @@
+using System.Globalization;
 using OpenSora.Diffusion;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -108,6 +109,26 @@ public class WatchingTests
             using var trainer = new StagedTrainer(objective(line)).AddStage(new TrainingStage { Name = "line", Data = new Points(), Steps = 2, Trains = trains });
             prepare(trainer);
             await trainer.RunAsync();
+        }
+    }
+
+    [Fact]
+    public void Settings_and_objectives_read_the_same_in_every_culture()
+    {
+        var comma = (CultureInfo)CultureInfo.InvariantCulture.Clone();
+        comma.NumberFormat.NumberDecimalSeparator = ",";
+        string Told() => new TrainingStage { Spikes = new SpikeGuard { Factor = 2.5 } }.Settings + new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { MinSnrGamma = 4.5 });
+        var expected = Told();
+        var before = CultureInfo.CurrentCulture;
+        try
+        {
+            CultureInfo.CurrentCulture = comma;
+            $"{2.5}".ShouldBe("2,5");
+            Told().ShouldBe(expected);
+        }
+        finally
+        {
+            CultureInfo.CurrentCulture = before;
         }
     }
 

@@ -34,6 +34,9 @@ internal sealed record StageSettings
     /// <summary>Of clips, every n-th frame is taken.</summary>
     public int FrameInterval { get; init; } = 1;
 
+    /// <summary>The frame of clips that is taken first; null: any.</summary>
+    public int? FirstFrame { get; init; }
+
     /// <summary>What batches of stages 2 and 3 are of, in turns. As many stills are drawn as clips have frames.</summary>
     public IReadOnlyList<Turn> Turns { get; init; } = [Turn.Clips, Turn.Stills, Turn.Moved, Turn.Stills];
 
@@ -56,6 +59,9 @@ internal enum Turn
 
     /// <summary>Stills that are moved.</summary>
     Moved,
+
+    /// <summary>Stills that spin: a motion that is told by the width of things alone, and so takes more practice than the others.</summary>
+    Spinning,
 
     /// <summary>Stills.</summary>
     Stills,

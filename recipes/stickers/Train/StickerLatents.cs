@@ -15,7 +15,7 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     private readonly StickerSet stills = StickerSet.Stills(place.Data), clips = StickerSet.Clips(place.Data);
     private readonly ITokenizer tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
     private readonly Dictionary<string, LatentCache> caches = new(StringComparer.Ordinal);
-    private readonly Dictionary<(LatentCache, int?), LatentData> made = [];
+    private readonly Dictionary<(LatentCache, int?, string?), LatentData> made = [];
 
     public IReadOnlyList<IReadOnlyList<string>> StillCaptions => StillCache(small: false, StickerSet.Usual).Captions;
 
@@ -32,12 +32,14 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     /// <summary>Clips of things that move by themselves.</summary>
     public LatentData Videos(bool small = false) => Clips(ClipCache(small), place.Recipe.Frames);
 
-    /// <summary>Stills of the other things, moved.</summary>
-    public LatentData Moved(bool small = false, string style = StickerSet.Usual)
+    /// <summary>Stills of the other things, moved, perhaps in one way only.</summary>
+    public LatentData Moved(bool small = false, string style = StickerSet.Usual, string? motion = null)
     {
         var moved = place.Moved(stills, clips, small ? 2 : 1, style);
-        return Data(Cache((small ? "small-moved" : "moved") + Of(style), () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames,
-            i => stage?.Motions?.Contains(moved.Clips[i].Motion.Phrase, StringComparer.Ordinal) != false);
+        return Data(Cache((small ? "small-moved" : "moved") + Of(style), () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames, motion,
+            i => motion is null ? stage?.Motions?.Contains(Phrase(i), StringComparer.Ordinal) != false : string.Equals(motion, Phrase(i), StringComparison.Ordinal));
+
+        string Phrase(int clip) => moved.Clips[clip].Motion.Phrase;
     }
 
     private LatentCache StillCache(bool small, string style) =>
@@ -72,13 +74,16 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
         return cache;
     }
 
-    private LatentData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null, Func<int, bool>? taken = null)
+    private LatentData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null, string? motion = null, Func<int, bool>? taken = null)
     {
-        if (!made.TryGetValue((cache, frames), out var data))
+        if (!made.TryGetValue((cache, frames, motion), out var data))
         {
             var some = Enumerable.Range(0, cache.Captions.Count).Where(i => things?.Contains(thingOf(i)) != false && taken?.Invoke(i) != false);
             var interval = frames > 1 ? stage?.FrameInterval ?? 1 : 1;
-            made[(cache, frames)] = data = new LatentData(cache, tokenizer, place.Recipe.Tokens, some) { Frames = (frames - 1) / interval + 1, FrameInterval = interval };
+            made[(cache, frames, motion)] = data = new LatentData(cache, tokenizer, place.Recipe.Tokens, some, cleanCaptions: false)
+            {
+                Frames = (frames - 1) / interval + 1, FrameInterval = interval, FirstFrame = frames > 1 ? stage?.FirstFrame : null,
+            };
         }
         return data;
     }

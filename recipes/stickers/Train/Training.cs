@@ -199,6 +199,7 @@ internal static class Training
             {
                 Turn.Clips => (data.Videos(small), 1.0),
                 Turn.Moved => (data.Moved(small), 1.0),
+                Turn.Spinning => (data.Moved(small, motion: "spinning"), 1.0),
                 Turn.FlatMoved => (data.Moved(small, StickerSet.Flat), 1.0),
                 _ => (data.Stills(small, turn == Turn.FlatStills ? StickerSet.Flat : StickerSet.Usual), model.Config.InputSize[0]),
             })]), minutes);

@@ -19,6 +19,23 @@ public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Ma
         return new(Part(Video), PartOrNull(Text), PartOrNull(Mask), PartOrNull(NoisyFrames));
     }
 
+    /// <summary>The same on a device. Tensors that are there already are in both batches; the others of this one are disposed of.</summary>
+    /// <param name="device">Where the model under training is.</param>
+    /// <returns>The batch to go on with, in place of this one.</returns>
+    public TrainingBatch MoveTo(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        Tensor Moved(Tensor tensor)
+        {
+            if (tensor.device_type == device.type && tensor.device_index == device.index)
+                return tensor;
+            using (tensor)
+                return tensor.to(device);
+        }
+        Tensor? MovedOrNull(Tensor? tensor) => tensor is null ? null : Moved(tensor);
+        return new(Moved(Video), MovedOrNull(Text), MovedOrNull(Mask), MovedOrNull(NoisyFrames));
+    }
+
     /// <summary>Disposes of the tensors.</summary>
     public void Dispose()
     {

@@ -30,7 +30,7 @@ public sealed class LatentCache : IDisposable
     /// <summary>The file.</summary>
     public string Path { get; }
 
-    /// <summary>Made of the clips' contents and of the autoencoder's weights.</summary>
+    /// <summary>Made of the clips' contents, of the autoencoder's weights and factor, and of the seed.</summary>
     public string Key { get; }
 
     /// <summary>Every clip's captions.</summary>
@@ -41,13 +41,15 @@ public sealed class LatentCache : IDisposable
 
     /// <summary>The key under which latents of these clips by these weights are kept.</summary>
     /// <param name="source">The clips.</param>
-    /// <param name="vae">The autoencoder's weights.</param>
+    /// <param name="vae">The autoencoder: its weights and its <see cref="IVideoAutoencoder.ScalingFactor"/>.</param>
     public static string KeyOf(IClipSource source, nn.Module vae)
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentNullException.ThrowIfNull(vae);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         hash.AppendData(Encoding.UTF8.GetBytes(source.Fingerprint));
+        if (vae is IVideoAutoencoder { ScalingFactor: var factor })
+            hash.AppendData(BitConverter.GetBytes(factor));
         foreach (var (name, tensor) in vae.state_dict().OrderBy(pair => pair.Key, StringComparer.Ordinal))
         {
             using var scope = NewDisposeScope();
@@ -74,7 +76,7 @@ public sealed class LatentCache : IDisposable
     /// <param name="key">What <see cref="KeyOf"/> says.</param>
     /// <param name="source">The clips, all of one size.</param>
     /// <param name="vae">The autoencoder.</param>
-    /// <param name="seed">Seed of what the source varies.</param>
+    /// <param name="seed">Seed of what the source varies; a cache of another seed is another one.</param>
     /// <param name="progress">Told the number of encoded clips.</param>
     /// <param name="cancellationToken">Stops encoding; no file is left.</param>
     /// <param name="size">Told the bytes that the file and, until it is written, memory will take, when the first clips are encoded.</param>
@@ -84,6 +86,7 @@ public sealed class LatentCache : IDisposable
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentNullException.ThrowIfNull(vae);
+        key = seed == 0 ? key : string.Create(CultureInfo.InvariantCulture, $"{key}-{seed}");
         if (File.Exists(path))
         {
             using var file = SafetensorsFile.Open(path);
@@ -110,7 +113,8 @@ public sealed class LatentCache : IDisposable
                     videos.Add(clip.Video);
                     frames += clip.Video.shape[1];
                 }
-                var encoded = vae.Encode(stack(videos));
+                var together = stack(videos);
+                var encoded = vae.Encode(vae is nn.Module module && module.parameters().FirstOrDefault() is { } weights ? together.to(weights.device) : together);
                 if (all is null)
                 {
                     CheckRoom(path, 2 * source.Count * encoded[0].numel(), size);
@@ -134,7 +138,15 @@ public sealed class LatentCache : IDisposable
     {
         told?.Report(bytes);
         var folder = Directory.CreateDirectory(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(path))!);
-        var free = new DriveInfo(folder.FullName).AvailableFreeSpace;
+        long free;
+        try
+        {
+            free = new DriveInfo(folder.FullName).AvailableFreeSpace;
+        }
+        catch (ArgumentException)
+        {
+            return; // a share of another machine has no drive that could be asked
+        }
         if (bytes > free)
             throw new IOException($"The latents will take {bytes >> 20} MiB in '{path}', but only {free >> 20} MiB are free there. Make room, or take fewer or smaller clips.");
     }
@@ -151,6 +163,7 @@ public sealed class LatentData : ITrainingData, IDisposable
     private readonly SampleOrder order;
     private readonly Func<string, (int[]? Tokens, Tensor? States)> textOf;
     private readonly int maxTokens, padId;
+    private readonly string prepared = "";
     private readonly Dictionary<string, Tensor> states = new(StringComparer.Ordinal);
 
     /// <summary>Captions as token ids, for a text encoder that is trained too or is as small as that.</summary>
@@ -158,11 +171,13 @@ public sealed class LatentData : ITrainingData, IDisposable
     /// <param name="tokenizer">The text encoder's tokenizer.</param>
     /// <param name="maxTokens">Tokens that captions are padded or cut to.</param>
     /// <param name="clips">Which of the cache's clips are taken; null: all.</param>
-    public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens, IEnumerable<int>? clips = null) : this(cache, clips)
+    /// <param name="cleanCaptions">Whether captions are cleaned (<see cref="CaptionCleaner.Clean"/>) or only lower-cased; as in the <see cref="T5TextEncoder"/> that will read prompts.</param>
+    public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens, IEnumerable<int>? clips = null, bool cleanCaptions = true) : this(cache, clips)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         (this.maxTokens, padId) = (maxTokens, tokenizer.PadId);
-        textOf = caption => ([.. tokenizer.Encode(caption, maxTokens)], null);
+        prepared = cleanCaptions ? ", captions cleaned" : ", captions lower-cased";
+        textOf = caption => ([.. tokenizer.Encode(cleanCaptions ? CaptionCleaner.Clean(caption) : CaptionCleaner.Lower(caption), maxTokens)], null);
     }
 
     /// <summary>Captions as text states, each encoded when it is first needed and then kept.</summary>
@@ -197,8 +212,22 @@ public sealed class LatentData : ITrainingData, IDisposable
         textOf = _ => default;
     }
 
-    /// <summary>Frames of a window that is taken at a random place; null: all frames.</summary>
+    /// <summary>Frames of a window that is taken at a random place (see <see cref="FirstFrame"/>); null: all frames.</summary>
     public int? Frames { get; set; }
+
+    /// <summary>The frame that every window begins with, from 0; null: any that leaves room for the rest. Where captions speak of the course of a whole clip, and few of its frames are shown
+    /// (<see cref="FrameInterval"/>), these are then always the same ones, and each has its own look. In a shorter clip a window begins as late as it can.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">It is negative.</exception>
+    public int? FirstFrame
+    {
+        get;
+        set
+        {
+            if (value is { } first)
+                ArgumentOutOfRangeException.ThrowIfNegative(first, nameof(value));
+            field = value;
+        }
+    }
 
     /// <summary>Takes every n-th frame of a window, which then spans as many more: motions are learned from a part of their frames at that part of the price. A transformer
     /// knows the frames by <see cref="StditConfig.TimeScale"/> 1/n.</summary>
@@ -217,7 +246,7 @@ public sealed class LatentData : ITrainingData, IDisposable
     public long Count => clips.Length;
 
     /// <inheritdoc/>
-    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips{Which()}, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}, tokens {maxTokens}");
+    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips{Which()}, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}{(FirstFrame is null ? "" : $" from {FirstFrame}")}, tokens {maxTokens}{prepared}");
 
     // Others of the same number are other data.
     private string Which() => clips.Length == cache.Captions.Count ? "" : string.Create(CultureInfo.InvariantCulture, $" ({Randomness.Mix(0, Array.ConvertAll(clips, clip => (long)clip)):x})");
@@ -236,7 +265,7 @@ public sealed class LatentData : ITrainingData, IDisposable
             var most = (all - 1) / FrameInterval + 1;
             var frames = Math.Min(Frames ?? most, most);
             var span = (frames - 1) * FrameInterval + 1;
-            var from = random.NextInt64(all - span + 1);
+            var from = FirstFrame is { } chosen ? Math.Min(chosen, all - span) : random.NextInt64(all - span + 1);
             videos[i] = cache.Latents[indices[i]].slice(1, from, from + span, FrameInterval);
             var captions = cache.Captions[indices[i]];
             texts[i] = textOf(captions[random.Next(captions.Count)]);

@@ -87,6 +87,8 @@ public sealed class DiffusionTraining : IDenoisingObjective
             states = text.forward(states, batch.Mask);
         }
 
+        if (batch.NoisyFrames is not null && !model.SupportsNoisyFrames)
+            throw new ArgumentException($"The batch has given frames (see {nameof(FrameMaskedData)}), but {model.GetType().Name} cannot be told which they are. Use an STDiT whose patches are one frame long, or data without given frames.", nameof(batch));
         var (frames, height, width) = ((int)latents.shape[2], (int)latents.shape[3], (int)latents.shape[4]);
         var shown = new DenoiserConditions(states, batch.Mask)
         {

@@ -13,6 +13,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     private readonly List<(string Stage, List<(double Step, double Loss)> Points)> stages = [];
     private readonly Interval interval = new();
     private StreamWriter? writer;
+    private long last; // the step that was written last
 
     /// <summary>Time between pictures.</summary>
     public TimeSpan Every { get; set; } = TimeSpan.FromMinutes(1);
@@ -24,8 +25,10 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     public void StageStarted(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (writer is not null)
+        if (writer is not null && run.TotalStep >= last)
             return;
+        writer?.Dispose(); // the run goes on from a checkpoint before that step
+        stages.Clear();
         Directory.CreateDirectory(folder);
         var path = Path.Combine(folder, "losses.csv");
         var kept = run.TotalStep == 0 || !File.Exists(path) ? [] : Rows(path).Where(row => row.TotalStep <= run.TotalStep).ToList();
@@ -40,9 +43,10 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(progress);
-        Add(progress.Stage, run.TotalStep, progress.Loss);
+        last = run.TotalStep;
+        Add(progress.Stage, last, progress.Loss);
         (writer ?? throw new ObjectDisposedException(nameof(LossCurves))).WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{run.TotalStep},{Quoted(progress.Stage)},{progress.Step},{progress.Loss:R},{progress.GradientNorm:R},{progress.LearningRate:R}"));
+            $"{last},{Quoted(progress.Stage)},{progress.Step},{progress.Loss:R},{progress.GradientNorm:R},{progress.LearningRate:R}"));
         if (interval.IsDue(run, null, Every))
             Draw(run);
     }

@@ -12,15 +12,14 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
     private readonly string folder = string.IsNullOrEmpty(folder) ? throw new ArgumentException("TensorBoard needs a folder to write to.", nameof(folder)) : folder;
     private readonly int everySteps = everySteps > 0 ? everySteps : throw new ArgumentOutOfRangeException(nameof(everySteps), everySteps, "The number of steps must be above 0.");
     private EventFile? file;
+    private long last; // the step that was written last
+    private bool disposed;
 
     /// <inheritdoc/>
     public void StageStarted(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (file is not null)
-            return;
-        file = new EventFile(folder);
-        file.WriteStart(run.TotalStep + 1); // TensorBoard drops what earlier files hold of this step and those after it
+        At(run);
     }
 
     /// <inheritdoc/>
@@ -30,7 +29,7 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
         ArgumentNullException.ThrowIfNull(progress);
         if (run.TotalStep % everySteps != 0 && progress.TimeLeft > TimeSpan.Zero)
             return;
-        File.WriteScalars(run.TotalStep, progress.Parts.Select(part => Scalar(part.Key, part.Value)).Concat(
+        At(run).WriteScalars(run.TotalStep, progress.Parts.Select(part => Scalar(part.Key, part.Value)).Concat(
         [
             Scalar("loss", progress.Loss), Scalar("gradient_norm", progress.GradientNorm), Scalar("learning_rate", progress.LearningRate),
             Scalar("samples_per_second", progress.SamplesPerSecond), Scalar("skipped_steps", progress.SkippedSteps),
@@ -45,19 +44,31 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(observation);
         if (observation.Scalars.Count > 0)
-            File.WriteScalars(run.TotalStep, observation.Scalars.Select(pair => KeyValuePair.Create($"{observation.Name}/{pair.Key}", pair.Value)));
+            At(run).WriteScalars(run.TotalStep, observation.Scalars.Select(pair => KeyValuePair.Create($"{observation.Name}/{pair.Key}", pair.Value)));
         foreach (var (name, video) in observation.Videos)
-            File.WriteImage(run.TotalStep, $"{observation.Name}/{name}", video.Width, video.Height, Encode(video));
+            At(run).WriteImage(run.TotalStep, $"{observation.Name}/{name}", video.Width, video.Height, Encode(video));
     }
 
     /// <summary>Closes the file.</summary>
     public void Dispose()
     {
+        disposed = true;
         file?.Dispose();
         file = null;
     }
 
-    private EventFile File => file ?? throw new ObjectDisposedException(nameof(TensorBoard));
+    // The file, told where a run begins or goes on: TensorBoard drops what was written before of the next step and those after it.
+    private EventFile At(TrainingRun run)
+    {
+        ObjectDisposedException.ThrowIf(disposed, this);
+        if (file is null || run.TotalStep < last)
+        {
+            file ??= new EventFile(folder);
+            file.WriteStart(run.TotalStep + 1);
+        }
+        last = run.TotalStep;
+        return file;
+    }
 
     private static byte[] Encode(VideoFrames video)
     {
@@ -66,11 +77,11 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
         {
             var write = video.Count == 1 ? new ImageCodec().WriteAsync(video, temporary) : new VideoWriter().WriteAsync(video, temporary, VideoFormat.Gif);
             write.GetAwaiter().GetResult();
-            return System.IO.File.ReadAllBytes(temporary);
+            return File.ReadAllBytes(temporary);
         }
         finally
         {
-            System.IO.File.Delete(temporary);
+            File.Delete(temporary);
         }
     }
 }

@@ -34,7 +34,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     /// <summary>Samples, each of which is seen once in every band.</summary>
     public int Samples { get; set; } = 32;
 
-    /// <summary>Samples in a batch.</summary>
+    /// <summary>Samples in a batch, where the data do not choose it themselves.</summary>
     public int BatchSize { get; set; } = 8;
 
     /// <summary>Seed of samples and noise.</summary>
@@ -84,11 +84,13 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
             throw new InvalidOperationException($"{nameof(Bands)} is {Bands}, {nameof(Samples)} {Samples}, {nameof(BatchSize)} {BatchSize}; all must be at least 1.");
         using var noGradients = no_grad();
         var sums = new double[Bands];
-        for (var done = 0; done < Samples; done += BatchSize)
+        var device = objective.Modules.Values.SelectMany(module => module.parameters()).FirstOrDefault()?.device ?? CPU;
+        var done = 0;
+        for (var number = 0; done < Samples; number++)
         {
             using var scope = NewDisposeScope();
-            var count = Math.Min(BatchSize, Samples - done);
-            using var whole = data.GetBatch(done / BatchSize, BatchSize, Seed);
+            using var whole = data.GetBatch(number, BatchSize, Seed).MoveTo(device);
+            var count = (int)Math.Min(whole.Video.shape[0], Samples - done); // some data choose the size of their batches
             var batch = whole.Narrow(0, count);
             using var generator = new Generator(Randomness.Mix(Seed, done) >> 1);
             var noise = randn(batch.Video.shape, generator: generator).to(batch.Video.device);
@@ -97,9 +99,10 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
                 cancellationToken.ThrowIfCancellationRequested();
                 using var inner = NewDisposeScope();
                 // The samples' times are spread evenly over the band.
-                var times = (arange(done, done + count, ScalarType.Float32).add(0.5).div(Samples) + band) / Bands;
+                var times = (arange(done, done + count, ScalarType.Float32).add(0.5).div(Samples).to(device) + band) / Bands;
                 sums[band] += objective.SampleLosses(batch, times, noise).sum().cpu().item<float>();
             }
+            done += count;
         }
         var bands = Array.ConvertAll(sums, sum => sum / Samples);
         var scalars = new Dictionary<string, double>(StringComparer.Ordinal) { ["loss"] = bands.Average() };

@@ -4,15 +4,15 @@ namespace OpenSora.Diffusion;
 
 /// <summary>DPM-Solver++ (2M): follows the process's differential equation in few steps, each using the step before; deterministic.</summary>
 /// <remarks>
-/// Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", algorithm 2. Time runs evenly from 1 to 0.001. Immutable.
+/// Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", algorithm 2. Time runs evenly from 1 to 1 / steps of the schedule (0.001). Immutable.
 /// </remarks>
 public sealed class DpmSolver : ISampler
 {
     private const float FirstTime = 1;
-    private const float LastTime = 1e-3f;
 
     private readonly Prediction prediction;
     private readonly float[] logAlphas;
+    private readonly float lastTime; // the process's first step
 
     /// <summary>Makes a sampler.</summary>
     /// <param name="steps">Sampling steps, at least 1. PixArt and Open-Sora 1.0 publish 20.</param>
@@ -35,6 +35,7 @@ public sealed class DpmSolver : ISampler
 
         Steps = steps;
         this.prediction = prediction;
+        lastTime = 1f / schedule.Steps;
         logAlphas = [.. schedule.AlphasCumprod.Select(a => (float)(0.5 * Math.Log(a)))];
     }
 
@@ -110,8 +111,8 @@ public sealed class DpmSolver : ISampler
     // The schedule between its steps, in single precision as published: close to time 0 its rounding is part of the published numbers.
     internal float Time(int i)
     {
-        var step = (LastTime - FirstTime) / Steps;
-        return i < (Steps + 1) / 2 ? FirstTime + i * step : LastTime - (Steps - i) * step; // from both ends, so that both are exact
+        var step = (lastTime - FirstTime) / Steps;
+        return i < (Steps + 1) / 2 ? FirstTime + i * step : lastTime - (Steps - i) * step; // from both ends, so that both are exact
     }
 
     internal float LogAlpha(float time)

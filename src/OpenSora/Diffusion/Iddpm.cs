@@ -61,7 +61,8 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
 
     /// <summary>The parameterisation in a few words, as checkpoints name it.</summary>
     public override string ToString() => FormattableString.Invariant(
-        $"{nameof(Iddpm)} of {Schedule.Steps} steps to {Schedule.SqrtAlphasCumprod[^1]:G3}, {prediction}, {variance}, {loss}{(minSnrGamma is { } gamma ? $", min-SNR {gamma:R}" : "")}");
+        $"{nameof(Iddpm)} of {Schedule.Steps} steps to {Schedule.SqrtAlphasCumprod[^1]:G3}, {prediction}, {variance}, {loss}")
+        + (minSnrGamma is { } gamma ? FormattableString.Invariant($", min-SNR {gamma:R}") : "");
 
     /// <summary>3, as published: the official DiT, PixArt and Open-Sora 1.0 guide the first three latent channels only.</summary>
     public int? GuidedChannels => Guidance.IddpmChannels;

@@ -69,7 +69,14 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
     internal TPart Make<TPart>(IReadOnlyDictionary<string, Func<PartLoader, TPart>> architectures)
     {
         Check(architectures);
-        return architectures[Part.Architecture](this);
+        try
+        {
+            return architectures[Part.Architecture](this);
+        }
+        catch (ArgumentException exception) // sizes of which no network can be made
+        {
+            throw new InvalidModelException(Folder.Path, $"the config of its {Part.Architecture} in {ModelFolder.FileName} is not valid: {exception.Message}", exception);
+        }
     }
 
     /// <summary>Checks that there is such an architecture.</summary>

@@ -28,18 +28,21 @@ public static class HubFolder
     public static IVideoAutoencoder LoadAutoencoder(string folder, Device? device = null, ScalarType? precision = null)
     {
         var config = PartConfig.Read(folder, "vae");
-        switch (config.Kind)
+        return config.Made<IVideoAutoencoder>(() =>
         {
-            case "AutoencoderKL":
-                var pictures = config.Pictures();
-                return Load(new AutoencoderKL(pictures, initialize: false), config, device, precision, new LoadOptions { KeyMap = KeyMaps.StableDiffusionVae(pictures.BlockOutChannels.Count), AllowReshape = true });
-            case "AutoencoderKLTemporalDecoder":
-                return Load(new AutoencoderKLTemporalDecoder(config.Pictures(), initialize: false), config, device, precision);
-            case "AutoencoderTiny":
-                return Load(new TinyAutoencoder(config.Tiny(), initialize: false), config, device, precision);
-            default:
-                throw config.IsNot("an autoencoder: AutoencoderKL, AutoencoderKLTemporalDecoder or AutoencoderTiny");
-        }
+            switch (config.Kind)
+            {
+                case "AutoencoderKL":
+                    var pictures = config.Pictures();
+                    return Load(new AutoencoderKL(pictures, initialize: false), config, device, precision, new LoadOptions { KeyMap = KeyMaps.StableDiffusionVae(pictures.BlockOutChannels.Count), AllowReshape = true });
+                case "AutoencoderKLTemporalDecoder":
+                    return Load(new AutoencoderKLTemporalDecoder(config.Pictures(), initialize: false), config, device, precision);
+                case "AutoencoderTiny":
+                    return Load(new TinyAutoencoder(config.Tiny(), initialize: false), config, device, precision);
+                default:
+                    throw config.IsNot("an autoencoder: AutoencoderKL, AutoencoderKLTemporalDecoder or AutoencoderTiny");
+            }
+        });
     }
 
     /// <summary>Loads a T5 encoder with its tokenizer. A whole T5 is taken too.</summary>
@@ -54,10 +57,11 @@ public static class HubFolder
     /// <exception cref="InvalidTokenizerException">The tokenizer is damaged or does not fit.</exception>
     public static T5TextEncoder LoadT5(string folder, int maxTokens = 120, bool cleanCaptions = true, Device? device = null, ScalarType? precision = null)
     {
+        ArgumentOutOfRangeException.ThrowIfLessThan(maxTokens, 1);
         var config = PartConfig.Read(folder, "text_encoder");
         if (config.Kind is not "t5")
             throw config.IsNot("a T5");
-        var encoder = T5TextEncoder.Load(config.T5(), config.Weights, config.Find("spiece.model"), maxTokens, cleanCaptions);
+        var encoder = config.Made(() => T5TextEncoder.Load(config.T5(), config.Weights, config.Find("spiece.model"), maxTokens, cleanCaptions));
         Prepare(encoder.Model, device, precision);
         return encoder;
     }
@@ -76,7 +80,7 @@ public static class HubFolder
         var config = PartConfig.Read(folder, "text_encoder");
         if (config.Kind is not ("clip" or "clip_text_model"))
             throw config.IsNot("a CLIP");
-        var encoder = ClipTextEncoder.Load(config.Clip(output == ClipOutput.Projected), config.Weights, Path.GetDirectoryName(config.Find("merges.txt"))!, output);
+        var encoder = config.Made(() => ClipTextEncoder.Load(config.Clip(output == ClipOutput.Projected), config.Weights, Path.GetDirectoryName(config.Find("merges.txt"))!, output));
         Prepare(encoder.Model, device, precision);
         return encoder;
     }
@@ -91,12 +95,12 @@ public static class HubFolder
     public static IVideoTransformer LoadTransformer(string folder, Device? device = null, ScalarType? precision = null)
     {
         var config = PartConfig.Read(folder, "transformer");
-        return config.Kind switch
+        return config.Made<IVideoTransformer>(() => config.Kind switch
         {
             "STDiT2" => Load(new Stdit2(config.As<Stdit2Config>(), initialize: false), config, device, precision),
             "STDiT3" => Load(new Stdit3(config.As<Stdit3Config>(), initialize: false), config, device, precision),
             _ => throw config.IsNot("a transformer: STDiT2 or STDiT3. Others do not say their sizes; make the model of its preset and load the file into it"),
-        };
+        });
     }
 
     private static TModule Load<TModule>(TModule module, PartConfig config, Device? device, ScalarType? precision, LoadOptions? options = null) where TModule : nn.Module
@@ -156,11 +160,24 @@ public static class HubFolder
         public string Find(string name) => new[] { Folder, Path.Combine(Folder, "tokenizer"), Path.Combine(Folder, "..", "tokenizer") }.Select(folder => Path.GetFullPath(Path.Combine(folder, name)))
             .FirstOrDefault(File.Exists) ?? throw new InvalidModelException(Folder, $"its tokenizer's {name} is neither in it nor in a folder 'tokenizer' in or beside it.");
 
+        /// <summary>Makes a part; sizes of which no network can be made are the configuration's fault.</summary>
+        public T Made<T>(Func<T> make)
+        {
+            try
+            {
+                return make();
+            }
+            catch (Exception exception) when (exception is ArgumentException or FormatException)
+            {
+                throw new InvalidModelException(Folder, $"its {ConfigName} is not valid: {exception.Message}", exception);
+            }
+        }
+
         public T As<T>(JsonElement? part = null) where T : class
         {
             try
             {
-                return (part ?? Root).Deserialize<T>(Json)!;
+                return (part ?? Root).Deserialize<T>(Json) ?? throw new JsonException("It is null.");
             }
             catch (JsonException exception)
             {

@@ -41,7 +41,7 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
         var sampler = options.Sampler ?? sampling.Sampler;
         if ((sampler == SamplerKind.RectifiedFlow) != (sampling.Sampler == SamplerKind.RectifiedFlow))
             problems.Add($"The sampler is {sampler}; {model.Description.Name} was trained with another process and is sampled by {sampling.Sampler}.");
-        var given = GivenFrames.Of(request, frames, sampler, model, problems);
+        List<GivenFrames> given = video.FramesRange.Contains(frames) ? GivenFrames.Of(request, frames, sampler, model, problems) : [];
         if (problems.Count > 0)
             throw new ArgumentException(string.Join(" ", problems), nameof(request));
 
@@ -63,7 +63,6 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
     internal ISampler CreateSampler(ModelDescription model)
     {
         var process = model.Diffusion;
-        var schedule = process.Schedule == NoiseSchedule.Linear ? IddpmSchedule.Linear(process.Steps) : IddpmSchedule.SquaredCosine(process.Steps);
         return Sampler switch
         {
             SamplerKind.Iddpm => Respaced(),
@@ -72,10 +71,11 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
             {
                 Steps = process.Steps, SamplingSteps = Steps, WholeSteps = process.WholeSteps, ShiftBySize = process.ShiftBySize, SpatialFactor = SpatialFactor,
             }),
-            _ => new DpmSolver(Steps, schedule, process.Prediction),
+            _ => new DpmSolver(Steps, Schedule(), process.Prediction),
         };
 
-        IddpmSchedule Tables() => process.SinglePrecision ? schedule.Respace(Steps).InSinglePrecision() : schedule.Respace(Steps);
+        IddpmSchedule Schedule() => process.Schedule == NoiseSchedule.Linear ? IddpmSchedule.Linear(process.Steps) : IddpmSchedule.SquaredCosine(process.Steps);
+        IddpmSchedule Tables() => process.SinglePrecision ? Schedule().Respace(Steps).InSinglePrecision() : Schedule().Respace(Steps);
         Iddpm Respaced() => new(Tables(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance });
     }
 }

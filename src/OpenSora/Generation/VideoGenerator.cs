@@ -15,9 +15,6 @@ namespace OpenSora.Generation;
 /// <remarks>The model is read when it is first needed. Disposing waits for no one: requests that run are finished, new ones are refused.</remarks>
 public sealed partial class VideoGenerator : IDisposable
 {
-    // Latent frames decoded at a time where the autoencoder takes each frame on its own.
-    private const int DecodedAtOnce = 4;
-
     private readonly OpenSoraOptions options;
     private readonly PartFactories parts;
     private readonly BackendSelector backends;
@@ -97,15 +94,20 @@ public sealed partial class VideoGenerator : IDisposable
         var noise = randn(plan.LatentShape, device: model.Device, generator: generator);
         var sampling = new SamplingProgress(progress);
         var latents = Sample();
-        if (!latents.isfinite().all().item<bool>())
-            throw new InvalidOperationException($"The latents of \"{plan.Prompt}\" are not finite: numbers overflowed. Lower the guidance ({plan.Guidance}), or compute in "
-                + "float32 where Precision is float16; if neither helps, the weights are damaged.");
-
+        CheckFinite(latents, "latents");
         var video = Decode(model, latents, progress, cancellationToken);
+        CheckFinite(video, "pixels");
         var frames = VideoFrames.FromTensor(video, plan.FramesPerSecond);
         LogGenerated(plan.Frames, plan.Width, plan.Height, plan.Steps, plan.Seed, watch.Elapsed.TotalSeconds);
         return new GeneratedVideo(frames, new VideoMetadata(plan.Prompt, plan.NegativePrompt, plan.Seed, plan.Steps, plan.Guidance, sampler.GetType().Name,
             model.Description.Name, model.Backend, watch.Elapsed), writer, images);
+
+        void CheckFinite(Tensor numbers, string what)
+        {
+            if (!numbers.isfinite().all().cpu().item<bool>())
+                throw new InvalidOperationException($"The {what} of \"{plan.Prompt}\" are not finite: numbers overflowed. Lower the guidance ({plan.Guidance}), or compute in "
+                    + "float32 where Precision is float16; if neither helps, the weights are damaged.");
+        }
 
         Tensor Sample()
         {
@@ -151,7 +153,7 @@ public sealed partial class VideoGenerator : IDisposable
     private static Tensor Decode(LoadedModel model, Tensor latents, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
     {
         var frames = (int)latents.shape[2];
-        var atOnce = model.Vae.TemporalFactor == 1 ? DecodedAtOnce : frames;
+        var atOnce = Math.Clamp(model.Vae.FramesAtOnce, 1, frames);
         List<Tensor> pieces = [];
         for (var frame = 0; frame < frames; frame += atOnce)
         {

@@ -203,7 +203,7 @@ internal sealed class HubClient : IDisposable
                     throw new ModelHubException($"The hub at {endpoint.Host} could not be reached or did not finish in {attempt + 1} attempts: "
                         + $"{(exception is OperationCanceledException ? $"nothing came for {options.StallTimeout.TotalSeconds} s." : exception.Message)} "
                         + "What was downloaded is kept; try again later, or use what is in the cache with ModelHubOptions.Offline.", busy?.Status, exception);
-                var wait = options.RetryDelay * Math.Pow(2, attempt);
+                var wait = options.RetryDelay * Math.Pow(2, Math.Min(attempt, 16));
                 if (busy?.Wait is { } asked && asked > wait)
                     wait = asked;
                 await Task.Delay(wait < MaxWait ? wait : MaxWait, cancellationToken).ConfigureAwait(false);

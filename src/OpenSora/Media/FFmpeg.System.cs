@@ -11,6 +11,7 @@ namespace OpenSora.Media;
 internal static class FFmpeg
 {
     private const int KeptErrorCharacters = 2000;
+    private const double LongestSeconds = 1e9;
 
     internal static async Task<VideoInfo> ProbeAsync(string? folder, string path, CancellationToken cancellationToken)
     {
@@ -31,7 +32,7 @@ internal static class FFmpeg
         var duration = Number(stream, "duration")
             ?? (document.RootElement.TryGetProperty("format", out var format) ? Number(format, "duration") : null);
         return new VideoInfo(width, height, Ratio(stream.GetProperty("avg_frame_rate").GetString()) ?? 25,
-            duration is { } seconds ? TimeSpan.FromSeconds(seconds) : null);
+            duration is >= 0 and <= LongestSeconds ? TimeSpan.FromSeconds(duration.Value) : null); // damaged files claim anything
 
         static double? Number(JsonElement element, string name) => element.TryGetProperty(name, out var value)
             && double.TryParse(value.GetString(), CultureInfo.InvariantCulture, out var number) ? number : null;

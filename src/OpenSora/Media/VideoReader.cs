@@ -20,7 +20,7 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         ClipOptions.Check(clip);
         var info = await ProbeAsync(path, cancellationToken);
         var (width, height) = (clip.Width ?? info.Width, clip.Height ?? info.Height);
-        var frameBytes = checked(width * height * 3);
+        var frameBytes = FrameBytes(width, height);
 
         var pixels = new MemoryStream();
         await FFmpeg.DecodeAsync(ffmpegFolder, path, Arguments(clip, width, height, clip.Frames),
@@ -39,7 +39,7 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         ClipOptions.Check(clip);
         if (clip is not { Width: { } width, Height: { } height })
             throw new ArgumentException("Set the clip's Width and Height: they say how the destination is laid out.", nameof(clip));
-        var frameBytes = checked(width * height * 3);
+        var frameBytes = FrameBytes(width, height);
         var fitting = destination.Length / frameBytes;
         if (fitting == 0)
             throw new ArgumentException($"The destination holds {destination.Length} bytes, one frame of {width}x{height} is {frameBytes}.", nameof(destination));
@@ -51,6 +51,9 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
             cancellationToken);
         return read / frameBytes;
     }
+
+    private static int FrameBytes(int width, int height) => 3L * width * height is <= int.MaxValue and var bytes ? (int)bytes
+        : throw new MediaException($"A frame of {width}x{height} pixels is more than can be held; ask for a smaller Width and Height.");
 
     private static void RequireFile(string path)
     {
@@ -76,7 +79,9 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
             _ => $"scale={width}:{height}:{Scaler}",
         });
 
-        List<string> arguments = ["-map", "0:v:0", "-vf", string.Join(',', filters)];
+        // Every frame once: of files whose frames come at odd times ffmpeg would repeat some and leave others out, to reach an even rate.
+        filters.Add("settb=1/25,setpts=N");
+        List<string> arguments = ["-map", "0:v:0", "-vf", string.Join(',', filters), "-r", "25"];
         if (frames is { } limit)
             arguments.AddRange(["-frames:v", limit.ToString(CultureInfo.InvariantCulture)]);
         arguments.AddRange(["-f", "rawvideo", "-pix_fmt", "rgb24"]);

@@ -48,6 +48,9 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <inheritdoc/>
     public int TemporalFactor => 1;
 
+    /// <inheritdoc/>
+    public double ScalingFactor => Config.ScalingFactor;
+
     /// <summary>Where training draws the posterior's noise; null: PyTorch's global generator.</summary>
     public Generator? NoiseGenerator { get; set; }
 

@@ -38,6 +38,7 @@ public sealed record AutoencoderKLConfig
             (NormNumGroups, nameof(NormNumGroups)), (LatentChannels, nameof(LatentChannels)), (MicroBatchSize, nameof(MicroBatchSize)),
         })
             Check(size > 0, name, $"{name} is {size}; it must be positive.");
+        Check(LayersPerBlock <= 100 && BlockOutChannels.Count <= 16, nameof(LayersPerBlock), $"there are {BlockOutChannels.Count} levels of {LayersPerBlock} layers; it must be at most 16 of 100.");
         foreach (var channels in BlockOutChannels)
             Check(channels > 0 && channels % NormNumGroups == 0, nameof(BlockOutChannels), $"{channels} of BlockOutChannels is not a positive multiple of NormNumGroups {NormNumGroups}.");
         Check(ScalingFactor is > 0 and < double.PositiveInfinity, nameof(ScalingFactor), $"ScalingFactor is {ScalingFactor}; it must be positive.");

@@ -61,6 +61,7 @@ public sealed record ClipTextConfig
             (NumAttentionHeads, nameof(NumAttentionHeads)), (MaxPositionEmbeddings, nameof(MaxPositionEmbeddings)), (ProjectionDim ?? 1, nameof(ProjectionDim)),
         })
             Check(size > 0, name, $"{name} is {size}; it must be positive.");
+        Check(NumHiddenLayers <= 1000, nameof(NumHiddenLayers), $"NumHiddenLayers is {NumHiddenLayers}; it must be at most 1000.");
         Check(HiddenSize % NumAttentionHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumAttentionHeads {NumAttentionHeads}.");
         Check(HiddenAct is "quick_gelu" or "gelu", nameof(HiddenAct), $"HiddenAct is '{HiddenAct}'; known are 'quick_gelu' and 'gelu'.");
         Check(LayerNormEps > 0, nameof(LayerNormEps), $"LayerNormEps is {LayerNormEps}; it must be positive.");

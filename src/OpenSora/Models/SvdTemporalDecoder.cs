@@ -57,6 +57,13 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     /// <inheritdoc/>
     public int TemporalFactor => 1;
 
+    /// <inheritdoc/>
+    /// <remarks><see cref="DecodeChunkSize"/>.</remarks>
+    public int FramesAtOnce => DecodeChunkSize;
+
+    /// <inheritdoc/>
+    public double ScalingFactor => Config.ScalingFactor;
+
     /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions and linear layers, gain 1 and shift 0 for norms, half of the
     /// temporal branch in every mix.</summary>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>

@@ -48,6 +48,7 @@ public sealed record T5Config
             (NumLayers, nameof(NumLayers)), (NumHeads, nameof(NumHeads)),
         })
             Check(size > 0, name, $"{name} is {size}; it must be positive.");
+        Check(NumLayers <= 1000, nameof(NumLayers), $"NumLayers is {NumLayers}; it must be at most 1000.");
         Check(RelativeAttentionNumBuckets >= 4 && RelativeAttentionNumBuckets % 4 == 0, nameof(RelativeAttentionNumBuckets),
             $"RelativeAttentionNumBuckets is {RelativeAttentionNumBuckets}; it must be a positive multiple of 4.");
         Check(RelativeAttentionMaxDistance > RelativeAttentionNumBuckets / 4, nameof(RelativeAttentionMaxDistance),

@@ -62,7 +62,7 @@ public sealed record TinyAutoencoderConfig
         })
             Check(size > 0, name, $"{name} is {size}; it must be positive.");
         foreach (var (blocks, name) in new[] { (NumEncoderBlocks, nameof(NumEncoderBlocks)), (NumDecoderBlocks, nameof(NumDecoderBlocks)) })
-            Check(blocks is { Count: > 0 } && blocks.All(count => count >= 0), name, $"{name} is [{string.Join(", ", blocks ?? [])}]; it must name the blocks of each level.");
+            Check(blocks is { Count: > 0 } && blocks.All(count => count is >= 0 and <= 100), name, $"{name} is [{string.Join(", ", blocks ?? [])}]; it must name the blocks of each level, at most 100.");
         Check(NumEncoderBlocks.Count == NumDecoderBlocks.Count, nameof(NumDecoderBlocks),
             $"NumEncoderBlocks has {NumEncoderBlocks.Count} levels, NumDecoderBlocks {NumDecoderBlocks.Count}; both must have as many.");
         Check(ScalingFactor is > 0 and < double.PositiveInfinity, nameof(ScalingFactor), $"ScalingFactor is {ScalingFactor}; it must be positive.");
@@ -115,6 +115,9 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
 
     /// <inheritdoc/>
     public int TemporalFactor => 1;
+
+    /// <inheritdoc/>
+    public double ScalingFactor => Config.ScalingFactor;
 
     /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions, gain 1 and shift 0 for norms.</summary>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>

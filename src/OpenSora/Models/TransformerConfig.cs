@@ -37,6 +37,7 @@ public abstract record TransformerConfig
     {
         Triple(PatchSize, nameof(PatchSize));
         Positive((InChannels, nameof(InChannels)), (HiddenSize, nameof(HiddenSize)), (Depth, nameof(Depth)), (NumHeads, nameof(NumHeads)), (CaptionChannels, nameof(CaptionChannels)));
+        Check(Depth <= 1000, nameof(Depth), $"Depth is {Depth}; more than 1000 blocks are no model of this family.");
         Check(HiddenSize % NumHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumHeads {NumHeads}.");
         Check(HiddenSize % 4 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 4, which the sine-cosine positions need.");
         Check(MlpRatio > 0, nameof(MlpRatio), $"MlpRatio is {MlpRatio}; it must be positive.");

@@ -205,7 +205,8 @@ public sealed class ModelFolder
         Expect(video.WidthRange.Contains(video.Width), $"video.width is {video.Width}, but video.width_range allows {video.WidthRange}");
         Expect(video.HeightRange.Contains(video.Height), $"video.height is {video.Height}, but video.height_range allows {video.HeightRange}");
         Expect(video.Fps is > 0 and <= 1000, $"video.fps is {video.Fps}, but must be above 0 and at most 1000");
-        Expect(diffusion.Steps >= 1, $"diffusion.steps is {diffusion.Steps}, but must be at least 1");
+        var fewest = diffusion is { Kind: DiffusionKind.Gaussian, Schedule: NoiseSchedule.Linear } ? 21 : 1; // with fewer, a linear schedule's last step would leave less than nothing
+        Expect(diffusion.Steps >= fewest, $"diffusion.steps is {diffusion.Steps}, but must be at least {fewest}");
         Expect(sampling.Steps >= 1 && sampling.Steps <= diffusion.Steps, $"sampling.steps is {sampling.Steps}, but must be from 1 to diffusion.steps ({diffusion.Steps})");
         Expect(double.IsFinite(sampling.GuidanceScale) && sampling.GuidanceScale >= 0, $"sampling.guidance_scale is {sampling.GuidanceScale}, but must be 0 or more");
         Expect((diffusion.Kind == DiffusionKind.RectifiedFlow) == (sampling.Sampler == SamplerKind.RectifiedFlow),
@@ -227,6 +228,8 @@ public sealed class ModelFolder
     /// <summary>The path of a file in the folder; names that lead out of it are refused.</summary>
     private string FileOf(string name)
     {
+        if (name.Contains('\0', StringComparison.Ordinal))
+            throw new InvalidModelException(Path, $"its {FileName} names a file with a zero character in its name.");
         var full = System.IO.Path.GetFullPath(System.IO.Path.Combine(Path, name));
         if (name.Length == 0 || System.IO.Path.IsPathRooted(name) || !full.StartsWith(Path.TrimEnd(System.IO.Path.DirectorySeparatorChar) + System.IO.Path.DirectorySeparatorChar, StringComparison.Ordinal))
             throw new InvalidModelException(Path, $"its {FileName} names the file '{name}', which is outside the folder.");

@@ -104,7 +104,7 @@ internal sealed class ShardedFile : WeightsFile
                 : new Dictionary<string, string>(StringComparer.Ordinal);
             return index;
         }
-        catch (JsonException exception)
+        catch (Exception exception) when (exception is JsonException or InvalidOperationException) // the latter of names that are no text
         {
             throw new InvalidWeightsException(path, $"the index is not valid JSON: {InvalidWeightsException.Shown(exception.Message, 1500)}", exception);
         }

@@ -265,6 +265,13 @@ public sealed class SamplerTests
     [Fact]
     public void Wrong_settings_are_refused()
     {
+        foreach (var steps in new[] { 25, 100, 4000 }) // processes of other lengths than the published one end at their own first step
+        {
+            var solver = new DpmSolver(20, IddpmSchedule.Linear(steps));
+            solver.Time(20).ShouldBe(1f / steps);
+            using var end = solver.Sample(Toy("dpm"), Noise(1, 1, 2, 3, 3));
+            end.isfinite().all().item<bool>().ShouldBeTrue($"{steps} steps");
+        }
         Should.Throw<ArgumentOutOfRangeException>(() => new DpmSolver(0));
         Should.Throw<ArgumentException>(() => new DpmSolver(10, Full.Respace(50))).Message.ShouldContain("full schedule");
         Should.Throw<ArgumentOutOfRangeException>(() => new Ddim(10, eta: -0.1));

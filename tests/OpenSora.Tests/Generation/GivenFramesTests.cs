@@ -146,6 +146,14 @@ public class GivenFramesTests
     }
 
     [Fact]
+    public async Task More_frames_than_a_model_can_make_take_no_memory()
+    {
+        using var model = Model();
+        using var generator = model.Generator();
+        (await Should.ThrowAsync<ArgumentException>(generator.Request("a goat").Frames(int.MaxValue).ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain("Frames is 2147483647");
+    }
+
+    [Fact]
     public async Task Models_and_samplers_that_cannot_use_references_say_so()
     {
         using var untrained = new TinyModel();

@@ -203,6 +203,12 @@ public sealed class HubFolderTests : IDisposable
             Write("config.json", Changed(VaeJson, name, value));
             Refused($"says \"{name}\": ", () => HubFolder.LoadAutoencoder(folder.Path));
         }
+        Write("config.json", Changed(VaeJson, "block_out_channels", new JsonArray()));
+        Refused("BlockOutChannels is empty", () => HubFolder.LoadAutoencoder(folder.Path));
+        Write("config.json", Changed(VaeJson, "layers_per_block", 2_000_000_000));
+        Refused("at most 16 of 100", () => HubFolder.LoadAutoencoder(folder.Path));
+        Write("config.json", """{"_class_name": "AutoencoderTiny", "encoder_block_out_channels": null, "decoder_block_out_channels": [8], "num_encoder_blocks": [1], "num_decoder_blocks": [1]}""");
+        Refused("is null", () => HubFolder.LoadAutoencoder(folder.Path));
         Write("config.json", VaeJson);
         Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(folder.Path)).Message.ShouldContain("holds no weights");
         TensorCount.ShouldBe(before);

@@ -1,4 +1,5 @@
 using OpenSora.Generation;
+using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Weights;
 using TorchSharp;
@@ -61,5 +62,85 @@ public class OtherPartsTests
             (await generator.Request("a cat on the beach").Seed(1).GenerateAsync()).Frames.Pixels.ToArray().ShouldNotBe(goat.Frames.Pixels.ToArray());
         }
         TensorCount.ShouldBe(before);
+    }
+
+    [Fact]
+    public async Task A_decoder_that_mixes_frames_is_given_them_together()
+    {
+        // What the latents decode to in one call of the autoencoder is what the generator shows: no seam after every fourth frame.
+        using var scope = NewDisposeScope();
+        using var model = Folder("autoencoder_kl_temporal_decoder");
+        using var vae = new AutoencoderKLTemporalDecoder(new AutoencoderKLConfig { BlockOutChannels = [8, 8, 8], LayersPerBlock = 1, NormNumGroups = 4 });
+        vae.LoadWeights(model["vae.safetensors"]);
+        vae.eval();
+        Tensor? latents = null;
+        using var generator = VideoGenerator.Create().UseModel(model.Path).UseBackend("cpu").UseVae(_ => new Overheard(vae, seen => latents = seen)).Build();
+        var video = await generator.Request("a goat").Seed(1).Frames(8).GenerateAsync();
+        VideoFrames.FromTensor(vae.Decode(latents!), 6).Pixels.ToArray().ShouldBe(video.Frames.Pixels.ToArray());
+        vae.DecodeChunkSize = 4;
+        VideoFrames.FromTensor(vae.Decode(latents!), 6).Pixels.ToArray().ShouldNotBe(video.Frames.Pixels.ToArray());
+    }
+
+    private sealed class Overheard(IVideoAutoencoder inner, Action<Tensor> hear) : IVideoAutoencoder
+    {
+        public int LatentChannels => inner.LatentChannels;
+
+        public int SpatialFactor => inner.SpatialFactor;
+
+        public int TemporalFactor => inner.TemporalFactor;
+
+        public int FramesAtOnce => inner.FramesAtOnce;
+
+        public Tensor Encode(Tensor video, Generator? generator = null) => inner.Encode(video, generator);
+
+        public Tensor Decode(Tensor latents)
+        {
+            hear(latents.clone().DetachFromDisposeScope());
+            return inner.Decode(latents);
+        }
+
+        public void Dispose()
+        {
+        }
+    }
+
+    [Fact]
+    public async Task Pixels_that_overflow_are_told_instead_of_shown()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Builder().UseVae(_ => new Broken()).Build();
+        (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").Seed(1).GenerateAsync())).Message.ShouldContain("The pixels of \"a goat\" are not finite");
+    }
+
+    private sealed class Broken : IVideoAutoencoder
+    {
+        public int LatentChannels => 4;
+
+        public int SpatialFactor => 4;
+
+        public int TemporalFactor => 1;
+
+        public Tensor Encode(Tensor video, Generator? generator = null) => throw new NotSupportedException();
+
+        public Tensor Decode(Tensor latents) => full([latents.shape[0], 3, latents.shape[2], 4 * latents.shape[3], 4 * latents.shape[4]], float.NaN);
+
+        public void Dispose()
+        {
+        }
+    }
+
+    [Theory]
+    [InlineData("hidden_size", 46)]
+    [InlineData("depth", 2_000_000_000)]
+    public async Task Sizes_of_which_no_network_can_be_made_are_the_folders_fault(string name, int value)
+    {
+        using var model = new TinyModel(d =>
+        {
+            var config = System.Text.Json.Nodes.JsonNode.Parse(d.Denoiser.Config.GetRawText())!.AsObject();
+            config[name] = value;
+            return d with { Denoiser = d.Denoiser with { Config = System.Text.Json.JsonSerializer.SerializeToElement(config) } };
+        });
+        using var generator = model.Generator();
+        (await Should.ThrowAsync<InvalidModelException>(generator.LoadAsync())).Message.ShouldContain("the config of its stdit");
     }
 }

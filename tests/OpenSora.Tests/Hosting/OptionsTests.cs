@@ -108,4 +108,24 @@ public class OptionsTests
         services.GetServices<VideoGenerator>().Count().ShouldBe(1);
         (Options(services).Steps, Options(services).Frames).ShouldBe((3, 5));
     }
+
+    [Fact]
+    public void Added_again_it_leaves_what_was_set_and_added_in_code()
+    {
+        var collection = new ServiceCollection().AddSingleton(Configuration(("OpenSora:Steps", "50"), ("OpenSora:Frames", "7")));
+        collection.AddOpenSora(o => o.Steps = 20).AddBackend(new FakeBackend("cpu", 5));
+        collection.AddOpenSora();
+        using var services = collection.BuildServiceProvider();
+        (Options(services).Steps, Options(services).Frames).ShouldBe((20, 7));
+        services.GetRequiredService<BackendSelector>().Select("cpu").ShouldBeOfType<FakeBackend>();
+    }
+
+    [Fact]
+    public void The_section_of_training_is_left_to_training()
+    {
+        using var services = new ServiceCollection().AddSingleton(Configuration(("OpenSora:Steps", "12"), ("OpenSora:Training:Checkpoints:Folder", "run"))).AddOpenSora().Services.BuildServiceProvider();
+        Options(services).Steps.ShouldBe(12);
+        using var misspelt = new ServiceCollection().AddSingleton(Configuration(("OpenSora:Stepz", "12"), ("OpenSora:Training:Checkpoints:Folder", "run"))).AddOpenSora().Services.BuildServiceProvider();
+        Should.Throw<InvalidOperationException>(() => Options(misspelt)).Message.ShouldContain("Stepz");
+    }
 }

@@ -42,6 +42,26 @@ public class VideoRoundTripTests
     }
 
     [Fact]
+    public async Task Frames_at_odd_times_are_read_once_each()
+    {
+        // Frames at 0, 0.1, 0.4, 0.9 ... seconds: at an even rate ffmpeg would show some of them many times.
+        using var folder = new TemporaryFolder();
+        var video = Video();
+        await new VideoWriter().WriteAsync(video, folder["even.mp4"]);
+        using (var ffmpeg = System.Diagnostics.Process.Start("ffmpeg", ["-v", "error", "-i", folder["even.mp4"], "-vf", "settb=1/1000,setpts=N*N*100", "-vsync", "vfr", "-enc_time_base", "1:1000", folder["odd.mkv"]]))
+        {
+            await ffmpeg.WaitForExitAsync();
+            ffmpeg.ExitCode.ShouldBe(0);
+        }
+        var read = await new VideoReader().ReadAsync(folder["odd.mkv"]);
+        read.Count.ShouldBe(12);
+        MeanDifference(video, read).ShouldBeLessThan(4);
+        var later = await new VideoReader().ReadAsync(folder["odd.mkv"], new ClipOptions { StartFrame = 4, FrameInterval = 2, Frames = 3 });
+        for (var i = 0; i < 3; i++)
+            MeanDifference(video.Slice(4 + 2 * i, 1), later.Slice(i, 1)).ShouldBeLessThan(4);
+    }
+
+    [Fact]
     public async Task Mp4_has_its_index_before_its_data_and_plays_everywhere()
     {
         using var folder = new TemporaryFolder();

@@ -276,6 +276,7 @@ public sealed class CheckpointTests : IDisposable
         Problem("""{"weight_map": {}}""").ShouldContain("no tensors");
         Problem("""{"architectures": []}""").ShouldContain("without a weight_map");
         Problem("""{"weight_map": """).ShouldContain("not valid JSON");
+        Problem("""{"weight_map": {"\ud800": "a"}}""").ShouldContain("not valid JSON");
 
         string Problem(string json)
         {

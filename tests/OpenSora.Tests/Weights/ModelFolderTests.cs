@@ -82,6 +82,8 @@ public sealed class ModelFolderTests : IDisposable
     [InlineData("denoiser.weights", "\"../outside\"", "outside the folder")]
     [InlineData("denoiser.weights", "\"/etc/passwd\"", "outside the folder")]
     [InlineData("text_encoder.tokenizer", "\"\"", "outside the folder")]
+    [InlineData("text_encoder.tokenizer", "\"a\\u0000b\"", "a zero character")]
+    [InlineData("diffusion.steps", "20", "diffusion.steps is 20, but must be at least 21")]
     [InlineData("text_encoder.max_tokens", "0", "max_tokens is 0")]
     [InlineData("video.frames", "17", "frames is 17, but video.frames_range allows 1 to 16")]
     [InlineData("video.width", "72", "64 to 128 in steps of 16")]
