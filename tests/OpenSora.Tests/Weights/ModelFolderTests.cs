@@ -54,6 +54,27 @@ public sealed class ModelFolderTests : IDisposable
     }
 
     [Fact]
+    public void The_documented_folder_of_open_sora_is_the_published_model()
+    {
+        var root = AppContext.BaseDirectory;
+        while (!File.Exists(Path.Combine(root, "OpenSora.Lib.sln")))
+            root = Path.GetDirectoryName(root)!;
+        var text = File.ReadAllText(Path.Combine(root, "docs", "apps.md")).ReplaceLineEndings("\n");
+        var from = text.IndexOf("```json\n", StringComparison.Ordinal) + 8;
+        foreach (var file in new[] { "OpenSora-v1-HQ-16x256x256.pth", "sd-vae-ft-mse/diffusion_pytorch_model.safetensors", "t5-v1_1-xxl/pytorch_model.bin.index.json", "t5-v1_1-xxl/spiece.model" })
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(_folder[file])!);
+            File.WriteAllText(_folder[file], "");
+        }
+        File.WriteAllText(_folder[ModelFolder.FileName], text[from..text.IndexOf("```", from, StringComparison.Ordinal)]);
+        var model = ModelFolder.Open(_folder.Path);
+        string Written<T>(T config) where T : class => ModelFolder.WriteConfig(config).GetRawText();
+        Written(model.ReadConfig<StditConfig>(model.Description.Denoiser)).ShouldBe(Written(StditConfig.Preset("STDiT-XL/2") with { SpaceScale = 0.5 }));
+        Written(model.ReadConfig<AutoencoderKLConfig>(model.Description.Vae)).ShouldBe(Written(new AutoencoderKLConfig()));
+        (model.Description.TextEncoder.MaxTokens, model.Description.Sampling.Steps, model.Description.Sampling.GuidanceScale, model.Description.Video.Frames).ShouldBe((120, 100, 7.0, 16));
+    }
+
+    [Fact]
     public void What_is_saved_is_read()
     {
         var first = ModelFolder.Open(Make());
@@ -83,7 +104,7 @@ public sealed class ModelFolderTests : IDisposable
     [InlineData("denoiser.weights", "\"/etc/passwd\"", "outside the folder")]
     [InlineData("text_encoder.tokenizer", "\"\"", "outside the folder")]
     [InlineData("text_encoder.tokenizer", "\"a\\u0000b\"", "a zero character")]
-    [InlineData("diffusion.steps", "20", "diffusion.steps is 20, but must be at least 21")]
+    [InlineData("diffusion", "{\"steps\": 20}", "diffusion.steps is 20, but must be at least 21")]
     [InlineData("text_encoder.max_tokens", "0", "max_tokens is 0")]
     [InlineData("video.frames", "17", "frames is 17, but video.frames_range allows 1 to 16")]
     [InlineData("video.width", "72", "64 to 128 in steps of 16")]
