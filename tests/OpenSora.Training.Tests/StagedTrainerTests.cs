@@ -100,7 +100,6 @@ public class StagedTrainerTests
         manual_seed(3);
         using var line = nn.Linear(3, 2);
         line.SaveWeights(folder["begin.safetensors"]);
-        // A step so small that it rounds away: what the second run begins with is what it ends with.
         var stage = new TrainingStage { Name = "line", Data = new Points(), Steps = 5, BatchSize = 4, LearningRate = 1e-2, EmaDecay = 0.5 };
         using var trainer = new StagedTrainer(new Line(line)).AddStage(stage);
         await trainer.RunAsync();
@@ -108,7 +107,7 @@ public class StagedTrainerTests
         line.LoadWeights(folder["begin.safetensors"], new LoadOptions { Copy = true });
         var begin = Tiny.Weights(("line", line));
         Tiny.AreSame(begin, trained).ShouldBeFalse();
-        stage.LearningRate = 1e-30;
+        stage.LearningRate = 1e-30; // steps that round away: what the second run begins with is what it ends with
         await trainer.RunAsync();
         Tiny.ShouldBeSame(Tiny.Weights(("line", line)), begin);
     }
