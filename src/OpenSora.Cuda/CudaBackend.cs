@@ -33,7 +33,7 @@ public sealed class CudaBackend(int deviceIndex) : IComputeBackend
         {
             if (!cuda.is_available())
                 return new(false, HasDriver()
-                    ? $"an NVIDIA driver is there, but libtorch finds no CUDA device{LibraryProblem()}. Supply a libtorch built with CUDA: " + Remedy
+                    ? $"an NVIDIA driver is there, but libtorch finds no CUDA device. Supply a libtorch built with CUDA: " + Remedy
                     : "no NVIDIA driver was found on this machine.");
             var devices = cuda.device_count();
             return deviceIndex < devices
@@ -46,15 +46,7 @@ public sealed class CudaBackend(int deviceIndex) : IComputeBackend
         }
     }
 
-#if DEPENDENCYSET_SYSTEM
-    private const string Remedy = "set LIBTORCH to its folder and build again.";
-
-    private static string LibraryProblem() => Torch.Backends.LoadCuda() is { } problem ? $" ({problem})" : "";
-#else
     private const string Remedy = "reference the package TorchSharp-cuda-linux or TorchSharp-cuda-windows.";
-
-    private static string LibraryProblem() => "";
-#endif
 
     private static bool HasDriver() =>
         OperatingSystem.IsWindows() ? NativeLibrary.TryLoad("nvcuda.dll", out _) : NativeLibrary.TryLoad("libcuda.so.1", out _);

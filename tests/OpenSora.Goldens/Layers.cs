@@ -8,11 +8,7 @@ namespace OpenSora.Goldens;
 internal static class LayersGoldens
 {
     // Waves at t near 1000: where one libtorch's exp rounds a frequency otherwise than another's, an argument is one unit in the last place of 1000 away, 6.1e-5.
-#if DEPENDENCYSET_NUGET
     private const double WavesLimit = 6.2e-5;
-#else
-    private const double WavesLimit = GoldenFile.CallLimit; // the recording's libtorch
-#endif
 
     public static IEnumerable<Comparison> Check(GoldenFile file)
     {

@@ -25,8 +25,8 @@ public static class ModuleWeights
     /// <param name="module">Parameters and persistent buffers on any device; floating types are converted to the module's.</param>
     /// <param name="file">The weights; they stay open.</param>
     /// <param name="options">Null: strict, equal names.</param>
-    /// <remarks>Where parameters are on the CPU and of the file's own type and shape, and the tensor library allows it, they come to lie in the mapped file
-    /// (see <see cref="WeightsFile"/>): nothing is read before it is used. They are the same objects as before. <see cref="LoadOptions.Copy"/> prevents that.</remarks>
+    /// <remarks>Parameters on the CPU that have the file's own type and shape come to lie in the mapped file (see <see cref="WeightsFile"/>): nothing is read
+    /// before it is used. They are the same objects as before. <see cref="LoadOptions.Copy"/> prevents that.</remarks>
     /// <exception cref="InvalidWeightsException">The file does not fit and loading is strict; the report is in the exception.</exception>
     public static LoadReport LoadWeights(this nn.Module module, WeightsFile file, LoadOptions? options = null)
     {
@@ -44,16 +44,17 @@ public static class ModuleWeights
             file.Read(entry.Name).Dispose();
 
         using (no_grad())
+        using (var maps = new TensorMaps())
         {
-            foreach (var (name, entry) in fitting)
+            foreach (var (name, entry) in fitting.OrderBy(pair => pair.Value.Offset)) // the order in which overlaps are recognized
             {
                 using var scope = NewDisposeScope();
                 var target = targets[name];
-                var source = file.Read(entry.Name);
+                var source = file.Read(entry.Name, options.Copy ? null : maps);
                 var isAsInFile = source.dtype == target.dtype && target.device_type == DeviceType.CPU && source.is_contiguous() && target.is_contiguous()
                     && target.shape.AsSpan().SequenceEqual(source.shape);
-                if (file.Memory.IsMapped && isAsInFile && !options.Copy)
-                    file.Memory.Replace(target, source);
+                if (isAsInFile && !options.Copy)
+                    target.set_(source);
                 else
                     target.copy_(source.reshape(target.shape));
             }

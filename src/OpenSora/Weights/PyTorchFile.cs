@@ -15,7 +15,7 @@ internal sealed class PyTorchFile : WeightsFile
     private readonly MappedFile _file;
 
     public PyTorchFile(MappedFile file, string? section)
-        : base(file.Path, file.Memory)
+        : base(file.Path)
     {
         _file = file;
         try
@@ -56,7 +56,7 @@ internal sealed class PyTorchFile : WeightsFile
     public static bool IsOne(MappedFile file) => file.Bytes(0, 4) is [(byte)'P', (byte)'K', 3, 4]
         || ((file.Bytes(0, 4) is [0x80, >= 1 and <= 5, ..] || IsTar(file)) && !SafetensorsHeader.Begins(file));
 
-    private protected override Tensor Read(TensorEntry entry) => _file.Tensor(entry);
+    private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _file.Tensor(entry, maps);
 
     private protected override void Close() => _file.Dispose();
 

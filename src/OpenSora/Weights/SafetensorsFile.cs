@@ -10,7 +10,7 @@ public sealed class SafetensorsFile : WeightsFile
     private readonly MappedFile _file;
 
     internal SafetensorsFile(MappedFile file)
-        : base(file.Path, file.Memory)
+        : base(file.Path)
     {
         _file = file;
         try
@@ -48,11 +48,9 @@ public sealed class SafetensorsFile : WeightsFile
     /// <param name="path">A safetensors file.</param>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidWeightsException">It is a folder, is no safetensors file, is truncated or contradicts itself.</exception>
-    public static SafetensorsFile Open(string path) => Open(path, TensorMemory.Default);
+    public static SafetensorsFile Open(string path) => new(new MappedFile(path, SafetensorsHeader.PrefixLength));
 
-    internal static SafetensorsFile Open(string path, ITensorMemory memory) => new(new MappedFile(path, memory, SafetensorsHeader.PrefixLength));
-
-    private protected override Tensor Read(TensorEntry entry) => _file.Tensor(entry);
+    private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _file.Tensor(entry, maps);
 
     private protected override void Close() => _file.Dispose();
 

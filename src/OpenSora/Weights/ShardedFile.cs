@@ -11,8 +11,8 @@ internal sealed class ShardedFile : WeightsFile
 
     private readonly Dictionary<string, WeightsFile> _shards = new(StringComparer.Ordinal);
 
-    public ShardedFile(string path, string? section, ITensorMemory memory)
-        : base(path, memory)
+    public ShardedFile(string path, string? section)
+        : base(path)
     {
         var index = ReadIndex(path, out var metadata);
         try
@@ -58,7 +58,7 @@ internal sealed class ShardedFile : WeightsFile
     public override IReadOnlyList<WeightsSection> Sections => [.. _shards.Values.SelectMany(shard => shard.Sections)
         .GroupBy(section => section.Name, StringComparer.Ordinal).Select(group => new WeightsSection(group.Key, group.Sum(section => section.Tensors), group.Any(section => section.Chosen)))];
 
-    private protected override Tensor Read(TensorEntry entry) => _shards[entry.Shard!].Read(entry.Name);
+    private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _shards[entry.Shard!].Read(entry.Name, maps);
 
     private protected override void Close()
     {
@@ -75,7 +75,7 @@ internal sealed class ShardedFile : WeightsFile
         var path = System.IO.Path.Combine(folder, name);
         if (!File.Exists(path))
             throw new InvalidWeightsException(Path, $"the shard '{InvalidWeightsException.Shown(name)}' that the index names is not there; fetch it into the same folder.");
-        return Open(path, section, Memory);
+        return Open(path, section);
     }
 
     private static Dictionary<string, string> ReadIndex(string path, out IReadOnlyDictionary<string, string> metadata)

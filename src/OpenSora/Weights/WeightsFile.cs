@@ -5,17 +5,17 @@ namespace OpenSora.Weights;
 
 /// <summary>Weights on disk, of any format that is read: a safetensors file, a PyTorch checkpoint (.pt, .pth, .bin, .ckpt), or either in shards.</summary>
 /// <remarks>
-/// <para>Opening reads and checks descriptions only; a tensor's bytes are read from disk when they are used. Where the tensor library allows it, the
-/// tensors lie in the mapped memory itself. The map is private to this process: writing into such a tensor never changes the file.</para>
-/// <para>A mapped file must not be overwritten in place or cut: the change would show in the tensors, or end the process. Replacing it by renaming a new file
-/// over it, as all writers here do, is safe: the old contents stay until the last tensor over them is gone.</para>
+/// <para>Opening reads and checks descriptions only; a tensor's bytes are read from disk when they are first used. Tensors of at least 64 KiB lie in the mapped
+/// file itself, if their bytes are aligned to the element size. The map is private to this process: writing into such a tensor never changes the file.</para>
+/// <para>A mapped file must not be overwritten in place or truncated: the change would show in the tensors, or end the process. Replacing it by renaming a new
+/// file over it, as all writers here do, is safe: the old contents stay until the last tensor over them is gone.</para>
 /// <para>Tensors stay valid after this object is disposed of. Safe to use from several threads at once.</para>
 /// </remarks>
 public abstract class WeightsFile : IDisposable
 {
     private static readonly string[] Patterns = ["*.safetensors.index.json", "*.safetensors", "*.bin.index.json", "*.bin", "*.pth", "*.pt", "*.ckpt"];
 
-    private protected WeightsFile(string path, ITensorMemory memory) => (Path, Memory) = (path, memory);
+    private protected WeightsFile(string path) => Path = path;
 
     /// <summary>The file's full path; of shards, the index's.</summary>
     public string Path { get; }
@@ -32,25 +32,21 @@ public abstract class WeightsFile : IDisposable
     /// <summary>The dictionaries of tensors in a PyTorch checkpoint; one of no name where all is in one.</summary>
     public virtual IReadOnlyList<WeightsSection> Sections => [new("", Tensors.Count, Chosen: true)];
 
-    internal ITensorMemory Memory { get; }
-
     /// <summary>Opens weights. The format is recognised by what is in the file, not by its name.</summary>
     /// <param name="path">A file of weights, the index of shards (<c>*.index.json</c>), or a folder with one of those.</param>
     /// <param name="section">Which of several dictionaries of tensors in a PyTorch checkpoint to take, such as <c>model</c>; null: moving averages
     /// (<c>ema</c>) if there are any, else <c>state_dict</c>, <c>model</c> and the like.</param>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidWeightsException">The file is of another kind, is damaged, or has no such section.</exception>
-    public static WeightsFile Open(string path, string? section = null) => Open(path, section, TensorMemory.Default);
-
-    internal static WeightsFile Open(string path, string? section, ITensorMemory memory)
+    public static WeightsFile Open(string path, string? section = null)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         path = System.IO.Path.GetFullPath(path);
         if (Directory.Exists(path))
             path = OnlyOneIn(path);
         if (path.EndsWith(".json", StringComparison.OrdinalIgnoreCase))
-            return new ShardedFile(path, section, memory);
-        var file = new MappedFile(path, memory, SafetensorsHeader.PrefixLength);
+            return new ShardedFile(path, section);
+        var file = new MappedFile(path, SafetensorsHeader.PrefixLength);
         if (PyTorchFile.IsOne(file))
             return new PyTorchFile(file, section);
         return section is null ? new SafetensorsFile(file) : throw WithoutSections(file, section);
@@ -62,7 +58,14 @@ public abstract class WeightsFile : IDisposable
     /// <exception cref="KeyNotFoundException">The file has no such tensor.</exception>
     /// <exception cref="InvalidWeightsException">The tensor's type does not exist in the tensor library, or a boolean is neither 0 nor 1.</exception>
     /// <exception cref="ObjectDisposedException">The file is closed.</exception>
-    public Tensor Read(string name) => Tensors.TryGetValue(name, out var entry) ? Read(entry) : throw new KeyNotFoundException(
+    public Tensor Read(string name)
+    {
+        using var maps = new TensorMaps();
+        return Read(name, maps);
+    }
+
+    /// <summary>Gives one tensor, which lies in one of the given maps if it can.</summary>
+    internal Tensor Read(string name, TensorMaps? maps) => Tensors.TryGetValue(name, out var entry) ? Read(entry, maps) : throw new KeyNotFoundException(
         $"'{Path}' has no tensor '{name}'. It has {Tensors.Count}: {string.Join(", ", Tensors.Keys.Take(8))}{(Tensors.Count > 8 ? ", ..." : "")}");
 
     /// <summary>Closes the file. Tensors that were read from it stay valid.</summary>
@@ -72,7 +75,7 @@ public abstract class WeightsFile : IDisposable
         GC.SuppressFinalize(this);
     }
 
-    private protected abstract Tensor Read(TensorEntry entry);
+    private protected abstract Tensor Read(TensorEntry entry, TensorMaps? maps);
 
     private protected abstract void Close();
 

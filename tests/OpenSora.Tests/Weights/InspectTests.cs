@@ -222,7 +222,7 @@ public sealed class InspectTests : IDisposable
     }
 
     /// <summary>A published checkpoint's names and shapes, without its values.</summary>
-    private sealed class Published(string manifest, string prefix, Func<string, string?>? rename = null, (string Name, long[] Shape)? claim = null) : WeightsFile(manifest, TensorMemory.Default)
+    private sealed class Published(string manifest, string prefix, Func<string, string?>? rename = null, (string Name, long[] Shape)? claim = null) : WeightsFile(manifest)
     {
         public override string Format => "names and shapes";
 
@@ -233,7 +233,7 @@ public sealed class InspectTests : IDisposable
             .ToDictionary(pair => prefix + pair.Name, pair => new TensorEntry(
                 prefix + pair.Name, "F32", claim is { } known && string.Equals(pair.Name, known.Name, StringComparison.Ordinal) ? known.Shape : pair.Value, 0, 4 * pair.Value.Aggregate(1L, (a, b) => a * b)));
 
-        private protected override Tensor Read(TensorEntry entry) => throw new NotSupportedException("There are no values.");
+        private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => throw new NotSupportedException("There are no values.");
 
         private protected override void Close()
         {

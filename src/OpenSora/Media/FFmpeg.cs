@@ -16,9 +16,12 @@ internal static class FFmpeg
         {
             var analysis = await FFProbe.AnalyseAsync(FileName(path, purpose), ffOptions: Options(folder, "ffprobe", purpose), cancellationToken: cancellationToken);
             var stream = analysis.PrimaryVideoStream ?? throw new MediaException($"'{path}' holds no video.");
+            if (stream is not { Width: { } width, Height: { } height })
+            {
+                throw new MediaException($"'{path}' holds a video that does not say its width and height.");
+            }
             var turned = Math.Abs(stream.Rotation) % 180 == 90;
-            return new VideoInfo(turned ? stream.Height : stream.Width, turned ? stream.Width : stream.Height,
-                stream.AvgFrameRate > 0 ? stream.AvgFrameRate : 25, analysis.Duration);
+            return new VideoInfo(turned ? height : width, turned ? width : height, stream.AverageFrameRate > 0 ? stream.AverageFrameRate : 25, analysis.Duration);
         }
         catch (FFMpegException e)
         {
@@ -102,6 +105,8 @@ internal static class FFmpeg
     private sealed class Sink(Func<Stream, CancellationToken, Task> read) : IPipeSink
     {
         public string GetFormat() => "";
+
+        public string GetStreamArguments() => "";
 
         public Task ReadAsync(Stream inputStream, CancellationToken cancellationToken) => read(inputStream, cancellationToken);
     }

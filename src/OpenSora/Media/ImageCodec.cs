@@ -1,29 +1,19 @@
 using SixLabors.ImageSharp;
+using SixLabors.ImageSharp.Formats.Jpeg;
 using SixLabors.ImageSharp.PixelFormats;
 
 namespace OpenSora.Media;
 
-/// <summary>Reads and writes pictures with ImageSharp.</summary>
-/// <param name="ffmpegFolder">Not needed by this implementation.</param>
+/// <summary>Reads images with ffmpeg and writes PNG and JPEG files with ImageSharp.</summary>
+/// <remarks>An image from elsewhere is decoded in another process: a file made to exploit a decoder does not reach this one.</remarks>
+/// <param name="ffmpegFolder">The folder that holds ffmpeg and ffprobe, for reading; null = wherever PATH finds them.</param>
 public sealed class ImageCodec(string? ffmpegFolder = null) : IImageCodec
 {
-    private readonly string? ffmpegFolder = ffmpegFolder;
+    private static readonly JpegEncoder Jpeg = new() { Quality = 95, ColorType = JpegColorType.YCbCrRatio444 };
 
     /// <inheritdoc/>
-    public async Task<VideoFrames> ReadAsync(string path, CancellationToken cancellationToken = default)
-    {
-        try
-        {
-            using var image = await Image.LoadAsync<Rgb24>(path, cancellationToken);
-            var pixels = new byte[image.Width * image.Height * 3];
-            image.CopyPixelDataTo(pixels);
-            return new VideoFrames(pixels, 1, image.Height, image.Width, 25);
-        }
-        catch (ImageFormatException e)
-        {
-            throw new MediaException($"'{path}' cannot be read as a picture: {e.Message}", e);
-        }
-    }
+    public Task<VideoFrames> ReadAsync(string path, CancellationToken cancellationToken = default) =>
+        new VideoReader(ffmpegFolder).ReadAsync(path, new ClipOptions { Frames = 1 }, cancellationToken);
 
     /// <inheritdoc/>
     public Task WriteAsync(VideoFrames image, string path, CancellationToken cancellationToken = default)
@@ -37,7 +27,7 @@ public sealed class ImageCodec(string? ffmpegFolder = null) : IImageCodec
             using var picture = Image.LoadPixelData<Rgb24>(image.Pixels.Span, image.Width, image.Height);
             await using var file = File.Create(temporary);
             if (Path.GetExtension(path).ToUpperInvariant() is ".JPG" or ".JPEG")
-                await picture.SaveAsJpegAsync(file, cancellationToken);
+                await picture.SaveAsync(file, Jpeg, cancellationToken);
             else
                 await picture.SaveAsPngAsync(file, cancellationToken);
             cancellationToken.ThrowIfCancellationRequested(); // a small picture is written at once, and the token not looked at

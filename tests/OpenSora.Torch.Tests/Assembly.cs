@@ -1,2 +1,0 @@
-// Live tensors are counted for the whole process.
-[assembly: CollectionBehavior(DisableTestParallelization = true)]
