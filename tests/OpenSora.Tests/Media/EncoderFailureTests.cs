@@ -2,7 +2,7 @@ using OpenSora.Media;
 
 namespace OpenSora.Tests.Media;
 
-// What depends on how ffmpeg is given frames (its standard input, not FFMpegCore's pipes), and on pictures being written by ffmpeg.
+// Encoders that fail.
 public partial class MediaFailureTests
 {
     [Fact]
@@ -13,20 +13,18 @@ public partial class MediaFailureTests
         await File.WriteAllTextAsync(folder["a.mp4"], "old");
         var e = await Should.ThrowAsync<MediaException>(new VideoWriter(bin).WriteAsync(Video, folder["a.mp4"]));
         e.Message.ShouldContain("the encoder caught fire");
-        e.Message.ShouldContain("exit code 3");
         (await File.ReadAllTextAsync(folder["a.mp4"])).ShouldBe("old");
         folder.Entries.ShouldBe(["a.mp4", "bin"]);
     }
 
     [Fact]
-    public async Task A_disk_that_is_full_leaves_no_picture()
+    public async Task An_image_that_cannot_be_written_leaves_nothing()
     {
         using var folder = new TemporaryFolder();
-        var noise = new byte[128 * 128 * 3];
-        new Random(1).NextBytes(noise);
-        var bin = folder.WithFFmpegScript("trap '' XFSZ; ulimit -f 8; exec $FFMPEG \"$@\"");
-        await Should.ThrowAsync<MediaException>(new ImageCodec(bin).WriteAsync(new VideoFrames(noise, 1, 128, 128, 8), folder["a.png"]));
-        folder.Entries.ShouldBe(["bin"]);
+        Directory.CreateDirectory(folder["a.png"]); // a folder where the file should go
+        await Should.ThrowAsync<Exception>(new ImageCodec().WriteAsync(Video.Slice(0, 1), folder["a.png"]));
+        folder.Entries.ShouldBe(["a.png"]);
+        Directory.EnumerateFileSystemEntries(folder["a.png"]).ShouldBeEmpty();
     }
 
     [Fact]

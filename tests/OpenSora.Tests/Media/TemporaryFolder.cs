@@ -10,10 +10,11 @@ internal sealed class TemporaryFolder : IDisposable
     public string[] Entries => [.. Directory.EnumerateFileSystemEntries(Path).Select(e => System.IO.Path.GetFileName(e)!).Order(StringComparer.Ordinal)];
 
     /// <summary>A folder whose ffmpeg is a shell script; <c>$FFMPEG</c> is the real one. ffprobe stays real.</summary>
+    /// <remarks>FFMpegCore asks every ffmpeg for its version first; that answer is the real one's.</remarks>
     public string WithFFmpegScript(string script)
     {
         var folder = Directory.CreateDirectory(this["bin"]).FullName;
-        Write("ffmpeg", $"#!/bin/sh\nFFMPEG=$(command -v ffmpeg)\n{script}\n");
+        Write("ffmpeg", $"#!/bin/sh\nFFMPEG=$(command -v ffmpeg)\n[ \"$1\" = -version ] && exec $FFMPEG -version\n{script}\n");
         Write("ffprobe", "#!/bin/sh\nexec ffprobe \"$@\"\n");
         return folder;
 

@@ -140,6 +140,7 @@ public sealed class ModuleWeightsTests : IDisposable
         using (NewDisposeScope())
             weight.sum().item<float>().ShouldBeInRange(-1000, 1000);
         module.Dispose();
+        _ = TensorCount.Settled; // TorchSharp leaves one handle of every new parameter to the finalizer
         IsMapped().ShouldBeFalse();
 
         bool IsMapped() => File.ReadLines("/proc/self/maps").Any(line => line.Contains(path, StringComparison.Ordinal));
@@ -228,7 +229,7 @@ public sealed class ModuleWeightsTests : IDisposable
         using var file = SafetensorsFile.Open(_folder["a"]);
         using (var stream = File.Open(_folder["a"], FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
             stream.SetLength(stream.Length - 4);
-        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(file)).Message.ShouldContain("cut short");
+        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(file)).Message.ShouldContain("truncated");
     }
 
     private string Save(params (string Name, Tensor Tensor)[] tensors)
