@@ -10,7 +10,9 @@ namespace OpenSora.Goldens;
 internal static class DitGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file) =>
-        Check(file, new Dit(file.ConfigAs<DitConfig>(), initialize: false), new Dit(file.ConfigAs<DitConfig>(), initialize: false));
+        Check(file, new Dit(Config(file), initialize: false), new Dit(Config(file), initialize: false));
+
+    private static DitConfig Config(GoldenFile file) => file.ConfigAs<DitConfig>() with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") };
 
     public static IEnumerable<Comparison> CheckLatte(GoldenFile file) =>
         Check(file, new Latte(file.ConfigAs<LatteConfig>(), initialize: false), new Latte(file.ConfigAs<LatteConfig>(), initialize: false));
@@ -55,7 +57,7 @@ internal static class DitGoldens
         using var model = new Dit(new DitConfig
         {
             InputSize = [1, size, size], PatchSize = [1, patch, patch], InChannels = Number("in_channels"), HiddenSize = Number("hidden_size"), Depth = Number("depth"),
-            NumHeads = Number("num_heads"), Condition = $"label_{Number("num_classes")}", NoTemporalPosEmb = true,
+            NumHeads = Number("num_heads"), Condition = $"label_{Number("num_classes")}",
         }, initialize: false);
         foreach (var (name, parameter) in model.named_parameters())
             parameter.copy_(file["weights." + name].view(parameter.shape));

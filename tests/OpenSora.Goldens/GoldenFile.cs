@@ -65,6 +65,9 @@ public sealed class GoldenFile : IDisposable
     /// <summary>The configuration, or a part of it, as a record whose property names are spelt in snake case.</summary>
     public T ConfigAs<T>(string? part = null) => (part is null ? Config : Config.GetProperty(part)).Deserialize<T>(SnakeCase)!;
 
+    /// <summary>A choice that the original makes unless the configuration says otherwise.</summary>
+    public bool Flag(string name, bool otherwise = false) => Config.TryGetProperty(name, out var value) ? value.GetBoolean() : otherwise;
+
     /// <summary>Copies the tensors under a prefix into a module's parameters and buffers; all must be there on both sides.</summary>
     /// <param name="module">The module; it goes with the file.</param>
     /// <param name="prefix">What stands before the module's own names.</param>

@@ -9,9 +9,12 @@ namespace OpenSora.Goldens;
 /// <summary>PixArt-alpha as Open-Sora 1.0 has it, for one size and for many, and the official model, whose weights an STDiT begins with.</summary>
 internal static class PixArtGoldens
 {
-    public static IEnumerable<Comparison> Check(GoldenFile file) => Check(file, file.ConfigAs<PixArtConfig>());
+    public static IEnumerable<Comparison> Check(GoldenFile file) => Check(file, file.ConfigAs<PixArtConfig>() with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") });
 
-    public static IEnumerable<Comparison> CheckSizes(GoldenFile file) => Check(file, file.ConfigAs<PixArtConfig>() with { SizeConditioning = true });
+    public static IEnumerable<Comparison> CheckSizes(GoldenFile file) => Check(file, file.ConfigAs<PixArtConfig>() with
+    {
+        SizeConditioning = true, NoTemporalPosEmb = file.Flag("no_temporal_pos_emb"),
+    });
 
     private static IEnumerable<Comparison> Check(GoldenFile file, PixArtConfig config)
     {
@@ -56,7 +59,7 @@ internal static class PixArtGoldens
             NumHeads = Number("num_heads"), CaptionChannels = Number("caption_channels"), ModelMaxLength = Number("model_max_length"),
         };
         using var noGradients = no_grad();
-        using var image = new PixArt(config with { NoTemporalPosEmb = true }, initialize: false);
+        using var image = new PixArt(config, initialize: false);
         using var video = new StdiTBuilder().Latents(3, size, size, config.InChannels).Patch(1, patch, patch).Transformer(config.HiddenSize, config.Depth, config.NumHeads)
             .Text(config.CaptionChannels, config.ModelMaxLength).Build();
         foreach (var model in new Stdit[] { image, video })

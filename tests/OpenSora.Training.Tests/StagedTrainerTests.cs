@@ -12,7 +12,6 @@ public class StagedTrainerTests
     [Fact]
     public void Two_steps_equal_the_original()
     {
-        Assert.Skip("The likelihood at time step 0 is a difference of numbers near 1: where libtorch's tanh rounds otherwise than the recording's (1.13), it is 0.2 % off, and gradients with it.");
         var folder = AppContext.BaseDirectory;
         while (!File.Exists(Path.Combine(folder, "OpenSora.Lib.sln")))
             folder = Path.GetDirectoryName(folder)!;

@@ -90,15 +90,18 @@ public sealed partial class Iddpm
     private static Tensor NormalKl(Tensor mean1, Tensor logVariance1, Tensor mean2, Tensor logVariance2) =>
         0.5 * (logVariance2 - logVariance1 - 1 + (logVariance1 - logVariance2).exp() + (mean1 - mean2).square() * (-logVariance2).exp());
 
-    // The probability of x's bin of width 2/255 under a normal distribution; the outermost bins reach to infinity.
+    // The probability of x's bin of width 2/255 under a normal distribution; the outermost bins reach to infinity. In float64: the difference of two values
+    // of the distribution function near 1 has only two or three correct digits in float32, and so have its gradients.
     private static Tensor DiscretisedLogLikelihood(Tensor x, Tensor mean, Tensor logScale)
     {
         const double Half = 1 / 255.0;
+        var dtype = x.dtype;
+        (x, mean, logScale) = (x.to_type(ScalarType.Float64), mean.to_type(ScalarType.Float64), logScale.to_type(ScalarType.Float64));
         var centered = x - mean;
         var inverse = (-logScale).exp();
         var upper = NormalCdf(inverse * (centered + Half));
         var lower = NormalCdf(inverse * (centered - Half));
-        return where(x < -0.999, Log(upper), where(x > 0.999, Log(1 - lower), Log(upper - lower)));
+        return where(x < -0.999, Log(upper), where(x > 0.999, Log(1 - lower), Log(upper - lower))).to_type(dtype);
 
         static Tensor Log(Tensor p) => p.clamp_min(1e-12).log();
     }

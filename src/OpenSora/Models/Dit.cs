@@ -21,8 +21,8 @@ public record DitConfig : TransformerConfig
     /// <summary>Whether the output has a second half, the interpolation weights of the learned variance (Nichol and Dhariwal, 2021).</summary>
     public bool LearnSigma { get; init; } = true;
 
-    /// <summary>Leaves the temporal positions out.</summary>
-    public bool NoTemporalPosEmb { get; init; }
+    /// <summary>Leaves the temporal positions out. Null: only where <see cref="InputSize"/> is a single frame of tokens, since DiT's image models have none.</summary>
+    public bool? NoTemporalPosEmb { get; init; }
 
     /// <summary>How blocks attend within frames and along time.</summary>
     public AttentionOrder AttentionOrder { get; init; } = AttentionOrder.Full;
@@ -46,6 +46,8 @@ public record DitConfig : TransformerConfig
         CheckOrder(AttentionOrder);
         Check(string.Equals(Condition, "text", StringComparison.Ordinal) || Classes > 0, nameof(Condition), $"Condition is '{Condition}'; it must be 'text' or 'label_' and the number of classes.");
     }
+
+    internal bool HasFramePositions => !(NoTemporalPosEmb ?? InputSize[0] == PatchSize[0]);
 
     /// <summary>The number of classes; 0 where the condition is no label.</summary>
     internal int Classes => Condition?.StartsWith("label_", StringComparison.Ordinal) == true
@@ -178,7 +180,7 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
 
         foreach (var block in blocks)
         {
-            var next = block.call(tokens, condition, block.TakesFramePositions && !Config.NoTemporalPosEmb ? frames : null);
+            var next = block.call(tokens, condition, block.TakesFramePositions && Config.HasFramePositions ? frames : null);
             tokens.Dispose();
             tokens = next;
         }

@@ -3,8 +3,8 @@ namespace OpenSora.Models;
 /// <summary>Sizes and choices of a <see cref="PixArt"/>: those of an STDiT without an attention of its own along time.</summary>
 public sealed record PixArtConfig : StditConfig
 {
-    /// <summary>The published choices.</summary>
-    public PixArtConfig() => (AttentionOrder, StretchPositions, InputSize) = (AttentionOrder.Full, true, [1, 64, 64]);
+    /// <summary>The published choices: attention over all tokens, positions stretched to a square, none along time.</summary>
+    public PixArtConfig() => (AttentionOrder, StretchPositions, NoTemporalPosEmb, InputSize) = (AttentionOrder.Full, true, true, [1, 64, 64]);
 
     /// <summary>Names that <see cref="Preset"/> knows: the models for one size, and for many sizes and aspect ratios.</summary>
     public static new IReadOnlyList<string> Presets { get; } = ["PixArt-XL/2", "PixArtMS-XL/2"];

@@ -239,8 +239,13 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         return (places.to(device), frames.to(device));
     }
 
-    private (Tensor Places, Tensor Frames) Grid(int t, int h, int w) =>
-        (Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(h * w) : null), Positions.Line(Config.HiddenSize, t, Config.TimeScale));
+    // Positions are stretched to the square of the size that the model is configured for, whatever the size of the latents is.
+    private (Tensor Places, Tensor Frames) Grid(int t, int h, int w)
+    {
+        var places = Config.InputSize[1] / Config.PatchSize[1] * (Config.InputSize[2] / Config.PatchSize[2]);
+        return (Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(places) : null),
+            Positions.Line(Config.HiddenSize, t, Config.TimeScale));
+    }
 
     private void CheckShapes(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? noisyFrames, Tensor? size)
     {

@@ -35,7 +35,8 @@ public record StditConfig : TransformerConfig
     /// <summary>How blocks attend within frames and along time.</summary>
     public AttentionOrder AttentionOrder { get; init; } = AttentionOrder.Serial;
 
-    /// <summary>Stretches spatial positions to a square of as many tokens, as PixArt-alpha does: of no effect on square latents.</summary>
+    /// <summary>Stretches spatial positions to the square with as many tokens as <see cref="InputSize"/> has, as PixArt-alpha does. It has no effect on latents
+    /// of that size if they are square.</summary>
     public bool StretchPositions { get; init; }
 
     /// <summary>Tells the model height, width and their ratio beside the time, as PixArt-alpha's models of many sizes do. Needs a multiple of 3 channels.</summary>

@@ -57,10 +57,10 @@ public class PublishedWeightsTests
 
     private static PixArt PixArt() => Randomised(new PixArt(new PixArtConfig
     {
-        InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, NoTemporalPosEmb = true,
+        InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5,
     }, initialize: false));
 
-    private static Dit Dit() => Randomised(new Dit(new DitConfig { InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, Condition = "label_7", NoTemporalPosEmb = true }, initialize: false));
+    private static Dit Dit() => Randomised(new Dit(new DitConfig { InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, Condition = "label_7" }, initialize: false));
 
     // As the official models' files are: no axis of time, one position table.
     private static string Save(TemporaryFolder folder, nn.Module model, Func<string, Tensor, Tensor?>? change = null)
@@ -139,11 +139,11 @@ public class PublishedWeightsTests
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         var builder = new StdiTBuilder().Latents(3, 4, 4).Transformer(8, depth: 1, heads: 2).Text(width: 5, tokens: 3);
-        var small = new DitConfig { InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3", NoTemporalPosEmb = true };
+        var small = new DitConfig { InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3" };
 
         using var pixart = new PixArt(new PixArtConfig
         {
-            InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, CaptionChannels = 5, ModelMaxLength = 3, NoTemporalPosEmb = true,
+            InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, CaptionChannels = 5, ModelMaxLength = 3,
         });
         var report = pixart.LoadPublishedWeights(File("pixart.pth"));
         report.Unwrapped.ShouldBe(["state_dict"]);
