@@ -30,7 +30,7 @@ internal static class TransformerFamily
             _ => new PixArt(new PixArtConfig
             {
                 InputSize = Stdit.InputSize, HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, ClassDropoutProb = 0,
-                SizeConditioning = string.Equals(name, "PixArtMS", StringComparison.Ordinal),
+                NoTemporalPosEmb = false, SizeConditioning = string.Equals(name, "PixArtMS", StringComparison.Ordinal),
             }),
         });
         return (IVideoTransformer)model;

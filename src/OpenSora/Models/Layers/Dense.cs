@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -98,11 +99,18 @@ internal static class Parameters
     private static Device? _device;
 
     /// <summary>An uninitialised parameter that no dispose scope owns.</summary>
+    /// <remarks>TorchSharp's public constructor leaves a second handle of the tensor to the finalizer, which keeps its memory, and counts it in
+    /// <see cref="Tensor.TotalCount"/> for ever.</remarks>
     public static Parameter Create(params long[] shape)
     {
-        var parameter = new Parameter(Buffer(shape));
+        var tensor = Buffer(shape);
+        tensor.requires_grad = true;
+        var parameter = OfHandle(tensor.DecoupleFromNativeHandle());
         parameter.DetachFromDisposeScope();
         return parameter;
+
+        [UnsafeAccessor(UnsafeAccessorKind.Constructor)]
+        static extern Parameter OfHandle(IntPtr handle);
     }
 
     /// <summary>An uninitialised tensor that no dispose scope owns.</summary>
