@@ -50,6 +50,7 @@ run_tests() {
     failed=$((failed + failures + errors))
     passed=$((passed + total - failures - skipped))
   done
+  if tests/Packages/run.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
   echo "$passed passed, $failed failed"
   [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
 }

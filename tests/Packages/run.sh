@@ -8,7 +8,7 @@ trap 'rm -rf "$folder"' EXIT
 fail() { echo "tests/Packages: $*" >&2; exit 1; }
 
 for project in OpenSora OpenSora.Stickers; do
-  dotnet pack "$repository/src/$project" -c Release -nodeReuse:false --verbosity quiet -tl:off -o "$folder/packages" >/dev/null
+  dotnet pack "$repository/src/$project" -c Release -nodeReuse:false --verbosity quiet -tl:off -o "$folder/packages" >"$folder/pack.log" || { cat "$folder/pack.log"; fail "$project cannot be packed"; }
 done
 mkdir "$folder/app" && cd "$folder/app"
 cp "$repository/tests/Packages/App.csproj.txt" App.csproj

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Loader;
@@ -39,8 +40,8 @@ internal static class NativeLibraries
     }
 
     /// <summary>Called by the runtime for a library that it could not load.</summary>
-    /// <remarks>TorchSharp first tries to load its library, and if that fails, copies every native library it can find and prints a hundred lines. It is made to
-    /// believe that it succeeded, and the reason is thrown to whoever calls its first function.</remarks>
+    /// <remarks>TorchSharp first tries to load its library, and if that fails, copies every native library it can find and prints a hundred lines. While it tries,
+    /// it gets the handle of the program in place of the library, so that it goes on; its first native call then gets the reason as an exception.</remarks>
     private static IntPtr Resolve(string name)
     {
         if (name is not TorchSharpLibrary)
@@ -51,7 +52,7 @@ internal static class NativeLibraries
         {
             if (_failure is not null)
             {
-                throw _failure;
+                return AnswerToFailure(_failure);
             }
             if (IsPackageFolder(Path.GetDirectoryName(typeof(torch).Assembly.Location)))
             {
@@ -64,9 +65,15 @@ internal static class NativeLibraries
             catch (DllNotFoundException exception)
             {
                 _failure = exception;
-                return NativeLibrary.GetMainProgramHandle();
+                return AnswerToFailure(exception);
             }
         }
+    }
+
+    private static IntPtr AnswerToFailure(DllNotFoundException failure)
+    {
+        var isTrial = new StackTrace().GetFrames().Any(frame => frame.GetMethod()?.Name is "LoadNativeBackend" or "TryLoadNativeLibraryByName");
+        return isTrial ? NativeLibrary.GetMainProgramHandle() : throw new DllNotFoundException(failure.Message, failure);
     }
 
     /// <summary>Loads TorchSharp's library after the libtorch beside it.</summary>
