@@ -146,6 +146,60 @@ public sealed class ModuleWeightsTests : IDisposable
         bool IsMapped() => File.ReadLines("/proc/self/maps").Any(line => line.Contains(path, StringComparison.Ordinal));
     }
 
+    [Theory]
+    [InlineData(ScalarType.Bool)]
+    [InlineData(ScalarType.Byte)]
+    [InlineData(ScalarType.Int8)]
+    [InlineData(ScalarType.Int16)]
+    [InlineData(ScalarType.Int32)]
+    [InlineData(ScalarType.Int64)]
+    [InlineData(ScalarType.Float16)]
+    [InlineData(ScalarType.BFloat16)]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.Float64)]
+    public void Large_tensors_of_every_type_lie_in_the_map_and_leave_the_file_alone(ScalarType dtype)
+    {
+        using var scope = NewDisposeScope();
+        var path = _folder["large.safetensors"];
+        var expected = arange(0, 70_000, ScalarType.Float32).remainder(2).to_type(dtype);
+        SafetensorsWriter.Write(path, new Dictionary<string, Tensor> { ["a"] = expected, ["b"] = expected.logical_not().to_type(dtype) });
+        var bytes = File.ReadAllBytes(path);
+        using var file = WeightsFile.Open(path);
+        using (var maps = new TensorMaps())
+        {
+            maps.TryView(new MappedFile(path, 8), file.Tensors["a"].Offset, 70_000 * expected.element_size(), [70_000], dtype, (int)expected.element_size()).ShouldNotBeNull();
+            var (a, b) = (file.Read("a", maps), file.Read("b", maps));
+            a.eq(expected).all().item<bool>().ShouldBeTrue();
+            b.ne(expected).all().item<bool>().ShouldBeTrue();
+            a.zero_();
+            b.ne(expected).all().item<bool>().ShouldBeTrue();
+        }
+        file.Read("a").eq(expected).all().item<bool>().ShouldBeTrue(); // another map: what was written shows nowhere else
+        File.ReadAllBytes(path).ShouldBe(bytes);
+    }
+
+    [Fact]
+    public void Unaligned_tensors_are_copied()
+    {
+        using var scope = NewDisposeScope();
+        var path = _folder["unaligned.safetensors"];
+        var values = arange(0, 70_000, ScalarType.Float32);
+        var header = "{\"a\":{\"dtype\":\"F32\",\"shape\":[70000],\"data_offsets\":[0,280000]}} "u8; // 8 + 65 bytes: odd
+        header.Length.ShouldBe(65);
+        using (var stream = File.Create(path))
+        {
+            stream.Write(BitConverter.GetBytes((long)header.Length));
+            stream.Write(header);
+            values.WriteBytesToStream(stream);
+        }
+        using var file = WeightsFile.Open(path);
+        (file.Tensors["a"].Offset % 4).ShouldNotBe(0);
+        using var mapped = new MappedFile(path, 8);
+        using var maps = new TensorMaps();
+        maps.TryView(mapped, file.Tensors["a"].Offset, 280_000, [70_000], ScalarType.Float32, 4).ShouldBeNull();
+        file.Read("a", maps).eq(values).all().item<bool>().ShouldBeTrue();
+    }
+
     [Fact]
     public void Training_changes_neither_the_file_nor_another_module_of_it()
     {
