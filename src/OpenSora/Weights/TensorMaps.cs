@@ -31,7 +31,7 @@ internal sealed class TensorMaps : IDisposable
             return null;
         _ends[file] = offset + length;
         using var elements = map.narrow(0, offset / size, length / size);
-        return elements.view(shape).DetachFromDisposeScope();
+        return elements.view(shape);
     }
 
     /// <inheritdoc/>

@@ -131,7 +131,9 @@ public sealed class ModuleWeightsTests : IDisposable
 
         var module = nn.Linear(256, 256);
         var (weight, handle) = (module.weight!, module.weight!.Handle);
+        var count = TensorCount.Now;
         module.LoadWeights(path);
+        TensorCount.ShouldBe(count);
         module.weight.ShouldBeSameAs(weight);
         weight.Handle.ShouldBe(handle);
         (weight.requires_grad, weight.is_leaf).ShouldBe((true, true));
@@ -184,7 +186,7 @@ public sealed class ModuleWeightsTests : IDisposable
         using var scope = NewDisposeScope();
         var path = _folder["unaligned.safetensors"];
         var values = arange(0, 70_000, ScalarType.Float32);
-        var header = "{\"a\":{\"dtype\":\"F32\",\"shape\":[70000],\"data_offsets\":[0,280000]}} "u8; // 8 + 65 bytes: odd
+        var header = "{\"a\":{\"dtype\":\"F32\",\"shape\":[70000],\"data_offsets\":[0,280000]}}  "u8; // 8 + 65 bytes: odd
         header.Length.ShouldBe(65);
         using (var stream = File.Create(path))
         {
