@@ -151,7 +151,7 @@ public class DataTests
         using var batch = data.GetBatch(0, 1, seed: 1);
         using var expected = encoder.Encode([source.Caption]);
         using var states = encoder.Model.forward(batch.Text!, batch.Mask);
-        (states - expected.States).abs().max().item<float>().ShouldBe(0);
+        (states - expected.States).abs().max().item<float>().ShouldBeLessThan(2e-6f); // batches of other sizes are rounded differently
     }
 
     [Fact]

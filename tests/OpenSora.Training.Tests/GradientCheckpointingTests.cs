@@ -67,19 +67,19 @@ public class GradientCheckpointingTests
         using var scope = NewDisposeScope();
         var (x, t, y) = (randn([2, 4, 8, 32, 32]), zeros(2), randn([2, 1, 4, 8]));
         // 2 x 8 x 256 tokens of 64 floats are 1 MiB; a block computes dozens of these, attention's weights not counted.
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Memory is read from /proc.");
         Held(on: true); // libraries are loaded, one block's memory has been had
         var held = Held(on: true);
-        held.ShouldBeLessThan(40 << 20);
-        Held(on: false).ShouldBeGreaterThan(120 << 20); // libtorch 2.10 holds less: 133 were measured
+        held.ShouldBeLessThan(40 << 20); // 10 MiB were measured, and 183 without checkpointing
+        Held(on: false).ShouldBeGreaterThan(120 << 20);
 
         long Held(bool on)
         {
             using var inner = NewDisposeScope();
             model.UseGradientCheckpointing(on);
-            GC.Collect();
-            var before = Environment.WorkingSet;
+            var before = OpenSora.Benchmarks.ResidentMemory.Start();
             var loss = model.forward(x, t, y, null).square().mean();
-            var grown = Environment.WorkingSet - before;
+            var grown = (long)(Environment.WorkingSet - before);
             loss.backward();
             model.zero_grad();
             return grown;

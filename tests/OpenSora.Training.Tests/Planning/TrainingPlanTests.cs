@@ -142,12 +142,11 @@ public class TrainingPlanTests
     public void Memory_is_as_measured(int batch, int frames, int side, bool bfloat16, bool checkpointing)
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Peak memory is read from /proc.");
-        Assert.Skip("What products take beside their results depends on the libtorch: the estimate is for 1.13; TorchSharp's 2.10 takes up to half more in bfloat16.");
         new MemoryCase(Small with { Depth = 1 }, 1, 2, 8, bfloat16, checkpointing).Measure(); // maps what the libraries need for themselves
         var size = new MemoryCase(Small, batch, frames, side, bfloat16, checkpointing);
         // What the runtime and malloc happen to take meanwhile counts as well, and can only add: the least of three counts.
         var measured = Enumerable.Range(0, 3).Min(_ => size.Measure());
-        (size.Estimate().Peak / measured).ShouldBeInRange(0.85, 1.15);
+        (size.Estimate().Peak / measured).ShouldBeInRange(0.85, 1.15, $"{measured / 1e6:F0} MB were measured.");
     }
 
     [Fact]

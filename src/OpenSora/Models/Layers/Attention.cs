@@ -9,6 +9,31 @@ internal static class DotProduct
     // Without gradients no more logits than this are held at a time, so that they stay near the processor.
     private const long MaxLogits = 1 << 22;
 
+    // From so many keys on, libtorch's fused attention is faster than plain products in bfloat16 and float16 on a CPU (docs/performance.md).
+    private const long LeastKeysOfHalfPrecision = 1024;
+
+    /// <summary>Whether attention runs as one fused operator, which never holds the logits of all queries: always on a CUDA device, in float32 and float64 on a
+    /// CPU, and in half precision on a CPU where there are many keys.</summary>
+    /// <param name="q">Queries, of any shape.</param>
+    /// <param name="keys">Keys that each query attends to.</param>
+    public static bool IsFused(Tensor q, long keys) => q.device_type == DeviceType.CUDA || q.dtype is ScalarType.Float32 or ScalarType.Float64 || keys >= LeastKeysOfHalfPrecision;
+
+    /// <summary><c>softmax(scale q k^T + bias) v</c> by the fused operator (Dao et al., 2022, "FlashAttention"). Inputs may be views of any strides.</summary>
+    /// <param name="q"><c>[batch, heads, n, d]</c></param>
+    /// <param name="k"><c>[batch, heads, m, d]</c></param>
+    /// <param name="v"><c>[batch, heads, m, d]</c></param>
+    /// <param name="scale">Factor of the logits.</param>
+    /// <param name="bias">Added to the logits, <c>[batch, heads, 1 or n, m]</c>.</param>
+    /// <returns><c>[batch, heads, n, d]</c>, a view of <c>[batch, n, heads, d]</c> in memory.</returns>
+    public static Tensor Fused(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias = null)
+    {
+        using var scope = NewDisposeScope();
+        var factor = scale * Math.Sqrt(q.shape[^1]); // the operator itself divides by the root
+        if (Math.Abs(factor - 1) > 1e-12)
+            q = q * factor;
+        return nn.functional.scaled_dot_product_attention(q, k, v, bias?.In(q.dtype)).MoveToOuterDisposeScope();
+    }
+
     /// <summary><c>softmax(scale q k^T + bias) v</c>; products in the type of q, softmax in float32.</summary>
     /// <param name="q"><c>[groups, n, d]</c></param>
     /// <param name="k"><c>[groups, m, d]</c></param>
@@ -18,6 +43,8 @@ internal static class DotProduct
     public static Tensor Attend(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias = null)
     {
         using var scope = NewDisposeScope();
+        if (IsFused(q, k.shape[1]))
+            return Fused(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), scale, bias?.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
         var (groups, logits) = (q.shape[0], q.shape[1] * k.shape[1]);
         if (is_grad_enabled() || groups * logits <= MaxLogits || groups == 1)
             return Product(q, k, v, scale, bias).MoveToOuterDisposeScope();
@@ -90,8 +117,16 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
             return Along(Space, x.view(b, 1, t * s, c)).view(b, t, s, c).MoveToOuterDisposeScope();
         var (length, d) = (x.shape[axis], c / _heads);
 
+        var projected = qkv.call(x);
+        if (axis == Space && rope is null && DotProduct.IsFused(projected, s))
+        {
+            var heads = projected.view(b * t, s, 3, _heads, d).permute(2, 0, 3, 1, 4).unbind(0); // 3 views [b t, heads, s, d]
+            var (queries, keys) = q_norm is null || k_norm is null ? (heads[0], heads[1]) : (q_norm.call(heads[0]).In(heads[0].dtype), k_norm.call(heads[1]).In(heads[1].dtype));
+            return proj.call(DotProduct.Fused(queries, keys, heads[2], 1 / Math.Sqrt(d)).transpose(1, 2).reshape(b, t, s, c)).MoveToOuterDisposeScope();
+        }
+
         // [3, batch, the other axis, heads, the axis, d], one copy for all three
-        var split = qkv.call(x).view(b, t, s, 3, _heads, d);
+        var split = projected.view(b, t, s, 3, _heads, d);
         split = axis == Space ? split.permute(3, 0, 1, 4, 2, 5) : split.permute(3, 0, 2, 4, 1, 5);
         var parts = split.contiguous().view(3, -1, length, d).unbind(0);
         var (q, k, v) = (parts[0], parts[1], parts[2]);
@@ -135,7 +170,13 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
         using var scope = NewDisposeScope();
         var (b, n, m, c) = (x.shape[0], x.shape[1], y.shape[1], x.shape[2]);
         var d = c / _heads;
-        var q = q_linear.call(x).view(b, n, _heads, d).transpose(1, 2).reshape(b * _heads, n, d);
+        var projected = q_linear.call(x).view(b, n, _heads, d).transpose(1, 2);
+        if (DotProduct.IsFused(projected, m))
+        {
+            var both = kv_linear.call(y).view(b, m, 2, _heads, d).permute(2, 0, 3, 1, 4).unbind(0); // 2 views [b, heads, m, d]
+            return proj.call(DotProduct.Fused(projected, both[0], both[1], 1 / Math.Sqrt(d), bias?.view(b, _heads, 1, m)).transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
+        }
+        var q = projected.reshape(b * _heads, n, d);
         var kv = kv_linear.call(y).view(b, m, 2, _heads, d).permute(2, 0, 3, 1, 4).reshape(2, b * _heads, m, d).unbind(0);
         var z = DotProduct.Attend(q, kv[0], kv[1], 1 / Math.Sqrt(d), bias);
         return proj.call(z.view(b, _heads, n, d).transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
