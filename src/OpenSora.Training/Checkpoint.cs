@@ -64,7 +64,7 @@ internal static class Checkpoint
 
     /// <summary>Writes a checkpoint, then deletes all but the newest. Returns its path.</summary>
     public static string Write(CheckpointOptions options, CheckpointState state, IReadOnlyDictionary<string, nn.Module> modules,
-        IReadOnlyDictionary<string, Tensor> ema, IReadOnlyList<(string Name, Parameter Parameter)> trained, OptimizerHelper optimizer)
+        IReadOnlyDictionary<string, Tensor> ema, IReadOnlyList<(string Name, Parameter Parameter)> trained, AdamWOptimizers optimizer)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -76,17 +76,16 @@ internal static class Checkpoint
         }
         foreach (var (name, tensor) in ema)
             tensors[$"ema.{name}"] = tensor;
-        var states = optimizer.state_dict().State;
         for (var i = 0; i < trained.Count; i++)
         {
-            var adam = (AdamW.State)states[i];
+            var adam = optimizer.State(i);
             tensors[$"adam.mean.{trained[i].Name}"] = adam.exp_avg!;
             tensors[$"adam.square.{trained[i].Name}"] = adam.exp_avg_sq!;
         }
 
         var path = Path.Combine(options.Folder, FormattableString.Invariant($"checkpoint-{state.Stage + 1:D2}-{state.Step:D8}.safetensors"));
         // The optimizer counts a parameter's steps, and a step in which it has no gradient is none of its own.
-        var steps = trained.Select((pair, i) => (pair.Name, ((AdamW.State)states[i]).step)).ToArray();
+        var steps = trained.Select((pair, i) => (pair.Name, optimizer.State(i).step)).ToArray();
         var most = steps.Max(pair => pair.step);
         SafetensorsWriter.Write(path, tensors, new Dictionary<string, string>(StringComparer.Ordinal)
         {
@@ -137,19 +136,18 @@ internal static class Checkpoint
     }
 
     /// <summary>Fills the moving averages and the optimizer's state.</summary>
-    public static void ReadProgress(SafetensorsFile file, IReadOnlyDictionary<string, Tensor> ema, IReadOnlyList<(string Name, Parameter Parameter)> trained, OptimizerHelper optimizer)
+    public static void ReadProgress(SafetensorsFile file, IReadOnlyDictionary<string, Tensor> ema, IReadOnlyList<(string Name, Parameter Parameter)> trained, AdamWOptimizers optimizer)
     {
         using var noGradients = no_grad();
         foreach (var (name, tensor) in ema)
             Fill(tensor, $"ema.{name}");
         if (file.Tensors.Keys.Count(name => name.StartsWith("adam.mean.", StringComparison.Ordinal)) is var held && held > trained.Count)
             throw new InvalidWeightsException(file.Path, $"it was written by a run that trained {held} parameters, this stage trains {trained.Count} of them. Train the same, or start anew with InitialiseFrom.");
-        var states = optimizer.state_dict().State;
         var step = long.Parse(file.Metadata[StepKey], System.Globalization.CultureInfo.InvariantCulture);
         var fewer = file.Metadata.TryGetValue(FewerStepsKey, out var json) ? JsonSerializer.Deserialize<Dictionary<string, long>>(json, Json)! : [];
         for (var i = 0; i < trained.Count; i++)
         {
-            var adam = (AdamW.State)states[i];
+            var adam = optimizer.State(i);
             adam.step = fewer.GetValueOrDefault(trained[i].Name, step);
             Fill(adam.exp_avg!, $"adam.mean.{trained[i].Name}");
             Fill(adam.exp_avg_sq!, $"adam.square.{trained[i].Name}");

@@ -171,7 +171,7 @@ public sealed class StagedTrainer : IDisposable
         average?.Dispose();
         average = stage.EmaDecay is null ? null : new MovingAverage(trained);
 
-        using var optimizer = optim.AdamW(trained.Select(pair => pair.Parameter), stage.LearningRate, stage.Beta1, stage.Beta2, 1e-8, stage.WeightDecay);
+        using var optimizer = new AdamWOptimizers(trained.Select(pair => pair.Parameter), stage);
         using var workers = stage.Workers == 1 ? null : new StageWorkers(stage.Workers);
         if (file is not null)
         {
@@ -244,7 +244,7 @@ public sealed class StagedTrainer : IDisposable
     private IReadOnlyDictionary<string, Tensor> Averages => average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);
 
     // One optimizer step, or none, where the gradients are out of proportion.
-    private TrainingProgress Step(TrainingStage stage, List<(string Name, Parameter Parameter)> trained, optim.Optimizer optimizer, StageWorkers? workers, SpikeWatch? spikes, long step, double rate)
+    private TrainingProgress Step(TrainingStage stage, List<(string Name, Parameter Parameter)> trained, AdamWOptimizers optimizer, StageWorkers? workers, SpikeWatch? spikes, long step, double rate)
     {
         foreach (var module in objective.Modules.Values)
         {
@@ -277,9 +277,7 @@ public sealed class StagedTrainer : IDisposable
             throw Diverged(stage, step, $"this is step {spikes.InARow} in a row out of proportion: {spike}");
         if (spike is null || !stage.Spikes!.SkipSteps)
         {
-            foreach (var group in optimizer.ParamGroups)
-                group.LearningRate = rate;
-            optimizer.step();
+            optimizer.Step(rate);
             average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
         }
         return new TrainingProgress

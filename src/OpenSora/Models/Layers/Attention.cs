@@ -10,7 +10,7 @@ internal static class DotProduct
     private const long MaxLogits = 1 << 22;
 
     // From so many keys on, libtorch's fused attention is faster than plain products in bfloat16 and float16 on a CPU (docs/performance.md).
-    private const long LeastKeysOfHalfPrecision = 1024;
+    public const long LeastKeysOfHalfPrecision = 1024;
 
     /// <summary>Whether attention runs as one fused operator, which never holds the logits of all queries: always on a CUDA device, in float32 and float64 on a
     /// CPU, and in half precision on a CPU where there are many keys.</summary>
