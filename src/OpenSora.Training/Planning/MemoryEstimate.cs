@@ -5,7 +5,7 @@ namespace OpenSora.Training;
 /// <summary>What a training step of an <see cref="Stdit"/> holds, in bytes: tensors only, without the program and its libraries. Parameters, gradients,
 /// AdamW's two moments and the moving average are float32, as this library trains.</summary>
 /// <param name="Parameters">The model's parameters and buffers.</param>
-/// <param name="Gradients">Their gradients.</param>
+/// <param name="Gradients">Their gradients. With gradient checkpointing those of the blocks' matrices are held twice, until the backward pass has ended.</param>
 /// <param name="Optimizer">AdamW's two moments.</param>
 /// <param name="Average">The moving average.</param>
 /// <param name="Activations">What the forward pass keeps for the backward pass, copies of the weights in the compute type included.</param>
@@ -59,7 +59,7 @@ public sealed record MemoryEstimate(double Parameters, double Gradients, double 
         // The ends: text states and their projection, last norm and modulation in float32, latents and the terms of the loss.
         var values = b * frames * height * width * model.InChannels;
         var ends = b * m * (model.CaptionChannels * 4 + 3 * c * bytes) + n * c * 4 * (mixed ? 3 : 2) + row + LossTerms * values * 4;
-        return new MemoryEstimate(4 * (parameters + (double)model.ModelMaxLength * model.CaptionChannels), 4 * parameters, 8 * parameters, average ? 4 * parameters : 0,
+        return new MemoryEstimate(4 * (parameters + (double)model.ModelMaxLength * model.CaptionChannels), 4 * parameters + (checkpointing ? 4 * model.Depth * BlockMatrices(model) : 0), 8 * parameters, average ? 4 * parameters : 0,
             blocks + ends, checkpointing ? working + block + copies : working);
     }
 
