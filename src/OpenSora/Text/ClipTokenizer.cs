@@ -3,12 +3,13 @@ using System.Net;
 using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
+using Microsoft.ML.Tokenizers;
 
 namespace OpenSora.Text;
 
 /// <summary>CLIP's tokenizer: byte-pair encoding of the UTF-8 bytes of words, from <c>vocab.json</c> and <c>merges.txt</c>.</summary>
 /// <remarks>
-/// Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (2016), over bytes as in GPT-2 (Radford et al., 2019); the end of a word is marked
+/// Microsoft.ML.Tokenizers joins the pairs of a word; cleaning, words, bytes and special tokens are done here. Sources: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (2016), over bytes as in GPT-2 (Radford et al., 2019); the end of a word is marked
 /// by <c>&lt;/w&gt;</c>. Text is lower-cased, its entities are decoded and its white space is one space each. It is composed (Unicode's form C) too, except in
 /// programs with invariant globalization, for which .NET has no tables. Immutable, safe to use from several threads at once.
 /// </remarks>
@@ -23,9 +24,7 @@ public sealed class ClipTokenizer : ITokenizer
     private static readonly Regex Spaces = new(@"[\s\x1C-\x1F]+", RegexOptions.CultureInvariant | RegexOptions.NonBacktracking);
 
     private readonly string[] _pieces; // by id
-    private readonly int[] _bytes = new int[256]; // the id of a byte within a word
-    private readonly int[] _lastBytes = new int[256]; // and at its end
-    private readonly Dictionary<(int Left, int Right), (int Rank, int Id)> _merges = [];
+    private readonly BpeTokenizer _pairs; // of one word, whose bytes are spelled as symbols
 
     private ClipTokenizer(string vocabPath, byte[] vocab, string mergesPath, string[] merges, string padToken)
     {
@@ -38,9 +37,10 @@ public sealed class ClipTokenizer : ITokenizer
         for (var value = 0; value < 256; value++)
         {
             var what = string.Create(CultureInfo.InvariantCulture, $"which stands for byte {value}");
-            (_bytes[value], _lastBytes[value]) = (IdOf($"{ByteSymbols[value]}", what), IdOf(ByteSymbols[value] + WordEnd, what));
+            _ = (IdOf($"{ByteSymbols[value]}", what), IdOf(ByteSymbols[value] + WordEnd, what));
         }
 
+        var pairs = new List<string>();
         var line = 0;
         foreach (var text in merges)
         {
@@ -50,9 +50,10 @@ public sealed class ClipTokenizer : ITokenizer
             if (text.Split(' ') is not [{ Length: > 0 } left, { Length: > 0 } right])
                 throw Invalid(mergesPath, string.Create(CultureInfo.InvariantCulture, $"its line {line} is '{(text.Length > 40 ? text[..40] + "..." : text)}'; it must be two pieces and a space between them."));
             // CLIP's list goes on beyond its vocabulary
-            if (ids.TryGetValue(left, out var leftId) && ids.TryGetValue(right, out var rightId) && ids.TryGetValue(left + right, out var id))
-                _merges.TryAdd((leftId, rightId), (line, id));
+            if (ids.ContainsKey(left) && ids.ContainsKey(right) && ids.ContainsKey(left + right))
+                pairs.Add(text);
         }
+        _pairs = BpeTokenizer.Create(new BpeOptions(ids) { Merges = pairs.Distinct(StringComparer.Ordinal), EndOfWordSuffix = WordEnd });
     }
 
     /// <summary>Pieces in the vocabulary.</summary>
@@ -106,7 +107,7 @@ public sealed class ClipTokenizer : ITokenizer
             if (word is Bos or Eos)
                 ids.Add(word is Bos ? BosId : EosId);
             else
-                AddPieces(word, ids);
+                ids.AddRange(_pairs.EncodeToIds(string.Concat(Encoding.UTF8.GetBytes(word).Select(value => ByteSymbols[value])), considerPreTokenization: false, considerNormalization: false));
         }
 
         return ids;
@@ -175,45 +176,6 @@ public sealed class ClipTokenizer : ITokenizer
         Digit,
         Space,
         Other,
-    }
-
-    /// <summary>Joins neighbours, always the pair that stands first in the list of merges, and of equal ones the leftmost.</summary>
-    private void AddPieces(string word, List<int> ids)
-    {
-        var bytes = Encoding.UTF8.GetBytes(word);
-        var symbols = Array.ConvertAll(bytes, value => _bytes[value]);
-        symbols[^1] = _lastBytes[bytes[^1]];
-        var next = Enumerable.Range(1, symbols.Length).ToArray();
-        var previous = Enumerable.Range(-1, symbols.Length).ToArray();
-        const int gone = -1;
-
-        var queue = new PriorityQueue<(int At, int Left, int Right, int Merged), (int Rank, int At)>();
-        for (var i = 0; i + 1 < symbols.Length; i++)
-            Offer(i, i + 1);
-        while (queue.TryDequeue(out var pair, out _))
-        {
-            var after = next[pair.At];
-            if (symbols[pair.At] != pair.Left || after >= symbols.Length || symbols[after] != pair.Right)
-                continue; // one of the two has been joined with another since
-            (symbols[pair.At], symbols[after]) = (pair.Merged, gone);
-            next[pair.At] = next[after];
-            if (next[after] < symbols.Length)
-            {
-                previous[next[after]] = pair.At;
-                Offer(pair.At, next[after]);
-            }
-
-            if (previous[pair.At] >= 0)
-                Offer(previous[pair.At], pair.At);
-        }
-
-        ids.AddRange(symbols.Where(symbol => symbol != gone));
-
-        void Offer(int left, int right)
-        {
-            if (_merges.TryGetValue((symbols[left], symbols[right]), out var merge))
-                queue.Enqueue((left, symbols[left], symbols[right], merge.Id), (merge.Rank, left));
-        }
     }
 
     /// <summary>A printable character for each byte, as GPT-2 has it: the byte's own where it is printable, else the next from U+0100 on.</summary>
