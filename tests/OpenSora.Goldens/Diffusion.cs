@@ -137,7 +137,7 @@ internal static class DiffusionGoldens
     {
         var process = Process(file.Config);
         var y = cat([file["input.y_cond"], file["input.y_uncond"]]);
-        var channels = process.GuidedChannels!.Value;
+        var channels = file.GuidedChannels(process.GuidedChannels!.Value, (int)file["input.z"].shape[1]);
         var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), channels);
         yield return file.Compare("output.samples", process.Sample(guided, file["input.z"], Recorded(file), null, default), GoldenFile.RunLimit);
 
@@ -157,7 +157,7 @@ internal static class DiffusionGoldens
         yield return file.Compare("output.betas", tensor(process.Schedule.Betas.ToArray()), 1e-7);
         yield return file.Compare("output.alphas_cumprod", tensor(process.Schedule.AlphasCumprod.ToArray()), 1e-7);
 
-        var guided = Guidance.ClassifierFree(Model(file, cat([file["input.y_cond"], file["input.y_uncond"]])), file.Config.GetProperty("cfg_scale").GetDouble());
+        var guided = Guidance.ClassifierFree(Model(file, cat([file["input.y_cond"], file["input.y_uncond"]])), file.Config.GetProperty("cfg_scale").GetDouble(), file.GuidedChannels(null));
         var (times, masks) = (new List<Tensor>(), new List<Tensor>());
         Tensor Watched(Tensor x, Tensor t, Tensor? noisyFrames)
         {
@@ -226,7 +226,7 @@ internal static class DiffusionGoldens
         var solver = new DpmSolver(file.Config.GetProperty("num_sampling_steps").GetInt32());
         yield return file.Compare("mid.t_continuous", tensor(Enumerable.Range(0, solver.Steps + 1).Select(solver.Time).ToArray()));
         var y = cat([file["input.y_cond"], file["input.y_uncond"]]);
-        var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), solver.GuidedChannels);
+        var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), file.GuidedChannels(solver.GuidedChannels));
         var (times, samples) = (new List<Tensor>(), new List<Tensor>());
         Tensor Watched(Tensor x, Tensor t)
         {

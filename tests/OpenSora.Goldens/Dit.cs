@@ -67,7 +67,7 @@ internal static class DitGoldens
         var output = Call(file["input.x"], file["input.t"]);
         yield return file.Compare("output.x", output);
         yield return file.Compare("output.opensora_converted_x", output);
-        yield return file.Compare("output.forward_with_cfg", Guided(file, file["input.x"], file["input.t"], Guidance.IddpmChannels, Call));
+        yield return file.Compare("output.forward_with_cfg", Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Guidance.IddpmChannels, model.Config.InChannels), Call));
     }
 
     /// <summary>The official Latte's weights. It takes frames before channels.</summary>
@@ -89,7 +89,7 @@ internal static class DitGoldens
         var output = model.call(file["input.x"].transpose(1, 2), file["input.t"], file["input.y"]).transpose(1, 2);
         yield return file.Compare("output.x", output);
         yield return file.Compare("output.opensora_converted_x", output);
-        yield return file.Compare("output.forward_with_cfg", Guided(file, file["input.x"].transpose(1, 2), file["input.t"], 4, (x, t) => model.call(x, t, file["input.y"])).transpose(1, 2));
+        yield return file.Compare("output.forward_with_cfg", Guided(file, file["input.x"].transpose(1, 2), file["input.t"], file.GuidedChannels(4, model.Config.InChannels), (x, t) => model.call(x, t, file["input.y"])).transpose(1, 2));
     }
 
     /// <summary>The official models' guided call: of the batch, only the first half of the latents counts, and in the output guided channels stand twice.</summary>

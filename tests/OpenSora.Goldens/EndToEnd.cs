@@ -29,9 +29,9 @@ internal static class EndToEndGoldens
         yield return file.Compare("output.samples", samples, GoldenFile.RunLimit);
 
         Tensor Ancestral(Iddpm process) =>
-            process.Sample(Guided(process.GuidedChannels), file["input.z"], DiffusionGoldens.Recorded(file), null, default);
+            process.Sample(Guided(file.GuidedChannels(process.GuidedChannels)), file["input.z"], DiffusionGoldens.Recorded(file), null, default);
 
-        Tensor Solve(DpmSolver solver) => solver.Sample(Guided(solver.GuidedChannels), file["input.z"]);
+        Tensor Solve(DpmSolver solver) => solver.Sample(Guided(file.GuidedChannels(solver.GuidedChannels)), file["input.z"]);
     }
 
     /// <summary>A tiny STDiT3 sampled as a rectified flow.</summary>
@@ -43,11 +43,13 @@ internal static class EndToEndGoldens
         model.eval();
 
         var conditions = MultiResolutionGoldens.Conditions(file);
-        var both = conditions with { Text = cat([conditions.Text, model.NullCaption(conditions.Text.shape[0])]), TextMask = file["input.text_mask"] };
-        var guided = Guidance.ClassifierFree((x, t) => model.Denoise(x, t, both), config.GetProperty("cfg_scale").GetDouble());
+        var both = conditions with { Text = cat([conditions.Text, model.NullCaption(conditions.Text.shape[0])]), TextMask = file.Optional("input.text_mask") };
+        Tensor Guided(Tensor x, Tensor t, Tensor? noisyFrames) => Guidance.ClassifierFree(
+            (all, times) => model.Denoise(all, times, both with { NoisyFrames = noisyFrames?.repeat(2, 1) }), config.GetProperty("cfg_scale").GetDouble(), file.GuidedChannels(null))(x, t);
+        NoiseSource noise = (step, _) => file.Optional("input.step_noise") is { } recorded ? recorded[step] : throw new InvalidDataException("The case has no step_noise.");
         var flow = RectifiedFlowGoldens.Process(config);
         var times = flow.SamplingTimes(RectifiedFlowGoldens.Ratio(config, conditions.Height, conditions.Width, conditions.Frames));
-        yield return file.Compare("output.samples", flow.Run((x, t, _) => guided(x, t), file["input.z"], null, (_, _) => throw new InvalidDataException("Nothing is random here."), times, null, default),
+        yield return file.Compare("output.samples", flow.Run(Guided, file["input.z"], file.Optional("input.mask"), noise, times, null, default),
             GoldenFile.RunLimit);
     }
 }

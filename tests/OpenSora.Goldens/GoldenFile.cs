@@ -68,6 +68,13 @@ public sealed class GoldenFile : IDisposable
     /// <summary>A choice that the original makes unless the configuration says otherwise.</summary>
     public bool Flag(string name, bool otherwise = false) => Config.TryGetProperty(name, out var value) ? value.GetBoolean() : otherwise;
 
+    /// <summary>How many channels guidance changes: what <c>cfg_channel</c> says (null: all latent channels), or the original's own choice without it.</summary>
+    public int? GuidedChannels(int? otherwise) => !Config.TryGetProperty("cfg_channel", out var value) ? otherwise
+        : value.ValueKind == JsonValueKind.Number ? value.GetInt32() : null;
+
+    /// <summary>The same as a number, where it is known how many latent channels there are.</summary>
+    public int GuidedChannels(int otherwise, int latentChannels) => GuidedChannels(otherwise) ?? latentChannels;
+
     /// <summary>Copies the tensors under a prefix into a module's parameters and buffers; all must be there on both sides.</summary>
     /// <param name="module">The module; it goes with the file.</param>
     /// <param name="prefix">What stands before the module's own names.</param>

@@ -53,7 +53,7 @@ internal static class MultiResolutionGoldens
     internal static DenoiserConditions Conditions(GoldenFile file)
     {
         double Number(string name) => file[name][0].to(ScalarType.Float64).item<double>();
-        return new(file["input.y"].squeeze(1), file.Optional("input.mask"))
+        return new(file["input.y"].squeeze(1), file.Has("input.text_mask") ? null : file.Optional("input.mask"))
         {
             NoisyFrames = file.Optional("input.x_mask"),
             Frames = file.Has("input.num_frames") ? (int)Number("input.num_frames") : (int)file["input.x"].shape[2],

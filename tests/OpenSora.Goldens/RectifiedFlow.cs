@@ -14,7 +14,7 @@ internal static class RectifiedFlowGoldens
         _ => Times(file),
     };
 
-    internal static RectifiedFlow Process(JsonElement config)
+    internal static RectifiedFlow Process(JsonElement config, Tensor? weights = null)
     {
         return new RectifiedFlow(new RectifiedFlowOptions
         {
@@ -22,6 +22,7 @@ internal static class RectifiedFlowGoldens
             SamplingSteps = config.TryGetProperty("num_sampling_steps", out var steps) ? steps.GetInt32() : 30,
             WholeSteps = Set(config, "use_discrete_timesteps"),
             ShiftBySize = Set(config, "use_timestep_transform"),
+            LossWeights = weights is null ? null : [.. weights.to_type(ScalarType.Float64).data<double>()],
         });
     }
 
@@ -36,7 +37,7 @@ internal static class RectifiedFlowGoldens
 
     private static IEnumerable<Comparison> Losses(GoldenFile file)
     {
-        var process = Process(file.Config);
+        var process = Process(file.Config, file.Optional("input.weights"));
         var (x0, noise, t) = (file["input.x_start"], file["input.noise"], file["input.t"]);
         Tensor? seen = null;
         var losses = process.TrainingLosses((x, time) => Model(file["input.y"])(seen = x.clone().DetachFromDisposeScope(), time), x0, t, noise,
@@ -60,7 +61,7 @@ internal static class RectifiedFlowGoldens
     {
         var (config, process) = (file.Config, Process(file.Config));
         var ratio = Ratio(config, file["input.height"][0].item<float>(), file["input.width"][0].item<float>(), file["input.num_frames"][0].item<long>());
-        var guided = Guidance.ClassifierFree(Model(cat([file["input.y_cond"], file["input.y_uncond"]])), config.GetProperty("cfg_scale").GetDouble(), process.GuidedChannels);
+        var guided = Guidance.ClassifierFree(Model(cat([file["input.y_cond"], file["input.y_uncond"]])), config.GetProperty("cfg_scale").GetDouble(), file.GuidedChannels(process.GuidedChannels));
         var (samples, times, masks) = (new List<Tensor>(), new List<Tensor>(), new List<Tensor>());
         Tensor Watched(Tensor x, Tensor t, Tensor? noisyFrames)
         {

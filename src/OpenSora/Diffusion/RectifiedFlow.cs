@@ -24,6 +24,9 @@ public sealed class RectifiedFlowOptions
 
     /// <summary>Pixels a latent position stands for in each direction, for the shift.</summary>
     public int SpatialFactor { get; set; } = 8;
+
+    /// <summary>A weight of the loss for each of <see cref="Steps"/> times, from data to noise; a time between two takes the lower one's. Null: all weigh the same.</summary>
+    public IReadOnlyList<double>? LossWeights { get; set; }
 }
 
 /// <summary>Straight paths between data and noise: training predicts the velocity along them, sampling follows it back.</summary>
@@ -39,6 +42,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     private readonly bool wholeSteps;
     private readonly bool logitNormal;
     private readonly bool shiftBySize;
+    private readonly double[]? lossWeights;
 
     /// <summary>Makes a process.</summary>
     /// <param name="options">How it is trained and sampled, copied; null takes the defaults.</param>
@@ -46,6 +50,12 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     public RectifiedFlow(RectifiedFlowOptions? options = null)
     {
         options ??= new RectifiedFlowOptions();
+        lossWeights = options.LossWeights is { } weights ? [.. weights] : null;
+        if (lossWeights is not null && (lossWeights.Length != options.Steps || !Array.TrueForAll(lossWeights, weight => double.IsFinite(weight) && weight >= 0)))
+        {
+            throw new ArgumentException($"LossWeights must be {options.Steps} finite numbers from 0, one for each step; there are {lossWeights.Length}.", nameof(options));
+        }
+
         if (options.Steps < 1 || options.SamplingSteps < 1 || options.SpatialFactor < 1)
         {
             throw new ArgumentException($"Steps {options.Steps}, SamplingSteps {options.SamplingSteps} and SpatialFactor {options.SpatialFactor} must all be above 0.", nameof(options));
@@ -120,7 +130,9 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         t = t.to(x0.device).to_type(ScalarType.Float32);
         var x = NoisyFrames.Choose(noisyFrames, AddNoise(x0, t, noise), x0);
         var mse = NoisyFrames.Mean((Velocity(denoiser(x, t), x) - (x0 - noise)).square(), noisyFrames);
-        return new TrainingLosses(mse.alias(), mse, null).MoveToOuterDisposeScope();
+        var weighted = lossWeights is null ? mse.alias()
+            : mse * tensor(lossWeights, dtype: mse.dtype, device: mse.device).index_select(0, t.to_type(ScalarType.Int64).clamp(0, lossWeights.Length - 1));
+        return new TrainingLosses(weighted, mse, null).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>

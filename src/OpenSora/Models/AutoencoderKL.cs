@@ -100,7 +100,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     internal Tensor Encode(Tensor video, Func<GaussianPosterior, long, Tensor> choose)
     {
         Frames.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
-        return Frames.OneByOne(video, Config.MicroBatchSize, (frames, first) => choose(EncodeImages(frames), first) * Config.ScalingFactor);
+        return Frames.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, first) => choose(EncodeImages(frames), first) * Config.ScalingFactor);
     }
 
     /// <inheritdoc/>
@@ -108,7 +108,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     public Tensor Decode(Tensor latents)
     {
         Frames.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
-        return Frames.OneByOne(latents, Config.MicroBatchSize, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
+        return Frames.OneByOne(latents, Config.MicroBatchSize ?? int.MaxValue, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
     }
 }
 

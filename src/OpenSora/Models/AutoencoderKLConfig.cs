@@ -24,8 +24,8 @@ public sealed record AutoencoderKLConfig
     /// <summary>What latents are multiplied with so that diffusion sees about unit variance (Rombach et al., 2022).</summary>
     public double ScalingFactor { get; init; } = 0.18215;
 
-    /// <summary>The most frames that pass through the network at a time.</summary>
-    public int MicroBatchSize { get; init; } = 4;
+    /// <summary>The most frames that pass through the network at a time; null: all of them.</summary>
+    public int? MicroBatchSize { get; init; } = 4;
 
     /// <summary>Checks that a model can be made of these sizes.</summary>
     /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
@@ -35,7 +35,7 @@ public sealed record AutoencoderKLConfig
         foreach (var (size, name) in new[]
         {
             (InChannels, nameof(InChannels)), (OutChannels, nameof(OutChannels)), (LayersPerBlock, nameof(LayersPerBlock)),
-            (NormNumGroups, nameof(NormNumGroups)), (LatentChannels, nameof(LatentChannels)), (MicroBatchSize, nameof(MicroBatchSize)),
+            (NormNumGroups, nameof(NormNumGroups)), (LatentChannels, nameof(LatentChannels)), (MicroBatchSize ?? 1, nameof(MicroBatchSize)),
         })
             Check(size > 0, name, $"{name} is {size}; it must be positive.");
         Check(LayersPerBlock <= 100 && BlockOutChannels.Count <= 16, nameof(LayersPerBlock), $"there are {BlockOutChannels.Count} levels of {LayersPerBlock} layers; it must be at most 16 of 100.");

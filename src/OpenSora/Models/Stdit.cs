@@ -167,9 +167,10 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// from images to video); null = all are noisy.</param>
     /// <param name="size">Height and width in pixels, <c>[B, 2]</c>, for <see cref="StditConfig.SizeConditioning"/>; null = 8 pixels a latent, as Stable Diffusion's
     /// autoencoder has.</param>
+    /// <param name="aspectRatio">Height divided by width, <c>[B]</c> or <c>[B, 1]</c>, where training rounded it to a bucket's; null = that of the size.</param>
     /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
-    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? drop, Tensor? noisyFrames = null, Tensor? size = null)
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? drop, Tensor? noisyFrames = null, Tensor? size = null, Tensor? aspectRatio = null)
     {
         using var scope = NewDisposeScope();
         if (y.dim() == 3)
@@ -181,7 +182,7 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
         tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
-        var ofSize = SizeEmbedding(x, size);                                                    // [B, C]
+        var ofSize = SizeEmbedding(x, size, aspectRatio);                                                    // [B, C]
         Tensor Time(Tensor steps) => ofSize is null ? t_embedder.call(steps) : t_embedder.call(steps) + ofSize;
         var time = Time(timestep);                                                              // [B, C]
         var modulation = t_block.call(time).view(b, 6, c);                                      // [B, 6, C]
@@ -219,13 +220,13 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     }
 
     // PixArt-alpha of many sizes: two thirds of the channels tell height and width, one their ratio.
-    private Tensor? SizeEmbedding(Tensor x, Tensor? size)
+    private Tensor? SizeEmbedding(Tensor x, Tensor? size, Tensor? aspectRatio)
     {
         if (csize_embedder is null || ar_embedder is null)
             return null;
         using var scope = NewDisposeScope();
         size ??= tensor(new float[] { 8 * x.shape[3], 8 * x.shape[4] }, device: x.device).expand(x.shape[0], 2);
-        var ratio = size.narrow(1, 0, 1) / size.narrow(1, 1, 1);
+        var ratio = aspectRatio?.view(-1, 1) ?? size.narrow(1, 0, 1) / size.narrow(1, 1, 1);
         return cat([csize_embedder.call(size), ar_embedder.call(ratio)], 1).MoveToOuterDisposeScope();
     }
 

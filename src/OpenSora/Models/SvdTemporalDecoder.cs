@@ -93,7 +93,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     public Tensor Encode(Tensor video, Generator? generator = null)
     {
         Frames.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
-        return Frames.OneByOne(video, Config.MicroBatchSize, (frames, _) =>
+        return Frames.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, _) =>
         {
             var posterior = GaussianPosterior.OfMoments(quant_conv.call(encoder.call(Frames.ChannelsLast(frames))));
             return (generator is null ? posterior.Mean : posterior.Sample(generator)) * Config.ScalingFactor;
