@@ -97,6 +97,9 @@ public class PreviewOptions
     /// <summary>Guidance scale; 1: none.</summary>
     public double Guidance { get; set; } = 4;
 
+    /// <summary>How many of the latent channels guidance changes, as <c>sampling.guided_channels</c> of a model folder says; null: the sampler's own choice.</summary>
+    public int? GuidedChannels { get; set; }
+
     /// <summary>Seed of the noise; every prompt has noise of its own, which no other prompt changes.</summary>
     public int Seed { get; set; } = 1;
 
@@ -168,6 +171,6 @@ internal sealed class PromptRenderer
         };
         Denoiser Denoise(Tensor caption) => (x, t) => model.Denoise(x, t, shown with { Text = caption });
         using var generator = new Generator(Randomness.Mix(options.Seed, start, 1) >> 1, device);
-        return sampler.Sample(Guidance.ClassifierFree(Denoise(states), Denoise(nothing), options.Guidance, sampler.GuidedChannels), noise, generator, cancellationToken: cancellationToken);
+        return sampler.Sample(Guidance.ClassifierFree(Denoise(states), Denoise(nothing), options.Guidance, options.GuidedChannels ?? sampler.GuidedChannels), noise, generator, cancellationToken: cancellationToken);
     }
 }

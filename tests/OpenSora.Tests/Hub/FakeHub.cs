@@ -51,8 +51,8 @@ internal sealed class FakeHub : IAsyncDisposable
     public async ValueTask DisposeAsync()
     {
         await stopping.CancelAsync();
+        await serving; // before the listener stops: to accept on a stopped one is an error of another kind
         listener.Stop();
-        await serving;
         stopping.Dispose();
     }
 
@@ -77,7 +77,7 @@ internal sealed class FakeHub : IAsyncDisposable
         using var stream = new NetworkStream(socket, ownsSocket: true);
         try
         {
-            if (await ReadAsync(stream) is not { } request)
+            if (await ReadAsync(stream, stopping.Token) is not { } request)
                 return;
             Requests.Enqueue(request);
             var answer = Usual(request);
@@ -100,13 +100,13 @@ internal sealed class FakeHub : IAsyncDisposable
         }
     }
 
-    private static async Task<Request?> ReadAsync(NetworkStream stream)
+    private static async Task<Request?> ReadAsync(NetworkStream stream, CancellationToken cancellationToken)
     {
         var text = new StringBuilder();
         var one = new byte[1];
         while (!text.ToString().EndsWith("\r\n\r\n", StringComparison.Ordinal))
         {
-            if (await stream.ReadAsync(one) == 0)
+            if (await stream.ReadAsync(one, cancellationToken) == 0)
                 return null;
             text.Append((char)one[0]);
         }
