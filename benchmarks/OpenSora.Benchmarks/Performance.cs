@@ -1,0 +1,172 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Text.Json;
+using OpenSora.Generation;
+using OpenSora.Models;
+using OpenSora.Training;
+using static TorchSharp.torch;
+
+namespace OpenSora.Benchmarks;
+
+/// <summary>One table of what the library computes: time, speed as a fraction of the matrix multiplication's, and peak memory, in float32 and bfloat16. The transformer has the
+/// size at which the original code is timed: depth 12, width 384, 6 heads, latents of 16x32x32, batch 2, 120 text tokens.</summary>
+internal static class Performance
+{
+    /// <summary>The environment variable with a folder that holds bench_reference.py and the original's sources in ref/; without it the original is not run.</summary>
+    private const string ReferenceVariable = "OPENSORA_REFERENCE";
+
+    private const int Runs = 3;
+
+    private static readonly StditConfig Size = new()
+    {
+        InputSize = [16, 32, 32], HiddenSize = 384, Depth = 12, NumHeads = 6, CaptionChannels = 4096, ModelMaxLength = 120, ClassDropoutProb = 0,
+    };
+
+    public static void Run()
+    {
+        var product = new Dictionary<ScalarType, double>();
+        Console.WriteLine("| what | type | seconds | GFLOP/s | of the matrix multiplication's | peak MB |\n|---|---|---|---|---|---|");
+        foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
+        {
+            const double Operations = 2.0 * 8192 * 1152 * 1152;
+            using var scope = NewDisposeScope();
+            using var mode = no_grad();
+            var (a, b) = (randn(8192, 1152).to(type), randn(1152, 1152).to(type));
+            var seconds = Best(() => a.mm(b).Dispose());
+            product[type] = Operations / seconds / 1e9;
+            Row("matrix multiplication 8192x1152x1152", type, seconds, Operations, 0);
+        }
+        foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
+        {
+            var operations = 2e9 * FlopEstimate.Of(Size, 16, 32, 32).Total / 1e9;
+            Measure("STDiT forward, 16x32x32", type, operations, () => Forward(new Stdit(Size), type, 16, Size.CaptionChannels, 120));
+            Measure("STDiT training step, 16x32x32", type, 3 * operations, () => TrainingStep(type));
+            foreach (var frames in new[] { 8, 16, 32, 64 })
+            {
+                var (serial, full) = (Size with { InputSize = [frames, 32, 32] }, new DitConfig { InputSize = [frames, 32, 32], HiddenSize = 384, Depth = 12, NumHeads = 6, ClassDropoutProb = 0 });
+                Measure($"STDiT forward, {frames}x32x32", type, 2 * FlopEstimate.Of(serial, frames, 32, 32).Total, () => Forward(new Stdit(serial), type, frames, 4096, 120), runs: 1);
+                Measure($"full attention (DiT) forward, {frames}x32x32", type, 2 * FlopEstimate.Of(full, frames, 32, 32).Total, () => Forward(new Dit(full), type, frames, 512, 1), runs: 1);
+            }
+            Measure("VAE decode, 4x32x32", type, double.NaN, () => Decode(type));
+            var t5 = new T5Config { DModel = 1024, DFf = 2816, NumLayers = 24, NumHeads = 16 };
+            Measure("T5 encode (large), 2x120 tokens", type, 2 * FlopEstimate.OfEncoding(t5, 120).Total, () => Encode(t5, type));
+            Measure("generation with the bundled model, 24 frames", type, double.NaN, () => Generation(type));
+        }
+        Original();
+
+        void Measure(string name, ScalarType type, double operations, Func<(Action Run, IDisposable Owned)> prepare, int runs = Runs)
+        {
+            using var scope = NewDisposeScope();
+            var before = ResidentMemory.Start();
+            var (run, owned) = prepare();
+            using (owned)
+            {
+                var seconds = Best(run, runs);
+                Row(name, type, seconds, operations, ResidentMemory.Peak() - before);
+            }
+        }
+
+        void Row(string name, ScalarType type, double seconds, double operations, double bytes)
+        {
+            var speed = operations / seconds / 1e9;
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"| {name} | {(type == ScalarType.Float32 ? "float32" : "bfloat16")} | {seconds:F3} | ")
+                + (double.IsNaN(speed) ? "| | " : string.Create(CultureInfo.InvariantCulture, $"{speed:F0} | {speed / product[type]:P0} | "))
+                + string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:F0} |"));
+        }
+    }
+
+    private static double Best(Action run, int runs = Runs)
+    {
+        run();
+        return Enumerable.Range(0, runs).Min(_ =>
+        {
+            var start = Stopwatch.GetTimestamp();
+            run();
+            return Stopwatch.GetElapsedTime(start).TotalSeconds;
+        });
+    }
+
+    private static (Action, IDisposable) Forward(IVideoTransformer model, ScalarType type, int frames, int width, int tokens)
+    {
+        var module = (nn.Module)model;
+        module.UseComputeType(type == ScalarType.Float32 ? null : type);
+        module.eval();
+        var (x, t, conditions) = (randn([2, 4, frames, 32, 32]), full([2], 500f), new DenoiserConditions(randn(2, tokens, width), null));
+        return (() =>
+        {
+            using var mode = no_grad();
+            using var scope = NewDisposeScope();
+            model.Denoise(x, t, conditions);
+        }, model);
+    }
+
+    private static (Action, IDisposable) TrainingStep(ScalarType type)
+    {
+        var model = new Stdit(Size);
+        model.UseComputeType(type == ScalarType.Float32 ? null : type);
+        var (x, t, y) = (randn([2, 4, 16, 32, 32]), full([2], 500f), randn(2, 1, 120, 4096));
+        return (() =>
+        {
+            using var scope = NewDisposeScope();
+            model.zero_grad();
+            model.forward(x, t, y, null).square().mean().backward();
+        }, model);
+    }
+
+    private static (Action, IDisposable) Decode(ScalarType type)
+    {
+        var model = new AutoencoderKL(new AutoencoderKLConfig());
+        model.UseComputeType(type == ScalarType.Float32 ? null : type);
+        var latents = randn([1, 4, 4, 32, 32]);
+        return (() =>
+        {
+            using var mode = no_grad();
+            model.Decode(latents).Dispose();
+        }, model);
+    }
+
+    private static (Action, IDisposable) Encode(T5Config config, ScalarType type)
+    {
+        var model = new T5Encoder(config);
+        model.UseComputeType(type == ScalarType.Float32 ? null : type);
+        var ids = randint(1, 1000, [2, 120], ScalarType.Int64);
+        return (() =>
+        {
+            using var mode = no_grad();
+            model.call(ids, null).Dispose();
+        }, model);
+    }
+
+    private static (Action, IDisposable) Generation(ScalarType type)
+    {
+        var generator = VideoGenerator.Create().UseModel("stickers").UseBackend("cpu").Configure(options => options.Precision = type).Build();
+        return (() => generator.Request("a goat").Seed(7).GenerateAsync().GetAwaiter().GetResult(), generator);
+    }
+
+    private static void Original()
+    {
+        var folder = Environment.GetEnvironmentVariable(ReferenceVariable);
+        if (folder is null)
+        {
+            Console.WriteLine($"\nThe original was not run: set {ReferenceVariable} to a folder with bench_reference.py and ref/.");
+            return;
+        }
+        foreach (var (name, mode) in new[] { ("STDiT forward", "fwd"), ("STDiT training step", "fwdbwd") })
+        {
+            using var process = Process.Start(new ProcessStartInfo("/usr/bin/python3", ["bench_reference.py", "ONE", "stdit", "16", "2", mode, $"{Runs}"])
+            {
+                WorkingDirectory = folder, RedirectStandardOutput = true, UseShellExecute = false,
+            })!;
+            var output = process.StandardOutput.ReadToEnd();
+            process.WaitForExit();
+            if (process.ExitCode != 0)
+            {
+                Console.WriteLine($"The original failed with exit code {process.ExitCode}.");
+                return;
+            }
+            using var json = JsonDocument.Parse(output);
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"| original {name}, 16x32x32 | float32 | {json.RootElement.GetProperty("min_s").GetDouble():F3} | | | {json.RootElement.GetProperty("peak_rss_mib").GetDouble() * 1.048576:F0} (whole process) |"));
+        }
+    }
+}
