@@ -3,7 +3,8 @@ using OpenSora.Benchmarks;
 
 var named = new (string Name, string What, Action Run)[]
 {
-    ("performance", "forward passes, training steps, decoding, encoding and a whole generation, in float32 and bfloat16", Performance.Run),
+    ("performance", "forward passes, training steps, decoding, encoding and a whole generation, in float32 and bfloat16", () => Performance.Run(Environment.GetEnvironmentVariable("OPENSORA_BENCH_ROWS"))),
+    ("parts", "the profile of an STDiT block", Parts.Run),
     ("operators", "cost of one small operator through TorchSharp", Operators.Run),
     ("precision", "matrix products and convolutions, bfloat16 against float32", Precision.Run),
     ("frames", "STDiT forward as the number of frames grows", Frames.Run),

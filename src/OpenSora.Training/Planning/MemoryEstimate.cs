@@ -34,24 +34,13 @@ public sealed record MemoryEstimate(double Parameters, double Gradients, double 
         var n = b * t * s;                                                                      // tokens of the batch
         var row = n * c * bytes;                                                                // one value a channel of every token
         var mixed = bytes < 4;
-
-        // Plain products keep attention's weights in float32 and in the compute type; the fused operator keeps none.
-        double Weight(double keys) => !mixed || keys >= Models.Layers.DotProduct.LeastKeysOfHalfPrecision ? 0 : 4 + bytes;
-        // Of interleaved blocks the larger kind counts.
         var second = HasSecondAttention(model);
-        var length = model.AttentionOrder switch { AttentionOrder.Full => t * s, AttentionOrder.Interleaved => Math.Max(s, t), _ => s };
-        double spatial = model.NumHeads * n * length * Weight(length), temporal = second ? model.NumHeads * n * t * Weight(t) : 0, cross = model.NumHeads * n * m * Weight(m);
-        // Rows that the branches of a block keep. Spatial: input, normalized, modulated, query-key-value, result, projection, and for plain products the scaled
-        // query. Temporal: the same without the modulation, and without the norm where there is none. Cross: input, query, result. MLP: input, normalized,
+        // Rows that the branches of a block keep; the fused attention keeps no logits. Spatial: input, normalized, modulated, query-key-value, result and
+        // projection. Temporal: the same without the modulation, and without the norm where there is none. Cross: input, query, result. MLP: input, normalized,
         // modulated, r before and r after GELU, projection.
-        double spatialRows = spatial > 0 ? 9 : 8, temporalRows = second ? (model.TemporalNorm ? 7 : 6) + (temporal > 0 ? 1 : 0) : 0, crossRows = 3, mlpRows = 4 + 2 * r;
-        var block = row * (spatialRows + temporalRows + crossRows + mlpRows) + 2 * b * m * c * bytes + spatial + temporal + cross;
-        // Going back, a branch needs gradients beside what is kept, while what the branches after it kept is gone already.
-        var afterCross = row * mlpRows;
-        var afterTemporal = afterCross + row * crossRows + cross;
-        var afterSpatial = afterTemporal + row * temporalRows + temporal;
-        var going = 8.0 / (4 + bytes);                                                          // gradients of weights and logits, both in float32
-        var working = new[] { (2 + r) * row, going * cross - afterCross, going * temporal - afterTemporal, going * spatial - afterSpatial }.Max();
+        double spatialRows = 8, temporalRows = !HasSecondAttention(model) ? 0 : model.TemporalNorm ? 7 : 6, crossRows = 3, mlpRows = 4 + 2 * r;
+        var block = row * (spatialRows + temporalRows + crossRows + mlpRows) + 2 * b * m * c * bytes;
+        var working = (2 + r) * row;                                                            // gradients within the MLP, the largest branch
 
         var parameters = ParameterCount(model);
         var copies = mixed ? bytes * BlockMatrices(model) : 0;                                  // of a block's matrices

@@ -34,6 +34,7 @@ internal static class NativeLibraries
                 return;
             }
             _registered = true;
+            LargePages.Request();
             var context = AssemblyLoadContext.GetLoadContext(typeof(torch).Assembly) ?? AssemblyLoadContext.Default;
             context.ResolvingUnmanagedDll += (_, name) => Resolve(name);
         }

@@ -3,69 +3,26 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>Scaled dot-product attention (Vaswani et al., 2017).</summary>
+/// <summary>Scaled dot-product attention (Vaswani et al., 2017), always by libtorch's fused operator, which never holds the logits of all queries
+/// (Dao et al., 2022, "FlashAttention"; docs/performance.md compares it with plain matrix multiplications).</summary>
 internal static class DotProduct
 {
-    // Without gradients no more logits than this are held at a time, so that they stay near the processor.
-    private const long MaxLogits = 1 << 22;
-
-    // From so many keys on, libtorch's fused attention is faster than plain products in bfloat16 and float16 on a CPU (docs/performance.md).
-    public const long LeastKeysOfHalfPrecision = 1024;
-
-    /// <summary>Whether attention runs as one fused operator, which never holds the logits of all queries: always on a CUDA device, in float32 and float64 on a
-    /// CPU, and in half precision on a CPU where there are many keys.</summary>
-    /// <param name="q">Queries, of any shape.</param>
-    /// <param name="keys">Keys that each query attends to.</param>
-    public static bool IsFused(Tensor q, long keys) => q.device_type == DeviceType.CUDA || q.dtype is ScalarType.Float32 or ScalarType.Float64 || keys >= LeastKeysOfHalfPrecision;
-
-    /// <summary><c>softmax(scale q k^T + bias) v</c> by the fused operator (Dao et al., 2022, "FlashAttention"). Inputs may be views of any strides.</summary>
-    /// <param name="q"><c>[batch, heads, n, d]</c></param>
-    /// <param name="k"><c>[batch, heads, m, d]</c></param>
-    /// <param name="v"><c>[batch, heads, m, d]</c></param>
+    /// <summary><c>softmax(scale q k^T + bias) v</c>. Inputs may be views of any strides.</summary>
+    /// <param name="q"><c>[batch, heads, n, d]</c> or <c>[batch, n, d]</c></param>
+    /// <param name="k"><c>[batch, heads, m, d]</c> or <c>[batch, m, d]</c></param>
+    /// <param name="v"><c>[batch, heads, m, d]</c> or <c>[batch, m, d]</c></param>
     /// <param name="scale">Factor of the logits.</param>
-    /// <param name="bias">Added to the logits, <c>[batch, heads, 1 or n, m]</c>.</param>
-    /// <returns><c>[batch, heads, n, d]</c>, a view of <c>[batch, n, heads, d]</c> in memory.</returns>
-    public static Tensor Fused(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias = null)
+    /// <param name="bias">Added to the logits, <c>[batch, heads, 1 or n, m]</c> or <c>[batch, 1 or n, m]</c>.</param>
+    /// <returns>The shape of q; with heads it is a view of <c>[batch, n, heads, d]</c> in memory.</returns>
+    public static Tensor Attend(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias = null)
     {
         using var scope = NewDisposeScope();
+        if (q.dim() == 3)
+            return Attend(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), scale, bias?.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
         var factor = scale * Math.Sqrt(q.shape[^1]); // the operator itself divides by the root
         if (Math.Abs(factor - 1) > 1e-12)
             q = q * factor;
         return nn.functional.scaled_dot_product_attention(q, k, v, bias?.In(q.dtype)).MoveToOuterDisposeScope();
-    }
-
-    /// <summary><c>softmax(scale q k^T + bias) v</c>; products in the type of q, softmax in float32.</summary>
-    /// <param name="q"><c>[groups, n, d]</c></param>
-    /// <param name="k"><c>[groups, m, d]</c></param>
-    /// <param name="v"><c>[groups, m, d]</c></param>
-    /// <param name="scale">Factor of the logits.</param>
-    /// <param name="bias">Added to the logits, float32, <c>[groups, 1 or n, m]</c>.</param>
-    public static Tensor Attend(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias = null)
-    {
-        using var scope = NewDisposeScope();
-        if (IsFused(q, k.shape[1]))
-            return Fused(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), scale, bias?.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
-        var (groups, logits) = (q.shape[0], q.shape[1] * k.shape[1]);
-        if (is_grad_enabled() || groups * logits <= MaxLogits || groups == 1)
-            return Product(q, k, v, scale, bias).MoveToOuterDisposeScope();
-
-        var output = empty_like(q);
-        var slice = Math.Max(1, MaxLogits / logits);
-        for (var from = 0L; from < groups; from += slice)
-        {
-            using var part = NewDisposeScope();
-            Tensor Part(Tensor tensor) => tensor.narrow(0, from, Math.Min(slice, groups - from));
-            Part(output).copy_(Product(Part(q), Part(k), Part(v), scale, bias is null ? null : Part(bias)));
-        }
-        return output.MoveToOuterDisposeScope();
-    }
-
-    private static Tensor Product(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias)
-    {
-        var kT = k.transpose(1, 2);
-        var logits = bias is null ? bmm(q * scale, kT) : bmm(q * scale, kT) + bias; // TorchSharp's baddbmm takes its arguments in another order than its names say
-        var weights = logits.softmax(-1, ScalarType.Float32);
-        return bmm(weights.In(v.dtype), v);
     }
 }
 
@@ -115,20 +72,18 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
         if (axis == All)
             return Along(Space, x.view(b, 1, t * s, c)).view(b, t, s, c).MoveToOuterDisposeScope();
-        var (length, d) = (x.shape[axis], c / _heads);
+        var projected = qkv.call(x).view(b, t, s, 3, _heads, -1);
+        var y = axis == Space
+            ? Attend(projected.view(b * t, s, 3, _heads, -1), rope, ropeFirst)
+            // One sample after the other, because the places of several samples have no common stride and would have to be copied.
+            : stack(projected.unbind(0).Select(sample => Attend(sample.transpose(0, 1), rope, ropeFirst).transpose(0, 1)));
+        return proj.call(y.reshape(b, t, s, c)).MoveToOuterDisposeScope();
+    }
 
-        var projected = qkv.call(x);
-        if (axis == Space && rope is null && DotProduct.IsFused(projected, s))
-        {
-            var heads = projected.view(b * t, s, 3, _heads, d).permute(2, 0, 3, 1, 4).unbind(0); // 3 views [b t, heads, s, d]
-            var (queries, keys) = q_norm is null || k_norm is null ? (heads[0], heads[1]) : (q_norm.call(heads[0]).In(heads[0].dtype), k_norm.call(heads[1]).In(heads[1].dtype));
-            return proj.call(DotProduct.Fused(queries, keys, heads[2], 1 / Math.Sqrt(d)).transpose(1, 2).reshape(b, t, s, c)).MoveToOuterDisposeScope();
-        }
-
-        // [3, batch, the other axis, heads, the axis, d], one copy for all three
-        var split = projected.view(b, t, s, 3, _heads, d);
-        split = axis == Space ? split.permute(3, 0, 1, 4, 2, 5) : split.permute(3, 0, 2, 4, 1, 5);
-        var parts = split.contiguous().view(3, -1, length, d).unbind(0);
+    // From [batch, length, 3, heads, d] to [batch, length, heads, d].
+    private Tensor Attend(Tensor qkv, Rope? rope, bool ropeFirst)
+    {
+        var parts = qkv.permute(2, 0, 3, 1, 4).unbind(0); // [batch, heads, length, d]
         var (q, k, v) = (parts[0], parts[1], parts[2]);
         if (rope is not null && ropeFirst)
             (q, k) = (rope.call(q), rope.call(k));
@@ -136,10 +91,7 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
             (q, k) = (q_norm.call(q).In(q.dtype), k_norm.call(k).In(k.dtype));
         if (rope is not null && !ropeFirst)
             (q, k) = (rope.call(q), rope.call(k));
-
-        var y = DotProduct.Attend(q, k, v, 1 / Math.Sqrt(d));
-        y = axis == Space ? y.view(b, t, _heads, s, d).permute(0, 1, 3, 2, 4) : y.view(b, s, _heads, t, d).permute(0, 3, 1, 2, 4);
-        return proj.call(y.reshape(b, t, s, c)).MoveToOuterDisposeScope();
+        return DotProduct.Attend(q, k, v, 1 / Math.Sqrt(q.shape[^1])).transpose(1, 2);
     }
 }
 
@@ -170,16 +122,10 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
         using var scope = NewDisposeScope();
         var (b, n, m, c) = (x.shape[0], x.shape[1], y.shape[1], x.shape[2]);
         var d = c / _heads;
-        var projected = q_linear.call(x).view(b, n, _heads, d).transpose(1, 2);
-        if (DotProduct.IsFused(projected, m))
-        {
-            var both = kv_linear.call(y).view(b, m, 2, _heads, d).permute(2, 0, 3, 1, 4).unbind(0); // 2 views [b, heads, m, d]
-            return proj.call(DotProduct.Fused(projected, both[0], both[1], 1 / Math.Sqrt(d), bias?.view(b, _heads, 1, m)).transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
-        }
-        var q = projected.reshape(b * _heads, n, d);
-        var kv = kv_linear.call(y).view(b, m, 2, _heads, d).permute(2, 0, 3, 1, 4).reshape(2, b * _heads, m, d).unbind(0);
-        var z = DotProduct.Attend(q, kv[0], kv[1], 1 / Math.Sqrt(d), bias);
-        return proj.call(z.view(b, _heads, n, d).transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
+        var q = q_linear.call(x).view(b, n, _heads, d).transpose(1, 2);                             // [b, heads, n, d]
+        var kv = kv_linear.call(y).view(b, m, 2, _heads, d).permute(2, 0, 3, 1, 4).unbind(0);       // 2 of [b, heads, m, d]
+        var z = DotProduct.Attend(q, kv[0], kv[1], 1 / Math.Sqrt(d), bias?.view(b, _heads, 1, m));
+        return proj.call(z.transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
     }
 
     /// <summary>Cuts the text's tokens after the last one that any row uses, and masks the rest.</summary>

@@ -20,7 +20,7 @@ internal sealed class Mlp : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
-        return fc2.call(nn.functional.gelu(fc1.call(x), GELU.Approximate.tanh)).MoveToOuterDisposeScope();
+        return fc2.call(nn.functional.gelu(fc1.call(x), GELU.Approximate.tanh, inplace: !is_grad_enabled())).MoveToOuterDisposeScope();
     }
 }
 
@@ -92,6 +92,12 @@ internal static class AdaLn
 
     /// <summary>The residual step <c>x + gate * branch</c>.</summary>
     public static Tensor AddGated(Tensor x, Tensor gate, Tensor branch) => x.addcmul(gate, branch, 1);
+
+    /// <summary>The same for an <paramref name="x"/> that nothing else needs: without gradients its memory is used again.</summary>
+    public static Tensor AddGatedTo(Tensor x, Tensor gate, Tensor branch) => is_grad_enabled() ? x.addcmul(gate, branch, 1) : x.addcmul_(gate, branch, 1);
+
+    /// <summary>The residual step <c>x + branch</c> for an <paramref name="x"/> that nothing else needs: without gradients its memory is used again.</summary>
+    public static Tensor AddTo(Tensor x, Tensor branch) => is_grad_enabled() ? x + branch : x.add_(branch);
 }
 
 /// <summary>Last layer of STDiT and PixArt: adaLN-single, then patches. Parameters <c>scale_shift_table [2, channels]</c>, <c>linear</c>.</summary>

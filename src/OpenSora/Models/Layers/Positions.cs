@@ -78,15 +78,15 @@ internal sealed class Rope : nn.Module<Tensor, Tensor>
         freqs.copy_(values);
     }
 
-    /// <summary>Rotates <c>[groups, tokens, channels]</c>; its type stays.</summary>
+    /// <summary>Rotates <c>[..., tokens, channels]</c>; its type stays.</summary>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
-        var (groups, tokens, pairs) = (x.shape[0], x.shape[1], x.shape[2] / 2);
+        var (tokens, pairs) = (x.shape[^2], x.shape[^1] / 2);
         var angles = arange(0, tokens, ScalarType.Float32, x.device).unsqueeze(1) * freqs.detach().In(ScalarType.Float32);  // [tokens, pairs]
         var (cos, sin) = (angles.cos(), angles.sin());
-        var both = x.In(ScalarType.Float32).view(groups, tokens, pairs, 2).unbind(-1);
+        var both = x.In(ScalarType.Float32).unflatten(x.dim() - 1, pairs, 2).unbind(-1);
         var turned = stack([both[0] * cos - both[1] * sin, both[1] * cos + both[0] * sin], -1);
-        return turned.view(x.shape).In(x.dtype).MoveToOuterDisposeScope();
+        return turned.flatten(-2).In(x.dtype).MoveToOuterDisposeScope();
     }
 }

@@ -44,7 +44,7 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
         {
             var along = Order == AttentionOrder.Serial ? y : x;
             along = TemporalNorm ? nn.functional.layer_norm(along, [along.shape[^1]], eps: 1e-6) : along;
-            y = AdaLn.AddGated(y, temporalGate, temporal.Along(SelfAttention.Time, positions is null ? along : along + positions));
+            y = AdaLn.AddGatedTo(y, temporalGate, temporal.Along(SelfAttention.Time, positions is null ? along : along + positions));
         }
         return y.MoveToOuterDisposeScope();
     }
@@ -89,7 +89,7 @@ internal sealed class DitBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>, ICh
         var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
         x = _attention.Run(x, attn, attn_temp, shiftAttention, scaleAttention, gateAttention, gateAttention, frames);
-        return AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+        return AdaLn.AddGatedTo(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }
 
@@ -148,7 +148,7 @@ internal sealed class StditBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
 
         x = _attention.Run(x, attn, TemporalAttention ? attn_temp : null, shiftAttention, scaleAttention, gateAttention, gateTemporal, frames);
-        x = x + cross_attn.call(x.view(b, t * s, c), text, textBias).view(b, t, s, c);
-        return AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+        x = AdaLn.AddTo(x, cross_attn.call(x.view(b, t * s, c), text, textBias).view(b, t, s, c));
+        return AdaLn.AddGatedTo(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }
