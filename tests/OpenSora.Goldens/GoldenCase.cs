@@ -1,3 +1,5 @@
+using System.Text.Json;
+using OpenSora.Models;
 using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
@@ -5,38 +7,50 @@ namespace OpenSora.Goldens;
 /// <summary>Finds what checks a recorded case: by the first words of its file's name, the longest that match.</summary>
 public static class GoldenCase
 {
-    private static readonly Dictionary<string, Func<GoldenFile, IEnumerable<Comparison>>?> Kinds = new(StringComparer.Ordinal)
+    private sealed record Kind(Func<GoldenFile, IEnumerable<Comparison>> Check, Type? Model, string[] Options);
+
+    // What a case's configuration may say: the properties of a model's configuration record, at the top or under "model", and the options that the check honours.
+    private static readonly Dictionary<string, Kind> Kinds = new(StringComparer.Ordinal)
     {
-        ["stdit_"] = StditGoldens.Check,
-        ["stdit2_"] = MultiResolutionGoldens.CheckStdit2,
-        ["stdit3_"] = MultiResolutionGoldens.CheckStdit3,
-        ["dit_"] = DitGoldens.Check,
-        ["orig_dit"] = DitGoldens.CheckOfficial,
-        ["latte_"] = DitGoldens.CheckLatte,
-        ["orig_latte"] = DitGoldens.CheckOfficialLatte,
-        ["pixart_"] = PixArtGoldens.Check,
-        ["pixartms_"] = PixArtGoldens.CheckSizes,
-        ["orig_pixart"] = PixArtGoldens.CheckOfficial,
-        ["dpm_"] = DiffusionGoldens.Check,
-        ["iddpm_"] = DiffusionGoldens.Check,
-        ["iddpm_v11"] = DiffusionGoldens.CheckFrames,
-        ["mask_strategy"] = MaskStrategyGoldens.Check,
-        ["rflow_"] = RectifiedFlowGoldens.Check,
-        ["e2e_stdit_"] = EndToEndGoldens.Check,
-        ["e2e_stdit3_"] = EndToEndGoldens.CheckFlow,
-        ["layers"] = LayersGoldens.Check,
-        ["pos_embed"] = LayersGoldens.CheckPositions,
-        ["train_step_stdit"] = TrainStepGoldens.Check,
-        ["vae_"] = VaeGoldens.Check,
-        ["vae_video"] = VaeGoldens.CheckVideo,
-        ["clip_"] = ClipGoldens.Check,
-        ["svd_"] = SvdVaeGoldens.Check,
-        ["taesd_"] = TinyVaeGoldens.Check,
-        ["taef2_photo"] = TinyVaeGoldens.CheckPhoto,
-        ["t5_"] = T5Goldens.Check,
-        ["t5_text"] = CaptionGoldens.Check,
-        ["caption_"] = CaptionGoldens.Check,
+        ["stdit_"] = Model<StditConfig>(StditGoldens.Check),
+        ["stdit2_"] = Model<Stdit2Config>(MultiResolutionGoldens.CheckStdit2),
+        ["stdit3_"] = Model<Stdit3Config>(MultiResolutionGoldens.CheckStdit3),
+        ["dit_"] = Model<DitConfig>(DitGoldens.Check, "condition"),
+        ["orig_dit"] = Other(DitGoldens.CheckOfficial, [.. Official, "num_classes"]),
+        ["latte_"] = Model<LatteConfig>(DitGoldens.CheckLatte, "condition"),
+        ["orig_latte"] = Other(DitGoldens.CheckOfficialLatte, [.. Official, "num_classes", "num_frames", "extras"]),
+        ["pixart_"] = Model<PixArtConfig>(PixArtGoldens.Check),
+        ["pixartms_"] = Model<PixArtConfig>(PixArtGoldens.CheckSizes),
+        ["orig_pixart"] = Other(PixArtGoldens.CheckOfficial, [.. Official, "caption_channels", "model_max_length", "lewei_scale", "into_opensora_pixart", "into_stdit"]),
+        ["dpm_"] = Other(DiffusionGoldens.Check, [.. Process, "algorithm_type", "method", "order", "skip_type"]),
+        ["iddpm_"] = Other(DiffusionGoldens.Check, [.. Process, "sampler", "eta", "clip_denoised", "full", "steps10", "steps20", "steps100"]),
+        ["iddpm_v11"] = Other(DiffusionGoldens.CheckFrames, Process),
+        ["mask_strategy"] = Other(MaskStrategyGoldens.Check, "align", "loop_i", "strategies"),
+        ["rflow_"] = Other(RectifiedFlowGoldens.Check, [.. Process, "num_timesteps", "use_timestep_transform", "cases"]),
+        ["e2e_stdit_"] = Model<StditConfig>(EndToEndGoldens.Check, [.. Process, "sampler"]),
+        ["e2e_stdit3_"] = Model<Stdit3Config>(EndToEndGoldens.CheckFlow, [.. Process, "num_timesteps", "use_timestep_transform"]),
+        ["layers"] = Other(LayersGoldens.Check, "attn_tokens", "caption_channels", "heads", "hidden", "patch", "token_num"),
+        ["pos_embed"] = Other(LayersGoldens.CheckPositions, "one_d", "two_d"),
+        ["train_step_stdit"] = Model<StditConfig>(TrainStepGoldens.Check, "clip_grad_norm", "ema_decay", "lr", "optimizer"),
+        ["vae_"] = Model<AutoencoderKLConfig>(VaeGoldens.Check, "out_channels"),
+        ["vae_video"] = Model<AutoencoderKLConfig>(VaeGoldens.CheckVideo, "out_channels"),
+        ["clip_"] = Model<ClipTextConfig>(ClipGoldens.Check),
+        ["svd_"] = Model<AutoencoderKLConfig>(SvdVaeGoldens.Check, "out_channels"),
+        ["taesd_"] = Model<TinyAutoencoderConfig>(TinyVaeGoldens.Check),
+        ["taef2_photo"] = Model<TinyAutoencoderConfig>(TinyVaeGoldens.CheckPhoto),
+        ["t5_"] = Model<T5Config>(T5Goldens.Check),
+        ["t5_text"] = Other(CaptionGoldens.Check),
+        ["caption_"] = Other(CaptionGoldens.Check),
     };
+
+    private static string[] Official => ["cfg_scale", "depth", "hidden_size", "in_channels", "input_size", "num_heads", "patch_size", "into_opensora"];
+
+    private static string[] Process => ["model", "diffusion_steps", "noise_schedule", "timestep_respacing", "num_sampling_steps", "cfg_scale", "cfg_channel"];
+
+    private static Kind Model<TConfig>(Func<GoldenFile, IEnumerable<Comparison>> check, params string[] options) =>
+        new(check, typeof(TConfig), ["model", "class_", .. options, .. typeof(TConfig).GetProperties().Select(p => JsonNamingPolicy.SnakeCaseLower.ConvertName(p.Name))]);
+
+    private static Kind Other(Func<GoldenFile, IEnumerable<Comparison>> check, params string[] options) => new(check, null, options);
 
     /// <summary>The cases in a folder and the folders in it. A trained model's weights lie beside its case and are none.</summary>
     public static IEnumerable<string> Find(string folder) => Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories)
@@ -44,15 +58,22 @@ public static class GoldenCase
             && !path.EndsWith("_decoder.safetensors", StringComparison.Ordinal)).Order(StringComparer.Ordinal);
 
     /// <summary>Checks one file.</summary>
-    /// <returns>A comparison a tensor, or null where the kind of case is not supported yet.</returns>
-    public static IReadOnlyList<Comparison>? Check(string path)
+    /// <exception cref="NotSupportedException">The kind of the case is unknown, or an option that it was recorded with.</exception>
+    public static IReadOnlyList<Comparison> Check(string path)
     {
         var name = Path.GetFileName(path);
-        var kind = Kinds.Keys.Where(kind => name.StartsWith(kind, StringComparison.Ordinal)).MaxBy(kind => kind.Length);
-        if (kind is null || Kinds[kind] is not { } check)
-            return null;
+        var kind = Kinds.Keys.Where(kind => name.StartsWith(kind, StringComparison.Ordinal)).MaxBy(kind => kind.Length)
+            ?? throw new NotSupportedException("a case of this kind");
         using var scope = NewDisposeScope();
         using var file = new GoldenFile(path);
-        return check(file).ToList();
+        var options = Options(file.Config);
+        if (Kinds[kind].Model is not null && file.Config.TryGetProperty("model", out var model))
+            options = options.Concat(Options(model));
+        if (options.Except(Kinds[kind].Options, StringComparer.Ordinal).ToList() is { Count: > 0 } unknown)
+            throw new NotSupportedException($"the option {string.Join(", ", unknown)}");
+        return Kinds[kind].Check(file).ToList();
     }
+
+    private static IEnumerable<string> Options(JsonElement config) =>
+        config.ValueKind == JsonValueKind.Object ? config.EnumerateObject().Select(property => property.Name) : [];
 }

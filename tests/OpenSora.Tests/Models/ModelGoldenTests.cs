@@ -1,4 +1,5 @@
 using OpenSora.Goldens;
+using OpenSora.Weights;
 
 namespace OpenSora.Tests.Models;
 
@@ -47,7 +48,18 @@ public class ModelGoldenTests
     }
 
     [Fact]
-    public void Cases_of_unknown_kinds_are_not_supported_yet() => GoldenCase.Check(TestFiles.Data("goldens", "unheard_of.safetensors")).ShouldBeNull();
+    public void Cases_of_unknown_kinds_are_not_supported_yet() =>
+        Should.Throw<NotSupportedException>(() => GoldenCase.Check(TestFiles.Data("goldens", "unheard_of.safetensors")));
+
+    [Fact]
+    public void Cases_with_unknown_options_are_not_supported_yet()
+    {
+        using var folder = new TemporaryFolder();
+        var path = Path.Combine(folder.Path, "stdit_rotated.safetensors");
+        SafetensorsWriter.Write(path, [], new Dictionary<string, string> { ["config"] = """{"depth": 2, "rotary": true}""" });
+
+        Should.Throw<NotSupportedException>(() => GoldenCase.Check(path)).Message.ShouldContain("rotary");
+    }
 
     [Fact]
     public void A_difference_is_seen()
