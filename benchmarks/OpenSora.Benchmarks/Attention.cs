@@ -1,6 +1,6 @@
 using System.Globalization;
 using OpenSora.Models;
-using OpenSora.Training;
+using OpenSora.Training.Planning;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -32,10 +32,10 @@ internal static class Attention
     private static void Compare(ScalarType type, int side, int frames)
     {
         using var scope = NewDisposeScope();
-        var first = new StditConfig { InputSize = [frames, side, side], HiddenSize = Width, Depth = Depth, NumHeads = Heads, CaptionChannels = 512, ModelMaxLength = TextTokens };
-        var second = new DitConfig { InputSize = first.InputSize, HiddenSize = Width, Depth = Depth, NumHeads = Heads, CaptionChannels = 512 };
-        using var stdit = new Stdit(first).UseComputeType(type);
-        using var dit = new Dit(second).UseComputeType(type);
+        var first = new StdiTConfig { InputSize = [frames, side, side], HiddenSize = Width, Depth = Depth, NumHeads = Heads, CaptionChannels = 512, ModelMaxLength = TextTokens };
+        var second = new DiTConfig { InputSize = first.InputSize, HiddenSize = Width, Depth = Depth, NumHeads = Heads, CaptionChannels = 512 };
+        using var stdit = new StdiT(first).UseComputeType(type);
+        using var dit = new DiT(second).UseComputeType(type);
         using var stditOptimizer = optim.AdamW(stdit.parameters(), 1e-4);
         using var ditOptimizer = optim.AdamW(dit.parameters(), 1e-4);
         var (x, t, target) = (randn([1, 4, frames, side, side]), full([1], 500f), randn([1, 8, frames, side, side]));

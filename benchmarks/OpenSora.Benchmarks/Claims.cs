@@ -1,7 +1,9 @@
 using System.Globalization;
 using OpenSora.Diffusion;
 using OpenSora.Models;
-using OpenSora.Training;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
@@ -67,7 +69,7 @@ internal static class Claims
 
     private sealed record Curve(string Name, int Seed, List<(double X, double Loss)> Losses, List<(double X, double Error)> Errors);
 
-    private static Stdit Model(int seed, int side, int frames, bool startAtZero = true, double spaceScale = 1) => new StdiTBuilder()
+    private static StdiT Model(int seed, int side, int frames, bool startAtZero = true, double spaceScale = 1) => new StdiTBuilder()
         .Latents(frames, side, side, channels: 3).Transformer(channels: 64, depth: 3, heads: 4).Text(MovingShapes.Words, tokens: 3).Positions(spaceScale)
         .LearnedVariance(false).TemporalAttention(startAtZero).Seed(seed).Build();
 
@@ -93,7 +95,7 @@ internal static class Claims
         return (double)stage.Steps * batch.Video.numel() / 3 / 4;
     }
 
-    private static Curve Train(Stdit model, TrainingStage stage, MovingShapes? world = null, int every = 0, string name = "", int seed = 0, double before = 0)
+    private static Curve Train(StdiT model, TrainingStage stage, MovingShapes? world = null, int every = 0, string name = "", int seed = 0, double before = 0)
     {
         var process = new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
         var objective = new DiffusionTraining(model, process: process);
@@ -112,9 +114,9 @@ internal static class Claims
         return curve;
     }
 
-    private static void CopyAllButTemporal(Stdit from, Stdit to) => Copy(from, to, name => !name.Contains("attn_temp", StringComparison.Ordinal));
+    private static void CopyAllButTemporal(StdiT from, StdiT to) => Copy(from, to, name => !name.Contains("attn_temp", StringComparison.Ordinal));
 
-    private static void Copy(Stdit from, Stdit to, Func<string, bool> chosen)
+    private static void Copy(StdiT from, StdiT to, Func<string, bool> chosen)
     {
         using var noGradients = no_grad();
         var source = from.state_dict();
@@ -126,7 +128,7 @@ internal static class Claims
     }
 
     // The distance of generated clips from the nearest true ones; fixed captions and noise.
-    private sealed class Watch(Stdit model, MovingShapes world, int every, Action<long, double> loss, Action<long, double> error) : ITrainingCallback
+    private sealed class Watch(StdiT model, MovingShapes world, int every, Action<long, double> loss, Action<long, double> error) : ITrainingCallback
     {
         public void Observed(TrainingRun run, TrainingObservation observation)
         {

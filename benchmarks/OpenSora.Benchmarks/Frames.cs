@@ -11,7 +11,7 @@ internal static class Frames
         foreach (var frames in new[] { 8, 16, 32 })
         {
             using var scope = NewDisposeScope();
-            using var model = new Stdit(new StditConfig
+            using var model = new StdiT(new StdiTConfig
             {
                 InputSize = [frames, 32, 32], PatchSize = [1, 2, 2], HiddenSize = 384, Depth = 12, NumHeads = 6, CaptionChannels = 4096, ModelMaxLength = 120,
             });

@@ -31,15 +31,15 @@ internal static class Load
     {
         // The library's own code and libraries are loaded by a tiny model.
         var tiny = Path.ChangeExtension(path, ".tiny.safetensors");
-        using (var model = new Stdit(new StditConfig { HiddenSize = 48, Depth = 1, NumHeads = 2, CaptionChannels = 16, InputSize = [1, 4, 4] }))
+        using (var model = new StdiT(new StdiTConfig { HiddenSize = 48, Depth = 1, NumHeads = 2, CaptionChannels = 16, InputSize = [1, 4, 4] }))
         {
             model.SaveWeights(tiny);
             model.LoadWeights(tiny);
         }
 
         var before = Resident();
-        Stdit? stdit = null;
-        Step("make the model, parameters unset", () => stdit = new Stdit(StditConfig.Preset("STDiT-XL/2"), initialize: false));
+        StdiT? stdit = null;
+        Step("make the model, parameters unset", () => stdit = new StdiT(StdiTConfig.Preset("STDiT-XL/2"), initialize: false));
         Step("load", () => stdit!.LoadWeights(path));
         Step("use every weight once", () =>
         {
@@ -65,7 +65,7 @@ internal static class Load
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        using var model = new Stdit(StditConfig.Preset("STDiT-XL/2"), initialize: false);
+        using var model = new StdiT(StdiTConfig.Preset("STDiT-XL/2"), initialize: false);
         using var generator = new Generator(1);
         foreach (var (_, tensor) in model.state_dict())
             tensor.uniform_(-0.02, 0.02, generator);

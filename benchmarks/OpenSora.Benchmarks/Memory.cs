@@ -5,7 +5,7 @@ namespace OpenSora.Benchmarks;
 
 internal static class Memory
 {
-    private static readonly StditConfig Model = new() { HiddenSize = 256, Depth = 6, NumHeads = 4, CaptionChannels = 128, ModelMaxLength = 20 };
+    private static readonly StdiTConfig Model = new() { HiddenSize = 256, Depth = 6, NumHeads = 4, CaptionChannels = 128, ModelMaxLength = 20 };
 
     public static void Run()
     {

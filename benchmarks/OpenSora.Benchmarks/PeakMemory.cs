@@ -1,14 +1,16 @@
 using System.Globalization;
 using System.Runtime.InteropServices;
 using OpenSora.Models;
-using OpenSora.Training;
+using OpenSora.Training.Data;
+using OpenSora.Training.Planning;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
 /// <summary>One size of training step whose memory is measured and estimated.</summary>
-internal sealed record MemoryCase(StditConfig Model, int Batch, int Frames, int Side, bool BFloat16, bool Checkpointing)
+internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int Side, bool BFloat16, bool Checkpointing)
 {
     public MemoryEstimate Estimate() => MemoryEstimate.Of(Model, Batch, Frames, Side, Side, BFloat16 ? 2 : 4, Checkpointing);
 
@@ -17,7 +19,7 @@ internal sealed record MemoryCase(StditConfig Model, int Batch, int Frames, int 
     {
         using var scope = NewDisposeScope();
         var before = ResidentMemory.Start();
-        using var model = new Stdit(Model);
+        using var model = new StdiT(Model);
         model.UseComputeType(BFloat16 ? ScalarType.BFloat16 : null);
         using var trainer = new StagedTrainer(model);
         trainer.AddStage(new TrainingStage

@@ -3,7 +3,8 @@ using System.Globalization;
 using System.Text.Json;
 using OpenSora.Generation;
 using OpenSora.Models;
-using OpenSora.Training;
+using OpenSora.Training.Planning;
+using OpenSora.Training.Stages;
 using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
@@ -17,7 +18,7 @@ internal static class Performance
 
     private const int Runs = 3;
 
-    private static readonly StditConfig Size = new()
+    private static readonly StdiTConfig Size = new()
     {
         InputSize = [16, 32, 32], HiddenSize = 384, Depth = 12, NumHeads = 6, CaptionChannels = 4096, ModelMaxLength = 120, ClassDropoutProb = 0,
     };
@@ -41,15 +42,15 @@ internal static class Performance
         foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
         {
             var operations = 2e9 * FlopEstimate.Of(Size, 16, 32, 32).Total / 1e9;
-            Measure("STDiT forward, 16x32x32", type, operations, () => Forward(new Stdit(Size), type, 16, Size.CaptionChannels, 120));
+            Measure("STDiT forward, 16x32x32", type, operations, () => Forward(new StdiT(Size), type, 16, Size.CaptionChannels, 120));
             Original("STDiT forward", "fwd");
             Measure("STDiT training step, 16x32x32", type, 3 * operations, () => TrainingStep(type));
             Original("STDiT training step", "fwdbwd");
             foreach (var frames in new[] { 8, 16, 32, 64 })
             {
-                var (serial, full) = (Size with { InputSize = [frames, 32, 32] }, new DitConfig { InputSize = [frames, 32, 32], HiddenSize = 384, Depth = 12, NumHeads = 6, ClassDropoutProb = 0 });
-                Measure($"STDiT forward, {frames}x32x32", type, 2 * FlopEstimate.Of(serial, frames, 32, 32).Total, () => Forward(new Stdit(serial), type, frames, 4096, 120), runs: 1);
-                Measure($"full attention (DiT) forward, {frames}x32x32", type, 2 * FlopEstimate.Of(full, frames, 32, 32).Total, () => Forward(new Dit(full), type, frames, 512, 1), runs: 1);
+                var (serial, full) = (Size with { InputSize = [frames, 32, 32] }, new DiTConfig { InputSize = [frames, 32, 32], HiddenSize = 384, Depth = 12, NumHeads = 6, ClassDropoutProb = 0 });
+                Measure($"STDiT forward, {frames}x32x32", type, 2 * FlopEstimate.Of(serial, frames, 32, 32).Total, () => Forward(new StdiT(serial), type, frames, 4096, 120), runs: 1);
+                Measure($"full attention (DiT) forward, {frames}x32x32", type, 2 * FlopEstimate.Of(full, frames, 32, 32).Total, () => Forward(new DiT(full), type, frames, 512, 1), runs: 1);
             }
             Measure("VAE decode, 4x32x32", type, double.NaN, () => Decode(type));
             var t5 = new T5Config { DModel = 1024, DFf = 2816, NumLayers = 24, NumHeads = 16 };
@@ -124,7 +125,7 @@ internal static class Performance
 
     private static (Action, IDisposable) TrainingStep(ScalarType type)
     {
-        var model = new Stdit(Size);
+        var model = new StdiT(Size);
         model.UseComputeType(type == ScalarType.Float32 ? null : type);
         var (x, t, y) = (randn([2, 4, 16, 32, 32]), full([2], 500f), randn(2, 1, 120, 4096));
         return (() =>

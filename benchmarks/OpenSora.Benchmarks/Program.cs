@@ -1,5 +1,6 @@
 // ./build.sh bench [NAME]: each benchmark prints medians of several runs, and ratios within the run, which is what counts on a shared machine.
 using OpenSora.Benchmarks;
+using OpenSora.Models;
 
 var named = new (string Name, string What, Action Run)[]
 {

@@ -1,4 +1,4 @@
-using OpenSora.Training;
+using OpenSora.Training.Data;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -7,7 +7,8 @@ using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Samples;
-using OpenSora.Training;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using static TorchSharp.torch;
 
 var steps = args.Length > 0 ? int.Parse(args[0], CultureInfo.InvariantCulture) : 1000;

@@ -5,9 +5,12 @@ using System.Runtime.Intrinsics.X86;
 using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Media;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Text;
-using OpenSora.Training;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -40,11 +43,11 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
 {
     // The parts of the model to start from.
     var origin = ModelFolder.Open(start);
-    var (about, config, size) = (origin.Description, origin.ReadConfig<StditConfig>(origin.Description.Denoiser), origin.Description.Video);
+    var (about, config, size) = (origin.Description, origin.ReadConfig<StdiTConfig>(origin.Description.Denoiser), origin.Description.Video);
     using var vae = new AutoencoderKL(origin.ReadConfig<AutoencoderKLConfig>(about.Vae));
     vae.LoadWeights(origin.VaeWeights);
     using var text = T5TextEncoder.Load(origin.ReadConfig<T5Config>(about.TextEncoder), origin.TextEncoderWeights, origin.Tokenizer, about.TextEncoder.MaxTokens, about.TextEncoder.CleanCaptions);
-    using var model = new Stdit(config);
+    using var model = new StdiT(config);
     model.LoadWeights(origin.DenoiserWeights);
     if (Avx512BW.IsSupported) // bfloat16 pays where the processor has it
     {

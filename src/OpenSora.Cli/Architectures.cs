@@ -1,9 +1,10 @@
+using OpenSora.Generation;
 using OpenSora.Models;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Tool;
+namespace OpenSora.Cli;
 
 /// <summary>An architecture that weights could be of, with the sizes that they show.</summary>
 /// <param name="Name">Its name, or a preset's.</param>
@@ -29,27 +30,27 @@ internal static class Architectures
         if (Shapes.Beside(file, Patches) is not { } shapes)
             return [];
         if (shapes.Count("spatial_blocks") > 0)
-            return Stdit3(shapes);
+            return StdiT3(shapes);
         if (shapes.Has("blocks.0.scale_shift_table_temporal"))
-            return Stdit2(shapes);
-        return shapes.Has("blocks.0.adaLN_modulation.1.weight") ? Dit(shapes) : Stdit(shapes);
+            return StdiT2(shapes);
+        return shapes.Has("blocks.0.adaLN_modulation.1.weight") ? DiT(shapes) : StdiT(shapes);
     }
 
-    private static IEnumerable<Candidate> Stdit(Shapes shapes)
+    private static IEnumerable<Candidate> StdiT(Shapes shapes)
     {
         var (hidden, depth, videos) = (shapes[Patches, 0], Math.Max(1, shapes.Count("blocks")), shapes.Has("blocks.0.attn_temp.qkv.weight"));
-        var sizes = new StditConfig
+        var sizes = new StdiTConfig
         {
             InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, MlpRatio = MlpRatio(shapes, "blocks"),
             CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1), ModelMaxLength = shapes.Or(120, "y_embedder.y_embedding", 0), PredSigma = PredictsVariance(shapes),
             QkNorm = shapes.Has("blocks.0.attn.q_norm.weight"), SizeConditioning = shapes.Has("csize_embedder.mlp.0.weight"), InputSize = PatchSize(shapes),
         };
-        var (name, heads) = Preset(StditConfig.Presets, StditConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
+        var (name, heads) = Preset(StdiTConfig.Presets, StdiTConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
         heads = Heads(shapes, "blocks", hidden) ?? heads ?? Divisor(hidden);
         var words = $"{Width(hidden, depth)}, {Latents(shapes, sizes.InChannels)}, text {sizes.ModelMaxLength} x {sizes.CaptionChannels}";
         var stdit = sizes with { NumHeads = heads.Value };
         if (videos)
-            return [new(name ?? "STDiT", words, () => new Stdit(stdit, initialize: false), PublishedWeights.Options())];
+            return [new(name ?? "STDiT", words, () => new StdiT(stdit, initialize: false), PublishedWeights.Options())];
 
         var pixArt = new PixArtConfig
         {
@@ -60,17 +61,17 @@ internal static class Architectures
         return
         [
             new(PixArtConfig.Presets.Contains(image, StringComparer.Ordinal) ? image! : "PixArt", words, () => new PixArt(pixArt, initialize: false), PublishedWeights.Options()),
-            new($"{name ?? "STDiT"}, as image weights", words, () => new Stdit(stdit with { SizeConditioning = false }, initialize: false), PublishedWeights.Options(fromImage: true)),
+            new($"{name ?? "STDiT"}, as image weights", words, () => new StdiT(stdit with { SizeConditioning = false }, initialize: false), PublishedWeights.Options(fromImage: true)),
         ];
     }
 
-    private static IEnumerable<Candidate> Dit(Shapes shapes)
+    private static IEnumerable<Candidate> DiT(Shapes shapes)
     {
         var (hidden, depth, classes) = (shapes[Patches, 0], Math.Max(1, shapes.Count("blocks")), shapes["y_embedder.embedding_table.weight", 0] - 1);
         var condition = classes > 0 ? $"label_{classes}" : "text";
-        var patched = DitConfig.Presets.Where(preset => DitConfig.Preset(preset).PatchSize.SequenceEqual(PatchSize(shapes))).ToList();
-        var (name, heads) = Preset(patched, DitConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
-        var dit = new DitConfig
+        var patched = DiTConfig.Presets.Where(preset => DiTConfig.Preset(preset).PatchSize.SequenceEqual(PatchSize(shapes))).ToList();
+        var (name, heads) = Preset(patched, DiTConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
+        var dit = new DiTConfig
         {
             InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = heads ?? Divisor(hidden), MlpRatio = MlpRatio(shapes, "blocks"), Condition = condition,
             CaptionChannels = classes > 0 ? 512 : shapes.Or(512, "y_embedder.y_proj.fc1.weight", 1), LearnSigma = PredictsVariance(shapes), InputSize = PatchSize(shapes),
@@ -82,32 +83,32 @@ internal static class Architectures
         };
         var words = $"{Width(hidden, depth)}, {Latents(shapes, dit.InChannels)}, {(classes > 0 ? $"{classes} classes" : $"text {dit.CaptionChannels}")}";
         if (!shapes.Has("temp_embed")) // Latte's own table of frames
-            yield return new(name ?? "DiT", words, () => new Dit(dit, initialize: false), PublishedWeights.Options());
+            yield return new(name ?? "DiT", words, () => new DiT(dit, initialize: false), PublishedWeights.Options());
         yield return new(name?.Replace("DiT", "Latte", StringComparison.Ordinal) ?? "Latte", words, () => new Latte(latte, initialize: false), PublishedWeights.Options());
     }
 
-    private static IEnumerable<Candidate> Stdit2(Shapes shapes)
+    private static IEnumerable<Candidate> StdiT2(Shapes shapes)
     {
         var (hidden, depth) = (shapes[Patches, 0], Math.Max(1, shapes.Count("blocks")));
-        var config = new Stdit2Config
+        var config = new StdiT2Config
         {
             InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = RopeHeads(shapes, hidden), MlpRatio = MlpRatio(shapes, "blocks"),
             CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1), ModelMaxLength = shapes.Or(200, "y_embedder.y_embedding", 0), PredSigma = PredictsVariance(shapes), QkNorm = shapes.Has("blocks.0.attn.q_norm.weight"),
         };
-        var (name, _) = Preset(Stdit2Config.Presets, Stdit2Config.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
-        yield return new(name ?? "STDiT2", $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}", () => new Stdit2(config, initialize: false), new LoadOptions());
+        var (name, _) = Preset(StdiT2Config.Presets, StdiT2Config.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
+        yield return new(name ?? "STDiT2", $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}", () => new StdiT2(config, initialize: false), new LoadOptions());
     }
 
-    private static IEnumerable<Candidate> Stdit3(Shapes shapes)
+    private static IEnumerable<Candidate> StdiT3(Shapes shapes)
     {
         var (hidden, depth) = (shapes[Patches, 0], Math.Max(1, shapes.Count("spatial_blocks")));
-        var config = new Stdit3Config
+        var config = new StdiT3Config
         {
             InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = RopeHeads(shapes, hidden), MlpRatio = MlpRatio(shapes, "spatial_blocks"),
             CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1), ModelMaxLength = shapes.Or(300, "y_embedder.y_embedding", 0), PredSigma = PredictsVariance(shapes), QkNorm = shapes.Has("spatial_blocks.0.attn.q_norm.weight"),
         };
-        var (name, _) = Preset(Stdit3Config.Presets, Stdit3Config.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
-        yield return new(name ?? "STDiT3", $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}", () => new Stdit3(config, initialize: false), new LoadOptions());
+        var (name, _) = Preset(StdiT3Config.Presets, StdiT3Config.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
+        yield return new(name ?? "STDiT3", $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}", () => new StdiT3(config, initialize: false), new LoadOptions());
     }
 
     private static IEnumerable<Candidate> Autoencoders(WeightsFile file)

@@ -1,8 +1,9 @@
 using System.Runtime.InteropServices;
+using OpenSora.Generation;
 using OpenSora.Models.Layers;
 using OpenSora.Weights;
 
-namespace OpenSora.Tool;
+namespace OpenSora.Cli;
 
 /// <summary>How weights fit an architecture of the sizes that they seem to have.</summary>
 /// <param name="Architecture">Its name, or a preset's.</param>

@@ -1,8 +1,9 @@
 using System.Globalization;
+using OpenSora.ModelFolders;
 using OpenSora.Weights;
 using Spectre.Console;
 
-namespace OpenSora.Tool;
+namespace OpenSora.Cli;
 
 /// <summary>Prints what weights hold.</summary>
 /// <param name="console">Where to.</param>

@@ -1,5 +1,6 @@
 using System.CommandLine;
-using OpenSora.Tool;
+using OpenSora.Cli;
+using OpenSora.ModelFolders;
 using OpenSora.Weights;
 using Spectre.Console;
 

@@ -1,7 +1,7 @@
 using System.Globalization;
 using OpenSora.Weights;
 
-namespace OpenSora.Tool;
+namespace OpenSora.Cli;
 
 /// <summary>The shapes of weights by name, without what stands before every name.</summary>
 internal sealed class Shapes

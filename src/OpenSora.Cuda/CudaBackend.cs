@@ -1,6 +1,6 @@
 using System.Runtime.InteropServices;
 using OpenSora.Cuda;
-using OpenSora.Hosting;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 

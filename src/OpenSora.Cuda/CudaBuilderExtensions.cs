@@ -1,5 +1,5 @@
 using OpenSora.Cuda;
-using OpenSora.Hosting;
+using OpenSora.DependencyInjection;
 
 namespace Microsoft.Extensions.DependencyInjection;
 

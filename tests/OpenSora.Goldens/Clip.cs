@@ -1,4 +1,5 @@
 using OpenSora.Models;
+using OpenSora.Weights;
 using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;

@@ -1,5 +1,7 @@
 using System.Text.Json;
 using OpenSora.Diffusion;
+using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
@@ -58,7 +60,7 @@ internal static class DiffusionGoldens
 
     internal static NoiseSource Recorded(GoldenFile file) => (step, like) => file["input.step_noise"][step].narrow(0, 0, like.shape[0]);
 
-    private static double[] Table(IddpmSchedule schedule, string name) => name switch
+    private static double[] Embedding(IddpmSchedule schedule, string name) => name switch
     {
         "timestep_map" => [.. schedule.TimestepMap.Select(step => (double)step)],
         "betas" => [.. schedule.Betas],
@@ -84,7 +86,7 @@ internal static class DiffusionGoldens
             var schedule = Schedule(process.Value.GetProperty("config"));
             foreach (var table in process.Value.EnumerateObject().Where(table => !table.NameEquals("config")))
             {
-                var actual = Table(schedule, table.Name);
+                var actual = Embedding(schedule, table.Name);
                 var expected = table.Value.EnumerateArray().Select(value => value.GetDouble()).ToArray();
                 var largest = expected.Max(Math.Abs);
                 var error = actual.Length == expected.Length ? actual.Zip(expected, (a, e) => Math.Abs(a - e)).Max() / (largest == 0 ? 1 : largest) : double.PositiveInfinity;
@@ -98,7 +100,7 @@ internal static class DiffusionGoldens
         foreach (var name in file.Names.Where(name => name.StartsWith("output.", StringComparison.Ordinal)))
         {
             var (process, table) = name.Split('.') is [_, var p, var t] ? (p, t) : throw new InvalidDataException($"'{name}' is not output.PROCESS.TABLE.");
-            yield return file.Compare(name, tensor(Table(Schedule(file.Config.GetProperty(process)), table)), 1e-7);
+            yield return file.Compare(name, tensor(Embedding(Schedule(file.Config.GetProperty(process)), table)), 1e-7);
         }
     }
 

@@ -1,5 +1,6 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
+using OpenSora.Weights;
 using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
@@ -11,7 +12,7 @@ internal static class EndToEndGoldens
     {
         var config = file.Config;
         using var noGradients = no_grad();
-        using var model = file.Load(new Stdit(file.ConfigAs<StditConfig>("model"), initialize: false));
+        using var model = file.Load(new StdiT(file.ConfigAs<StdiTConfig>("model"), initialize: false));
         model.eval();
 
         // The null caption is cut by the prompt's own mask, whose rows the model repeats.
@@ -39,7 +40,7 @@ internal static class EndToEndGoldens
     {
         var config = file.Config;
         using var noGradients = no_grad();
-        using var model = file.Load(new Stdit3(file.ConfigAs<Stdit3Config>("model"), initialize: false));
+        using var model = file.Load(new StdiT3(file.ConfigAs<StdiT3Config>("model"), initialize: false));
         model.eval();
 
         var conditions = MultiResolutionGoldens.Conditions(file);

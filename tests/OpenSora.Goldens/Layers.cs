@@ -1,4 +1,6 @@
+using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -45,7 +47,7 @@ internal static class LayersGoldens
 
         var outputs = file["output.t2i_final"].shape[2];
         yield return file.Compare("output.t2i_final", file.Load(new FinalLayer(c, outputs), "weights.final.").call(tokens, t));
-        yield return file.Compare("output.dit_final", file.Load(new DitFinalLayer(c, outputs), "weights.final_dit.").call(tokens, t));
+        yield return file.Compare("output.dit_final", file.Load(new DiTFinalLayer(c, outputs), "weights.final_dit.").call(tokens, t));
         yield return file.Compare("output.modulate", AdaLn.NormModulate(tokens, shift.unsqueeze(1), scale.unsqueeze(1)));
         yield return file.Compare("output.t2i_modulate", AdaLn.Modulate(tokens, shift.unsqueeze(1), scale.unsqueeze(1)));
         yield return file.Compare("output.mlp", file.Load(new Mlp(c, file["weights.mlp.fc1.weight"].shape[0], c), "weights.mlp.").call(tokens));

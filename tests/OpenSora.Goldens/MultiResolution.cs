@@ -1,5 +1,7 @@
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -8,11 +10,11 @@ namespace OpenSora.Goldens;
 /// <summary>STDiT2 of Open-Sora 1.1 and STDiT3 of 1.2: one call, and the parts that can be watched on their own.</summary>
 internal static class MultiResolutionGoldens
 {
-    public static IEnumerable<Comparison> CheckStdit2(GoldenFile file)
+    public static IEnumerable<Comparison> CheckStdiT2(GoldenFile file)
     {
-        var config = file.ConfigAs<Stdit2Config>();
+        var config = file.ConfigAs<StdiT2Config>();
         using var noGradients = no_grad();
-        var model = file.Load(new Stdit2(config, initialize: false));
+        var model = file.Load(new StdiT2(config, initialize: false));
         model.eval();
         if (file.Has("mid.csize_embedder"))
         {
@@ -31,11 +33,11 @@ internal static class MultiResolutionGoldens
         yield return Call(file, model);
     }
 
-    public static IEnumerable<Comparison> CheckStdit3(GoldenFile file)
+    public static IEnumerable<Comparison> CheckStdiT3(GoldenFile file)
     {
-        var config = file.ConfigAs<Stdit3Config>();
+        var config = file.ConfigAs<StdiT3Config>();
         using var noGradients = no_grad();
-        var model = file.Load(new Stdit3(config, initialize: false));
+        var model = file.Load(new StdiT3(config, initialize: false));
         model.eval();
         yield return Places(file, config);
         yield return Call(file, model);

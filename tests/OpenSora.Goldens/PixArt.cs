@@ -1,6 +1,7 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -42,7 +43,7 @@ internal static class PixArtGoldens
         var modulation = file["mid.t_block"].view(-1, 6, config.HiddenSize);
         for (var i = 1; file.Has($"mid.block{i}"); i++)
         {
-            var block = file.Load(new StditBlock(config, i), $"weights.blocks.{i}.");
+            var block = file.Load(new StdiTBlock(config, i), $"weights.blocks.{i}.");
             yield return file.Compare($"mid.block{i}", block.call(file[$"mid.block{i - 1}"].unsqueeze(1), modulation, null, text, bias, null).squeeze(1));
         }
         yield return file.Compare("output.x", model.forward(file["input.x"], file["input.timestep"], file["input.y"], file.Optional("input.mask"), null,
@@ -64,7 +65,7 @@ internal static class PixArtGoldens
         using var image = new PixArt(config, initialize: false);
         using var video = new StdiTBuilder().Latents(3, size, size, config.InChannels).Patch(1, patch, patch).Transformer(config.HiddenSize, config.Depth, config.NumHeads)
             .Text(config.CaptionChannels, config.ModelMaxLength).Build();
-        foreach (var model in new Stdit[] { image, video })
+        foreach (var model in new StdiT[] { image, video })
         {
             foreach (var (name, value) in model.state_dict())
             {
@@ -87,7 +88,7 @@ internal static class PixArtGoldens
         if (file.Has("output.forward_with_dpmsolver"))
             yield return file.Compare("output.forward_with_dpmsolver", output.chunk(2, 1)[0]);
         if (file.Has("output.forward_with_cfg"))
-            yield return file.Compare("output.forward_with_cfg", DitGoldens.Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Guidance.IddpmChannels, config.InChannels), Call));
+            yield return file.Compare("output.forward_with_cfg", DiTGoldens.Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Guidance.IddpmChannels, config.InChannels), Call));
         if (file.Has("output.stdit_from_pixart_x"))
             yield return file.Compare("output.stdit_from_pixart_x", video.call(file["input.stdit_x"], file["input.t"], file["input.y"], file.Optional("input.mask")));
     }

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using OpenSora.Diffusion;
+using OpenSora.Weights;
 using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;

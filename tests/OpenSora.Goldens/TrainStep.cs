@@ -1,5 +1,9 @@
 using OpenSora.Models;
-using OpenSora.Training;
+using OpenSora.Models.Layers;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
+using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -10,8 +14,8 @@ internal static class TrainStepGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file)
     {
-        var config = file.ConfigAs<StditConfig>("model");
-        var model = file.Load(new Stdit(config, initialize: false));
+        var config = file.ConfigAs<StdiTConfig>("model");
+        var model = file.Load(new StdiT(config, initialize: false));
         var recorded = new Recorded(file, model);
         var stage = new TrainingStage
         {
@@ -66,7 +70,7 @@ internal static class TrainStepGoldens
     }
 
     /// <summary>The recorded batch, noise, time steps and dropped captions of each step.</summary>
-    private sealed class Recorded(GoldenFile file, Stdit model) : ITrainingObjective, ITrainingData
+    private sealed class Recorded(GoldenFile file, StdiT model) : ITrainingObjective, ITrainingData
     {
         private readonly DiffusionTraining objective = new(model);
         private int step;

@@ -2,7 +2,8 @@
 // killed; writes all weights and averages to FOLDER/weights when it arrives.
 // dotnet OpenSora.Training.Killable.dll FOLDER
 using OpenSora.Models;
-using OpenSora.Training;
+using OpenSora.Training.Data;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -10,7 +11,7 @@ using static TorchSharp.torch;
 set_num_threads(1);
 var folder = args[0];
 manual_seed(1);
-using var model = new Stdit(new StditConfig
+using var model = new StdiT(new StdiTConfig
 {
     InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 8, Depth = 1, NumHeads = 2, CaptionChannels = 4, ModelMaxLength = 3, ClassDropoutProb = 0.3,
 });

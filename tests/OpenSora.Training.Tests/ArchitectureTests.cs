@@ -1,5 +1,8 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -10,8 +13,8 @@ public class ArchitectureTests
 {
     private static nn.Module Make(string name) => name switch
     {
-        "stdit2" => new Stdit2(new Stdit2Config { InputSqSize = 32, InChannels = 2, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 }),
-        "stdit3" => new Stdit3(new Stdit3Config { InputSqSize = 32, InChannels = 2, HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 }),
+        "stdit2" => new StdiT2(new StdiT2Config { InputSqSize = 32, InChannels = 2, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 }),
+        "stdit3" => new StdiT3(new StdiT3Config { InputSqSize = 32, InChannels = 2, HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 }),
         _ => new PixArt(new PixArtConfig { InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4, SizeConditioning = true }),
     };
 

@@ -1,4 +1,5 @@
 using OpenSora.Media;
+using OpenSora.Training.Data;
 using TorchSharp;
 using static TorchSharp.torch;
 

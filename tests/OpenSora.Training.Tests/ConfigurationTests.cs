@@ -3,6 +3,11 @@ using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Options;
 using OpenSora.Diffusion;
+using OpenSora.Models;
+using OpenSora.Models.Layers;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 

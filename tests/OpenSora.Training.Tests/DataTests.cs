@@ -1,6 +1,9 @@
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Text;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -1,5 +1,8 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -81,10 +84,10 @@ public class FrameMaskTests
     public void A_model_that_cannot_be_told_which_frames_are_given_is_refused()
     {
         using var scope = NewDisposeScope();
-        using var model = new Dit(new DitConfig { InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8 });
+        using var model = new DiT(new DiTConfig { InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8 });
         using var generator = new Generator(1);
         var batch = new TrainingBatch(randn([1, 2, 2, 4, 4]), randn([1, 4, 8]), null, tensor([false, true], [1, 2]));
-        Should.Throw<ArgumentException>(() => new DiffusionTraining(model).Loss(batch, new TrainingStage(), generator)).Message.ShouldContain("Dit cannot be told which they are");
+        Should.Throw<ArgumentException>(() => new DiffusionTraining(model).Loss(batch, new TrainingStage(), generator)).Message.ShouldContain("DiT cannot be told which they are");
     }
 
     [Fact]

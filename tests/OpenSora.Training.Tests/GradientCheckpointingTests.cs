@@ -1,4 +1,5 @@
 using OpenSora.Models;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -46,7 +47,7 @@ public class GradientCheckpointingTests
     }
 
     // Parameters that start at zero would hide what lies behind them.
-    private static (Stdit Model, T5Encoder Text) Randomised()
+    private static (StdiT Model, T5Encoder Text) Randomised()
     {
         var (model, text) = Tiny.Models();
         using var scope = NewDisposeScope();
@@ -60,7 +61,7 @@ public class GradientCheckpointingTests
     [Fact]
     public void A_graph_holds_the_inputs_of_blocks_only()
     {
-        using var model = new Stdit(new StditConfig
+        using var model = new StdiT(new StdiTConfig
         {
             InputSize = [8, 32, 32], HiddenSize = 64, Depth = 6, NumHeads = 4, CaptionChannels = 8, ModelMaxLength = 4, ClassDropoutProb = 0,
         });

@@ -1,5 +1,7 @@
 using System.Xml.Linq;
 using OpenSora.Media;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -2,6 +2,10 @@ using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Text;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -68,7 +72,7 @@ public class PreviewTests
     public void A_model_without_a_size_of_its_own_is_told_one()
     {
         using var text = Text();
-        using var model = new Stdit2(new Stdit2Config { InputSqSize = 32, InChannels = 3, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = text.Width, ModelMaxLength = text.MaxTokens, PredSigma = false });
+        using var model = new StdiT2(new StdiT2Config { InputSqSize = 32, InChannels = 3, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = text.Width, ModelMaxLength = text.MaxTokens, PredSigma = false });
         model.eval();
         PreviewOptions Sized(int? height) => new() { Sampler = new DpmSolver(2), Frames = 2, Height = height, Width = 6 };
         using (no_grad())
@@ -76,7 +80,7 @@ public class PreviewTests
             var video = new PromptRenderer(model, text, null, ["a"], Sized(4)).Render(default).ShouldHaveSingleItem();
             (video.Count, video.Height, video.Width).ShouldBe((2, 4, 6));
         }
-        Should.Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, ["a"], Sized(null))).Message.ShouldContain("Stdit2 has no size of its own");
+        Should.Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, ["a"], Sized(null))).Message.ShouldContain("StdiT2 has no size of its own");
     }
 
     [Fact]
@@ -154,15 +158,15 @@ public class PreviewTests
 
     private static readonly PreviewOptions Few = new() { Sampler = new DpmSolver(3, prediction: Prediction.Sample), BatchSize = 2 };
 
-    private static Stdit Model()
+    private static StdiT Model()
     {
         manual_seed(1);
-        return new Stdit(new StditConfig { InputSize = [2, 4, 4], InChannels = 3, HiddenSize = 16, Depth = 2, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 });
+        return new StdiT(new StdiTConfig { InputSize = [2, 4, 4], InChannels = 3, HiddenSize = 16, Depth = 2, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 });
     }
 
     private static T5TextEncoder Text() => new(new T5Encoder(new T5Config { VocabSize = 60, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 }), new Letters(), 4);
 
-    private static async Task<Dictionary<string, float[]>> RunAsync(Action<StagedTrainer, Stdit, T5TextEncoder> prepare)
+    private static async Task<Dictionary<string, float[]>> RunAsync(Action<StagedTrainer, StdiT, T5TextEncoder> prepare)
     {
         using var model = Model();
         using var text = Text();

@@ -1,6 +1,10 @@
 using System.Diagnostics.Metrics;
 using System.Text;
 using OpenSora.Media;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -1,5 +1,10 @@
 using OpenSora.Goldens;
 using OpenSora.Models;
+using OpenSora.Models.Layers;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -172,7 +177,7 @@ public class StagedTrainerTests
     }
 
     /// <summary>A loss that is a number, and a gradient of the bias that is none.</summary>
-    private sealed class BrokenBias(Linear line) : ITrainingObjective
+    private sealed class BrokenBias(TorchSharp.Modules.Linear line) : ITrainingObjective
     {
         public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
 

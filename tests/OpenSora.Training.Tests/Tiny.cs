@@ -1,4 +1,7 @@
 using OpenSora.Models;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -7,10 +10,10 @@ namespace OpenSora.Training.Tests;
 /// <summary>Models and data small enough to train in a test.</summary>
 internal static class Tiny
 {
-    public static (Stdit Model, T5Encoder Text) Models(int seed = 1)
+    public static (StdiT Model, T5Encoder Text) Models(int seed = 1)
     {
         manual_seed(seed);
-        var model = new Stdit(new StditConfig
+        var model = new StdiT(new StdiTConfig
         {
             InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 16, Depth = 2, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4, ClassDropoutProb = 0.3,
         });

@@ -1,5 +1,9 @@
 using System.Globalization;
 using OpenSora.Diffusion;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -1,7 +1,8 @@
 using System.Globalization;
 using OpenSora.Generation;
 using OpenSora.Media;
-using OpenSora.Training;
+using OpenSora.Training.Data;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -1,6 +1,8 @@
 using System.Text.Json;
+using OpenSora.Diffusion;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Training;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using static TorchSharp.torch;
 

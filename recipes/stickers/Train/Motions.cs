@@ -1,6 +1,6 @@
 using System.Globalization;
 using System.Text;
-using OpenSora.Training;
+using OpenSora.Training.Data;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -1,6 +1,6 @@
 using OpenSora.Models;
 using OpenSora.Text;
-using OpenSora.Training;
+using OpenSora.Training.Data;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;

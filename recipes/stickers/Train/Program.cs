@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using OpenSora.Diffusion;
 using Stickers;
 using TorchSharp;
 

@@ -2,7 +2,9 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 using OpenSora.Diffusion;
 using OpenSora.Models;
-using OpenSora.Training;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 
 namespace Stickers;
 
@@ -84,7 +86,7 @@ internal sealed record Recipe
 
     public required T5Config Text { get; init; }
 
-    public required StditConfig Model { get; init; }
+    public required StdiTConfig Model { get; init; }
 
     /// <summary>What the model predicts. The clean sample is learned faster than the noise where data are few.</summary>
     public Prediction Prediction { get; init; }
@@ -98,7 +100,7 @@ internal sealed record Recipe
     public double Guidance { get; init; } = 4;
 
     /// <summary>The small transformer that teaches the text encoder.</summary>
-    public required StditConfig Teacher { get; init; }
+    public required StdiTConfig Teacher { get; init; }
 
     /// <summary>Below 1, noisy time steps are drawn more often (<see cref="SkewedTimesteps"/>).</summary>
     public double TimestepExponent { get; init; } = 1;

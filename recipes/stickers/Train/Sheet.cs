@@ -1,7 +1,7 @@
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Text;
-using OpenSora.Training;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 

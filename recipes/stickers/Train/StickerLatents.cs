@@ -1,6 +1,6 @@
 using OpenSora.Models;
 using OpenSora.Text;
-using OpenSora.Training;
+using OpenSora.Training.Data;
 
 namespace Stickers;
 

@@ -1,7 +1,7 @@
 using System.Globalization;
 using System.IO.MemoryMappedFiles;
 using System.Text.Json;
-using OpenSora.Training;
+using OpenSora.Training.Data;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -1,8 +1,12 @@
 using OpenSora.Diffusion;
 using OpenSora.Media;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
 using OpenSora.Text;
-using OpenSora.Training;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -92,7 +96,7 @@ internal static class Training
     public static async Task TextAsync(Workplace place, double? minutes, CancellationToken cancellation)
     {
         manual_seed(place.Recipe.TextStage.Seed);
-        using var teacher = new Stdit(place.Recipe.Teacher);
+        using var teacher = new StdiT(place.Recipe.Teacher);
         using var text = new T5Encoder(place.Recipe.Text);
         teacher.UseComputeType(ScalarType.BFloat16);
         text.UseComputeType(ScalarType.BFloat16);
@@ -139,7 +143,7 @@ internal static class Training
         ImagesAsync(place, "small", data => data.Stills(small: true), place.Recipe.SmallImageStage, minutes, from: null, cancellation);
 
     /// <summary>The transformer for a stage's pictures, which may have sides of half the size, and for its frames. A place and a frame keep their positions.</summary>
-    public static StditConfig ConfigOf(Workplace place, string stage)
+    public static StdiTConfig ConfigOf(Workplace place, string stage)
     {
         var (config, interval) = (place.Recipe.Model, place.Recipe.Stage(stage).FrameInterval);
         config = config with { InputSize = [(config.InputSize[0] - 1) / interval + 1, .. config.InputSize.Skip(1)], TimeScale = config.TimeScale / interval };
@@ -216,7 +220,7 @@ internal static class Training
         }
     }
 
-    private static bool IsSmall(Workplace place, Stdit model) => model.Config.InputSize[1] < place.Recipe.Model.InputSize[1];
+    private static bool IsSmall(Workplace place, StdiT model) => model.Config.InputSize[1] < place.Recipe.Model.InputSize[1];
 
     /// <summary>What the text has taught: the loss of stills at some time steps with the right captions and with those of others.</summary>
     public static void Gap(Workplace place, string name, CancellationToken cancellation)
@@ -256,12 +260,12 @@ internal static class Training
     }
 
     /// <summary>The transformer with its starting values and the text encoder as it was taught, computing in bfloat16.</summary>
-    public static (Stdit Model, T5Encoder Text) Models(Workplace place, StditConfig? config = null)
+    public static (StdiT Model, T5Encoder Text) Models(Workplace place, StdiTConfig? config = null)
     {
         if (!File.Exists(place.TextWeights))
             throw new FileNotFoundException($"'{place.TextWeights}' is missing: train the text encoder first (text).", place.TextWeights);
         manual_seed(place.Recipe.ImageStage.Seed);
-        var model = new Stdit(config ?? place.Recipe.Model);
+        var model = new StdiT(config ?? place.Recipe.Model);
         var text = new T5Encoder(place.Recipe.Text);
         using (var weights = SafetensorsFile.Open(place.TextWeights))
             text.LoadWeights(weights);
@@ -270,7 +274,7 @@ internal static class Training
         return (model, text);
     }
 
-    public static DiffusionTraining Objective(Workplace place, Stdit model, T5Encoder text) =>
+    public static DiffusionTraining Objective(Workplace place, StdiT model, T5Encoder text) =>
         new(model, text, Process(place.Recipe), new SkewedTimesteps(place.Recipe.TimestepExponent));
 
     private static Iddpm Process(Recipe recipe) => new(IddpmSchedule.Linear(), new IddpmOptions { Prediction = recipe.Prediction, Variance = recipe.Variance });

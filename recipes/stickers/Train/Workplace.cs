@@ -1,6 +1,7 @@
 using OpenSora.Media;
 using OpenSora.Models;
-using OpenSora.Training;
+using OpenSora.Training.Data;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using static TorchSharp.torch;
 

@@ -3,7 +3,7 @@ using System.Net;
 using System.Text;
 using OpenSora.Media;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>Which part of a text is at its place.</summary>
 internal enum Anchor

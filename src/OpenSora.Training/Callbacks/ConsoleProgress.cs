@@ -1,7 +1,8 @@
 using System.Globalization;
 using System.Text;
+using OpenSora.Training.Stages;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>Prints a line now and then: steps, losses, speed, time left; and at once what else happens. Whole lines only, good for a terminal as for a log file.</summary>
 /// <param name="output">Where to; null: the console.</param>

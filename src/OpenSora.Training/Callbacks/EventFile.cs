@@ -2,7 +2,7 @@ using System.Buffers.Binary;
 using System.Numerics;
 using Google.Protobuf;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>An event file as TensorBoard reads it: TFRecords that hold tensorflow.Event messages (event.proto, summary.proto). Every record is handed to
 /// the system with one call, so that a process that dies leaves at worst a last record that is cut short, which readers pass over.</summary>

@@ -1,8 +1,9 @@
 using OpenSora.Media;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>Looks on while a run trains, and may look into it. All members do nothing where they are not implemented.</summary>
 /// <remarks>Callbacks are called on the training thread, between steps, in the order in which they were added. An exception ends the run: it is what

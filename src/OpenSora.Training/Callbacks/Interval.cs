@@ -1,6 +1,6 @@
 using System.Diagnostics;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>Tells when something is due that is done every so many steps of a stage, or every so often, whichever comes first.</summary>
 internal sealed class Interval

@@ -1,7 +1,7 @@
 using System.Globalization;
 using OpenSora.Media;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>Curves of one or several runs against their steps, as SVG or PNG. A run is a faint line with a smoothed one over it; runs of one kind
 /// (seeds) are the line of their mean in the band from the lowest to the highest.</summary>

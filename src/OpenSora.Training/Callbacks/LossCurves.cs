@@ -1,6 +1,8 @@
 using System.Globalization;
+using OpenSora.Training.Data;
+using OpenSora.Training.Stages;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>Keeps every step's loss in <c>losses.csv</c> and draws them as <c>losses.svg</c>, a curve for each stage, now and then and at the end of a stage.</summary>
 /// <remarks>A run that is resumed goes on in the same files; lines after the checkpoint are dropped.</remarks>

@@ -2,11 +2,12 @@ using System.Globalization;
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
-using OpenSora.Text;
+using OpenSora.Training.Data;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>Renders previews at intervals, with the moving averages where the stage keeps any, and without disturbing training. They are written as
 /// <c>STAGE-STEP.png</c>, a picture with a row for each video, and <c>STAGE-STEP.mp4</c>, and told to all callbacks (<see cref="ITrainingCallback.Observed"/>).</summary>
@@ -85,7 +86,7 @@ public class PreviewOptions
     /// <summary>Latent frames; null: as many as the model is configured for.</summary>
     public int? Frames { get; set; }
 
-    /// <summary>Height of the latents; null: what the model is configured for. <see cref="Stdit2"/> and <see cref="Stdit3"/>, which have no size of their own, need all three.</summary>
+    /// <summary>Height of the latents; null: what the model is configured for. <see cref="StdiT2"/> and <see cref="StdiT3"/>, which have no size of their own, need all three.</summary>
     public int? Height { get; set; }
 
     /// <summary>Width of the latents; null: what the model is configured for.</summary>
@@ -128,7 +129,7 @@ internal sealed class PromptRenderer
         if (prompts.Count == 0)
             throw new ArgumentException("Previews need at least one prompt.", nameof(prompts));
         (this.model, this.text, this.vae, this.prompts, this.options) = (model, text, vae, [.. prompts], options);
-        var own = model switch { Stdit stdit => stdit.Config.InputSize, Dit dit => dit.Config.InputSize, _ => null };
+        var own = model switch { StdiT stdit => stdit.Config.InputSize, DiT dit => dit.Config.InputSize, _ => null };
         size = ((options.Frames ?? own?[0], options.Height ?? own?[1], options.Width ?? own?[2]) is ({ } frames, { } height, { } width)) ? (frames, height, width)
             : throw new ArgumentException($"{model.GetType().Name} has no size of its own: set Frames, Height and Width of the previews' latents.", nameof(options));
     }

@@ -1,4 +1,6 @@
-namespace OpenSora.Training;
+using OpenSora.Training.Stages;
+
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>Guards a stage against steps that are out of proportion: a loss or a gradient norm far above the median of the steps before.</summary>
 /// <remarks>The median is that of a window of steps, the first of which are not judged until it is full. Skipped steps do not enter it. Where data of

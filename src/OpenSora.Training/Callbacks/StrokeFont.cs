@@ -1,6 +1,6 @@
 using System.Globalization;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>A plain font drawn with a pen: enough for the labels of a chart, the same on every machine.</summary>
 /// <remarks>Glyphs are paths on a grid of 20 to the size, the baseline at 0, y upwards: capitals are 14 high, small letters 10. <c>M</c> moves, <c>L</c> draws a line,

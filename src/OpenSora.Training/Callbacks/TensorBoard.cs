@@ -1,6 +1,7 @@
 using OpenSora.Media;
+using OpenSora.Training.Stages;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>Writes what happens in training to event files, which TensorBoard shows: <c>tensorboard --logdir FOLDER</c>.</summary>
 /// <remarks>Scalars of steps stand under <c>train/</c>, those of observations under their names; videos are shown as moving pictures. The steps are those of

@@ -1,6 +1,7 @@
 using System.Diagnostics.Metrics;
+using OpenSora.Training.Stages;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>What every run tells System.Diagnostics.Metrics, for OpenTelemetry, dotnet-counters and the like; costs nothing where nobody listens.</summary>
 internal static class TrainingMetrics

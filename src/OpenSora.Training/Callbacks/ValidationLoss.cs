@@ -1,9 +1,11 @@
 using System.Globalization;
-using OpenSora.Diffusion;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Callbacks;
 
 /// <summary>The loss on held-out data.</summary>
 /// <param name="Loss">The mean over all bands.</param>

@@ -1,6 +1,6 @@
 using System.Globalization;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Data;
 
 /// <summary>A size that clips are brought to, so that clips of one size make a batch.</summary>
 /// <param name="Frames">Frames of a clip; 1: images.</param>

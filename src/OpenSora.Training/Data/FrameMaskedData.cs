@@ -1,7 +1,8 @@
 using System.Globalization;
+using OpenSora.Diffusion;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Data;
 
 /// <summary>Which frames of a clip are given while the others are learned. A quarter is any number of frames up to a fourth of the clip.</summary>
 public enum FrameMask

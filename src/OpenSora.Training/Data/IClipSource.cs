@@ -1,7 +1,7 @@
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Data;
 
 /// <summary>A clip and what it may be called. An image is a clip of one frame.</summary>
 /// <param name="Video">Pixels in [-1, 1], <c>[3, frames, height, width]</c>.</param>

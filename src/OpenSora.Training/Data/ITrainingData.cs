@@ -1,6 +1,7 @@
+using OpenSora.Diffusion;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Data;
 
 /// <summary>What a training step sees. The receiver disposes of it.</summary>
 /// <param name="Video">Pixels in [-1, 1] or latents, <c>[batch, channels, frames, height, width]</c>.</param>

@@ -8,7 +8,7 @@ using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Data;
 
 /// <summary>Clips as latents, encoded once and kept in a safetensors file that is mapped into memory.</summary>
 public sealed class LatentCache : IDisposable
@@ -230,7 +230,7 @@ public sealed class LatentData : ITrainingData, IDisposable
     }
 
     /// <summary>Takes every n-th frame of a window, which then spans as many more: motions are learned from a part of their frames at that part of the price. A transformer
-    /// knows the frames by <see cref="StditConfig.TimeScale"/> 1/n.</summary>
+    /// knows the frames by <see cref="StdiTConfig.TimeScale"/> 1/n.</summary>
     /// <exception cref="ArgumentOutOfRangeException">It is below 1.</exception>
     public int FrameInterval
     {

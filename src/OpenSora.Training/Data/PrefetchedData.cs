@@ -1,7 +1,7 @@
 using System.Runtime.ExceptionServices;
 using System.Threading.Channels;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Data;
 
 /// <summary>Makes the batches to come on a thread of its own, while training is busy with the one before. The batches are the same as without.</summary>
 public sealed class PrefetchedData : ITrainingData, IDisposable

@@ -1,6 +1,6 @@
 using System.Collections.Concurrent;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Data;
 
 /// <summary>A clip that could not be loaded, and another one that took its place.</summary>
 /// <param name="Index">The clip.</param>

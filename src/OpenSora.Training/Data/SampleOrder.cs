@@ -1,4 +1,4 @@
-namespace OpenSora.Training;
+namespace OpenSora.Training.Data;
 
 /// <summary>The order in which samples are seen: each epoch a new permutation, made of the seed and the epoch's number alone.</summary>
 /// <remarks>The last permutation is kept; one object may serve several threads.</remarks>

@@ -5,7 +5,7 @@ using OpenSora.Media;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Data;
 
 /// <summary>What a clip is cut and turned to at random, each time that it is loaded. Nothing is, by default: the middle of the picture from the first frame on.</summary>
 /// <remarks>A cache of latents holds what was drawn when it was made.</remarks>

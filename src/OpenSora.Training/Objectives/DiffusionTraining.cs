@@ -1,9 +1,11 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
+using OpenSora.Training.Data;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Objectives;
 
 /// <summary>Trains a diffusion transformer to undo noise, and the text encoder with it where batches hold token ids.</summary>
 /// <remarks>What noise is and what is predicted is the process's affair: <see cref="Iddpm"/>, as published for Open-Sora 1.0 (mean squared error plus the
@@ -36,7 +38,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
         Modules = modules;
     }
 
-    /// <summary>Frames a second of the data, for models that are told (<see cref="Stdit2"/>, <see cref="Stdit3"/>); single images count as of 120.</summary>
+    /// <summary>Frames a second of the data, for models that are told (<see cref="StdiT2"/>, <see cref="StdiT3"/>); single images count as of 120.</summary>
     public double FramesPerSecond { get; set; } = 24;
 
     /// <summary>Pixels of height or width that a latent position of the data covers, for models that are told the size in pixels.</summary>

@@ -1,7 +1,9 @@
+using OpenSora.Training.Data;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Objectives;
 
 /// <summary>A loss and what it is made of.</summary>
 /// <param name="Total">What is minimised, a scalar with a gradient. It belongs to the current dispose scope.</param>

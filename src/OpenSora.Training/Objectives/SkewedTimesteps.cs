@@ -1,7 +1,7 @@
 using OpenSora.Diffusion;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Objectives;
 
 /// <summary>Draws noisy time steps more often than clean ones, or the other way round: <c>t = steps * u^exponent</c> with u uniform. All weights are 1,
 /// so the loss is weighed by how often a step is drawn.</summary>

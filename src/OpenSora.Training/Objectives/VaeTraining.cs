@@ -1,8 +1,10 @@
 using OpenSora.Models;
+using OpenSora.Training.Data;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Objectives;
 
 /// <summary>How the parts of an autoencoder's loss are weighed.</summary>
 public class VaeTrainingOptions

@@ -1,6 +1,7 @@
 using OpenSora.Models;
+using OpenSora.Models.Layers;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Planning;
 
 /// <summary>Floating-point operations of one forward pass of one sample; a multiply-add counts as two. Norms, activations and sums are left out: they
 /// are a few thousandths.</summary>
@@ -16,13 +17,13 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
     /// <summary>All operations.</summary>
     public double Total => Linear + Attention;
 
-    /// <summary>Counts an <see cref="Stdit"/>'s.</summary>
+    /// <summary>Counts an <see cref="StdiT"/>'s.</summary>
     /// <param name="model">Its sizes.</param>
     /// <param name="frames">Latent frames.</param>
     /// <param name="height">Latent rows.</param>
     /// <param name="width">Latent columns.</param>
     /// <param name="textTokens">Tokens of the caption; null: the most there may be.</param>
-    public static FlopEstimate Of(StditConfig model, int frames, int height, int width, int? textTokens = null)
+    public static FlopEstimate Of(StdiTConfig model, int frames, int height, int width, int? textTokens = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         var (patch, c, depth) = (model.PatchSize, (double)model.HiddenSize, model.Depth);
@@ -37,12 +38,12 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         return new FlopEstimate(linear, spatial, temporal, 4 * n * m * c * depth);
     }
 
-    /// <summary>Counts a <see cref="Dit"/>'s.</summary>
+    /// <summary>Counts a <see cref="DiT"/>'s.</summary>
     /// <param name="model">Its sizes.</param>
     /// <param name="frames">Latent frames.</param>
     /// <param name="height">Latent rows.</param>
     /// <param name="width">Latent columns.</param>
-    public static FlopEstimate Of(DitConfig model, int frames, int height, int width)
+    public static FlopEstimate Of(DiTConfig model, int frames, int height, int width)
     {
         ArgumentNullException.ThrowIfNull(model);
         var (patch, c, depth) = (model.PatchSize, (double)model.HiddenSize, model.Depth);
@@ -76,10 +77,10 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
     {
         ArgumentNullException.ThrowIfNull(model);
         var (channels, pixels) = (model.BlockOutChannels, (double)height * width);
-        static double Conv(double size, double from, double to, double at) => 2 * size * size * from * to * at;
-        static double Residual(double from, double to, double at) => Conv(3, from, to, at) + Conv(3, to, to, at) + (from == to ? 0 : Conv(1, from, to, at));
+        static double Convolution(double size, double from, double to, double at) => 2 * size * size * from * to * at;
+        static double Residual(double from, double to, double at) => Convolution(3, from, to, at) + Convolution(3, to, to, at) + (from == to ? 0 : Convolution(1, from, to, at));
 
-        var linear = Conv(3, model.InChannels, channels[0], pixels);
+        var linear = Convolution(3, model.InChannels, channels[0], pixels);
         for (var level = 0; level < channels.Count; level++)
         {
             for (var block = 0; block < model.LayersPerBlock; block++)
@@ -87,10 +88,10 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
             if (level == channels.Count - 1)
                 continue;
             pixels /= 4;
-            linear += Conv(3, channels[level], channels[level], pixels);
+            linear += Convolution(3, channels[level], channels[level], pixels);
         }
         double c = channels[^1], moments = 2 * model.LatentChannels;
-        linear += 2 * Residual(c, c, pixels) + 4 * Conv(1, c, c, pixels) + Conv(3, c, moments, pixels) + Conv(1, moments, moments, pixels);
+        linear += 2 * Residual(c, c, pixels) + 4 * Convolution(1, c, c, pixels) + Convolution(3, c, moments, pixels) + Convolution(1, moments, moments, pixels);
         return new FlopEstimate(frames * linear, frames * 4 * pixels * pixels * c);
     }
 

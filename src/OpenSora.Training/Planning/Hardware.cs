@@ -1,4 +1,4 @@
-namespace OpenSora.Training;
+namespace OpenSora.Training.Planning;
 
 /// <summary>What a plan assumes of the device that trains. Change a preset with <c>with</c>: your price, your measured speed.</summary>
 public sealed record Hardware

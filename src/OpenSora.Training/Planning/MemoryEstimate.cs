@@ -1,8 +1,9 @@
 using OpenSora.Models;
+using OpenSora.Models.Layers;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Planning;
 
-/// <summary>What a training step of an <see cref="Stdit"/> holds, in bytes: tensors only, without the program and its libraries. Parameters, gradients,
+/// <summary>What a training step of an <see cref="StdiT"/> holds, in bytes: tensors only, without the program and its libraries. Parameters, gradients,
 /// AdamW's two moments and the moving average are float32, as this library trains.</summary>
 /// <param name="Parameters">The model's parameters and buffers.</param>
 /// <param name="Gradients">Their gradients. With gradient checkpointing those of the blocks' matrices are held twice, until the backward pass has ended.</param>
@@ -26,7 +27,7 @@ public sealed record MemoryEstimate(double Parameters, double Gradients, double 
     /// <param name="checkpointing">Whether blocks keep their input only (<see cref="GradientCheckpointing"/>).</param>
     /// <param name="average">Whether a moving average is kept.</param>
     /// <param name="textTokens">Tokens of the captions; null: the most there may be.</param>
-    public static MemoryEstimate Of(StditConfig model, int batch, int frames, int height, int width, int bytes, bool checkpointing, bool average = true, int? textTokens = null)
+    public static MemoryEstimate Of(StdiTConfig model, int batch, int frames, int height, int width, int bytes, bool checkpointing, bool average = true, int? textTokens = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         var (patch, r) = (model.PatchSize, model.MlpRatio);
@@ -55,8 +56,8 @@ public sealed record MemoryEstimate(double Parameters, double Gradients, double 
     // Tensors of the latents' size that the loss holds when the backward pass begins.
     private const double LossTerms = 30;
 
-    /// <summary>Parameters of an <see cref="Stdit"/>.</summary>
-    internal static double ParameterCount(StditConfig model)
+    /// <summary>Parameters of an <see cref="StdiT"/>.</summary>
+    internal static double ParameterCount(StdiTConfig model)
     {
         double c = model.HiddenSize, values = model.PatchSize[0] * model.PatchSize[1] * model.PatchSize[2] * model.InChannels, outputs = values * (model.PredSigma ? 2 : 1);
         var attentions = HasSecondAttention(model) ? 3 : 2;                                     // with the one to the text
@@ -67,7 +68,7 @@ public sealed record MemoryEstimate(double Parameters, double Gradients, double 
             + 2 * c + (c + 1) * outputs + (model.SizeConditioning ? 2 * ((256 + 1) * size + (size + 1) * size) : 0);
     }
 
-    private static bool HasSecondAttention(StditConfig model) => model.AttentionOrder is AttentionOrder.Serial or AttentionOrder.Parallel;
+    private static bool HasSecondAttention(StdiTConfig model) => model.AttentionOrder is AttentionOrder.Serial or AttentionOrder.Parallel;
 
-    private static double BlockMatrices(StditConfig model) => (4 + 4 + (HasSecondAttention(model) ? 4 : 0) + 2 * model.MlpRatio) * model.HiddenSize * (double)model.HiddenSize;
+    private static double BlockMatrices(StdiTConfig model) => (4 + 4 + (HasSecondAttention(model) ? 4 : 0) + 2 * model.MlpRatio) * model.HiddenSize * (double)model.HiddenSize;
 }

@@ -2,7 +2,7 @@ using System.Globalization;
 using System.Text;
 using OpenSora.Models;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Planning;
 
 /// <summary>A stage whose cost is to be known before it is run.</summary>
 public sealed record PlannedStage
@@ -61,7 +61,7 @@ public sealed record StageEstimate(PlannedStage Stage, double Samples, FlopEstim
 /// <example><code>
 /// var plan = new TrainingPlan
 /// {
-///     Model = StditConfig.Preset("STDiT-S/2"), Hardware = Hardware.A100,
+///     Model = StdiTConfig.Preset("STDiT-S/2"), Hardware = Hardware.A100,
 ///     Stages = [new() { Name = "clips", Steps = 20_000, BatchSize = 16, Frames = 16, CachedLatents = true, CachedText = true }],
 /// };
 /// Console.WriteLine(plan);
@@ -69,7 +69,7 @@ public sealed record StageEstimate(PlannedStage Stage, double Samples, FlopEstim
 public sealed record TrainingPlan
 {
     /// <summary>The model that is trained.</summary>
-    public StditConfig Model { get; init; } = new();
+    public StdiTConfig Model { get; init; } = new();
 
     /// <summary>What encodes clips.</summary>
     public AutoencoderKLConfig Autoencoder { get; init; } = new();
@@ -163,17 +163,17 @@ public sealed record TrainingPlan
     // What is held of the autoencoder is its encoder: the operations on one pixel tell the weights only by level, so they are counted apart.
     private static double EncoderParameters(AutoencoderKLConfig model)
     {
-        static double Conv(double size, double from, double to) => (size * size * from + 1) * to;
-        static double Residual(double from, double to) => Conv(3, from, to) + Conv(3, to, to) + 2 * (from + to) + (from == to ? 0 : Conv(1, from, to));
+        static double Convolution(double size, double from, double to) => (size * size * from + 1) * to;
+        static double Residual(double from, double to) => Convolution(3, from, to) + Convolution(3, to, to) + 2 * (from + to) + (from == to ? 0 : Convolution(1, from, to));
         var channels = model.BlockOutChannels;
-        var count = Conv(3, model.InChannels, channels[0]);
+        var count = Convolution(3, model.InChannels, channels[0]);
         for (var level = 0; level < channels.Count; level++)
         {
             count += Residual(channels[Math.Max(0, level - 1)], channels[level]) + (model.LayersPerBlock - 1) * Residual(channels[level], channels[level]);
-            count += level < channels.Count - 1 ? Conv(3, channels[level], channels[level]) : 0;
+            count += level < channels.Count - 1 ? Convolution(3, channels[level], channels[level]) : 0;
         }
         double c = channels[^1], moments = 2 * model.LatentChannels;
-        return count + 2 * Residual(c, c) + 4 * Conv(1, c, c) + 2 * c + 2 * c + Conv(3, c, moments) + Conv(1, moments, moments);
+        return count + 2 * Residual(c, c) + 4 * Convolution(1, c, c) + 2 * c + 2 * c + Convolution(3, c, moments) + Convolution(1, moments, moments);
     }
 
     private static double EncoderParameters(T5Config model)

@@ -1,7 +1,7 @@
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Stages;
 
 /// <summary>AdamW (Loshchilov and Hutter, 2019) for many parameters.</summary>
 /// <remarks>TorchSharp's AdamW keeps two temporary tensors of each parameter until it has seen all of them: 8 bytes a parameter. With an optimizer for each

@@ -1,10 +1,11 @@
 using System.Text.Json;
+using OpenSora.Training.Callbacks;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Stages;
 
 /// <summary>Where a run was when its checkpoint was written.</summary>
 /// <remarks>No generator states are among it: all that is random in a step is drawn from the stage's seed and the step's number. Nor is the place in the

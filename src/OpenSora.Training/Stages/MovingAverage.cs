@@ -2,7 +2,7 @@ using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Stages;
 
 /// <summary>An exponential moving average of parameters, in float32; buffers have none, as published.</summary>
 internal sealed class MovingAverage : IDisposable

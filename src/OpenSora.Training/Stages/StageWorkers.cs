@@ -2,7 +2,7 @@ using System.Collections.Concurrent;
 using System.Runtime.ExceptionServices;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Stages;
 
 /// <summary>Threads that compute shares of a batch side by side, each with its part of libtorch's threads. They live as long as a stage: libtorch builds a pool of threads
 /// anew whenever one is told how many it has.</summary>

@@ -1,12 +1,15 @@
 using System.Diagnostics;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Stages;
 
 /// <summary>Trains in stages, each of which starts from what the one before it learned: Open-Sora 1.0's method of going from images to low-resolution
 /// video to high quality, and any other sequence of stages.</summary>

@@ -2,8 +2,11 @@ using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.DependencyInjection.Extensions;
 using Microsoft.Extensions.Options;
+using OpenSora.Models.Layers;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
 
-namespace OpenSora.Training;
+namespace OpenSora.Training.Stages;
 
 /// <summary>Which parameters a stage trains.</summary>
 public enum TrainedParameters

@@ -1,4 +1,4 @@
-namespace OpenSora.Training;
+namespace OpenSora.Training.Stages;
 
 /// <summary>Where training is, told after every optimizer step.</summary>
 public sealed record TrainingProgress

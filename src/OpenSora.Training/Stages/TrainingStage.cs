@@ -1,4 +1,9 @@
-namespace OpenSora.Training;
+using OpenSora.Models;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+
+namespace OpenSora.Training.Stages;
 
 /// <summary>How the learning rate goes after the warm-up.</summary>
 public enum LearningRateShape
@@ -88,7 +93,7 @@ public class TrainingStage
     /// <summary>Seed of everything random in the stage: order of the data, noise, time steps, dropped captions.</summary>
     public int Seed { get; set; } = 42;
 
-    /// <summary>The first stage of Open-Sora 1.0: single images; temporal attention is not trained. <see cref="Models.Stdit.TemporalAttention"/> leaves it out meanwhile, which is faster.</summary>
+    /// <summary>The first stage of Open-Sora 1.0: single images; temporal attention is not trained. <see cref="Models.StdiT.TemporalAttention"/> leaves it out meanwhile, which is faster.</summary>
     /// <param name="data">Images: latents of one frame, with captions.</param>
     /// <param name="steps">Optimizer steps.</param>
     public static TrainingStage ImagePretraining(ITrainingData data, int steps) => new()

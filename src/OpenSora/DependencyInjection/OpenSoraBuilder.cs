@@ -3,9 +3,9 @@ using Microsoft.Extensions.DependencyInjection;
 using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Models;
-using OpenSora.Text;
+using OpenSora.Runtime;
 
-namespace OpenSora.Hosting;
+namespace OpenSora.DependencyInjection;
 
 /// <summary>Replaces parts of what AddOpenSora registered.</summary>
 public sealed class OpenSoraBuilder

@@ -2,9 +2,10 @@ using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection.Extensions;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Options;
+using OpenSora.DependencyInjection;
 using OpenSora.Generation;
-using OpenSora.Hosting;
 using OpenSora.Media;
+using OpenSora.Runtime;
 
 namespace Microsoft.Extensions.DependencyInjection;
 

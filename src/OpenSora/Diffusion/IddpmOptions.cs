@@ -1,3 +1,4 @@
+
 namespace OpenSora.Diffusion;
 
 /// <summary>What a model predicts.</summary>

@@ -1,5 +1,5 @@
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Text;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -11,12 +11,12 @@ internal static class Architectures
 {
     internal static readonly IReadOnlyDictionary<string, Func<PartLoader, IVideoTransformer>> Transformers = new Dictionary<string, Func<PartLoader, IVideoTransformer>>(StringComparer.OrdinalIgnoreCase)
     {
-        ["stdit"] = part => part.Load(new Stdit(part.Config<StditConfig>(), initialize: false), PublishedWeights.Options()),
+        ["stdit"] = part => part.Load(new StdiT(part.Config<StdiTConfig>(), initialize: false), PublishedWeights.Options()),
         ["pixart"] = part => part.Load(new PixArt(part.Config<PixArtConfig>(), initialize: false), PublishedWeights.Options()),
-        ["dit"] = part => part.Load(new Dit(part.Config<DitConfig>(), initialize: false), PublishedWeights.Options()),
+        ["dit"] = part => part.Load(new DiT(part.Config<DiTConfig>(), initialize: false), PublishedWeights.Options()),
         ["latte"] = part => part.Load(new Latte(part.Config<LatteConfig>(), initialize: false), PublishedWeights.Options()),
-        ["stdit2"] = part => part.Load(new Stdit2(part.Config<Stdit2Config>(), initialize: false)),
-        ["stdit3"] = part => part.Load(new Stdit3(part.Config<Stdit3Config>(), initialize: false)),
+        ["stdit2"] = part => part.Load(new StdiT2(part.Config<StdiT2Config>(), initialize: false)),
+        ["stdit3"] = part => part.Load(new StdiT3(part.Config<StdiT3Config>(), initialize: false)),
     };
 
     internal static readonly IReadOnlyDictionary<string, Func<PartLoader, IVideoAutoencoder>> Autoencoders = new Dictionary<string, Func<PartLoader, IVideoAutoencoder>>(StringComparer.OrdinalIgnoreCase)

@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Media;
 
 namespace OpenSora.Generation;

@@ -1,6 +1,6 @@
 using OpenSora.Diffusion;
 using OpenSora.Media;
-using OpenSora.Weights;
+using OpenSora.ModelFolders;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -1,7 +1,6 @@
-using OpenSora.Hosting;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Text;
-using OpenSora.Weights;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -1,9 +1,10 @@
 using Microsoft.Extensions.Options;
-using OpenSora.Generation;
-using OpenSora.Weights;
+using OpenSora.Diffusion;
+using OpenSora.ModelFolders;
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
-namespace OpenSora.Hosting;
+namespace OpenSora.Generation;
 
 /// <summary>How this program generates. Null means the model's own default everywhere.</summary>
 /// <remarks>Bound from the configuration section <c>OpenSora</c> and checked when the program starts.</remarks>

@@ -1,6 +1,5 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
-using OpenSora.Text;
 using static TorchSharp.torch;
 
 namespace OpenSora.Generation;

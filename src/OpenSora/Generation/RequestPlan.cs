@@ -1,6 +1,5 @@
 using OpenSora.Diffusion;
-using OpenSora.Hosting;
-using OpenSora.Weights;
+using OpenSora.ModelFolders;
 
 namespace OpenSora.Generation;
 

@@ -2,10 +2,10 @@ using System.Diagnostics;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using OpenSora.Diffusion;
-using OpenSora.Hosting;
 using OpenSora.Media;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Weights;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -3,11 +3,10 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Options;
 using OpenSora.Diffusion;
-using OpenSora.Hosting;
 using OpenSora.Media;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Text;
-using OpenSora.Weights;
+using OpenSora.Runtime;
 
 namespace OpenSora.Generation;
 

@@ -1,3 +1,4 @@
+
 namespace OpenSora.Media;
 
 /// <summary>Lays videos or frames side by side.</summary>

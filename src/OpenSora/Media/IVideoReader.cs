@@ -1,3 +1,4 @@
+
 namespace OpenSora.Media;
 
 /// <summary>Decodes videos and pictures.</summary>

@@ -5,12 +5,12 @@ using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Generation;
+namespace OpenSora.ModelFolders;
 
 /// <summary>Loads parts of models from folders as hubs lay them out: <c>config.json</c> beside weights, and tokenizers in a folder of their own.</summary>
 /// <remarks>
 /// A folder is the part's own, or that of a pipeline with the part in <c>vae</c>, <c>text_encoder</c> or <c>transformer</c>. Weights are a safetensors file or a PyTorch
-/// checkpoint, whole or in shards. Use with <see cref="VideoGeneratorBuilder.UseVae(Func{PartContext, IVideoAutoencoder})"/> and its siblings; <see cref="Hub.ModelHub"/> gets such folders.
+/// checkpoint, whole or in shards. Use with <c>UseVae</c> and <c>UseTextEncoder</c>; <see cref="ModelHub"/> gets such folders.
 /// </remarks>
 public static class HubFolder
 {
@@ -97,8 +97,8 @@ public static class HubFolder
         var config = PartConfig.Read(folder, "transformer");
         return config.Made<IVideoTransformer>(() => config.Kind switch
         {
-            "STDiT2" => Load(new Stdit2(config.As<Stdit2Config>(), initialize: false), config, device, precision),
-            "STDiT3" => Load(new Stdit3(config.As<Stdit3Config>(), initialize: false), config, device, precision),
+            "STDiT2" => Load(new StdiT2(config.As<StdiT2Config>(), initialize: false), config, device, precision),
+            "STDiT3" => Load(new StdiT3(config.As<StdiT3Config>(), initialize: false), config, device, precision),
             _ => throw config.IsNot("a transformer: STDiT2 or STDiT3. Others do not say their sizes; make the model of its preset and load the file into it"),
         });
     }

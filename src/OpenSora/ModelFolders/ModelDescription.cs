@@ -1,7 +1,8 @@
 using System.Text.Json;
 using OpenSora.Diffusion;
+using OpenSora.Weights;
 
-namespace OpenSora.Weights;
+namespace OpenSora.ModelFolders;
 
 /// <summary>The contents of a model folder's <c>model.json</c>. Names in the file are in snake case, such as <c>guidance_scale</c>.</summary>
 public sealed record ModelDescription

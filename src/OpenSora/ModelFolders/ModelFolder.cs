@@ -1,8 +1,9 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
+using OpenSora.Weights;
 
-namespace OpenSora.Weights;
+namespace OpenSora.ModelFolders;
 
 /// <summary>A folder cannot be used as a model.</summary>
 /// <param name="path">The folder, or the name that was looked for.</param>

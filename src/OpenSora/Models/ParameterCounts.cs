@@ -1,4 +1,5 @@
 using System.Globalization;
+using OpenSora.Models.Layers;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;

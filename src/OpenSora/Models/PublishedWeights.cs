@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Loads checkpoints as they were published into <see cref="Stdit"/>, <see cref="PixArt"/>, <see cref="Dit"/> and <see cref="Latte"/>: Open-Sora 1.0's own and
+/// <summary>Loads checkpoints as they were published into <see cref="StdiT"/>, <see cref="PixArt"/>, <see cref="DiT"/> and <see cref="Latte"/>: Open-Sora 1.0's own and
 /// those of the official DiT, PixArt-alpha and Latte, an image model's into a video model too.</summary>
 /// <remarks>
 /// The originals' names are Open-Sora's. Their patch projections have no axis of time and get one of length 1. Their position tables (<c>pos_embed</c>, Latte's
@@ -25,33 +25,33 @@ public static class PublishedWeights
     /// <param name="path">The checkpoint.</param>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidWeightsException">The file is damaged or does not fit; the model is as it was.</exception>
-    public static LoadReport LoadPublishedWeights(this Stdit model, string path) => Load(model, path, fromImage: false);
+    public static LoadReport LoadPublishedWeights(this StdiT model, string path) => Load(model, path, fromImage: false);
 
-    /// <inheritdoc cref="LoadPublishedWeights(Stdit, string)"/>
-    public static LoadReport LoadPublishedWeights(this Dit model, string path) => Load(model, path, fromImage: false);
+    /// <inheritdoc cref="LoadPublishedWeights(StdiT, string)"/>
+    public static LoadReport LoadPublishedWeights(this DiT model, string path) => Load(model, path, fromImage: false);
 
     /// <summary>Loads PixArt-alpha's weights into a model of videos. What attends along time keeps its starting values: where its output starts at zero
-    /// (<see cref="StditConfig.ZeroInitTemporal"/>), the model makes of every frame what the image model makes of it.</summary>
+    /// (<see cref="StdiTConfig.ZeroInitTemporal"/>), the model makes of every frame what the image model makes of it.</summary>
     /// <param name="model">A model with the image model's sizes, of <see cref="AttentionOrder.Serial"/> or <see cref="AttentionOrder.Parallel"/> order; one of
-    /// <see cref="AttentionOrder.Full"/> order is the image model for single frames, where these get no positions (<see cref="StditConfig.NoTemporalPosEmb"/>).</param>
+    /// <see cref="AttentionOrder.Full"/> order is the image model for single frames, where these get no positions (<see cref="StdiTConfig.NoTemporalPosEmb"/>).</param>
     /// <param name="path">The checkpoint.</param>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidWeightsException">The file is damaged or does not fit; the model is as it was.</exception>
     /// <exception cref="InvalidOperationException">The model's order is <see cref="AttentionOrder.Interleaved"/>.</exception>
-    public static LoadReport LoadImageWeights(this Stdit model, string path)
+    public static LoadReport LoadImageWeights(this StdiT model, string path)
     {
         ArgumentNullException.ThrowIfNull(model);
         CheckOrder(model.Config.AttentionOrder);
         return Load(model, path, fromImage: true);
     }
 
-    /// <summary>Loads the official DiT's weights into a model of videos, as for <see cref="LoadImageWeights(Stdit, string)"/>.</summary>
+    /// <summary>Loads the official DiT's weights into a model of videos, as for <see cref="LoadImageWeights(StdiT, string)"/>.</summary>
     /// <param name="model">A model with the image model's sizes.</param>
     /// <param name="path">The checkpoint.</param>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidWeightsException">The file is damaged or does not fit; the model is as it was.</exception>
     /// <exception cref="InvalidOperationException">The model's order is <see cref="AttentionOrder.Interleaved"/>.</exception>
-    public static LoadReport LoadImageWeights(this Dit model, string path)
+    public static LoadReport LoadImageWeights(this DiT model, string path)
     {
         ArgumentNullException.ThrowIfNull(model);
         CheckOrder(model.Config.AttentionOrder);
@@ -108,8 +108,8 @@ public static class PublishedWeights
     private static string? OtherFamily(LoadReport report)
     {
         if (report.Unexpected.Any(IsModulation))
-            return "they are DiT's or Latte's, but the model is an STDiT or PixArt, which reads text by cross attention. Load them into a Dit or a Latte.";
-        return report.Missing.Any(IsModulation) ? "the model is a Dit or a Latte, but they are not. Load PixArt-alpha's and STDiT's into a PixArt or an Stdit." : null;
+            return "they are DiT's or Latte's, but the model is an STDiT or PixArt, which reads text by cross attention. Load them into a DiT or a Latte.";
+        return report.Missing.Any(IsModulation) ? "the model is a DiT or a Latte, but they are not. Load PixArt-alpha's and STDiT's into a PixArt or an StdiT." : null;
 
         static bool IsModulation(string name) => name.Contains("blocks.0.adaLN_modulation.", StringComparison.Ordinal);
     }

@@ -1,6 +1,6 @@
 using System.Reflection;
 
-namespace OpenSora.Hosting;
+namespace OpenSora.Runtime;
 
 /// <summary>Chooses the backend when the program runs.</summary>
 /// <remarks>

@@ -1,6 +1,6 @@
 using static TorchSharp.torch;
 
-namespace OpenSora.Hosting;
+namespace OpenSora.Runtime;
 
 /// <summary>Something that can compute: a processor, a graphics card. Offered by a package, chosen when the program runs.</summary>
 public interface IComputeBackend

@@ -1,6 +1,7 @@
+using OpenSora.Diffusion;
 using OpenSora.Generation;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Text;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -11,7 +12,7 @@ namespace OpenSora.Tests.Generation;
 [Collection(nameof(LiveTensorCount))]
 public class ArchitectureTests
 {
-    private static readonly DitConfig Classes = new() { InputSize = [4, 8, 8], HiddenSize = 32, Depth = 2, NumHeads = 2, Condition = "label_3" };
+    private static readonly DiTConfig Classes = new() { InputSize = [4, 8, 8], HiddenSize = 32, Depth = 2, NumHeads = 2, Condition = "label_3" };
     private static readonly ClassLabels Birds = new() { Count = 3, Names = ["crane", "drake", "swan"] };
 
     // Puts another denoiser, and classes for its text encoder, into a model folder.
@@ -42,7 +43,7 @@ public class ArchitectureTests
     [InlineData("latte")]
     public async Task A_class_becomes_a_video(string architecture)
     {
-        using var model = architecture is "dit" ? Folder("dit", () => new Dit(Classes), Classes, Birds) : Folder("latte", () => new Latte(Latte), Latte, Birds);
+        using var model = architecture is "dit" ? Folder("dit", () => new DiT(Classes), Classes, Birds) : Folder("latte", () => new Latte(Latte), Latte, Birds);
         var before = TensorCount.Now;
         using (var generator = Generator(model))
         {
@@ -81,7 +82,7 @@ public class ArchitectureTests
     [Fact]
     public async Task Classes_that_do_not_fit_the_model_are_refused()
     {
-        using var model = Folder("dit", () => new Dit(Classes), Classes);
+        using var model = Folder("dit", () => new DiT(Classes), Classes);
         using var generator = Generator(model);
         (await Should.ThrowAsync<InvalidOperationException>(() => generator.Request("a goat").GenerateAsync())).Message.ShouldContain("reads up to 1 of width 1");
     }

@@ -1,6 +1,7 @@
 using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Media;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
 using OpenSora.Weights;
 using static TorchSharp.torch;
@@ -167,12 +168,12 @@ public class GivenFramesTests
         using var own = model.Builder().UseSampler(steps => new DpmSolver(steps)).Build();
         (await Should.ThrowAsync<InvalidOperationException>(own.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain("DpmSolver cannot complete videos");
 
-        var patches = new StditConfig
+        var patches = new StdiTConfig
         {
             InputSize = [4, 8, 8], PatchSize = [2, 2, 2], HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens,
         };
         using var wrong = new TinyModel(d => d with { Video = d.Video with { GivenFrames = true }, Denoiser = d.Denoiser with { Config = ModelFolder.WriteConfig(patches) } });
-        using (var network = new Stdit(patches))
+        using (var network = new StdiT(patches))
             network.SaveWeights(wrong["stdit.safetensors"]);
         using var never = wrong.Generator();
         (await Should.ThrowAsync<InvalidOperationException>(never.LoadAsync())).Message.ShouldContain("cannot be told which frames are given");

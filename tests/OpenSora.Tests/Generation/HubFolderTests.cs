@@ -1,6 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using OpenSora.Generation;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
 using OpenSora.Text;
 using OpenSora.Weights;
@@ -158,7 +158,7 @@ public sealed class HubFolderTests : IDisposable
     public void A_transformer_that_says_its_sizes_loads_from_its_folder()
     {
         using var scope = NewDisposeScope();
-        using var model = new Stdit3(new Stdit3Config { HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 5 });
+        using var model = new StdiT3(new StdiT3Config { HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 5 });
         const string json = """
             {"architectures": ["STDiT3"], "caption_channels": 8, "class_dropout_prob": 0.1, "depth": 1, "drop_path": 0.0, "enable_flash_attn": true, "freeze_y_embedder": true, "hidden_size": 16, "in_channels": 4,
              "input_size": [null, null, null], "input_sq_size": 512, "mlp_ratio": 4.0, "model_max_length": 5, "model_type": "STDiT3", "num_heads": 2, "only_train_temporal": true, "patch_size": [1, 2, 2],
@@ -166,7 +166,7 @@ public sealed class HubFolderTests : IDisposable
             """;
         Write("config.json", json);
         model.SaveWeights(folder["model.safetensors"]);
-        using var loaded = HubFolder.LoadTransformer(folder.Path).ShouldBeOfType<Stdit3>();
+        using var loaded = HubFolder.LoadTransformer(folder.Path).ShouldBeOfType<StdiT3>();
         loaded.Config.ModelMaxLength.ShouldBe(5);
         var theirs = loaded.state_dict();
         foreach (var (name, tensor) in model.state_dict())

@@ -1,5 +1,7 @@
+using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Media;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
 using OpenSora.Weights;
 using TorchSharp;
@@ -11,7 +13,7 @@ namespace OpenSora.Tests.Generation;
 [Collection(nameof(LiveTensorCount))]
 public class OtherPartsTests
 {
-    private static readonly DitConfig Dit = new() { InputSize = [4, 8, 8], HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = 16 };
+    private static readonly DiTConfig DiT = new() { InputSize = [4, 8, 8], HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = 16 };
 
     private static readonly ClipTextConfig Clip = new()
     {
@@ -33,14 +35,14 @@ public class OtherPartsTests
 
         var tiny = new TinyAutoencoderConfig { Channels = 8, NumEncoderBlocks = [1, 1, 1], NumDecoderBlocks = [1, 1, 1] };
         var temporal = new AutoencoderKLConfig { BlockOutChannels = [8, 8, 8], LayersPerBlock = 1, NormNumGroups = 4 };
-        Save(new Dit(Dit), "dit.safetensors");
+        Save(new DiT(DiT), "dit.safetensors");
         Save(new ClipTextModel(Clip), "clip.safetensors");
         Save(autoencoder is "autoencoder_tiny" ? new TinyAutoencoder(tiny) : new AutoencoderKLTemporalDecoder(temporal), "vae.safetensors");
         foreach (var name in new[] { "vocab.json", "merges.txt" })
             File.Copy(TestFiles.Data("clip", name), model[name]);
         ModelFolder.Save(model.Path, ModelFolder.Open(model.Path).Description with
         {
-            Denoiser = new ModelPart { Architecture = "dit", Config = ModelFolder.WriteConfig(Dit), Weights = "dit.safetensors" },
+            Denoiser = new ModelPart { Architecture = "dit", Config = ModelFolder.WriteConfig(DiT), Weights = "dit.safetensors" },
             Vae = new ModelPart { Architecture = autoencoder, Config = autoencoder is "autoencoder_tiny" ? ModelFolder.WriteConfig(tiny) : ModelFolder.WriteConfig(temporal), Weights = "vae.safetensors" },
             TextEncoder = new TextEncoderPart { Architecture = "clip", Config = ModelFolder.WriteConfig(Clip), Weights = "clip.safetensors", Tokenizer = "vocab.json" },
         });

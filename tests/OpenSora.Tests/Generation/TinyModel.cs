@@ -1,7 +1,8 @@
 using System.Text.Json;
+using OpenSora.Diffusion;
 using OpenSora.Generation;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Text;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -16,19 +17,19 @@ internal sealed class TinyModel : IDisposable
 
     public TinyModel(Func<ModelDescription, ModelDescription>? change = null, double spread = 0.1, string architecture = "stdit")
     {
-        var config = new StditConfig
+        var config = new StdiTConfig
         {
             InputSize = [4, 8, 8], InChannels = 4, HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens + 2,
         };
         var vae = new AutoencoderKLConfig { BlockOutChannels = [8, 8, 8], LayersPerBlock = 1, NormNumGroups = 4 };
         var t5 = new T5Config { DModel = HashTextEncoder.States, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 };
-        var stdit2 = new Stdit2Config { InputSqSize = 32, HiddenSize = 48, Depth = 2, NumHeads = 4, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens };
-        var stdit3 = new Stdit3Config { InputSqSize = 32, HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens };
+        var stdit2 = new StdiT2Config { InputSqSize = 32, HiddenSize = 48, Depth = 2, NumHeads = 4, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens };
+        var stdit3 = new StdiT3Config { InputSqSize = 32, HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens };
         (nn.Module Module, JsonElement Config) denoiser = architecture switch
         {
-            "stdit2" => (new Stdit2(stdit2), ModelFolder.WriteConfig(stdit2)),
-            "stdit3" => (new Stdit3(stdit3), ModelFolder.WriteConfig(stdit3)),
-            _ => (new Stdit(config), ModelFolder.WriteConfig(config)),
+            "stdit2" => (new StdiT2(stdit2), ModelFolder.WriteConfig(stdit2)),
+            "stdit3" => (new StdiT3(stdit3), ModelFolder.WriteConfig(stdit3)),
+            _ => (new StdiT(config), ModelFolder.WriteConfig(config)),
         };
         SaveRandom(denoiser.Module, "stdit.safetensors", spread);
         SaveRandom(new AutoencoderKL(vae), "vae.safetensors");

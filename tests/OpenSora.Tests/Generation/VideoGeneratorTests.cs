@@ -2,8 +2,9 @@ using System.Security.Cryptography;
 using Microsoft.Extensions.DependencyInjection;
 using OpenSora.Diffusion;
 using OpenSora.Generation;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Text;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using static TorchSharp.torch;
 

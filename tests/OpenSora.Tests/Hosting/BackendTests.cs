@@ -1,5 +1,5 @@
 using Microsoft.Extensions.DependencyInjection;
-using OpenSora.Hosting;
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Hosting;

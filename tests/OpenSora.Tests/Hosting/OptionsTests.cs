@@ -1,10 +1,12 @@
 using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Options;
+using OpenSora.Diffusion;
 using OpenSora.Generation;
-using OpenSora.Hosting;
 using OpenSora.Media;
-using OpenSora.Weights;
+using OpenSora.ModelFolders;
+using OpenSora.Runtime;
+using OpenSora.Training.Stages;
 
 namespace OpenSora.Tests.Hosting;
 

@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using System.Net;
 using System.Text;
-using OpenSora.Hub;
+using OpenSora.ModelFolders;
 
 namespace OpenSora.Tests.Hub;
 

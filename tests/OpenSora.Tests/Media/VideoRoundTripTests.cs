@@ -1,3 +1,4 @@
+using OpenSora.Cli;
 using OpenSora.Media;
 
 namespace OpenSora.Tests.Media;

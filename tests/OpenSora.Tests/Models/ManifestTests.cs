@@ -13,23 +13,23 @@ public class ManifestTests
     [InlineData("opensora_v1.0_stdit_xl2_16x256x256", 16, 32)]
     [InlineData("opensora_v1.0_stdit_xl2_16x512x512", 16, 64)]
     [InlineData("opensora_v1.0_stdit_xl2_64x512x512", 64, 64)]
-    public void Stdit(string manifest, int frames, int size) =>
-        Manifest.ShouldFit(manifest, () => new Stdit(StditConfig.Preset("STDiT-XL/2") with { InputSize = [frames, size, size] }, initialize: false));
+    public void StdiT(string manifest, int frames, int size) =>
+        Manifest.ShouldFit(manifest, () => new StdiT(StdiTConfig.Preset("STDiT-XL/2") with { InputSize = [frames, size, size] }, initialize: false));
 
     [Fact]
-    public void Stdit2()
+    public void StdiT2()
     {
         Manifest.ShouldFit("opensora_v1.1_stdit2_xl2", Make);
         Count(Make).ShouldBe(767_452_100);
-        static Stdit2 Make() => new(Stdit2Config.Preset("STDiT2-XL/2"), initialize: false);
+        static StdiT2 Make() => new(StdiT2Config.Preset("STDiT2-XL/2"), initialize: false);
     }
 
     [Fact]
-    public void Stdit3()
+    public void StdiT3()
     {
         Manifest.ShouldFit("opensora_v1.2_stdit3_xl2", Make);
         Count(Make).ShouldBe(1_207_643_972);
-        static Stdit3 Make() => new(Stdit3Config.Preset("STDiT3-XL/2"), initialize: false);
+        static StdiT3 Make() => new(StdiT3Config.Preset("STDiT3-XL/2"), initialize: false);
     }
 
     private static long Count<TModel>(Func<TModel> make) where TModel : nn.Module
@@ -41,8 +41,8 @@ public class ManifestTests
     [Theory]
     [InlineData("opensora_v1.0_dit_xl2_16x256x256_text", 16, "text")]
     [InlineData("opensora_v1.0_dit_xl2_1x256x256_class", 1, "label_1000")]
-    public void Dit(string manifest, int frames, string condition) =>
-        Manifest.ShouldFit(manifest, () => new Dit(DitConfig.Preset("DiT-XL/2") with { InputSize = [frames, 32, 32], Condition = condition }, initialize: false));
+    public void DiT(string manifest, int frames, string condition) =>
+        Manifest.ShouldFit(manifest, () => new DiT(DiTConfig.Preset("DiT-XL/2") with { InputSize = [frames, 32, 32], Condition = condition }, initialize: false));
 
     [Theory]
     [InlineData("opensora_v1.0_latte_xl2_16x256x256_text", "text")]
@@ -70,7 +70,7 @@ public class ManifestTests
     public void What_differs_is_seen()
     {
         const string stdit = "opensora_v1.0_stdit_xl2_16x256x256";
-        static Stdit Model(int depth = 28, int tokens = 120) => new(new StditConfig { Depth = depth, ModelMaxLength = tokens }, initialize: false);
+        static StdiT Model(int depth = 28, int tokens = 120) => new(new StdiTConfig { Depth = depth, ModelMaxLength = tokens }, initialize: false);
         Manifest.ShouldFit(stdit, () => Model());
         Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(depth: 27))).Message.ShouldContain("blocks.27.");
         Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(depth: 29))).Message.ShouldContain("has no blocks.28.");

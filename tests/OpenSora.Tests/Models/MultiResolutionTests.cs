@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
 using TorchSharp;
@@ -8,13 +9,13 @@ namespace OpenSora.Tests.Models;
 /// <summary>STDiT2 and STDiT3.</summary>
 public class MultiResolutionTests
 {
-    private static readonly Stdit2Config Small2 = new() { InputSqSize = 32, HiddenSize = 48, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 6 };
-    private static readonly Stdit3Config Small3 = new() { InputSqSize = 32, HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 6 };
+    private static readonly StdiT2Config Small2 = new() { InputSqSize = 32, HiddenSize = 48, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 6 };
+    private static readonly StdiT3Config Small3 = new() { InputSqSize = 32, HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 6 };
 
     /// <summary>A small model of either kind whose parameters are all different from zero.</summary>
     private static (nn.Module Module, IVideoTransformer Model) Make(string kind, double dropout = 0)
     {
-        nn.Module module = kind is "stdit2" ? new Stdit2(Small2 with { ClassDropoutProb = dropout }) : new Stdit3(Small3 with { ClassDropoutProb = dropout });
+        nn.Module module = kind is "stdit2" ? new StdiT2(Small2 with { ClassDropoutProb = dropout }) : new StdiT3(Small3 with { ClassDropoutProb = dropout });
         using var generator = new Generator(1);
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -39,7 +40,7 @@ public class MultiResolutionTests
     public void A_new_model_predicts_nothing_and_turns_by_the_published_frequencies(string kind)
     {
         using var scope = NewDisposeScope();
-        using nn.Module model = kind is "stdit2" ? new Stdit2(Small2) : new Stdit3(Small3);
+        using nn.Module model = kind is "stdit2" ? new StdiT2(Small2) : new StdiT3(Small3);
         model.eval();
         var (x, t, conditions) = Inputs();
         ((IVideoTransformer)model).Denoise(x, t, conditions).abs().max().item<float>().ShouldBe(0);
@@ -174,8 +175,8 @@ public class MultiResolutionTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        using var first = new Stdit2(Small2);
-        using var second = new Stdit2(Small2 with { QkNormLegacy = false });
+        using var first = new StdiT2(Small2);
+        using var second = new StdiT2(Small2 with { QkNormLegacy = false });
         using var generator = new Generator(3);
         foreach (var (a, b) in first.parameters().Zip(second.parameters()))
             b.copy_(a.requires_grad ? a.normal_(0, 0.3, generator) : a);
@@ -211,10 +212,10 @@ public class MultiResolutionTests
             (Small3 with { HiddenSize = 36, NumHeads = 4 }, "not an even multiple of NumHeads 4"), (Small3 with { PatchSize = [1, 2] }, "PatchSize is [1, 2]"),
             (Small3 with { Depth = 0 }, "Depth is 0"), (Small3 with { InputSqSize = -1 }, "InputSqSize is -1"),
         })
-            Should.Throw<ArgumentException>(() => config is Stdit2Config two ? (nn.Module)new Stdit2(two) : new Stdit3((Stdit3Config)config)).Message.ShouldContain(message);
+            Should.Throw<ArgumentException>(() => config is StdiT2Config two ? (nn.Module)new StdiT2(two) : new StdiT3((StdiT3Config)config)).Message.ShouldContain(message);
         TensorCount.ShouldBe(before);
-        Should.Throw<ArgumentException>(() => Stdit2Config.Preset("STDiT2-S/2")).Message.ShouldContain("Known are STDiT2-XL/2");
-        Should.Throw<ArgumentException>(() => Stdit3Config.Preset("STDiT2-XL/2")).Message.ShouldContain("Known are STDiT3-XL/2");
+        Should.Throw<ArgumentException>(() => StdiT2Config.Preset("STDiT2-S/2")).Message.ShouldContain("Known are STDiT2-XL/2");
+        Should.Throw<ArgumentException>(() => StdiT3Config.Preset("STDiT2-XL/2")).Message.ShouldContain("Known are STDiT3-XL/2");
 
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();

@@ -53,14 +53,14 @@ public class PublishedWeightsTests
         taken.ShouldBeEmpty();
     }
 
-    private static readonly StditConfig Video = new() { InputSize = [3, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 };
+    private static readonly StdiTConfig Video = new() { InputSize = [3, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 };
 
     private static PixArt PixArt() => Randomised(new PixArt(new PixArtConfig
     {
         InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5,
     }, initialize: false));
 
-    private static Dit Dit() => Randomised(new Dit(new DitConfig { InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, Condition = "label_7" }, initialize: false));
+    private static DiT DiT() => Randomised(new DiT(new DiTConfig { InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, Condition = "label_7" }, initialize: false));
 
     // As the official models' files are: no axis of time, one position table.
     private static string Save(TemporaryFolder folder, nn.Module model, Func<string, Tensor, Tensor?>? change = null)
@@ -120,7 +120,7 @@ public class PublishedWeightsTests
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        using var image = Dit();
+        using var image = DiT();
         using var video = new StdiTBuilder().From(Video).Attention(order).LoadImageWeights(Save(folder, image)).BuildForClasses(7);
         video.eval();
         var (x, t, conditions) = Inputs(video, height: 6, width: 6);
@@ -139,7 +139,7 @@ public class PublishedWeightsTests
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         var builder = new StdiTBuilder().Latents(3, 4, 4).Transformer(8, depth: 1, heads: 2).Text(width: 5, tokens: 3);
-        var small = new DitConfig { InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3" };
+        var small = new DiTConfig { InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3" };
 
         using var pixart = new PixArt(new PixArtConfig
         {
@@ -151,7 +151,7 @@ public class PublishedWeightsTests
         using var stdit = builder.LoadImageWeights(File("pixart.pth")).Build();
         Same(stdit, pixart);
 
-        using var dit = new Dit(small);
+        using var dit = new DiT(small);
         dit.LoadPublishedWeights(File("dit.pt")).Unwrapped.ShouldBeEmpty();
         using var video = builder.LoadImageWeights(File("dit.pt")).BuildForClasses(3);
         Same(video, dit);
@@ -237,10 +237,10 @@ public class PublishedWeightsTests
         var (x, t, conditions) = Inputs(latte);
         Difference(again.Denoise(x, t, conditions), latte.Denoise(x, t, conditions)).ShouldBe(0);
 
-        using var stdit = (Stdit)Make("STDiT serial");
+        using var stdit = (StdiT)Make("STDiT serial");
         var path = Path.Combine(folder.Path, "stdit.safetensors");
         stdit.SaveWeights(path);
-        using var larger = Randomised(new Stdit(stdit.Config with { InputSize = [5, 8, 8] }), seed: 9);
+        using var larger = Randomised(new StdiT(stdit.Config with { InputSize = [5, 8, 8] }), seed: 9);
         larger.LoadPublishedWeights(path).Dropped.ShouldBe(["pos_embed", "pos_embed_temporal"], ignoreOrder: true);
         (x, t, conditions) = Inputs(stdit);
         Difference(larger.Denoise(x, t, conditions), stdit.Denoise(x, t, conditions)).ShouldBe(0);
@@ -252,14 +252,14 @@ public class PublishedWeightsTests
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
         using var image = PixArt();
-        using var dit = Dit();
+        using var dit = DiT();
         var builder = new StdiTBuilder().From(Video);
         var before = TensorCount.Now;
 
         var path = Save(folder, dit);
         Should.Throw<InvalidWeightsException>(() => builder.LoadImageWeights(path).Build()).Message.ShouldContain("they are DiT's or Latte's");
         path = Save(folder, image);
-        Should.Throw<InvalidWeightsException>(() => builder.BuildForClasses(7)).Message.ShouldContain("the model is a Dit or a Latte, but they are not");
+        Should.Throw<InvalidWeightsException>(() => builder.BuildForClasses(7)).Message.ShouldContain("the model is a DiT or a Latte, but they are not");
         Should.Throw<InvalidOperationException>(() => builder.Attention(AttentionOrder.Interleaved).Build()).Message.ShouldContain("Use the order Serial or Parallel");
         builder.Attention(AttentionOrder.Serial);
         Should.Throw<InvalidWeightsException>(() => builder.Transformer(24, depth: 3, heads: 4).Build()).Message.ShouldContain("blocks.2.");
@@ -273,7 +273,7 @@ public class PublishedWeightsTests
         TensorCount.ShouldBe(before);
 
         // A video model's own checkpoint must hold its attention along time.
-        using var video = Randomised(new Stdit(Video, initialize: false));
+        using var video = Randomised(new StdiT(Video, initialize: false));
         var bias = video.state_dict()["x_embedder.proj.bias"].clone();
         Should.Throw<InvalidWeightsException>(() => video.LoadPublishedWeights(Save(folder, image))).Message.ShouldContain("attn_temp");
         Difference(video.state_dict()["x_embedder.proj.bias"], bias).ShouldBe(0);
@@ -303,9 +303,9 @@ public class PublishedWeightsTests
         published.ToString().ShouldContain("temporal attention       148,764,672    19.6 %");
         new StdiTBuilder().Attention(AttentionOrder.Full).CountParameters().Total.ShouldBe(610_856_096);
         const int angles = 36; // of rotary positions, parameters that are not trained
-        using (Manifest.Unallocated(() => new Stdit2(new Stdit2Config(), initialize: false), out var stdit2))
+        using (Manifest.Unallocated(() => new StdiT2(new StdiT2Config(), initialize: false), out var stdit2))
             ParameterCounts.Of(stdit2).Total.ShouldBe(767_452_100 - angles);
-        using (Manifest.Unallocated(() => new Stdit3(new Stdit3Config(), initialize: false), out var stdit3))
+        using (Manifest.Unallocated(() => new StdiT3(new StdiT3Config(), initialize: false), out var stdit3))
             ParameterCounts.Of(stdit3).Total.ShouldBe(1_207_643_972 - angles);
         TensorCount.ShouldBe(before);
 

@@ -7,8 +7,8 @@ namespace OpenSora.Tests.Models;
 /// <summary>Small models of every architecture and attention order, with parameters that hide nothing.</summary>
 internal static class TransformerFamily
 {
-    private static readonly StditConfig Stdit = new() { InputSize = [3, 4, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, ClassDropoutProb = 0 };
-    private static readonly DitConfig Dit = new() { InputSize = [3, 4, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ClassDropoutProb = 0 };
+    private static readonly StdiTConfig StdiT = new() { InputSize = [3, 4, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, ClassDropoutProb = 0 };
+    private static readonly DiTConfig DiT = new() { InputSize = [3, 4, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ClassDropoutProb = 0 };
 
     /// <summary>The models that <see cref="Make"/> knows.</summary>
     public static TheoryData<string> Names =>
@@ -18,18 +18,18 @@ internal static class TransformerFamily
     {
         var model = Randomised<nn.Module>(name switch
         {
-            "DiT text" => new Dit(Dit),
-            "DiT label" => new Dit(Dit with { Condition = "label_7" }),
-            "DiT serial" => new Dit(Dit with { AttentionOrder = AttentionOrder.Serial }),
-            "DiT parallel" => new Dit(Dit with { AttentionOrder = AttentionOrder.Parallel }),
-            "Latte" => new Latte(new LatteConfig { InputSize = Dit.InputSize, HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ClassDropoutProb = 0 }),
-            "STDiT serial" => new Stdit(Stdit),
-            "STDiT parallel" => new Stdit(Stdit with { AttentionOrder = AttentionOrder.Parallel }),
-            "STDiT interleaved" => new Stdit(Stdit with { AttentionOrder = AttentionOrder.Interleaved }),
-            "STDiT full" => new Stdit(Stdit with { AttentionOrder = AttentionOrder.Full }),
+            "DiT text" => new DiT(DiT),
+            "DiT label" => new DiT(DiT with { Condition = "label_7" }),
+            "DiT serial" => new DiT(DiT with { AttentionOrder = AttentionOrder.Serial }),
+            "DiT parallel" => new DiT(DiT with { AttentionOrder = AttentionOrder.Parallel }),
+            "Latte" => new Latte(new LatteConfig { InputSize = DiT.InputSize, HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ClassDropoutProb = 0 }),
+            "STDiT serial" => new StdiT(StdiT),
+            "STDiT parallel" => new StdiT(StdiT with { AttentionOrder = AttentionOrder.Parallel }),
+            "STDiT interleaved" => new StdiT(StdiT with { AttentionOrder = AttentionOrder.Interleaved }),
+            "STDiT full" => new StdiT(StdiT with { AttentionOrder = AttentionOrder.Full }),
             _ => new PixArt(new PixArtConfig
             {
-                InputSize = Stdit.InputSize, HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, ClassDropoutProb = 0,
+                InputSize = StdiT.InputSize, HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, ClassDropoutProb = 0,
                 NoTemporalPosEmb = false, SizeConditioning = string.Equals(name, "PixArtMS", StringComparison.Ordinal),
             }),
         });

@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
 using TorchSharp;
@@ -110,15 +111,15 @@ public class TransformerFamilyTests
         var drop = tensor(new[] { true, true });
         var dropped = model switch
         {
-            Stdit stdit => stdit.forward(x, t, conditions.Text, conditions.TextMask, drop),
-            Dit dit => Training(dit, x, t, conditions),
+            StdiT stdit => stdit.forward(x, t, conditions.Text, conditions.TextMask, drop),
+            DiT dit => Training(dit, x, t, conditions),
             _ => throw new InvalidOperationException(name),
         };
         Difference(dropped, unconditional).ShouldBe(0);
 
-        static Tensor Training(Dit dit, Tensor x, Tensor t, DenoiserConditions conditions)
+        static Tensor Training(DiT dit, Tensor x, Tensor t, DenoiserConditions conditions)
         {
-            using var always = Randomised(new Dit(dit.Config with { ClassDropoutProb = 1 }));
+            using var always = Randomised(new DiT(dit.Config with { ClassDropoutProb = 1 }));
             foreach (var (key, value) in always.state_dict())
                 value.copy_(dit.state_dict()[key]);
             always.train();
@@ -155,10 +156,10 @@ public class TransformerFamilyTests
         List<Tensor> Values()
         {
             using var generator = new Generator(3);
-            if (model is Dit dit)
+            if (model is DiT dit)
                 dit.Initialize(generator);
             else
-                ((Stdit)model).Initialize(generator);
+                ((StdiT)model).Initialize(generator);
             return [.. ((nn.Module)model).state_dict().Values.Select(value => value.detach().clone())];
         }
         foreach (var (first, second) in Values().Zip(Values()))
@@ -174,17 +175,17 @@ public class TransformerFamilyTests
         static (int, int, int, int) Sizes(TransformerConfig config) => (config.HiddenSize, config.Depth, config.NumHeads, config.PatchSize[0]);
         foreach (var (letter, channels, depth, heads) in new[] { ("S", 384, 12, 6), ("B", 768, 12, 12), ("L", 1024, 24, 16), ("XL", 1152, 28, 16) })
         {
-            foreach (var config in new TransformerConfig[] { DitConfig.Preset($"DiT-{letter}/2"), LatteConfig.Preset($"Latte-{letter}/2"), StditConfig.Preset($"STDiT-{letter}/2") })
+            foreach (var config in new TransformerConfig[] { DiTConfig.Preset($"DiT-{letter}/2"), LatteConfig.Preset($"Latte-{letter}/2"), StdiTConfig.Preset($"STDiT-{letter}/2") })
                 Sizes(config).ShouldBe((channels, depth, heads, 1));
         }
-        Sizes(DitConfig.Preset("DiT-XL/2x2")).ShouldBe((1152, 28, 16, 2));
+        Sizes(DiTConfig.Preset("DiT-XL/2x2")).ShouldBe((1152, 28, 16, 2));
         Sizes(LatteConfig.Preset("Latte-XL/2x2")).ShouldBe((1152, 28, 16, 2));
-        (DitConfig.Preset("DiT-S/2").AttentionOrder, DitConfig.Preset("DiT-S/2").CaptionChannels).ShouldBe((AttentionOrder.Full, 512));
+        (DiTConfig.Preset("DiT-S/2").AttentionOrder, DiTConfig.Preset("DiT-S/2").CaptionChannels).ShouldBe((AttentionOrder.Full, 512));
         (LatteConfig.Preset("Latte-S/2").AttentionOrder, LatteConfig.Preset("Latte-S/2").CaptionChannels).ShouldBe((AttentionOrder.Interleaved, 512));
         var many = PixArtConfig.Preset("PixArtMS-XL/2");
         (many.SizeConditioning, many.StretchPositions, many.SpaceScale, many.AttentionOrder).ShouldBe((true, true, 2.0, AttentionOrder.Full));
-        foreach (var name in DitConfig.Presets.Concat(LatteConfig.Presets).Concat(StditConfig.Presets).Concat(PixArtConfig.Presets))
-            (name switch { ['D', ..] => DitConfig.Preset(name), ['L', ..] => LatteConfig.Preset(name), ['S', ..] => StditConfig.Preset(name), _ => (TransformerConfig)PixArtConfig.Preset(name) }).Validate();
+        foreach (var name in DiTConfig.Presets.Concat(LatteConfig.Presets).Concat(StdiTConfig.Presets).Concat(PixArtConfig.Presets))
+            (name switch { ['D', ..] => DiTConfig.Preset(name), ['L', ..] => LatteConfig.Preset(name), ['S', ..] => StdiTConfig.Preset(name), _ => (TransformerConfig)PixArtConfig.Preset(name) }).Validate();
     }
 
     [Fact]
@@ -194,14 +195,14 @@ public class TransformerFamilyTests
         Should.Throw<ArgumentException>(() => new Latte(new LatteConfig { NumHeads = 5 })).Message.ShouldStartWith("The configuration LatteConfig is wrong: HiddenSize 1152");
         Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { Depth = 0 })).Message.ShouldStartWith("The configuration PixArtConfig is wrong: Depth is 0");
         Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { HiddenSize = 32, NumHeads = 4, SizeConditioning = true })).Message.ShouldContain("multiple of 3");
-        Should.Throw<ArgumentException>(() => new Stdit(new StditConfig { AttentionOrder = (AttentionOrder)7 })).Message.ShouldContain("known are Serial, Parallel, Interleaved, Full");
+        Should.Throw<ArgumentException>(() => new StdiT(new StdiTConfig { AttentionOrder = (AttentionOrder)7 })).Message.ShouldContain("known are Serial, Parallel, Interleaved, Full");
         Should.Throw<ArgumentException>(() => LatteConfig.Preset("DiT-XL/2")).Message.ShouldContain("Known are Latte-S/2");
         Should.Throw<ArgumentException>(() => PixArtConfig.Preset("PixArt")).Message.ShouldContain("Known are PixArt-XL/2, PixArtMS-XL/2");
         TensorCount.ShouldBe(before);
 
         using var scope = NewDisposeScope();
-        using var plain = (Stdit)Make("PixArt");
-        using var sized = (Stdit)Make("PixArtMS");
+        using var plain = (StdiT)Make("PixArt");
+        using var sized = (StdiT)Make("PixArtMS");
         var (x, t, conditions) = Inputs(plain);
         var size = ones(2, 2);
         Should.Throw<ArgumentException>(() => plain.forward(x, t, conditions.Text, null, null, size: size)).Message.ShouldContain("not conditioned on the size");
@@ -218,7 +219,7 @@ public class TransformerFamilyTests
         var (x, t, conditions) = Inputs(model);
         var output = model.Denoise(x, t, conditions);
         Difference(output, model.Denoise(x, t, conditions with { Height = 64 })).ShouldBeGreaterThan(1e-4);
-        Difference(output, ((Stdit)model).call(x, t, conditions.Text, conditions.TextMask)).ShouldBe(0); // 8 pixels a latent
+        Difference(output, ((StdiT)model).call(x, t, conditions.Text, conditions.TextMask)).ShouldBe(0); // 8 pixels a latent
         Difference(output, model.Denoise(x, t, new DenoiserConditions(conditions.Text, conditions.TextMask))).ShouldBe(0);
     }
 }

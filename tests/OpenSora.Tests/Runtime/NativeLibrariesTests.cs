@@ -101,7 +101,7 @@ public sealed class NativeLibrariesTests : IDisposable
 
         Process Start()
         {
-            var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "OpenSora.Tool.dll"), "inspect", TestFiles.Data("checkpoints", "pixart.pth")])
+            var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "OpenSora.Cli.dll"), "inspect", TestFiles.Data("checkpoints", "pixart.pth")])
             {
                 RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false,
             };

@@ -1,4 +1,4 @@
-using OpenSora.Text;
+using OpenSora.Models;
 using TorchSharp;
 using static TorchSharp.torch;
 

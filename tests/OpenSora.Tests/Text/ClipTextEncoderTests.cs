@@ -1,4 +1,5 @@
 using OpenSora.Models;
+using OpenSora.Models.Layers;
 using OpenSora.Text;
 using OpenSora.Weights;
 using TorchSharp;

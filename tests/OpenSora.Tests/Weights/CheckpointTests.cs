@@ -1,4 +1,6 @@
 using System.Text;
+using OpenSora.Models.Layers;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -339,7 +341,7 @@ public sealed class CheckpointTests : IDisposable
 #pragma warning disable IDE1006, MA0069 // names of the state dict
     private sealed class Small : nn.Module
     {
-        public readonly Linear linear = nn.Linear(4, 3);
+        public readonly TorchSharp.Modules.Linear linear = nn.Linear(4, 3);
         public readonly Tensor table = zeros(2);
 
         public Small()

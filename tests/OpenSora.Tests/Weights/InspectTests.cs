@@ -1,6 +1,6 @@
+using OpenSora.Cli;
 using OpenSora.Models;
 using OpenSora.Tests.Models;
-using OpenSora.Tool;
 using OpenSora.Weights;
 using Spectre.Console;
 using TorchSharp;
@@ -139,7 +139,7 @@ public sealed class InspectTests : IDisposable
     public void A_training_checkpoint_shows_the_model_in_it()
     {
         using var scope = NewDisposeScope();
-        using var model = new Stdit(new StditConfig { InputSize = [2, 4, 4], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 });
+        using var model = new StdiT(new StdiTConfig { InputSize = [2, 4, 4], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 });
         var tensors = model.state_dict().SelectMany(pair => new[] { KeyValuePair.Create($"weights.model.{pair.Key}", pair.Value), KeyValuePair.Create($"adam.mean.model.{pair.Key}", pair.Value) });
         SafetensorsWriter.Write(_folder["checkpoint"], tensors, new Dictionary<string, string> { ["opensora.training"] = "{}" });
         var text = Print(_folder["checkpoint"]);

@@ -1,6 +1,6 @@
 using OpenSora.Models;
+using OpenSora.Models.Layers;
 using OpenSora.Tests.Models;
-using OpenSora.Text;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -114,57 +114,57 @@ public sealed class KeyMapTests : IDisposable
     {
         const long latent = 4;
         var tensors = new Dictionary<string, long[]>();
-        Conv("encoder.conv_in", 3, channels[0]);
+        Conv2d("encoder.conv_in", 3, channels[0]);
         var width = channels[0];
         for (var level = 0; level < channels.Length; level++)
         {
             for (var block = 0; block < blocks; block++)
                 Residual($"encoder.down.{level}.block.{block}", ref width, channels[level]);
             if (level < channels.Length - 1)
-                Conv($"encoder.down.{level}.downsample.conv", width, width);
+                Conv2d($"encoder.down.{level}.downsample.conv", width, width);
         }
 
         Middle("encoder", width);
-        Norm("encoder.norm_out", width);
-        Conv("encoder.conv_out", width, 2 * latent);
-        Conv("quant_conv", 2 * latent, 2 * latent, 1);
-        Conv("post_quant_conv", latent, latent, 1);
-        Conv("decoder.conv_in", latent, width);
+        LayerNorm("encoder.norm_out", width);
+        Conv2d("encoder.conv_out", width, 2 * latent);
+        Conv2d("quant_conv", 2 * latent, 2 * latent, 1);
+        Conv2d("post_quant_conv", latent, latent, 1);
+        Conv2d("decoder.conv_in", latent, width);
         Middle("decoder", width);
         for (var level = channels.Length - 1; level >= 0; level--)
         {
             for (var block = 0; block <= blocks; block++)
                 Residual($"decoder.up.{level}.block.{block}", ref width, channels[level]);
             if (level > 0)
-                Conv($"decoder.up.{level}.upsample.conv", width, width);
+                Conv2d($"decoder.up.{level}.upsample.conv", width, width);
         }
 
-        Norm("decoder.norm_out", width);
-        Conv("decoder.conv_out", width, 3);
+        LayerNorm("decoder.norm_out", width);
+        Conv2d("decoder.conv_out", width, 3);
         return tensors;
 
         void Middle(string part, long size)
         {
             Residual($"{part}.mid.block_1", ref size, size);
-            Norm($"{part}.mid.attn_1.norm", size);
+            LayerNorm($"{part}.mid.attn_1.norm", size);
             foreach (var matrix in new[] { "q", "k", "v", "proj_out" })
-                Conv($"{part}.mid.attn_1.{matrix}", size, size, 1);
+                Conv2d($"{part}.mid.attn_1.{matrix}", size, size, 1);
             Residual($"{part}.mid.block_2", ref size, size);
         }
 
         void Residual(string name, ref long from, long to)
         {
-            Norm($"{name}.norm1", from);
-            Conv($"{name}.conv1", from, to);
-            Norm($"{name}.norm2", to);
-            Conv($"{name}.conv2", to, to);
+            LayerNorm($"{name}.norm1", from);
+            Conv2d($"{name}.conv1", from, to);
+            LayerNorm($"{name}.norm2", to);
+            Conv2d($"{name}.conv2", to, to);
             if (from != to)
-                Conv($"{name}.nin_shortcut", from, to, 1);
+                Conv2d($"{name}.nin_shortcut", from, to, 1);
             from = to;
         }
 
-        void Conv(string name, long from, long to, long kernel = 3) => (tensors[$"{name}.weight"], tensors[$"{name}.bias"]) = ([to, from, kernel, kernel], [to]);
+        void Conv2d(string name, long from, long to, long kernel = 3) => (tensors[$"{name}.weight"], tensors[$"{name}.bias"]) = ([to, from, kernel, kernel], [to]);
 
-        void Norm(string name, long size) => (tensors[$"{name}.weight"], tensors[$"{name}.bias"]) = ([size], [size]);
+        void LayerNorm(string name, long size) => (tensors[$"{name}.weight"], tensors[$"{name}.bias"]) = ([size], [size]);
     }
 }

@@ -1,7 +1,7 @@
 using System.Text.Json.Nodes;
 using OpenSora.Diffusion;
+using OpenSora.ModelFolders;
 using OpenSora.Models;
-using OpenSora.Weights;
 
 namespace OpenSora.Tests.Weights;
 
@@ -47,8 +47,8 @@ public sealed class ModelFolderTests : IDisposable
         description.Sampling.ShouldBe(new SamplingDefaults { Sampler = SamplerKind.DpmSolver, Steps = 20, GuidanceScale = 4.5, GuidedChannels = 4 });
         description.Video.WidthRange.ShouldBe(new AllowedRange(64, 128, 16));
         description.Attribution.ShouldBe([new Attribution("Pictures", "MIT", "Somebody")]);
-        model.ReadConfig<StditConfig>(description.Denoiser).HiddenSize.ShouldBe(48);
-        model.ReadConfig<StditConfig>(description.Denoiser).InputSize.ShouldBe([4, 8, 8]);
+        model.ReadConfig<StdiTConfig>(description.Denoiser).HiddenSize.ShouldBe(48);
+        model.ReadConfig<StdiTConfig>(description.Denoiser).InputSize.ShouldBe([4, 8, 8]);
         model.ReadConfig<AutoencoderKLConfig>(description.Vae).ScalingFactor.ShouldBe(0.5);
         model.ReadConfig<T5Config>(description.TextEncoder).DModel.ShouldBe(32);
     }
@@ -69,7 +69,7 @@ public sealed class ModelFolderTests : IDisposable
         File.WriteAllText(_folder[ModelFolder.FileName], text[from..text.IndexOf("```", from, StringComparison.Ordinal)]);
         var model = ModelFolder.Open(_folder.Path);
         string Written<T>(T config) where T : class => ModelFolder.WriteConfig(config).GetRawText();
-        Written(model.ReadConfig<StditConfig>(model.Description.Denoiser)).ShouldBe(Written(StditConfig.Preset("STDiT-XL/2") with { SpaceScale = 0.5 }));
+        Written(model.ReadConfig<StdiTConfig>(model.Description.Denoiser)).ShouldBe(Written(StdiTConfig.Preset("STDiT-XL/2") with { SpaceScale = 0.5 }));
         Written(model.ReadConfig<AutoencoderKLConfig>(model.Description.Vae)).ShouldBe(Written(new AutoencoderKLConfig()));
         (model.Description.TextEncoder.MaxTokens, model.Description.Sampling.Steps, model.Description.Sampling.GuidanceScale, model.Description.Video.Frames).ShouldBe((120, 100, 7.0, 16));
     }
@@ -78,14 +78,14 @@ public sealed class ModelFolderTests : IDisposable
     public void What_is_saved_is_read()
     {
         var first = ModelFolder.Open(Make());
-        var config = new StditConfig { HiddenSize = 96, Depth = 3, NumHeads = 4 };
+        var config = new StdiTConfig { HiddenSize = 96, Depth = 3, NumHeads = 4 };
         var description = first.Description with { Name = "other", Denoiser = first.Description.Denoiser with { Config = ModelFolder.WriteConfig(config) } };
         ModelFolder.Save(first.Path, description);
         var second = ModelFolder.Open(first.Path);
         second.Description.Name.ShouldBe("other");
         second.Description.Video.ShouldBe(first.Description.Video);
         second.Description.Training!.Value.GetProperty("steps").GetInt32().ShouldBe(1000);
-        ModelFolder.WriteConfig(second.ReadConfig<StditConfig>(second.Description.Denoiser)).GetRawText().ShouldBe(ModelFolder.WriteConfig(config).GetRawText());
+        ModelFolder.WriteConfig(second.ReadConfig<StdiTConfig>(second.Description.Denoiser)).GetRawText().ShouldBe(ModelFolder.WriteConfig(config).GetRawText());
 
         Should.Throw<InvalidModelException>(() => ModelFolder.Save(_folder["empty"], description)).Message.ShouldContain("is not there");
         Directory.Exists(_folder["empty"]).ShouldBeFalse();

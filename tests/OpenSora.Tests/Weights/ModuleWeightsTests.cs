@@ -1,3 +1,4 @@
+using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -299,7 +300,7 @@ public sealed class ModuleWeightsTests : IDisposable
     private sealed class Small : nn.Module
     {
 #pragma warning disable IDE1006, MA0069 // names of the state dict
-        public readonly Linear linear = nn.Linear(4, 3);
+        public readonly TorchSharp.Modules.Linear linear = nn.Linear(4, 3);
         public readonly Tensor table = zeros(2);
         public readonly Tensor scratch = zeros(2);
 #pragma warning restore

@@ -1,6 +1,7 @@
 using OpenSora.Benchmarks;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Training.Planning;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -8,7 +9,7 @@ namespace OpenSora.Training.Tests.Planning;
 
 public class TrainingPlanTests
 {
-    private static readonly StditConfig Small = new() { HiddenSize = 256, Depth = 6, NumHeads = 4, CaptionChannels = 128, ModelMaxLength = 20 };
+    private static readonly StdiTConfig Small = new() { HiddenSize = 256, Depth = 6, NumHeads = 4, CaptionChannels = 128, ModelMaxLength = 20 };
 
     private static TrainingPlan One(PlannedStage stage) => new() { Model = Small, Stages = [stage] };
 
@@ -69,13 +70,13 @@ public class TrainingPlanTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var stdit = new StditConfig { InputSize = [4, 8, 12], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 };
-        using var first = new Stdit(stdit);
+        var stdit = new StdiTConfig { InputSize = [4, 8, 12], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 };
+        using var first = new StdiT(stdit);
         first.eval();
         Counted(first, () => first.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null)).ShouldBe(FlopEstimate.Of(stdit, 4, 8, 12).Linear);
 
-        var dit = new DitConfig { InputSize = [4, 8, 12], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12 };
-        using var second = new Dit(dit);
+        var dit = new DiTConfig { InputSize = [4, 8, 12], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12 };
+        using var second = new DiT(dit);
         second.eval();
         Counted(second, () => second.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 1, 12))).ShouldBe(FlopEstimate.Of(dit, 4, 8, 12).Linear);
         FlopEstimate.Of(dit, 4, 8, 12).SpatialAttention.ShouldBe(2 * 2 * 2.0 * 96 * 96 * 32);
@@ -98,19 +99,19 @@ public class TrainingPlanTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var stdit = new StditConfig
+        var stdit = new StdiTConfig
         {
             InputSize = [4, 8, 12], HiddenSize = 48, Depth = 3, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, AttentionOrder = order, QkNorm = true, SizeConditioning = true,
         };
-        using var first = new Stdit(stdit);
+        using var first = new StdiT(stdit);
         first.eval();
         var operations = FlopEstimate.Of(stdit, 4, 8, 12);
         Counted(first, () => first.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null)).ShouldBe(operations.Linear);
         (operations.SpatialAttention, operations.TemporalAttention).ShouldBe((4 * 48 * spatial, 4 * 48 * temporal));
         MemoryEstimate.ParameterCount(stdit).ShouldBe(first.parameters().Sum(parameter => parameter.numel()));
 
-        var dit = new DitConfig { InputSize = [4, 8, 12], HiddenSize = 48, Depth = 3, NumHeads = 4, CaptionChannels = 12, AttentionOrder = order };
-        using var second = new Dit(dit);
+        var dit = new DiTConfig { InputSize = [4, 8, 12], HiddenSize = 48, Depth = 3, NumHeads = 4, CaptionChannels = 12, AttentionOrder = order };
+        using var second = new DiT(dit);
         second.eval();
         operations = FlopEstimate.Of(dit, 4, 8, 12);
         Counted(second, () => second.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 1, 12))).ShouldBe(operations.Linear);
@@ -120,9 +121,9 @@ public class TrainingPlanTests
     [Fact]
     public void Published_sizes_have_their_parameters()
     {
-        MemoryEstimate.ParameterCount(new StditConfig()).ShouldBe(759_620_768);
+        MemoryEstimate.ParameterCount(new StdiTConfig()).ShouldBe(759_620_768);
         var small = Small with { QkNorm = true, PredSigma = false };
-        using var model = new Stdit(small, initialize: false);
+        using var model = new StdiT(small, initialize: false);
         MemoryEstimate.ParameterCount(small).ShouldBe(model.parameters().Sum(parameter => parameter.numel()));
         // T5-v1.1-XXL's encoder, and the encoder of Stable Diffusion's autoencoder with its last projection; both in bfloat16.
         var stage = new PlannedStage { Name = "clips", Steps = 1 };
@@ -190,7 +191,7 @@ public class TrainingPlanTests
         var total = 0.0;
         foreach (var module in model.modules())
         {
-            var weight = module switch { Dense dense => dense.weight, Conv conv => conv.weight, _ => null };
+            var weight = module switch { Linear dense => dense.weight, Conv2d conv => conv.weight, _ => null };
             if (weight is not null)
                 ((nn.Module<Tensor, Tensor>)module).register_forward_hook((_, _, output) =>
                 {

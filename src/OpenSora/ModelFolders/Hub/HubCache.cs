@@ -3,7 +3,7 @@ using System.Security.Cryptography;
 using System.Text;
 using OpenSora.Weights;
 
-namespace OpenSora.Hub;
+namespace OpenSora.ModelFolders;
 
 /// <summary>One repository in the cache, in the layout that the hub's Python tools share.</summary>
 /// <remarks>

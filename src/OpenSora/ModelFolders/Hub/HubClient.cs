@@ -3,8 +3,9 @@ using System.Net;
 using System.Net.Http.Headers;
 using System.Runtime.CompilerServices;
 using System.Text.Json;
+using OpenSora.Weights;
 
-namespace OpenSora.Hub;
+namespace OpenSora.ModelFolders;
 
 /// <summary>Speaks with the hub: repeats what fails for a while, follows redirects, and shows the token to the hub alone.</summary>
 internal sealed class HubClient : IDisposable

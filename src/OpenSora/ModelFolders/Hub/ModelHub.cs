@@ -1,6 +1,6 @@
 using System.IO.Enumeration;
 
-namespace OpenSora.Hub;
+namespace OpenSora.ModelFolders;
 
 /// <summary>Downloads models from a hub into the cache that the hub's Python tools use, and finds those that are there already.</summary>
 /// <remarks>

@@ -1,6 +1,6 @@
 using System.Net;
 
-namespace OpenSora.Hub;
+namespace OpenSora.ModelFolders;
 
 /// <summary>Where a <see cref="ModelHub"/> downloads from and to. Null means what the environment says, with the variables of the hub's Python tools.</summary>
 public sealed class ModelHubOptions

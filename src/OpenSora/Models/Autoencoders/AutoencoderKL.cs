@@ -15,8 +15,8 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
 {
     private readonly VaeEncoder encoder;
     private readonly VaeDecoder decoder;
-    private readonly Conv quant_conv;
-    private readonly Conv post_quant_conv;
+    private readonly Conv2d quant_conv;
+    private readonly Conv2d post_quant_conv;
 
     /// <summary>Makes the model and gives its parameters their starting values.</summary>
     /// <param name="config">Sizes and choices.</param>
@@ -29,8 +29,8 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
         Config = config;
         encoder = new VaeEncoder(config);
         decoder = new VaeDecoder(config);
-        quant_conv = new Conv(2L * config.LatentChannels, 2L * config.LatentChannels, 1);
-        post_quant_conv = new Conv(config.LatentChannels, config.LatentChannels, 1);
+        quant_conv = new Conv2d(2L * config.LatentChannels, 2L * config.LatentChannels, 1);
+        post_quant_conv = new Conv2d(config.LatentChannels, config.LatentChannels, 1);
         RegisterComponents();
         if (initialize)
             Initialize();
@@ -76,9 +76,9 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public GaussianPosterior EncodeImages(Tensor images)
     {
-        Frames.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
+        FrameBatches.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
         using var scope = NewDisposeScope();
-        return GaussianPosterior.OfMoments(quant_conv.call(encoder.call(Frames.ChannelsLast(images)))).MoveToOuterDisposeScope();
+        return GaussianPosterior.OfMoments(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(images)))).MoveToOuterDisposeScope();
     }
 
     /// <summary>Pictures of latents that are not scaled, with gradients.</summary>
@@ -87,9 +87,9 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor DecodeImages(Tensor latents)
     {
-        Frames.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
+        FrameBatches.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
         using var scope = NewDisposeScope();
-        return decoder.call(post_quant_conv.call(Frames.ChannelsLast(latents))).In(ScalarType.Float32).MoveToOuterDisposeScope();
+        return decoder.call(post_quant_conv.call(FrameBatches.ChannelsLast(latents))).In(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -99,16 +99,16 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <summary>Encodes with a given choice from each micro batch's posterior; its second argument is the first frame's index among all frames.</summary>
     internal Tensor Encode(Tensor video, Func<GaussianPosterior, long, Tensor> choose)
     {
-        Frames.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
-        return Frames.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, first) => choose(EncodeImages(frames), first) * Config.ScalingFactor);
+        FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
+        return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, first) => choose(EncodeImages(frames), first) * Config.ScalingFactor);
     }
 
     /// <inheritdoc/>
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor Decode(Tensor latents)
     {
-        Frames.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
-        return Frames.OneByOne(latents, Config.MicroBatchSize ?? int.MaxValue, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
+        FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
+        return FrameBatches.OneByOne(latents, Config.MicroBatchSize ?? int.MaxValue, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
     }
 }
 
@@ -182,21 +182,21 @@ public sealed record GaussianPosterior(Tensor Mean, Tensor LogVariance) : IDispo
 /// <summary>Pictures to moments: levels of residual blocks, each but the last halving the size.</summary>
 internal sealed class VaeEncoder : nn.Module<Tensor, Tensor>
 {
-    public readonly Conv conv_in;
+    public readonly Conv2d conv_in;
     public readonly ModuleList<VaeLevel> down_blocks;
     public readonly VaeMiddle mid_block;
-    public readonly GroupNormalization conv_norm_out;
-    public readonly Conv conv_out;
+    public readonly GroupNorm conv_norm_out;
+    public readonly Conv2d conv_out;
 
     public VaeEncoder(AutoencoderKLConfig config) : base(nameof(VaeEncoder))
     {
         var (channels, groups) = (config.BlockOutChannels, config.NormNumGroups);
-        conv_in = new Conv(config.InChannels, channels[0], 3, padding: 1);
+        conv_in = new Conv2d(config.InChannels, channels[0], 3, padding: 1);
         down_blocks = nn.ModuleList(channels.Select((outputs, i) => new VaeLevel(channels[Math.Max(0, i - 1)], outputs, config.LayersPerBlock, groups,
             i < channels.Count - 1 ? VaeResize.Down : VaeResize.None)).ToArray());
         mid_block = new VaeMiddle(channels[^1], groups);
-        conv_norm_out = new GroupNormalization(channels[^1], groups);
-        conv_out = new Conv(channels[^1], 2L * config.LatentChannels, 3, padding: 1);
+        conv_norm_out = new GroupNorm(channels[^1], groups);
+        conv_out = new Conv2d(channels[^1], 2L * config.LatentChannels, 3, padding: 1);
         RegisterComponents();
     }
 
@@ -213,21 +213,21 @@ internal sealed class VaeEncoder : nn.Module<Tensor, Tensor>
 /// <summary>Latents to pictures: levels of residual blocks, each but the last doubling the size.</summary>
 internal sealed class VaeDecoder : nn.Module<Tensor, Tensor>
 {
-    public readonly Conv conv_in;
+    public readonly Conv2d conv_in;
     public readonly VaeMiddle mid_block;
     public readonly ModuleList<VaeLevel> up_blocks;
-    public readonly GroupNormalization conv_norm_out;
-    public readonly Conv conv_out;
+    public readonly GroupNorm conv_norm_out;
+    public readonly Conv2d conv_out;
 
     public VaeDecoder(AutoencoderKLConfig config) : base(nameof(VaeDecoder))
     {
         var (channels, groups) = (config.BlockOutChannels.Reverse().ToArray(), config.NormNumGroups);
-        conv_in = new Conv(config.LatentChannels, channels[0], 3, padding: 1);
+        conv_in = new Conv2d(config.LatentChannels, channels[0], 3, padding: 1);
         mid_block = new VaeMiddle(channels[0], groups);
         up_blocks = nn.ModuleList(channels.Select((outputs, i) => new VaeLevel(channels[Math.Max(0, i - 1)], outputs, config.LayersPerBlock + 1, groups,
             i < channels.Length - 1 ? VaeResize.Up : VaeResize.None)).ToArray());
-        conv_norm_out = new GroupNormalization(channels[^1], groups);
-        conv_out = new Conv(channels[^1], config.OutChannels, 3, padding: 1);
+        conv_norm_out = new GroupNorm(channels[^1], groups);
+        conv_out = new Conv2d(channels[^1], config.OutChannels, 3, padding: 1);
         RegisterComponents();
     }
 
@@ -299,19 +299,19 @@ internal sealed class VaeMiddle : nn.Module<Tensor, Tensor>
 /// <summary>Norm, SiLU, convolution, twice, beside a shortcut.</summary>
 internal sealed class VaeResidual : nn.Module<Tensor, Tensor>
 {
-    public readonly GroupNormalization norm1;
-    public readonly Conv conv1;
-    public readonly GroupNormalization norm2;
-    public readonly Conv conv2;
-    public readonly Conv? conv_shortcut;
+    public readonly GroupNorm norm1;
+    public readonly Conv2d conv1;
+    public readonly GroupNorm norm2;
+    public readonly Conv2d conv2;
+    public readonly Conv2d? conv_shortcut;
 
     public VaeResidual(int inputs, int outputs, int groups) : base(nameof(VaeResidual))
     {
-        norm1 = new GroupNormalization(inputs, groups);
-        conv1 = new Conv(inputs, outputs, 3, padding: 1);
-        norm2 = new GroupNormalization(outputs, groups);
-        conv2 = new Conv(outputs, outputs, 3, padding: 1);
-        conv_shortcut = inputs == outputs ? null : new Conv(inputs, outputs, 1);
+        norm1 = new GroupNorm(inputs, groups);
+        conv1 = new Conv2d(inputs, outputs, 3, padding: 1);
+        norm2 = new GroupNorm(outputs, groups);
+        conv2 = new Conv2d(outputs, outputs, 3, padding: 1);
+        conv_shortcut = inputs == outputs ? null : new Conv2d(inputs, outputs, 1);
         RegisterComponents();
     }
 
@@ -326,19 +326,19 @@ internal sealed class VaeResidual : nn.Module<Tensor, Tensor>
 
 internal sealed class VaeAttention : nn.Module<Tensor, Tensor>
 {
-    public readonly GroupNormalization group_norm;
-    public readonly Dense to_q;
-    public readonly Dense to_k;
-    public readonly Dense to_v;
-    public readonly ModuleList<Dense> to_out;
+    public readonly GroupNorm group_norm;
+    public readonly Linear to_q;
+    public readonly Linear to_k;
+    public readonly Linear to_v;
+    public readonly ModuleList<Linear> to_out;
 
     public VaeAttention(int channels, int groups) : base(nameof(VaeAttention))
     {
-        group_norm = new GroupNormalization(channels, groups);
-        to_q = new Dense(channels, channels);
-        to_k = new Dense(channels, channels);
-        to_v = new Dense(channels, channels);
-        to_out = nn.ModuleList(new Dense(channels, channels));
+        group_norm = new GroupNorm(channels, groups);
+        to_q = new Linear(channels, channels);
+        to_k = new Linear(channels, channels);
+        to_v = new Linear(channels, channels);
+        to_out = nn.ModuleList(new Linear(channels, channels));
         RegisterComponents();
     }
 
@@ -354,11 +354,11 @@ internal sealed class VaeAttention : nn.Module<Tensor, Tensor>
 /// <summary>Halves the size: a strided convolution, padded to the right and below only.</summary>
 internal sealed class VaeDownsample : nn.Module<Tensor, Tensor>
 {
-    public readonly Conv conv;
+    public readonly Conv2d conv;
 
     public VaeDownsample(int channels) : base(nameof(VaeDownsample))
     {
-        conv = new Conv(channels, channels, 3, stride: 2);
+        conv = new Conv2d(channels, channels, 3, stride: 2);
         RegisterComponents();
     }
 
@@ -372,11 +372,11 @@ internal sealed class VaeDownsample : nn.Module<Tensor, Tensor>
 /// <summary>Doubles the size: nearest neighbours, then a convolution.</summary>
 internal sealed class VaeUpsample : nn.Module<Tensor, Tensor>
 {
-    public readonly Conv conv;
+    public readonly Conv2d conv;
 
     public VaeUpsample(int channels) : base(nameof(VaeUpsample))
     {
-        conv = new Conv(channels, channels, 3, padding: 1);
+        conv = new Conv2d(channels, channels, 3, padding: 1);
         RegisterComponents();
     }
 

@@ -15,7 +15,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
 {
     private readonly VaeEncoder encoder;
     private readonly TemporalDecoder decoder;
-    private readonly Conv quant_conv;
+    private readonly Conv2d quant_conv;
 
     /// <summary>Makes the model and gives its parameters their starting values.</summary>
     /// <param name="config">Sizes and choices; <see cref="AutoencoderKLConfig.MicroBatchSize"/> is for encoding.</param>
@@ -28,7 +28,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
         Config = config;
         encoder = new VaeEncoder(config);
         decoder = new TemporalDecoder(config);
-        quant_conv = new Conv(2L * config.LatentChannels, 2L * config.LatentChannels, 1);
+        quant_conv = new Conv2d(2L * config.LatentChannels, 2L * config.LatentChannels, 1);
         RegisterComponents();
         if (initialize)
             Initialize();
@@ -81,10 +81,10 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public override Tensor forward(Tensor latents)
     {
-        Frames.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
+        FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
         using var scope = NewDisposeScope();
         var (b, t) = (latents.shape[0], latents.shape[2]);
-        var frames = Frames.ChannelsLast(latents.transpose(1, 2).flatten(0, 1));                // [B T, C, H, W]
+        var frames = FrameBatches.ChannelsLast(latents.transpose(1, 2).flatten(0, 1));                // [B T, C, H, W]
         return decoder.call(frames, b).In(ScalarType.Float32).unflatten(0, b, t).transpose(1, 2).contiguous().MoveToOuterDisposeScope();
     }
 
@@ -92,10 +92,10 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor Encode(Tensor video, Generator? generator = null)
     {
-        Frames.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
-        return Frames.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, _) =>
+        FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
+        return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, _) =>
         {
-            var posterior = GaussianPosterior.OfMoments(quant_conv.call(encoder.call(Frames.ChannelsLast(frames))));
+            var posterior = GaussianPosterior.OfMoments(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(frames))));
             return (generator is null ? posterior.Mean : posterior.Sample(generator)) * Config.ScalingFactor;
         });
     }
@@ -105,7 +105,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor Decode(Tensor latents)
     {
-        Frames.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
+        FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         var chunks = new List<Tensor>();
@@ -122,23 +122,23 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
 /// <summary>Latents to video: as <see cref="VaeDecoder"/>, each residual block followed by one over time.</summary>
 internal sealed class TemporalDecoder : nn.Module<Tensor, long, Tensor>
 {
-    public readonly Conv conv_in;
+    public readonly Conv2d conv_in;
     public readonly TemporalMiddle mid_block;
     public readonly ModuleList<TemporalLevel> up_blocks;
-    public readonly GroupNormalization conv_norm_out;
-    public readonly Conv conv_out;
-    public readonly TimeConv time_conv_out;
+    public readonly GroupNorm conv_norm_out;
+    public readonly Conv2d conv_out;
+    public readonly TemporalConv time_conv_out;
 
     public TemporalDecoder(AutoencoderKLConfig config) : base(nameof(TemporalDecoder))
     {
         var (channels, groups) = (config.BlockOutChannels.Reverse().ToArray(), config.NormNumGroups);
-        conv_in = new Conv(config.LatentChannels, channels[0], 3, padding: 1);
+        conv_in = new Conv2d(config.LatentChannels, channels[0], 3, padding: 1);
         mid_block = new TemporalMiddle(channels[0], groups);
         up_blocks = nn.ModuleList(channels.Select((outputs, i) =>
             new TemporalLevel(channels[Math.Max(0, i - 1)], outputs, config.LayersPerBlock + 1, groups, i < channels.Length - 1)).ToArray());
-        conv_norm_out = new GroupNormalization(channels[^1], groups);
-        conv_out = new Conv(channels[^1], config.OutChannels, 3, padding: 1);
-        time_conv_out = new TimeConv(config.OutChannels, config.OutChannels);
+        conv_norm_out = new GroupNorm(channels[^1], groups);
+        conv_out = new Conv2d(channels[^1], config.OutChannels, 3, padding: 1);
+        time_conv_out = new TemporalConv(config.OutChannels, config.OutChannels);
         RegisterComponents();
     }
 
@@ -226,20 +226,20 @@ internal sealed class SpatioTemporalResidual : nn.Module<Tensor, long, Tensor>
     }
 }
 
-/// <summary>Norm over all frames, SiLU, convolution over time, twice: what time changes, without the shortcut.</summary>
+/// <summary>LayerNorm over all frames, SiLU, convolution over time, twice: what time changes, without the shortcut.</summary>
 internal sealed class TemporalResidual : nn.Module<Tensor, Tensor>
 {
-    public readonly GroupNormalization norm1;
-    public readonly TimeConv conv1;
-    public readonly GroupNormalization norm2;
-    public readonly TimeConv conv2;
+    public readonly GroupNorm norm1;
+    public readonly TemporalConv conv1;
+    public readonly GroupNorm norm2;
+    public readonly TemporalConv conv2;
 
     public TemporalResidual(int channels, int groups) : base(nameof(TemporalResidual))
     {
-        norm1 = new GroupNormalization(channels, groups, 1e-5);
-        conv1 = new TimeConv(channels, channels);
-        norm2 = new GroupNormalization(channels, groups, 1e-5);
-        conv2 = new TimeConv(channels, channels);
+        norm1 = new GroupNorm(channels, groups, 1e-5);
+        conv1 = new TemporalConv(channels, channels);
+        norm2 = new GroupNorm(channels, groups, 1e-5);
+        conv2 = new TemporalConv(channels, channels);
         RegisterComponents();
     }
 

@@ -150,9 +150,9 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor EncodeImages(Tensor images)
     {
-        Frames.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
+        FrameBatches.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
         using var scope = NewDisposeScope();
-        return encoder.call(Frames.ChannelsLast(images.add(1).div(2))).In(ScalarType.Float32).MoveToOuterDisposeScope();
+        return encoder.call(FrameBatches.ChannelsLast(images.add(1).div(2))).In(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
     /// <summary>Pictures of latents that are not scaled, with gradients.</summary>
@@ -161,10 +161,10 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor DecodeImages(Tensor latents)
     {
-        Frames.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
+        FrameBatches.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
         using var scope = NewDisposeScope();
         var squeezed = latents.div(Magnitude).tanh().mul(Magnitude);
-        return decoder.call(Frames.ChannelsLast(squeezed)).In(ScalarType.Float32).mul(2).sub(1).MoveToOuterDisposeScope();
+        return decoder.call(FrameBatches.ChannelsLast(squeezed)).In(ScalarType.Float32).mul(2).sub(1).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -172,16 +172,16 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor Encode(Tensor video, Generator? generator = null)
     {
-        Frames.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
-        return Frames.OneByOne(video, Config.MicroBatchSize, (frames, _) => EncodeImages(frames) * Config.ScalingFactor);
+        FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
+        return FrameBatches.OneByOne(video, Config.MicroBatchSize, (frames, _) => EncodeImages(frames) * Config.ScalingFactor);
     }
 
     /// <inheritdoc/>
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
     public Tensor Decode(Tensor latents)
     {
-        Frames.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
-        return Frames.OneByOne(latents, Config.MicroBatchSize, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
+        FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
+        return FrameBatches.OneByOne(latents, Config.MicroBatchSize, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
     }
 
     // The original counts the squeezing of the latents as the decoder's layer 0.
@@ -197,17 +197,17 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
         var (c, levels) = (config.Channels, config.NumEncoderBlocks.Count);
         for (var level = 0; level < levels; level++)
         {
-            yield return level == 0 ? new Conv(config.InChannels, c, 3, padding: 1) : new Conv(c, c, 3, stride: 2, padding: 1, hasBias: false);
+            yield return level == 0 ? new Conv2d(config.InChannels, c, 3, padding: 1) : new Conv2d(c, c, 3, stride: 2, padding: 1, hasBias: false);
             for (var i = 0; i < config.NumEncoderBlocks[level]; i++)
                 yield return new TinyBlock(c, config.MiddleNorm && level == levels - 1);
         }
-        yield return new Conv(c, config.LatentChannels, 3, padding: 1);
+        yield return new Conv2d(c, config.LatentChannels, 3, padding: 1);
     }
 
     private static IEnumerable<nn.Module<Tensor, Tensor>> DecoderLayers(TinyAutoencoderConfig config)
     {
         var (c, levels) = (config.Channels, config.NumDecoderBlocks.Count);
-        yield return new Conv(config.LatentChannels, c, 3, padding: 1);
+        yield return new Conv2d(config.LatentChannels, c, 3, padding: 1);
         yield return nn.ReLU(inplace: true);
         for (var level = 0; level < levels; level++)
         {
@@ -216,10 +216,10 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
             if (level < levels - 1)
             {
                 yield return new Doubling();
-                yield return new Conv(c, c, 3, padding: 1, hasBias: false);
+                yield return new Conv2d(c, c, 3, padding: 1, hasBias: false);
             }
         }
-        yield return new Conv(c, config.OutChannels, 3, padding: 1);
+        yield return new Conv2d(c, config.OutChannels, 3, padding: 1);
     }
 }
 
@@ -247,9 +247,9 @@ internal sealed class TinyBlock : nn.Module<Tensor, Tensor>
     public TinyBlock(int channels, bool norm) : base(nameof(TinyBlock))
     {
         var c = channels;
-        conv = nn.Sequential(new Conv(c, c, 3, padding: 1), nn.ReLU(inplace: true), new Conv(c, c, 3, padding: 1), nn.ReLU(inplace: true), new Conv(c, c, 3, padding: 1));
+        conv = nn.Sequential(new Conv2d(c, c, 3, padding: 1), nn.ReLU(inplace: true), new Conv2d(c, c, 3, padding: 1), nn.ReLU(inplace: true), new Conv2d(c, c, 3, padding: 1));
         pool = norm
-            ? nn.Sequential(new Conv(c, Wider * c, 1, hasBias: false), new GroupNormalization(Wider * c, Groups, 1e-5), nn.ReLU(inplace: true), new Conv(Wider * c, c, 1, hasBias: false))
+            ? nn.Sequential(new Conv2d(c, Wider * c, 1, hasBias: false), new GroupNorm(Wider * c, Groups, 1e-5), nn.ReLU(inplace: true), new Conv2d(Wider * c, c, 1, hasBias: false))
             : null;
         RegisterComponents();
     }

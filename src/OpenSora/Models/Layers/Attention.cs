@@ -33,8 +33,8 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
     /// <summary>The axes of <c>[batch, frames, places, channels]</c> to attend along; <see cref="All"/> is both as one.</summary>
     public const int All = 0, Time = 1, Space = 2;
 
-    public readonly Dense qkv;
-    public readonly Dense proj;
+    public readonly Linear qkv;
+    public readonly Linear proj;
     public readonly nn.Module<Tensor, Tensor>? q_norm;
     public readonly nn.Module<Tensor, Tensor>? k_norm;
     private readonly int _heads;
@@ -47,10 +47,10 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
     public SelfAttention(int channels, int heads, bool qkNorm = false, bool rms = false) : base(nameof(SelfAttention))
     {
         _heads = heads;
-        qkv = new Dense(channels, 3L * channels);
-        nn.Module<Tensor, Tensor>? HeadNorm() => !qkNorm ? null : rms ? new RmsNorm(channels / heads, 1e-6) : new Norm(channels / heads, 1e-5);
+        qkv = new Linear(channels, 3L * channels);
+        nn.Module<Tensor, Tensor>? HeadNorm() => !qkNorm ? null : rms ? new RMSNorm(channels / heads, 1e-6) : new LayerNorm(channels / heads, 1e-5);
         (q_norm, k_norm) = (HeadNorm(), HeadNorm());
-        proj = new Dense(channels, channels);
+        proj = new Linear(channels, channels);
         RegisterComponents();
     }
 
@@ -58,7 +58,7 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
-        return Along(Space, x.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
+        return AttendAlong(Space, x.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
     }
 
     /// <summary>Attention along one axis of <c>[batch, frames, places, channels]</c>, the other one being a batch, or along both.</summary>
@@ -66,12 +66,12 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
     /// <param name="x">The tokens.</param>
     /// <param name="rope">Rotates queries and keys by their place along the axis.</param>
     /// <param name="ropeFirst">Whether they are rotated before they are normalised.</param>
-    public Tensor Along(int axis, Tensor x, Rope? rope = null, bool ropeFirst = false)
+    public Tensor AttendAlong(int axis, Tensor x, Rope? rope = null, bool ropeFirst = false)
     {
         using var scope = NewDisposeScope();
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
         if (axis == All)
-            return Along(Space, x.view(b, 1, t * s, c)).view(b, t, s, c).MoveToOuterDisposeScope();
+            return AttendAlong(Space, x.view(b, 1, t * s, c)).view(b, t, s, c).MoveToOuterDisposeScope();
         var projected = qkv.call(x).view(b, t, s, 3, _heads, -1);
         var y = axis == Space
             ? Attend(projected.view(b * t, s, 3, _heads, -1), rope, ropeFirst)
@@ -99,17 +99,17 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
 /// <remarks>Parameters <c>q_linear</c>, <c>kv_linear</c> (split as 2, heads, channels of a head), <c>proj</c>.</remarks>
 internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor>
 {
-    public readonly Dense q_linear;
-    public readonly Dense kv_linear;
-    public readonly Dense proj;
+    public readonly Linear q_linear;
+    public readonly Linear kv_linear;
+    public readonly Linear proj;
     private readonly int _heads;
 
     public CrossAttention(int channels, int heads) : base(nameof(CrossAttention))
     {
         _heads = heads;
-        q_linear = new Dense(channels, channels);
-        kv_linear = new Dense(channels, 2L * channels);
-        proj = new Dense(channels, channels);
+        q_linear = new Linear(channels, channels);
+        kv_linear = new Linear(channels, 2L * channels);
+        proj = new Linear(channels, channels);
         RegisterComponents();
     }
 

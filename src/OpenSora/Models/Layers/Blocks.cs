@@ -7,13 +7,13 @@ namespace OpenSora.Models.Layers;
 /// <summary>Two linear layers with GELU in its tanh form between them. Parameters <c>fc1</c>, <c>fc2</c>.</summary>
 internal sealed class Mlp : nn.Module<Tensor, Tensor>
 {
-    public readonly Dense fc1;
-    public readonly Dense fc2;
+    public readonly Linear fc1;
+    public readonly Linear fc2;
 
     public Mlp(long inputs, long hidden, long outputs) : base(nameof(Mlp))
     {
-        fc1 = new Dense(inputs, hidden);
-        fc2 = new Dense(hidden, outputs);
+        fc1 = new Linear(inputs, hidden);
+        fc2 = new Linear(hidden, outputs);
         RegisterComponents();
     }
 
@@ -25,13 +25,13 @@ internal sealed class Mlp : nn.Module<Tensor, Tensor>
 }
 
 /// <summary>Layer normalisation over the last axis in float32, with gain and shift. Parameters <c>weight</c>, <c>bias</c>.</summary>
-internal sealed class Norm : nn.Module<Tensor, Tensor>
+internal sealed class LayerNorm : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
     public readonly Parameter bias;
     private readonly double _eps;
 
-    public Norm(long channels, double eps) : base(nameof(Norm))
+    public LayerNorm(long channels, double eps) : base(nameof(LayerNorm))
     {
         _eps = eps;
         weight = Parameters.Create(channels);
@@ -48,12 +48,12 @@ internal sealed class Norm : nn.Module<Tensor, Tensor>
 }
 
 /// <summary>Scaling of the last axis to a root mean square of 1 in float32 (Zhang and Sennrich, 2019), with gain. Parameter <c>weight</c>.</summary>
-internal sealed class RmsNorm : nn.Module<Tensor, Tensor>
+internal sealed class RMSNorm : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
     private readonly double _eps;
 
-    public RmsNorm(long channels, double eps) : base(nameof(RmsNorm))
+    public RMSNorm(long channels, double eps) : base(nameof(RMSNorm))
     {
         _eps = eps;
         weight = Parameters.Create(channels);
@@ -104,12 +104,12 @@ internal static class AdaLn
 internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly Parameter scale_shift_table;
-    public readonly Dense linear;
+    public readonly Linear linear;
 
     public FinalLayer(long channels, long outputs) : base(nameof(FinalLayer))
     {
         scale_shift_table = Parameters.Create(2, channels);
-        linear = new Dense(channels, outputs) { Exact = true };
+        linear = new Linear(channels, outputs) { Exact = true };
         RegisterComponents();
     }
 
@@ -141,39 +141,15 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
     }
 }
 
-/// <summary>Last layer of DiT and Latte: adaLN, then patches. Parameters <c>adaLN_modulation.1</c>, <c>linear</c>.</summary>
-internal sealed class DitFinalLayer : nn.Module<Tensor, Tensor, Tensor>
-{
-    public readonly Sequential adaLN_modulation;
-    public readonly Dense linear;
-
-    public DitFinalLayer(long channels, long outputs) : base(nameof(DitFinalLayer))
-    {
-        adaLN_modulation = nn.Sequential(nn.SiLU(), new Dense(channels, 2 * channels) { Exact = true });
-        linear = new Dense(channels, outputs) { Exact = true };
-        RegisterComponents();
-    }
-
-    /// <summary>Modulates the tokens by the condition and projects them.</summary>
-    /// <param name="x"><c>[batch, tokens, channels]</c></param>
-    /// <param name="c"><c>[batch, channels]</c></param>
-    public override Tensor forward(Tensor x, Tensor c)
-    {
-        using var scope = NewDisposeScope();
-        var modulation = adaLN_modulation.call(c).unsqueeze(1).chunk(2, 2);
-        return linear.call(AdaLn.NormModulate(x, modulation[0], modulation[1])).MoveToOuterDisposeScope();
-    }
-}
-
 /// <summary>Group normalisation in the type of its input. Parameters <c>weight</c>, <c>bias</c>.</summary>
-internal sealed class GroupNormalization : nn.Module<Tensor, Tensor>
+internal sealed class GroupNorm : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
     public readonly Parameter bias;
     private readonly int _groups;
     private readonly double _eps;
 
-    public GroupNormalization(long channels, int groups, double eps = 1e-6) : base(nameof(GroupNormalization))
+    public GroupNorm(long channels, int groups, double eps = 1e-6) : base(nameof(GroupNorm))
     {
         (_groups, _eps) = (groups, eps);
         weight = Parameters.Create(channels);

@@ -7,13 +7,13 @@ namespace OpenSora.Models.Layers;
 /// <summary>Cuts video into patches and projects each. Parameter <c>proj [channels, inputs, frames, height, width]</c>.</summary>
 internal sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
 {
-    public readonly Dense proj;
+    public readonly Linear proj;
     private readonly (long T, long H, long W) _patch;
 
     public PatchEmbedder(long inputs, long channels, (long T, long H, long W) patch) : base(nameof(PatchEmbedder))
     {
         _patch = patch;
-        proj = new Dense(inputs, channels, true, patch.T, patch.H, patch.W);
+        proj = new Linear(inputs, channels, true, patch.T, patch.H, patch.W);
         RegisterComponents();
     }
 
@@ -58,7 +58,7 @@ internal sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
 
     public TimestepEmbedder(long channels) : base(nameof(TimestepEmbedder))
     {
-        mlp = nn.Sequential(new Dense(Frequencies, channels) { Exact = true }, nn.SiLU(), new Dense(channels, channels) { Exact = true });
+        mlp = nn.Sequential(new Linear(Frequencies, channels) { Exact = true }, nn.SiLU(), new Linear(channels, channels) { Exact = true });
         RegisterComponents();
     }
 
@@ -91,7 +91,7 @@ internal sealed class SizeEmbedder : nn.Module<Tensor, Tensor>
 
     public SizeEmbedder(long channels) : base(nameof(SizeEmbedder))
     {
-        mlp = nn.Sequential(new Dense(Frequencies, channels) { Exact = true }, nn.SiLU(), new Dense(channels, channels) { Exact = true });
+        mlp = nn.Sequential(new Linear(Frequencies, channels) { Exact = true }, nn.SiLU(), new Linear(channels, channels) { Exact = true });
         RegisterComponents();
     }
 
@@ -133,13 +133,13 @@ internal sealed class CaptionEmbedder : nn.Module<Tensor, Tensor?, Tensor>
 /// <summary>Embeds class labels; one more row than there are classes stands for no class. Parameter <c>embedding_table.weight</c>.</summary>
 internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
 {
-    public readonly Table embedding_table;
+    public readonly Embedding embedding_table;
     private readonly long _classes;
 
     public LabelEmbedder(long classes, long channels) : base(nameof(LabelEmbedder))
     {
         _classes = classes;
-        embedding_table = new Table(classes + 1, channels);
+        embedding_table = new Embedding(classes + 1, channels);
         RegisterComponents();
     }
 
@@ -152,11 +152,11 @@ internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
 }
 
 /// <summary>A table of vectors, looked up by row. Parameter <c>weight [rows, channels]</c>.</summary>
-internal sealed class Table : nn.Module<Tensor, Tensor>
+internal sealed class Embedding : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
 
-    public Table(long rows, long channels) : base(nameof(Table))
+    public Embedding(long rows, long channels) : base(nameof(Embedding))
     {
         weight = Parameters.Create(rows, channels);
         RegisterComponents();

@@ -1,7 +1,7 @@
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Text;
+namespace OpenSora.Models;
 
 /// <summary>Remembers the states of the prompts that were encoded last.</summary>
 /// <remarks>Safe to use from several threads at once; two that miss the same prompt at the same time both encode it.</remarks>

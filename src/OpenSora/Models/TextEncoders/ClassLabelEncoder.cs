@@ -2,7 +2,7 @@ using System.Globalization;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Text;
+namespace OpenSora.Models;
 
 /// <summary>The classes of a model that is told a class instead of a text.</summary>
 public sealed record ClassLabels

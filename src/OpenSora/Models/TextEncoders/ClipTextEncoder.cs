@@ -1,9 +1,9 @@
-using OpenSora.Models;
+using OpenSora.Text;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Text;
+namespace OpenSora.Models;
 
 /// <summary>What a <see cref="ClipTextEncoder"/> gives of a text.</summary>
 public enum ClipOutput

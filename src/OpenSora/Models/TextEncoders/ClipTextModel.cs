@@ -83,7 +83,7 @@ public sealed record ClipTextConfig
 public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
 {
     private readonly ClipTextTransformer text_model;
-    private readonly Dense? text_projection;
+    private readonly Linear? text_projection;
 
     /// <summary>Makes the model and gives its parameters their starting values.</summary>
     /// <param name="config">Sizes and choices.</param>
@@ -95,7 +95,7 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
         config.Validate();
         Config = config;
         text_model = new ClipTextTransformer(config);
-        text_projection = config.ProjectionDim is { } projection ? new Dense(config.HiddenSize, projection, false) { Exact = true } : null;
+        text_projection = config.ProjectionDim is { } projection ? new Linear(config.HiddenSize, projection, false) { Exact = true } : null;
         RegisterComponents();
         if (initialize)
             Initialize();
@@ -116,14 +116,14 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
         Parameters.Normal(text_model.embeddings.position_embedding.weight, 0.01, generator);
         foreach (var (name, module) in text_model.named_modules())
         {
-            if (module is Dense dense)
+            if (module is Linear dense)
             {
                 var std = name.EndsWith("out_proj", StringComparison.Ordinal) || name.EndsWith("fc2", StringComparison.Ordinal) ? output
                     : name.EndsWith("fc1", StringComparison.Ordinal) ? width / Math.Sqrt(2) : width;
                 Parameters.Normal(dense.weight, std, generator);
                 Parameters.Constant(dense.bias!, 0);
             }
-            if (module is Norm norm)
+            if (module is LayerNorm norm)
             {
                 Parameters.Constant(norm.weight, 1);
                 Parameters.Constant(norm.bias, 0);
@@ -188,13 +188,13 @@ internal sealed class ClipTextTransformer : nn.Module<Tensor, Tensor>
 {
     public readonly ClipEmbeddings embeddings;
     public readonly ClipLayers encoder;
-    public readonly Norm final_layer_norm;
+    public readonly LayerNorm final_layer_norm;
 
     public ClipTextTransformer(ClipTextConfig config) : base(nameof(ClipTextTransformer))
     {
         embeddings = new ClipEmbeddings(config);
         encoder = new ClipLayers(config);
-        final_layer_norm = new Norm(config.HiddenSize, config.LayerNormEps);
+        final_layer_norm = new LayerNorm(config.HiddenSize, config.LayerNormEps);
         RegisterComponents();
     }
 
@@ -208,13 +208,13 @@ internal sealed class ClipTextTransformer : nn.Module<Tensor, Tensor>
 /// <summary>A vector for each token and one for each place.</summary>
 internal sealed class ClipEmbeddings : nn.Module<Tensor, Tensor>
 {
-    public readonly Table token_embedding;
-    public readonly Table position_embedding;
+    public readonly Embedding token_embedding;
+    public readonly Embedding position_embedding;
 
     public ClipEmbeddings(ClipTextConfig config) : base(nameof(ClipEmbeddings))
     {
-        token_embedding = new Table(config.VocabSize, config.HiddenSize);
-        position_embedding = new Table(config.MaxPositionEmbeddings, config.HiddenSize);
+        token_embedding = new Embedding(config.VocabSize, config.HiddenSize);
+        position_embedding = new Embedding(config.MaxPositionEmbeddings, config.HiddenSize);
         RegisterComponents();
     }
 
@@ -254,16 +254,16 @@ internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
 internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
 {
     public readonly ClipAttention self_attn;
-    public readonly Norm layer_norm1;
+    public readonly LayerNorm layer_norm1;
     public readonly ClipMlp mlp;
-    public readonly Norm layer_norm2;
+    public readonly LayerNorm layer_norm2;
 
     public ClipLayer(ClipTextConfig config) : base(nameof(ClipLayer))
     {
         self_attn = new ClipAttention(config);
-        layer_norm1 = new Norm(config.HiddenSize, config.LayerNormEps);
+        layer_norm1 = new LayerNorm(config.HiddenSize, config.LayerNormEps);
         mlp = new ClipMlp(config);
-        layer_norm2 = new Norm(config.HiddenSize, config.LayerNormEps);
+        layer_norm2 = new LayerNorm(config.HiddenSize, config.LayerNormEps);
         RegisterComponents();
     }
 
@@ -282,17 +282,17 @@ internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>, ICheckpoint
 
 internal sealed class ClipAttention : nn.Module<Tensor, Tensor, Tensor>
 {
-    public readonly Dense q_proj;
-    public readonly Dense k_proj;
-    public readonly Dense v_proj;
-    public readonly Dense out_proj;
+    public readonly Linear q_proj;
+    public readonly Linear k_proj;
+    public readonly Linear v_proj;
+    public readonly Linear out_proj;
     private readonly int _heads;
 
     public ClipAttention(ClipTextConfig config) : base(nameof(ClipAttention))
     {
         var c = config.HiddenSize;
         _heads = config.NumAttentionHeads;
-        (q_proj, k_proj, v_proj, out_proj) = (new Dense(c, c), new Dense(c, c), new Dense(c, c), new Dense(c, c));
+        (q_proj, k_proj, v_proj, out_proj) = (new Linear(c, c), new Linear(c, c), new Linear(c, c), new Linear(c, c));
         RegisterComponents();
     }
 
@@ -310,15 +310,15 @@ internal sealed class ClipAttention : nn.Module<Tensor, Tensor, Tensor>
 /// <summary>Two linear layers with GELU between them, in its exact form or as <c>x sigmoid(1.702 x)</c> (Hendrycks and Gimpel, 2016).</summary>
 internal sealed class ClipMlp : nn.Module<Tensor, Tensor>
 {
-    public readonly Dense fc1;
-    public readonly Dense fc2;
+    public readonly Linear fc1;
+    public readonly Linear fc2;
     private readonly bool _quick;
 
     public ClipMlp(ClipTextConfig config) : base(nameof(ClipMlp))
     {
         _quick = config.HiddenAct is "quick_gelu";
-        fc1 = new Dense(config.HiddenSize, config.IntermediateSize);
-        fc2 = new Dense(config.IntermediateSize, config.HiddenSize);
+        fc1 = new Linear(config.HiddenSize, config.IntermediateSize);
+        fc2 = new Linear(config.IntermediateSize, config.HiddenSize);
         RegisterComponents();
     }
 

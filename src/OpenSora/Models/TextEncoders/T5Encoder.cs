@@ -72,7 +72,7 @@ public sealed record T5Config
 /// </remarks>
 public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
 {
-    private readonly Table shared;
+    private readonly Embedding shared;
     private readonly T5Stack encoder;
 
     /// <summary>Makes the model and gives its parameters their starting values.</summary>
@@ -84,7 +84,7 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
         Config = config;
-        shared = new Table(config.VocabSize, config.DModel);
+        shared = new Embedding(config.VocabSize, config.DModel);
         encoder = new T5Stack(config);
         RegisterComponents();
         if (initialize)
@@ -113,7 +113,7 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
             if (attention.relative_attention_bias is { } table)
                 Parameters.Normal(table.weight, Math.Pow(model, -0.5), generator);
             foreach (var (name, dense) in block.FeedForward.DenseReluDense.named_children())
-                Parameters.Normal(((Dense)dense).weight, Math.Pow(string.Equals(name, "wo", StringComparison.Ordinal) ? Config.DFf : model, -0.5), generator);
+                Parameters.Normal(((Linear)dense).weight, Math.Pow(string.Equals(name, "wo", StringComparison.Ordinal) ? Config.DFf : model, -0.5), generator);
             Parameters.Constant(block.Attention.layer_norm.weight, 1);
             Parameters.Constant(block.FeedForward.layer_norm.weight, 1);
         }
@@ -157,12 +157,12 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
 internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
 {
     public readonly ModuleList<T5Block> block;
-    public readonly RmsNorm final_layer_norm;
+    public readonly RMSNorm final_layer_norm;
 
     public T5Stack(T5Config config) : base(nameof(T5Stack))
     {
         block = nn.ModuleList(Enumerable.Range(0, config.NumLayers).Select(i => new T5Block(config, i == 0)).ToArray());
-        final_layer_norm = new RmsNorm(config.DModel, config.LayerNormEpsilon);
+        final_layer_norm = new RMSNorm(config.DModel, config.LayerNormEpsilon);
         RegisterComponents();
     }
 
@@ -210,12 +210,12 @@ internal sealed class T5Block : nn.Module<Tensor, Tensor, Tensor>
 internal sealed class T5AttentionLayer : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly T5Attention SelfAttention;
-    public readonly RmsNorm layer_norm;
+    public readonly RMSNorm layer_norm;
 
     public T5AttentionLayer(T5Config config, bool positions) : base(nameof(T5AttentionLayer))
     {
         SelfAttention = new T5Attention(config, positions);
-        layer_norm = new RmsNorm(config.DModel, config.LayerNormEpsilon);
+        layer_norm = new RMSNorm(config.DModel, config.LayerNormEpsilon);
         RegisterComponents();
     }
 
@@ -229,12 +229,12 @@ internal sealed class T5AttentionLayer : nn.Module<Tensor, Tensor, Tensor>
 internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
 {
     public readonly T5FeedForward DenseReluDense;
-    public readonly RmsNorm layer_norm;
+    public readonly RMSNorm layer_norm;
 
     public T5FeedForwardLayer(T5Config config) : base(nameof(T5FeedForwardLayer))
     {
         DenseReluDense = new T5FeedForward(config);
-        layer_norm = new RmsNorm(config.DModel, config.LayerNormEpsilon);
+        layer_norm = new RMSNorm(config.DModel, config.LayerNormEpsilon);
         RegisterComponents();
     }
 
@@ -248,22 +248,22 @@ internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
 /// <summary>Multi-head attention without biases; the logits are not scaled.</summary>
 internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
 {
-    public readonly Dense q;
-    public readonly Dense k;
-    public readonly Dense v;
-    public readonly Dense o;
-    public readonly Table? relative_attention_bias;
+    public readonly Linear q;
+    public readonly Linear k;
+    public readonly Linear v;
+    public readonly Linear o;
+    public readonly Embedding? relative_attention_bias;
     private readonly T5Config _config;
 
     public T5Attention(T5Config config, bool positions) : base(nameof(T5Attention))
     {
         _config = config;
         var inner = (long)config.NumHeads * config.DKv;
-        q = new Dense(config.DModel, inner, false);
-        k = new Dense(config.DModel, inner, false);
-        v = new Dense(config.DModel, inner, false);
-        o = new Dense(inner, config.DModel, false);
-        relative_attention_bias = positions ? new Table(config.RelativeAttentionNumBuckets, config.NumHeads) : null;
+        q = new Linear(config.DModel, inner, false);
+        k = new Linear(config.DModel, inner, false);
+        v = new Linear(config.DModel, inner, false);
+        o = new Linear(inner, config.DModel, false);
+        relative_attention_bias = positions ? new Embedding(config.RelativeAttentionNumBuckets, config.NumHeads) : null;
         RegisterComponents();
     }
 
@@ -293,18 +293,18 @@ internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
 /// <summary>Two linear layers with ReLU, or with a GELU gate, between them. The last one's input has outliers in large models.</summary>
 internal sealed class T5FeedForward : nn.Module<Tensor, Tensor>
 {
-    public readonly Dense? wi;
-    public readonly Dense? wi_0;
-    public readonly Dense? wi_1;
-    public readonly Dense wo;
+    public readonly Linear? wi;
+    public readonly Linear? wi_0;
+    public readonly Linear? wi_1;
+    public readonly Linear wo;
 
     public T5FeedForward(T5Config config) : base(nameof(T5FeedForward))
     {
         var gated = string.Equals(config.FeedForwardProj, "gated-gelu", StringComparison.Ordinal);
-        wi = gated ? null : new Dense(config.DModel, config.DFf, false);
-        wi_0 = gated ? new Dense(config.DModel, config.DFf, false) : null;
-        wi_1 = gated ? new Dense(config.DModel, config.DFf, false) : null;
-        wo = new Dense(config.DFf, config.DModel, false);
+        wi = gated ? null : new Linear(config.DModel, config.DFf, false);
+        wi_0 = gated ? new Linear(config.DModel, config.DFf, false) : null;
+        wi_1 = gated ? new Linear(config.DModel, config.DFf, false) : null;
+        wo = new Linear(config.DFf, config.DModel, false);
         RegisterComponents();
     }
 

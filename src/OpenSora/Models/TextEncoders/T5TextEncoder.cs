@@ -1,9 +1,9 @@
-using OpenSora.Models;
+using OpenSora.Text;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Text;
+namespace OpenSora.Models;
 
 /// <summary>Encodes prompts with a T5 encoder: cleaned or lower-cased, cut into tokens, padded, encoded.</summary>
 public sealed class T5TextEncoder : ITextEncoder

@@ -6,11 +6,11 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="Dit"/>.</summary>
-public record DitConfig : TransformerConfig
+/// <summary>Sizes and choices of a <see cref="DiT"/>.</summary>
+public record DiTConfig : TransformerConfig
 {
     /// <summary>The published choices: a prompt is one vector, of CLIP ViT-B/32's 512 channels.</summary>
-    public DitConfig() => CaptionChannels = 512;
+    public DiTConfig() => CaptionChannels = 512;
 
     /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the way.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
@@ -36,7 +36,7 @@ public record DitConfig : TransformerConfig
     /// <summary>The sizes of a named model.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static DitConfig Preset(string name) => Named(new DitConfig(), name, Presets);
+    public static DiTConfig Preset(string name) => Named(new DiTConfig(), name, Presets);
 
     /// <inheritdoc/>
     public override void Validate()
@@ -55,32 +55,32 @@ public record DitConfig : TransformerConfig
 }
 
 /// <summary>
-/// DiT over video: every token attends to every other one of all frames. Open-Sora 1.0 has it to compare <see cref="Stdit"/> with: better a step, and the
-/// dearer the more frames there are. Other orders of attention make video models of the same blocks (<see cref="DitConfig.AttentionOrder"/>, <see cref="Latte"/>).
+/// DiT over video: every token attends to every other one of all frames. Open-Sora 1.0 has it to compare <see cref="StdiT"/> with: better a step, and the
+/// dearer the more frames there are. Other orders of attention make video models of the same blocks (<see cref="DiTConfig.AttentionOrder"/>, <see cref="Latte"/>).
 /// </summary>
 /// <remarks>
 /// Source: "Scalable Diffusion Models with Transformers" (Peebles and Xie, 2023), adaLN-Zero blocks. The condition, a class or one vector of text, joins the
 /// time; there is no cross attention. Names of parameters and buffers are Open-Sora's. Shapes in comments: B batch, T frames and S places of tokens, C channels.
 /// </remarks>
-public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
+public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
 {
     private protected readonly Tensor pos_embed_spatial;
     private protected readonly Tensor pos_embed_temporal;
     private protected readonly PatchEmbedder x_embedder;
     private protected readonly TimestepEmbedder t_embedder;
     private protected readonly nn.Module<Tensor, Tensor?, Tensor> y_embedder;
-    private protected readonly ModuleList<DitBlock> blocks;
-    private protected readonly DitFinalLayer final_layer;
+    private protected readonly ModuleList<DiTBlock> blocks;
+    private protected readonly DiTFinalLayer final_layer;
 
     /// <summary>Makes the model and gives its parameters their starting values.</summary>
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public Dit(DitConfig config, bool initialize = true) : this(nameof(Dit), config, initialize)
+    public DiT(DiTConfig config, bool initialize = true) : this(nameof(DiT), config, initialize)
     {
     }
 
-    private protected Dit(string name, DitConfig config, bool initialize) : base(name)
+    private protected DiT(string name, DiTConfig config, bool initialize) : base(name)
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -91,8 +91,8 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
         x_embedder = new PatchEmbedder(config.InChannels, c, (t, h, w));
         t_embedder = new TimestepEmbedder(c);
         y_embedder = config.Classes > 0 ? new LabelEmbedder(config.Classes, c) : new CaptionEmbedder(config.CaptionChannels, c, tokens: 1);
-        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(number => new DitBlock(config, number)).ToArray());
-        final_layer = new DitFinalLayer(c, t * h * w * OutChannels);
+        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(number => new DiTBlock(config, number)).ToArray());
+        final_layer = new DiTFinalLayer(c, t * h * w * OutChannels);
         (pos_embed_spatial, pos_embed_temporal) = Grid(config.InputSize[0] / t, config.InputSize[1] / h, config.InputSize[2] / w);
         pos_embed_spatial.DetachFromDisposeScope();
         pos_embed_temporal.DetachFromDisposeScope();
@@ -105,7 +105,7 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     protected sealed override void RegisterComponents() => base.RegisterComponents();
 
     /// <summary>The sizes and choices that the model was made with.</summary>
-    public DitConfig Config { get; }
+    public DiTConfig Config { get; }
 
     /// <summary>Channels of the output: twice those of the latents where the variance is learned.</summary>
     public int OutChannels => Config.LearnSigma ? 2 * Config.InChannels : Config.InChannels;
@@ -138,12 +138,12 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        foreach (var dense in modules().OfType<Dense>())
+        foreach (var dense in modules().OfType<Linear>())
         {
             Parameters.Xavier(dense.weight, generator);
             Parameters.Constant(dense.bias!, 0);
         }
-        foreach (var dense in t_embedder.modules().OfType<Dense>())
+        foreach (var dense in t_embedder.modules().OfType<Linear>())
             Parameters.Normal(dense.weight, 0.02, generator);
         if (y_embedder is LabelEmbedder labels)
             Parameters.Normal(labels.embedding_table.weight, 0.02, generator);
@@ -152,7 +152,7 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
         foreach (var temporal in blocks.Select(block => Config.ZeroInitTemporal ? block.attn_temp : null).OfType<SelfAttention>())
             Parameters.Constant(temporal.proj.weight, 0);
         foreach (var modulation in blocks.Select(block => block.adaLN_modulation).Append(final_layer.adaLN_modulation))
-            Parameters.Constant(modulation.modules().OfType<Dense>().Single().weight, 0);
+            Parameters.Constant(modulation.modules().OfType<Linear>().Single().weight, 0);
         Parameters.Constant(final_layer.linear.weight, 0);
     }
 
@@ -237,5 +237,72 @@ public class Dit : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
             $"The time steps have shape {Shape(timestep)}; expected [{x.shape[0]}], one a sample.", nameof(timestep));
         long[] expected = Config.Classes > 0 ? [x.shape[0]] : [x.shape[0], 1, 1, Config.CaptionChannels];
         Check(y.shape.AsSpan().SequenceEqual(expected), $"The condition has shape {Shape(y)}; expected [{string.Join(", ", expected)}].", nameof(y));
+    }
+}
+
+/// <summary>A block of DiT and Latte: attention, then an MLP, modulated and gated by a condition through parameters of each block (adaLN-Zero).</summary>
+internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
+{
+    public readonly SelfAttention attn;
+    public readonly Mlp mlp;
+    public readonly Sequential adaLN_modulation;
+    public readonly SelfAttention? attn_temp;
+    private readonly SpaceTimeAttention _attention;
+
+    public DiTBlock(DiTConfig config, int number) : base(nameof(DiTBlock))
+    {
+        var c = config.HiddenSize;
+        _attention = new SpaceTimeAttention(config.AttentionOrder, number);
+        attn = new SelfAttention(c, config.NumHeads);
+        mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
+        adaLN_modulation = nn.Sequential(nn.SiLU(), new Linear(c, 6L * c) { Exact = true });
+        attn_temp = _attention.HasTemporal ? new SelfAttention(c, config.NumHeads) : null;
+        RegisterComponents();
+    }
+
+    /// <inheritdoc cref="SpaceTimeAttention.TakesFramePositions"/>
+    public bool TakesFramePositions => _attention.TakesFramePositions;
+
+    public bool GradientCheckpointing { get; set; }
+
+    /// <summary>Runs the block.</summary>
+    /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
+    /// <param name="condition">Time and text or class, <c>[B, C]</c>.</param>
+    /// <param name="frames">Positions along time <c>[1, T, C]</c>, in the block that brings them in.</param>
+    public override Tensor forward(Tensor x, Tensor condition, Tensor? frames) =>
+        GradientCheckpointing ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!, inputs[2]), x, condition, frames) : Compute(x, condition, frames);
+
+    private Tensor Compute(Tensor x, Tensor condition, Tensor? frames)
+    {
+        using var scope = NewDisposeScope();
+        var m = adaLN_modulation.call(condition).view(x.shape[0], 1, 6, -1).unsqueeze(3).In(x.dtype).unbind(2); // 6 of [B, 1, 1, C]
+        var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
+        var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
+        x = _attention.Run(x, attn, attn_temp, shiftAttention, scaleAttention, gateAttention, gateAttention, frames);
+        return AdaLn.AddGatedTo(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Last layer of DiT and Latte: adaLN, then patches. Parameters <c>adaLN_modulation.1</c>, <c>linear</c>.</summary>
+internal sealed class DiTFinalLayer : nn.Module<Tensor, Tensor, Tensor>
+{
+    public readonly Sequential adaLN_modulation;
+    public readonly Linear linear;
+
+    public DiTFinalLayer(long channels, long outputs) : base(nameof(DiTFinalLayer))
+    {
+        adaLN_modulation = nn.Sequential(nn.SiLU(), new Linear(channels, 2 * channels) { Exact = true });
+        linear = new Linear(channels, outputs) { Exact = true };
+        RegisterComponents();
+    }
+
+    /// <summary>Modulates the tokens by the condition and projects them.</summary>
+    /// <param name="x"><c>[batch, tokens, channels]</c></param>
+    /// <param name="c"><c>[batch, channels]</c></param>
+    public override Tensor forward(Tensor x, Tensor c)
+    {
+        using var scope = NewDisposeScope();
+        var modulation = adaLN_modulation.call(c).unsqueeze(1).chunk(2, 2);
+        return linear.call(AdaLn.NormModulate(x, modulation[0], modulation[1])).MoveToOuterDisposeScope();
     }
 }

@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -66,6 +67,6 @@ public sealed record DenoiserConditions(Tensor Text, Tensor? TextMask = null)
     /// <summary><c>[rows]</c>, float32: frames a second of each video, where they differ; fewer rows than the batch are repeated over it as a whole. Null: <see cref="FramesPerSecond"/> of all.</summary>
     public Tensor? FrameRates { get; init; }
 
-    /// <summary>The frame rate by which <see cref="Stdit2"/> and <see cref="Stdit3"/> know single images, as in their training.</summary>
+    /// <summary>The frame rate by which <see cref="StdiT2"/> and <see cref="StdiT3"/> know single images, as in their training.</summary>
     public const double ImageFramesPerSecond = 120;
 }

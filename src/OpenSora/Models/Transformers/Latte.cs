@@ -1,7 +1,7 @@
 namespace OpenSora.Models;
 
 /// <summary>Sizes and choices of a <see cref="Latte"/>: those of a DiT, whose blocks take turns.</summary>
-public sealed record LatteConfig : DitConfig
+public sealed record LatteConfig : DiTConfig
 {
     /// <summary>The published choices.</summary>
     public LatteConfig() => AttentionOrder = AttentionOrder.Interleaved;
@@ -16,7 +16,7 @@ public sealed record LatteConfig : DitConfig
 }
 
 /// <summary>
-/// Latte: a <see cref="Dit"/> over video whose even blocks attend within frames and whose odd blocks attend along time, so that its cost grows with the
+/// Latte: a <see cref="DiT"/> over video whose even blocks attend within frames and whose odd blocks attend along time, so that its cost grows with the
 /// number of frames rather than with its square.
 /// </summary>
 /// <remarks>
@@ -27,4 +27,4 @@ public sealed record LatteConfig : DitConfig
 /// <param name="config">Sizes and choices.</param>
 /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
 /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-public sealed class Latte(LatteConfig config, bool initialize = true) : Dit(nameof(Latte), config, initialize);
+public sealed class Latte(LatteConfig config, bool initialize = true) : DiT(nameof(Latte), config, initialize);

@@ -1,6 +1,6 @@
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices that <see cref="Stdit2"/> and <see cref="Stdit3"/> share: models of any resolution, aspect ratio and length. Latents that are no multiple of
+/// <summary>Sizes and choices that <see cref="StdiT2"/> and <see cref="StdiT3"/> share: models of any resolution, aspect ratio and length. Latents that are no multiple of
 /// <see cref="TransformerConfig.PatchSize"/> are padded.</summary>
 public abstract record MultiResolutionConfig : TransformerConfig
 {

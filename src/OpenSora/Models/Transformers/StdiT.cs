@@ -7,14 +7,14 @@ namespace OpenSora.Models;
 
 /// <summary>
 /// STDiT, the spatial-temporal diffusion transformer of Open-Sora 1.0: a PixArt-alpha transformer whose blocks attend within each frame, then along time at
-/// each place, then to the text. Other orders of attention make relatives of the same blocks (<see cref="StditConfig.AttentionOrder"/>, <see cref="PixArt"/>).
+/// each place, then to the text. Other orders of attention make relatives of the same blocks (<see cref="StdiTConfig.AttentionOrder"/>, <see cref="PixArt"/>).
 /// </summary>
 /// <remarks>
 /// Sources: Open-Sora 1.0 report; "PixArt-alpha" (Chen et al., 2023) for adaLN-single and cross attention; "Scalable Diffusion Models with Transformers"
 /// (Peebles and Xie, 2023). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
 /// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
 /// </remarks>
-public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoTransformer
+public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoTransformer
 {
     private protected readonly Tensor pos_embed;
     private protected readonly Tensor pos_embed_temporal;
@@ -22,7 +22,7 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     private protected readonly TimestepEmbedder t_embedder;
     private protected readonly Sequential t_block;
     private protected readonly CaptionEmbedder y_embedder;
-    private protected readonly ModuleList<StditBlock> blocks;
+    private protected readonly ModuleList<StdiTBlock> blocks;
     private protected readonly FinalLayer final_layer;
     private protected readonly SizeEmbedder? csize_embedder;
     private protected readonly SizeEmbedder? ar_embedder;
@@ -31,11 +31,11 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public Stdit(StditConfig config, bool initialize = true) : this(nameof(Stdit), config, initialize)
+    public StdiT(StdiTConfig config, bool initialize = true) : this(nameof(StdiT), config, initialize)
     {
     }
 
-    private protected Stdit(string name, StditConfig config, bool initialize) : base(name)
+    private protected StdiT(string name, StdiTConfig config, bool initialize) : base(name)
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -45,9 +45,9 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
 
         x_embedder = new PatchEmbedder(config.InChannels, c, (t, h, w));
         t_embedder = new TimestepEmbedder(c);
-        t_block = nn.Sequential(nn.SiLU(), new Dense(c, 6L * c) { Exact = true });
+        t_block = nn.Sequential(nn.SiLU(), new Linear(c, 6L * c) { Exact = true });
         y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
-        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(number => new StditBlock(config, number)).ToArray());
+        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(number => new StdiTBlock(config, number)).ToArray());
         final_layer = new FinalLayer(c, t * h * w * OutChannels);
         csize_embedder = config.SizeConditioning ? new SizeEmbedder(c / 3) : null;
         ar_embedder = config.SizeConditioning ? new SizeEmbedder(c / 3) : null;
@@ -63,7 +63,7 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     protected sealed override void RegisterComponents() => base.RegisterComponents();
 
     /// <summary>The sizes and choices that the model was made with.</summary>
-    public StditConfig Config { get; }
+    public StdiTConfig Config { get; }
 
     /// <summary>Channels of the output: twice those of the latents where the variance is learned.</summary>
     public int OutChannels => Config.PredSigma ? 2 * Config.InChannels : Config.InChannels;
@@ -111,20 +111,20 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        foreach (var dense in modules().OfType<Dense>())
+        foreach (var dense in modules().OfType<Linear>())
         {
             Parameters.Xavier(dense.weight, generator);
             Parameters.Constant(dense.bias!, 0);
         }
-        foreach (var norm in modules().OfType<Norm>())
+        foreach (var norm in modules().OfType<LayerNorm>())
         {
             Parameters.Constant(norm.weight, 1);
             Parameters.Constant(norm.bias, 0);
         }
-        foreach (var embedding in new nn.Module?[] { t_embedder, t_block, csize_embedder, ar_embedder }.OfType<nn.Module>().SelectMany(m => m.modules().OfType<Dense>()))
+        foreach (var embedding in new nn.Module?[] { t_embedder, t_block, csize_embedder, ar_embedder }.OfType<nn.Module>().SelectMany(m => m.modules().OfType<Linear>()))
             Parameters.Normal(embedding.weight, 0.02, generator);
         // 0.02 for T5-v1.1-XXL's 4096 channels; a narrow text encoder would be too faint with it for cross attention to learn from.
-        foreach (var projection in y_embedder.modules().OfType<Dense>())
+        foreach (var projection in y_embedder.modules().OfType<Linear>())
             Parameters.Normal(projection.weight, Math.Max(0.02, 1 / Math.Sqrt(Config.CaptionChannels)), generator);
         Parameters.Normal(y_embedder.y_embedding, 1 / Math.Sqrt(Config.CaptionChannels), generator);
 
@@ -165,7 +165,7 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <param name="drop"><c>[B]</c>, boolean, true = use the null caption; null = drop none.</param>
     /// <param name="noisyFrames"><c>[B, frames of tokens]</c>, boolean: false where a frame is given, which is modulated as one at time 0 (Open-Sora 1.1 and 1.2:
     /// from images to video); null = all are noisy.</param>
-    /// <param name="size">Height and width in pixels, <c>[B, 2]</c>, for <see cref="StditConfig.SizeConditioning"/>; null = 8 pixels a latent, as Stable Diffusion's
+    /// <param name="size">Height and width in pixels, <c>[B, 2]</c>, for <see cref="StdiTConfig.SizeConditioning"/>; null = 8 pixels a latent, as Stable Diffusion's
     /// autoencoder has.</param>
     /// <param name="aspectRatio">Height divided by width, <c>[B]</c> or <c>[B, 1]</c>, where training rounded it to a bucket's; null = that of the size.</param>
     /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
@@ -271,5 +271,65 @@ public class Stdit : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         Check(size is null || (Config.SizeConditioning && size.shape.AsSpan().SequenceEqual([x.shape[0], 2])), Config.SizeConditioning
             ? $"The sizes have shape {(size is null ? "" : Shape(size))}; expected [{x.shape[0]}, 2], height and width of each sample in pixels."
             : "This model is not conditioned on the size (SizeConditioning is off); leave it out.", nameof(size));
+    }
+}
+
+/// <summary>A block of STDiT and PixArt: attention, cross attention to the text, then an MLP, modulated by one time embedding for all blocks (adaLN-single).</summary>
+internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Tensor?, Tensor?, Tensor>, ICheckpointedBlock
+{
+    public readonly Parameter scale_shift_table;
+    public readonly SelfAttention attn;
+    public readonly CrossAttention cross_attn;
+    public readonly Mlp mlp;
+    public readonly SelfAttention? attn_temp;
+    private readonly SpaceTimeAttention _attention;
+
+    public StdiTBlock(StdiTConfig config, int number) : base(nameof(StdiTBlock))
+    {
+        var (c, heads) = (config.HiddenSize, config.NumHeads);
+        _attention = new SpaceTimeAttention(config.AttentionOrder, number, config.TemporalNorm);
+        scale_shift_table = Parameters.Create(6, c);
+        attn = new SelfAttention(c, heads, config.QkNorm);
+        cross_attn = new CrossAttention(c, heads);
+        mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
+        attn_temp = _attention.HasTemporal ? new SelfAttention(c, heads, config.QkNorm) : null;
+        RegisterComponents();
+    }
+
+    /// <summary>The attention along time, where the block has one.</summary>
+    public SelfAttention? AlongTime => attn_temp ?? (_attention.Axis == SelfAttention.Time ? attn : null);
+
+    /// <summary>Whether the second attention runs.</summary>
+    public bool TemporalAttention { get; set; } = true;
+
+    /// <inheritdoc cref="SpaceTimeAttention.TakesFramePositions"/>
+    public bool TakesFramePositions => _attention.TakesFramePositions;
+
+    public bool GradientCheckpointing { get; set; }
+
+    /// <summary>Runs the block.</summary>
+    /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
+    /// <param name="modulation">What all blocks share of the time: <c>[B, 6, C]</c>.</param>
+    /// <param name="frameModulation">The same for every frame, <c>[B, T, 6, C]</c>, where frames differ.</param>
+    /// <param name="text"><c>[B, M, C]</c></param>
+    /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
+    /// <param name="frames">Positions along time <c>[1, T, C]</c>, in the block that brings them in.</param>
+    public override Tensor forward(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames) => GradientCheckpointing
+        ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames)
+        : Compute(x, modulation, frameModulation, text, textBias, frames);
+
+    private Tensor Compute(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames)
+    {
+        using var scope = NewDisposeScope();
+        var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
+        Tensor[] Modulation(Tensor shared) => (scale_shift_table + shared).unsqueeze(3).In(x.dtype).unbind(2); // 6 of [B, 1 or T, 1, C]
+        var ofTime = Modulation(modulation.unsqueeze(1));
+        var m = frameModulation is null ? ofTime : Modulation(frameModulation);
+        var (shiftAttention, scaleAttention, gateAttention, gateTemporal) = (m[0], m[1], m[2], ofTime[2]);
+        var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
+
+        x = _attention.Run(x, attn, TemporalAttention ? attn_temp : null, shiftAttention, scaleAttention, gateAttention, gateTemporal, frames);
+        x = AdaLn.AddTo(x, cross_attn.call(x.view(b, t * s, c), text, textBias).view(b, t, s, c));
+        return AdaLn.AddGatedTo(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }

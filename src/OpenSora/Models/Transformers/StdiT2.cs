@@ -5,11 +5,11 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="Stdit2"/>.</summary>
-public sealed record Stdit2Config : MultiResolutionConfig
+/// <summary>Sizes and choices of a <see cref="StdiT2"/>.</summary>
+public sealed record StdiT2Config : MultiResolutionConfig
 {
     /// <summary>Makes the published configuration.</summary>
-    public Stdit2Config() => ModelMaxLength = 200;
+    public StdiT2Config() => ModelMaxLength = 200;
 
     /// <summary>Whether queries and keys along time are rotated before they are normalised, as in Open-Sora 1.1 and its weights; Open-Sora 1.2 has it the other way round.</summary>
     public bool QkNormLegacy { get; init; } = true;
@@ -20,7 +20,7 @@ public sealed record Stdit2Config : MultiResolutionConfig
     /// <summary>The sizes of a named model with patches of 1x2x2.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static Stdit2Config Preset(string name) => name switch
+    public static StdiT2Config Preset(string name) => name switch
     {
         "STDiT2-XL/2" => new(),
         _ => throw new ArgumentException($"There is no STDiT2 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
@@ -35,7 +35,7 @@ public sealed record Stdit2Config : MultiResolutionConfig
 }
 
 /// <summary>
-/// STDiT2, the transformer of Open-Sora 1.1, for videos of any resolution, aspect ratio and length: blocks as those of <see cref="Stdit"/>, told the size, the aspect ratio, the
+/// STDiT2, the transformer of Open-Sora 1.1, for videos of any resolution, aspect ratio and length: blocks as those of <see cref="StdiT"/>, told the size, the aspect ratio, the
 /// number of frames, the frame rate, and which frames are given.
 /// </summary>
 /// <remarks>
@@ -43,7 +43,7 @@ public sealed record Stdit2Config : MultiResolutionConfig
 /// Henry et al. (2020). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
 /// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
 /// </remarks>
-public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
+public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
 {
     private readonly PatchEmbedder x_embedder;
     private readonly TimestepEmbedder t_embedder;
@@ -51,7 +51,7 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     private readonly Sequential t_block_temp;
     private readonly CaptionEmbedder y_embedder;
     private readonly Rope rope;
-    private readonly ModuleList<Stdit2Block> blocks;
+    private readonly ModuleList<StdiT2Block> blocks;
     private readonly FinalLayer final_layer;
     private readonly SizeEmbedder csize_embedder;
     private readonly SizeEmbedder ar_embedder;
@@ -62,7 +62,7 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public Stdit2(Stdit2Config config, bool initialize = true) : base(nameof(Stdit2))
+    public StdiT2(StdiT2Config config, bool initialize = true) : base(nameof(StdiT2))
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -72,11 +72,11 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
 
         x_embedder = new PatchEmbedder(config.InChannels, c, (t, h, w));
         t_embedder = new TimestepEmbedder(c);
-        t_block = nn.Sequential(nn.SiLU(), new Dense(c, 6L * c) { Exact = true });
-        t_block_temp = nn.Sequential(nn.SiLU(), new Dense(c, 3L * c) { Exact = true });
+        t_block = nn.Sequential(nn.SiLU(), new Linear(c, 6L * c) { Exact = true });
+        t_block_temp = nn.Sequential(nn.SiLU(), new Linear(c, 3L * c) { Exact = true });
         y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
         rope = new Rope(c / config.NumHeads);
-        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new Stdit2Block(config, rope)).ToArray());
+        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new StdiT2Block(config, rope)).ToArray());
         final_layer = new FinalLayer(c, t * h * w * config.OutChannels);
         (csize_embedder, ar_embedder) = (new SizeEmbedder(c / 3), new SizeEmbedder(c / 3));
         (fl_embedder, fps_embedder) = (new SizeEmbedder(c), new SizeEmbedder(c));
@@ -86,7 +86,7 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <summary>The sizes and choices that the model was made with.</summary>
-    public Stdit2Config Config { get; }
+    public StdiT2Config Config { get; }
 
     /// <inheritdoc/>
     public int LatentChannels => Config.InChannels;
@@ -110,7 +110,7 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     public Generator? DropoutGenerator { get; set; }
 
     /// <summary>Gives every parameter its starting value.</summary>
-    /// <remarks>As <see cref="Stdit.Initialize"/>: the attention along time begins as nothing, so that a new model is an image model.</remarks>
+    /// <remarks>As <see cref="StdiT.Initialize"/>: the attention along time begins as nothing, so that a new model is an image model.</remarks>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
@@ -178,7 +178,7 @@ public sealed class Stdit2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
 }
 
 /// <summary>A block: attention within frames, along time, to the text, then an MLP. Attention along time has a norm and a modulation of its own.</summary>
-internal sealed class Stdit2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
+internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
 {
     public readonly Parameter scale_shift_table;
     public readonly Parameter scale_shift_table_temporal;
@@ -188,7 +188,7 @@ internal sealed class Stdit2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
     public readonly SelfAttention attn_temp;
     private readonly Func<Tensor, Tensor> _attendAlongTime;
 
-    public Stdit2Block(Stdit2Config config, Rope rope) : base(nameof(Stdit2Block))
+    public StdiT2Block(StdiT2Config config, Rope rope) : base(nameof(StdiT2Block))
     {
         var (c, heads) = (config.HiddenSize, config.NumHeads);
         scale_shift_table = Parameters.Create(6, c);
@@ -197,7 +197,7 @@ internal sealed class Stdit2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
         cross_attn = new CrossAttention(c, heads);
         mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
         attn_temp = new SelfAttention(c, heads, config.QkNorm, rms: true);
-        _attendAlongTime = x => attn_temp.Along(SelfAttention.Time, x, rope, config.QkNormLegacy);
+        _attendAlongTime = x => attn_temp.AttendAlong(SelfAttention.Time, x, rope, config.QkNormLegacy);
         RegisterComponents();
     }
 
@@ -222,7 +222,7 @@ internal sealed class Stdit2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
         m = MultiResolution.Parts(scale_shift_table_temporal, alongTime, x.dtype);              // 3 of [B, 1 or T, 1, C]
         var (shiftTemporal, scaleTemporal, gateTemporal) = (m[0], m[1], m[2]);
 
-        x = AdaLn.AddGated(x, gateAttention, attn.Along(SelfAttention.Space, AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
+        x = AdaLn.AddGated(x, gateAttention, attn.AttendAlong(SelfAttention.Space, AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
         x = AdaLn.AddGated(x, gateTemporal, _attendAlongTime(AdaLn.NormModulate(x, shiftTemporal, scaleTemporal)));
         x = x + cross_attn.call(x.flatten(1, 2), text, textBias).view(x.shape);
         return AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();

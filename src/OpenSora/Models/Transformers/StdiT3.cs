@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="Stdit3"/>.</summary>
-public sealed record Stdit3Config : MultiResolutionConfig
+/// <summary>Sizes and choices of a <see cref="StdiT3"/>.</summary>
+public sealed record StdiT3Config : MultiResolutionConfig
 {
     /// <summary>Names that <see cref="Preset"/> knows.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["STDiT3-XL/2"];
@@ -14,7 +14,7 @@ public sealed record Stdit3Config : MultiResolutionConfig
     /// <summary>The sizes of a named model with patches of 1x2x2.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static Stdit3Config Preset(string name) => name switch
+    public static StdiT3Config Preset(string name) => name switch
     {
         "STDiT3-XL/2" => new(),
         _ => throw new ArgumentException($"There is no STDiT3 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
@@ -30,7 +30,7 @@ public sealed record Stdit3Config : MultiResolutionConfig
 /// parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
 /// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
 /// </remarks>
-public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
+public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
 {
     private readonly Rope rope;
     private readonly PatchEmbedder x_embedder;
@@ -38,15 +38,15 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     private readonly SizeEmbedder fps_embedder;
     private readonly Sequential t_block;
     private readonly CaptionEmbedder y_embedder;
-    private readonly ModuleList<Stdit3Block> spatial_blocks;
-    private readonly ModuleList<Stdit3Block> temporal_blocks;
+    private readonly ModuleList<StdiT3Block> spatial_blocks;
+    private readonly ModuleList<StdiT3Block> temporal_blocks;
     private readonly FinalLayer final_layer;
 
     /// <summary>Makes the model and gives its parameters their starting values.</summary>
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public Stdit3(Stdit3Config config, bool initialize = true) : base(nameof(Stdit3))
+    public StdiT3(StdiT3Config config, bool initialize = true) : base(nameof(StdiT3))
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -58,9 +58,9 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         x_embedder = new PatchEmbedder(config.InChannels, c, (t, h, w));
         t_embedder = new TimestepEmbedder(c);
         fps_embedder = new SizeEmbedder(c);
-        t_block = nn.Sequential(nn.SiLU(), new Dense(c, 6L * c) { Exact = true });
+        t_block = nn.Sequential(nn.SiLU(), new Linear(c, 6L * c) { Exact = true });
         y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
-        ModuleList<Stdit3Block> Blocks(Rope? along) => nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new Stdit3Block(config, along)).ToArray());
+        ModuleList<StdiT3Block> Blocks(Rope? along) => nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new StdiT3Block(config, along)).ToArray());
         (spatial_blocks, temporal_blocks) = (Blocks(null), Blocks(rope));
         final_layer = new FinalLayer(c, t * h * w * config.OutChannels);
         RegisterComponents();
@@ -69,7 +69,7 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <summary>The sizes and choices that the model was made with.</summary>
-    public Stdit3Config Config { get; }
+    public StdiT3Config Config { get; }
 
     /// <inheritdoc/>
     public int LatentChannels => Config.InChannels;
@@ -93,7 +93,7 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     public Generator? DropoutGenerator { get; set; }
 
     /// <summary>Gives every parameter its starting value.</summary>
-    /// <remarks>As <see cref="Stdit.Initialize"/>; the blocks along time begin as nothing, so that a new model is an image model.</remarks>
+    /// <remarks>As <see cref="StdiT.Initialize"/>; the blocks along time begin as nothing, so that a new model is an image model.</remarks>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
@@ -158,7 +158,7 @@ public sealed class Stdit3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
 }
 
 /// <summary>A block: attention within frames or along time, to the text, then an MLP, modulated by one time embedding for all blocks (adaLN-single).</summary>
-internal sealed class Stdit3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
+internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
 {
     public readonly Parameter scale_shift_table;
     public readonly SelfAttention attn;
@@ -169,14 +169,14 @@ internal sealed class Stdit3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, T
     /// <summary>Makes a block.</summary>
     /// <param name="config">Sizes.</param>
     /// <param name="rope">The model's rotary positions, for a block along time; null: one within frames.</param>
-    public Stdit3Block(Stdit3Config config, Rope? rope) : base(nameof(Stdit3Block))
+    public StdiT3Block(StdiT3Config config, Rope? rope) : base(nameof(StdiT3Block))
     {
         var (c, heads) = (config.HiddenSize, config.NumHeads);
         scale_shift_table = Parameters.Create(6, c);
         attn = new SelfAttention(c, heads, config.QkNorm, rms: true);
         cross_attn = new CrossAttention(c, heads);
         mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
-        _attend = x => attn.Along(rope is null ? SelfAttention.Space : SelfAttention.Time, x, rope);
+        _attend = x => attn.AttendAlong(rope is null ? SelfAttention.Space : SelfAttention.Time, x, rope);
         RegisterComponents();
     }
 

@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Puts an <see cref="Stdit"/> or a relative together, starting from the published STDiT-XL/2 for 16 frames of 256x256 pixels.</summary>
+/// <summary>Puts an <see cref="StdiT"/> or a relative together, starting from the published STDiT-XL/2 for 16 frames of 256x256 pixels.</summary>
 /// <remarks>Sizes are checked by <see cref="Build"/>. A builder may build several models; each gets parameters of its own.</remarks>
 /// <example><code>
 /// using var model = new StdiTBuilder().Preset("STDiT-S/2").Latents(frames: 16, height: 16, width: 16).Text(width: 256, tokens: 32).Seed(1).Build();
@@ -12,13 +12,13 @@ namespace OpenSora.Models;
 /// </code></example>
 public sealed class StdiTBuilder
 {
-    private StditConfig _config = new();
+    private StdiTConfig _config = new();
     private long? _seed;
     private string? _imageWeights;
 
     /// <summary>Starts from a configuration, such as a model folder's.</summary>
     /// <param name="config">The configuration; it is not changed.</param>
-    public StdiTBuilder From(StditConfig config)
+    public StdiTBuilder From(StdiTConfig config)
     {
         ArgumentNullException.ThrowIfNull(config);
         _config = config;
@@ -26,11 +26,11 @@ public sealed class StdiTBuilder
     }
 
     /// <summary>Takes channels, depth and heads of a named model and leaves the rest.</summary>
-    /// <param name="name">One of <see cref="StditConfig.Presets"/>.</param>
+    /// <param name="name">One of <see cref="StdiTConfig.Presets"/>.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
     public StdiTBuilder Preset(string name)
     {
-        var preset = StditConfig.Preset(name);
+        var preset = StdiTConfig.Preset(name);
         return Transformer(preset.HiddenSize, preset.Depth, preset.NumHeads, preset.MlpRatio);
     }
 
@@ -81,7 +81,7 @@ public sealed class StdiTBuilder
     /// <summary>How attention along time begins.</summary>
     /// <param name="startAtZero">Whether its output starts at zero, so that a model with an image model's weights begins as that image model.</param>
     /// <param name="positions">Whether it knows the order of frames.</param>
-    /// <param name="norm">Whether what it sees is normalised, and positions are told to every block (<see cref="StditConfig.TemporalNorm"/>).</param>
+    /// <param name="norm">Whether what it sees is normalised, and positions are told to every block (<see cref="StdiTConfig.TemporalNorm"/>).</param>
     public StdiTBuilder TemporalAttention(bool startAtZero, bool positions = true, bool norm = false) =>
         With(_config with { ZeroInitTemporal = startAtZero, NoTemporalPosEmb = !positions, TemporalNorm = norm });
 
@@ -113,7 +113,7 @@ public sealed class StdiTBuilder
     }
 
     /// <summary>The configuration so far.</summary>
-    public StditConfig Config => _config;
+    public StdiTConfig Config => _config;
 
     /// <summary>What was loaded into the last model that was built; null where no weights were given.</summary>
     public LoadReport? ImageWeights { get; private set; }
@@ -123,7 +123,7 @@ public sealed class StdiTBuilder
     public ParameterCounts CountParameters()
     {
         using var shapes = Parameters.ShapesOnly();
-        using var model = new Stdit(_config, initialize: false);
+        using var model = new StdiT(_config, initialize: false);
         return ParameterCounts.Of(model);
     }
 
@@ -133,27 +133,27 @@ public sealed class StdiTBuilder
     /// <exception cref="InvalidOperationException">Image weights were given, but the order is <see cref="AttentionOrder.Interleaved"/>.</exception>
     /// <exception cref="FileNotFoundException">There are no such image weights.</exception>
     /// <exception cref="InvalidWeightsException">The image weights are damaged or do not fit.</exception>
-    public Stdit Build() => Started(new Stdit(_config, initialize: false), static (model, generator) => model.Initialize(generator), static (model, path) => model.LoadImageWeights(path));
+    public StdiT Build() => Started(new StdiT(_config, initialize: false), static (model, generator) => model.Initialize(generator), static (model, path) => model.LoadImageWeights(path));
 
-    /// <summary>Makes the relative that is told a class instead of a text: a <see cref="Dit"/> of these sizes and this order of attention.</summary>
+    /// <summary>Makes the relative that is told a class instead of a text: a <see cref="DiT"/> of these sizes and this order of attention.</summary>
     /// <param name="classes">The number of classes (ImageNet: 1000).</param>
     /// <returns>A model in training mode, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A size is wrong, or a choice is none of DiT's; the message says which.</exception>
     /// <exception cref="InvalidOperationException">Image weights were given, but the order is <see cref="AttentionOrder.Interleaved"/>.</exception>
     /// <exception cref="FileNotFoundException">There are no such image weights.</exception>
     /// <exception cref="InvalidWeightsException">The image weights are damaged or do not fit.</exception>
-    public Dit BuildForClasses(int classes)
+    public DiT BuildForClasses(int classes)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(classes);
         if (_config is not { SpaceScale: 1, TimeScale: 1, StretchPositions: false, SizeConditioning: false, QkNorm: false, TemporalNorm: false })
             throw new ArgumentException("A model of classes is a DiT, which has no scaled or stretched positions, no size conditioning and no norm of queries and keys or of the temporal attention. Leave these out.", nameof(classes));
-        var config = new DitConfig
+        var config = new DiTConfig
         {
             InputSize = _config.InputSize, InChannels = _config.InChannels, PatchSize = _config.PatchSize, HiddenSize = _config.HiddenSize, Depth = _config.Depth,
             NumHeads = _config.NumHeads, MlpRatio = _config.MlpRatio, Condition = $"label_{classes}", ClassDropoutProb = _config.ClassDropoutProb,
             LearnSigma = _config.PredSigma, NoTemporalPosEmb = _config.NoTemporalPosEmb, AttentionOrder = _config.AttentionOrder, ZeroInitTemporal = _config.ZeroInitTemporal,
         };
-        return Started(new Dit(config, initialize: false), static (model, generator) => model.Initialize(generator), static (model, path) => model.LoadImageWeights(path));
+        return Started(new DiT(config, initialize: false), static (model, generator) => model.Initialize(generator), static (model, path) => model.LoadImageWeights(path));
     }
 
     private TModel Started<TModel>(TModel model, Action<TModel, Generator?> initialize, Func<TModel, string, LoadReport> load) where TModel : nn.Module
@@ -172,7 +172,7 @@ public sealed class StdiTBuilder
         }
     }
 
-    private StdiTBuilder With(StditConfig config)
+    private StdiTBuilder With(StdiTConfig config)
     {
         _config = config;
         return this;

@@ -1,7 +1,7 @@
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of an <see cref="Stdit"/>.</summary>
-public record StditConfig : TransformerConfig
+/// <summary>Sizes and choices of an <see cref="StdiT"/>.</summary>
+public record StdiTConfig : TransformerConfig
 {
     /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the way.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
@@ -48,7 +48,7 @@ public record StditConfig : TransformerConfig
     /// <summary>The sizes of a named model.</summary>
     /// <param name="name">One of <see cref="Presets"/>; <c>STDiT-XL/2</c> is the published one.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static StditConfig Preset(string name) => Named(new StditConfig(), name, Presets);
+    public static StdiTConfig Preset(string name) => Named(new StdiTConfig(), name, Presets);
 
     /// <inheritdoc/>
     public override void Validate()

@@ -16,7 +16,7 @@ public abstract record TransformerConfig
     /// <summary>Channels of a token; a multiple of 4 and of <see cref="NumHeads"/>.</summary>
     public int HiddenSize { get; init; } = 1152;
 
-    /// <summary>Blocks; of <see cref="Stdit3"/>, pairs of blocks.</summary>
+    /// <summary>Blocks; of <see cref="StdiT3"/>, pairs of blocks.</summary>
     public int Depth { get; init; } = 28;
 
     /// <summary>Heads of every attention.</summary>

@@ -4,13 +4,13 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Models;
 
-public class DitTests
+public class DiTTests
 {
-    private static readonly DitConfig Small = new() { InputSize = [3, 4, 6], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12 };
+    private static readonly DiTConfig Small = new() { InputSize = [3, 4, 6], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12 };
 
-    private static Dit Make(DitConfig config)
+    private static DiT Make(DiTConfig config)
     {
-        var model = new Dit(config, initialize: false);
+        var model = new DiT(config, initialize: false);
         using var generator = new Generator(1);
         model.Initialize(generator);
         using var scope = NewDisposeScope();
@@ -32,7 +32,7 @@ public class DitTests
     [Fact]
     public void The_published_size_has_its_parameters()
     {
-        using var model = new Dit(DitConfig.Preset("DiT-XL/2") with { InputSize = [1, 32, 32], Condition = "label_1000" }, initialize: false);
+        using var model = new DiT(DiTConfig.Preset("DiT-XL/2") with { InputSize = [1, 32, 32], Condition = "label_1000" }, initialize: false);
         // DiT-XL/2 of the paper, 675,129,632, less the position table of 256 x 1152 that the official model counts.
         model.parameters().Sum(parameter => parameter.numel()).ShouldBe(674_834_720);
         model.named_buffers().Select(buffer => buffer.name).ShouldBe(["pos_embed_spatial", "pos_embed_temporal"], ignoreOrder: true);
@@ -42,7 +42,7 @@ public class DitTests
     public void A_new_model_predicts_nothing()
     {
         using var scope = NewDisposeScope();
-        using var model = new Dit(Small);
+        using var model = new DiT(Small);
         var (x, t, y) = Inputs();
         model.call(x, t, y).abs().max().item<float>().ShouldBe(0);
     }
@@ -114,7 +114,7 @@ public class DitTests
             (Small with { InputSize = [3, 5, 6] }, "not a multiple of PatchSize"), (Small with { NumHeads = 5 }, "not a multiple of NumHeads 5"),
             (Small with { Condition = "label_x" }, "it must be 'text' or 'label_'"), (Small with { Depth = 0 }, "Depth is 0"),
         })
-            Should.Throw<ArgumentException>(() => new Dit(config)).Message.ShouldContain(message);
+            Should.Throw<ArgumentException>(() => new DiT(config)).Message.ShouldContain(message);
         TensorCount.ShouldBe(before);
 
         using var scope = NewDisposeScope();
@@ -122,6 +122,6 @@ public class DitTests
         var (x, t, y) = Inputs();
         Should.Throw<ArgumentException>(() => model.call(x, t, y.squeeze(1))).Message.ShouldContain("The condition has shape [2, 1, 12]; expected [2, 1, 1, 12]");
         Should.Throw<ArgumentException>(() => model.call(x.narrow(4, 0, 5), t, y)).Message.ShouldContain("The latents have shape");
-        Should.Throw<ArgumentException>(() => DitConfig.Preset("DiT-XXL")).Message.ShouldContain("Known are DiT-S/2");
+        Should.Throw<ArgumentException>(() => DiTConfig.Preset("DiT-XXL")).Message.ShouldContain("Known are DiT-S/2");
     }
 }

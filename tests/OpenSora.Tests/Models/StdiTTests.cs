@@ -6,16 +6,16 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Models;
 
-public class StditTests
+public class StdiTTests
 {
-    private static readonly StditConfig Small = new()
+    private static readonly StdiTConfig Small = new()
     {
         InputSize = [3, 4, 6], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5,
     };
 
-    private static Stdit Make(StditConfig config, bool random = true, long seed = 1)
+    private static StdiT Make(StdiTConfig config, bool random = true, long seed = 1)
     {
-        var model = new Stdit(config, initialize: false);
+        var model = new StdiT(config, initialize: false);
         using var generator = new Generator((ulong)seed);
         model.Initialize(generator);
         if (random)
@@ -29,7 +29,7 @@ public class StditTests
         return model;
     }
 
-    private static (Tensor X, Tensor T, Tensor Y) Inputs(StditConfig config, int batch = 2, int frames = 3, int height = 4, int width = 6, int tokens = 5)
+    private static (Tensor X, Tensor T, Tensor Y) Inputs(StdiTConfig config, int batch = 2, int frames = 3, int height = 4, int width = 6, int tokens = 5)
     {
         using var generator = new Generator(7);
         return (randn([batch, config.InChannels, frames, height, width], generator: generator), arange(1, batch + 1, ScalarType.Float32) * 100,
@@ -41,7 +41,7 @@ public class StditTests
     [Fact]
     public void The_published_model_has_its_parameters()
     {
-        using var model = new Stdit(StditConfig.Preset("STDiT-XL/2"), initialize: false);
+        using var model = new StdiT(StdiTConfig.Preset("STDiT-XL/2"), initialize: false);
         var parameters = model.named_parameters().ToList();
         parameters.Sum(parameter => parameter.parameter.numel()).ShouldBe(759_620_768);
         parameters.ShouldAllBe(parameter => parameter.parameter.requires_grad);
@@ -60,12 +60,12 @@ public class StditTests
         var (x, t, y) = Inputs(Small);
         model.call(x, t, y, null).abs().max().item<float>().ShouldBe(0);
 
-        foreach (var block in model.modules().OfType<StditBlock>())
+        foreach (var block in model.modules().OfType<StdiTBlock>())
         {
             var tokens = randn(2, 3, 6, 32);
-            block.attn_temp!.Along(SelfAttention.Time, tokens).abs().max().item<float>().ShouldBe(0);
+            block.attn_temp!.AttendAlong(SelfAttention.Time, tokens).abs().max().item<float>().ShouldBe(0);
             block.cross_attn.call(randn(2, 18, 32), randn(2, 5, 32), null).abs().max().item<float>().ShouldBe(0);
-            block.attn.Along(SelfAttention.Space, tokens).abs().max().item<float>().ShouldBeGreaterThan(0);
+            block.attn.AttendAlong(SelfAttention.Space, tokens).abs().max().item<float>().ShouldBeGreaterThan(0);
         }
     }
 
@@ -142,7 +142,7 @@ public class StditTests
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         using var model = Make(Small);
-        using var other = new Stdit(Small with { InputSize = [5, 6, 2] }, initialize: false);
+        using var other = new StdiT(Small with { InputSize = [5, 6, 2] }, initialize: false);
         foreach (var (name, value) in other.state_dict())
             if (!name.StartsWith("pos_embed", StringComparison.Ordinal))
                 value.copy_(model.state_dict()[name]);
@@ -209,14 +209,14 @@ public class StditTests
         new SpaceTimeAttention(AttentionOrder.Full, Block: 1, TemporalNorm: true).TakesFramePositions.ShouldBeFalse();
 
         using var model = Make(Small with { AttentionOrder = order, TemporalNorm = true });
-        var block = model.modules().OfType<StditBlock>().Last();
+        var block = model.modules().OfType<StdiTBlock>().Last();
         var (x, frames, one, none) = (randn(2, 3, 6, 32), randn(1, 3, 32), ones(1), zeros(1));
         // Without the spatial branch only the temporal one is left: what it adds does not grow with the tokens, and follows the positions.
         Tensor Added(Tensor tokens, Tensor? positions) => attention.Run(tokens, block.attn, block.attn_temp, none, none, none, one, positions) - tokens;
         Difference(Added(x * 1000, frames), Added(x, frames)).ShouldBeLessThan(1e-3);
         Difference(Added(x, frames), Added(x, null)).ShouldBeGreaterThan(1e-2);
         var normed = nn.functional.layer_norm(x, [32]);
-        Difference(Added(x, frames), block.attn_temp!.Along(SelfAttention.Time, normed + frames.unsqueeze(2))).ShouldBeLessThan(1e-4);
+        Difference(Added(x, frames), block.attn_temp!.AttendAlong(SelfAttention.Time, normed + frames.unsqueeze(2))).ShouldBeLessThan(1e-4);
     }
 
     [Fact]
@@ -291,7 +291,7 @@ public class StditTests
         Difference(Exact(DotProduct.Attend(q[0], k[0], v[0], 0.7, bias[0])), expected[0]).ShouldBeLessThan(tolerance);
     }
 
-    public static TheoryData<StditConfig, string> BadConfigurations => new()
+    public static TheoryData<StdiTConfig, string> BadConfigurations => new()
     {
         { Small with { InputSize = [3, 4] }, "InputSize is [3, 4]; it must be three positive numbers" },
         { Small with { PatchSize = [1, 2, 0] }, "PatchSize is [1, 2, 0]" },
@@ -305,16 +305,16 @@ public class StditTests
 
     [Theory]
     [MemberData(nameof(BadConfigurations), DisableDiscoveryEnumeration = true)]
-    public void Bad_configurations_are_refused(StditConfig config, string message)
+    public void Bad_configurations_are_refused(StdiTConfig config, string message)
     {
         var before = TensorCount.Now;
-        Should.Throw<ArgumentException>(() => new Stdit(config)).Message.ShouldContain(message);
+        Should.Throw<ArgumentException>(() => new StdiT(config)).Message.ShouldContain(message);
         TensorCount.ShouldBe(before);
     }
 
     [Fact]
     public void Unknown_presets_are_refused() =>
-        Should.Throw<ArgumentException>(() => StditConfig.Preset("STDiT-XXL/1")).Message.ShouldContain("Known are STDiT-S/2");
+        Should.Throw<ArgumentException>(() => StdiTConfig.Preset("STDiT-XXL/1")).Message.ShouldContain("Known are STDiT-S/2");
 
     [Fact]
     public void Bad_shapes_are_refused()
@@ -351,7 +351,7 @@ public class StditTests
         var json = JsonSerializer.Serialize(Small with { TimeScale = 2.0 / 3 }, options);
         json.ShouldContain("\"input_size\":[3,4,6]");
         json.ShouldNotContain("presets");
-        var read = JsonSerializer.Deserialize<StditConfig>(json, options)!;
+        var read = JsonSerializer.Deserialize<StdiTConfig>(json, options)!;
         read.InputSize.ShouldBe([3, 4, 6]);
         (read with { InputSize = Small.InputSize, PatchSize = Small.PatchSize }).ShouldBe(Small with { TimeScale = 2.0 / 3 });
     }

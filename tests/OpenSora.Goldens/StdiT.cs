@@ -1,20 +1,21 @@
 using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
 /// <summary>STDiT of Open-Sora 1.0, and of 1.2 with given frames: one call, and the parts that can be watched on their own.</summary>
-internal static class StditGoldens
+internal static class StdiTGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file)
     {
-        var config = file.ConfigAs<StditConfig>();
+        var config = file.ConfigAs<StdiTConfig>();
         using var noGradients = no_grad();
-        var model = file.Load(new Stdit(config, initialize: false));
+        var model = file.Load(new StdiT(config, initialize: false));
         model.eval();
 
-        using var fresh = new Stdit(config, initialize: false);
+        using var fresh = new StdiT(config, initialize: false);
         var tables = fresh.state_dict();
         yield return file.Compare("weights.pos_embed", tables["pos_embed"]);
         yield return file.Compare("weights.pos_embed_temporal", tables["pos_embed_temporal"]);

@@ -1,8 +1,9 @@
+using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
-namespace OpenSora.Models.Layers;
+namespace OpenSora.Models;
 
 /// <summary>What STDiT2 and STDiT3 do alike around their blocks. Shapes in comments: B batch, T frames and S places of tokens, C channels.</summary>
 internal static class MultiResolution
@@ -65,19 +66,19 @@ internal static class MultiResolution
     /// <summary>Starting values that do not depend on the kind of block: Xavier-uniform matrices, small normal embeddings, gains of 1, an output of nothing.</summary>
     public static void Initialize(nn.Module model, MultiResolutionConfig config, Generator? generator, FinalLayer final)
     {
-        foreach (var dense in model.modules().OfType<Dense>())
+        foreach (var dense in model.modules().OfType<Linear>())
         {
             Parameters.Xavier(dense.weight, generator);
             Parameters.Constant(dense.bias!, 0);
         }
-        foreach (var norm in model.modules().OfType<RmsNorm>())
+        foreach (var norm in model.modules().OfType<RMSNorm>())
             Parameters.Constant(norm.weight, 1);
-        foreach (var dense in model.modules().Where(m => m is TimestepEmbedder or SizeEmbedder or Sequential).SelectMany(m => m.modules().OfType<Dense>()))
+        foreach (var dense in model.modules().Where(m => m is TimestepEmbedder or SizeEmbedder or Sequential).SelectMany(m => m.modules().OfType<Linear>()))
             Parameters.Normal(dense.weight, 0.02, generator);
         // 0.02 for T5-v1.1-XXL's 4096 channels; a narrow text encoder would be too faint with it for cross attention to learn from.
         foreach (var captions in model.modules().OfType<CaptionEmbedder>())
         {
-            foreach (var dense in captions.modules().OfType<Dense>())
+            foreach (var dense in captions.modules().OfType<Linear>())
                 Parameters.Normal(dense.weight, Math.Max(0.02, 1 / Math.Sqrt(config.CaptionChannels)), generator);
             Parameters.Normal(captions.y_embedding, 1 / Math.Sqrt(config.CaptionChannels), generator);
         }

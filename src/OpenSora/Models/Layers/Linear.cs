@@ -14,12 +14,12 @@ internal interface IComputeLayer
 
 /// <summary>A linear layer: <c>x W^T + b</c>. Its output stays in the type that it computes in.</summary>
 /// <remarks>Parameters <c>weight [outputs, inputs, kernel...]</c> and <c>bias [outputs]</c>. A kernel makes it the projection of flattened patches.</remarks>
-internal sealed class Dense : nn.Module<Tensor, Tensor>, IComputeLayer
+internal sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
 {
     public readonly Parameter weight;
     public readonly Parameter? bias;
 
-    public Dense(long inputs, long outputs, bool hasBias = true, params long[] kernel) : base(nameof(Dense))
+    public Linear(long inputs, long outputs, bool hasBias = true, params long[] kernel) : base(nameof(Linear))
     {
         weight = Parameters.Create([outputs, inputs, .. kernel]);
         bias = hasBias ? Parameters.Create(outputs) : null;
@@ -42,14 +42,14 @@ internal sealed class Dense : nn.Module<Tensor, Tensor>, IComputeLayer
 
 /// <summary>A two-dimensional convolution. Its output stays in the type that it computes in.</summary>
 /// <remarks>Parameters <c>weight [outputs, inputs, size, size]</c> and, if it has one, <c>bias [outputs]</c>.</remarks>
-internal sealed class Conv : nn.Module<Tensor, Tensor>, IComputeLayer
+internal sealed class Conv2d : nn.Module<Tensor, Tensor>, IComputeLayer
 {
     public readonly Parameter weight;
     public readonly Parameter? bias;
     private readonly long[] _strides;
     private readonly long[] _padding;
 
-    public Conv(long inputs, long outputs, long size, long stride = 1, long padding = 0, bool hasBias = true) : base(nameof(Conv))
+    public Conv2d(long inputs, long outputs, long size, long stride = 1, long padding = 0, bool hasBias = true) : base(nameof(Conv2d))
     {
         weight = Parameters.Create(outputs, inputs, size, size);
         bias = hasBias ? Parameters.Create(outputs) : null;
@@ -69,12 +69,12 @@ internal sealed class Conv : nn.Module<Tensor, Tensor>, IComputeLayer
 
 /// <summary>A convolution over three frames, each place for itself. Its output stays in the type that it computes in.</summary>
 /// <remarks>Parameters <c>weight [outputs, inputs, 3, 1, 1]</c> and <c>bias [outputs]</c>.</remarks>
-internal sealed class TimeConv : nn.Module<Tensor, Tensor>, IComputeLayer
+internal sealed class TemporalConv : nn.Module<Tensor, Tensor>, IComputeLayer
 {
     public readonly Parameter weight;
     public readonly Parameter bias;
 
-    public TimeConv(long inputs, long outputs) : base(nameof(TimeConv))
+    public TemporalConv(long inputs, long outputs) : base(nameof(TemporalConv))
     {
         weight = Parameters.Create(outputs, inputs, 3, 1, 1);
         bias = Parameters.Create(outputs);
@@ -156,9 +156,9 @@ internal static class Parameters
         {
             var (weight, bias) = module switch
             {
-                Conv conv => (conv.weight, conv.bias),
-                TimeConv conv => (conv.weight, conv.bias),
-                Dense dense => (dense.weight, dense.bias),
+                Conv2d conv => (conv.weight, conv.bias),
+                TemporalConv conv => (conv.weight, conv.bias),
+                Linear dense => (dense.weight, dense.bias),
                 _ => (null, null),
             };
             if (weight is not null)
@@ -168,7 +168,7 @@ internal static class Parameters
                 if (bias is not null)
                     FanIn(bias, fanIn, generator);
             }
-            if (module is GroupNormalization norm)
+            if (module is GroupNorm norm)
             {
                 Constant(norm.weight, 1);
                 Constant(norm.bias, 0);

@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 namespace OpenSora.Models.Layers;
 
 /// <summary>How networks for pictures take video, and what shapes they refuse.</summary>
-internal static class Frames
+internal static class FrameBatches
 {
     /// <summary>Runs a network for pictures over video without gradients, a micro batch of frames at a time.</summary>
     /// <param name="video"><c>[B, C, T, H, W]</c></param>

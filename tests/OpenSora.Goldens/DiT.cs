@@ -1,23 +1,24 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
 /// <summary>DiT and Latte as Open-Sora 1.0 has them, and the official models that they take weights from.</summary>
-internal static class DitGoldens
+internal static class DiTGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file) =>
-        Check(file, new Dit(Config(file), initialize: false), new Dit(Config(file), initialize: false));
+        Check(file, new DiT(Config(file), initialize: false), new DiT(Config(file), initialize: false));
 
-    private static DitConfig Config(GoldenFile file) => file.ConfigAs<DitConfig>() with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") };
+    private static DiTConfig Config(GoldenFile file) => file.ConfigAs<DiTConfig>() with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") };
 
     public static IEnumerable<Comparison> CheckLatte(GoldenFile file) =>
         Check(file, new Latte(file.ConfigAs<LatteConfig>(), initialize: false), new Latte(file.ConfigAs<LatteConfig>(), initialize: false));
 
-    private static IEnumerable<Comparison> Check(GoldenFile file, Dit model, Dit fresh)
+    private static IEnumerable<Comparison> Check(GoldenFile file, DiT model, DiT fresh)
     {
         using var noGradients = no_grad();
         var config = file.Load(model).Config;
@@ -42,7 +43,7 @@ internal static class DitGoldens
             Tensor Grid(Tensor mid, int block) => latte && block % 2 == 1 ? mid.view(b, -1, t, c).transpose(1, 2).contiguous() : mid.view(b, t, -1, c);
             var x = Grid(file[$"mid.block{i - 1}"], i - 1);
             var frames = latte && i == 1 ? file["weights.pos_embed_temporal"] : null;
-            var y = file.Load(new DitBlock(config, i), $"weights.blocks.{i}.").call(x, condition, frames);
+            var y = file.Load(new DiTBlock(config, i), $"weights.blocks.{i}.").call(x, condition, frames);
             yield return file.Compare($"mid.block{i}", latte && i % 2 == 1 ? y.transpose(1, 2).reshape(file[$"mid.block{i}"].shape) : y.view(file[$"mid.block{i}"].shape));
         }
         yield return file.Compare("output.x", model.call(file["input.x"], file["input.timestep"], file["input.y"]));
@@ -54,7 +55,7 @@ internal static class DitGoldens
         int Number(string name) => file.Config.GetProperty(name).GetInt32();
         var (size, patch) = (Number("input_size"), Number("patch_size"));
         using var noGradients = no_grad();
-        using var model = new Dit(new DitConfig
+        using var model = new DiT(new DiTConfig
         {
             InputSize = [1, size, size], PatchSize = [1, patch, patch], InChannels = Number("in_channels"), HiddenSize = Number("hidden_size"), Depth = Number("depth"),
             NumHeads = Number("num_heads"), Condition = $"label_{Number("num_classes")}",
