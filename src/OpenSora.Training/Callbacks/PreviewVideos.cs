@@ -1,5 +1,6 @@
 using System.Globalization;
 using OpenSora.Diffusion;
+using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Training.Data;
@@ -83,13 +84,13 @@ public sealed class PreviewVideos : ITrainingCallback
 /// <summary>How previews of prompts are sampled.</summary>
 public class PreviewOptions
 {
-    /// <summary>Latent frames; null: as many as the model is configured for.</summary>
+    /// <summary>Frames of the videos; null for as many as the model is configured for. <see cref="StdiT2"/> and <see cref="StdiT3"/>, which have no size of their own, need all three.</summary>
     public int? Frames { get; set; }
 
-    /// <summary>Height of the latents; null: what the model is configured for. <see cref="StdiT2"/> and <see cref="StdiT3"/>, which have no size of their own, need all three.</summary>
+    /// <summary>Height in pixels; null for what the model is configured for.</summary>
     public int? Height { get; set; }
 
-    /// <summary>Width of the latents; null: what the model is configured for.</summary>
+    /// <summary>Width in pixels; null for what the model is configured for.</summary>
     public int? Width { get; set; }
 
     /// <summary>The sampler; null: DPM-Solver with 20 steps, for a model that predicts noise.</summary>
@@ -111,15 +112,13 @@ public class PreviewOptions
     public double FramesPerSecond { get; set; } = 8;
 }
 
-/// <summary>Samples fixed prompts from fixed noise.</summary>
+/// <summary>Generates the videos of fixed prompts from fixed noise.</summary>
 internal sealed class PromptRenderer
 {
-    private readonly IVideoTransformer model;
-    private readonly ITextEncoder text;
-    private readonly IVideoAutoencoder? vae;
+    private readonly VideoPipeline pipeline;
+    private readonly PipelineSettings settings;
     private readonly string[] prompts;
     private readonly PreviewOptions options;
-    private readonly (int Frames, int Height, int Width) size;
 
     public PromptRenderer(IVideoTransformer model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions options)
     {
@@ -128,10 +127,12 @@ internal sealed class PromptRenderer
         ArgumentNullException.ThrowIfNull(prompts);
         if (prompts.Count == 0)
             throw new ArgumentException("Previews need at least one prompt.", nameof(prompts));
-        (this.model, this.text, this.vae, this.prompts, this.options) = (model, text, vae, [.. prompts], options);
-        var own = model switch { StdiT stdit => stdit.Config.InputSize, DiT dit => dit.Config.InputSize, _ => null };
-        size = ((options.Frames ?? own?[0], options.Height ?? own?[1], options.Width ?? own?[2]) is ({ } frames, { } height, { } width)) ? (frames, height, width)
-            : throw new ArgumentException($"{model.GetType().Name} has no size of its own: set Frames, Height and Width of the previews' latents.", nameof(options));
+        (this.prompts, this.options) = ([.. prompts], options);
+        pipeline = new VideoPipeline(model, text, vae, options.Sampler ?? new DpmSolver(steps: 20)) { GuidedChannels = options.GuidedChannels };
+        var (temporal, spatial, own) = (vae?.TemporalFactor ?? 1, vae?.SpatialFactor ?? 1, model.LatentSize);
+        if ((options.Frames ?? own?[0] * temporal, options.Height ?? own?[1] * spatial, options.Width ?? own?[2] * spatial) is not ({ } frames, { } height, { } width))
+            throw new ArgumentException($"{model.GetType().Name} has no size of its own: set Frames, Height and Width of the previews.", nameof(options));
+        settings = new PipelineSettings { Frames = frames, Height = height, Width = width, Guidance = options.Guidance, FramesPerSecond = options.FramesPerSecond };
     }
 
     public IReadOnlyList<VideoFrames> Render(CancellationToken cancellationToken)
@@ -139,39 +140,9 @@ internal sealed class PromptRenderer
         List<VideoFrames> videos = [];
         for (var start = 0; start < prompts.Length; start += options.BatchSize)
         {
-            using var scope = NewDisposeScope();
             var batch = prompts[start..Math.Min(start + options.BatchSize, prompts.Length)];
-            var latents = Sample(batch, start, cancellationToken);
-            for (var i = 0; i < batch.Length; i++)
-            {
-                var video = latents.narrow(0, i, 1);
-                videos.Add(VideoFrames.FromTensor(vae is null ? video : vae.Decode(video), options.FramesPerSecond));
-            }
+            videos.AddRange(pipeline.Generate(batch, settings, options.Seed + start, cancellationToken: cancellationToken));
         }
         return videos;
-    }
-
-    private Tensor Sample(string[] batch, int start, CancellationToken cancellationToken)
-    {
-        var device = ((nn.Module)model).parameters().First().device;
-        long[] shape = [model.LatentChannels, size.Frames, size.Height, size.Width];
-        var noise = stack(Enumerable.Range(start, batch.Length).Select(prompt =>
-        {
-            using var own = new Generator(Randomness.Mix(options.Seed, prompt) >> 1);
-            return randn(shape, generator: own);
-        })).to(device);
-
-        var (states, mask) = text.Encode(batch);
-        var nothing = model.NullCaption(batch.Length).narrow(1, 0, states.shape[1]);
-        var sampler = options.Sampler ?? new DpmSolver(steps: 20);
-        var (temporal, spatial) = (vae?.TemporalFactor ?? 1, vae?.SpatialFactor ?? 1);
-        var shown = new DenoiserConditions(states, mask)
-        {
-            Frames = size.Frames * temporal, Height = size.Height * spatial, Width = size.Width * spatial,
-            FramesPerSecond = size.Frames == 1 ? DenoiserConditions.ImageFramesPerSecond : options.FramesPerSecond,
-        };
-        Denoiser Denoise(Tensor caption) => (x, t) => model.Denoise(x, t, shown with { Text = caption });
-        using var generator = new Generator(Randomness.Mix(options.Seed, start, 1) >> 1, device);
-        return sampler.Sample(Guidance.ClassifierFree(Denoise(states), Denoise(nothing), options.Guidance, options.GuidedChannels ?? sampler.GuidedChannels), noise, generator, cancellationToken: cancellationToken);
     }
 }

@@ -46,6 +46,22 @@ public sealed class OpenSoraBuilder
         return this;
     }
 
+    /// <summary>Adds a transformer that <c>model.json</c> may name.</summary>
+    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    public OpenSoraBuilder AddArchitecture(Architecture<IVideoTransformer> transformer)
+    {
+        parts.Architectures = parts.Architectures.Add(transformer);
+        return this;
+    }
+
+    /// <summary>Adds an autoencoder that <c>model.json</c> may name.</summary>
+    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    public OpenSoraBuilder AddArchitecture(Architecture<IVideoAutoencoder> autoencoder)
+    {
+        parts.Architectures = parts.Architectures.Add(autoencoder);
+        return this;
+    }
+
     /// <summary>Offers a backend; one of the same name is replaced.</summary>
     public OpenSoraBuilder AddBackend(IComputeBackend backend)
     {

@@ -1,6 +1,7 @@
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.ModelFolders;
+using OpenSora.Models;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -82,13 +83,13 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
     /// <summary>Puts the latents of given frames into noise.</summary>
     /// <param name="given">The frames.</param>
     /// <param name="noise">Noise of the video's latents, <c>[1, channels, frames, height, width]</c>.</param>
-    /// <param name="plan">The video's size.</param>
-    /// <param name="model">The model.</param>
+    /// <param name="settings">The video's size.</param>
+    /// <param name="vae">The autoencoder.</param>
     /// <param name="generator">Source of the autoencoder's noise.</param>
     /// <param name="progress">Told of every frame.</param>
     /// <param name="cancellationToken">Looked at before every few frames.</param>
     /// <returns>What <see cref="IFrameSampler.SampleFrames"/> takes: latents, and the share of each frame to make anew.</returns>
-    internal static (Tensor Latents, Tensor Share) Into(IReadOnlyList<GivenFrames> given, Tensor noise, RequestPlan plan, LoadedModel model, Generator generator,
+    internal static (Tensor Latents, Tensor Share) Into(IReadOnlyList<GivenFrames> given, Tensor noise, PipelineSettings settings, IVideoAutoencoder vae, Generator generator,
         IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
     {
         using var scope = NewDisposeScope();
@@ -101,7 +102,7 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
 
         Tensor Encode(GivenFrames part)
         {
-            var atOnce = model.Vae.TemporalFactor == 1 ? EncodedAtOnce : part.Frames.Count;
+            var atOnce = vae.TemporalFactor == 1 ? EncodedAtOnce : part.Frames.Count;
             List<Tensor> pieces = [];
             for (var frame = 0; frame < part.Frames.Count; frame += atOnce)
             {
@@ -109,8 +110,8 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
                 progress?.Report(new(GenerationStage.EncodingReferences, done, all));
                 using var piece = NewDisposeScope();
                 var frames = part.Frames.Slice(frame, Math.Min(atOnce, part.Frames.Count - frame));
-                var pixels = Cover(frames.ToTensor(model.Device), plan.Height, plan.Width);
-                pieces.Add(model.Vae.Encode(pixels, generator).to_type(ScalarType.Float32).MoveToOuterDisposeScope());
+                var pixels = Cover(frames.ToTensor(noise.device), settings.Height, settings.Width);
+                pieces.Add(vae.Encode(pixels, generator).to_type(ScalarType.Float32).MoveToOuterDisposeScope());
                 done += frames.Count;
             }
             return cat(pieces, 2)[0];

@@ -40,14 +40,14 @@ internal sealed class LoadedModel : IDisposable
             PartLoader Part(ModelPart part) => new(folder, part, backend.Device, options.Precision);
             var description = folder.Description;
 
-            var transformer = Keep(Part(description.Denoiser).Make(Architectures.Transformers));
+            var transformer = Keep(Part(description.Denoiser).Make(parts.Architectures.Transformers));
             Reached(1);
-            var vae = Keep(parts.Vae?.Invoke(context) ?? Part(description.Vae).Make(Architectures.Autoencoders));
+            var vae = Keep(parts.Vae?.Invoke(context) ?? Part(description.Vae).Make(parts.Architectures.Autoencoders));
             Reached(2);
             var text = Part(description.TextEncoder);
             if (parts.TextEncoder is null)
-                text.Check(Architectures.TextEncoders);
-            var model = new LoadedModel(folder, backend, transformer, vae, () => parts.TextEncoder?.Invoke(context) ?? text.Make(Architectures.TextEncoders));
+                text.Check(TextEncoders.ByName.Keys);
+            var model = new LoadedModel(folder, backend, transformer, vae, () => parts.TextEncoder?.Invoke(context) ?? text.MakeTextEncoder());
             if (!options.ReleaseTextEncoder)
                 model.textEncoder = Keep(model.makeTextEncoder());
             model.CheckParts();
@@ -73,23 +73,17 @@ internal sealed class LoadedModel : IDisposable
         }
     }
 
-    /// <summary>Encodes one prompt.</summary>
-    /// <returns>States <c>[1, tokens, width]</c> and mask <c>[1, tokens]</c>, in the caller's dispose scope.</returns>
-    internal (Tensor States, Tensor Mask) EncodeText(string prompt)
+    /// <summary>Encodes prompts.</summary>
+    /// <returns>States and mask, in the caller's dispose scope.</returns>
+    internal TextStates EncodeText(IReadOnlyList<string> prompts)
     {
         if (textEncoder is not null)
-            return Encode(textEncoder);
+            return textEncoder.Encode(prompts);
         lock (encoding) // at most one copy in memory
         {
             using var encoder = makeTextEncoder();
             CheckTextEncoder(encoder);
-            return Encode(encoder);
-        }
-
-        (Tensor, Tensor) Encode(ITextEncoder encoder)
-        {
-            var encoded = encoder.Encode([prompt]);
-            return (encoded.States, encoded.Mask);
+            return encoder.Encode(prompts);
         }
     }
 

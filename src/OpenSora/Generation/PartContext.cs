@@ -31,5 +31,7 @@ internal sealed class PartFactories
 
     internal Func<int, ISampler>? Sampler { get; set; }
 
+    internal Architectures Architectures { get; set; } = Architectures.BuiltIn;
+
     internal PartFactories Clone() => (PartFactories)MemberwiseClone();
 }

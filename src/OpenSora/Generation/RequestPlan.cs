@@ -7,6 +7,12 @@ namespace OpenSora.Generation;
 internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Frames, int Width, int Height, int Steps, double Guidance, long Seed,
     double FramesPerSecond, SamplerKind Sampler, long[] LatentShape, IReadOnlyList<GivenFrames> Given)
 {
+    /// <summary>What the pipeline needs to know.</summary>
+    internal PipelineSettings Settings => new()
+    {
+        Frames = Frames, Height = Height, Width = Width, Guidance = Guidance, NegativePrompt = NegativePrompt, FramesPerSecond = FramesPerSecond,
+    };
+
     private int SpatialFactor => (int)(Height / LatentShape[3]);
 
     /// <summary>Checks what no model could do.</summary>

@@ -83,88 +83,15 @@ public sealed partial class VideoGenerator : IDisposable
         using var scope = NewDisposeScope();
         using var generator = new Generator(unchecked((ulong)plan.Seed), model.Device);
 
-        progress?.Report(new(GenerationStage.EncodingText, 0, 1));
         var sampler = parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
         if (plan.Given.Count > 0 && sampler is not IFrameSampler)
             throw new InvalidOperationException($"References are given, but {sampler.GetType().Name} cannot complete videos; use a sampler that is an {nameof(IFrameSampler)}.");
-        var denoiser = Denoiser(model, plan, model.Description.Sampling.GuidedChannels ?? sampler.GuidedChannels);
-        progress?.Report(new(GenerationStage.EncodingText, 1, 1));
-
-        cancellationToken.ThrowIfCancellationRequested();
-        var noise = randn(plan.LatentShape, device: model.Device, generator: generator);
-        var sampling = new SamplingProgress(progress);
-        var latents = Sample();
-        CheckFinite(latents, "latents");
-        var video = Decode(model, latents, progress, cancellationToken);
-        CheckFinite(video, "pixels");
-        var frames = VideoFrames.FromTensor(video, plan.FramesPerSecond);
+        var pipeline = new VideoPipeline(model.Transformer, model.EncodeText, model.Vae, sampler) { GuidedChannels = model.Description.Sampling.GuidedChannels };
+        var frames = pipeline.Generate([plan.Prompt], plan.Settings, () => randn(plan.LatentShape, device: model.Device, generator: generator), generator, plan.Given, plan.Steps,
+            progress, cancellationToken)[0];
         LogGenerated(plan.Frames, plan.Width, plan.Height, plan.Steps, plan.Seed, watch.Elapsed.TotalSeconds);
         return new GeneratedVideo(frames, new VideoMetadata(plan.Prompt, plan.NegativePrompt, plan.Seed, plan.Steps, plan.Guidance, sampler.GetType().Name,
             model.Description.Name, model.Backend, watch.Elapsed), writer, images);
-
-        void CheckFinite(Tensor numbers, string what)
-        {
-            if (!numbers.isfinite().all().cpu().item<bool>())
-                throw new InvalidOperationException($"The {what} of \"{plan.Prompt}\" are not finite: numbers overflowed. Lower the guidance ({plan.Guidance}), or compute in "
-                    + "float32 where Precision is float16; if neither helps, the weights are damaged.");
-        }
-
-        Tensor Sample()
-        {
-            if (plan.Given.Count == 0)
-            {
-                progress?.Report(new(GenerationStage.Denoising, 0, plan.Steps));
-                return sampler.Sample((x, t) => denoiser(x, t, null), noise, generator, sampling, cancellationToken);
-            }
-            var (given, share) = GivenFrames.Into(plan.Given, noise, plan, model, generator, progress, cancellationToken);
-            progress?.Report(new(GenerationStage.Denoising, 0, plan.Steps));
-            return ((IFrameSampler)sampler).SampleFrames((x, t, noisy) => denoiser(x, t, noisy), given, share, generator, sampling, cancellationToken);
-        }
-    }
-
-    // As published, the prompt's own mask cuts the null caption too; a negative prompt brings its own. An empty prompt is the null caption,
-    // which guidance could only compare with itself.
-    private static Func<Tensor, Tensor, Tensor?, Tensor> Denoiser(LoadedModel model, RequestPlan plan, int? guidedChannels)
-    {
-        var transformer = model.Transformer;
-        DenoiserConditions Shown(Tensor states, Tensor mask) =>
-            new(states, mask)
-            {
-                Frames = plan.Frames, Height = plan.Height, Width = plan.Width,
-                FramesPerSecond = plan.Frames == 1 ? DenoiserConditions.ImageFramesPerSecond : plan.FramesPerSecond,
-            };
-
-        var empty = string.IsNullOrWhiteSpace(plan.Prompt);
-        var (states, mask) = model.EncodeText(empty ? "" : plan.Prompt);
-        var nothing = transformer.NullCaption().narrow(1, 0, states.shape[1]);
-        var conditions = Shown(empty ? nothing : states, mask);
-        if (empty || plan.Guidance == 1)
-            return (x, t, noisy) => transformer.Denoise(x, t, conditions with { NoisyFrames = noisy });
-
-        var (otherStates, otherMask) = string.IsNullOrWhiteSpace(plan.NegativePrompt) ? (nothing, mask) : model.EncodeText(plan.NegativePrompt);
-        var both = Shown(cat([states, otherStates]), cat([mask, otherMask]));
-        return (x, t, noisy) =>
-        {
-            var shown = noisy is null ? both : both with { NoisyFrames = cat([noisy, noisy]) };
-            return Guidance.ClassifierFree((twice, times) => transformer.Denoise(twice, times, shown), plan.Guidance, guidedChannels)(x, t);
-        };
-    }
-
-    private static Tensor Decode(LoadedModel model, Tensor latents, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
-    {
-        var frames = (int)latents.shape[2];
-        var atOnce = Math.Clamp(model.Vae.FramesAtOnce, 1, frames);
-        List<Tensor> pieces = [];
-        for (var frame = 0; frame < frames; frame += atOnce)
-        {
-            cancellationToken.ThrowIfCancellationRequested();
-            progress?.Report(new(GenerationStage.Decoding, frame, frames));
-            using var scope = NewDisposeScope();
-            pieces.Add(model.Vae.Decode(latents.narrow(2, frame, Math.Min(atOnce, frames - frame))).MoveToOuterDisposeScope());
-        }
-        progress?.Report(new(GenerationStage.Decoding, frames, frames));
-        cancellationToken.ThrowIfCancellationRequested();
-        return cat(pieces, 2);
     }
 
     private async Task<LoadedModel> GetModelAsync(IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
@@ -232,9 +159,4 @@ public sealed partial class VideoGenerator : IDisposable
 
     [LoggerMessage(Level = LogLevel.Information, Message = "Generated {Frames} frames of {Width}x{Height} in {Steps} steps from seed {Seed} in {Seconds:F1} s")]
     private partial void LogGenerated(int frames, int width, int height, int steps, long seed, double seconds);
-
-    private sealed class SamplingProgress(IProgress<GenerationProgress>? progress) : IProgress<SamplingStep>
-    {
-        public void Report(SamplingStep value) => progress?.Report(new(GenerationStage.Denoising, value.Step, value.Steps));
-    }
 }

@@ -68,6 +68,22 @@ public sealed class VideoGeneratorBuilder
         return this;
     }
 
+    /// <summary>Adds a transformer that <c>model.json</c> may name.</summary>
+    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    public VideoGeneratorBuilder AddArchitecture(Architecture<IVideoTransformer> transformer)
+    {
+        parts.Architectures = parts.Architectures.Add(transformer);
+        return this;
+    }
+
+    /// <summary>Adds an autoencoder that <c>model.json</c> may name.</summary>
+    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    public VideoGeneratorBuilder AddArchitecture(Architecture<IVideoAutoencoder> autoencoder)
+    {
+        parts.Architectures = parts.Architectures.Add(autoencoder);
+        return this;
+    }
+
     /// <summary>Sets options.</summary>
     public VideoGeneratorBuilder Configure(Action<OpenSoraOptions> configure)
     {

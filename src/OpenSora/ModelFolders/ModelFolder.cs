@@ -134,13 +134,16 @@ public sealed class ModelFolder
     /// <param name="part">A part of this model.</param>
     /// <exception cref="InvalidModelException">The settings do not fit the record: unknown, missing or of the wrong type.</exception>
     public T ReadConfig<T>(ModelPart part)
-        where T : class
+        where T : class => (T)ReadConfig(part, typeof(T));
+
+    /// <summary>Reads a part's settings as a record of the given type.</summary>
+    internal object ReadConfig(ModelPart part, Type type)
     {
         ArgumentNullException.ThrowIfNull(part);
         try
         {
             var config = part.Config.ValueKind == JsonValueKind.Undefined ? JsonSerializer.SerializeToElement(new JsonObject()) : part.Config;
-            return config.Deserialize<T>(Json) ?? throw new JsonException("It is null.");
+            return config.Deserialize(type, Json) ?? throw new JsonException("It is null.");
         }
         catch (Exception exception) when (exception is JsonException or ArgumentException)
         {

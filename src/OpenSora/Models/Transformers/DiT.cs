@@ -114,6 +114,9 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     public int LatentChannels => Config.InChannels;
 
     /// <inheritdoc/>
+    public IReadOnlyList<int>? LatentSize => Config.InputSize;
+
+    /// <inheritdoc/>
     public IReadOnlyList<int> LatentMultiple => Config.PatchSize;
 
     /// <inheritdoc/>

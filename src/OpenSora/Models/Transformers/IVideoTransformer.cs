@@ -14,6 +14,9 @@ public interface IVideoTransformer : IDisposable
     /// <summary>What latent frames, height and width must be multiples of; 1 for a network that pads them to its patches itself.</summary>
     IReadOnlyList<int> LatentMultiple { get; }
 
+    /// <summary>The size of the latents that the model is configured for, <c>[frames, height, width]</c>; null for a model that has no size of its own.</summary>
+    IReadOnlyList<int>? LatentSize => null;
+
     /// <summary>Channels of a text state. 1 for a model of classes, whose states are class numbers.</summary>
     int TextWidth { get; }
 

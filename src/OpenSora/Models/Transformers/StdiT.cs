@@ -72,6 +72,9 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     public int LatentChannels => Config.InChannels;
 
     /// <inheritdoc/>
+    public IReadOnlyList<int>? LatentSize => Config.InputSize;
+
+    /// <inheritdoc/>
     public IReadOnlyList<int> LatentMultiple => Config.PatchSize;
 
     /// <inheritdoc/>

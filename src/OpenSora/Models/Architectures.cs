@@ -1,0 +1,130 @@
+using OpenSora.Models.Layers;
+using OpenSora.Weights;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Models;
+
+/// <summary>Describes an architecture: what the library needs to know to make a network from a model folder.</summary>
+/// <typeparam name="TNetwork"><see cref="IVideoTransformer"/> or <see cref="IVideoAutoencoder"/>.</typeparam>
+public sealed class Architecture<TNetwork>
+    where TNetwork : class
+{
+    private readonly Func<object, TNetwork> create;
+    private readonly Func<object, LoadOptions>? loading;
+
+    private Architecture(string name, Type configType, Func<object, TNetwork> create, Func<object, LoadOptions>? loading) =>
+        (Name, ConfigType, this.create, this.loading) = (name, configType, create, loading);
+
+    /// <summary>The name in <c>model.json</c>, in snake case; upper and lower case are the same.</summary>
+    public string Name { get; }
+
+    /// <summary>The type of the configuration; its members are in snake case in <c>model.json</c>.</summary>
+    public Type ConfigType { get; }
+
+    /// <summary>The class that a hub's <c>config.json</c> names (<c>_class_name</c> or <c>model_type</c>); null for an architecture without one.</summary>
+    public string? HubName { get; init; }
+
+    /// <summary>Describes an architecture.</summary>
+    /// <typeparam name="TConfig">The configuration.</typeparam>
+    /// <param name="name">The name in <c>model.json</c>.</param>
+    /// <param name="create">Makes the network, a TorchSharp module, from a configuration. Its parameters need no values yet: the weights follow.</param>
+    /// <param name="loading">How the weights of published checkpoints are read; null for weights with the network's own names and shapes.</param>
+    /// <param name="hubName">See <see cref="HubName"/>.</param>
+    /// <exception cref="ArgumentException">The name is empty.</exception>
+    public static Architecture<TNetwork> Of<TConfig>(string name, Func<TConfig, TNetwork> create, Func<TConfig, LoadOptions>? loading = null, string? hubName = null)
+        where TConfig : class
+    {
+        ArgumentException.ThrowIfNullOrWhiteSpace(name);
+        ArgumentNullException.ThrowIfNull(create);
+        return new Architecture<TNetwork>(name, typeof(TConfig), config => create((TConfig)config), loading is null ? null : config => loading((TConfig)config)) { HubName = hubName };
+    }
+
+    /// <summary>Makes the network and loads its weights.</summary>
+    /// <param name="config">A configuration of <see cref="ConfigType"/>.</param>
+    /// <param name="weights">A file, an index of shards or a folder.</param>
+    /// <param name="device">The device of the parameters; null for the CPU.</param>
+    /// <param name="precision">The type of matrix multiplications; null for that of the weights.</param>
+    /// <returns>The network in evaluation mode, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">The configuration is of another type, or no network can be made from it.</exception>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
+    public TNetwork Load(object config, string weights, Device? device = null, ScalarType? precision = null)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        if (!ConfigType.IsInstanceOfType(config))
+        {
+            throw new ArgumentException($"The configuration of {Name} is {ConfigType.Name}, not {config.GetType().Name}.", nameof(config));
+        }
+        var network = create(config);
+        var module = network as nn.Module ?? throw new InvalidOperationException($"The architecture {Name} makes {network.GetType().Name}, which is not a TorchSharp module.");
+        try
+        {
+            module.LoadWeights(weights, loading?.Invoke(config));
+            module.eval();
+            module.to(device ?? CPU);
+            module.UseComputeType(precision);
+            return network;
+        }
+        catch
+        {
+            module.Dispose();
+            throw;
+        }
+    }
+}
+
+/// <summary>The architectures that a program knows: those of the library, and those it adds.</summary>
+/// <remarks>A collection is immutable; <see cref="Add(Architecture{IVideoTransformer})"/> returns a larger one. There is no global registry.</remarks>
+public sealed class Architectures
+{
+    private readonly Dictionary<string, Architecture<IVideoTransformer>> transformers;
+    private readonly Dictionary<string, Architecture<IVideoAutoencoder>> autoencoders;
+
+    private Architectures(IEnumerable<Architecture<IVideoTransformer>> transformers, IEnumerable<Architecture<IVideoAutoencoder>> autoencoders)
+    {
+        this.transformers = transformers.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
+        this.autoencoders = autoencoders.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
+    }
+
+    /// <summary>The architectures of the library.</summary>
+    public static Architectures BuiltIn { get; } = new(
+        [
+            Architecture<IVideoTransformer>.Of<StdiTConfig>("stdit", config => new StdiT(config, initialize: false), _ => PublishedWeights.Options()),
+            Architecture<IVideoTransformer>.Of<PixArtConfig>("pixart", config => new PixArt(config, initialize: false), _ => PublishedWeights.Options()),
+            Architecture<IVideoTransformer>.Of<DiTConfig>("dit", config => new DiT(config, initialize: false), _ => PublishedWeights.Options()),
+            Architecture<IVideoTransformer>.Of<LatteConfig>("latte", config => new Latte(config, initialize: false), _ => PublishedWeights.Options()),
+            Architecture<IVideoTransformer>.Of<StdiT2Config>("stdit2", config => new StdiT2(config, initialize: false), hubName: "STDiT2"),
+            Architecture<IVideoTransformer>.Of<StdiT3Config>("stdit3", config => new StdiT3(config, initialize: false), hubName: "STDiT3"),
+        ],
+        [
+            Architecture<IVideoAutoencoder>.Of<AutoencoderKLConfig>("autoencoder_kl", config => new AutoencoderKL(config, initialize: false),
+                config => new LoadOptions { KeyMap = KeyMaps.StableDiffusionVae(config.BlockOutChannels.Count), AllowReshape = true }, "AutoencoderKL"),
+            Architecture<IVideoAutoencoder>.Of<AutoencoderKLConfig>("autoencoder_kl_temporal_decoder", config => new AutoencoderKLTemporalDecoder(config, initialize: false),
+                hubName: "AutoencoderKLTemporalDecoder"),
+            Architecture<IVideoAutoencoder>.Of<TinyAutoencoderConfig>("autoencoder_tiny", config => new TinyAutoencoder(config, initialize: false), hubName: "AutoencoderTiny"),
+        ]);
+
+    /// <summary>The transformers.</summary>
+    public IReadOnlyCollection<Architecture<IVideoTransformer>> Transformers => transformers.Values;
+
+    /// <summary>The autoencoders.</summary>
+    public IReadOnlyCollection<Architecture<IVideoAutoencoder>> Autoencoders => autoencoders.Values;
+
+    /// <summary>Adds a transformer.</summary>
+    /// <returns>A collection with it; this one is unchanged.</returns>
+    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    public Architectures Add(Architecture<IVideoTransformer> transformer)
+    {
+        ArgumentNullException.ThrowIfNull(transformer);
+        return new Architectures(transformers.Values.Append(transformer), autoencoders.Values);
+    }
+
+    /// <summary>Adds an autoencoder.</summary>
+    /// <returns>A collection with it; this one is unchanged.</returns>
+    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    public Architectures Add(Architecture<IVideoAutoencoder> autoencoder)
+    {
+        ArgumentNullException.ThrowIfNull(autoencoder);
+        return new Architectures(transformers.Values, autoencoders.Values.Append(autoencoder));
+    }
+}

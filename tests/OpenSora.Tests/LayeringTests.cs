@@ -1,0 +1,46 @@
+using NetArchTest.Rules;
+using OpenSora.Generation;
+
+namespace OpenSora.Tests;
+
+/// <summary>The rooms of OpenSora.Lib know each other downwards only (docs/architecture.md).</summary>
+public class LayeringTests
+{
+    private static readonly string[] Rooms =
+        ["DependencyInjection", "Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Runtime"];
+
+    [Theory]
+    [InlineData("Runtime")]
+    [InlineData("Diffusion")]
+    [InlineData("Text")]
+    [InlineData("Weights")]
+    [InlineData("Media")]
+    [InlineData("Models", "Text", "Weights")]
+    [InlineData("ModelFolders", "Models", "Diffusion", "Text", "Weights")]
+    [InlineData("Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Runtime")]
+    [InlineData("DependencyInjection", "Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Runtime")]
+    public void A_room_knows_only_those_below_it(string room, params string[] below)
+    {
+        var others = Rooms.Except([room, .. below]).Select(Namespace).ToArray();
+
+        var result = Types.InAssembly(typeof(VideoGenerator).Assembly).That().ResideInNamespace(Namespace(room)).ShouldNot().HaveDependencyOnAny(others).GetResult();
+
+        result.IsSuccessful.ShouldBeTrue(string.Join(", ", (result.FailingTypes ?? []).Select(type => $"{type.FullName}: {type.Explanation}")));
+    }
+
+    [Fact]
+    public void Every_type_is_in_a_room()
+    {
+        var outside = typeof(VideoGenerator).Assembly.GetTypes().Where(type => type.Namespace is { } name && name.StartsWith("OpenSora", StringComparison.Ordinal)
+            && !Rooms.Any(room => $"{name}.".StartsWith($"{Namespace(room)}.", StringComparison.Ordinal)));
+
+        outside.Select(type => type.FullName).ShouldBeEmpty();
+    }
+
+    [Fact]
+    public void A_dependency_is_seen() =>
+        Types.InAssembly(typeof(VideoGenerator).Assembly).That().ResideInNamespace(Namespace("Generation")).ShouldNot().HaveDependencyOnAny(Namespace("Media")).GetResult()
+            .IsSuccessful.ShouldBeFalse();
+
+    private static string Namespace(string room) => $"OpenSora.{room}";
+}
