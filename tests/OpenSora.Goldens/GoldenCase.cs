@@ -13,8 +13,8 @@ public static class GoldenCase
     private static readonly Dictionary<string, Kind> Kinds = new(StringComparer.Ordinal)
     {
         ["stdit_"] = Model<StdiTConfig>(StdiTGoldens.Check),
-        ["stdit2_"] = Model<StdiT2Config>(MultiResolutionGoldens.CheckStdiT2),
-        ["stdit3_"] = Model<StdiT3Config>(MultiResolutionGoldens.CheckStdiT3),
+        ["stdit2_"] = Model<StdiT2Config>(MultiResolutionGoldens.CheckStdiT2, "input_size"),
+        ["stdit3_"] = Model<StdiT3Config>(MultiResolutionGoldens.CheckStdiT3, "input_size"),
         ["dit_"] = Model<DiTConfig>(DiTGoldens.Check, "condition"),
         ["orig_dit"] = Other(DiTGoldens.CheckOfficial, [.. Official, "num_classes"]),
         ["latte_"] = Model<LatteConfig>(DiTGoldens.CheckLatte, "condition"),
@@ -28,7 +28,7 @@ public static class GoldenCase
         ["mask_strategy"] = Other(MaskStrategyGoldens.Check, "align", "loop_i", "strategies"),
         ["rflow_"] = Other(RectifiedFlowGoldens.Check, [.. Process, "num_timesteps", "use_timestep_transform", "cases"]),
         ["e2e_stdit_"] = Model<StdiTConfig>(EndToEndGoldens.Check, [.. Process, "sampler"]),
-        ["e2e_stdit3_"] = Model<StdiT3Config>(EndToEndGoldens.CheckFlow, [.. Process, "num_timesteps", "use_timestep_transform"]),
+        ["e2e_stdit3_"] = Model<StdiT3Config>(EndToEndGoldens.CheckFlow, [.. Process, "input_size", "num_timesteps", "use_timestep_transform"]),
         ["layers"] = Other(LayersGoldens.Check, "attn_tokens", "caption_channels", "heads", "hidden", "patch", "token_num"),
         ["pos_embed"] = Other(LayersGoldens.CheckPositions, "one_d", "two_d"),
         ["train_step_stdit"] = Model<StdiTConfig>(TrainStepGoldens.Check, "clip_grad_norm", "ema_decay", "lr", "optimizer"),
