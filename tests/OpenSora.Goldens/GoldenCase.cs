@@ -37,7 +37,7 @@ public static class GoldenCase
         ["clip_"] = Model<ClipTextConfig>(ClipGoldens.Check),
         ["svd_"] = Model<AutoencoderKLConfig>(SvdVaeGoldens.Check, "out_channels"),
         ["taesd_"] = Model<TinyAutoencoderConfig>(TinyVaeGoldens.Check),
-        ["taef2_photo"] = Model<TinyAutoencoderConfig>(TinyVaeGoldens.CheckPhoto),
+        ["taef2_photo"] = Model<TinyAutoencoderConfig>(TinyVaeGoldens.CheckPhoto, "image", "crop", "arch_variant", "image_range"),
         ["t5_"] = Model<T5Config>(T5Goldens.Check),
         ["t5_text"] = Other(CaptionGoldens.Check),
         ["caption_"] = Other(CaptionGoldens.Check),

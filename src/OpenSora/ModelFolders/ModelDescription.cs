@@ -1,4 +1,5 @@
 using System.Text.Json;
+using System.Text.Json.Serialization;
 using OpenSora.Diffusion;
 using OpenSora.Weights;
 
@@ -54,6 +55,7 @@ public record ModelPart
     public required string Architecture { get; init; }
 
     /// <summary>The architecture's settings; see <see cref="ModelFolder.ReadConfig{T}"/>.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
     public JsonElement Config { get; init; }
 
     /// <summary>A file in the folder as <see cref="WeightsFile"/> opens it: safetensors, a PyTorch checkpoint, or the index of shards; null for a part without numbers of its own.</summary>

@@ -22,4 +22,11 @@ public static class GradientCheckpointing
             block.GradientCheckpointing = on;
         return model;
     }
+
+    /// <summary>Runs a function that keeps its inputs only, and runs again in the backward pass.</summary>
+    /// <param name="module">The module whose parameters the function uses.</param>
+    /// <param name="function">The function; it gets the inputs in their order. It must compute the same each time: no dropout within.</param>
+    /// <param name="inputs">All tensors, apart from the parameters, that the function depends on.</param>
+    /// <returns>What the function returns.</returns>
+    public static Tensor Checkpoint(this nn.Module module, Func<Tensor?[], Tensor> function, params Tensor?[] inputs) => Checkpointed.Run(module, function, inputs);
 }

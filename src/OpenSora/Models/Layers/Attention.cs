@@ -28,15 +28,15 @@ internal static class DotProduct
 
 /// <summary>Multi-head self attention along one axis of a grid of tokens.</summary>
 /// <remarks>Parameters <c>qkv</c> (split as 3, heads, channels of a head), <c>proj</c>, and with normalised queries and keys <c>q_norm</c>, <c>k_norm</c>.</remarks>
-internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
+public sealed class SelfAttention : nn.Module<Tensor, Tensor>
 {
     /// <summary>The axes of <c>[batch, frames, places, channels]</c> to attend along; <see cref="All"/> is both as one.</summary>
-    public const int All = 0, Time = 1, Space = 2;
+    internal const int All = 0, Time = 1, Space = 2;
 
-    public readonly Linear qkv;
-    public readonly Linear proj;
-    public readonly nn.Module<Tensor, Tensor>? q_norm;
-    public readonly nn.Module<Tensor, Tensor>? k_norm;
+    internal readonly Linear qkv;
+    internal readonly Linear proj;
+    internal readonly nn.Module<Tensor, Tensor>? q_norm;
+    internal readonly nn.Module<Tensor, Tensor>? k_norm;
     private readonly int _heads;
 
     /// <summary>Makes the attention.</summary>
@@ -66,7 +66,7 @@ internal sealed class SelfAttention : nn.Module<Tensor, Tensor>
     /// <param name="x">The tokens.</param>
     /// <param name="rope">Rotates queries and keys by their place along the axis.</param>
     /// <param name="ropeFirst">Whether they are rotated before they are normalised.</param>
-    public Tensor AttendAlong(int axis, Tensor x, Rope? rope = null, bool ropeFirst = false)
+    internal Tensor AttendAlong(int axis, Tensor x, Rope? rope = null, bool ropeFirst = false)
     {
         using var scope = NewDisposeScope();
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);

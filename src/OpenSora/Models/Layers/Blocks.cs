@@ -5,11 +5,15 @@ using static TorchSharp.torch;
 namespace OpenSora.Models.Layers;
 
 /// <summary>Two linear layers with GELU in its tanh form between them. Parameters <c>fc1</c>, <c>fc2</c>.</summary>
-internal sealed class Mlp : nn.Module<Tensor, Tensor>
+public sealed class Mlp : nn.Module<Tensor, Tensor>
 {
-    public readonly Linear fc1;
-    public readonly Linear fc2;
+    internal readonly Linear fc1;
+    internal readonly Linear fc2;
 
+    /// <summary>Initializes an MLP whose weights have no values yet.</summary>
+    /// <param name="inputs">Channels of the input.</param>
+    /// <param name="hidden">Channels between the layers.</param>
+    /// <param name="outputs">Channels of the output.</param>
     public Mlp(long inputs, long hidden, long outputs) : base(nameof(Mlp))
     {
         fc1 = new Linear(inputs, hidden);
@@ -17,6 +21,7 @@ internal sealed class Mlp : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
+    /// <summary>Maps <c>[..., inputs]</c> to <c>[..., outputs]</c>.</summary>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
@@ -69,11 +74,14 @@ internal sealed class RMSNorm : nn.Module<Tensor, Tensor>
 }
 
 /// <summary>Adaptive layer normalisation (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).</summary>
-internal static class AdaLn
+public static class AdaLn
 {
     private const double Eps = 1e-6;
 
-    /// <summary>Normalises the last axis without gain or shift, then modulates.</summary>
+    /// <summary>Normalizes the last axis without gain or shift, then modulates.</summary>
+    /// <param name="x"><c>[batch, tokens, channels]</c></param>
+    /// <param name="shift"><c>[batch, 1, channels]</c></param>
+    /// <param name="scale"><c>[batch, 1, channels]</c></param>
     public static Tensor NormModulate(Tensor x, Tensor shift, Tensor scale)
     {
         using var scope = NewDisposeScope();
@@ -91,13 +99,16 @@ internal static class AdaLn
     }
 
     /// <summary>The residual step <c>x + gate * branch</c>.</summary>
+    /// <param name="x"><c>[batch, tokens, channels]</c></param>
+    /// <param name="gate"><c>[batch, 1, channels]</c></param>
+    /// <param name="branch"><c>[batch, tokens, channels]</c></param>
     public static Tensor AddGated(Tensor x, Tensor gate, Tensor branch) => x.addcmul(gate, branch, 1);
 
     /// <summary>The same for an <paramref name="x"/> that nothing else needs: without gradients its memory is used again.</summary>
-    public static Tensor AddGatedTo(Tensor x, Tensor gate, Tensor branch) => is_grad_enabled() ? x.addcmul(gate, branch, 1) : x.addcmul_(gate, branch, 1);
+    internal static Tensor AddGatedTo(Tensor x, Tensor gate, Tensor branch) => is_grad_enabled() ? x.addcmul(gate, branch, 1) : x.addcmul_(gate, branch, 1);
 
     /// <summary>The residual step <c>x + branch</c> for an <paramref name="x"/> that nothing else needs: without gradients its memory is used again.</summary>
-    public static Tensor AddTo(Tensor x, Tensor branch) => is_grad_enabled() ? x + branch : x.add_(branch);
+    internal static Tensor AddTo(Tensor x, Tensor branch) => is_grad_enabled() ? x + branch : x.add_(branch);
 }
 
 /// <summary>Last layer of STDiT and PixArt: adaLN-single, then patches. Parameters <c>scale_shift_table [2, channels]</c>, <c>linear</c>.</summary>

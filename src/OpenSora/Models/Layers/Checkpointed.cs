@@ -4,10 +4,10 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>A block that may be computed again on the way back instead of keeping what it computed.</summary>
-internal interface ICheckpointedBlock
+/// <summary>A block that can be computed again in the backward pass instead of keeping its activations.</summary>
+public interface ICheckpointedBlock
 {
-    /// <summary>Whether it is.</summary>
+    /// <summary>Whether the block keeps its inputs only. <see cref="GradientCheckpointing.UseGradientCheckpointing"/> sets it.</summary>
     bool GradientCheckpointing { get; set; }
 }
 

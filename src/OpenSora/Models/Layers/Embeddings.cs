@@ -5,11 +5,15 @@ using static TorchSharp.torch;
 namespace OpenSora.Models.Layers;
 
 /// <summary>Cuts video into patches and projects each. Parameter <c>proj [channels, inputs, frames, height, width]</c>.</summary>
-internal sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
+public sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
 {
-    public readonly Linear proj;
+    internal readonly Linear proj;
     private readonly (long T, long H, long W) _patch;
 
+    /// <summary>Initializes a projection whose weights have no values yet.</summary>
+    /// <param name="inputs">Channels of the video.</param>
+    /// <param name="channels">Channels of a token.</param>
+    /// <param name="patch">Frames, height and width of a patch.</param>
     public PatchEmbedder(long inputs, long channels, (long T, long H, long W) patch) : base(nameof(PatchEmbedder))
     {
         _patch = patch;
@@ -51,11 +55,13 @@ internal sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
 }
 
 /// <summary>Embeds scalars such as time steps: cosines and sines, then a small MLP. Parameters <c>mlp.0</c>, <c>mlp.2</c>.</summary>
-internal sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
+public sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
 {
     private const int Frequencies = 256;
-    public readonly Sequential mlp;
+    internal readonly Sequential mlp;
 
+    /// <summary>Initializes an embedder whose weights have no values yet.</summary>
+    /// <param name="channels">Channels of the embedding.</param>
     public TimestepEmbedder(long channels) : base(nameof(TimestepEmbedder))
     {
         mlp = nn.Sequential(new Linear(Frequencies, channels) { Exact = true }, nn.SiLU(), new Linear(channels, channels) { Exact = true });

@@ -14,11 +14,19 @@ internal interface IComputeLayer
 
 /// <summary>A linear layer: <c>x W^T + b</c>. Its output stays in the type that it computes in.</summary>
 /// <remarks>Parameters <c>weight [outputs, inputs, kernel...]</c> and <c>bias [outputs]</c>. A kernel makes it the projection of flattened patches.</remarks>
-internal sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
+public sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
 {
+    /// <summary><c>[outputs, inputs, kernel...]</c></summary>
     public readonly Parameter weight;
+
+    /// <summary><c>[outputs]</c>; null for a layer without bias.</summary>
     public readonly Parameter? bias;
 
+    /// <summary>Initializes a layer whose weights have no values yet.</summary>
+    /// <param name="inputs">Channels of the input, without the kernel.</param>
+    /// <param name="outputs">Channels of the output.</param>
+    /// <param name="hasBias">Whether the layer has a bias.</param>
+    /// <param name="kernel">Further sizes of the weight, for the projection of patches.</param>
     public Linear(long inputs, long outputs, bool hasBias = true, params long[] kernel) : base(nameof(Linear))
     {
         weight = Parameters.Create([outputs, inputs, .. kernel]);
@@ -26,11 +34,13 @@ internal sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
         RegisterComponents();
     }
 
+    /// <summary>The type of the matrix multiplication; null for that of the weight. <see cref="ComputeTypes.UseComputeType"/> sets it.</summary>
     public ScalarType? ComputeType { get; set; }
 
     /// <summary>A layer of a few rows or of the output: always computed in the type of its parameters.</summary>
     public bool Exact { get; init; }
 
+    /// <summary>Maps <c>[..., inputs]</c> to <c>[..., outputs]</c>.</summary>
     public override Tensor forward(Tensor x)
     {
         var type = Exact ? weight.dtype : ComputeType ?? weight.dtype;

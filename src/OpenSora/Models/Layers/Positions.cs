@@ -10,11 +10,14 @@ namespace OpenSora.Models.Layers;
 /// spends the first half of the channels on the width, the second on the height. Dividing the coordinates by a scale carries a model to another
 /// resolution or length (PixArt-alpha, Chen et al., 2023).
 /// </remarks>
-internal static class Positions
+public static class Positions
 {
     /// <summary>Positions along time.</summary>
+    /// <param name="channels">Channels, an even number.</param>
+    /// <param name="length">Number of positions.</param>
+    /// <param name="scale">What coordinates are divided by.</param>
     /// <returns><c>[1, length, channels]</c>, float32.</returns>
-    public static Tensor Line(int channels, int length, double scale)
+    public static Tensor Line(int channels, int length, double scale = 1)
     {
         var table = new float[length * channels];
         for (var i = 0; i < length; i++)
@@ -29,7 +32,7 @@ internal static class Positions
     /// <param name="scale">What coordinates are divided by.</param>
     /// <param name="baseSize">Stretches either side to this many places; null leaves coordinates as they are.</param>
     /// <returns><c>[1, height * width, channels]</c>, float32.</returns>
-    public static Tensor Grid(int channels, int height, int width, double scale, int? baseSize = null)
+    public static Tensor Grid(int channels, int height, int width, double scale = 1, int? baseSize = null)
     {
         using var scope = NewDisposeScope();
         var half = channels / 2;

@@ -1,0 +1,152 @@
+using OpenSora.Models;
+using OpenSora.Models.Layers;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+using Linear = OpenSora.Models.Layers.Linear;
+
+namespace OpenSora.Samples;
+
+/// <summary>The settings of a <see cref="TokenTransformer"/>, as <c>model.json</c> stores them.</summary>
+public sealed record TokenTransformerConfig
+{
+    /// <summary>Channels of the latents.</summary>
+    public int InChannels { get; init; } = 3;
+
+    /// <summary>Frames, height and width of the latents.</summary>
+    public IReadOnlyList<int> InputSize { get; init; } = [6, 8, 8];
+
+    /// <summary>Channels of a token.</summary>
+    public int HiddenSize { get; init; } = 64;
+
+    /// <summary>Number of blocks.</summary>
+    public int Depth { get; init; } = 4;
+
+    /// <summary>Number of attention heads.</summary>
+    public int NumHeads { get; init; } = 4;
+
+    /// <summary>Number of classes that the model can be asked for.</summary>
+    public int Classes { get; init; } = 16;
+}
+
+/// <summary>A transformer of its own kind: the class is a token among those of the video, and every token attends to every other one.</summary>
+/// <remarks>It is made of the library's layers, so that reduced precision (<c>UseComputeType</c>) and gradient checkpointing work as they do in the library's models.</remarks>
+public sealed class TokenTransformer : nn.Module, IVideoTransformer
+{
+    private const int Patch = 2;
+    private readonly PatchEmbedder x_embedder;
+    private readonly TimestepEmbedder t_embedder;
+    private readonly TorchSharp.Modules.Embedding class_embedder;
+    private readonly ModuleList<TokenBlock> blocks;
+    private readonly Linear final;
+
+    /// <summary>Makes a transformer with random weights.</summary>
+    public TokenTransformer(TokenTransformerConfig config) : base(nameof(TokenTransformer))
+    {
+        Config = config;
+        x_embedder = new PatchEmbedder(config.InChannels, config.HiddenSize, (1, Patch, Patch));
+        t_embedder = new TimestepEmbedder(config.HiddenSize);
+        class_embedder = nn.Embedding(config.Classes + 1, config.HiddenSize);   // the last row stands for no class
+        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new TokenBlock(config.HiddenSize, config.NumHeads)).ToArray());
+        final = new Linear(config.HiddenSize, Patch * Patch * config.InChannels);
+        RegisterComponents();
+
+        using var noGradients = no_grad();
+        foreach (var linear in modules().OfType<Linear>())
+        {
+            nn.init.xavier_uniform_(linear.weight.flatten(1));
+            linear.bias!.zero_();
+        }
+        final.weight.zero_();                                                   // the first prediction is zero
+    }
+
+    /// <summary>What makes the architecture known to model folders.</summary>
+    public static Architecture<IVideoTransformer> Architecture { get; } =
+        Architecture<IVideoTransformer>.Of<TokenTransformerConfig>("token_transformer", config => new TokenTransformer(config));
+
+    /// <summary>The settings.</summary>
+    public TokenTransformerConfig Config { get; }
+
+    /// <inheritdoc/>
+    public int LatentChannels => Config.InChannels;
+
+    /// <inheritdoc/>
+    public IReadOnlyList<int> LatentMultiple => [1, Patch, Patch];
+
+    /// <inheritdoc/>
+    public IReadOnlyList<int>? LatentSize => Config.InputSize;
+
+    /// <inheritdoc/>
+    public int TextWidth => 1;      // a prompt is the number of a class
+
+    /// <inheritdoc/>
+    public int TextTokens => 1;
+
+    /// <inheritdoc/>
+    public bool SupportsNoisyFrames => false;
+
+    /// <inheritdoc/>
+    public double CaptionDropout => 0.1;
+
+    /// <inheritdoc/>
+    public Tensor NullCaption(long batch = 1) => full([batch, 1, 1], (float)Config.Classes, device: class_embedder.weight!.device);
+
+    /// <inheritdoc/>
+    public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions)
+    {
+        using var scope = NewDisposeScope();
+        var (frames, rows, columns) = (x.shape[2], x.shape[3] / Patch, x.shape[4] / Patch);
+
+        // 1. Tokens of the patches with their positions: [B, T*S, C].
+        var places = Positions.Grid(Config.HiddenSize, (int)rows, (int)columns).unsqueeze(1);           // [1, 1, S, C]
+        var times = Positions.Line(Config.HiddenSize, (int)frames).unsqueeze(2);                        // [1, T, 1, C]
+        var tokens = x_embedder.call(x) + (places + times).flatten(1, 2).to(x.device);
+
+        // 2. One token for the class: [B, 1, C].
+        var label = conditions.Text.view(-1).to(ScalarType.Int64);
+        if (conditions.DroppedText is { } dropped)
+        {
+            label = label.masked_fill(dropped, Config.Classes);
+        }
+        tokens = cat([class_embedder.call(label).unsqueeze(1), tokens], 1);
+
+        // 3. Blocks, modulated by the time.
+        var time = t_embedder.call(t);                                                                  // [B, C]
+        foreach (var block in blocks)
+        {
+            tokens = block.call(tokens, time);
+        }
+
+        // 4. Back to patches, without the token of the class.
+        return x_embedder.Unpatchify(final.call(tokens.narrow(1, 1, frames * rows * columns)), frames, rows, columns, Config.InChannels).MoveToOuterDisposeScope();
+    }
+}
+
+/// <summary>Attention and MLP with adaptive layer normalization (Peebles and Xie, 2023).</summary>
+internal sealed class TokenBlock : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
+{
+    private readonly SelfAttention attn;
+    private readonly Mlp mlp;
+    private readonly Linear modulation;
+
+    public TokenBlock(long channels, int heads) : base(nameof(TokenBlock))
+    {
+        attn = new SelfAttention((int)channels, heads);
+        mlp = new Mlp(channels, 4 * channels, channels);
+        modulation = new Linear(channels, 6 * channels);
+        RegisterComponents();
+    }
+
+    public bool GradientCheckpointing { get; set; }
+
+    public override Tensor forward(Tensor x, Tensor time) =>
+        GradientCheckpointing ? this.Checkpoint(inputs => Compute(inputs[0]!, inputs[1]!), x, time) : Compute(x, time);
+
+    private Tensor Compute(Tensor x, Tensor time)
+    {
+        using var scope = NewDisposeScope();
+        var m = modulation.call(nn.functional.silu(time)).unsqueeze(1).chunk(6, 2);                     // 6 of [B, 1, C]
+        x = AdaLn.AddGated(x, m[2], attn.call(AdaLn.NormModulate(x, m[0], m[1])));
+        return AdaLn.AddGated(x, m[5], mlp.call(AdaLn.NormModulate(x, m[3], m[4]))).MoveToOuterDisposeScope();
+    }
+}
