@@ -11,37 +11,52 @@ namespace OpenSora.Benchmarks;
 /// <summary>What is claimed of this way of training, tried out in a world of moving shapes (<see cref="MovingShapes"/>), three seeds each.</summary>
 internal static class Claims
 {
-    private const int Seeds = 3, Side = 12, Frames = 8;
+    private const int Seeds = 3,
+        Side = 12,
+        Frames = 8;
 
-    /// <summary>Claim 1: temporal attention that begins with an output of zero, on weights of an image model, learns faster than one that begins at random, and than
+    /// <summary>Claim 1: temporal attention that begins with an output of zero, on weights of an image model, learns faster than one that begins at
+    /// random, and than
     /// a model without image training.</summary>
     public static void ZeroInit()
     {
-        const int imageSteps = 400, clipSteps = 400, every = 40;
+        const int imageSteps = 400,
+            clipSteps = 400,
+            every = 40;
         var curves = new List<Curve>();
         for (var seed = 1; seed <= Seeds; seed++)
         {
             using var scope = NewDisposeScope();
             using var images = Model(seed, Side, Frames);
             Train(images, ImageStage(imageSteps, seed));
-            foreach (var (name, fromImages, startAtZero) in new[]
-            {
-                ("image weights, temporal output zero", true, true), ("image weights, temporal output random", true, false), ("from scratch", false, true),
-            })
+            foreach (
+                var (name, fromImages, startAtZero) in new[]
+                {
+                    ("image weights, temporal output zero", true, true),
+                    ("image weights, temporal output random", true, false),
+                    ("from scratch", false, true),
+                }
+            )
             {
                 using var model = Model(seed + 100, Side, Frames, startAtZero);
                 if (fromImages)
+                {
                     CopyAllButTemporal(images, model);
+                }
+
                 curves.Add(Train(model, ClipStage(clipSteps, seed), new MovingShapes(Side, Frames), every, name, seed));
             }
         }
         Report("zero-init", curves);
     }
 
-    /// <summary>Claim 2: images, then small clips, then few fine, large and long ones are better than the same compute spent on the last stage alone.</summary>
+    /// <summary>Claim 2: images, then small clips, then few fine, large and long ones are better than the same compute spent on the last stage
+    /// alone.</summary>
     public static void Stages()
     {
-        const int large = 2 * Side, more = 12, fine = 2000;
+        const int large = 2 * Side,
+            more = 12,
+            fine = 2000;
         var (first, second, third) = (400, 400, 160);
         var curves = new List<Curve>();
         for (var seed = 1; seed <= Seeds; seed++)
@@ -69,15 +84,33 @@ internal static class Claims
 
     private sealed record Curve(string Name, int Seed, List<(double X, double Loss)> Losses, List<(double X, double Error)> Errors);
 
-    private static StdiT Model(int seed, int side, int frames, bool startAtZero = true, double spaceScale = 1) => new StdiTBuilder()
-        .Latents(frames, side, side, channels: 3).Transformer(channels: 64, depth: 3, heads: 4).Text(MovingShapes.Words, tokens: 3).Positions(spaceScale)
-        .LearnedVariance(false).TemporalAttention(startAtZero).Seed(seed).Build();
+    private static StdiT Model(int seed, int side, int frames, bool startAtZero = true, double spaceScale = 1) =>
+        new StdiTBuilder()
+            .Latents(frames, side, side, channels: 3)
+            .Transformer(channels: 64, depth: 3, heads: 4)
+            .Text(MovingShapes.Words, tokens: 3)
+            .Positions(spaceScale)
+            .LearnedVariance(false)
+            .TemporalAttention(startAtZero)
+            .Seed(seed)
+            .Build();
 
-    private static TrainingStage Stage(string name, MovingShapes data, int steps, int batch, int seed) => new()
-    {
-        Name = name, Data = data, Steps = steps, BatchSize = batch, LearningRate = 1e-3, FinalLearningRate = 1e-4, Shape = LearningRateShape.Cosine, WarmUpSteps = 20,
-        Beta2 = 0.99, EmaDecay = 0.98, Seed = seed, Workers = Math.Min(2, Environment.ProcessorCount),
-    };
+    private static TrainingStage Stage(string name, MovingShapes data, int steps, int batch, int seed) =>
+        new()
+        {
+            Name = name,
+            Data = data,
+            Steps = steps,
+            BatchSize = batch,
+            LearningRate = 1e-3,
+            FinalLearningRate = 1e-4,
+            Shape = LearningRateShape.Cosine,
+            WarmUpSteps = 20,
+            Beta2 = 0.99,
+            EmaDecay = 0.98,
+            Seed = seed,
+            Workers = Math.Min(2, Environment.ProcessorCount),
+        };
 
     private static TrainingStage ImageStage(int steps, int seed, double noise = 0)
     {
@@ -86,7 +119,8 @@ internal static class Claims
         return stage;
     }
 
-    private static TrainingStage ClipStage(int steps, int seed, double noise = 0) => Stage("clips", new MovingShapes(Side, Frames, noise: noise), steps, 8, seed);
+    private static TrainingStage ClipStage(int steps, int seed, double noise = 0) =>
+        Stage("clips", new MovingShapes(Side, Frames, noise: noise), steps, 8, seed);
 
     // What a stage costs, in tokens that pass the model: patches of 1 x 2 x 2.
     private static double Tokens(TrainingStage stage)
@@ -95,7 +129,15 @@ internal static class Claims
         return (double)stage.Steps * batch.Video.numel() / 3 / 4;
     }
 
-    private static Curve Train(StdiT model, TrainingStage stage, MovingShapes? world = null, int every = 0, string name = "", int seed = 0, double before = 0)
+    private static Curve Train(
+        StdiT model,
+        TrainingStage stage,
+        MovingShapes? world = null,
+        int every = 0,
+        string name = "",
+        int seed = 0,
+        double before = 0
+    )
     {
         var process = new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
         var objective = new DiffusionTraining(model, process: process);
@@ -105,8 +147,25 @@ internal static class Claims
         if (world is not null)
         {
             var perStep = Tokens(stage) / stage.Steps;
-            trainer.AddCallback(new ValidationLoss(objective, world) { EverySteps = every, Samples = 16, Bands = 8, Seed = 12345 })
-                .AddCallback(new Watch(model, world, every * 2, (step, loss) => curve.Losses.Add((before + step * perStep, loss)), (step, error) => curve.Errors.Add((before + step * perStep, error))));
+            trainer
+                .AddCallback(
+                    new ValidationLoss(objective, world)
+                    {
+                        EverySteps = every,
+                        Samples = 16,
+                        Bands = 8,
+                        Seed = 12345,
+                    }
+                )
+                .AddCallback(
+                    new Watch(
+                        model,
+                        world,
+                        every * 2,
+                        (step, loss) => curve.Losses.Add((before + step * perStep, loss)),
+                        (step, error) => curve.Errors.Add((before + step * perStep, error))
+                    )
+                );
             Console.Error.WriteLine($"{name}, seed {seed} ...");
         }
         trainer.RunAsync().GetAwaiter().GetResult();
@@ -123,7 +182,9 @@ internal static class Claims
         foreach (var (name, tensor) in to.state_dict())
         {
             if (chosen(name))
+            {
                 tensor.copy_(source[name]);
+            }
         }
     }
 
@@ -133,9 +194,14 @@ internal static class Claims
         public void Observed(TrainingRun run, TrainingObservation observation)
         {
             if (observation is ValidationResult result)
+            {
                 loss(run.Step, result.Loss);
+            }
+
             if (run.Step > 0 && run.Step % every == 0)
+            {
                 run.Evaluate(() => error(run.Step, Error()));
+            }
         }
 
         private double Error()
@@ -148,7 +214,10 @@ internal static class Claims
             using var generator = new Generator(3);
             var noise = randn([count, 3, size[0], size[1], size[2]], generator: generator);
             var videos = new DpmSolver(20, prediction: Prediction.Sample).Sample(
-                Guidance.ClassifierFree((x, t) => model.forward(x, t, states, null), (x, t) => model.forward(x, t, nothing, null), 2), noise, generator);
+                Guidance.ClassifierFree((x, t) => model.forward(x, t, states, null), (x, t) => model.forward(x, t, nothing, null), 2),
+                noise,
+                generator
+            );
             return Enumerable.Range(0, count).Average(i => world.DistanceToNearest(videos[i], captions[i]));
         }
     }
@@ -156,34 +225,52 @@ internal static class Claims
     // Means over the seeds, with the deviation, as tables, and as charts in out/.
     private static void Report(string name, List<Curve> curves)
     {
-        foreach (var (what, pointsOf) in new (string, Func<Curve, List<(double X, double Y)>>)[]
-        {
-            ("validation loss", curve => [.. curve.Losses.Select(point => (point.X, point.Loss))]),
-            ("error of generated clips", curve => [.. curve.Errors.Select(point => (point.X, point.Error))]),
-        })
+        foreach (
+            var (what, pointsOf) in new (string, Func<Curve, List<(double X, double Y)>>)[]
+            {
+                ("validation loss", curve => [.. curve.Losses.Select(point => (point.X, point.Loss))]),
+                ("error of generated clips", curve => [.. curve.Errors.Select(point => (point.X, point.Error))]),
+            }
+        )
         {
             Console.WriteLine();
-            var chart = new LossChart { XLabel = "million tokens trained on", YLabel = what, LogY = true, Smoothing = 1 };
+            var chart = new LossChart
+            {
+                XLabel = "million tokens trained on",
+                YLabel = what,
+                LogY = true,
+                Smoothing = 1,
+            };
             foreach (var group in curves.GroupBy(curve => curve.Name, StringComparer.Ordinal))
+            {
                 chart.Add(group.Key, [.. group.Select(curve => pointsOf(curve).ConvertAll(point => (point.X / 1e6, point.Y)))]);
+            }
+
             var path = $"out/{name}-{(what.Contains("loss", StringComparison.Ordinal) ? "loss" : "error")}.svg";
             Directory.CreateDirectory("out");
             chart.SaveAsync(path).GetAwaiter().GetResult();
             Console.WriteLine(path);
             var groups = curves.GroupBy(curve => curve.Name, StringComparer.Ordinal).ToArray();
             var at = groups.SelectMany(group => pointsOf(group.First()).Select(point => point.X)).Distinct().Order().ToArray();
-            Console.WriteLine($"| {what}, after million tokens | {string.Join(" | ", at.Select(x => (x / 1e6).ToString("0.00", CultureInfo.InvariantCulture)))} |");
+            Console.WriteLine(
+                $"| {what}, after million tokens | {string.Join(" | ", at.Select(x => (x / 1e6).ToString("0.00", CultureInfo.InvariantCulture)))} |"
+            );
             Console.WriteLine($"|---|{string.Concat(at.Select(_ => "---|"))}");
             foreach (var group in groups)
             {
-                Console.WriteLine($"| {group.Key} | {string.Join(" | ", at.Select(x =>
+                Console.WriteLine(
+                    $"| {group.Key} | {string.Join(" | ", at.Select(x =>
                 {
                     var values = group.SelectMany(curve => pointsOf(curve).Where(point => point.X == x)).Select(point => point.Y).ToArray();
                     if (values.Length == 0)
+                    {
                         return "";
+                    }
+
                     var mean = values.Average();
                     return FormattableString.Invariant($"{mean:F3} ± {Math.Sqrt(values.Sum(value => (value - mean) * (value - mean)) / values.Length):F3}");
-                }))} |");
+                }))} |"
+                );
             }
         }
         Console.WriteLine();

@@ -11,17 +11,25 @@ internal static class Frames
         foreach (var frames in new[] { 8, 16, 32 })
         {
             using var scope = NewDisposeScope();
-            using var model = new StdiT(new StdiTConfig
-            {
-                InputSize = [frames, 32, 32], PatchSize = [1, 2, 2], HiddenSize = 384, Depth = 12, NumHeads = 6, CaptionChannels = 4096, ModelMaxLength = 120,
-            });
+            using var model = new StdiT(
+                new StdiTConfig
+                {
+                    InputSize = [frames, 32, 32],
+                    PatchSize = [1, 2, 2],
+                    HiddenSize = 384,
+                    Depth = 12,
+                    NumHeads = 6,
+                    CaptionChannels = 4096,
+                    ModelMaxLength = 120,
+                }
+            );
             model.eval();
             using var mode = no_grad();
             var x = randn(new long[] { 2, 4, frames, 32, 32 });
             var t = full(new long[] { 2 }, 500f);
             var y = randn(2, 1, 120, 4096);
             var time = Timing.Median(3, () => model.forward(x, t, y, null).Dispose());
-            Console.WriteLine($"  {frames,2} frames ({frames * 256} tokens): {time.TotalSeconds:F2} s");
+            Console.WriteLine($"  {frames, 2} frames ({frames * 256} tokens): {time.TotalSeconds:F2} s");
         }
     }
 }

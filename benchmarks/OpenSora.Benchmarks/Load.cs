@@ -31,7 +31,18 @@ internal static class Load
     {
         // The library's own code and libraries are loaded by a tiny model.
         var tiny = Path.ChangeExtension(path, ".tiny.safetensors");
-        using (var model = new StdiT(new StdiTConfig { HiddenSize = 48, Depth = 1, NumHeads = 2, CaptionChannels = 16, InputSize = [1, 4, 4] }))
+        using (
+            var model = new StdiT(
+                new StdiTConfig
+                {
+                    HiddenSize = 48,
+                    Depth = 1,
+                    NumHeads = 2,
+                    CaptionChannels = 16,
+                    InputSize = [1, 4, 4],
+                }
+            )
+        )
         {
             model.SaveWeights(tiny);
             model.LoadWeights(tiny);
@@ -46,7 +57,9 @@ internal static class Load
             using var scope = NewDisposeScope();
             using var noGradients = no_grad();
             foreach (var parameter in stdit!.parameters())
+            {
                 parameter.sum();
+            }
         });
         Step("dispose of the model", () => stdit!.Dispose());
 
@@ -55,8 +68,12 @@ internal static class Load
             var (cpu, wall) = (Process.GetCurrentProcess().TotalProcessorTime, Stopwatch.GetTimestamp());
             run();
             var seconds = (Process.GetCurrentProcess().TotalProcessorTime - cpu).TotalSeconds;
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                $"| {what} | {seconds:F2} | {Stopwatch.GetElapsedTime(wall).TotalSeconds:F2} | {(Resident() - before) / 1e6:F0} |"));
+            Console.WriteLine(
+                string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"| {what} | {seconds:F2} | {Stopwatch.GetElapsedTime(wall).TotalSeconds:F2} | {(Resident() - before) / 1e6:F0} |"
+                )
+            );
         }
     }
 
@@ -68,7 +85,10 @@ internal static class Load
         using var model = new StdiT(StdiTConfig.Preset("STDiT-XL/2"), initialize: false);
         using var generator = new Generator(1);
         foreach (var (_, tensor) in model.state_dict())
+        {
             tensor.uniform_(-0.02, 0.02, generator);
+        }
+
         model.SaveWeights(path);
     }
 

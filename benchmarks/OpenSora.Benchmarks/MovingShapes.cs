@@ -4,7 +4,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>A small world that is known completely: four shapes in six colours that move in eight directions, drawn at any size. What leaves on one side comes
+/// <summary>A small world that is known completely: four shapes in six colours that move in eight directions, drawn at any size. What leaves on one
+/// side comes
 /// back on the other. A caption is three words, each a state of its own. Pixels serve as latents.</summary>
 /// <param name="size">Pixels of a side.</param>
 /// <param name="frames">Frames of a clip.</param>
@@ -13,9 +14,20 @@ namespace OpenSora.Benchmarks;
 internal sealed class MovingShapes(int size, int frames, int clips = 20_000, double noise = 0) : ITrainingData
 {
     public const int Words = Shapes + Colours + Directions;
-    private const int Shapes = 4, Colours = 6, Directions = 8;
-    private const double Radius = 0.25, Step = 1.0 / 12; // of a side; a frame
-    private static readonly float[][] Rgb = [[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]];
+    private const int Shapes = 4,
+        Colours = 6,
+        Directions = 8;
+    private const double Radius = 0.25,
+        Step = 1.0 / 12; // of a side; a frame
+    private static readonly float[][] Rgb =
+    [
+        [1, -1, -1],
+        [-1, 1, -1],
+        [-1, -1, 1],
+        [1, 1, -1],
+        [1, -1, 1],
+        [-1, 1, 1],
+    ];
 
     private readonly SampleOrder order = new(clips);
 
@@ -39,7 +51,9 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         if (noise > 0)
         {
             for (var i = 0; i < pixels.Length; i++)
+            {
                 pixels[i] += (float)(noise * Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble()));
+            }
         }
         return new TrainingBatch(tensor(pixels, [count, 3, frames, size, size]), Encode(captions));
     }
@@ -73,7 +87,10 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
             Render(clip, caption, start / places / (double)places, start % places / (double)places);
             var sum = 0.0;
             for (var i = 0; i < clip.Length && sum < best; i++)
+            {
                 sum += (clip[i] - shown[i]) * (clip[i] - shown[i]);
+            }
+
             best = Math.Min(best, sum);
         }
         return Math.Sqrt(best / shown.Length);
@@ -89,9 +106,15 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
             {
                 for (var x = 0; x < size; x++)
                 {
-                    var covered = Math.Clamp(0.5 - size * Outside(caption.Shape, Wrapped((x + 0.5) / size - centreX), Wrapped((y + 0.5) / size - centreY)), 0, 1);
+                    var covered = Math.Clamp(
+                        0.5 - size * Outside(caption.Shape, Wrapped((x + 0.5) / size - centreX), Wrapped((y + 0.5) / size - centreY)),
+                        0,
+                        1
+                    );
                     for (var c = 0; c < 3; c++)
+                    {
                         pixels[((c * frames + frame) * size + y) * size + x] = (float)(covered * (Rgb[caption.Colour][c] + 1) - 1);
+                    }
                 }
             }
         }
@@ -101,11 +124,12 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
     private static double Wrapped(double distance) => distance - Math.Round(distance);
 
     // How far outside the shape a place is; negative inside.
-    private static double Outside(int shape, double x, double y) => shape switch
-    {
-        0 => Math.Sqrt(x * x + y * y) - Radius, // a disc
-        1 => Math.Max(Math.Abs(x), Math.Abs(y)) - 0.85 * Radius, // a square
-        2 => Math.Max(Math.Min(Math.Abs(x), Math.Abs(y)) - 0.3 * Radius, Math.Max(Math.Abs(x), Math.Abs(y)) - Radius), // a cross
-        _ => Math.Abs(Math.Sqrt(x * x + y * y) - 0.8 * Radius) - 0.25 * Radius, // a ring
-    };
+    private static double Outside(int shape, double x, double y) =>
+        shape switch
+        {
+            0 => Math.Sqrt(x * x + y * y) - Radius, // a disc
+            1 => Math.Max(Math.Abs(x), Math.Abs(y)) - 0.85 * Radius, // a square
+            2 => Math.Max(Math.Min(Math.Abs(x), Math.Abs(y)) - 0.3 * Radius, Math.Max(Math.Abs(x), Math.Abs(y)) - Radius), // a cross
+            _ => Math.Abs(Math.Sqrt(x * x + y * y) - 0.8 * Radius) - 0.25 * Radius, // a ring
+        };
 }

@@ -11,11 +11,17 @@ internal static class Operators
         using var mode = no_grad();
         var add = Timing.Median(5, () =>
         {
-            for (var i = 0; i < Calls; i++) x.add_(1);
+            for (var i = 0; i < Calls; i++)
+            {
+                x.add_(1);
+            }
         });
         var created = Timing.Median(5, () =>
         {
-            for (var i = 0; i < Calls; i++) x.add(x).Dispose();
+            for (var i = 0; i < Calls; i++)
+            {
+                x.add(x).Dispose();
+            }
         });
         Console.WriteLine($"  add_ of a number       {add.TotalMicroseconds / Calls:F2} us a call");
         Console.WriteLine($"  add, result disposed   {created.TotalMicroseconds / Calls:F2} us a call");

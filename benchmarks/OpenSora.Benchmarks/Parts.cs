@@ -5,10 +5,17 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>The profile of an STDiT block: each of its operations alone, on tensors of the size that the table of <see cref="Performance"/> uses.</summary>
+/// <summary>The profile of an STDiT block: each of its operations alone, on tensors of the size that the table of <see cref="Performance"/>
+/// uses.</summary>
 internal static class Parts
 {
-    private const long Batch = 2, Frames = 16, Places = 256, Channels = 384, Heads = 6, TextTokens = 120, Tokens = Batch * Frames * Places;
+    private const long Batch = 2,
+        Frames = 16,
+        Places = 256,
+        Channels = 384,
+        Heads = 6,
+        TextTokens = 120,
+        Tokens = Batch * Frames * Places;
 
     public static void Run()
     {
@@ -25,11 +32,14 @@ internal static class Parts
         Row("attention along time, 3072 x [16, 64]", 1, type =>
         {
             var samples = Normal(type, Batch, Frames, Places, 3, Heads, Channels / Heads).unbind(0);
-            return () => stack(samples.Select(sample =>
-            {
-                var parts = sample.transpose(0, 1).permute(2, 0, 3, 1, 4).unbind(0);
-                return nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2]).transpose(1, 2).transpose(0, 1);
-            }));
+            return () =>
+                stack(
+                    samples.Select(sample =>
+                    {
+                        var parts = sample.transpose(0, 1).permute(2, 0, 3, 1, 4).unbind(0);
+                        return nn.functional.scaled_dot_product_attention(parts[0], parts[1], parts[2]).transpose(1, 2).transpose(0, 1);
+                    })
+                );
         });
         Row("attention to the text, 12 x [4096 to 120, 64]", 1, type =>
         {
@@ -75,32 +85,42 @@ internal static class Parts
 
         void Row(string name, int times, Func<ScalarType, Func<Tensor>> prepare)
         {
-            var milliseconds = types.Select(type =>
-            {
-                using var inner = NewDisposeScope();
-                var run = prepare(type);
-                return Timing.Median(7, () =>
+            var milliseconds = types
+                .Select(type =>
                 {
-                    using var each = NewDisposeScope();
-                    run();
-                }).TotalMilliseconds;
-            }).ToArray();
-            for (var i = 0; i < types.Length; i++) total[i] += times * milliseconds[i];
+                    using var inner = NewDisposeScope();
+                    var run = prepare(type);
+                    return Timing
+                        .Median(7, () =>
+                        {
+                            using var each = NewDisposeScope();
+                            run();
+                        })
+                        .TotalMilliseconds;
+                })
+                .ToArray();
+            for (var i = 0; i < types.Length; i++)
+            {
+                total[i] += times * milliseconds[i];
+            }
+
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"| {name} | {times} | {milliseconds[0]:F1} | {milliseconds[1]:F1} |"));
         }
     }
 
     private static Tensor Normal(ScalarType type, params long[] shape) => randn(shape).to(type);
 
-    private static Func<ScalarType, Func<Tensor>> Linear(long inputs, long outputs) => type =>
-    {
-        var (x, w, b) = (Normal(type, Tokens, inputs), Normal(type, outputs, inputs), Normal(type, outputs));
-        return () => nn.functional.linear(x, w, b);
-    };
+    private static Func<ScalarType, Func<Tensor>> Linear(long inputs, long outputs) =>
+        type =>
+        {
+            var (x, w, b) = (Normal(type, Tokens, inputs), Normal(type, outputs, inputs), Normal(type, outputs));
+            return () => nn.functional.linear(x, w, b);
+        };
 
-    private static Func<ScalarType, Func<Tensor>> Attention(long groups, long length, long parts) => type =>
-    {
-        var split = Normal(type, groups, length, parts, Heads, Channels / Heads).permute(2, 0, 3, 1, 4).unbind(0);
-        return () => nn.functional.scaled_dot_product_attention(split[0], split[1], split[2]);
-    };
+    private static Func<ScalarType, Func<Tensor>> Attention(long groups, long length, long parts) =>
+        type =>
+        {
+            var split = Normal(type, groups, length, parts, Heads, Channels / Heads).permute(2, 0, 3, 1, 4).unbind(0);
+            return () => nn.functional.scaled_dot_product_attention(split[0], split[1], split[2]);
+        };
 }

@@ -22,10 +22,17 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
         using var model = new StdiT(Model);
         model.UseComputeType(BFloat16 ? ScalarType.BFloat16 : null);
         using var trainer = new StagedTrainer(model);
-        trainer.AddStage(new TrainingStage
-        {
-            Name = "memory", Data = new Noise(this), Steps = 3, BatchSize = Batch, EmaDecay = 0.99, GradientCheckpointing = Checkpointing,
-        });
+        trainer.AddStage(
+            new TrainingStage
+            {
+                Name = "memory",
+                Data = new Noise(this),
+                Steps = 3,
+                BatchSize = Batch,
+                EmaDecay = 0.99,
+                GradientCheckpointing = Checkpointing,
+            }
+        );
         trainer.RunAsync().GetAwaiter().GetResult();
         return ResidentMemory.Peak() - before;
     }
@@ -40,7 +47,11 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
         {
             using var scope = NewDisposeScope();
             var text = randn(count, size.Model.ModelMaxLength, size.Model.CaptionChannels);
-            return new TrainingBatch(randn([count, size.Model.InChannels, size.Frames, size.Side, size.Side]).MoveToOuterDisposeScope(), text.MoveToOuterDisposeScope(), null);
+            return new TrainingBatch(
+                randn([count, size.Model.InChannels, size.Frames, size.Side, size.Side]).MoveToOuterDisposeScope(),
+                text.MoveToOuterDisposeScope(),
+                null
+            );
         }
     }
 }
@@ -48,7 +59,8 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
 /// <summary>How much memory the process has, and how much it had at most.</summary>
 internal static partial class ResidentMemory
 {
-    private const int TrimThreshold = -1, MapThreshold = -3;
+    private const int TrimThreshold = -1,
+        MapThreshold = -3;
 
     /// <summary>Forgets the peak so far.</summary>
     /// <returns>Bytes that the process has now.</returns>

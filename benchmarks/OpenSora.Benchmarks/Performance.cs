@@ -9,18 +9,26 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>One table of what the library computes: time, speed as a fraction of the matrix multiplication's, and peak memory, in float32 and bfloat16. The transformer has the
+/// <summary>One table of what the library computes: time, speed as a fraction of the matrix multiplication's, and peak memory, in float32 and
+/// bfloat16. The transformer has the
 /// size at which the original code is timed: depth 12, width 384, 6 heads, latents of 16x32x32, batch 2, 120 text tokens.</summary>
 internal static class Performance
 {
-    /// <summary>The environment variable with a folder that holds bench_reference.py and the original's sources in ref/; without it the original is not run.</summary>
+    /// <summary>The environment variable with a folder that holds bench_reference.py and the original's sources in ref/; without it the original is
+    /// not run.</summary>
     private const string ReferenceVariable = "OPENSORA_REFERENCE";
 
     private const int Runs = 3;
 
     private static readonly StdiTConfig Size = new()
     {
-        InputSize = [16, 32, 32], HiddenSize = 384, Depth = 12, NumHeads = 6, CaptionChannels = 4096, ModelMaxLength = 120, ClassDropoutProb = 0,
+        InputSize = [16, 32, 32],
+        HiddenSize = 384,
+        Depth = 12,
+        NumHeads = 6,
+        CaptionChannels = 4096,
+        ModelMaxLength = 120,
+        ClassDropoutProb = 0,
     };
 
     /// <param name="rows">Only the rows whose names contain this text are measured.</param>
@@ -48,19 +56,54 @@ internal static class Performance
             Original("STDiT training step", "fwdbwd");
             foreach (var frames in new[] { 8, 16, 32, 64 })
             {
-                var (serial, full) = (Size with { InputSize = [frames, 32, 32] }, new DiTConfig { InputSize = [frames, 32, 32], HiddenSize = 384, Depth = 12, NumHeads = 6, ClassDropoutProb = 0 });
-                Measure($"STDiT forward, {frames}x32x32", type, 2 * FlopEstimate.Of(serial, frames, 32, 32).Total, () => Forward(new StdiT(serial), type, frames, 4096, 120), runs: 1);
-                Measure($"full attention (DiT) forward, {frames}x32x32", type, 2 * FlopEstimate.Of(full, frames, 32, 32).Total, () => Forward(new DiT(full), type, frames, 512, 1), runs: 1);
+                var (serial, full) = (
+                    Size with
+                    {
+                        InputSize = [frames, 32, 32],
+                    },
+                    new DiTConfig
+                    {
+                        InputSize = [frames, 32, 32],
+                        HiddenSize = 384,
+                        Depth = 12,
+                        NumHeads = 6,
+                        ClassDropoutProb = 0,
+                    }
+                );
+                Measure(
+                    $"STDiT forward, {frames}x32x32",
+                    type,
+                    2 * FlopEstimate.Of(serial, frames, 32, 32).Total,
+                    () => Forward(new StdiT(serial), type, frames, 4096, 120),
+                    runs: 1
+                );
+                Measure(
+                    $"full attention (DiT) forward, {frames}x32x32",
+                    type,
+                    2 * FlopEstimate.Of(full, frames, 32, 32).Total,
+                    () => Forward(new DiT(full), type, frames, 512, 1),
+                    runs: 1
+                );
             }
             Measure("VAE decode, 4x32x32", type, double.NaN, () => Decode(type));
-            var t5 = new T5Config { DModel = 1024, DFf = 2816, NumLayers = 24, NumHeads = 16 };
+            var t5 = new T5Config
+            {
+                DModel = 1024,
+                DFf = 2816,
+                NumLayers = 24,
+                NumHeads = 16,
+            };
             Measure("T5 encode (large), 2x120 tokens", type, 2 * FlopEstimate.OfEncoding(t5, 120).Total, () => Encode(t5, type));
             Measure("generation with the bundled model, 24 frames", type, double.NaN, () => Generation(type));
         }
 
         void Measure(string name, ScalarType type, double operations, Func<(Action Run, IDisposable Owned)> prepare, int runs = Runs)
         {
-            if (rows is not null && !$"{name}, {type}".Contains(rows, StringComparison.OrdinalIgnoreCase)) return;
+            if (rows is not null && !$"{name}, {type}".Contains(rows, StringComparison.OrdinalIgnoreCase))
+            {
+                return;
+            }
+
             using var scope = NewDisposeScope();
             var before = ResidentMemory.Start();
             var (run, owned) = prepare();
@@ -75,38 +118,58 @@ internal static class Performance
         void Original(string name, string mode)
         {
             var folder = Environment.GetEnvironmentVariable(ReferenceVariable);
-            if (folder is null || (rows is not null && !name.Contains(rows, StringComparison.OrdinalIgnoreCase))) return;
-            using var process = Process.Start(new ProcessStartInfo("/usr/bin/python3", ["bench_reference.py", "ONE", "stdit", "16", "2", mode, $"{Runs}"])
+            if (folder is null || (rows is not null && !name.Contains(rows, StringComparison.OrdinalIgnoreCase)))
             {
-                WorkingDirectory = folder, RedirectStandardOutput = true, UseShellExecute = false,
-            })!;
+                return;
+            }
+
+            using var process = Process.Start(
+                new ProcessStartInfo("/usr/bin/python3", ["bench_reference.py", "ONE", "stdit", "16", "2", mode, $"{Runs}"])
+                {
+                    WorkingDirectory = folder,
+                    RedirectStandardOutput = true,
+                    UseShellExecute = false,
+                }
+            )!;
             var output = process.StandardOutput.ReadToEnd();
             process.WaitForExit();
-            if (process.ExitCode != 0) throw new InvalidOperationException($"The original failed with exit code {process.ExitCode}.");
+            if (process.ExitCode != 0)
+            {
+                throw new InvalidOperationException($"The original failed with exit code {process.ExitCode}.");
+            }
+
             using var json = JsonDocument.Parse(output);
             var seconds = json.RootElement.GetProperty("min_s").GetDouble();
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                $"| original {name}, 16x32x32 (ours takes 1/{seconds / last:F2} of it) | float32 | {seconds:F3} | | | {json.RootElement.GetProperty("peak_rss_mib").GetDouble() * 1.048576:F0} (whole process) |"));
+            Console.WriteLine(
+                string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"| original {name}, 16x32x32 (ours takes 1/{seconds / last:F2} of it) | float32 | {seconds:F3} | | | {json.RootElement.GetProperty("peak_rss_mib").GetDouble() * 1.048576:F0} (whole process) |"
+                )
+            );
         }
 
         void Row(string name, ScalarType type, double seconds, double operations, double bytes)
         {
             var speed = operations / seconds / 1e9;
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"| {name} | {(type == ScalarType.Float32 ? "float32" : "bfloat16")} | {seconds:F3} | ")
-                + (double.IsNaN(speed) ? "| | " : string.Create(CultureInfo.InvariantCulture, $"{speed:F0} | {speed / product[type]:P0} | "))
-                + string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:F0} |"));
+            Console.WriteLine(
+                string.Create(CultureInfo.InvariantCulture, $"| {name} | {(type == ScalarType.Float32 ? "float32" : "bfloat16")} | {seconds:F3} | ")
+                    + (double.IsNaN(speed) ? "| | " : string.Create(CultureInfo.InvariantCulture, $"{speed:F0} | {speed / product[type]:P0} | "))
+                    + string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:F0} |")
+            );
         }
     }
 
     private static double Best(Action run, int runs = Runs)
     {
         run();
-        return Enumerable.Range(0, runs).Min(_ =>
-        {
-            var start = Stopwatch.GetTimestamp();
-            run();
-            return Stopwatch.GetElapsedTime(start).TotalSeconds;
-        });
+        return Enumerable
+            .Range(0, runs)
+            .Min(_ =>
+            {
+                var start = Stopwatch.GetTimestamp();
+                run();
+                return Stopwatch.GetElapsedTime(start).TotalSeconds;
+            });
     }
 
     private static (Action, IDisposable) Forward(IVideoTransformer model, ScalarType type, int frames, int width, int tokens)
@@ -115,12 +178,15 @@ internal static class Performance
         module.UseComputeType(type == ScalarType.Float32 ? null : type);
         module.eval();
         var (x, t, conditions) = (randn([2, 4, frames, 32, 32]), full([2], 500f), new DenoiserConditions(randn(2, tokens, width), null));
-        return (() =>
-        {
-            using var mode = no_grad();
-            using var scope = NewDisposeScope();
-            model.Denoise(x, t, conditions);
-        }, model);
+        return (
+            () =>
+            {
+                using var mode = no_grad();
+                using var scope = NewDisposeScope();
+                model.Denoise(x, t, conditions);
+            },
+            model
+        );
     }
 
     private static (Action, IDisposable) TrainingStep(ScalarType type)
@@ -128,12 +194,15 @@ internal static class Performance
         var model = new StdiT(Size);
         model.UseComputeType(type == ScalarType.Float32 ? null : type);
         var (x, t, y) = (randn([2, 4, 16, 32, 32]), full([2], 500f), randn(2, 1, 120, 4096));
-        return (() =>
-        {
-            using var scope = NewDisposeScope();
-            model.zero_grad();
-            model.forward(x, t, y, null).square().mean().backward();
-        }, model);
+        return (
+            () =>
+            {
+                using var scope = NewDisposeScope();
+                model.zero_grad();
+                model.forward(x, t, y, null).square().mean().backward();
+            },
+            model
+        );
     }
 
     private static (Action, IDisposable) Decode(ScalarType type)
@@ -141,11 +210,14 @@ internal static class Performance
         var model = new AutoencoderKL(new AutoencoderKLConfig());
         model.UseComputeType(type == ScalarType.Float32 ? null : type);
         var latents = randn([1, 4, 4, 32, 32]);
-        return (() =>
-        {
-            using var mode = no_grad();
-            model.Decode(latents).Dispose();
-        }, model);
+        return (
+            () =>
+            {
+                using var mode = no_grad();
+                model.Decode(latents).Dispose();
+            },
+            model
+        );
     }
 
     private static (Action, IDisposable) Encode(T5Config config, ScalarType type)
@@ -153,11 +225,14 @@ internal static class Performance
         var model = new T5Encoder(config);
         model.UseComputeType(type == ScalarType.Float32 ? null : type);
         var ids = randint(1, 1000, [2, 120], ScalarType.Int64);
-        return (() =>
-        {
-            using var mode = no_grad();
-            model.call(ids, null).Dispose();
-        }, model);
+        return (
+            () =>
+            {
+                using var mode = no_grad();
+                model.call(ids, null).Dispose();
+            },
+            model
+        );
     }
 
     private static (Action, IDisposable) Generation(ScalarType type)

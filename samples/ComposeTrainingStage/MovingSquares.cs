@@ -12,7 +12,13 @@ internal sealed class MovingSquares(int frames) : ITrainingData
     public const int Words = 8;
     private const int Side = 3;
 
-    private static readonly float[][] Colours = [[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]]; // red, green, blue, yellow
+    private static readonly float[][] Colours =
+    [
+        [1, -1, -1],
+        [-1, 1, -1],
+        [-1, -1, 1],
+        [1, 1, -1],
+    ]; // red, green, blue, yellow
     private static readonly (int X, int Y)[] Directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]; // right, left, down, up
 
     public long Count => Colours.Length * Directions.Length * Size * Size;
@@ -31,7 +37,15 @@ internal sealed class MovingSquares(int frames) : ITrainingData
             var (colour, direction, x, y) = (random.Next(Colours.Length), random.Next(Directions.Length), random.Next(Size), random.Next(Size));
             captions[i] = (colour, direction);
             for (var frame = 0; frame < frames; frame++)
-                Draw(pixels.AsSpan(i * 3 * frames * Size * Size), frame, Colours[colour], x + frame * Directions[direction].X, y + frame * Directions[direction].Y);
+            {
+                Draw(
+                    pixels.AsSpan(i * 3 * frames * Size * Size),
+                    frame,
+                    Colours[colour],
+                    x + frame * Directions[direction].X,
+                    y + frame * Directions[direction].Y
+                );
+            }
         }
         return new TrainingBatch(tensor(pixels, [size, 3, frames, Size, Size]), Encode(captions));
     }
@@ -52,8 +66,14 @@ internal sealed class MovingSquares(int frames) : ITrainingData
     private void Draw(Span<float> video, int frame, float[] colour, int left, int top)
     {
         for (var dy = 0; dy < Side; dy++)
+        {
             for (var dx = 0; dx < Side; dx++)
+            {
                 for (var c = 0; c < 3; c++)
+                {
                     video[((c * frames + frame) * Size + (top + dy + Size) % Size) * Size + (left + dx + Size) % Size] = colour[c];
+                }
+            }
+        }
     }
 }

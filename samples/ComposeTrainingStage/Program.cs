@@ -28,7 +28,13 @@ var images = TrainingStage.ImagePretraining(new MovingSquares(frames: 1), steps)
 (images.BatchSize, images.LearningRate, images.WarmUpSteps, images.EmaDecay) = (32, 1e-3, 20, 0.99);
 var clips = new TrainingStage
 {
-    Name = "clips", Data = new MovingSquares(MovingSquares.Frames), Steps = steps, BatchSize = 16, LearningRate = 1e-3, WarmUpSteps = 20, EmaDecay = 0.99,
+    Name = "clips",
+    Data = new MovingSquares(MovingSquares.Frames),
+    Steps = steps,
+    BatchSize = 16,
+    LearningRate = 1e-3,
+    WarmUpSteps = 20,
+    EmaDecay = 0.99,
 };
 
 // Published models predict the noise and a variance; to predict the clean sample is quicker learned where time is short.
@@ -67,6 +73,10 @@ internal sealed class Printer : IProgress<TrainingProgress>
     public void Report(TrainingProgress value)
     {
         if (value.Step % 100 == 0 || value.Step == value.Steps)
-            Console.WriteLine($"{value.Stage} {value.Step}/{value.Steps}: loss {value.Loss:0.000}, {value.SamplesPerSecond:0} samples/s, {value.TimeLeft:mm\\:ss} left");
+        {
+            Console.WriteLine(
+                $"{value.Stage} {value.Step}/{value.Steps}: loss {value.Loss:0.000}, {value.SamplesPerSecond:0} samples/s, {value.TimeLeft:mm\\:ss} left"
+            );
+        }
     }
 }

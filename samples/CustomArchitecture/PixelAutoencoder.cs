@@ -21,7 +21,5 @@ internal sealed class PixelAutoencoder : IVideoAutoencoder
         return latents.repeat_interleave(SpatialFactor, 3).repeat_interleave(SpatialFactor, 4).MoveToOuterDisposeScope();
     }
 
-    public void Dispose()
-    {
-    }
+    public void Dispose() { }
 }

@@ -1,4 +1,5 @@
-// Defines a transformer outside the library (TokenTransformer.cs), trains it, generates from it in memory, saves it as a model folder and generates from that.
+// Defines a transformer outside the library (TokenTransformer.cs), trains it, generates from it in memory, saves it as a model folder and generates
+// from that.
 // dotnet run -c Release --project samples/CustomArchitecture [steps] [folder]
 using System.Globalization;
 using OpenSora.Diffusion;
@@ -22,9 +23,28 @@ random.manual_seed(1);
 var config = new TokenTransformerConfig { InputSize = [Squares.Frames, Squares.Size, Squares.Size], Classes = Squares.Names.Count };
 using var model = new TokenTransformer(config);
 var process = new DiffusionProcess { Prediction = Prediction.Sample, Variance = Variance.FixedSmall };
-using (var trainer = new StagedTrainer(new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance }))))
+using (
+    var trainer = new StagedTrainer(
+        new DiffusionTraining(
+            model,
+            process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance })
+        )
+    )
+)
 {
-    trainer.AddStage(new TrainingStage { Name = "squares", Data = new Squares(), Steps = steps, BatchSize = 32, LearningRate = 1e-3, WarmUpSteps = 20, EmaDecay = 0.99 })
+    trainer
+        .AddStage(
+            new TrainingStage
+            {
+                Name = "squares",
+                Data = new Squares(),
+                Steps = steps,
+                BatchSize = 32,
+                LearningRate = 1e-3,
+                WarmUpSteps = 20,
+                EmaDecay = 0.99,
+            }
+        )
         .AddCallback(new ConsoleProgress());
     await trainer.RunAsync();
     trainer.UseAverages();
@@ -37,31 +57,68 @@ var labels = new ClassLabels { Count = Squares.Names.Count, Names = Squares.Name
 using var autoencoder = new PixelAutoencoder();
 var size = Squares.Size * autoencoder.SpatialFactor;
 var pipeline = new VideoPipeline(model, new ClassLabelEncoder(labels), autoencoder, new DpmSolver(steps: 20, prediction: process.Prediction));
-var videos = pipeline.Generate(prompts, new PipelineSettings { Frames = Squares.Frames, Height = size, Width = size, Guidance = 2, FramesPerSecond = 6 }, seed: 7);
+var videos = pipeline.Generate(
+    prompts,
+    new PipelineSettings
+    {
+        Frames = Squares.Frames,
+        Height = size,
+        Width = size,
+        Guidance = 2,
+        FramesPerSecond = 6,
+    },
+    seed: 7
+);
 await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, columns: 4), Path.Combine(folder, "squares.gif"), VideoFormat.Gif);
 
 // 3. Save it as a model folder.
 model.SaveWeights(Path.Combine(folder, "transformer.safetensors"));
-ModelFolder.Save(folder, new ModelDescription
-{
-    Name = "squares",
-    Denoiser = new ModelPart { Architecture = TokenTransformer.Architecture.Name, Config = ModelFolder.WriteConfig(config), Weights = "transformer.safetensors" },
-    Vae = new ModelPart { Architecture = "pixels" },
-    TextEncoder = new TextEncoderPart { Architecture = "class_labels", Config = ModelFolder.WriteConfig(labels) },
-    Diffusion = process,
-    Sampling = new SamplingDefaults { Sampler = SamplerKind.DpmSolver, Steps = 20, GuidanceScale = 2 },
-    Video = new VideoDefaults
+ModelFolder.Save(
+    folder,
+    new ModelDescription
     {
-        Frames = Squares.Frames, Width = size, Height = size, Fps = 6,
-        FramesRange = new(Squares.Frames, Squares.Frames), WidthRange = new(size, size), HeightRange = new(size, size),
-    },
-    Licence = new Licence("MIT"),
-});
+        Name = "squares",
+        Denoiser = new ModelPart
+        {
+            Architecture = TokenTransformer.Architecture.Name,
+            Config = ModelFolder.WriteConfig(config),
+            Weights = "transformer.safetensors",
+        },
+        Vae = new ModelPart { Architecture = "pixels" },
+        TextEncoder = new TextEncoderPart { Architecture = "class_labels", Config = ModelFolder.WriteConfig(labels) },
+        Diffusion = process,
+        Sampling = new SamplingDefaults
+        {
+            Sampler = SamplerKind.DpmSolver,
+            Steps = 20,
+            GuidanceScale = 2,
+        },
+        Video = new VideoDefaults
+        {
+            Frames = Squares.Frames,
+            Width = size,
+            Height = size,
+            Fps = 6,
+            FramesRange = new(Squares.Frames, Squares.Frames),
+            WidthRange = new(size, size),
+            HeightRange = new(size, size),
+        },
+        Licence = new Licence("MIT"),
+    }
+);
 
 // 4. Generate from the folder: the application names the architecture and the autoencoder.
-using var generator = VideoGenerator.Create().UseModel(folder).UseBackend("cpu").AddArchitecture(TokenTransformer.Architecture).UseVae(_ => new PixelAutoencoder()).Build();
+using var generator = VideoGenerator
+    .Create()
+    .UseModel(folder)
+    .UseBackend("cpu")
+    .AddArchitecture(TokenTransformer.Architecture)
+    .UseVae(_ => new PixelAutoencoder())
+    .Build();
 var video = await generator.Request("red right").Seed(7).GenerateAsync();
 await video.SaveGifAsync(Path.Combine(folder, "red-right.gif"));
 var isSame = video.Frames.Pixels.Span.SequenceEqual(videos[0].Pixels.Span);
-Console.WriteLine($"{folder}: squares.gif shows {string.Join(", ", prompts)}; red-right.gif was generated from the folder and is {(isSame ? "the same video" : "ANOTHER video")}.");
+Console.WriteLine(
+    $"{folder}: squares.gif shows {string.Join(", ", prompts)}; red-right.gif was generated from the folder and is {(isSame ? "the same video" : "ANOTHER video")}."
+);
 return isSame ? 0 : 1;

@@ -10,11 +10,18 @@ internal sealed class Squares : ITrainingData
     public const int Size = 8;
     private const int Side = 3;
 
-    private static readonly (string Name, float[] Rgb)[] Colors = [("red", [1, -1, -1]), ("green", [-1, 1, -1]), ("blue", [-1, -1, 1]), ("yellow", [1, 1, -1])];
+    private static readonly (string Name, float[] Rgb)[] Colors =
+    [
+        ("red", [1, -1, -1]),
+        ("green", [-1, 1, -1]),
+        ("blue", [-1, -1, 1]),
+        ("yellow", [1, 1, -1]),
+    ];
     private static readonly (string Name, int X, int Y)[] Directions = [("right", 1, 0), ("left", -1, 0), ("down", 0, 1), ("up", 0, -1)];
 
     /// <summary>The names of the classes, such as "red right".</summary>
-    public static IReadOnlyList<string> Names { get; } = [.. from color in Colors from direction in Directions select $"{color.Name} {direction.Name}"];
+    public static IReadOnlyList<string> Names { get; } =
+    [.. from color in Colors from direction in Directions select $"{color.Name} {direction.Name}"];
 
     public long Count => Names.Count * Size * Size;
 

@@ -30,7 +30,8 @@ public sealed record TokenTransformerConfig
 }
 
 /// <summary>A transformer of its own kind: the class is a token among those of the video, and every token attends to every other one.</summary>
-/// <remarks>It is made of the library's layers, so that reduced precision (<c>UseComputeType</c>) and gradient checkpointing work as they do in the library's models.</remarks>
+/// <remarks>It is made of the library's layers, so that reduced precision (<c>UseComputeType</c>) and gradient checkpointing work as they do in the
+/// library's models.</remarks>
 public sealed class TokenTransformer : nn.Module, IVideoTransformer
 {
     private const int Patch = 2;
@@ -41,12 +42,13 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
     private readonly Linear final;
 
     /// <summary>Makes a transformer with random weights.</summary>
-    public TokenTransformer(TokenTransformerConfig config) : base(nameof(TokenTransformer))
+    public TokenTransformer(TokenTransformerConfig config)
+        : base(nameof(TokenTransformer))
     {
         Config = config;
         x_embedder = new PatchEmbedder(config.InChannels, config.HiddenSize, (1, Patch, Patch));
         t_embedder = new TimestepEmbedder(config.HiddenSize);
-        class_embedder = nn.Embedding(config.Classes + 1, config.HiddenSize);   // the last row stands for no class
+        class_embedder = nn.Embedding(config.Classes + 1, config.HiddenSize); // the last row stands for no class
         blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new TokenBlock(config.HiddenSize, config.NumHeads)).ToArray());
         final = new Linear(config.HiddenSize, Patch * Patch * config.InChannels);
         RegisterComponents();
@@ -57,7 +59,7 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
             nn.init.xavier_uniform_(linear.weight.flatten(1));
             linear.bias!.zero_();
         }
-        final.weight.zero_();                                                   // the first prediction is zero
+        final.weight.zero_(); // the first prediction is zero
     }
 
     /// <summary>What makes the architecture known to model folders.</summary>
@@ -77,7 +79,7 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
     public IReadOnlyList<int>? LatentSize => Config.InputSize;
 
     /// <inheritdoc/>
-    public int TextWidth => 1;      // a prompt is the number of a class
+    public int TextWidth => 1; // a prompt is the number of a class
 
     /// <inheritdoc/>
     public int TextTokens => 1;
@@ -98,8 +100,8 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
         var (frames, rows, columns) = (x.shape[2], x.shape[3] / Patch, x.shape[4] / Patch);
 
         // 1. Tokens of the patches with their positions: [B, T*S, C].
-        var places = Positions.Grid(Config.HiddenSize, (int)rows, (int)columns).unsqueeze(1);           // [1, 1, S, C]
-        var times = Positions.Line(Config.HiddenSize, (int)frames).unsqueeze(2);                        // [1, T, 1, C]
+        var places = Positions.Grid(Config.HiddenSize, (int)rows, (int)columns).unsqueeze(1); // [1, 1, S, C]
+        var times = Positions.Line(Config.HiddenSize, (int)frames).unsqueeze(2); // [1, T, 1, C]
         var tokens = x_embedder.call(x) + (places + times).flatten(1, 2).to(x.device);
 
         // 2. One token for the class: [B, 1, C].
@@ -111,14 +113,16 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
         tokens = cat([class_embedder.call(label).unsqueeze(1), tokens], 1);
 
         // 3. Blocks, modulated by the time.
-        var time = t_embedder.call(t);                                                                  // [B, C]
+        var time = t_embedder.call(t); // [B, C]
         foreach (var block in blocks)
         {
             tokens = block.call(tokens, time);
         }
 
         // 4. Back to patches, without the token of the class.
-        return x_embedder.Unpatchify(final.call(tokens.narrow(1, 1, frames * rows * columns)), frames, rows, columns, Config.InChannels).MoveToOuterDisposeScope();
+        return x_embedder
+            .Unpatchify(final.call(tokens.narrow(1, 1, frames * rows * columns)), frames, rows, columns, Config.InChannels)
+            .MoveToOuterDisposeScope();
     }
 }
 
@@ -129,7 +133,8 @@ internal sealed class TokenBlock : nn.Module<Tensor, Tensor, Tensor>, ICheckpoin
     private readonly Mlp mlp;
     private readonly Linear modulation;
 
-    public TokenBlock(long channels, int heads) : base(nameof(TokenBlock))
+    public TokenBlock(long channels, int heads)
+        : base(nameof(TokenBlock))
     {
         attn = new SelfAttention((int)channels, heads);
         mlp = new Mlp(channels, 4 * channels, channels);
@@ -145,7 +150,7 @@ internal sealed class TokenBlock : nn.Module<Tensor, Tensor, Tensor>, ICheckpoin
     private Tensor Compute(Tensor x, Tensor time)
     {
         using var scope = NewDisposeScope();
-        var m = modulation.call(nn.functional.silu(time)).unsqueeze(1).chunk(6, 2);                     // 6 of [B, 1, C]
+        var m = modulation.call(nn.functional.silu(time)).unsqueeze(1).chunk(6, 2); // 6 of [B, 1, C]
         x = AdaLn.AddGated(x, m[2], attn.call(AdaLn.NormModulate(x, m[0], m[1])));
         return AdaLn.AddGated(x, m[5], mlp.call(AdaLn.NormModulate(x, m[3], m[4]))).MoveToOuterDisposeScope();
     }

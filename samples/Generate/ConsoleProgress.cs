@@ -18,12 +18,18 @@ internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposab
             stage = value.Stage;
             watch.Restart();
             if (!terminal)
+            {
                 Console.Error.WriteLine(Name(value.Stage) + (value.Stage == GenerationStage.Denoising ? $" in {value.Steps} steps" : ""));
+            }
         }
         if (!terminal)
+        {
             return;
+        }
+
         var filled = BarWidth * value.Step / value.Steps;
-        var left = value.Step > 0 && value.Step < value.Steps ? $", {watch.Elapsed.TotalSeconds / value.Step * (value.Steps - value.Step):0} s left" : "";
+        var left =
+            value.Step > 0 && value.Step < value.Steps ? $", {watch.Elapsed.TotalSeconds / value.Step * (value.Steps - value.Step):0} s left" : "";
         var steps = value.Stage is GenerationStage.Denoising or GenerationStage.Decoding ? $" {value.Step}/{value.Steps}{left}" : "";
         Console.Error.Write($"\r\e[K{new string('█', filled)}{new string('░', BarWidth - filled)} {Name(value.Stage)}{steps}");
     }
@@ -31,18 +37,22 @@ internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposab
     public void Clear()
     {
         if (terminal && stage is not null)
+        {
             Console.Error.Write("\r\e[K");
+        }
+
         stage = null;
     }
 
     public void Dispose() => Clear();
 
-    private static string Name(GenerationStage stage) => stage switch
-    {
-        GenerationStage.Loading => "Loading the model",
-        GenerationStage.EncodingText => "Reading the prompt",
-        GenerationStage.Denoising => "Denoising",
-        GenerationStage.Decoding => "Decoding",
-        _ => "Writing",
-    };
+    private static string Name(GenerationStage stage) =>
+        stage switch
+        {
+            GenerationStage.Loading => "Loading the model",
+            GenerationStage.EncodingText => "Reading the prompt",
+            GenerationStage.Denoising => "Denoising",
+            GenerationStage.Decoding => "Decoding",
+            _ => "Writing",
+        };
 }

@@ -15,76 +15,112 @@ var size = new Option<string?>("--size") { Description = "Width and height in pi
 var steps = new Option<int?>("--steps") { Description = "Denoising steps: more are slower and finer." };
 var guidance = new Option<double?>("--guidance") { Description = "How closely to follow the prompt; 1 = no guidance." };
 var negative = new Option<string?>("--negative") { Description = "What to stay away from." };
-var references = new Option<string[]>("--reference") { Description = "Pictures and videos whose frames are given to the result, for models that were trained so." };
+var references = new Option<string[]>("--reference")
+{
+    Description = "Pictures and videos whose frames are given to the result, for models that were trained so.",
+};
 var strategy = new Option<string>("--mask-strategy")
 {
-    Description = "Which frames of the references go where, as in Open-Sora: loop,reference,reference start,target start,length,edit ratio;... The default animates a picture, "
+    Description =
+        "Which frames of the references go where, as in Open-Sora: loop,reference,reference start,target start,length,edit ratio;... The default animates a picture, "
         + "0,0,-4,0,4 continues a video from its last four frames.",
     DefaultValueFactory = _ => "0",
 };
 size.Validators.Add(result =>
 {
     if (result.GetValueOrDefault<string?>() is { } text && Names.ParseSize(text) is null)
+    {
         result.AddError("--size takes a width and a height, such as 128x128.");
+    }
 });
 
 var command = new RootCommand("Generates a video from a text and writes it as MP4, GIF and contact sheet.")
 {
-    prompt, model, backend, output, seed, frames, size, steps, guidance, negative, references, strategy,
+    prompt,
+    model,
+    backend,
+    output,
+    seed,
+    frames,
+    size,
+    steps,
+    guidance,
+    negative,
+    references,
+    strategy,
 };
-command.SetAction(async (arguments, cancellationToken) =>
-{
-    var text = arguments.GetValue(prompt)!;
-    var pixels = Names.ParseSize(arguments.GetValue(size));
-    using var progress = new ConsoleProgress();
-    try
+command.SetAction(
+    async (arguments, cancellationToken) =>
     {
-        using var generator = VideoGenerator.Create()
-            .Configure(options => (options.Model, options.Backend) = (arguments.GetValue(model), arguments.GetValue(backend)))
-            .Build();
-        await generator.LoadAsync(progress, cancellationToken);
+        var text = arguments.GetValue(prompt)!;
+        var pixels = Names.ParseSize(arguments.GetValue(size));
+        using var progress = new ConsoleProgress();
+        try
+        {
+            using var generator = VideoGenerator
+                .Create()
+                .Configure(options => (options.Model, options.Backend) = (arguments.GetValue(model), arguments.GetValue(backend)))
+                .Build();
+            await generator.LoadAsync(progress, cancellationToken);
 
-        var request = generator.Request(text);
-        List<VideoFrames> given = [];
-        foreach (var file in arguments.GetValue(references) ?? [])
-            given.Add(await new VideoReader().ReadAsync(file, cancellationToken: cancellationToken));
-        if (given.Count > 0)
-            request.ConditionOn(given, arguments.GetValue(strategy)!);
+            var request = generator.Request(text);
+            List<VideoFrames> given = [];
+            foreach (var file in arguments.GetValue(references) ?? [])
+            {
+                given.Add(await new VideoReader().ReadAsync(file, cancellationToken: cancellationToken));
+            }
 
-        var watch = Stopwatch.StartNew();
-        var video = await request
-            .Frames(arguments.GetValue(frames)).Size(pixels?.Width, pixels?.Height)
-            .Steps(arguments.GetValue(steps)).Guidance(arguments.GetValue(guidance))
-            .Seed(arguments.GetValue(seed)).NegativePrompt(arguments.GetValue(negative))
-            .GenerateAsync(progress, cancellationToken);
+            if (given.Count > 0)
+            {
+                request.ConditionOn(given, arguments.GetValue(strategy)!);
+            }
 
-        var name = Path.Combine(arguments.GetValue(output)!, Names.ForFile(text, video.Seed));
-        await video.SaveMp4Async($"{name}.mp4", progress, cancellationToken);
-        await video.SaveGifAsync($"{name}.gif", progress, cancellationToken);
-        await video.SaveContactSheetAsync($"{name}.png", cancellationToken: cancellationToken);
-        progress.Clear();
+            var watch = Stopwatch.StartNew();
+            var video = await request
+                .Frames(arguments.GetValue(frames))
+                .Size(pixels?.Width, pixels?.Height)
+                .Steps(arguments.GetValue(steps))
+                .Guidance(arguments.GetValue(guidance))
+                .Seed(arguments.GetValue(seed))
+                .NegativePrompt(arguments.GetValue(negative))
+                .GenerateAsync(progress, cancellationToken);
 
-        var how = video.Metadata;
-        Console.WriteLine($"\"{text}\"");
-        Console.WriteLine($"  model {how.Model} on {how.Backend}, {how.Sampler} with {how.Steps} steps, guidance {how.Guidance:0.##}, seed {how.Seed}");
-        Console.WriteLine($"  {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height} at {video.Frames.FramesPerSecond:0.##} a second, "
-            + $"made in {watch.Elapsed.TotalSeconds:0.0} s");
-        foreach (var extension in new[] { "mp4", "gif", "png" })
-            Console.WriteLine($"  {name}.{extension}");
-        return 0;
+            var name = Path.Combine(arguments.GetValue(output)!, Names.ForFile(text, video.Seed));
+            await video.SaveMp4Async($"{name}.mp4", progress, cancellationToken);
+            await video.SaveGifAsync($"{name}.gif", progress, cancellationToken);
+            await video.SaveContactSheetAsync($"{name}.png", cancellationToken: cancellationToken);
+            progress.Clear();
+
+            var how = video.Metadata;
+            Console.WriteLine($"\"{text}\"");
+            Console.WriteLine(
+                $"  model {how.Model} on {how.Backend}, {how.Sampler} with {how.Steps} steps, guidance {how.Guidance:0.##}, seed {how.Seed}"
+            );
+            Console.WriteLine(
+                $"  {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height} at {video.Frames.FramesPerSecond:0.##} a second, "
+                    + $"made in {watch.Elapsed.TotalSeconds:0.0} s"
+            );
+            foreach (var extension in new[] { "mp4", "gif", "png" })
+            {
+                Console.WriteLine($"  {name}.{extension}");
+            }
+
+            return 0;
+        }
+        catch (OperationCanceledException)
+        {
+            progress.Clear();
+            Console.Error.WriteLine("Cancelled.");
+            return 130;
+        }
+        catch (Exception e) // the library's messages say what was wrong and what to do
+        {
+            progress.Clear();
+            Console.Error.WriteLine(e.Message);
+            return 1;
+        }
     }
-    catch (OperationCanceledException)
-    {
-        progress.Clear();
-        Console.Error.WriteLine("Cancelled.");
-        return 130;
-    }
-    catch (Exception e) // the library's messages say what was wrong and what to do
-    {
-        progress.Clear();
-        Console.Error.WriteLine(e.Message);
-        return 1;
-    }
-});
+);
+
 // Ctrl+C lets the step that runs end.
 return await command.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) });

@@ -15,28 +15,39 @@ using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
-var clips = new Argument<string>("clips") { Description = "A folder of clips. Captions: the lines of dog.txt beside dog.mp4, or else the file's name; or captions.csv with path,caption." };
+var clips = new Argument<string>("clips")
+{
+    Description = "A folder of clips. Captions: the lines of dog.txt beside dog.mp4, or else the file's name; or captions.csv with path,caption.",
+};
 var minutes = new Option<double>("--minutes") { Description = "Time to train for, all stages together.", DefaultValueFactory = _ => 6 };
 var output = new Option<string>("--out") { Description = "Where checkpoints, previews and the model go.", DefaultValueFactory = _ => "out/mine" };
 var start = new Option<string>("--model") { Description = "The model to start from: a name or a folder.", DefaultValueFactory = _ => "stickers" };
 var command = new RootCommand("Trains the three stages on a folder of clips.") { clips, minutes, output, start };
-command.SetAction(async (parsed, cancellationToken) =>
-{
-    try
+command.SetAction(
+    async (parsed, cancellationToken) =>
     {
-        return await TrainAsync(parsed.GetValue(clips)!, parsed.GetValue(minutes), parsed.GetValue(output)!, parsed.GetValue(start)!, cancellationToken);
+        try
+        {
+            return await TrainAsync(
+                parsed.GetValue(clips)!,
+                parsed.GetValue(minutes),
+                parsed.GetValue(output)!,
+                parsed.GetValue(start)!,
+                cancellationToken
+            );
+        }
+        catch (OperationCanceledException)
+        {
+            Console.WriteLine("Stopped; the same command goes on.");
+            return 130;
+        }
+        catch (Exception e) // the library's messages say what was wrong and what to do
+        {
+            Console.Error.WriteLine(e.Message);
+            return 1;
+        }
     }
-    catch (OperationCanceledException)
-    {
-        Console.WriteLine("Stopped; the same command goes on.");
-        return 130;
-    }
-    catch (Exception e) // the library's messages say what was wrong and what to do
-    {
-        Console.Error.WriteLine(e.Message);
-        return 1;
-    }
-});
+);
 return await command.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) });
 
 static async Task<int> TrainAsync(string folder, double minutes, string output, string start, CancellationToken cancellationToken)
@@ -46,7 +57,13 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     var (about, config, size) = (origin.Description, origin.ReadConfig<StdiTConfig>(origin.Description.Denoiser), origin.Description.Video);
     using var vae = new AutoencoderKL(origin.ReadConfig<AutoencoderKLConfig>(about.Vae));
     vae.LoadWeights(origin.VaeWeights);
-    using var text = T5TextEncoder.Load(origin.ReadConfig<T5Config>(about.TextEncoder), origin.TextEncoderWeights, origin.Tokenizer, about.TextEncoder.MaxTokens, about.TextEncoder.CleanCaptions);
+    using var text = T5TextEncoder.Load(
+        origin.ReadConfig<T5Config>(about.TextEncoder),
+        origin.TextEncoderWeights,
+        origin.Tokenizer,
+        about.TextEncoder.MaxTokens,
+        about.TextEncoder.CleanCaptions
+    );
     using var model = new StdiT(config);
     model.LoadWeights(origin.DenoiserWeights);
     if (Avx512BW.IsSupported) // bfloat16 pays where the processor has it
@@ -56,41 +73,88 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     }
 
     // The clips, encoded once: every frame through the autoencoder.
-    var wanted = new ClipOptions { Width = size.Width, Height = size.Height, FramesPerSecond = size.Fps, Frames = size.Frames };
+    var wanted = new ClipOptions
+    {
+        Width = size.Width,
+        Height = size.Height,
+        FramesPerSecond = size.Fps,
+        Frames = size.Frames,
+    };
     var csv = Path.Combine(folder, "captions.csv");
     var table = File.Exists(csv) ? new VideoTable(csv, new VideoReader(), wanted) : VideoTable.FromFolder(folder, new VideoReader(), wanted);
     var all = table;
-    var sizes = await all.SizesAsync(new Progress<BadClip>(bad => Console.WriteLine($"left out: {all.Paths[bad.Index]}: {bad.Reason}")), cancellationToken);
+    var sizes = await all.SizesAsync(
+        new Progress<BadClip>(bad => Console.WriteLine($"left out: {all.Paths[bad.Index]}: {bad.Reason}")),
+        cancellationToken
+    );
     table = all.Select(Enumerable.Range(0, all.Count).Where(i => sizes[i].Frames > 0));
     sizes = [.. sizes.Where(size => size.Frames > 0)];
-    using var cache = LatentCache.OpenOrCreate(Path.Combine(output, "latents.safetensors"), LatentCache.KeyOf(table, vae), table, vae, cancellationToken: cancellationToken);
+    using var cache = LatentCache.OpenOrCreate(
+        Path.Combine(output, "latents.safetensors"),
+        LatentCache.KeyOf(table, vae),
+        table,
+        vae,
+        cancellationToken: cancellationToken
+    );
     Console.WriteLine($"{table.Count} clips, {cache.Captions.SelectMany(all => all).Distinct(StringComparer.Ordinal).Count()} captions");
 
     // The finest tenth of them, one at least: those with the most pixels.
-    var finest = Enumerable.Range(0, table.Count).OrderByDescending(i => (long)sizes[i].Frames * sizes[i].Height * sizes[i].Width).Take(Math.Max(1, table.Count / 10)).ToArray();
+    var finest = Enumerable
+        .Range(0, table.Count)
+        .OrderByDescending(i => (long)sizes[i].Frames * sizes[i].Height * sizes[i].Width)
+        .Take(Math.Max(1, table.Count / 10))
+        .ToArray();
     Console.WriteLine($"the finest: {string.Join(", ", finest.Select(i => Path.GetFileName(table.Paths[i])))}");
 
     // Three stages: single frames, half as many frames as the model has, and the finest tenth at full length.
     using var images = new LatentData(cache, text) { Frames = 1 };
     using var shorter = new LatentData(cache, text) { Frames = Math.Max(1, size.Frames / 2) };
     using var longer = new LatentData(cache, text, finest) { Frames = size.Frames };
-    TrainingStage Stage(string name, ITrainingData data, int batch, double share, double rate) => new()
-    {
-        Name = name, Data = data, Steps = 100_000, TimeLimit = TimeSpan.FromMinutes(minutes * share), BatchSize = batch, Workers = Math.Min(2, Environment.ProcessorCount),
-        LearningRate = rate, FinalLearningRate = rate / 10, Shape = LearningRateShape.Cosine, WarmUpSteps = 10, Beta2 = 0.99, EmaDecay = 0.98, EmaWarmUp = true,
-    };
+    TrainingStage Stage(string name, ITrainingData data, int batch, double share, double rate) =>
+        new()
+        {
+            Name = name,
+            Data = data,
+            Steps = 100_000,
+            TimeLimit = TimeSpan.FromMinutes(minutes * share),
+            BatchSize = batch,
+            Workers = Math.Min(2, Environment.ProcessorCount),
+            LearningRate = rate,
+            FinalLearningRate = rate / 10,
+            Shape = LearningRateShape.Cosine,
+            WarmUpSteps = 10,
+            Beta2 = 0.99,
+            EmaDecay = 0.98,
+            EmaWarmUp = true,
+        };
     var first = Stage("images", images, 8, 0.35, 4e-4);
     first.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal);
 
-    var process = new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = about.Diffusion.Prediction, Variance = about.Diffusion.Variance });
+    var process = new Iddpm(
+        IddpmSchedule.Linear(),
+        new IddpmOptions { Prediction = about.Diffusion.Prediction, Variance = about.Diffusion.Variance }
+    );
     var prompts = cache.Captions.Select(all => all[0]).Distinct(StringComparer.Ordinal).Take(8).ToArray();
     using var trainer = new StagedTrainer(new DiffusionTraining(model, process: process))
         .AddStage(first)
         .AddStage(Stage("clips", shorter, 2, 0.45, 3e-4))
         .AddStage(Stage("fine clips", longer, 1, 0.2, 1e-4))
         .AddCallback(new ConsoleProgress())
-        .AddCallback(new PreviewVideos(Path.Combine(output, "previews"), model, text, vae, prompts,
-            new PreviewOptions { Sampler = new DpmSolver(about.Sampling.Steps, prediction: about.Diffusion.Prediction), Guidance = about.Sampling.GuidanceScale, FramesPerSecond = size.Fps }))
+        .AddCallback(
+            new PreviewVideos(
+                Path.Combine(output, "previews"),
+                model,
+                text,
+                vae,
+                prompts,
+                new PreviewOptions
+                {
+                    Sampler = new DpmSolver(about.Sampling.Steps, prediction: about.Diffusion.Prediction),
+                    Guidance = about.Sampling.GuidanceScale,
+                    FramesPerSecond = size.Fps,
+                }
+            )
+        )
         .SaveTo(new CheckpointOptions { Folder = Path.Combine(output, "checkpoints"), KeepLast = 1 })
         .Resume(Path.Combine(output, "checkpoints"), ifAny: true); // stopped and started again, it goes on where it was
     await trainer.RunAsync(cancellationToken: cancellationToken);
@@ -100,14 +164,20 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     var mine = Path.Combine(output, "model");
     Directory.CreateDirectory(mine);
     foreach (var file in Directory.EnumerateFiles(origin.Path))
+    {
         File.Copy(file, Path.Combine(mine, Path.GetFileName(file)), overwrite: true);
+    }
+
     model.SaveWeights(Path.Combine(mine, Path.GetFileName(origin.DenoiserWeights)), ScalarType.Float16);
     ModelFolder.Save(mine, about with { Name = "mine", Description = $"{about.Name}, trained further on {table.Count} clips." });
 
     using var generator = VideoGenerator.Create().UseModel(mine).Build();
     List<VideoFrames> videos = [];
     foreach (var prompt in prompts)
+    {
         videos.Add((await generator.Request(prompt).Seed(1).GenerateAsync(cancellationToken: cancellationToken)).Frames);
+    }
+
     await new ImageCodec().WriteAsync(ContactSheet.OfVideos(videos, 6), Path.Combine(output, "result.png"), cancellationToken);
     await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, 4), Path.Combine(output, "result.mp4"), cancellationToken: cancellationToken);
     Console.WriteLine($"{Path.Combine(output, "result.mp4")} and .png show: {string.Join("; ", prompts)}");

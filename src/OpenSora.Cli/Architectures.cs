@@ -28,11 +28,20 @@ internal static class Architectures
     private static IEnumerable<Candidate> Transformers(WeightsFile file)
     {
         if (Shapes.Beside(file, Patches) is not { } shapes)
+        {
             return [];
+        }
+
         if (shapes.Count("spatial_blocks") > 0)
+        {
             return StdiT3(shapes);
+        }
+
         if (shapes.Has("blocks.0.scale_shift_table_temporal"))
+        {
             return StdiT2(shapes);
+        }
+
         return shapes.Has("blocks.0.adaLN_modulation.1.weight") ? DiT(shapes) : StdiT(shapes);
     }
 
@@ -41,27 +50,63 @@ internal static class Architectures
         var (hidden, depth, videos) = (shapes[Patches, 0], Math.Max(1, shapes.Count("blocks")), shapes.Has("blocks.0.attn_temp.qkv.weight"));
         var sizes = new StdiTConfig
         {
-            InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, MlpRatio = MlpRatio(shapes, "blocks"),
-            CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1), ModelMaxLength = shapes.Or(120, "y_embedder.y_embedding", 0), PredSigma = PredictsVariance(shapes),
-            QkNorm = shapes.Has("blocks.0.attn.q_norm.weight"), SizeConditioning = shapes.Has("csize_embedder.mlp.0.weight"), InputSize = PatchSize(shapes),
+            InChannels = shapes[Patches, 1],
+            PatchSize = PatchSize(shapes),
+            HiddenSize = hidden,
+            Depth = depth,
+            MlpRatio = MlpRatio(shapes, "blocks"),
+            CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1),
+            ModelMaxLength = shapes.Or(120, "y_embedder.y_embedding", 0),
+            PredSigma = PredictsVariance(shapes),
+            QkNorm = shapes.Has("blocks.0.attn.q_norm.weight"),
+            SizeConditioning = shapes.Has("csize_embedder.mlp.0.weight"),
+            InputSize = PatchSize(shapes),
         };
-        var (name, heads) = Preset(StdiTConfig.Presets, StdiTConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
+        var (name, heads) = Preset(
+            StdiTConfig.Presets,
+            StdiTConfig.Preset,
+            preset => (preset.HiddenSize, preset.Depth, preset.NumHeads),
+            hidden,
+            depth
+        );
         heads = Heads(shapes, "blocks", hidden) ?? heads ?? Divisor(hidden);
         var words = $"{Width(hidden, depth)}, {Latents(shapes, sizes.InChannels)}, text {sizes.ModelMaxLength} x {sizes.CaptionChannels}";
         var stdit = sizes with { NumHeads = heads.Value };
         if (videos)
+        {
             return [new(name ?? "STDiT", words, () => new StdiT(stdit, initialize: false), PublishedWeights.Options())];
+        }
 
         var pixArt = new PixArtConfig
         {
-            InChannels = sizes.InChannels, PatchSize = sizes.PatchSize, HiddenSize = hidden, Depth = depth, NumHeads = heads.Value, MlpRatio = sizes.MlpRatio, CaptionChannels = sizes.CaptionChannels,
-            ModelMaxLength = sizes.ModelMaxLength, PredSigma = sizes.PredSigma, QkNorm = sizes.QkNorm, SizeConditioning = sizes.SizeConditioning, InputSize = sizes.InputSize,
+            InChannels = sizes.InChannels,
+            PatchSize = sizes.PatchSize,
+            HiddenSize = hidden,
+            Depth = depth,
+            NumHeads = heads.Value,
+            MlpRatio = sizes.MlpRatio,
+            CaptionChannels = sizes.CaptionChannels,
+            ModelMaxLength = sizes.ModelMaxLength,
+            PredSigma = sizes.PredSigma,
+            QkNorm = sizes.QkNorm,
+            SizeConditioning = sizes.SizeConditioning,
+            InputSize = sizes.InputSize,
         };
         var image = name?.Replace("STDiT", sizes.SizeConditioning ? "PixArtMS" : "PixArt", StringComparison.Ordinal);
         return
         [
-            new(PixArtConfig.Presets.Contains(image, StringComparer.Ordinal) ? image! : "PixArt", words, () => new PixArt(pixArt, initialize: false), PublishedWeights.Options()),
-            new($"{name ?? "STDiT"}, as image weights", words, () => new StdiT(stdit with { SizeConditioning = false }, initialize: false), PublishedWeights.Options(fromImage: true)),
+            new(
+                PixArtConfig.Presets.Contains(image, StringComparer.Ordinal) ? image! : "PixArt",
+                words,
+                () => new PixArt(pixArt, initialize: false),
+                PublishedWeights.Options()
+            ),
+            new(
+                $"{name ?? "STDiT"}, as image weights",
+                words,
+                () => new StdiT(stdit with { SizeConditioning = false }, initialize: false),
+                PublishedWeights.Options(fromImage: true)
+            ),
         ];
     }
 
@@ -73,18 +118,43 @@ internal static class Architectures
         var (name, heads) = Preset(patched, DiTConfig.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
         var dit = new DiTConfig
         {
-            InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = heads ?? Divisor(hidden), MlpRatio = MlpRatio(shapes, "blocks"), Condition = condition,
-            CaptionChannels = classes > 0 ? 512 : shapes.Or(512, "y_embedder.y_proj.fc1.weight", 1), LearnSigma = PredictsVariance(shapes), InputSize = PatchSize(shapes),
+            InChannels = shapes[Patches, 1],
+            PatchSize = PatchSize(shapes),
+            HiddenSize = hidden,
+            Depth = depth,
+            NumHeads = heads ?? Divisor(hidden),
+            MlpRatio = MlpRatio(shapes, "blocks"),
+            Condition = condition,
+            CaptionChannels = classes > 0 ? 512 : shapes.Or(512, "y_embedder.y_proj.fc1.weight", 1),
+            LearnSigma = PredictsVariance(shapes),
+            InputSize = PatchSize(shapes),
         };
         var latte = new LatteConfig
         {
-            InChannels = dit.InChannels, PatchSize = dit.PatchSize, HiddenSize = hidden, Depth = depth, NumHeads = dit.NumHeads, MlpRatio = dit.MlpRatio, Condition = condition,
-            CaptionChannels = dit.CaptionChannels, LearnSigma = dit.LearnSigma, InputSize = dit.InputSize,
+            InChannels = dit.InChannels,
+            PatchSize = dit.PatchSize,
+            HiddenSize = hidden,
+            Depth = depth,
+            NumHeads = dit.NumHeads,
+            MlpRatio = dit.MlpRatio,
+            Condition = condition,
+            CaptionChannels = dit.CaptionChannels,
+            LearnSigma = dit.LearnSigma,
+            InputSize = dit.InputSize,
         };
-        var words = $"{Width(hidden, depth)}, {Latents(shapes, dit.InChannels)}, {(classes > 0 ? $"{classes} classes" : $"text {dit.CaptionChannels}")}";
+        var words =
+            $"{Width(hidden, depth)}, {Latents(shapes, dit.InChannels)}, {(classes > 0 ? $"{classes} classes" : $"text {dit.CaptionChannels}")}";
         if (!shapes.Has("temp_embed")) // Latte's own table of frames
+        {
             yield return new(name ?? "DiT", words, () => new DiT(dit, initialize: false), PublishedWeights.Options());
-        yield return new(name?.Replace("DiT", "Latte", StringComparison.Ordinal) ?? "Latte", words, () => new Latte(latte, initialize: false), PublishedWeights.Options());
+        }
+
+        yield return new(
+            name?.Replace("DiT", "Latte", StringComparison.Ordinal) ?? "Latte",
+            words,
+            () => new Latte(latte, initialize: false),
+            PublishedWeights.Options()
+        );
     }
 
     private static IEnumerable<Candidate> StdiT2(Shapes shapes)
@@ -92,11 +162,30 @@ internal static class Architectures
         var (hidden, depth) = (shapes[Patches, 0], Math.Max(1, shapes.Count("blocks")));
         var config = new StdiT2Config
         {
-            InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = RopeHeads(shapes, hidden), MlpRatio = MlpRatio(shapes, "blocks"),
-            CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1), ModelMaxLength = shapes.Or(200, "y_embedder.y_embedding", 0), PredSigma = PredictsVariance(shapes), QkNorm = shapes.Has("blocks.0.attn.q_norm.weight"),
+            InChannels = shapes[Patches, 1],
+            PatchSize = PatchSize(shapes),
+            HiddenSize = hidden,
+            Depth = depth,
+            NumHeads = RopeHeads(shapes, hidden),
+            MlpRatio = MlpRatio(shapes, "blocks"),
+            CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1),
+            ModelMaxLength = shapes.Or(200, "y_embedder.y_embedding", 0),
+            PredSigma = PredictsVariance(shapes),
+            QkNorm = shapes.Has("blocks.0.attn.q_norm.weight"),
         };
-        var (name, _) = Preset(StdiT2Config.Presets, StdiT2Config.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
-        yield return new(name ?? "STDiT2", $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}", () => new StdiT2(config, initialize: false), new LoadOptions());
+        var (name, _) = Preset(
+            StdiT2Config.Presets,
+            StdiT2Config.Preset,
+            preset => (preset.HiddenSize, preset.Depth, preset.NumHeads),
+            hidden,
+            depth
+        );
+        yield return new(
+            name ?? "STDiT2",
+            $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}",
+            () => new StdiT2(config, initialize: false),
+            new LoadOptions()
+        );
     }
 
     private static IEnumerable<Candidate> StdiT3(Shapes shapes)
@@ -104,32 +193,72 @@ internal static class Architectures
         var (hidden, depth) = (shapes[Patches, 0], Math.Max(1, shapes.Count("spatial_blocks")));
         var config = new StdiT3Config
         {
-            InChannels = shapes[Patches, 1], PatchSize = PatchSize(shapes), HiddenSize = hidden, Depth = depth, NumHeads = RopeHeads(shapes, hidden), MlpRatio = MlpRatio(shapes, "spatial_blocks"),
-            CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1), ModelMaxLength = shapes.Or(300, "y_embedder.y_embedding", 0), PredSigma = PredictsVariance(shapes), QkNorm = shapes.Has("spatial_blocks.0.attn.q_norm.weight"),
+            InChannels = shapes[Patches, 1],
+            PatchSize = PatchSize(shapes),
+            HiddenSize = hidden,
+            Depth = depth,
+            NumHeads = RopeHeads(shapes, hidden),
+            MlpRatio = MlpRatio(shapes, "spatial_blocks"),
+            CaptionChannels = shapes.Or(4096, "y_embedder.y_proj.fc1.weight", 1),
+            ModelMaxLength = shapes.Or(300, "y_embedder.y_embedding", 0),
+            PredSigma = PredictsVariance(shapes),
+            QkNorm = shapes.Has("spatial_blocks.0.attn.q_norm.weight"),
         };
-        var (name, _) = Preset(StdiT3Config.Presets, StdiT3Config.Preset, preset => (preset.HiddenSize, preset.Depth, preset.NumHeads), hidden, depth);
-        yield return new(name ?? "STDiT3", $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}", () => new StdiT3(config, initialize: false), new LoadOptions());
+        var (name, _) = Preset(
+            StdiT3Config.Presets,
+            StdiT3Config.Preset,
+            preset => (preset.HiddenSize, preset.Depth, preset.NumHeads),
+            hidden,
+            depth
+        );
+        yield return new(
+            name ?? "STDiT3",
+            $"{Width(hidden, depth)}, {Latents(shapes, config.InChannels)}, text {config.ModelMaxLength} x {config.CaptionChannels}",
+            () => new StdiT3(config, initialize: false),
+            new LoadOptions()
+        );
     }
 
     private static IEnumerable<Candidate> Autoencoders(WeightsFile file)
     {
         const string first = "encoder.down_blocks.0.resnets.0.conv1.weight";
         if (Shapes.Beside(file, first, KeyMaps.StableDiffusionVae()) is not { } shapes)
+        {
             yield break;
+        }
+
         var levels = shapes.Count("encoder.down_blocks");
         int[] channels = [.. Enumerable.Range(0, levels).Select(level => shapes[$"encoder.down_blocks.{level}.resnets.0.conv1.weight", 0])];
         var latents = shapes["decoder.conv_in.weight", 1];
         var config = new AutoencoderKLConfig
         {
-            InChannels = shapes["encoder.conv_in.weight", 1], OutChannels = shapes["decoder.conv_out.weight", 0], BlockOutChannels = channels,
-            LayersPerBlock = shapes.Count("encoder.down_blocks.0.resnets"), LatentChannels = latents, NormNumGroups = new[] { 32, 16, 8, 4, 2 }.FirstOrDefault(groups => Array.TrueForAll(channels, width => width % groups == 0), 1),
+            InChannels = shapes["encoder.conv_in.weight", 1],
+            OutChannels = shapes["decoder.conv_out.weight", 0],
+            BlockOutChannels = channels,
+            LayersPerBlock = shapes.Count("encoder.down_blocks.0.resnets"),
+            LatentChannels = latents,
+            NormNumGroups = new[] { 32, 16, 8, 4, 2 }.FirstOrDefault(groups => Array.TrueForAll(channels, width => width % groups == 0), 1),
         };
         var words = $"channels {string.Join(", ", channels)}, {latents} latent channels";
         var options = new LoadOptions { KeyMap = KeyMaps.StableDiffusionVae(levels), AllowReshape = true };
         if (shapes.Has("decoder.time_conv_out.weight"))
-            yield return new("autoencoder with the temporal decoder of Stable Video Diffusion", words, () => new AutoencoderKLTemporalDecoder(config, initialize: false), options);
+        {
+            yield return new(
+                "autoencoder with the temporal decoder of Stable Video Diffusion",
+                words,
+                () => new AutoencoderKLTemporalDecoder(config, initialize: false),
+                options
+            );
+        }
         else
-            yield return new(channels is [128, 256, 512, 512] && latents == 4 ? "Stable Diffusion's autoencoder" : "autoencoder of Stable Diffusion's kind", words, () => new AutoencoderKL(config, initialize: false), options);
+        {
+            yield return new(
+                channels is [128, 256, 512, 512] && latents == 4 ? "Stable Diffusion's autoencoder" : "autoencoder of Stable Diffusion's kind",
+                words,
+                () => new AutoencoderKL(config, initialize: false),
+                options
+            );
+        }
     }
 
     /// <summary>Diffusers' file of both halves, or one of the original's two, whose names are the numbers of layers.</summary>
@@ -138,8 +267,24 @@ internal static class Architectures
         (string First, string Half, LoadOptions Options)[] forms =
         [
             ("encoder.layers.0.weight", "", new LoadOptions()),
-            ("0.weight", ", the encoder", new LoadOptions { KeyMap = name => $"encoder.layers.{name}", KeepInitial = name => name.StartsWith("decoder.", StringComparison.Ordinal) }),
-            ("1.weight", ", the decoder", new LoadOptions { KeyMap = name => $"decoder.{TinyAutoencoder.DecoderName(name)}", KeepInitial = name => name.StartsWith("encoder.", StringComparison.Ordinal) }),
+            (
+                "0.weight",
+                ", the encoder",
+                new LoadOptions
+                {
+                    KeyMap = name => $"encoder.layers.{name}",
+                    KeepInitial = name => name.StartsWith("decoder.", StringComparison.Ordinal),
+                }
+            ),
+            (
+                "1.weight",
+                ", the decoder",
+                new LoadOptions
+                {
+                    KeyMap = name => $"decoder.{TinyAutoencoder.DecoderName(name)}",
+                    KeepInitial = name => name.StartsWith("encoder.", StringComparison.Ordinal),
+                }
+            ),
         ];
         foreach (var (first, half, options) in forms.Where(form => file.Tensors.ContainsKey(form.First)).Take(1))
         {
@@ -147,68 +292,120 @@ internal static class Architectures
             {
                 var names = TinyAutoencoderConfig.Presets.Where(name => TinyAutoencoderConfig.Preset(name).LatentChannels == config.LatentChannels);
                 var sized = config with { Channels = (int)Math.Min(file.Tensors[first].Shape.FirstOrDefault(), int.MaxValue) };
-                yield return new($"{string.Join(" or ", names)}{half}", $"{config.LatentChannels} latent channels", () => new TinyAutoencoder(sized, initialize: false), options);
+                yield return new(
+                    $"{string.Join(" or ", names)}{half}",
+                    $"{config.LatentChannels} latent channels",
+                    () => new TinyAutoencoder(sized, initialize: false),
+                    options
+                );
             }
         }
     }
 
     private static IEnumerable<Candidate> T5(WeightsFile file)
     {
-        const string block = "encoder.block.0.layer.", bias = $"{block}0.SelfAttention.relative_attention_bias.weight";
+        const string block = "encoder.block.0.layer.",
+            bias = $"{block}0.SelfAttention.relative_attention_bias.weight";
         if (Shapes.Beside(file, bias) is not { } shapes)
+        {
             yield break;
+        }
+
         var gated = shapes.Has($"{block}1.DenseReluDense.wi_0.weight");
         var heads = shapes[bias, 1];
         var config = new T5Config
         {
-            VocabSize = Math.Max(shapes["shared.weight", 0], shapes["encoder.embed_tokens.weight", 0]), DModel = shapes[$"{block}0.SelfAttention.q.weight", 1], NumHeads = heads,
-            DKv = shapes[$"{block}0.SelfAttention.q.weight", 0] / Math.Max(1, heads), DFf = shapes[$"{block}1.DenseReluDense.wo.weight", 1], NumLayers = shapes.Count("encoder.block"),
-            RelativeAttentionNumBuckets = shapes[bias, 0], FeedForwardProj = gated ? "gated-gelu" : "relu",
+            VocabSize = Math.Max(shapes["shared.weight", 0], shapes["encoder.embed_tokens.weight", 0]),
+            DModel = shapes[$"{block}0.SelfAttention.q.weight", 1],
+            NumHeads = heads,
+            DKv = shapes[$"{block}0.SelfAttention.q.weight", 0] / Math.Max(1, heads),
+            DFf = shapes[$"{block}1.DenseReluDense.wo.weight", 1],
+            NumLayers = shapes.Count("encoder.block"),
+            RelativeAttentionNumBuckets = shapes[bias, 0],
+            FeedForwardProj = gated ? "gated-gelu" : "relu",
         };
         var name = (config with { FeedForwardProj = "gated-gelu" }) == new T5Config() ? "T5 v1.1 XXL encoder" : $"T5 {(gated ? "v1.1 " : "")}encoder";
-        yield return new(name, $"{Width(config.DModel, config.NumLayers)}, {heads} heads of {config.DKv}, {config.VocabSize} tokens", () => new T5Encoder(config, initialize: false), new LoadOptions { KeyMap = KeyMaps.T5(file.Tensors.Keys) });
+        yield return new(
+            name,
+            $"{Width(config.DModel, config.NumLayers)}, {heads} heads of {config.DKv}, {config.VocabSize} tokens",
+            () => new T5Encoder(config, initialize: false),
+            new LoadOptions { KeyMap = KeyMaps.T5(file.Tensors.Keys) }
+        );
     }
 
     private static IEnumerable<Candidate> Clip(WeightsFile file)
     {
         const string table = "text_model.embeddings.token_embedding.weight";
         if (Shapes.Beside(file, table) is not { } shapes)
+        {
             yield break;
+        }
+
         var (hidden, layers) = (shapes[table, 1], shapes.Count("text_model.encoder.layers"));
-        var (name, heads) = Preset(ClipTextConfig.Presets, ClipTextConfig.Preset, preset => (preset.HiddenSize, preset.NumHiddenLayers, preset.NumAttentionHeads), hidden, layers);
+        var (name, heads) = Preset(
+            ClipTextConfig.Presets,
+            ClipTextConfig.Preset,
+            preset => (preset.HiddenSize, preset.NumHiddenLayers, preset.NumAttentionHeads),
+            hidden,
+            layers
+        );
         var config = new ClipTextConfig
         {
-            VocabSize = shapes[table, 0], HiddenSize = hidden, NumHiddenLayers = layers, NumAttentionHeads = heads ?? Divisor(hidden), IntermediateSize = shapes["text_model.encoder.layers.0.mlp.fc1.weight", 0],
-            MaxPositionEmbeddings = shapes["text_model.embeddings.position_embedding.weight", 0], ProjectionDim = shapes.Has("text_projection.weight") ? shapes["text_projection.weight", 0] : null,
+            VocabSize = shapes[table, 0],
+            HiddenSize = hidden,
+            NumHiddenLayers = layers,
+            NumAttentionHeads = heads ?? Divisor(hidden),
+            IntermediateSize = shapes["text_model.encoder.layers.0.mlp.fc1.weight", 0],
+            MaxPositionEmbeddings = shapes["text_model.embeddings.position_embedding.weight", 0],
+            ProjectionDim = shapes.Has("text_projection.weight") ? shapes["text_projection.weight", 0] : null,
             EosTokenId = Math.Max(0, shapes[table, 0] - 1),
         };
-        yield return new($"CLIP text encoder{(name is null ? "" : $" of {name}")}", $"{Width(hidden, layers)}, {config.MaxPositionEmbeddings} tokens", () => new ClipTextModel(config, initialize: false), new LoadOptions
-        {
-            // The half that reads pictures, and a table that is the numbers from 0 on.
-            KeyMap = key => key.StartsWith("vision_model.", StringComparison.Ordinal) || key is "visual_projection.weight" or "logit_scale" or "text_model.embeddings.position_ids" ? null : key,
-        });
+        yield return new(
+            $"CLIP text encoder{(name is null ? "" : $" of {name}")}",
+            $"{Width(hidden, layers)}, {config.MaxPositionEmbeddings} tokens",
+            () => new ClipTextModel(config, initialize: false),
+            new LoadOptions
+            {
+                // The half that reads pictures, and a table that is the numbers from 0 on.
+                KeyMap = key =>
+                    key.StartsWith("vision_model.", StringComparison.Ordinal)
+                    || key is "visual_projection.weight" or "logit_scale" or "text_model.embeddings.position_ids"
+                        ? null
+                        : key,
+            }
+        );
     }
 
-    private static (string? Name, int? Heads) Preset<TConfig>(IReadOnlyList<string> names, Func<string, TConfig> preset, Func<TConfig, (int Hidden, int Depth, int Heads)> sizes, int hidden, int depth)
+    private static (string? Name, int? Heads) Preset<TConfig>(
+        IReadOnlyList<string> names,
+        Func<string, TConfig> preset,
+        Func<TConfig, (int Hidden, int Depth, int Heads)> sizes,
+        int hidden,
+        int depth
+    )
     {
         foreach (var name in names)
         {
             if (sizes(preset(name)) is var (width, blocks, heads) && width == hidden && blocks == depth)
+            {
                 return (name, heads);
+            }
         }
 
         return (null, null);
     }
 
-    private static int[] PatchSize(Shapes shapes) => shapes.Dimensions(Patches) == 5
-        ? [shapes[Patches, 2], shapes[Patches, 3], shapes[Patches, 4]]
-        : [1, shapes[Patches, 2], shapes[Patches, 3]];
+    private static int[] PatchSize(Shapes shapes) =>
+        shapes.Dimensions(Patches) == 5 ? [shapes[Patches, 2], shapes[Patches, 3], shapes[Patches, 4]] : [1, shapes[Patches, 2], shapes[Patches, 3]];
 
-    private static double MlpRatio(Shapes shapes, string blocks) => (double)shapes.Or(4, $"{blocks}.0.mlp.fc1.weight", 0) / shapes.Or(1, $"{blocks}.0.mlp.fc1.weight", 1);
+    private static double MlpRatio(Shapes shapes, string blocks) =>
+        (double)shapes.Or(4, $"{blocks}.0.mlp.fc1.weight", 0) / shapes.Or(1, $"{blocks}.0.mlp.fc1.weight", 1);
 
-    private static bool PredictsVariance(Shapes shapes) => shapes["final_layer.linear.weight", 0] == 2L * shapes[Patches, 1] * PatchSize(shapes).Aggregate(1L, (product, size) => product * size);
+    private static bool PredictsVariance(Shapes shapes) =>
+        shapes["final_layer.linear.weight", 0] == 2L * shapes[Patches, 1] * PatchSize(shapes).Aggregate(1L, (product, size) => product * size);
 
-    private static int? Heads(Shapes shapes, string blocks, int hidden) => shapes[$"{blocks}.0.attn.q_norm.weight", 0] is > 0 and var width && hidden % width == 0 ? hidden / width : null;
+    private static int? Heads(Shapes shapes, string blocks, int hidden) =>
+        shapes[$"{blocks}.0.attn.q_norm.weight", 0] is > 0 and var width && hidden % width == 0 ? hidden / width : null;
 
     private static int RopeHeads(Shapes shapes, int hidden) => shapes["rope.freqs", 0] is > 0 and var pairs ? Math.Max(1, hidden / (2 * pairs)) : 1;
 
@@ -221,6 +418,11 @@ internal static class Architectures
     {
         var frames = shapes["pos_embed_temporal", 1] > 0 ? shapes["pos_embed_temporal", 1] : shapes["temp_embed", 1];
         var places = shapes["pos_embed", 1] > 0 ? shapes["pos_embed", 1] : shapes["pos_embed_spatial", 1];
-        return $"{channels} latent channels" + (places > 0 ? $", positions of {(frames > 1 ? $"{frames} frames of " : "")}{places} patches of {string.Join('x', PatchSize(shapes))}" : $", patches of {string.Join('x', PatchSize(shapes))}");
+        return $"{channels} latent channels"
+            + (
+                places > 0
+                    ? $", positions of {(frames > 1 ? $"{frames} frames of " : "")}{places} patches of {string.Join('x', PatchSize(shapes))}"
+                    : $", patches of {string.Join('x', PatchSize(shapes))}"
+            );
     }
 }

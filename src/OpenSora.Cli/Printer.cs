@@ -18,11 +18,17 @@ internal sealed class Printer(IAnsiConsole console, bool all)
     public void Print(string path, string? section)
     {
         if (!Directory.Exists(path))
+        {
             Weights(path, section);
+        }
         else if (File.Exists(Path.Combine(path, ModelFolder.FileName)))
+        {
             Model(ModelFolder.Open(path));
+        }
         else
+        {
             Folder(path, section);
+        }
     }
 
     private void Model(ModelFolder folder)
@@ -30,13 +36,24 @@ internal sealed class Printer(IAnsiConsole console, bool all)
         var description = folder.Description;
         Line($"[bold]{Escaped(description.Name)}[/]: a model folder, {Escaped(folder.Path)}");
         Line(Escaped(description.Description ?? ""));
-        foreach (var (title, part) in new[] { ("denoiser", description.Denoiser), ("autoencoder", description.Vae), ("text encoder", description.TextEncoder) })
+        foreach (
+            var (title, part) in new[]
+            {
+                ("denoiser", description.Denoiser),
+                ("autoencoder", description.Vae),
+                ("text encoder", description.TextEncoder),
+            }
+        )
         {
             Heading($"{title}: {part.Architecture}");
             if (part.Weights is { Length: > 0 } file)
+            {
                 Weights(Path.Combine(folder.Path, file), null);
+            }
             else
+            {
                 Line("no weights");
+            }
         }
     }
 
@@ -46,11 +63,17 @@ internal sealed class Printer(IAnsiConsole console, bool all)
         string[] folders = [path, .. Directory.GetDirectories(path).Order(StringComparer.Ordinal)];
         var files = folders.SelectMany(folder => WeightsFile.InFolder(folder)).ToList();
         if (files.Count == 0)
+        {
             throw new InvalidWeightsException(path, "neither the folder nor those in it hold weights.");
+        }
+
         foreach (var file in files)
         {
             if (files.Count > 1)
+            {
                 Heading(Path.GetRelativePath(path, file));
+            }
+
             Weights(file, section);
         }
     }
@@ -58,14 +81,23 @@ internal sealed class Printer(IAnsiConsole console, bool all)
     private void Weights(string path, string? section)
     {
         using var file = WeightsFile.Open(path, section);
-        Line($"[bold]{Escaped(Path.GetFileName(file.Path))}[/]: {Escaped(file.Format)}, {Bytes(file.Tensors.Values.Sum(entry => entry.Length))} of tensors");
+        Line(
+            $"[bold]{Escaped(Path.GetFileName(file.Path))}[/]: {Escaped(file.Format)}, {Bytes(file.Tensors.Values.Sum(entry => entry.Length))} of tensors"
+        );
         if (file.Sections.Count > 1 || file.Sections[0].Name.Length > 0)
+        {
             Line($"sections: {string.Join(", ", file.Sections.Select(Section))}");
+        }
+
         foreach (var (key, value) in file.Metadata.Take(all ? int.MaxValue : Few))
+        {
             Line($"{Escaped(key)} = {Escaped(value.Length > 200 && !all ? $"{value[..200]}... ({value.Length} characters)" : value)}");
+        }
 
         var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(Numbers);
-        Line($"{file.Tensors.Count} tensors: {string.Join("; ", types.Select(group => $"{group.Count()} of {group.Key} with {Number(Numbers(group))} numbers"))}");
+        Line(
+            $"{file.Tensors.Count} tensors: {string.Join("; ", types.Select(group => $"{group.Count()} of {group.Key} with {Number(Numbers(group))} numbers"))}"
+        );
         Fits(Fit.Of(file));
         Tensors(file);
     }
@@ -88,17 +120,31 @@ internal sealed class Printer(IAnsiConsole console, bool all)
             Line((fit.Problems == 0 ? "[green]fits[/] " : "[yellow]nearest is[/] ") + $"[bold]{Escaped(fit.Architecture)}[/] ({Escaped(fit.Sizes)})");
             (string What, IReadOnlyList<string> Names)[] lists =
             [
-                ("loaded", report.Loaded), ("loaded in another shape", report.Reshaped), ("made anew", report.Initialised), ("left out", report.Dropped),
-                ("missing", report.Missing), ("unexpected", report.Unexpected), ("of another shape or type", report.Mismatched),
+                ("loaded", report.Loaded),
+                ("loaded in another shape", report.Reshaped),
+                ("made anew", report.Initialised),
+                ("left out", report.Dropped),
+                ("missing", report.Missing),
+                ("unexpected", report.Unexpected),
+                ("of another shape or type", report.Mismatched),
             ];
             foreach (var (what, names) in lists.Where(list => list.Names.Count > 0))
-                Line($"  {names.Count} {what}{(what is "loaded" ? "" : $": {Escaped(string.Join(", ", names.Take(all ? int.MaxValue : 4)))}{(names.Count > 4 && !all ? ", ..." : "")}")}");
+            {
+                Line(
+                    $"  {names.Count} {what}{(what is "loaded" ? "" : $": {Escaped(string.Join(", ", names.Take(all ? int.MaxValue : 4)))}{(names.Count > 4 && !all ? ", ..." : "")}")}"
+                );
+            }
+
             if (report.Unwrapped.Count > 0)
+            {
                 Line($"  taken out of {Escaped(string.Join(", ", report.Unwrapped))}");
+            }
         }
 
         if (complete.Count > 1)
+        {
             Line("Names and shapes fit all of these; the file does not say which was meant.");
+        }
     }
 
     private void Tensors(WeightsFile file)
@@ -106,10 +152,20 @@ internal sealed class Printer(IAnsiConsole console, bool all)
         var table = new Table().Border(TableBorder.Simple).AddColumns("tensor", "type", "shape");
         table.AddColumn(new TableColumn("numbers").RightAligned());
         foreach (var entry in file.Tensors.Values.Take(all ? int.MaxValue : Few))
-            table.AddRow(Escaped(entry.Name), entry.Type, string.Join(" x ", entry.Shape) + (entry.Strides is null ? "" : " (strided)"), Number(entry.Elements));
+        {
+            table.AddRow(
+                Escaped(entry.Name),
+                entry.Type,
+                string.Join(" x ", entry.Shape) + (entry.Strides is null ? "" : " (strided)"),
+                Number(entry.Elements)
+            );
+        }
+
         console.Write(table);
         if (file.Tensors.Count > Few && !all)
+        {
             Line($"and {file.Tensors.Count - Few} more; --all lists them");
+        }
     }
 
     private void Heading(string text)
@@ -127,10 +183,11 @@ internal sealed class Printer(IAnsiConsole console, bool all)
 
     private static string Number(Int128 number) => number.ToString("N0", CultureInfo.InvariantCulture);
 
-    private static string Bytes(long bytes) => bytes switch
-    {
-        >= 1_000_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e9:F2} GB"),
-        >= 1_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:F1} MB"),
-        _ => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e3:F1} kB"),
-    };
+    private static string Bytes(long bytes) =>
+        bytes switch
+        {
+            >= 1_000_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e9:F2} GB"),
+            >= 1_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:F1} MB"),
+            _ => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e3:F1} kB"),
+        };
 }

@@ -16,13 +16,26 @@ internal sealed class Shapes
     /// <param name="map">Gives the architecture's names; null: they are the file's.</param>
     public static Shapes? Beside(WeightsFile file, string name, Func<string, string?>? map = null)
     {
-        var names = file.Tensors.Values.Select(entry => (Name: map is null ? entry.Name : map(entry.Name), entry.Shape)).Where(pair => pair.Name is not null).ToList();
-        var found = names.Select(pair => pair.Name!).Where(full => full.EndsWith(name, StringComparison.Ordinal) && (full.Length == name.Length || full[^(name.Length + 1)] == '.'))
+        var names = file
+            .Tensors.Values.Select(entry => (Name: map is null ? entry.Name : map(entry.Name), entry.Shape))
+            .Where(pair => pair.Name is not null)
+            .ToList();
+        var found = names
+            .Select(pair => pair.Name!)
+            .Where(full => full.EndsWith(name, StringComparison.Ordinal) && (full.Length == name.Length || full[^(name.Length + 1)] == '.'))
             .MinBy(full => full.Length);
         if (found is null)
+        {
             return null;
+        }
+
         var prefix = found[..^name.Length];
-        return new Shapes(names.Where(pair => pair.Name!.StartsWith(prefix, StringComparison.Ordinal)).DistinctBy(pair => pair.Name, StringComparer.Ordinal).ToDictionary(pair => pair.Name![prefix.Length..], pair => pair.Shape, StringComparer.Ordinal));
+        return new Shapes(
+            names
+                .Where(pair => pair.Name!.StartsWith(prefix, StringComparison.Ordinal))
+                .DistinctBy(pair => pair.Name, StringComparer.Ordinal)
+                .ToDictionary(pair => pair.Name![prefix.Length..], pair => pair.Shape, StringComparer.Ordinal)
+        );
     }
 
     /// <summary>Whether there is a tensor of that name.</summary>
@@ -39,6 +52,11 @@ internal sealed class Shapes
     public int Dimensions(string name) => _shapes.TryGetValue(name, out var shape) ? shape.Count : 0;
 
     /// <summary>How many numbers follow a name, as in <c>blocks.0</c>, <c>blocks.1</c>.</summary>
-    public int Count(string list) => _shapes.Keys.Where(name => name.StartsWith(list + ".", StringComparison.Ordinal))
-        .Select(name => name[(list.Length + 1)..].Split('.')[0]).Where(part => int.TryParse(part, NumberStyles.None, CultureInfo.InvariantCulture, out _)).Distinct(StringComparer.Ordinal).Count();
+    public int Count(string list) =>
+        _shapes
+            .Keys.Where(name => name.StartsWith(list + ".", StringComparison.Ordinal))
+            .Select(name => name[(list.Length + 1)..].Split('.')[0])
+            .Where(part => int.TryParse(part, NumberStyles.None, CultureInfo.InvariantCulture, out _))
+            .Distinct(StringComparer.Ordinal)
+            .Count();
 }

@@ -13,9 +13,8 @@ namespace OpenSora.Cuda;
 public sealed class CudaBackend(int deviceIndex) : IComputeBackend
 {
     /// <summary>The first card.</summary>
-    public CudaBackend() : this(0)
-    {
-    }
+    public CudaBackend()
+        : this(0) { }
 
     /// <inheritdoc/>
     public string Name => "cuda";
@@ -32,9 +31,15 @@ public sealed class CudaBackend(int deviceIndex) : IComputeBackend
         try
         {
             if (!cuda.is_available())
-                return new(false, HasDriver()
-                    ? $"an NVIDIA driver is there, but libtorch finds no CUDA device. Supply a libtorch built with CUDA: " + Remedy
-                    : "no NVIDIA driver was found on this machine.");
+            {
+                return new(
+                    false,
+                    HasDriver()
+                        ? $"an NVIDIA driver is there, but libtorch finds no CUDA device. Supply a libtorch built with CUDA: " + Remedy
+                        : "no NVIDIA driver was found on this machine."
+                );
+            }
+
             var devices = cuda.device_count();
             return deviceIndex < devices
                 ? new(true, $"device {deviceIndex} of {devices}")

@@ -3,7 +3,8 @@ using OpenSora.DependencyInjection;
 
 namespace Microsoft.Extensions.DependencyInjection;
 
-/// <summary>Adds CUDA in code: needed for a card other than the first, and in trimmed programs. Otherwise a reference to the package is enough.</summary>
+/// <summary>Adds CUDA in code: needed for a card other than the first, and in trimmed programs. Otherwise a reference to the package is
+/// enough.</summary>
 public static class CudaBuilderExtensions
 {
     /// <summary>Offers the CUDA backend; it is chosen when the program runs if a CUDA libtorch and a device are found.</summary>

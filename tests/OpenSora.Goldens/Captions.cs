@@ -16,7 +16,11 @@ internal static class CaptionGoldens
             yield return Compare("no_preprocessing", CaptionCleaner.Lower(input));
 
             Comparison Compare(string name, string actual) =>
-                new($"{name} of '{input}': '{actual}'", string.Equals(actual, Recorded(name), StringComparison.Ordinal) ? 0 : double.PositiveInfinity, 1);
+                new(
+                    $"{name} of '{input}': '{actual}'",
+                    string.Equals(actual, Recorded(name), StringComparison.Ordinal) ? 0 : double.PositiveInfinity,
+                    1
+                );
         }
     }
 }

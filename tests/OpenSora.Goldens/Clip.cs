@@ -15,6 +15,8 @@ internal static class ClipGoldens
         yield return file.Compare("output.states", output.States);
         yield return file.Compare("output.pooled", output.Pooled);
         if (file.Has("output.projected"))
+        {
             yield return file.Compare("output.projected", output.Projected!);
+        }
     }
 }

@@ -40,11 +40,15 @@ internal static class DiTGoldens
         {
             // The original's blocks of Latte take [(B T), S, C] and [(B S), T, C] in turn.
             var latte = config.AttentionOrder == AttentionOrder.Interleaved;
-            Tensor Grid(Tensor mid, int block) => latte && block % 2 == 1 ? mid.view(b, -1, t, c).transpose(1, 2).contiguous() : mid.view(b, t, -1, c);
+            Tensor Grid(Tensor mid, int block) =>
+                latte && block % 2 == 1 ? mid.view(b, -1, t, c).transpose(1, 2).contiguous() : mid.view(b, t, -1, c);
             var x = Grid(file[$"mid.block{i - 1}"], i - 1);
             var frames = latte && i == 1 ? file["weights.pos_embed_temporal"] : null;
             var y = file.Load(new DiTBlock(config, i), $"weights.blocks.{i}.").call(x, condition, frames);
-            yield return file.Compare($"mid.block{i}", latte && i % 2 == 1 ? y.transpose(1, 2).reshape(file[$"mid.block{i}"].shape) : y.view(file[$"mid.block{i}"].shape));
+            yield return file.Compare(
+                $"mid.block{i}",
+                latte && i % 2 == 1 ? y.transpose(1, 2).reshape(file[$"mid.block{i}"].shape) : y.view(file[$"mid.block{i}"].shape)
+            );
         }
         yield return file.Compare("output.x", model.call(file["input.x"], file["input.timestep"], file["input.y"]));
     }
@@ -55,20 +59,34 @@ internal static class DiTGoldens
         int Number(string name) => file.Config.GetProperty(name).GetInt32();
         var (size, patch) = (Number("input_size"), Number("patch_size"));
         using var noGradients = no_grad();
-        using var model = new DiT(new DiTConfig
-        {
-            InputSize = [1, size, size], PatchSize = [1, patch, patch], InChannels = Number("in_channels"), HiddenSize = Number("hidden_size"), Depth = Number("depth"),
-            NumHeads = Number("num_heads"), Condition = $"label_{Number("num_classes")}",
-        }, initialize: false);
+        using var model = new DiT(
+            new DiTConfig
+            {
+                InputSize = [1, size, size],
+                PatchSize = [1, patch, patch],
+                InChannels = Number("in_channels"),
+                HiddenSize = Number("hidden_size"),
+                Depth = Number("depth"),
+                NumHeads = Number("num_heads"),
+                Condition = $"label_{Number("num_classes")}",
+            },
+            initialize: false
+        );
         foreach (var (name, parameter) in model.named_parameters())
+        {
             parameter.copy_(file["weights." + name].view(parameter.shape));
+        }
+
         model.eval();
         yield return file.Compare("weights.pos_embed", model.state_dict()["pos_embed_spatial"]);
         Tensor Call(Tensor x, Tensor t) => model.call(x.unsqueeze(2), t, file["input.y"]).squeeze(2);
         var output = Call(file["input.x"], file["input.t"]);
         yield return file.Compare("output.x", output);
         yield return file.Compare("output.opensora_converted_x", output);
-        yield return file.Compare("output.forward_with_cfg", Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Guidance.IddpmChannels, model.Config.InChannels), Call));
+        yield return file.Compare(
+            "output.forward_with_cfg",
+            Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Guidance.IddpmChannels, model.Config.InChannels), Call)
+        );
     }
 
     /// <summary>The official Latte's weights. It takes frames before channels.</summary>
@@ -77,23 +95,41 @@ internal static class DiTGoldens
         int Number(string name) => file.Config.GetProperty(name).GetInt32();
         var (size, patch) = (Number("input_size"), Number("patch_size"));
         using var noGradients = no_grad();
-        using var model = new Latte(new LatteConfig
-        {
-            InputSize = [Number("num_frames"), size, size], PatchSize = [1, patch, patch], InChannels = Number("in_channels"), HiddenSize = Number("hidden_size"),
-            Depth = Number("depth"), NumHeads = Number("num_heads"), Condition = $"label_{Number("num_classes")}",
-        }, initialize: false);
+        using var model = new Latte(
+            new LatteConfig
+            {
+                InputSize = [Number("num_frames"), size, size],
+                PatchSize = [1, patch, patch],
+                InChannels = Number("in_channels"),
+                HiddenSize = Number("hidden_size"),
+                Depth = Number("depth"),
+                NumHeads = Number("num_heads"),
+                Condition = $"label_{Number("num_classes")}",
+            },
+            initialize: false
+        );
         foreach (var (name, parameter) in model.named_parameters())
+        {
             parameter.copy_(file["weights." + name].view(parameter.shape));
+        }
+
         model.eval();
         yield return file.Compare("weights.pos_embed", model.state_dict()["pos_embed_spatial"]);
         yield return file.Compare("weights.temp_embed", model.state_dict()["pos_embed_temporal"]);
         var output = model.call(file["input.x"].transpose(1, 2), file["input.t"], file["input.y"]).transpose(1, 2);
         yield return file.Compare("output.x", output);
         yield return file.Compare("output.opensora_converted_x", output);
-        yield return file.Compare("output.forward_with_cfg", Guided(file, file["input.x"].transpose(1, 2), file["input.t"], file.GuidedChannels(4, model.Config.InChannels), (x, t) => model.call(x, t, file["input.y"])).transpose(1, 2));
+        yield return file.Compare(
+            "output.forward_with_cfg",
+            Guided(file, file["input.x"].transpose(1, 2), file["input.t"], file.GuidedChannels(4, model.Config.InChannels), (x, t) =>
+                    model.call(x, t, file["input.y"])
+                )
+                .transpose(1, 2)
+        );
     }
 
-    /// <summary>The official models' guided call: of the batch, only the first half of the latents counts, and in the output guided channels stand twice.</summary>
+    /// <summary>The official models' guided call: of the batch, only the first half of the latents counts, and in the output guided channels stand
+    /// twice.</summary>
     internal static Tensor Guided(GoldenFile file, Tensor input, Tensor time, int channels, Denoiser denoiser)
     {
         var (half, scale) = (input.shape[0] / 2, file.Config.GetProperty("cfg_scale").GetDouble());

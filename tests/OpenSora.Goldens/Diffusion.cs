@@ -10,27 +10,37 @@ namespace OpenSora.Goldens;
 internal static class DiffusionGoldens
 {
     /// <summary>Every case whose name starts with iddpm or dpm; the tensors it holds say which.</summary>
-    public static IEnumerable<Comparison> Check(GoldenFile file) => file switch
-    {
-        { Json.ValueKind: JsonValueKind.Object } => Tables(file),
-        _ when file.Has("input.x_start") => Losses(file),
-        _ when file.Has("output.log_alpha_array") => SolverSchedule(file),
-        _ when file.Has("mid.t_continuous") => Solver(file),
-        _ when file.Has("input.cfg_x") => GuidedSampling(file),
-        _ when file.Has("mid.pred_xstart") => Sampling(file),
-        _ => TablesInSingle(file),
-    };
+    public static IEnumerable<Comparison> Check(GoldenFile file) =>
+        file switch
+        {
+            { Json.ValueKind: JsonValueKind.Object } => Tables(file),
+            _ when file.Has("input.x_start") => Losses(file),
+            _ when file.Has("output.log_alpha_array") => SolverSchedule(file),
+            _ when file.Has("mid.t_continuous") => Solver(file),
+            _ when file.Has("input.cfg_x") => GuidedSampling(file),
+            _ when file.Has("mid.pred_xstart") => Sampling(file),
+            _ => TablesInSingle(file),
+        };
 
     /// <summary>The process that the original's IDDPM class makes of these settings.</summary>
     internal static Iddpm Process(JsonElement config)
     {
-        return new Iddpm(Schedule(config), new IddpmOptions
-        {
-            Prediction = Set("predict_xstart") ? Prediction.Sample : Prediction.Noise,
-            Variance = Set("learn_sigma", otherwise: true) ? Variance.LearnedRange : Set("sigma_small") ? Variance.FixedSmall : Variance.FixedLarge,
-            Loss = Set("use_kl") ? DiffusionLoss.RescaledKl : Set("rescale_learned_sigmas") ? DiffusionLoss.RescaledMse : DiffusionLoss.Mse,
-            ClipDenoised = Set("clip_denoised"),
-        });
+        return new Iddpm(
+            Schedule(config),
+            new IddpmOptions
+            {
+                Prediction = Set("predict_xstart") ? Prediction.Sample : Prediction.Noise,
+                Variance =
+                    Set("learn_sigma", otherwise: true) ? Variance.LearnedRange
+                    : Set("sigma_small") ? Variance.FixedSmall
+                    : Variance.FixedLarge,
+                Loss =
+                    Set("use_kl") ? DiffusionLoss.RescaledKl
+                    : Set("rescale_learned_sigmas") ? DiffusionLoss.RescaledMse
+                    : DiffusionLoss.Mse,
+                ClipDenoised = Set("clip_denoised"),
+            }
+        );
 
         bool Set(string name, bool otherwise = false) => config.TryGetProperty(name, out var value) ? value.GetBoolean() : otherwise;
     }
@@ -38,46 +48,57 @@ internal static class DiffusionGoldens
     private static IddpmSchedule Schedule(JsonElement config)
     {
         var steps = config.TryGetProperty("diffusion_steps", out var all) ? all.GetInt32() : 1000;
-        var full = config.TryGetProperty("noise_schedule", out var kind) && kind.ValueEquals("squaredcos_cap_v2")
-            ? IddpmSchedule.SquaredCosine(steps) : IddpmSchedule.Linear(steps);
-        return config.TryGetProperty("num_sampling_steps", out var kept) ? full.Respace(kept.GetInt32())
+        var full =
+            config.TryGetProperty("noise_schedule", out var kind) && kind.ValueEquals("squaredcos_cap_v2")
+                ? IddpmSchedule.SquaredCosine(steps)
+                : IddpmSchedule.Linear(steps);
+        return config.TryGetProperty("num_sampling_steps", out var kept)
+            ? full.Respace(kept.GetInt32())
             : full.Respace(config.GetProperty("timestep_respacing").GetString()!);
     }
 
     // The model of all these cases: noise linear in x, t and y, and a recorded block for the variance.
-    private static Denoiser Model(GoldenFile file, Tensor? y = null) => (x, t) =>
-    {
-        var batch = x.shape[0];
-        var noise = 0.3 * x + 0.01 * PerSample(t) / 1000;
-        if (y is not null)
-            noise = noise + 0.05 * PerSample(y);
-        if (file.Optional("input.var_block") is not { } variance)
-            return noise;
-        return cat([noise, variance.expand([batch, .. variance.shape.AsSpan(1)])], 1);
+    private static Denoiser Model(GoldenFile file, Tensor? y = null) =>
+        (x, t) =>
+        {
+            var batch = x.shape[0];
+            var noise = 0.3 * x + 0.01 * PerSample(t) / 1000;
+            if (y is not null)
+            {
+                noise = noise + 0.05 * PerSample(y);
+            }
 
-        static Tensor PerSample(Tensor v) => v.reshape(-1, 1, 1, 1, 1);
-    };
+            if (file.Optional("input.var_block") is not { } variance)
+            {
+                return noise;
+            }
+
+            return cat([noise, variance.expand([batch, .. variance.shape.AsSpan(1)])], 1);
+
+            static Tensor PerSample(Tensor v) => v.reshape(-1, 1, 1, 1, 1);
+        };
 
     internal static NoiseSource Recorded(GoldenFile file) => (step, like) => file["input.step_noise"][step].narrow(0, 0, like.shape[0]);
 
-    private static double[] Embedding(IddpmSchedule schedule, string name) => name switch
-    {
-        "timestep_map" => [.. schedule.TimestepMap.Select(step => (double)step)],
-        "betas" => [.. schedule.Betas],
-        "alphas_cumprod" => [.. schedule.AlphasCumprod],
-        "alphas_cumprod_prev" => schedule.AlphasCumprodPrev,
-        "alphas_cumprod_next" => schedule.AlphasCumprodNext,
-        "sqrt_alphas_cumprod" => schedule.SqrtAlphasCumprod,
-        "sqrt_one_minus_alphas_cumprod" => schedule.SqrtOneMinusAlphasCumprod,
-        "log_one_minus_alphas_cumprod" => schedule.LogOneMinusAlphasCumprod,
-        "sqrt_recip_alphas_cumprod" => schedule.SqrtRecipAlphasCumprod,
-        "sqrt_recipm1_alphas_cumprod" => schedule.SqrtRecipM1AlphasCumprod,
-        "posterior_variance" => schedule.PosteriorVariance,
-        "posterior_log_variance_clipped" => schedule.PosteriorLogVarianceClipped,
-        "posterior_mean_coef1" => schedule.PosteriorMeanCoef1,
-        "posterior_mean_coef2" => schedule.PosteriorMeanCoef2,
-        _ => throw new InvalidDataException($"There is no table '{name}'."),
-    };
+    private static double[] Embedding(IddpmSchedule schedule, string name) =>
+        name switch
+        {
+            "timestep_map" => [.. schedule.TimestepMap.Select(step => (double)step)],
+            "betas" => [.. schedule.Betas],
+            "alphas_cumprod" => [.. schedule.AlphasCumprod],
+            "alphas_cumprod_prev" => schedule.AlphasCumprodPrev,
+            "alphas_cumprod_next" => schedule.AlphasCumprodNext,
+            "sqrt_alphas_cumprod" => schedule.SqrtAlphasCumprod,
+            "sqrt_one_minus_alphas_cumprod" => schedule.SqrtOneMinusAlphasCumprod,
+            "log_one_minus_alphas_cumprod" => schedule.LogOneMinusAlphasCumprod,
+            "sqrt_recip_alphas_cumprod" => schedule.SqrtRecipAlphasCumprod,
+            "sqrt_recipm1_alphas_cumprod" => schedule.SqrtRecipM1AlphasCumprod,
+            "posterior_variance" => schedule.PosteriorVariance,
+            "posterior_log_variance_clipped" => schedule.PosteriorLogVarianceClipped,
+            "posterior_mean_coef1" => schedule.PosteriorMeanCoef1,
+            "posterior_mean_coef2" => schedule.PosteriorMeanCoef2,
+            _ => throw new InvalidDataException($"There is no table '{name}'."),
+        };
 
     private static IEnumerable<Comparison> Tables(GoldenFile file)
     {
@@ -89,7 +110,10 @@ internal static class DiffusionGoldens
                 var actual = Embedding(schedule, table.Name);
                 var expected = table.Value.EnumerateArray().Select(value => value.GetDouble()).ToArray();
                 var largest = expected.Max(Math.Abs);
-                var error = actual.Length == expected.Length ? actual.Zip(expected, (a, e) => Math.Abs(a - e)).Max() / (largest == 0 ? 1 : largest) : double.PositiveInfinity;
+                var error =
+                    actual.Length == expected.Length
+                        ? actual.Zip(expected, (a, e) => Math.Abs(a - e)).Max() / (largest == 0 ? 1 : largest)
+                        : double.PositiveInfinity;
                 yield return new Comparison($"{process.Name}.{table.Name}", error, 1e-12);
             }
         }
@@ -99,7 +123,9 @@ internal static class DiffusionGoldens
     {
         foreach (var name in file.Names.Where(name => name.StartsWith("output.", StringComparison.Ordinal)))
         {
-            var (process, table) = name.Split('.') is [_, var p, var t] ? (p, t) : throw new InvalidDataException($"'{name}' is not output.PROCESS.TABLE.");
+            var (process, table) = name.Split('.') is [_, var p, var t]
+                ? (p, t)
+                : throw new InvalidDataException($"'{name}' is not output.PROCESS.TABLE.");
             yield return file.Compare(name, tensor(Embedding(Schedule(file.Config.GetProperty(process)), table)), 1e-7);
         }
     }
@@ -123,7 +149,13 @@ internal static class DiffusionGoldens
         var sample = config.GetProperty("sampler").GetString() switch
         {
             "p_sample_loop" => process.Sample(Watched, file["input.z"], Recorded(file), null, default),
-            "ddim_sample_loop" => new Ddim(process, config.GetProperty("eta").GetDouble()).Sample(Watched, file["input.z"], Recorded(file), null, default),
+            "ddim_sample_loop" => new Ddim(process, config.GetProperty("eta").GetDouble()).Sample(
+                Watched,
+                file["input.z"],
+                Recorded(file),
+                null,
+                default
+            ),
             var other => throw new InvalidDataException($"There is no sampler '{other}'."),
         };
         samples.Add(sample);
@@ -132,7 +164,9 @@ internal static class DiffusionGoldens
         yield return file.Compare("mid.pred_xstart", stack(predictions), GoldenFile.RunLimit);
         yield return file.Compare("output.sample", sample, GoldenFile.RunLimit);
         foreach (var seen in times.Concat(samples).Concat(predictions))
+        {
             seen.Dispose();
+        }
     }
 
     private static IEnumerable<Comparison> GuidedSampling(GoldenFile file)
@@ -159,25 +193,38 @@ internal static class DiffusionGoldens
         yield return file.Compare("output.betas", tensor(process.Schedule.Betas.ToArray()), 1e-7);
         yield return file.Compare("output.alphas_cumprod", tensor(process.Schedule.AlphasCumprod.ToArray()), 1e-7);
 
-        var guided = Guidance.ClassifierFree(Model(file, cat([file["input.y_cond"], file["input.y_uncond"]])), file.Config.GetProperty("cfg_scale").GetDouble(), file.GuidedChannels(null));
+        var guided = Guidance.ClassifierFree(
+            Model(file, cat([file["input.y_cond"], file["input.y_uncond"]])),
+            file.Config.GetProperty("cfg_scale").GetDouble(),
+            file.GuidedChannels(null)
+        );
         var (times, masks) = (new List<Tensor>(), new List<Tensor>());
         Tensor Watched(Tensor x, Tensor t, Tensor? noisyFrames)
         {
             times.Add(t.repeat(2).DetachFromDisposeScope()); // the original tells both halves under guidance
             if (noisyFrames is not null)
+            {
                 masks.Add(noisyFrames.repeat(2, 1).DetachFromDisposeScope());
+            }
+
             return guided(x, t);
         }
 
         NoiseSource recorded = (step, like) => file["input.randn"][step].narrow(0, 0, like.shape[0]);
-        var sample = file.Optional("input.mask") is { } share ? process.SampleFrames(Watched, file["input.z"], share, recorded, null, default)
+        var sample = file.Optional("input.mask") is { } share
+            ? process.SampleFrames(Watched, file["input.z"], share, recorded, null, default)
             : process.Sample((x, t) => Watched(x, t, null), file["input.z"], recorded, null, default);
         yield return file.Compare("mid.model_t", stack(times));
         if (masks.Count > 0)
+        {
             yield return file.Compare("mid.x_mask", stack(masks));
+        }
+
         yield return file.Compare("output.samples", sample, GoldenFile.RunLimit);
         foreach (var seen in times.Concat(masks))
+        {
             seen.Dispose();
+        }
     }
 
     private static IEnumerable<Comparison> Losses(GoldenFile file)
@@ -191,20 +238,23 @@ internal static class DiffusionGoldens
         var denoised = process.Denoise(Model(file)(x, modelTimes), x, steps, clip: false);
         foreach (var name in file.Names.Where(name => name.StartsWith("output.", StringComparison.Ordinal)))
         {
-            yield return file.Compare(name, name["output.".Length..] switch
-            {
-                "loss" => losses.Loss,
-                "mse" => losses.Mse!,
-                "vb" => losses.VariationalBound!,
-                "x_t" => x,
-                "posterior_mean" => process.PosteriorMean(x0, x, steps),
-                "p_mean" => denoised.Mean,
-                "p_log_variance" => denoised.LogVariance.expand(x.shape),
-                "p_variance" => denoised.LogVariance.exp().expand(x.shape),
-                "pred_xstart" => denoised.X0,
-                "prior_bpd" => process.PriorBound(x0),
-                _ => throw new InvalidDataException($"{file.Name}: what is '{name}'?"),
-            });
+            yield return file.Compare(
+                name,
+                name["output.".Length..] switch
+                {
+                    "loss" => losses.Loss,
+                    "mse" => losses.Mse!,
+                    "vb" => losses.VariationalBound!,
+                    "x_t" => x,
+                    "posterior_mean" => process.PosteriorMean(x0, x, steps),
+                    "p_mean" => denoised.Mean,
+                    "p_log_variance" => denoised.LogVariance.expand(x.shape),
+                    "p_variance" => denoised.LogVariance.exp().expand(x.shape),
+                    "pred_xstart" => denoised.X0,
+                    "prior_bpd" => process.PriorBound(x0),
+                    _ => throw new InvalidDataException($"{file.Name}: what is '{name}'?"),
+                }
+            );
         }
     }
 
@@ -228,7 +278,11 @@ internal static class DiffusionGoldens
         var solver = new DpmSolver(file.Config.GetProperty("num_sampling_steps").GetInt32());
         yield return file.Compare("mid.t_continuous", tensor(Enumerable.Range(0, solver.Steps + 1).Select(solver.Time).ToArray()));
         var y = cat([file["input.y_cond"], file["input.y_uncond"]]);
-        var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), file.GuidedChannels(solver.GuidedChannels));
+        var guided = Guidance.ClassifierFree(
+            Model(file, y),
+            file.Config.GetProperty("cfg_scale").GetDouble(),
+            file.GuidedChannels(solver.GuidedChannels)
+        );
         var (times, samples) = (new List<Tensor>(), new List<Tensor>());
         Tensor Watched(Tensor x, Tensor t)
         {
@@ -242,6 +296,8 @@ internal static class DiffusionGoldens
         yield return file.Compare("mid.intermediates", stack(samples), GoldenFile.RunLimit);
         yield return file.Compare("output.samples", samples[^1], GoldenFile.RunLimit);
         foreach (var seen in times.Concat(samples))
+        {
             seen.Dispose();
+        }
     }
 }

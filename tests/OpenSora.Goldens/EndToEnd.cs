@@ -18,8 +18,12 @@ internal static class EndToEndGoldens
         // The null caption is cut by the prompt's own mask, whose rows the model repeats.
         var y = file["input.y"];
         var states = cat([y, model.NullCaption(y.shape[0]).unsqueeze(1)]);
-        Denoiser Guided(int? channels) => Guidance.ClassifierFree((x, t) => model.forward(x, t, states, file.Optional("input.mask")),
-            config.GetProperty("cfg_scale").GetDouble(), channels);
+        Denoiser Guided(int? channels) =>
+            Guidance.ClassifierFree(
+                (x, t) => model.forward(x, t, states, file.Optional("input.mask")),
+                config.GetProperty("cfg_scale").GetDouble(),
+                channels
+            );
 
         var samples = config.GetProperty("sampler").GetString() switch
         {
@@ -44,13 +48,25 @@ internal static class EndToEndGoldens
         model.eval();
 
         var conditions = MultiResolutionGoldens.Conditions(file);
-        var both = conditions with { Text = cat([conditions.Text, model.NullCaption(conditions.Text.shape[0])]), TextMask = file.Optional("input.text_mask") };
-        Tensor Guided(Tensor x, Tensor t, Tensor? noisyFrames) => Guidance.ClassifierFree(
-            (all, times) => model.Denoise(all, times, both with { NoisyFrames = noisyFrames?.repeat(2, 1) }), config.GetProperty("cfg_scale").GetDouble(), file.GuidedChannels(null))(x, t);
-        NoiseSource noise = (step, _) => file.Optional("input.step_noise") is { } recorded ? recorded[step] : throw new InvalidDataException("The case has no step_noise.");
+        var both = conditions with
+        {
+            Text = cat([conditions.Text, model.NullCaption(conditions.Text.shape[0])]),
+            TextMask = file.Optional("input.text_mask"),
+        };
+        Tensor Guided(Tensor x, Tensor t, Tensor? noisyFrames) =>
+            Guidance.ClassifierFree(
+                (all, times) => model.Denoise(all, times, both with { NoisyFrames = noisyFrames?.repeat(2, 1) }),
+                config.GetProperty("cfg_scale").GetDouble(),
+                file.GuidedChannels(null)
+            )(x, t);
+        NoiseSource noise = (step, _) =>
+            file.Optional("input.step_noise") is { } recorded ? recorded[step] : throw new InvalidDataException("The case has no step_noise.");
         var flow = RectifiedFlowGoldens.Process(config);
         var times = flow.SamplingTimes(RectifiedFlowGoldens.Ratio(config, conditions.Height, conditions.Width, conditions.Frames));
-        yield return file.Compare("output.samples", flow.Run(Guided, file["input.z"], file.Optional("input.mask"), noise, times, null, default),
-            GoldenFile.RunLimit);
+        yield return file.Compare(
+            "output.samples",
+            flow.Run(Guided, file["input.z"], file.Optional("input.mask"), noise, times, null, default),
+            GoldenFile.RunLimit
+        );
     }
 }

@@ -9,7 +9,8 @@ public static class GoldenCase
 {
     private sealed record Kind(Func<GoldenFile, IEnumerable<Comparison>> Check, Type? Model, string[] Options);
 
-    // What a case's configuration may say: the properties of a model's configuration record, at the top or under "model", and the options that the check honours.
+    // What a case's configuration may say: the properties of a model's configuration record, at the top or under "model", and the options that the
+    // check honours.
     private static readonly Dictionary<string, Kind> Kinds = new(StringComparer.Ordinal)
     {
         ["stdit_"] = Model<StdiTConfig>(StdiTGoldens.Check),
@@ -21,7 +22,10 @@ public static class GoldenCase
         ["orig_latte"] = Other(DiTGoldens.CheckOfficialLatte, [.. Official, "num_classes", "num_frames", "extras"]),
         ["pixart_"] = Model<PixArtConfig>(PixArtGoldens.Check),
         ["pixartms_"] = Model<PixArtConfig>(PixArtGoldens.CheckSizes),
-        ["orig_pixart"] = Other(PixArtGoldens.CheckOfficial, [.. Official, "caption_channels", "model_max_length", "lewei_scale", "into_opensora_pixart", "into_stdit"]),
+        ["orig_pixart"] = Other(
+            PixArtGoldens.CheckOfficial,
+            [.. Official, "caption_channels", "model_max_length", "lewei_scale", "into_opensora_pixart", "into_stdit"]
+        ),
         ["dpm_"] = Other(DiffusionGoldens.Check, [.. Process, "algorithm_type", "method", "order", "skip_type"]),
         ["iddpm_"] = Other(DiffusionGoldens.Check, [.. Process, "sampler", "eta", "clip_denoised", "full", "steps10", "steps20", "steps100"]),
         ["iddpm_v11"] = Other(DiffusionGoldens.CheckFrames, Process),
@@ -43,19 +47,31 @@ public static class GoldenCase
         ["caption_"] = Other(CaptionGoldens.Check),
     };
 
-    private static string[] Official => ["cfg_scale", "depth", "hidden_size", "in_channels", "input_size", "num_heads", "patch_size", "into_opensora"];
+    private static string[] Official =>
+        ["cfg_scale", "depth", "hidden_size", "in_channels", "input_size", "num_heads", "patch_size", "into_opensora"];
 
-    private static string[] Process => ["model", "diffusion_steps", "noise_schedule", "timestep_respacing", "num_sampling_steps", "cfg_scale", "cfg_channel"];
+    private static string[] Process =>
+        ["model", "diffusion_steps", "noise_schedule", "timestep_respacing", "num_sampling_steps", "cfg_scale", "cfg_channel"];
 
     private static Kind Model<TConfig>(Func<GoldenFile, IEnumerable<Comparison>> check, params string[] options) =>
-        new(check, typeof(TConfig), ["model", "class_", .. options, .. typeof(TConfig).GetProperties().Select(p => JsonNamingPolicy.SnakeCaseLower.ConvertName(p.Name))]);
+        new(
+            check,
+            typeof(TConfig),
+            ["model", "class_", .. options, .. typeof(TConfig).GetProperties().Select(p => JsonNamingPolicy.SnakeCaseLower.ConvertName(p.Name))]
+        );
 
     private static Kind Other(Func<GoldenFile, IEnumerable<Comparison>> check, params string[] options) => new(check, null, options);
 
     /// <summary>The cases in a folder and the folders in it. A trained model's weights lie beside its case and are none.</summary>
-    public static IEnumerable<string> Find(string folder) => Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories)
-        .Where(path => Path.GetExtension(path) is ".safetensors" or ".json" && !path.EndsWith("_encoder.safetensors", StringComparison.Ordinal)
-            && !path.EndsWith("_decoder.safetensors", StringComparison.Ordinal)).Order(StringComparer.Ordinal);
+    public static IEnumerable<string> Find(string folder) =>
+        Directory
+            .EnumerateFiles(folder, "*", SearchOption.AllDirectories)
+            .Where(path =>
+                Path.GetExtension(path) is ".safetensors" or ".json"
+                && !path.EndsWith("_encoder.safetensors", StringComparison.Ordinal)
+                && !path.EndsWith("_decoder.safetensors", StringComparison.Ordinal)
+            )
+            .Order(StringComparer.Ordinal);
 
     /// <summary>Checks one file.</summary>
     /// <exception cref="NotSupportedException">The kind of the case is unknown, or an option that it was recorded with.</exception>
@@ -68,9 +84,15 @@ public static class GoldenCase
         using var file = new GoldenFile(path);
         var options = Options(file.Config);
         if (Kinds[kind].Model is not null && file.Config.TryGetProperty("model", out var model))
+        {
             options = options.Concat(Options(model));
+        }
+
         if (options.Except(Kinds[kind].Options, StringComparer.Ordinal).ToList() is { Count: > 0 } unknown)
+        {
             throw new NotSupportedException($"the option {string.Join(", ", unknown)}");
+        }
+
         return Kinds[kind].Check(file).ToList();
     }
 

@@ -9,7 +9,8 @@ namespace OpenSora.Goldens;
 /// <summary>The layers that the architectures share, and the position tables.</summary>
 internal static class LayersGoldens
 {
-    // Waves at t near 1000: where one libtorch's exp rounds a frequency otherwise than another's, an argument is one unit in the last place of 1000 away, 6.1e-5.
+    // Waves at t near 1000: where one libtorch's exp rounds a frequency otherwise than another's, an argument is one unit in the last place of 1000
+    // away, 6.1e-5.
     private const double WavesLimit = 6.2e-5;
 
     public static IEnumerable<Comparison> Check(GoldenFile file)
@@ -23,10 +24,15 @@ internal static class LayersGoldens
         var (shift, scale) = (file["input.shift"], file["input.scale"]);
 
         foreach (var name in file.Names.Where(name => name.StartsWith("output.timestep_embedding_", StringComparison.Ordinal)))
+        {
             yield return file.Compare(name, TimestepEmbedder.Waves(file["input.t"], (int)file[name].shape[1]), WavesLimit);
+        }
+
         yield return file.Compare("output.t_embedder", file.Load(new TimestepEmbedder(c), "weights.t_embedder.").call(file["input.t"]));
-        yield return file.Compare("output.size_embedder",
-            file.Load(new SizeEmbedder(file["weights.size_embedder.mlp.0.weight"].shape[0]), "weights.size_embedder.").call(file["input.size"]));
+        yield return file.Compare(
+            "output.size_embedder",
+            file.Load(new SizeEmbedder(file["weights.size_embedder.mlp.0.weight"].shape[0]), "weights.size_embedder.").call(file["input.size"])
+        );
 
         var captions = file.Load(new CaptionEmbedder(captionWidth, c, captionTokens), "weights.y_embedder.");
         var drop = file["input.force_drop_ids"].eq(1);
@@ -37,10 +43,15 @@ internal static class LayersGoldens
         yield return file.Compare("output.label_embedder", labels.call(file["input.labels"], null));
         yield return file.Compare("output.label_embedder_dropped", labels.call(file["input.labels"], drop));
 
-        yield return file.Compare("output.patch_embed",
-            file.Load(new PatchEmbedder(x.shape[1], c, (patch[0], patch[1], patch[2])), "weights.patch_embed.").call(x));
+        yield return file.Compare(
+            "output.patch_embed",
+            file.Load(new PatchEmbedder(x.shape[1], c, (patch[0], patch[1], patch[2])), "weights.patch_embed.").call(x)
+        );
         yield return file.Compare("output.attn", file.Load(new SelfAttention(c, heads), "weights.attn.").call(tokens));
-        yield return file.Compare("output.attn_qknorm_layernorm", file.Load(new SelfAttention(c, heads, qkNorm: true), "weights.attn_qknorm.").call(tokens));
+        yield return file.Compare(
+            "output.attn_qknorm_layernorm",
+            file.Load(new SelfAttention(c, heads, qkNorm: true), "weights.attn_qknorm.").call(tokens)
+        );
 
         var (text, bias) = Padded(file["input.cond_packed"], file["input.cond_lens"], heads);
         yield return file.Compare("output.cross", file.Load(new CrossAttention(c, heads), "weights.cross.").call(tokens, text, bias));
@@ -59,13 +70,24 @@ internal static class LayersGoldens
         for (var i = 0; i < grids.GetArrayLength(); i++)
         {
             var (grid, size) = (grids[i], grids[i].GetProperty("grid_h_w"));
-            int? baseSize = grid.GetProperty("base_size").ValueKind == System.Text.Json.JsonValueKind.Null ? null : grid.GetProperty("base_size").GetInt32();
-            var table = Positions.Grid(grid.GetProperty("dim").GetInt32(), size[0].GetInt32(), size[1].GetInt32(), grid.GetProperty("scale").GetDouble(), baseSize);
+            int? baseSize =
+                grid.GetProperty("base_size").ValueKind == System.Text.Json.JsonValueKind.Null ? null : grid.GetProperty("base_size").GetInt32();
+            var table = Positions.Grid(
+                grid.GetProperty("dim").GetInt32(),
+                size[0].GetInt32(),
+                size[1].GetInt32(),
+                grid.GetProperty("scale").GetDouble(),
+                baseSize
+            );
             yield return file.Compare($"output.pos2d_{i}", table.squeeze(0));
         }
         for (var i = 0; i < lines.GetArrayLength(); i++)
         {
-            var table = Positions.Line(lines[i].GetProperty("dim").GetInt32(), lines[i].GetProperty("length").GetInt32(), lines[i].GetProperty("scale").GetDouble());
+            var table = Positions.Line(
+                lines[i].GetProperty("dim").GetInt32(),
+                lines[i].GetProperty("length").GetInt32(),
+                lines[i].GetProperty("scale").GetDouble()
+            );
             yield return file.Compare($"output.pos1d_{i}", table.squeeze(0));
         }
     }

@@ -14,8 +14,19 @@ internal static class MaskStrategyGoldens
         var (latents, shares) = (new List<Tensor>(), new List<Tensor>());
         foreach (var (i, text) in config.GetProperty("strategies").EnumerateArray().Index())
         {
-            var references = Enumerable.Range(0, int.MaxValue).Select(j => file.Optional($"input.ref_{i}_{j}")).TakeWhile(reference => reference is not null).OfType<Tensor>().ToList();
-            var (video, share) = MaskStrategy.Apply(z[i], references, MaskStrategy.Parse(text.GetString()!), config.GetProperty("loop_i").GetInt32(), align);
+            var references = Enumerable
+                .Range(0, int.MaxValue)
+                .Select(j => file.Optional($"input.ref_{i}_{j}"))
+                .TakeWhile(reference => reference is not null)
+                .OfType<Tensor>()
+                .ToList();
+            var (video, share) = MaskStrategy.Apply(
+                z[i],
+                references,
+                MaskStrategy.Parse(text.GetString()!),
+                config.GetProperty("loop_i").GetInt32(),
+                align
+            );
             latents.Add(video);
             shares.Add(share);
         }

@@ -19,11 +19,15 @@ internal static class MultiResolutionGoldens
         if (file.Has("mid.csize_embedder"))
         {
             var (conditions, third) = (Conditions(file), config.HiddenSize / 3);
-            foreach (var (name, channels, told) in new[]
-            {
-                ("csize_embedder", third, new double[] { conditions.Height, conditions.Width }), ("ar_embedder", third, [(double)conditions.Height / conditions.Width]),
-                ("fl_embedder", config.HiddenSize, [conditions.Frames]), ("fps_embedder", config.HiddenSize, [conditions.FramesPerSecond]),
-            })
+            foreach (
+                var (name, channels, told) in new[]
+                {
+                    ("csize_embedder", third, new double[] { conditions.Height, conditions.Width }),
+                    ("ar_embedder", third, [(double)conditions.Height / conditions.Width]),
+                    ("fl_embedder", config.HiddenSize, [conditions.Frames]),
+                    ("fps_embedder", config.HiddenSize, [conditions.FramesPerSecond]),
+                }
+            )
             {
                 var row = file.Load(new SizeEmbedder(channels), $"weights.{name}.").call(MultiResolution.Row(CPU, told));
                 yield return file.Compare($"mid.{name}", row.expand(file["input.x"].shape[0], -1));
@@ -49,7 +53,8 @@ internal static class MultiResolutionGoldens
         return file.Compare("mid.pos_embed", MultiResolution.Places(config, h, w, Conditions(file), CPU));
     }
 
-    private static Comparison Call(GoldenFile file, IVideoTransformer model) => file.Compare("output.x", model.Denoise(file["input.x"], file["input.timestep"], Conditions(file)));
+    private static Comparison Call(GoldenFile file, IVideoTransformer model) =>
+        file.Compare("output.x", model.Denoise(file["input.x"], file["input.timestep"], Conditions(file)));
 
     /// <summary>What these cases tell a model.</summary>
     internal static DenoiserConditions Conditions(GoldenFile file)

@@ -10,12 +10,11 @@ namespace OpenSora.Goldens;
 /// <summary>PixArt-alpha as Open-Sora 1.0 has it, for one size and for many, and the official model, whose weights an STDiT begins with.</summary>
 internal static class PixArtGoldens
 {
-    public static IEnumerable<Comparison> Check(GoldenFile file) => Check(file, file.ConfigAs<PixArtConfig>() with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") });
+    public static IEnumerable<Comparison> Check(GoldenFile file) =>
+        Check(file, file.ConfigAs<PixArtConfig>() with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") });
 
-    public static IEnumerable<Comparison> CheckSizes(GoldenFile file) => Check(file, file.ConfigAs<PixArtConfig>() with
-    {
-        SizeConditioning = true, NoTemporalPosEmb = file.Flag("no_temporal_pos_emb"),
-    });
+    public static IEnumerable<Comparison> CheckSizes(GoldenFile file) =>
+        Check(file, file.ConfigAs<PixArtConfig>() with { SizeConditioning = true, NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") });
 
     private static IEnumerable<Comparison> Check(GoldenFile file, PixArtConfig config)
     {
@@ -44,10 +43,23 @@ internal static class PixArtGoldens
         for (var i = 1; file.Has($"mid.block{i}"); i++)
         {
             var block = file.Load(new StdiTBlock(config, i), $"weights.blocks.{i}.");
-            yield return file.Compare($"mid.block{i}", block.call(file[$"mid.block{i - 1}"].unsqueeze(1), modulation, null, text, bias, null).squeeze(1));
+            yield return file.Compare(
+                $"mid.block{i}",
+                block.call(file[$"mid.block{i - 1}"].unsqueeze(1), modulation, null, text, bias, null).squeeze(1)
+            );
         }
-        yield return file.Compare("output.x", model.forward(file["input.x"], file["input.timestep"], file["input.y"], file.Optional("input.mask"), null,
-            size: file.Optional("input.data_info.hw"), aspectRatio: file.Optional("input.data_info.ar")));
+        yield return file.Compare(
+            "output.x",
+            model.forward(
+                file["input.x"],
+                file["input.timestep"],
+                file["input.y"],
+                file.Optional("input.mask"),
+                null,
+                size: file.Optional("input.data_info.hw"),
+                aspectRatio: file.Optional("input.data_info.ar")
+            )
+        );
     }
 
     /// <summary>The official model's weights: in a PixArt, and in an STDiT, whose attention along time does nothing yet.</summary>
@@ -57,39 +69,84 @@ internal static class PixArtGoldens
         var (size, patch) = (Number("input_size"), Number("patch_size"));
         var config = new PixArtConfig
         {
-            InputSize = [1, size, size], PatchSize = [1, patch, patch], InChannels = Number("in_channels"), HiddenSize = Number("hidden_size"), Depth = Number("depth"),
-            NumHeads = Number("num_heads"), CaptionChannels = Number("caption_channels"), ModelMaxLength = Number("model_max_length"),
-            SpaceScale = file.Config.TryGetProperty("lewei_scale", out var scale) ? scale.GetDouble() : 1, SizeConditioning = file.Has("input.img_hw"),
+            InputSize = [1, size, size],
+            PatchSize = [1, patch, patch],
+            InChannels = Number("in_channels"),
+            HiddenSize = Number("hidden_size"),
+            Depth = Number("depth"),
+            NumHeads = Number("num_heads"),
+            CaptionChannels = Number("caption_channels"),
+            ModelMaxLength = Number("model_max_length"),
+            SpaceScale = file.Config.TryGetProperty("lewei_scale", out var scale) ? scale.GetDouble() : 1,
+            SizeConditioning = file.Has("input.img_hw"),
         };
         using var noGradients = no_grad();
         using var image = new PixArt(config, initialize: false);
-        using var video = new StdiTBuilder().Latents(3, size, size, config.InChannels).Patch(1, patch, patch).Transformer(config.HiddenSize, config.Depth, config.NumHeads)
-            .Text(config.CaptionChannels, config.ModelMaxLength).Build();
+        using var video = new StdiTBuilder()
+            .Latents(3, size, size, config.InChannels)
+            .Patch(1, patch, patch)
+            .Transformer(config.HiddenSize, config.Depth, config.NumHeads)
+            .Text(config.CaptionChannels, config.ModelMaxLength)
+            .Build();
         foreach (var model in new StdiT[] { image, video })
         {
             foreach (var (name, value) in model.state_dict())
             {
                 if (file.Optional("weights." + name) is { } weight && name is not "pos_embed")
+                {
                     value.copy_(weight.view(value.shape));
+                }
             }
             model.eval();
         }
         if (file.Has("weights.pos_embed"))
+        {
             yield return file.Compare("weights.pos_embed", image.state_dict()["pos_embed"]); // of many sizes, the official model makes its table for each call
-        if (file.Has("output.opensora.x_embedder.proj.weight"))
-            yield return file.Compare("output.opensora.x_embedder.proj.weight", image.state_dict()["x_embedder.proj.weight"]);
+        }
 
-        Tensor Call(Tensor x, Tensor t) => image.forward(x.unsqueeze(2), t, file["input.y"], file.Optional("input.mask"), null,
-            size: file.Optional("input.img_hw"), aspectRatio: file.Optional("input.aspect_ratio")).squeeze(2);
+        if (file.Has("output.opensora.x_embedder.proj.weight"))
+        {
+            yield return file.Compare("output.opensora.x_embedder.proj.weight", image.state_dict()["x_embedder.proj.weight"]);
+        }
+
+        Tensor Call(Tensor x, Tensor t) =>
+            image
+                .forward(
+                    x.unsqueeze(2),
+                    t,
+                    file["input.y"],
+                    file.Optional("input.mask"),
+                    null,
+                    size: file.Optional("input.img_hw"),
+                    aspectRatio: file.Optional("input.aspect_ratio")
+                )
+                .squeeze(2);
         var output = Call(file["input.x"], file["input.t"]);
         yield return file.Compare("output.x", output);
         if (file.Has("output.opensora_converted_x"))
+        {
             yield return file.Compare("output.opensora_converted_x", output);
+        }
+
         if (file.Has("output.forward_with_dpmsolver"))
+        {
             yield return file.Compare("output.forward_with_dpmsolver", output.chunk(2, 1)[0]);
+        }
+
         if (file.Has("output.forward_with_cfg"))
-            yield return file.Compare("output.forward_with_cfg", DiTGoldens.Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Guidance.IddpmChannels, config.InChannels), Call));
+        {
+            yield return file.Compare(
+                "output.forward_with_cfg",
+                DiTGoldens.Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Guidance.IddpmChannels, config.InChannels), Call)
+            );
+        }
+
         if (file.Has("output.stdit_from_pixart_x"))
-            yield return file.Compare("output.stdit_from_pixart_x", video.call(file["input.stdit_x"], file["input.t"], file["input.y"], file.Optional("input.mask")));
+        {
+            yield return file.Compare(
+                "output.stdit_from_pixart_x",
+                video.call(file["input.stdit_x"], file["input.t"], file["input.y"], file.Optional("input.mask"))
+            );
+        }
     }
 }

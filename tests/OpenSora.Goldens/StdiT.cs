@@ -35,6 +35,9 @@ internal static class StdiTGoldens
             var captions = new CaptionEmbedder(config.CaptionChannels, config.HiddenSize, config.ModelMaxLength);
             yield return file.Compare("mid.y_embedder", file.Load(captions, "weights.y_embedder.").call(file["input.y"], null));
         }
-        yield return file.Compare("output.x", model.forward(file["input.x"], file["input.timestep"], file["input.y"], file.Optional("input.mask"), null, file.Optional("input.x_mask")));
+        yield return file.Compare(
+            "output.x",
+            model.forward(file["input.x"], file["input.timestep"], file["input.y"], file.Optional("input.mask"), null, file.Optional("input.x_mask"))
+        );
     }
 }

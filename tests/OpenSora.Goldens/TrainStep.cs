@@ -19,8 +19,12 @@ internal static class TrainStepGoldens
         var recorded = new Recorded(file, model);
         var stage = new TrainingStage
         {
-            Name = "recorded", Data = recorded, Steps = 2, BatchSize = (int)file["input.x_start"].shape[0],
-            LearningRate = file.Config.GetProperty("lr").GetDouble(), ClipGradientNorm = file.Config.GetProperty("clip_grad_norm").GetDouble(),
+            Name = "recorded",
+            Data = recorded,
+            Steps = 2,
+            BatchSize = (int)file["input.x_start"].shape[0],
+            LearningRate = file.Config.GetProperty("lr").GetDouble(),
+            ClipGradientNorm = file.Config.GetProperty("clip_grad_norm").GetDouble(),
             EmaDecay = file.Config.GetProperty("ema_decay").GetDouble(),
         };
 
@@ -28,10 +32,15 @@ internal static class TrainStepGoldens
         model.train();
         using (var batch = recorded.GetBatch(0, stage.BatchSize, 0))
         using (var generator = new Generator())
+        {
             recorded.Loss(batch, stage, generator).Total.backward();
-        var comparisons = model.named_parameters()
+        }
+
+        var comparisons = model
+            .named_parameters()
             .Where(pair => file.Has($"output.grad.{pair.name}"))
-            .Select(pair => file.Compare($"output.grad.{pair.name}", pair.parameter.grad ?? zeros(1))).ToList();
+            .Select(pair => file.Compare($"output.grad.{pair.name}", pair.parameter.grad ?? zeros(1)))
+            .ToList();
         model.zero_grad();
 
         recorded.Restart();
@@ -51,9 +60,17 @@ internal static class TrainStepGoldens
         comparisons.AddRange(Parameters("ema"));
         return comparisons;
 
-        IEnumerable<Comparison> Parameters(string what) => model.named_parameters()
-            .Where(pair => file.Has($"output.{what}.{pair.name}"))
-            .Select(pair => file.Compare($"output.{what}.{pair.name}", Determined(pair.parameter, $"output.{what}.{pair.name}", file[$"output.grad.{pair.name}"]))).ToList();
+        IEnumerable<Comparison> Parameters(string what) =>
+            model
+                .named_parameters()
+                .Where(pair => file.Has($"output.{what}.{pair.name}"))
+                .Select(pair =>
+                    file.Compare(
+                        $"output.{what}.{pair.name}",
+                        Determined(pair.parameter, $"output.{what}.{pair.name}", file[$"output.grad.{pair.name}"])
+                    )
+                )
+                .ToList();
 
         // Keys' biases change nothing: their gradient is zero but for rounding, and AdamW makes steps of any size below its rate of such noise.
         Tensor Determined(Tensor actual, string name, Tensor gradient)
@@ -95,9 +112,21 @@ internal static class TrainStepGoldens
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
         {
             var weights = ones(batch.Video.shape[0]);
-            var (loss, losses) = objective.Loss(batch, batch.Video, file["input.t"][step], weights, file["input.noise"][step], file["input.drop_ids"][step]);
-            Losses.Add(new Diffusion.TrainingLosses(losses.Loss.detach().clone().DetachFromDisposeScope(), losses.Mse?.detach().clone().DetachFromDisposeScope(),
-                losses.VariationalBound?.detach().clone().DetachFromDisposeScope()));
+            var (loss, losses) = objective.Loss(
+                batch,
+                batch.Video,
+                file["input.t"][step],
+                weights,
+                file["input.noise"][step],
+                file["input.drop_ids"][step]
+            );
+            Losses.Add(
+                new Diffusion.TrainingLosses(
+                    losses.Loss.detach().clone().DetachFromDisposeScope(),
+                    losses.Mse?.detach().clone().DetachFromDisposeScope(),
+                    losses.VariationalBound?.detach().clone().DetachFromDisposeScope()
+                )
+            );
             step++;
             return loss;
         }

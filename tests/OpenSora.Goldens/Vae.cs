@@ -27,7 +27,9 @@ internal static class VaeGoldens
     public static IEnumerable<Comparison> CheckVideo(GoldenFile file)
     {
         var model = file.Load(new AutoencoderKL(file.ConfigAs<AutoencoderKLConfig>(), initialize: false), "weights.module.");
-        var latents = model.Encode(file["input.x"], (posterior, first) => posterior.Sample(file["input.noise"].narrow(0, first, posterior.Mean.shape[0])));
+        var latents = model.Encode(file["input.x"], (posterior, first) =>
+            posterior.Sample(file["input.noise"].narrow(0, first, posterior.Mean.shape[0]))
+        );
         yield return file.Compare("output.latent", latents);
         yield return file.Compare("output.decoded", model.Decode(latents));
     }

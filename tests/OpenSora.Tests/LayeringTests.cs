@@ -7,7 +7,17 @@ namespace OpenSora.Tests;
 public class LayeringTests
 {
     private static readonly string[] Rooms =
-        ["DependencyInjection", "Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Runtime"];
+    [
+        "DependencyInjection",
+        "Generation",
+        "ModelFolders",
+        "Models",
+        "Diffusion",
+        "Text",
+        "Weights",
+        "Media",
+        "Runtime",
+    ];
 
     [Theory]
     [InlineData("Runtime")]
@@ -23,7 +33,13 @@ public class LayeringTests
     {
         var others = Rooms.Except([room, .. below]).Select(Namespace).ToArray();
 
-        var result = Types.InAssembly(typeof(VideoGenerator).Assembly).That().ResideInNamespace(Namespace(room)).ShouldNot().HaveDependencyOnAny(others).GetResult();
+        var result = Types
+            .InAssembly(typeof(VideoGenerator).Assembly)
+            .That()
+            .ResideInNamespace(Namespace(room))
+            .ShouldNot()
+            .HaveDependencyOnAny(others)
+            .GetResult();
 
         result.IsSuccessful.ShouldBeTrue(string.Join(", ", (result.FailingTypes ?? []).Select(type => $"{type.FullName}: {type.Explanation}")));
     }
@@ -31,15 +47,26 @@ public class LayeringTests
     [Fact]
     public void Every_type_is_in_a_room()
     {
-        var outside = typeof(VideoGenerator).Assembly.GetTypes().Where(type => type.Namespace is { } name && name.StartsWith("OpenSora", StringComparison.Ordinal)
-            && !Rooms.Any(room => $"{name}.".StartsWith($"{Namespace(room)}.", StringComparison.Ordinal)));
+        var outside = typeof(VideoGenerator)
+            .Assembly.GetTypes()
+            .Where(type =>
+                type.Namespace is { } name
+                && name.StartsWith("OpenSora", StringComparison.Ordinal)
+                && !Rooms.Any(room => $"{name}.".StartsWith($"{Namespace(room)}.", StringComparison.Ordinal))
+            );
 
         outside.Select(type => type.FullName).ShouldBeEmpty();
     }
 
     [Fact]
     public void A_dependency_is_seen() =>
-        Types.InAssembly(typeof(VideoGenerator).Assembly).That().ResideInNamespace(Namespace("Generation")).ShouldNot().HaveDependencyOnAny(Namespace("Media")).GetResult()
+        Types
+            .InAssembly(typeof(VideoGenerator).Assembly)
+            .That()
+            .ResideInNamespace(Namespace("Generation"))
+            .ShouldNot()
+            .HaveDependencyOnAny(Namespace("Media"))
+            .GetResult()
             .IsSuccessful.ShouldBeFalse();
 
     private static string Namespace(string room) => $"OpenSora.{room}";

@@ -36,11 +36,25 @@ public class TensorCountTests
     public void A_model_and_its_gradients_leave_nothing()
     {
         var count = TensorCount.Start();
-        using (var model = new StdiT(new StdiTConfig { InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, CaptionChannels = 4, ModelMaxLength = 2 }))
+        using (
+            var model = new StdiT(
+                new StdiTConfig
+                {
+                    InputSize = [1, 4, 4],
+                    HiddenSize = 8,
+                    Depth = 1,
+                    NumHeads = 2,
+                    CaptionChannels = 4,
+                    ModelMaxLength = 2,
+                }
+            )
+        )
         {
             count.More.ShouldBe(model.state_dict().Count); // each parameter and buffer once
             using (NewDisposeScope())
+            {
                 model.call(zeros([1, 4, 1, 4, 4]), zeros(1), zeros(1, 2, 4), null).sum().backward();
+            }
         }
         count.More.ShouldBe(0);
     }

@@ -10,7 +10,9 @@ internal static class TestFiles
         for (var folder = AppContext.BaseDirectory; folder is not null; folder = Path.GetDirectoryName(folder))
         {
             if (File.Exists(Path.Combine(folder, "OpenSora.Lib.sln")))
+            {
                 return folder;
+            }
         }
 
         throw new DirectoryNotFoundException("The tests run from a build in the repository, which holds their data.");

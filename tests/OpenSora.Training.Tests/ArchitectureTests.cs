@@ -11,12 +11,47 @@ namespace OpenSora.Training.Tests;
 /// <summary>Every architecture is trained by the same trainer.</summary>
 public class ArchitectureTests
 {
-    private static nn.Module Make(string name) => name switch
-    {
-        "stdit2" => new StdiT2(new StdiT2Config { InputSqSize = 32, InChannels = 2, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 }),
-        "stdit3" => new StdiT3(new StdiT3Config { InputSqSize = 32, InChannels = 2, HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 }),
-        _ => new PixArt(new PixArtConfig { InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4, SizeConditioning = true }),
-    };
+    private static nn.Module Make(string name) =>
+        name switch
+        {
+            "stdit2" => new StdiT2(
+                new StdiT2Config
+                {
+                    InputSqSize = 32,
+                    InChannels = 2,
+                    HiddenSize = 24,
+                    Depth = 1,
+                    NumHeads = 2,
+                    CaptionChannels = 8,
+                    ModelMaxLength = 4,
+                }
+            ),
+            "stdit3" => new StdiT3(
+                new StdiT3Config
+                {
+                    InputSqSize = 32,
+                    InChannels = 2,
+                    HiddenSize = 16,
+                    Depth = 1,
+                    NumHeads = 2,
+                    CaptionChannels = 8,
+                    ModelMaxLength = 4,
+                }
+            ),
+            _ => new PixArt(
+                new PixArtConfig
+                {
+                    InputSize = [2, 4, 4],
+                    InChannels = 2,
+                    HiddenSize = 24,
+                    Depth = 1,
+                    NumHeads = 2,
+                    CaptionChannels = 8,
+                    ModelMaxLength = 4,
+                    SizeConditioning = true,
+                }
+            ),
+        };
 
     [Theory]
     [InlineData("stdit2", false)]
@@ -28,16 +63,40 @@ public class ArchitectureTests
         var before = TensorCount.Now;
         manual_seed(1);
         using (var model = Make(name))
-        using (var text = new T5Encoder(new T5Config { VocabSize = 20, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 }))
+        using (
+            var text = new T5Encoder(
+                new T5Config
+                {
+                    VocabSize = 20,
+                    DModel = 8,
+                    DKv = 4,
+                    DFf = 16,
+                    NumLayers = 1,
+                    NumHeads = 2,
+                }
+            )
+        )
         {
             var start = Weights(model);
-            var data = name is "pixart" ? (ITrainingData)new Numbers() : new FrameMaskedData(new Numbers(), new Dictionary<FrameMask, double> { [FrameMask.ImageHead] = 0.5 });
-            var objective = new DiffusionTraining((IVideoTransformer)model, text, flow ? new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true, ShiftBySize = true }) : null) { FramesPerSecond = 8 };
+            var data = name is "pixart"
+                ? (ITrainingData)new Numbers()
+                : new FrameMaskedData(new Numbers(), new Dictionary<FrameMask, double> { [FrameMask.ImageHead] = 0.5 });
+            var objective = new DiffusionTraining(
+                (IVideoTransformer)model,
+                text,
+                flow ? new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true, ShiftBySize = true }) : null
+            )
+            {
+                FramesPerSecond = 8,
+            };
             var losses = new List<TrainingProgress>();
             var stage = Tiny.Stage(steps: 4, data: data);
             stage.Workers = 2;
             using (var trainer = new StagedTrainer(objective).AddStage(stage))
+            {
                 await trainer.RunAsync(new Told(losses.Add));
+            }
+
             losses.ShouldAllBe(step => double.IsFinite(step.Loss) && step.GradientNorm > 0);
 
             var end = Weights(model);
@@ -45,7 +104,9 @@ public class ArchitectureTests
             Moved("final_layer.linear.weight").ShouldBeTrue();
             Moved("y_embedder.y_embedding").ShouldBeFalse();
             if (name is not "pixart")
+            {
                 Moved("rope.freqs").ShouldBeFalse();
+            }
         }
         TensorCount.ShouldBe(before);
 
@@ -61,10 +122,19 @@ public class ArchitectureTests
     {
         using var scope = NewDisposeScope();
         using var model = new Watched();
-        var objective = new DiffusionTraining(model, process: new RectifiedFlow()) { FramesPerSecond = 12, SpatialFactor = 4, TemporalFactor = 2 };
+        var objective = new DiffusionTraining(model, process: new RectifiedFlow())
+        {
+            FramesPerSecond = 12,
+            SpatialFactor = 4,
+            TemporalFactor = 2,
+        };
         using var generator = new Generator(1);
         var noisy = tensor([true, false, true, true, true, true], [2, 3]);
-        objective.Loss(new TrainingBatch(randn([2, 2, 3, 4, 6]), randn([2, 4, 8]), NoisyFrames: noisy), new TrainingStage { CaptionDropout = 1 }, generator);
+        objective.Loss(
+            new TrainingBatch(randn([2, 2, 3, 4, 6]), randn([2, 4, 8]), NoisyFrames: noisy),
+            new TrainingStage { CaptionDropout = 1 },
+            generator
+        );
         (model.Told!.Frames, model.Told.Height, model.Told.Width, model.Told.FramesPerSecond).ShouldBe((6, 16, 24, 12.0));
         model.Told.NoisyFrames.ShouldBeSameAs(noisy);
         model.Dropped.ShouldBe([true, true]);
@@ -78,9 +148,8 @@ public class ArchitectureTests
     {
         private readonly NoModule inner = new();
 
-        public Watched() : base(nameof(Watched))
-        {
-        }
+        public Watched()
+            : base(nameof(Watched)) { }
 
         public DenoiserConditions? Told { get; private set; }
 
@@ -126,8 +195,6 @@ public class ArchitectureTests
 
         public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions) => x.clone();
 
-        public void Dispose()
-        {
-        }
+        public void Dispose() { }
     }
 }

@@ -13,7 +13,13 @@ public class ClipTests
         Bucket[] buckets = [new(1, 256, 256, 8), new(16, 256, 256, 4), new(16, 240, 426, 4), new(16, 426, 240, 4), new(64, 512, 512, 1)];
         (int, int, int)[] clips = [(1, 300, 300), (20, 720, 1280), (20, 1280, 720), (100, 600, 600), (100, 500, 500), (30, 100, 100), (16, 256, 256)];
         var (chosen, left) = Bucket.Sort(clips, buckets);
-        chosen.ShouldBe([[0], [4, 6], [1], [2], [3]]);
+        chosen.ShouldBe([
+            [0],
+            [4, 6],
+            [1],
+            [2],
+            [3],
+        ]);
         left.ShouldBe([5], "too small for any");
 
         // Half of the clips of a bucket go on to the next one.
@@ -36,7 +42,10 @@ public class ClipTests
         for (var epoch = 0; epoch < 3; epoch++)
         {
             for (var i = 0; i < Epoch; i++)
+            {
                 data.GetBatch(epoch * Epoch + i, size: 99, seed: 1).Dispose();
+            }
+
             large.Asked.Order().ShouldBe(Enumerable.Range(epoch * 3, 3).Select(number => ((long)number, 2)));
             small.Asked.Order().ShouldBe(Enumerable.Range(epoch * 3, 3).Select(number => ((long)number, 4)));
             (large.Asked, small.Asked) = ([], []);
@@ -79,11 +88,14 @@ public class ClipTests
         var clips = new ReplacingClips(source, new Listed(told));
         for (var round = 0; round < 2; round++)
         {
-            var seen = Enumerable.Range(0, 20).Select(i =>
-            {
-                using var clip = clips.Load(i, new Random(0));
-                return clip.Captions[0];
-            }).ToArray();
+            var seen = Enumerable
+                .Range(0, 20)
+                .Select(i =>
+                {
+                    using var clip = clips.Load(i, new Random(0));
+                    return clip.Captions[0];
+                })
+                .ToArray();
             seen.Index().Where(clip => clip.Index is not (3 or 7)).ShouldAllBe(clip => clip.Item.Equals($"{clip.Index}", StringComparison.Ordinal));
             seen.ShouldNotContain("3");
             seen.ShouldBe(round == 0 ? seen : source.FirstRound);
@@ -112,24 +124,47 @@ public class ClipTests
         await File.WriteAllTextAsync(folder["other.txt"], "one caption\n\nanother\n");
         await File.WriteAllTextAsync(folder["notes.md"], "no clip");
 
-        var clip = new ClipOptions { Width = 16, Height = 16, Frames = 3, FrameInterval = 2 };
+        var clip = new ClipOptions
+        {
+            Width = 16,
+            Height = 16,
+            Frames = 3,
+            FrameInterval = 2,
+        };
         var plain = VideoTable.FromFolder(folder.Path, new VideoReader(), clip);
         plain.Paths.Select(path => Path.GetRelativePath(folder.Path, path)).ShouldBe(["more/a-grey_ramp.mp4", "other.mp4"]);
         (await plain.SizesAsync()).ShouldBe([(4, 16, 32), (4, 16, 32)]);
         await File.WriteAllTextAsync(folder["zzz.mp4"], "no video");
         var told = new List<BadClip>();
-        (await VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync(new Listed(told))).ShouldBe([(4, 16, 32), (4, 16, 32), (0, 0, 0)]);
+        (await VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync(new Listed(told))).ShouldBe([
+            (4, 16, 32),
+            (4, 16, 32),
+            (0, 0, 0),
+        ]);
         told.ShouldHaveSingleItem().Index.ShouldBe(2);
-        (await Should.ThrowAsync<MediaException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync())).Message.ShouldContain("zzz.mp4");
+        (
+            await Should.ThrowAsync<MediaException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync())
+        ).Message.ShouldContain("zzz.mp4");
         File.Delete(folder["zzz.mp4"]);
         var before = TensorCount.Now;
         using (var whole = plain.Load(0, new Random(0)))
+        {
             whole.Captions.ShouldBe(["a grey ramp"]);
+        }
+
         using (var captions = plain.Select([1]).Load(0, new Random(0)))
+        {
             captions.Captions.ShouldBe(["one caption", "another"]);
+        }
+
         plain.Select([1]).Fingerprint.ShouldNotBe(plain.Fingerprint);
 
-        var vary = new ClipVariation { Start = true, Crop = true, Mirror = 0.5 };
+        var vary = new ClipVariation
+        {
+            Start = true,
+            Crop = true,
+            Mirror = 0.5,
+        };
         var varied = VideoTable.FromFolder(folder.Path, new VideoReader(), clip, vary);
         varied.Fingerprint.ShouldNotBe(plain.Fingerprint);
         var (starts, lefts, slopes) = (new HashSet<double>(), new HashSet<double>(), new HashSet<int>());
@@ -148,8 +183,12 @@ public class ClipTests
         slopes.ShouldBe([1, -1], ignoreOrder: true);
         TensorCount.ShouldBe(before);
 
-        Should.Throw<ArgumentException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), new ClipOptions(), vary)).Message.ShouldContain("Width");
-        Should.Throw<InvalidDataException>(() => VideoTable.FromFolder(Directory.CreateDirectory(folder["empty"]).FullName, new VideoReader(), clip)).Message.ShouldContain("no videos");
+        Should
+            .Throw<ArgumentException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), new ClipOptions(), vary))
+            .Message.ShouldContain("Width");
+        Should
+            .Throw<InvalidDataException>(() => VideoTable.FromFolder(Directory.CreateDirectory(folder["empty"]).FullName, new VideoReader(), clip))
+            .Message.ShouldContain("no videos");
     }
 
     /// <summary>Says which batches it was asked for.</summary>
@@ -166,7 +205,10 @@ public class ClipTests
         public TrainingBatch GetBatch(long number, int size, int seed)
         {
             if (number == Broken)
+            {
                 throw new InvalidDataException($"batch {number}");
+            }
+
             Asked.Add((number, size));
             return new TrainingBatch(zeros([size, 1, 1, 1, 1]));
         }
@@ -180,8 +222,8 @@ public class ClipTests
 
         public string[] FirstRound { get; set; } = [];
 
-        public CaptionedClip Load(int index, Random random) => bad.Contains(index) ? throw new MediaException($"clip {index} is broken")
-            : new CaptionedClip(zeros([3, 1, 2, 2]), [$"{index}"]);
+        public CaptionedClip Load(int index, Random random) =>
+            bad.Contains(index) ? throw new MediaException($"clip {index} is broken") : new CaptionedClip(zeros([3, 1, 2, 2]), [$"{index}"]);
     }
 
     private sealed class Listed(List<BadClip> told) : IProgress<BadClip>

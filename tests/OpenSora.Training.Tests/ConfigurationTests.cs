@@ -29,7 +29,8 @@ public class ConfigurationTests
         }
         """;
 
-    private static IConfigurationRoot Read(string json) => new ConfigurationBuilder().AddJsonStream(new MemoryStream(Encoding.UTF8.GetBytes(json))).Build();
+    private static IConfigurationRoot Read(string json) =>
+        new ConfigurationBuilder().AddJsonStream(new MemoryStream(Encoding.UTF8.GetBytes(json))).Build();
 
     [Fact]
     public async Task A_run_is_composed_by_configuration()
@@ -38,31 +39,46 @@ public class ConfigurationTests
         var (model, text) = Tiny.Models();
         using (model)
         using (text)
-        using (var services = new ServiceCollection()
-            .AddSingleton<IConfiguration>(Read(Json.Replace("FOLDER", folder.Path, StringComparison.Ordinal)))
-            .AddSingleton<ITrainingObjective>(new DiffusionTraining(model, text))
-            .AddKeyedSingleton<ITrainingObjective>("flow", new DiffusionTraining(model, text, new RectifiedFlow()))
-            .AddKeyedSingleton<ITrainingData>("images", new Numbers(1))
-            .AddKeyedSingleton<ITrainingData>("clips", new Numbers(2))
-            .AddOpenSoraTraining().BuildServiceProvider())
+        using (
+            var services = new ServiceCollection()
+                .AddSingleton<IConfiguration>(Read(Json.Replace("FOLDER", folder.Path, StringComparison.Ordinal)))
+                .AddSingleton<ITrainingObjective>(new DiffusionTraining(model, text))
+                .AddKeyedSingleton<ITrainingObjective>("flow", new DiffusionTraining(model, text, new RectifiedFlow()))
+                .AddKeyedSingleton<ITrainingData>("images", new Numbers(1))
+                .AddKeyedSingleton<ITrainingData>("clips", new Numbers(2))
+                .AddOpenSoraTraining()
+                .BuildServiceProvider()
+        )
         {
             var told = new List<TrainingProgress>();
-            Dictionary<string, float[]> Weights(bool ofTime) => Tiny.Weights(("model", model)).Where(pair => pair.Key.Contains(".attn_temp.", StringComparison.Ordinal) == ofTime)
-                .ToDictionary(StringComparer.Ordinal);
+            Dictionary<string, float[]> Weights(bool ofTime) =>
+                Tiny.Weights(("model", model))
+                    .Where(pair => pair.Key.Contains(".attn_temp.", StringComparison.Ordinal) == ofTime)
+                    .ToDictionary(StringComparer.Ordinal);
             var (time, rest) = (Weights(true), Weights(false));
             using (var trainer = services.GetRequiredService<StagedTrainer>())
             {
                 trainer.Stages.Select(stage => stage.Name).ShouldBe(["images", "clips"]);
-                (trainer.Stages[0].GradientCheckpointing, trainer.Stages[0].Shape, trainer.Stages[1].EmaDecay, trainer.Stages[1].TimeLimit, trainer.Stages[1].Spikes?.Factor)
-                    .ShouldBe((true, LearningRateShape.Cosine, 0.5, TimeSpan.FromHours(1), 50));
-                await trainer.RunAsync(new Told(p =>
-                {
-                    told.Add(p);
-                    if (p is not { Stage: "images", Step: 2 })
-                        return;
-                    Tiny.ShouldBeSame(Weights(true), time);
-                    Tiny.AreSame(Weights(false), rest).ShouldBeFalse();
-                }));
+                (
+                    trainer.Stages[0].GradientCheckpointing,
+                    trainer.Stages[0].Shape,
+                    trainer.Stages[1].EmaDecay,
+                    trainer.Stages[1].TimeLimit,
+                    trainer.Stages[1].Spikes?.Factor
+                ).ShouldBe((true, LearningRateShape.Cosine, 0.5, TimeSpan.FromHours(1), 50));
+                await trainer.RunAsync(
+                    new Told(p =>
+                    {
+                        told.Add(p);
+                        if (p is not { Stage: "images", Step: 2 })
+                        {
+                            return;
+                        }
+
+                        Tiny.ShouldBeSame(Weights(true), time);
+                        Tiny.AreSame(Weights(false), rest).ShouldBeFalse();
+                    })
+                );
             }
             told.Select(p => (p.Stage, p.Step)).ShouldBe([("images", 1), ("images", 2), ("clips", 1), ("clips", 2), ("clips", 3)]);
             told.Select(p => p.Parts.ContainsKey("vb")).ShouldBe([true, true, false, false, false]);
@@ -71,7 +87,10 @@ public class ConfigurationTests
             // Asked for again, it finds the run's end.
             told.Clear();
             using (var again = services.GetRequiredService<StagedTrainer>())
+            {
                 await again.RunAsync(new Told(told.Add));
+            }
+
             told.ShouldBeEmpty();
         }
     }
@@ -83,14 +102,22 @@ public class ConfigurationTests
         using (model)
         using (text)
         {
-            Exception Broken(string old, string replacement) => Should.Throw<Exception>(() =>
-            {
-                using var trainer = new StagedTrainer(model, text).Configure(Read(Json.Replace(old, replacement, StringComparison.Ordinal)).GetSection("OpenSora:Training"), _ => new Numbers());
-            });
+            Exception Broken(string old, string replacement) =>
+                Should.Throw<Exception>(() =>
+                {
+                    using var trainer = new StagedTrainer(model, text).Configure(
+                        Read(Json.Replace(old, replacement, StringComparison.Ordinal)).GetSection("OpenSora:Training"),
+                        _ => new Numbers()
+                    );
+                });
             Broken("\"Steps\"", "\"Stepps\"").ToString().ShouldContain("Stepps");
             Broken("\"NotTemporal\"", "\"Nothing\"").ToString().ShouldContain("Nothing");
             Broken("FOLDER", "").Message.ShouldContain("'flow'");
-            Should.Throw<InvalidOperationException>(() => new StagedTrainer(model, text).Configure(Read("{}").GetSection("OpenSora:Training"), _ => new Numbers())).Message.ShouldContain("OpenSora:Training");
+            Should
+                .Throw<InvalidOperationException>(() =>
+                    new StagedTrainer(model, text).Configure(Read("{}").GetSection("OpenSora:Training"), _ => new Numbers())
+                )
+                .Message.ShouldContain("OpenSora:Training");
         }
     }
 
@@ -99,7 +126,9 @@ public class ConfigurationTests
     {
         OptionsValidationException Started(params (string Old, string New)[] changes)
         {
-            var json = changes.Aggregate(Json.Replace("FOLDER", "", StringComparison.Ordinal), (text, change) => text.Replace(change.Old, change.New, StringComparison.Ordinal));
+            var json = changes.Aggregate(Json.Replace("FOLDER", "", StringComparison.Ordinal), (text, change) =>
+                text.Replace(change.Old, change.New, StringComparison.Ordinal)
+            );
             using var services = new ServiceCollection().AddSingleton<IConfiguration>(Read(json)).AddOpenSoraTraining().BuildServiceProvider();
             return Should.Throw<OptionsValidationException>(() => services.GetRequiredService<IStartupValidator>().Validate());
         }
@@ -109,7 +138,12 @@ public class ConfigurationTests
             using var services = new ServiceCollection().AddSingleton<IConfiguration>(Read(Json)).AddOpenSoraTraining().BuildServiceProvider();
             services.GetRequiredService<IStartupValidator>().Validate();
         });
-        var failures = Started(("\"BatchSize\": 3", "\"BatchSize\": 0"), ("\"EmaDecay\": 0.5", "\"EmaDecay\": 1"), ("\"clips\", \"Source\"", "\"images\", \"Source\"")).Failures.ToArray();
+        var failures = Started(
+            ("\"BatchSize\": 3", "\"BatchSize\": 0"),
+            ("\"EmaDecay\": 0.5", "\"EmaDecay\": 1"),
+            ("\"clips\", \"Source\"", "\"images\", \"Source\"")
+        )
+            .Failures.ToArray();
         failures.Length.ShouldBe(3);
         failures[0].ShouldBe("Stage 'images' has BatchSize 0; it must be above 0.");
         failures[1].ShouldContain("EmaDecay 1");

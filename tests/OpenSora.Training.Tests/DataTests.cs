@@ -17,7 +17,10 @@ public class DataTests
         var order = new SampleOrder(10);
         var samples = Enumerable.Range(0, 10).SelectMany(i => order.Batch(i, 3, seed: 5)).ToArray();
         for (var epoch = 0; epoch < 3; epoch++)
+        {
             samples.Skip(epoch * 10).Take(10).Order().ShouldBe(Enumerable.Range(0, 10));
+        }
+
         samples.Take(10).ShouldNotBe(samples.Skip(10).Take(10));
         new SampleOrder(10).Batch(7, 3, seed: 5).ShouldBe(samples.Skip(21).Take(3));
         new SampleOrder(10).Batch(7, 3, seed: 6).ShouldNotBe(samples.Skip(21).Take(3));
@@ -50,7 +53,15 @@ public class DataTests
     [Fact]
     public void The_learning_rate_rises_and_falls()
     {
-        var stage = new TrainingStage { Steps = 110, WarmUpSteps = 10, LearningRate = 2, FinalLearningRate = 1, Shape = LearningRateShape.Cosine, TimeLimit = TimeSpan.FromSeconds(100) };
+        var stage = new TrainingStage
+        {
+            Steps = 110,
+            WarmUpSteps = 10,
+            LearningRate = 2,
+            FinalLearningRate = 1,
+            Shape = LearningRateShape.Cosine,
+            TimeLimit = TimeSpan.FromSeconds(100),
+        };
         stage.LearningRateAt(0, TimeSpan.Zero).ShouldBe(0.2, 1e-9);
         stage.LearningRateAt(10, TimeSpan.Zero).ShouldBe(2, 1e-9);
         stage.LearningRateAt(60, TimeSpan.Zero).ShouldBe(1.5, 1e-9);
@@ -123,7 +134,10 @@ public class DataTests
                 batch.Video.shape.ShouldBe([4, 2, 2, 4, 4]);
                 batch.Text.ShouldNotBeNull().shape.ShouldBe([4, 6]);
                 using (NewDisposeScope())
+                {
                     batch.Text.ne(0).eq(batch.Mask!).all().item<bool>().ShouldBeTrue();
+                }
+
                 again.Text!.data<long>().ToArray().ShouldBe(batch.Text.data<long>().ToArray());
                 again.Video.data<float>().ToArray().ShouldBe(batch.Video.data<float>().ToArray());
             }
@@ -150,7 +164,22 @@ public class DataTests
         var source = new Colours(1) { Caption = " A RED Balloon <b>&amp;</b> more " };
         using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae);
         using var data = new LatentData(cache, new Letters(), 40, cleanCaptions: clean);
-        using var encoder = new T5TextEncoder(new T5Encoder(new T5Config { VocabSize = 60, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 }), new Letters(), 40, clean);
+        using var encoder = new T5TextEncoder(
+            new T5Encoder(
+                new T5Config
+                {
+                    VocabSize = 60,
+                    DModel = 8,
+                    DKv = 4,
+                    DFf = 16,
+                    NumLayers = 1,
+                    NumHeads = 2,
+                }
+            ),
+            new Letters(),
+            40,
+            clean
+        );
         using var batch = data.GetBatch(0, 1, seed: 1);
         using var expected = encoder.Encode([source.Caption]);
         using var states = encoder.Model.forward(batch.Text!, batch.Mask);
@@ -168,8 +197,21 @@ public class DataTests
         using var whole = new LatentData(cache, new Letters(), 6) { FrameInterval = 3 };
         sparse.Fingerprint.ShouldContain("every 2");
         whole.GetBatch(0, 3, seed: 1).Video.shape[2].ShouldBe(3); // 0, 3 and 6, or 1, 4 and 7
-        var starts = Enumerable.Range(0, 8).SelectMany(number => sparse.GetBatch(number, 3, seed: 1).Video.unbind(0)).Select(clip =>
-            Enumerable.Range(0, 4).Single(start => Enumerable.Range(0, 3).Any(i => (cache.Latents[i].slice(1, start, start + 5, 2).to_type(ScalarType.Float32) - clip).abs().max().item<float>() == 0))).ToHashSet();
+        var starts = Enumerable
+            .Range(0, 8)
+            .SelectMany(number => sparse.GetBatch(number, 3, seed: 1).Video.unbind(0))
+            .Select(clip =>
+                Enumerable
+                    .Range(0, 4)
+                    .Single(start =>
+                        Enumerable
+                            .Range(0, 3)
+                            .Any(i =>
+                                (cache.Latents[i].slice(1, start, start + 5, 2).to_type(ScalarType.Float32) - clip).abs().max().item<float>() == 0
+                            )
+                    )
+            )
+            .ToHashSet();
         starts.ShouldBe([0, 1, 2, 3], ignoreOrder: true);
     }
 
@@ -180,8 +222,18 @@ public class DataTests
         using var scope = NewDisposeScope();
         using var vae = Vae(1);
         using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(1) { Frames = 8 }, vae);
-        using var data = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2, FirstFrame = 1 };
-        using var late = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2, FirstFrame = 6 }; // only 3 leaves room
+        using var data = new LatentData(cache, new Letters(), 6)
+        {
+            Frames = 3,
+            FrameInterval = 2,
+            FirstFrame = 1,
+        };
+        using var late = new LatentData(cache, new Letters(), 6)
+        {
+            Frames = 3,
+            FrameInterval = 2,
+            FirstFrame = 6,
+        }; // only 3 leaves room
         data.Fingerprint.ShouldContain("every 2 from 1, tokens 6");
         for (var number = 0; number < 8; number++)
         {
@@ -192,7 +244,10 @@ public class DataTests
         Should.Throw<ArgumentOutOfRangeException>(() => data.FirstFrame = -1);
 
         float Difference(LatentData windows, int number, int first) =>
-            (windows.GetBatch(number, 1, seed: 1).Video[0] - cache.Latents[0].slice(1, first, first + 5, 2).to_type(ScalarType.Float32)).abs().max().item<float>();
+            (windows.GetBatch(number, 1, seed: 1).Video[0] - cache.Latents[0].slice(1, first, first + 5, 2).to_type(ScalarType.Float32))
+                .abs()
+                .max()
+                .item<float>();
     }
 
     [Fact]
@@ -215,7 +270,9 @@ public class DataTests
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
-        Should.Throw<InvalidDataException>(() => LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(3) { Growing = true }, vae)).Message.ShouldContain("one size");
+        Should
+            .Throw<InvalidDataException>(() => LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(3) { Growing = true }, vae))
+            .Message.ShouldContain("one size");
         Directory.GetFileSystemEntries(folder.Path).ShouldBeEmpty();
     }
 
@@ -234,10 +291,17 @@ public class DataTests
     {
         using var vae = Vae(1);
         var psnr = new List<double>();
-        using var trainer = new StagedTrainer(new VaeTraining(vae)).AddStage(new TrainingStage
-        {
-            Name = "vae", Data = new PixelData(new Colours(5)), Steps = 150, BatchSize = 5, LearningRate = 3e-3, EmaDecay = null,
-        });
+        using var trainer = new StagedTrainer(new VaeTraining(vae)).AddStage(
+            new TrainingStage
+            {
+                Name = "vae",
+                Data = new PixelData(new Colours(5)),
+                Steps = 150,
+                BatchSize = 5,
+                LearningRate = 3e-3,
+                EmaDecay = null,
+            }
+        );
         await trainer.RunAsync(new Told(p => psnr.Add(p.Parts["psnr"])));
         psnr.TakeLast(5).Average().ShouldBeGreaterThan(psnr.Take(5).Average() + 2);
     }
@@ -251,9 +315,21 @@ public class DataTests
             var frames = VideoFrames.FromTensor(zeros([3L, 4L, 16L, 16L]), 8);
             await new VideoWriter().WriteAsync(frames, folder["clip.mp4"]);
         }
-        await File.WriteAllTextAsync(folder["list.csv"], "caption,path,more\r\n\"a \"\"grey\"\" square,\nstill\",clip.mp4,1\nanother name,clip.mp4,2\n\n");
+        await File.WriteAllTextAsync(
+            folder["list.csv"],
+            "caption,path,more\r\n\"a \"\"grey\"\" square,\nstill\",clip.mp4,1\nanother name,clip.mp4,2\n\n"
+        );
         var before = TensorCount.Now;
-        var table = new VideoTable(folder["list.csv"], new VideoReader(), new ClipOptions { Width = 8, Height = 8, Frames = 6 });
+        var table = new VideoTable(
+            folder["list.csv"],
+            new VideoReader(),
+            new ClipOptions
+            {
+                Width = 8,
+                Height = 8,
+                Frames = 6,
+            }
+        );
         table.Count.ShouldBe(1);
         using (var clip = table.Load(0, new Random(0)))
         {
@@ -268,7 +344,9 @@ public class DataTests
         Broken("path,caption\nclip.mp4,\"open\n").Message.ShouldContain("closed");
         Broken("").Message.ShouldContain("columns");
         File.WriteAllText(folder["list.csv"], "path,caption\nmissing.mp4,x\n");
-        Should.Throw<FileNotFoundException>(() => new VideoTable(folder["list.csv"], new VideoReader(), new ClipOptions())).Message.ShouldContain("missing.mp4");
+        Should
+            .Throw<FileNotFoundException>(() => new VideoTable(folder["list.csv"], new VideoReader(), new ClipOptions()))
+            .Message.ShouldContain("missing.mp4");
 
         InvalidDataException Broken(string text)
         {
@@ -280,7 +358,16 @@ public class DataTests
     private static AutoencoderKL Vae(int seed)
     {
         manual_seed(seed);
-        return new AutoencoderKL(new AutoencoderKLConfig { BlockOutChannels = [4, 8], LayersPerBlock = 1, NormNumGroups = 2, LatentChannels = 2, ScalingFactor = 1 });
+        return new AutoencoderKL(
+            new AutoencoderKLConfig
+            {
+                BlockOutChannels = [4, 8],
+                LayersPerBlock = 1,
+                NormNumGroups = 2,
+                LatentChannels = 2,
+                ScalingFactor = 1,
+            }
+        );
     }
 
     /// <summary>Clips of one colour each, that of the last frames a little lighter than that of the first.</summary>
@@ -328,9 +415,7 @@ public class DataTests
             return new TextStates(ones([prompts.Count, 6L, 3L]), mask);
         }
 
-        public void Dispose()
-        {
-        }
+        public void Dispose() { }
     }
 
     /// <summary>What a cache will take, told before there is a file.</summary>

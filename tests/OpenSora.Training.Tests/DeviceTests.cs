@@ -32,7 +32,9 @@ public class DeviceTests
         var cpu = await LossesAsync(CPU);
         var gpu = await LossesAsync(CUDA);
         for (var i = 0; i < cpu.Count; i++)
+        {
             gpu[i].ShouldBe(cpu[i], 1e-3 * cpu[i]);
+        }
 
         static async Task<List<double>> LossesAsync(Device device)
         {
@@ -44,8 +46,17 @@ public class DeviceTests
                 model.to(device);
                 text.to(device);
                 var objective = new DiffusionTraining(model, text);
-                using var trainer = new StagedTrainer(objective).AddStage(Tiny.Stage())
-                    .AddCallback(new ValidationLoss(objective, new Numbers()) { EverySteps = 3, Bands = 2, Samples = 4, BatchSize = 2 });
+                using var trainer = new StagedTrainer(objective)
+                    .AddStage(Tiny.Stage())
+                    .AddCallback(
+                        new ValidationLoss(objective, new Numbers())
+                        {
+                            EverySteps = 3,
+                            Bands = 2,
+                            Samples = 4,
+                            BatchSize = 2,
+                        }
+                    );
                 await trainer.RunAsync(new Told(p => losses.Add(p.Loss)));
                 model.parameters().First().device.type.ShouldBe(device.type);
             }

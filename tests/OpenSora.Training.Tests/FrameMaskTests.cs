@@ -10,7 +10,8 @@ namespace OpenSora.Training.Tests;
 
 public class FrameMaskTests
 {
-    private static string Draw(FrameMask mask, int frames, Random random) => string.Concat(FrameMaskedData.Noisy(mask, frames, random).Select(noisy => noisy ? '1' : '0'));
+    private static string Draw(FrameMask mask, int frames, Random random) =>
+        string.Concat(FrameMaskedData.Noisy(mask, frames, random).Select(noisy => noisy ? '1' : '0'));
 
     [Fact]
     public void Masks_are_what_they_are_called()
@@ -18,9 +19,16 @@ public class FrameMaskTests
         var random = new Random(1);
         var expected = new Dictionary<FrameMask, string>
         {
-            [FrameMask.Random] = "^[01]{8}$", [FrameMask.Interpolate] = "^(01){4}$|^(10){4}$", [FrameMask.QuarterRandom] = "^1*(0|00)1*$",
-            [FrameMask.QuarterHead] = "^(0|00)1{6,7}$", [FrameMask.QuarterTail] = "^1{6,7}(0|00)$", [FrameMask.QuarterHeadTail] = "^(01{6}0|001{4}00)$",
-            [FrameMask.ImageRandom] = "^1*01*0?1*$", [FrameMask.ImageHead] = "^01{7}$", [FrameMask.ImageTail] = "^1{7}0$", [FrameMask.ImageHeadTail] = "^01{6}0$",
+            [FrameMask.Random] = "^[01]{8}$",
+            [FrameMask.Interpolate] = "^(01){4}$|^(10){4}$",
+            [FrameMask.QuarterRandom] = "^1*(0|00)1*$",
+            [FrameMask.QuarterHead] = "^(0|00)1{6,7}$",
+            [FrameMask.QuarterTail] = "^1{6,7}(0|00)$",
+            [FrameMask.QuarterHeadTail] = "^(01{6}0|001{4}00)$",
+            [FrameMask.ImageRandom] = "^1*01*0?1*$",
+            [FrameMask.ImageHead] = "^01{7}$",
+            [FrameMask.ImageTail] = "^1{7}0$",
+            [FrameMask.ImageHeadTail] = "^01{6}0$",
         };
         expected.Keys.ShouldBe(Enum.GetValues<FrameMask>());
         foreach (var (mask, pattern) in expected)
@@ -32,7 +40,12 @@ public class FrameMaskTests
                 Draw(mask, 1, random).ShouldBe("1", "an image is not masked");
             }
         }
-        Enumerable.Range(0, 100).Select(_ => Draw(FrameMask.QuarterRandom, 8, random)).Distinct(StringComparer.Ordinal).Count().ShouldBeGreaterThan(8);
+        Enumerable
+            .Range(0, 100)
+            .Select(_ => Draw(FrameMask.QuarterRandom, 8, random))
+            .Distinct(StringComparer.Ordinal)
+            .Count()
+            .ShouldBeGreaterThan(8);
     }
 
     [Fact]
@@ -41,7 +54,9 @@ public class FrameMaskTests
         FrameMaskedData.OpenSora11.Values.Sum().ShouldBe(0.25, 1e-9);
         FrameMaskedData.OpenSora12.Values.Sum().ShouldBe(0.25, 1e-9);
         var data = new FrameMaskedData(new Numbers(frames: 8));
-        data.Fingerprint.ShouldBe("numbers 8, masks QuarterRandom 0.025 QuarterHead 0.025 QuarterTail 0.025 QuarterHeadTail 0.05 ImageRandom 0.025 ImageHead 0.025 ImageTail 0.025 ImageHeadTail 0.05");
+        data.Fingerprint.ShouldBe(
+            "numbers 8, masks QuarterRandom 0.025 QuarterHead 0.025 QuarterTail 0.025 QuarterHeadTail 0.05 ImageRandom 0.025 ImageHead 0.025 ImageTail 0.025 ImageHeadTail 0.05"
+        );
         var masked = 0;
         for (var number = 0; number < 20; number++)
         {
@@ -53,9 +68,16 @@ public class FrameMaskTests
         }
         (masked / 2000.0).ShouldBe(0.25, 0.03);
 
-        using var images = new FrameMaskedData(new Numbers(frames: 1), new Dictionary<FrameMask, double> { [FrameMask.ImageHead] = 1 }).GetBatch(0, 5, 1);
+        using var images = new FrameMaskedData(new Numbers(frames: 1), new Dictionary<FrameMask, double> { [FrameMask.ImageHead] = 1 }).GetBatch(
+            0,
+            5,
+            1
+        );
         images.NoisyFrames.ShouldBeNull();
-        Should.Throw<ArgumentException>(() => new FrameMaskedData(new Numbers(), new Dictionary<FrameMask, double> { [FrameMask.ImageHead] = 0.7, [FrameMask.ImageTail] = 0.4 }))
+        Should
+            .Throw<ArgumentException>(() =>
+                new FrameMaskedData(new Numbers(), new Dictionary<FrameMask, double> { [FrameMask.ImageHead] = 0.7, [FrameMask.ImageTail] = 0.4 })
+            )
             .Message.ShouldContain("0.7");
     }
 
@@ -72,7 +94,9 @@ public class FrameMaskTests
             var stage = Tiny.Stage(steps: 3, data: data);
             stage.Workers = 2;
             var losses = new List<TrainingProgress>();
-            using var trainer = new StagedTrainer(new DiffusionTraining(model, text, flow ? new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true }) : null)).AddStage(stage);
+            using var trainer = new StagedTrainer(
+                new DiffusionTraining(model, text, flow ? new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true }) : null)
+            ).AddStage(stage);
             await trainer.RunAsync(new Told(losses.Add));
             losses.Count.ShouldBe(3);
             losses.ShouldAllBe(p => double.IsFinite(p.Loss) && p.Loss > 0 && p.GradientNorm > 0);
@@ -84,10 +108,22 @@ public class FrameMaskTests
     public void A_model_that_cannot_be_told_which_frames_are_given_is_refused()
     {
         using var scope = NewDisposeScope();
-        using var model = new DiT(new DiTConfig { InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8 });
+        using var model = new DiT(
+            new DiTConfig
+            {
+                InputSize = [2, 4, 4],
+                InChannels = 2,
+                HiddenSize = 16,
+                Depth = 1,
+                NumHeads = 2,
+                CaptionChannels = 8,
+            }
+        );
         using var generator = new Generator(1);
         var batch = new TrainingBatch(randn([1, 2, 2, 4, 4]), randn([1, 4, 8]), null, tensor([false, true], [1, 2]));
-        Should.Throw<ArgumentException>(() => new DiffusionTraining(model).Loss(batch, new TrainingStage(), generator)).Message.ShouldContain("DiT cannot be told which they are");
+        Should
+            .Throw<ArgumentException>(() => new DiffusionTraining(model).Loss(batch, new TrainingStage(), generator))
+            .Message.ShouldContain("DiT cannot be told which they are");
     }
 
     [Fact]
@@ -101,9 +137,13 @@ public class FrameMaskTests
         {
             model.eval();
             foreach (var parameter in model.parameters())
+            {
                 parameter.add_(randn(parameter.shape) * 0.1f);
+            }
+
             var (x, y) = (randn([1, 2, 2, 4, 4]), randn([1, 1, 4, 8]));
-            Tensor Second(params bool[] noisy) => model.forward(x, tensor(new[] { 700f }), y, null, null, noisy.Length == 0 ? null : tensor(noisy, [1, noisy.Length])).select(2, 1);
+            Tensor Second(params bool[] noisy) =>
+                model.forward(x, tensor(new[] { 700f }), y, null, null, noisy.Length == 0 ? null : tensor(noisy, [1, noisy.Length])).select(2, 1);
             float Difference(Tensor a, Tensor b) => (a - b).abs().max().item<float>();
             Difference(Second(true, true), Second()).ShouldBeLessThan(1e-6f);
             Difference(Second(false, true), Second()).ShouldBeGreaterThan(1e-4f);

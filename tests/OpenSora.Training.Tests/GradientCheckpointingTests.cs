@@ -26,7 +26,8 @@ public class GradientCheckpointingTests
         TensorCount.ShouldBe(before);
     }
 
-    // Gradients of a batch with masked captions, temporal attention and a text encoder, read through the optimizer: after one step from zero, AdamW's mean is a tenth of them.
+    // Gradients of a batch with masked captions, temporal attention and a text encoder, read through the optimizer: after one step from zero, AdamW's
+    // mean is a tenth of them.
     private static async Task<Dictionary<string, float[]>> GradientsAsync(bool checkpointing, int workers)
     {
         using var folder = new TemporaryFolder();
@@ -37,11 +38,16 @@ public class GradientCheckpointingTests
             var stage = Tiny.Stage(steps: 1);
             (stage.GradientCheckpointing, stage.Workers, stage.ClipGradientNorm) = (checkpointing, workers, null);
             using (var trainer = new StagedTrainer(model, text).AddStage(stage).SaveTo(new CheckpointOptions { Folder = folder.Path }))
+            {
                 await trainer.RunAsync();
+            }
+
             using var scope = NewDisposeScope();
             using var file = Weights.SafetensorsFile.Open(Checkpoint.Newest(folder.Path)!);
             const string Means = "adam.mean.";
-            return file.Tensors.Keys.Where(name => name.StartsWith(Means, StringComparison.Ordinal)).Order(StringComparer.Ordinal)
+            return file
+                .Tensors.Keys.Where(name => name.StartsWith(Means, StringComparison.Ordinal))
+                .Order(StringComparer.Ordinal)
                 .ToDictionary(name => name[Means.Length..], name => file.Read(name).data<float>().ToArray(), StringComparer.Ordinal);
         }
     }
@@ -54,17 +60,28 @@ public class GradientCheckpointingTests
         using var noGradients = no_grad();
         using var generator = new Generator(5);
         foreach (var parameter in model.parameters())
+        {
             parameter.add_(randn(parameter.shape, generator: generator) * 0.1f);
+        }
+
         return (model, text);
     }
 
     [Fact]
     public void A_graph_holds_the_inputs_of_blocks_only()
     {
-        using var model = new StdiT(new StdiTConfig
-        {
-            InputSize = [8, 32, 32], HiddenSize = 64, Depth = 6, NumHeads = 4, CaptionChannels = 8, ModelMaxLength = 4, ClassDropoutProb = 0,
-        });
+        using var model = new StdiT(
+            new StdiTConfig
+            {
+                InputSize = [8, 32, 32],
+                HiddenSize = 64,
+                Depth = 6,
+                NumHeads = 4,
+                CaptionChannels = 8,
+                ModelMaxLength = 4,
+                ClassDropoutProb = 0,
+            }
+        );
         using var scope = NewDisposeScope();
         var (x, t, y) = (randn([2, 4, 8, 32, 32]), zeros(2), randn([2, 1, 4, 8]));
         // 2 x 8 x 256 tokens of 64 floats are 1 MiB; a block computes dozens of these, attention's weights not counted.
@@ -96,11 +113,16 @@ public class GradientCheckpointingTests
         using (NewDisposeScope())
         {
             foreach (var (name, parameter) in model.named_parameters())
+            {
                 parameter.requires_grad_(name.Contains("attn_temp", StringComparison.Ordinal));
+            }
+
             model.eval();
             model.forward(randn([1, 2, 2, 4, 4]), zeros(1), randn([1, 1, 4, 8]), null).square().mean().backward();
             foreach (var (name, parameter) in model.named_parameters())
+            {
                 (parameter.grad is not null).ShouldBe(name.Contains("attn_temp", StringComparison.Ordinal), name);
+            }
         }
     }
 }

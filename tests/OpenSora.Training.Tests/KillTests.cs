@@ -35,10 +35,14 @@ public class KillTests
     /// <summary>Runs a process until it ends or, some time after its first step, is killed; says whether it was.</summary>
     private static async Task<bool> RunAsync(string folder, TimeSpan? killAfter)
     {
-        using var process = Process.Start(new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "OpenSora.Training.Killable.dll"), folder])
-        {
-            UseShellExecute = false, RedirectStandardOutput = true, RedirectStandardError = true,
-        })!;
+        using var process = Process.Start(
+            new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "OpenSora.Training.Killable.dll"), folder])
+            {
+                UseShellExecute = false,
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+            }
+        )!;
         var errors = process.StandardError.ReadToEndAsync();
         try
         {
@@ -54,10 +58,15 @@ public class KillTests
         finally
         {
             if (!process.HasExited)
+            {
                 process.Kill();
+            }
         }
         if (process.ExitCode == 128 + 9)
+        {
             return true;
+        }
+
         process.ExitCode.ShouldBe(0, await errors);
         return false;
     }

@@ -20,14 +20,28 @@ public class PreviewTests
         using var folder = new TemporaryFolder();
         var expected = await RunAsync((_, _, _) => { });
         var seen = new Observations();
-        var watched = await RunAsync((trainer, model, text) => trainer
-            .AddCallback(new PreviewVideos(folder.Path, model, text, null, ["a", "b", "c"], Few) { EverySteps = 2, Every = null })
-            .AddCallback(new ValidationLoss(new DiffusionTraining(model, text.Model), new Numbers(channels: 3)) { EverySteps = 3, Bands = 4, Samples = 5, BatchSize = 2 })
-            .AddCallback(seen));
+        var watched = await RunAsync(
+            (trainer, model, text) =>
+                trainer
+                    .AddCallback(new PreviewVideos(folder.Path, model, text, null, ["a", "b", "c"], Few) { EverySteps = 2, Every = null })
+                    .AddCallback(
+                        new ValidationLoss(new DiffusionTraining(model, text.Model), new Numbers(channels: 3))
+                        {
+                            EverySteps = 3,
+                            Bands = 4,
+                            Samples = 5,
+                            BatchSize = 2,
+                        }
+                    )
+                    .AddCallback(seen)
+        );
         Tiny.ShouldBeSame(watched, expected);
 
-        Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order(StringComparer.Ordinal).ShouldBe(
-            new[] { 2, 4, 5 }.SelectMany(step => new[] { $"first-{step:D8}.mp4", $"first-{step:D8}.png" }));
+        Directory
+            .GetFiles(folder.Path)
+            .Select(Path.GetFileName)
+            .Order(StringComparer.Ordinal)
+            .ShouldBe(new[] { 2, 4, 5 }.SelectMany(step => new[] { $"first-{step:D8}.mp4", $"first-{step:D8}.png" }));
         var shown = seen.All.Where(one => one.What.Name.Equals("preview", StringComparison.Ordinal)).ToList();
         shown.Select(one => one.Step).ShouldBe([2, 4, 5]);
         var videos = shown.ConvertAll(one => one.What.Videos["first"]);
@@ -48,8 +62,19 @@ public class PreviewTests
         using var model = Model();
         using var text = Text();
         model.eval();
-        byte[][] Draw(string[] prompts, int seed = 1, int atOnce = 2) =>
-            [.. new PromptRenderer(model, text, null, prompts, new PreviewOptions { Sampler = new DpmSolver(3, prediction: Prediction.Sample), Seed = seed, BatchSize = atOnce, Frames = 1 }).Render(default).Select(video => video.Pixels.ToArray())];
+        byte[][] Draw(string[] prompts, int seed = 1, int atOnce = 2) => [.. new PromptRenderer(
+                    model,
+                    text,
+                    null,
+                    prompts,
+                    new PreviewOptions
+                    {
+                        Sampler = new DpmSolver(3, prediction: Prediction.Sample),
+                        Seed = seed,
+                        BatchSize = atOnce,
+                        Frames = 1,
+                    }
+                ).Render(default).Select(video => video.Pixels.ToArray())];
         using (no_grad())
         {
             _ = Draw(["a"]);
@@ -72,15 +97,36 @@ public class PreviewTests
     public void A_model_without_a_size_of_its_own_is_told_one()
     {
         using var text = Text();
-        using var model = new StdiT2(new StdiT2Config { InputSqSize = 32, InChannels = 3, HiddenSize = 24, Depth = 1, NumHeads = 2, CaptionChannels = text.Width, ModelMaxLength = text.MaxTokens, PredSigma = false });
+        using var model = new StdiT2(
+            new StdiT2Config
+            {
+                InputSqSize = 32,
+                InChannels = 3,
+                HiddenSize = 24,
+                Depth = 1,
+                NumHeads = 2,
+                CaptionChannels = text.Width,
+                ModelMaxLength = text.MaxTokens,
+                PredSigma = false,
+            }
+        );
         model.eval();
-        PreviewOptions Sized(int? height) => new() { Sampler = new DpmSolver(2), Frames = 2, Height = height, Width = 6 };
+        PreviewOptions Sized(int? height) =>
+            new()
+            {
+                Sampler = new DpmSolver(2),
+                Frames = 2,
+                Height = height,
+                Width = 6,
+            };
         using (no_grad())
         {
             var video = new PromptRenderer(model, text, null, ["a"], Sized(4)).Render(default).ShouldHaveSingleItem();
             (video.Count, video.Height, video.Width).ShouldBe((2, 4, 6));
         }
-        Should.Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, ["a"], Sized(null))).Message.ShouldContain("StdiT2 has no size of its own");
+        Should
+            .Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, ["a"], Sized(null)))
+            .Message.ShouldContain("StdiT2 has no size of its own");
     }
 
     [Fact]
@@ -89,12 +135,28 @@ public class PreviewTests
         using var folder = new TemporaryFolder();
         using var line = nn.Linear(3, 2);
         // Of one length: the second must not be taken for the first.
-        using var trainer = new StagedTrainer(new Line(line)).AddStage(new TrainingStage { Name = "a/b", Data = new Points(), Steps = 3 })
-            .AddStage(new TrainingStage { Name = "c", Data = new Points(), Steps = 3 }).AddCallback(new PreviewVideos(folder.Path, _ =>
-        {
-            line.training.ShouldBeFalse();
-            return [new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1), new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1)];
-        }));
+        using var trainer = new StagedTrainer(new Line(line))
+            .AddStage(
+                new TrainingStage
+                {
+                    Name = "a/b",
+                    Data = new Points(),
+                    Steps = 3,
+                }
+            )
+            .AddStage(
+                new TrainingStage
+                {
+                    Name = "c",
+                    Data = new Points(),
+                    Steps = 3,
+                }
+            )
+            .AddCallback(new PreviewVideos(folder.Path, _ =>
+                {
+                    line.training.ShouldBeFalse();
+                    return [new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1), new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1)];
+                }));
         await trainer.RunAsync();
         Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order().ShouldBe(["ab-00000003.png", "c-00000003.png"]);
     }
@@ -104,7 +166,12 @@ public class PreviewTests
     {
         using var line = nn.Linear(3, 2);
         var objective = new Recording();
-        var validation = new ValidationLoss(objective, new Numbers()) { Bands = 4, Samples = 6, BatchSize = 4 };
+        var validation = new ValidationLoss(objective, new Numbers())
+        {
+            Bands = 4,
+            Samples = 6,
+            BatchSize = 4,
+        };
         GC.Collect();
         GC.WaitForPendingFinalizers();
         var before = TensorCount.Now;
@@ -125,7 +192,12 @@ public class PreviewTests
 
         // Data that choose the size of their batches: 2 and 8 instead of 4, of which 4 are needed.
         objective.Times.Clear();
-        var others = new ValidationLoss(objective, new MixedData((new Numbers(), 0.5), (new Numbers(1), 2))) { Bands = 4, Samples = 6, BatchSize = 4 };
+        var others = new ValidationLoss(objective, new MixedData((new Numbers(), 0.5), (new Numbers(1), 2)))
+        {
+            Bands = 4,
+            Samples = 6,
+            BatchSize = 4,
+        };
         others.Measure().Loss.ShouldBe(0.5, 1e-6);
         objective.Times.Order().ShouldBe(Enumerable.Range(0, 24).Select(i => (i + 0.5f) / 24), 1e-6f);
         validation.Bands = 0;
@@ -161,10 +233,36 @@ public class PreviewTests
     private static StdiT Model()
     {
         manual_seed(1);
-        return new StdiT(new StdiTConfig { InputSize = [2, 4, 4], InChannels = 3, HiddenSize = 16, Depth = 2, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4 });
+        return new StdiT(
+            new StdiTConfig
+            {
+                InputSize = [2, 4, 4],
+                InChannels = 3,
+                HiddenSize = 16,
+                Depth = 2,
+                NumHeads = 2,
+                CaptionChannels = 8,
+                ModelMaxLength = 4,
+            }
+        );
     }
 
-    private static T5TextEncoder Text() => new(new T5Encoder(new T5Config { VocabSize = 60, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 }), new Letters(), 4);
+    private static T5TextEncoder Text() =>
+        new(
+            new T5Encoder(
+                new T5Config
+                {
+                    VocabSize = 60,
+                    DModel = 8,
+                    DKv = 4,
+                    DFf = 16,
+                    NumLayers = 1,
+                    NumHeads = 2,
+                }
+            ),
+            new Letters(),
+            4
+        );
 
     private static async Task<Dictionary<string, float[]>> RunAsync(Action<StagedTrainer, StdiT, T5TextEncoder> prepare)
     {
@@ -203,7 +301,8 @@ public class PreviewTests
 
         public List<float> Noise { get; } = [];
 
-        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) => throw new InvalidOperationException("Not trained.");
+        public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
+            throw new InvalidOperationException("Not trained.");
 
         public Tensor SampleLosses(TrainingBatch batch, Tensor times, Tensor noise)
         {

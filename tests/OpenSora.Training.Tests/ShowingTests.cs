@@ -18,10 +18,16 @@ public class ShowingTests
     {
         using var output = new StringWriter();
         var clock = new Clock();
-        await TrainAsync(trainer => trainer.AddCallback(new Does(_ => clock.Now += TimeSpan.FromSeconds(6))).AddCallback(new ConsoleProgress(output, time: clock)), steps: 12);
+        await TrainAsync(
+            trainer => trainer.AddCallback(new Does(_ => clock.Now += TimeSpan.FromSeconds(6))).AddCallback(new ConsoleProgress(output, time: clock)),
+            steps: 12
+        );
         var lines = output.ToString().Split(Environment.NewLine, StringSplitOptions.RemoveEmptyEntries);
         lines[0].ShouldBe("10:00:00  line: 12 steps of 4 samples");
-        lines[1].ShouldMatch(@"^10:00:06  line   1/12   8 %  loss 0\.\d{4}  size 2\.0000  norm \d\.\d{4}  lr 1\.0e-02  \d+\.\d samples/s  \d+:\d\d:\d\d left$");
+        lines[1]
+            .ShouldMatch(
+                @"^10:00:06  line   1/12   8 %  loss 0\.\d{4}  size 2\.0000  norm \d\.\d{4}  lr 1\.0e-02  \d+\.\d samples/s  \d+:\d\d:\d\d left$"
+            );
         lines[2].ShouldMatch(@"^10:00:24  line   4/12  33 %  .* left$");
         lines[3].ShouldMatch("^10:00:42  line   7/12");
         lines[4].ShouldMatch("^10:01:00  line  10/12");
@@ -34,12 +40,28 @@ public class ShowingTests
     {
         using var folder = new TemporaryFolder();
         using var output = new StringWriter();
-        await TrainAsync(trainer => trainer.SaveTo(new CheckpointOptions { Folder = folder.Path }).AddCallback(new ConsoleProgress(output, time: new Clock()))
-            .AddCallback(new Does(run =>
-            {
-                if (run.Step == 3)
-                    run.Tell(new TrainingObservation("validation") { Scalars = new Dictionary<string, double> { ["loss"] = 0.5, ["best"] = 1e-4 } });
-            })), steps: 8, spike: 6);
+        await TrainAsync(
+            trainer =>
+                trainer
+                    .SaveTo(new CheckpointOptions { Folder = folder.Path })
+                    .AddCallback(new ConsoleProgress(output, time: new Clock()))
+                    .AddCallback(
+                        new Does(run =>
+                        {
+                            if (run.Step == 3)
+                            {
+                                run.Tell(
+                                    new TrainingObservation("validation")
+                                    {
+                                        Scalars = new Dictionary<string, double> { ["loss"] = 0.5, ["best"] = 1e-4 },
+                                    }
+                                );
+                            }
+                        })
+                    ),
+            steps: 8,
+            spike: 6
+        );
         var lines = output.ToString().Split(Environment.NewLine, StringSplitOptions.RemoveEmptyEntries);
         lines[2].ShouldBe("10:00:00  validation  loss 0.5000  best 1.000e-04");
         lines[3].ShouldMatch("^10:00:00  line  step 7 skipped: the loss of .* times the median of 4 steps, .*'line.weight'");
@@ -54,8 +76,14 @@ public class ShowingTests
         using var folder = new TemporaryFolder();
         var early = new Starts(run => run.Tell(new TrainingObservation("validation") { Scalars = new Dictionary<string, double> { ["loss"] = 2 } }));
         using (var board = new TensorBoard(folder["board"]))
+        {
             await TrainAsync(trainer => trainer.AddCallback(early).AddCallback(board), steps: 2);
-        EventFileReader.ReadFolder(folder["board"]).SelectMany(e => e.Values.Select(value => (e.Step, value.Tag, value.Scalar))).ShouldContain((0, "validation/loss", 2f));
+        }
+
+        EventFileReader
+            .ReadFolder(folder["board"])
+            .SelectMany(e => e.Values.Select(value => (e.Step, value.Tag, value.Scalar)))
+            .ShouldContain((0, "validation/loss", 2f));
     }
 
     [Fact]
@@ -67,13 +95,43 @@ public class ShowingTests
         manual_seed(1);
         using var line = nn.Linear(3, 2);
         var broken = true;
-        using var trainer = new StagedTrainer(new Line(line)).AddStage(new TrainingStage { Name = "line", Data = new Points(), Steps = 9, BatchSize = 4, LearningRate = 1e-2, EmaDecay = null })
-            .SaveTo(new CheckpointOptions { Folder = folder["run"], EverySteps = 4, Every = null }).AddCallback(board).AddCallback(curves);
-        var progress = new Told(p => { if (broken && p.Step == 7) throw new IOException("the disk was away"); });
+        using var trainer = new StagedTrainer(new Line(line))
+            .AddStage(
+                new TrainingStage
+                {
+                    Name = "line",
+                    Data = new Points(),
+                    Steps = 9,
+                    BatchSize = 4,
+                    LearningRate = 1e-2,
+                    EmaDecay = null,
+                }
+            )
+            .SaveTo(
+                new CheckpointOptions
+                {
+                    Folder = folder["run"],
+                    EverySteps = 4,
+                    Every = null,
+                }
+            )
+            .AddCallback(board)
+            .AddCallback(curves);
+        var progress = new Told(p =>
+        {
+            if (broken && p.Step == 7)
+            {
+                throw new IOException("the disk was away");
+            }
+        });
         await Should.ThrowAsync<IOException>(() => trainer.RunAsync(progress));
         broken = false;
         await trainer.Resume(folder["run"]).RunAsync(progress);
-        LossCurves.Read(folder["curves"] + "/losses.csv").ShouldHaveSingleItem().Points.Select(point => point.Step).ShouldBe([1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        LossCurves
+            .Read(folder["curves"] + "/losses.csv")
+            .ShouldHaveSingleItem()
+            .Points.Select(point => point.Step)
+            .ShouldBe([1, 2, 3, 4, 5, 6, 7, 8, 9]);
         board.Dispose();
         EventFileReader.ReadFolder(folder["board"]).Where(e => e.SessionStatus is not null).Select(e => e.Step).ShouldBe([1, 5]); // what TensorBoard drops from there on
     }
@@ -91,11 +149,28 @@ public class ShowingTests
         using (var board = new TensorBoard(folder["board"], everySteps: 2))
         {
             var (still, moving) = (new VideoFrames(new byte[5 * 4 * 3], 1, 4, 5, 8), new VideoFrames(new byte[2 * 6 * 7 * 3], 2, 6, 7, 8));
-            await TrainAsync(trainer => trainer.AddCallback(board).AddCallback(new Does(run =>
-            {
-                if (run.Step == 3)
-                    run.Tell(new TrainingObservation("preview") { Scalars = new Dictionary<string, double> { ["half"] = 0.5 }, Videos = new Dictionary<string, VideoFrames> { ["still"] = still, ["goat"] = moving } });
-            })), new Told(told.Add), steps: 5);
+            await TrainAsync(
+                trainer =>
+                    trainer
+                        .AddCallback(board)
+                        .AddCallback(
+                            new Does(run =>
+                            {
+                                if (run.Step == 3)
+                                {
+                                    run.Tell(
+                                        new TrainingObservation("preview")
+                                        {
+                                            Scalars = new Dictionary<string, double> { ["half"] = 0.5 },
+                                            Videos = new Dictionary<string, VideoFrames> { ["still"] = still, ["goat"] = moving },
+                                        }
+                                    );
+                                }
+                            })
+                        ),
+                new Told(told.Add),
+                steps: 5
+            );
         }
 
         var events = EventFileReader.ReadFolder(folder["board"]);
@@ -103,7 +178,9 @@ public class ShowingTests
         (events[1].SessionStatus, events[1].Step).ShouldBe((1L, 1L));
         events.ShouldAllBe(one => Math.Abs(one.WallTime - DateTimeOffset.UtcNow.ToUnixTimeSeconds()) < 600);
         events[2].Step.ShouldBe(2);
-        events[2].Values.Select(value => value.Tag).ShouldBe(["train/size", "train/loss", "train/gradient_norm", "train/learning_rate", "train/samples_per_second", "train/skipped_steps"]);
+        events[2]
+            .Values.Select(value => value.Tag)
+            .ShouldBe(["train/size", "train/loss", "train/gradient_norm", "train/learning_rate", "train/samples_per_second", "train/skipped_steps"]);
         events[2].Values[1].Scalar.ShouldBe((float)told[1].Loss);
         events[3].Values.ShouldBe([new("preview/half", 0.5f, null)]);
         var (height, width, png) = events[4].Values.Single().Image.ShouldNotBeNull();
@@ -121,21 +198,39 @@ public class ShowingTests
         var checkpoints = new CheckpointOptions { Folder = folder["saved"], EverySteps = 3 };
         using (var board = new TensorBoard(folder["board"], everySteps: 1))
         {
-            await Should.ThrowAsync<IOException>(() => TrainAsync(trainer => trainer.SaveTo(checkpoints).AddCallback(board), new Told(progress =>
-            {
-                EventFileReader.ReadFolder(folder["board"]).Where(one => one.SessionStatus != 1).Max(one => one.Step).ShouldBe(progress.Step - 1); // while the file is open
-                if (progress.Step == 5)
-                    throw new IOException("the power went out");
-            }), steps: 6));
+            await Should.ThrowAsync<IOException>(() =>
+                TrainAsync(
+                    trainer => trainer.SaveTo(checkpoints).AddCallback(board),
+                    new Told(progress =>
+                    {
+                        EventFileReader
+                            .ReadFolder(folder["board"])
+                            .Where(one => one.SessionStatus != 1)
+                            .Max(one => one.Step)
+                            .ShouldBe(progress.Step - 1); // while the file is open
+                        if (progress.Step == 5)
+                        {
+                            throw new IOException("the power went out");
+                        }
+                    }),
+                    steps: 6
+                )
+            );
         }
         var path = Directory.GetFiles(folder["board"]).Single();
         var bytes = await File.ReadAllBytesAsync(path);
         for (var length = bytes.Length; length > 0; length -= 7)
+        {
             EventFileReader.Read(bytes[..length]).Count.ShouldBeLessThanOrEqualTo(6);
+        }
+
         await File.WriteAllBytesAsync(path, bytes[..^5]);
 
         using (var board = new TensorBoard(folder["board"], everySteps: 1))
+        {
             await TrainAsync(trainer => trainer.Resume(folder["saved"]).AddCallback(board), steps: 6);
+        }
+
         var events = EventFileReader.ReadFolder(folder["board"]);
         events.Select(one => one.Step).ShouldBe([0, 1, 1, 2, 3, 0, 4, 4, 5, 6]); // from 4 on the first file counts no more
         events[6].SessionStatus.ShouldBe(1);
@@ -150,14 +245,19 @@ public class ShowingTests
             InstrumentPublished = (instrument, self) =>
             {
                 if (string.Equals(instrument.Meter.Name, "OpenSora.Training", StringComparison.Ordinal))
+                {
                     self.EnableMeasurementEvents(instrument);
+                }
             },
         };
         void Add(Instrument instrument, double value, ReadOnlySpan<KeyValuePair<string, object?>> tags)
         {
             tags.ToArray().ShouldBe([new("stage", "line")]);
             if (!told.TryGetValue(instrument.Name, out var values))
+            {
                 told[instrument.Name] = values = [];
+            }
+
             values.Add(value);
         }
         listener.SetMeasurementEventCallback<long>((instrument, value, tags, _) => Add(instrument, value, tags));
@@ -175,14 +275,27 @@ public class ShowingTests
         told["opensora.training.step.duration"].ShouldAllBe(seconds => seconds > 0);
     }
 
-    private static async Task TrainAsync(Action<StagedTrainer> prepare, IProgress<TrainingProgress>? progress = null, int steps = 12, int? spike = null)
+    private static async Task TrainAsync(
+        Action<StagedTrainer> prepare,
+        IProgress<TrainingProgress>? progress = null,
+        int steps = 12,
+        int? spike = null
+    )
     {
         manual_seed(1);
         using var line = nn.Linear(3, 2);
-        using var trainer = new StagedTrainer(new Sized(new Line(line))).AddStage(new TrainingStage
-        {
-            Name = "line", Data = new Points { Spikes = spike is { } batch ? [batch] : [] }, Steps = steps, BatchSize = 4, LearningRate = 0.01, EmaDecay = 0.9, Spikes = spike is null ? null : new SpikeGuard { Window = 4 },
-        });
+        using var trainer = new StagedTrainer(new Sized(new Line(line))).AddStage(
+            new TrainingStage
+            {
+                Name = "line",
+                Data = new Points { Spikes = spike is { } batch ? [batch] : [] },
+                Steps = steps,
+                BatchSize = 4,
+                LearningRate = 0.01,
+                EmaDecay = 0.9,
+                Spikes = spike is null ? null : new SpikeGuard { Window = 4 },
+            }
+        );
         prepare(trainer);
         await trainer.RunAsync(progress);
     }
@@ -193,7 +306,10 @@ public class ShowingTests
         public IReadOnlyDictionary<string, nn.Module> Modules => inner.Modules;
 
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-            inner.Loss(batch, stage, generator) with { Parts = new Dictionary<string, double>(StringComparer.Ordinal) { ["size"] = 2 } };
+            inner.Loss(batch, stage, generator) with
+            {
+                Parts = new Dictionary<string, double>(StringComparer.Ordinal) { ["size"] = 2 },
+            };
     }
 
     private sealed class Clock : TimeProvider

@@ -19,11 +19,16 @@ public class StagedTrainerTests
     {
         var folder = AppContext.BaseDirectory;
         while (!File.Exists(Path.Combine(folder, "OpenSora.Lib.sln")))
+        {
             folder = Path.GetDirectoryName(folder)!;
+        }
+
         var comparisons = GoldenCase.Check(Path.Combine(folder, "tests", "Data", "goldens", "train_step_stdit.safetensors"));
         comparisons.Count.ShouldBeGreaterThan(60);
         foreach (var comparison in comparisons)
+        {
             comparison.Ok.ShouldBeTrue($"{comparison}");
+        }
     }
 
     [Fact]
@@ -36,17 +41,51 @@ public class StagedTrainerTests
         using (var stop = new CancellationTokenSource())
         {
             var checkpoints = new CheckpointOptions { Folder = folder["stopped"] };
-            await Should.ThrowAsync<OperationCanceledException>(() => RunAsync(checkpoints, null, new Told(p => { if (p.Step == 3) stop.Cancel(); }), stop.Token));
+            await Should.ThrowAsync<OperationCanceledException>(() =>
+                RunAsync(
+                    checkpoints,
+                    null,
+                    new Told(p =>
+                    {
+                        if (p.Step == 3)
+                        {
+                            stop.Cancel();
+                        }
+                    }),
+                    stop.Token
+                )
+            );
             Tiny.ShouldBeSame(await RunAsync(checkpoints, folder["stopped"]), expected);
         }
 
         // Broken off in the fifth step: what was done since the last checkpoint is done again.
-        var every = new CheckpointOptions { Folder = folder["broken"], EverySteps = 2, Every = null };
-        await Should.ThrowAsync<IOException>(() => RunAsync(every, null, new Told(p => { if (p.Step == 5) throw new IOException("the power went out"); })));
+        var every = new CheckpointOptions
+        {
+            Folder = folder["broken"],
+            EverySteps = 2,
+            Every = null,
+        };
+        await Should.ThrowAsync<IOException>(() =>
+            RunAsync(
+                every,
+                null,
+                new Told(p =>
+                {
+                    if (p.Step == 5)
+                    {
+                        throw new IOException("the power went out");
+                    }
+                })
+            )
+        );
         Tiny.ShouldBeSame(await RunAsync(every, folder["broken"]), expected);
 
-        static async Task<Dictionary<string, float[]>> RunAsync(CheckpointOptions? checkpoints, string? resume, IProgress<TrainingProgress>? progress = null,
-            CancellationToken cancellation = default)
+        static async Task<Dictionary<string, float[]>> RunAsync(
+            CheckpointOptions? checkpoints,
+            string? resume,
+            IProgress<TrainingProgress>? progress = null,
+            CancellationToken cancellation = default
+        )
         {
             // Another seed where weights are to come from the checkpoint.
             var (model, text) = Tiny.Models(resume is null ? 1 : 99);
@@ -55,14 +94,23 @@ public class StagedTrainerTests
             using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage()).AddStage(Tiny.Stage("second", 3)))
             {
                 if (checkpoints is not null)
+                {
                     trainer.SaveTo(checkpoints);
+                }
+
                 if (resume is not null)
+                {
                     trainer.Resume(resume);
+                }
+
                 await trainer.RunAsync(progress, cancellation);
                 var weights = Tiny.Weights(("model", model), ("text", text));
                 trainer.UseAverages();
                 foreach (var (name, values) in Tiny.Weights(("ema", model)))
+                {
                     weights.Add(name, values);
+                }
+
                 return weights;
             }
         }
@@ -102,7 +150,15 @@ public class StagedTrainerTests
         manual_seed(3);
         using var line = nn.Linear(3, 2);
         line.SaveWeights(folder["begin.safetensors"]);
-        var stage = new TrainingStage { Name = "line", Data = new Points(), Steps = 5, BatchSize = 4, LearningRate = 1e-2, EmaDecay = 0.5 };
+        var stage = new TrainingStage
+        {
+            Name = "line",
+            Data = new Points(),
+            Steps = 5,
+            BatchSize = 4,
+            LearningRate = 1e-2,
+            EmaDecay = 0.5,
+        };
         using var trainer = new StagedTrainer(new Line(line)).AddStage(stage);
         await trainer.RunAsync();
         var trained = Tiny.Weights(("line", line));
@@ -124,12 +180,19 @@ public class StagedTrainerTests
         {
             List<string> steps = [];
             using var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: 2)).AddStage(Tiny.Stage("second", 2));
-            await Should.ThrowAsync<OperationCanceledException>(() => trainer.RunAsync(new Told(p =>
-            {
-                steps.Add($"{p.Stage} {p.Step}");
-                if (p.Step == 2)
-                    stop.Cancel();
-            }), stop.Token));
+            await Should.ThrowAsync<OperationCanceledException>(() =>
+                trainer.RunAsync(
+                    new Told(p =>
+                    {
+                        steps.Add($"{p.Stage} {p.Step}");
+                        if (p.Step == 2)
+                        {
+                            stop.Cancel();
+                        }
+                    }),
+                    stop.Token
+                )
+            );
             steps.ShouldBe(["first 1", "first 2"]);
         }
     }
@@ -149,11 +212,18 @@ public class StagedTrainerTests
             foreach (var (name, values) in Tiny.Weights(("model", model), ("text", text)))
             {
                 var same = before[name].AsSpan().SequenceEqual(values);
-                var frozen = name.Contains("attn_temp", StringComparison.Ordinal) || name.Contains("pos_embed", StringComparison.Ordinal) || name.EndsWith("y_embedding", StringComparison.Ordinal);
+                var frozen =
+                    name.Contains("attn_temp", StringComparison.Ordinal)
+                    || name.Contains("pos_embed", StringComparison.Ordinal)
+                    || name.EndsWith("y_embedding", StringComparison.Ordinal);
                 if (frozen)
+                {
                     same.ShouldBeTrue($"{name} changed");
+                }
                 else if (name.Contains("x_embedder", StringComparison.Ordinal) || name.Contains("mlp", StringComparison.Ordinal))
+                {
                     same.ShouldBeFalse($"{name} did not change");
+                }
             }
             before.Keys.ShouldContain(name => name.Contains("attn_temp", StringComparison.Ordinal));
         }
@@ -172,17 +242,31 @@ public class StagedTrainerTests
     {
         manual_seed(3);
         using var line = nn.Linear(3, 2);
-        using var trainer = new StagedTrainer(new BrokenBias(line)).AddStage(new TrainingStage { Name = "line", Data = new Points(), Steps = 1, BatchSize = 4 });
-        (await Should.ThrowAsync<TrainingDivergedException>(() => trainer.RunAsync())).Message.ShouldContain("the first gradient that is not finite is that of 'line.bias'");
+        using var trainer = new StagedTrainer(new BrokenBias(line)).AddStage(
+            new TrainingStage
+            {
+                Name = "line",
+                Data = new Points(),
+                Steps = 1,
+                BatchSize = 4,
+            }
+        );
+        (await Should.ThrowAsync<TrainingDivergedException>(() => trainer.RunAsync())).Message.ShouldContain(
+            "the first gradient that is not finite is that of 'line.bias'"
+        );
     }
 
     /// <summary>A loss that is a number, and a gradient of the bias that is none.</summary>
     private sealed class BrokenBias(TorchSharp.Modules.Linear line) : ITrainingObjective
     {
-        public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
+        public IReadOnlyDictionary<string, nn.Module> Modules { get; } =
+            new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
 
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-            new(line.weight!.square().mean() + (line.bias! - line.bias!.detach()).sqrt().sum(), new Dictionary<string, double>(StringComparer.Ordinal));
+            new(
+                line.weight!.square().mean() + (line.bias! - line.bias!.detach()).sqrt().sum(),
+                new Dictionary<string, double>(StringComparer.Ordinal)
+            );
     }
 
     [Fact]
@@ -194,9 +278,12 @@ public class StagedTrainerTests
         using (text)
         {
             Dictionary<string, float[]>? last = null;
-            using var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(data: new Numbers { BrokenBatch = 5 }))
+            using var trainer = new StagedTrainer(model, text)
+                .AddStage(Tiny.Stage(data: new Numbers { BrokenBatch = 5 }))
                 .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 });
-            var error = await Should.ThrowAsync<TrainingDivergedException>(() => trainer.RunAsync(new Told(_ => last = Tiny.Weights(("model", model), ("text", text)))));
+            var error = await Should.ThrowAsync<TrainingDivergedException>(() =>
+                trainer.RunAsync(new Told(_ => last = Tiny.Weights(("model", model), ("text", text))))
+            );
             error.Message.ShouldContain("step 3");
             error.Message.ShouldContain("checkpoint-01-00000002");
             Tiny.ShouldBeSame(Tiny.Weights(("model", model), ("text", text)), last.ShouldNotBeNull());
@@ -212,20 +299,37 @@ public class StagedTrainerTests
         using (text)
         {
             using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: 2)).SaveTo(new CheckpointOptions { Folder = folder.Path }))
+            {
                 await trainer.RunAsync();
+            }
+
             var other = Tiny.Stage(steps: 4);
             other.LearningRate = 1e-4;
             using (var trainer = new StagedTrainer(model, text).AddStage(other).Resume(folder.Path))
+            {
                 (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("InitialiseFrom");
+            }
+
             using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(data: new Numbers(1))).Resume(folder.Path))
+            {
                 (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("other data");
+            }
+
             using (var trainer = new StagedTrainer(model, text).AddStage(other).InitialiseFrom(folder.Path))
+            {
                 await trainer.RunAsync();
+            }
+
             using (var trainer = new StagedTrainer(model, text).AddStage(other).Resume(folder["nothing"]))
+            {
                 await Should.ThrowAsync<FileNotFoundException>(() => trainer.RunAsync());
+            }
+
             model.SaveWeights(folder["weights.safetensors"]);
             using (var trainer = new StagedTrainer(model).AddStage(other).Resume(folder["weights.safetensors"]))
+            {
                 (await Should.ThrowAsync<InvalidWeightsException>(() => trainer.RunAsync())).Message.ShouldContain("InitialiseFrom");
+            }
         }
     }
 
@@ -242,12 +346,20 @@ public class StagedTrainerTests
         {
             model.SaveWeights(folder["weights.safetensors"]);
             using (var trainer = new StagedTrainer(other).InitialiseFrom(folder["weights.safetensors"]))
+            {
                 Tiny.ShouldBeSame(Tiny.Weights(("model", other)), Tiny.Weights(("model", model)));
+            }
+
             text.SaveWeights(folder["text.safetensors"]);
             using (var trainer = new StagedTrainer(other))
+            {
                 Should.Throw<InvalidWeightsException>(() => trainer.InitialiseFrom(folder["text.safetensors"]));
+            }
+
             using (var trainer = new StagedTrainer(other, otherText))
+            {
                 Should.Throw<InvalidWeightsException>(() => trainer.InitialiseFrom(folder["weights.safetensors"]));
+            }
         }
         await Task.CompletedTask;
     }
@@ -260,13 +372,37 @@ public class StagedTrainerTests
         using (model)
         using (text)
         {
-            using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage()).SaveTo(new CheckpointOptions { Folder = folder["kept"], EverySteps = 1, KeepLast = 2 }))
+            using (
+                var trainer = new StagedTrainer(model, text)
+                    .AddStage(Tiny.Stage())
+                    .SaveTo(
+                        new CheckpointOptions
+                        {
+                            Folder = folder["kept"],
+                            EverySteps = 1,
+                            KeepLast = 2,
+                        }
+                    )
+            )
+            {
                 await trainer.RunAsync();
-            Directory.GetFiles(folder["kept"]).Select(Path.GetFileName).Order().ShouldBe(["checkpoint-01-00000005.safetensors", "checkpoint-01-00000006.safetensors"]);
+            }
+
+            Directory
+                .GetFiles(folder["kept"])
+                .Select(Path.GetFileName)
+                .Order()
+                .ShouldBe(["checkpoint-01-00000005.safetensors", "checkpoint-01-00000006.safetensors"]);
 
             await File.WriteAllTextAsync(folder["file"], "in the way");
-            using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage()).SaveTo(new CheckpointOptions { Folder = folder["file"], EverySteps = 1 }))
+            using (
+                var trainer = new StagedTrainer(model, text)
+                    .AddStage(Tiny.Stage())
+                    .SaveTo(new CheckpointOptions { Folder = folder["file"], EverySteps = 1 })
+            )
+            {
                 await Should.ThrowAsync<IOException>(() => trainer.RunAsync());
+            }
         }
     }
 
@@ -281,19 +417,31 @@ public class StagedTrainerTests
             var checkpoints = new CheckpointOptions { Folder = folder["run"], EverySteps = 2 };
             StagedTrainer Trainer(int steps = 6) => new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: steps)).SaveTo(checkpoints);
             using (var trainer = Trainer())
+            {
                 await trainer.RunAsync();
+            }
+
             var before = Directory.GetFiles(folder["run"]).Order().ToArray();
             await File.WriteAllTextAsync(before[^1] + ".0123456789.tmp", "half of a checkpoint");
 
             using (var trainer = Trainer().InitialiseFrom(folder["run"]))
+            {
                 (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("checkpoint-01-00000006");
+            }
+
             using (var trainer = Trainer().Resume(before[0]))
+            {
                 (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("Resume");
+            }
+
             Directory.GetFiles(folder["run"]).Length.ShouldBe(before.Length + 1);
 
             // The newest is gone on with, and what a kill left of one that was being written is removed.
             using (var trainer = Trainer().Resume(folder["run"]))
+            {
                 await trainer.RunAsync();
+            }
+
             Directory.GetFiles(folder["run"]).Order().ShouldBe(before);
         }
     }
@@ -317,7 +465,10 @@ public class StagedTrainerTests
                 stage.Shape = LearningRateShape.Constant;
                 using var trainer = new StagedTrainer(model, text).AddStage(stage);
                 if (saved is not null)
+                {
                     trainer.SaveTo(new CheckpointOptions { Folder = folder[saved] }).Resume(folder[saved], ifAny: true);
+                }
+
                 await trainer.RunAsync();
                 return Tiny.Weights(("model", model), ("text", text));
             }
@@ -338,11 +489,26 @@ public class StagedTrainerTests
             using var idle = nn.Linear(3, 2);
             using var line = nn.Linear(3, 2);
             var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["idle"] = idle, ["line"] = line };
-            using var trainer = new StagedTrainer(new Idle(modules)).AddStage(new TrainingStage { Name = "one", Data = new Points(), Steps = steps, LearningRate = 0.1, Shape = LearningRateShape.Constant });
+            using var trainer = new StagedTrainer(new Idle(modules)).AddStage(
+                new TrainingStage
+                {
+                    Name = "one",
+                    Data = new Points(),
+                    Steps = steps,
+                    LearningRate = 0.1,
+                    Shape = LearningRateShape.Constant,
+                }
+            );
             if (save)
+            {
                 trainer.SaveTo(new CheckpointOptions { Folder = folder.Path });
+            }
+
             if (resume)
+            {
                 trainer.Resume(folder.Path);
+            }
+
             await trainer.RunAsync();
             return Tiny.Weights(("idle", idle), ("line", line));
         }
@@ -356,7 +522,10 @@ public class StagedTrainerTests
         using var a = nn.Linear(3, 2);
         using var b = nn.Linear(3, 2, hasBias: false);
         a.SaveWeights(folder["a.safetensors"]);
-        using var trainer = new StagedTrainer(new Line(b)).InitialiseFrom(folder["a.safetensors"], options: new LoadOptions { Strict = false, Copy = true });
+        using var trainer = new StagedTrainer(new Line(b)).InitialiseFrom(
+            folder["a.safetensors"],
+            options: new LoadOptions { Strict = false, Copy = true }
+        );
         trainer.LoadReports["line"].Unexpected.ShouldBe(["bias"]);
         trainer.LoadReports["line"].Loaded.ShouldBe(["weight"]);
     }
@@ -366,12 +535,19 @@ public class StagedTrainerTests
     {
         using var line = nn.Linear(3, 2);
         using var trainer = new StagedTrainer(new Line(line));
-        foreach (var (options, word) in new[]
+        foreach (
+            var (options, word) in new[]
+            {
+                (new CheckpointOptions(), nameof(CheckpointOptions.Folder)),
+                (new CheckpointOptions { Folder = "x", EverySteps = 0 }, nameof(CheckpointOptions.EverySteps)),
+                (new CheckpointOptions { Folder = "x", Every = TimeSpan.Zero }, nameof(CheckpointOptions.Every)),
+                (new CheckpointOptions { Folder = "x", KeepLast = 0 }, nameof(CheckpointOptions.KeepLast)),
+            }
+        )
         {
-            (new CheckpointOptions(), nameof(CheckpointOptions.Folder)), (new CheckpointOptions { Folder = "x", EverySteps = 0 }, nameof(CheckpointOptions.EverySteps)),
-            (new CheckpointOptions { Folder = "x", Every = TimeSpan.Zero }, nameof(CheckpointOptions.Every)), (new CheckpointOptions { Folder = "x", KeepLast = 0 }, nameof(CheckpointOptions.KeepLast)),
-        })
             Should.Throw<ArgumentException>(() => trainer.SaveTo(options)).Message.ShouldContain(word);
+        }
+
         Should.Throw<ArgumentOutOfRangeException>(() => new PreviewVideos("x", _ => []) { EverySteps = 0 });
     }
 
@@ -391,8 +567,15 @@ public class StagedTrainerTests
             var (model, text) = Tiny.Models();
             using (model)
             using (text)
-            using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage()).AddStage(Tiny.Stage("second", 2)).SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 2 }))
+            using (
+                var trainer = new StagedTrainer(model, text)
+                    .AddStage(Tiny.Stage())
+                    .AddStage(Tiny.Stage("second", 2))
+                    .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 2 })
+            )
+            {
                 await trainer.RunAsync();
+            }
         }
     }
 
@@ -432,7 +615,9 @@ public class StagedTrainerTests
         using (text)
         {
             List<TrainingProgress> told = [];
-            using var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: 3, data: new MixedData((new Numbers(1), 1), (new Numbers(), 1))));
+            using var trainer = new StagedTrainer(model, text).AddStage(
+                Tiny.Stage(steps: 3, data: new MixedData((new Numbers(1), 1), (new Numbers(), 1)))
+            );
             await trainer.RunAsync(new Told(told.Add));
             told.ShouldAllBe(p => Math.Abs(p.Parts["mse"] + p.Parts["vb"] - p.Loss) < 1e-4 * p.Loss);
         }
@@ -442,12 +627,22 @@ public class StagedTrainerTests
     public async Task Accumulated_batches_count_like_one_large_batch()
     {
         var together = await WeightsAsync(1, 4);
-        foreach (var apart in new[] { await WeightsAsync(4, 1), await WeightsAsync(1, 4, workers: 3), await WeightsAsync(2, 2, workers: 2), await WeightsAsync(1, 4, workers: 9) })
+        foreach (
+            var apart in new[]
+            {
+                await WeightsAsync(4, 1),
+                await WeightsAsync(1, 4, workers: 3),
+                await WeightsAsync(2, 2, workers: 2),
+                await WeightsAsync(1, 4, workers: 9),
+            }
+        )
         {
             foreach (var (name, values) in together)
             {
                 for (var i = 0; i < values.Length; i++)
+                {
                     apart[name][i].ShouldBe(values[i], 1e-5);
+                }
             }
         }
 
@@ -455,10 +650,20 @@ public class StagedTrainerTests
         {
             manual_seed(3);
             using var line = nn.Linear(3, 2);
-            using var trainer = new StagedTrainer(new Line(line)).AddStage(new TrainingStage
-            {
-                Name = "line", Data = new Points(), Steps = 5, BatchSize = batch, Accumulation = accumulation, Workers = workers, LearningRate = 1e-2, ClipGradientNorm = null, EmaDecay = null,
-            });
+            using var trainer = new StagedTrainer(new Line(line)).AddStage(
+                new TrainingStage
+                {
+                    Name = "line",
+                    Data = new Points(),
+                    Steps = 5,
+                    BatchSize = batch,
+                    Accumulation = accumulation,
+                    Workers = workers,
+                    LearningRate = 1e-2,
+                    ClipGradientNorm = null,
+                    EmaDecay = null,
+                }
+            );
             await trainer.RunAsync();
             return Tiny.Weights(("line", line));
         }
@@ -494,11 +699,23 @@ public class StagedTrainerTests
         GC.Collect();
         GC.WaitForPendingFinalizers();
         var before = TensorCount.Now;
-        using (var trainer = new StagedTrainer(new FailsOnAnotherThread(new Line(line))).AddStage(new TrainingStage
+        using (
+            var trainer = new StagedTrainer(new FailsOnAnotherThread(new Line(line))).AddStage(
+                new TrainingStage
+                {
+                    Name = "line",
+                    Data = new Points(),
+                    Steps = 5,
+                    BatchSize = 4,
+                    Workers = 2,
+                    EmaDecay = null,
+                }
+            )
+        )
         {
-            Name = "line", Data = new Points(), Steps = 5, BatchSize = 4, Workers = 2, EmaDecay = null,
-        }))
             (await Should.ThrowAsync<InvalidDataException>(() => trainer.RunAsync())).Message.ShouldBe("bad sample");
+        }
+
         TensorCount.ShouldBe(before);
     }
 
@@ -517,14 +734,22 @@ public class StagedTrainerTests
             Refused(stage => stage.ClipGradientNorm = -1, nameof(TrainingStage.ClipGradientNorm));
             Refused(stage => stage.Workers = 0, nameof(TrainingStage.Workers));
             using var empty = new StagedTrainer(model);
-            Should.Throw<InvalidOperationException>(() => { _ = empty.RunAsync(); });
+            Should.Throw<InvalidOperationException>(() =>
+            {
+                _ = empty.RunAsync();
+            });
 
             void Refused(Action<TrainingStage> change, string word)
             {
                 var stage = Tiny.Stage();
                 change(stage);
                 using var trainer = new StagedTrainer(model, text).AddStage(stage);
-                Should.Throw<InvalidOperationException>(() => { _ = trainer.RunAsync(); }).Message.ShouldContain(word);
+                Should
+                    .Throw<InvalidOperationException>(() =>
+                    {
+                        _ = trainer.RunAsync();
+                    })
+                    .Message.ShouldContain(word);
             }
         }
     }
@@ -539,7 +764,10 @@ public class StagedTrainerTests
             var late = batch.Video[0, 0].item<float>() > 0;
             var output = ((nn.Module<Tensor, Tensor>)modules["line"]).call(batch.Video);
             if (late)
+            {
                 output = output + ((nn.Module<Tensor, Tensor>)modules["idle"]).call(batch.Video);
+            }
+
             return new((output - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
         }
     }
@@ -552,6 +780,8 @@ public class StagedTrainerTests
 
         // The first step works; in the second, the worker that has a thread of its own fails.
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-            Interlocked.Increment(ref calls) > 2 && !Thread.CurrentThread.IsThreadPoolThread ? throw new InvalidDataException("bad sample") : inner.Loss(batch, stage, generator);
+            Interlocked.Increment(ref calls) > 2 && !Thread.CurrentThread.IsThreadPoolThread
+                ? throw new InvalidDataException("bad sample")
+                : inner.Loss(batch, stage, generator);
     }
 }

@@ -13,33 +13,64 @@ internal static class Tiny
     public static (StdiT Model, T5Encoder Text) Models(int seed = 1)
     {
         manual_seed(seed);
-        var model = new StdiT(new StdiTConfig
-        {
-            InputSize = [2, 4, 4], InChannels = 2, HiddenSize = 16, Depth = 2, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 4, ClassDropoutProb = 0.3,
-        });
-        var text = new T5Encoder(new T5Config { VocabSize = 20, DModel = 8, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 });
+        var model = new StdiT(
+            new StdiTConfig
+            {
+                InputSize = [2, 4, 4],
+                InChannels = 2,
+                HiddenSize = 16,
+                Depth = 2,
+                NumHeads = 2,
+                CaptionChannels = 8,
+                ModelMaxLength = 4,
+                ClassDropoutProb = 0.3,
+            }
+        );
+        var text = new T5Encoder(
+            new T5Config
+            {
+                VocabSize = 20,
+                DModel = 8,
+                DKv = 4,
+                DFf = 16,
+                NumLayers = 1,
+                NumHeads = 2,
+            }
+        );
         return (model, text);
     }
 
-    public static TrainingStage Stage(string name = "first", int steps = 6, ITrainingData? data = null) => new()
-    {
-        Name = name, Data = data ?? new Numbers(), Steps = steps, BatchSize = 3, LearningRate = 1e-3, EmaDecay = 0.9, WarmUpSteps = 2,
-        Shape = LearningRateShape.Cosine, Accumulation = 2,
-    };
+    public static TrainingStage Stage(string name = "first", int steps = 6, ITrainingData? data = null) =>
+        new()
+        {
+            Name = name,
+            Data = data ?? new Numbers(),
+            Steps = steps,
+            BatchSize = 3,
+            LearningRate = 1e-3,
+            EmaDecay = 0.9,
+            WarmUpSteps = 2,
+            Shape = LearningRateShape.Cosine,
+            Accumulation = 2,
+        };
 
     /// <summary>All weights by name, copied.</summary>
     public static Dictionary<string, float[]> Weights(params (string Name, nn.Module Module)[] modules) =>
-        modules.SelectMany(pair => pair.Module.state_dict().Select(entry => (Name: $"{pair.Name}.{entry.Key}", entry.Value)))
+        modules
+            .SelectMany(pair => pair.Module.state_dict().Select(entry => (Name: $"{pair.Name}.{entry.Key}", entry.Value)))
             .ToDictionary(entry => entry.Name, entry => entry.Value.detach().flatten().data<float>().ToArray(), StringComparer.Ordinal);
 
     public static void ShouldBeSame(Dictionary<string, float[]> actual, Dictionary<string, float[]> expected)
     {
         actual.Keys.ShouldBe(expected.Keys, ignoreOrder: true);
         foreach (var (name, values) in expected)
+        {
             actual[name].AsSpan().SequenceEqual(values).ShouldBeTrue($"{name} differs");
+        }
     }
 
-    public static bool AreSame(Dictionary<string, float[]> a, Dictionary<string, float[]> b) => a.All(pair => b[pair.Key].AsSpan().SequenceEqual(pair.Value));
+    public static bool AreSame(Dictionary<string, float[]> a, Dictionary<string, float[]> b) =>
+        a.All(pair => b[pair.Key].AsSpan().SequenceEqual(pair.Value));
 }
 
 /// <summary>Random latents with token ids.</summary>
@@ -61,7 +92,10 @@ internal sealed class Numbers(int frames = 2, int channels = 2) : ITrainingData
         using var generator = new Generator(Randomness.Mix(seed, number) >> 1);
         var video = randn([size, channels, frames, 4L, 4L], generator: generator);
         if (number == BrokenBatch)
+        {
             video = video * float.NaN;
+        }
+
         var ids = randint(1, 20, [size, 4L], ScalarType.Int64, generator: generator);
         var mask = ones([size, 4L], ScalarType.Bool);
         mask[0].narrow(0, 2, 2).fill_(false);
@@ -93,7 +127,10 @@ internal sealed class Points : ITrainingData
         using var scope = NewDisposeScope();
         var at = arange(number * size, (number + 1) * size, ScalarType.Float32).unsqueeze(1);
         var scale = Spikes.Contains(number) ? 100 : 1;
-        return new TrainingBatch((cat([at.sin(), at.cos(), (at * 2).sin()], 1) * scale).MoveToOuterDisposeScope(), cat([at.cos(), (at * 3).sin()], 1).MoveToOuterDisposeScope());
+        return new TrainingBatch(
+            (cat([at.sin(), at.cos(), (at * 2).sin()], 1) * scale).MoveToOuterDisposeScope(),
+            cat([at.cos(), (at * 3).sin()], 1).MoveToOuterDisposeScope()
+        );
     }
 }
 

@@ -19,12 +19,34 @@ public class WatchingTests
         var (model, text) = Tiny.Models();
         using (model)
         using (text)
-        using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: 2)).AddStage(Tiny.Stage("second", 1))
-            .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 }).AddCallback(new Recorder("a", told)).AddCallback(new Recorder("b", told) { Tells = true }))
+        using (
+            var trainer = new StagedTrainer(model, text)
+                .AddStage(Tiny.Stage(steps: 2))
+                .AddStage(Tiny.Stage("second", 1))
+                .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 })
+                .AddCallback(new Recorder("a", told))
+                .AddCallback(new Recorder("b", told) { Tells = true })
+        )
+        {
             await trainer.RunAsync();
-        told.Where(line => line[0] == 'a').ShouldBe([
-            "a first starts at 0", "a 1 of 2, 1 in all", "a found b", "a checkpoint-01-00000001.safetensors", "a 2 of 2, 2 in all", "a found b", "a checkpoint-01-00000002.safetensors", "a first is over",
-            "a second starts at 0", "a 1 of 1, 3 in all", "a found b", "a checkpoint-02-00000001.safetensors", "a second is over"]);
+        }
+
+        told.Where(line => line[0] == 'a')
+            .ShouldBe([
+                "a first starts at 0",
+                "a 1 of 2, 1 in all",
+                "a found b",
+                "a checkpoint-01-00000001.safetensors",
+                "a 2 of 2, 2 in all",
+                "a found b",
+                "a checkpoint-01-00000002.safetensors",
+                "a first is over",
+                "a second starts at 0",
+                "a 1 of 1, 3 in all",
+                "a found b",
+                "a checkpoint-02-00000001.safetensors",
+                "a second is over",
+            ]);
         told[..2].ShouldBe(["a first starts at 0", "b first starts at 0"]);
     }
 
@@ -34,11 +56,23 @@ public class WatchingTests
         using var folder = new TemporaryFolder();
         var checkpoints = new CheckpointOptions { Folder = folder.Path };
         var expected = await WeightsAsync();
-        (await Should.ThrowAsync<InvalidDataException>(() => WeightsAsync(trainer => trainer.SaveTo(checkpoints).AddCallback(new Does(run =>
-        {
-            if (run.Step == 4)
-                throw new InvalidDataException("no more");
-        }))))).Message.ShouldBe("no more");
+        (
+            await Should.ThrowAsync<InvalidDataException>(() =>
+                WeightsAsync(trainer =>
+                    trainer
+                        .SaveTo(checkpoints)
+                        .AddCallback(
+                            new Does(run =>
+                            {
+                                if (run.Step == 4)
+                                {
+                                    throw new InvalidDataException("no more");
+                                }
+                            })
+                        )
+                )
+            )
+        ).Message.ShouldBe("no more");
         List<long> steps = [];
         Tiny.ShouldBeSame(await WeightsAsync(trainer => trainer.Resume(folder.Path).AddCallback(new Does(run => steps.Add(run.Step)))), expected);
         steps.ShouldBe([5, 6]);
@@ -49,29 +83,33 @@ public class WatchingTests
     {
         var expected = await WeightsAsync();
         var looks = 0;
-        var watched = await WeightsAsync(trainer => trainer.AddCallback(new Does(run =>
-        {
-            var model = run.Modules["model"];
-            var weights = Tiny.Weights(("model", model));
-            run.Evaluate(() =>
-            {
-                model.training.ShouldBeFalse();
-                is_grad_enabled().ShouldBeFalse();
-                Tiny.AreSame(Tiny.Weights(("model", model)), weights).ShouldBeFalse();
-                _ = rand(100);
-                looks++;
-            });
-            run.Evaluate(() => Tiny.ShouldBeSame(Tiny.Weights(("model", model)), weights), averages: false);
-            Should.Throw<InvalidDataException>(() => run.Evaluate(() => throw new InvalidDataException()));
-            Tiny.ShouldBeSame(Tiny.Weights(("model", model)), weights);
-            is_grad_enabled().ShouldBeTrue();
+        var watched = await WeightsAsync(trainer =>
+            trainer.AddCallback(
+                new Does(run =>
+                {
+                    var model = run.Modules["model"];
+                    var weights = Tiny.Weights(("model", model));
+                    run.Evaluate(() =>
+                    {
+                        model.training.ShouldBeFalse();
+                        is_grad_enabled().ShouldBeFalse();
+                        Tiny.AreSame(Tiny.Weights(("model", model)), weights).ShouldBeFalse();
+                        _ = rand(100);
+                        looks++;
+                    });
+                    run.Evaluate(() => Tiny.ShouldBeSame(Tiny.Weights(("model", model)), weights), averages: false);
+                    Should.Throw<InvalidDataException>(() => run.Evaluate(() => throw new InvalidDataException()));
+                    Tiny.ShouldBeSame(Tiny.Weights(("model", model)), weights);
+                    is_grad_enabled().ShouldBeTrue();
 
-            GC.Collect();
-            GC.WaitForPendingFinalizers();
-            var before = TensorCount.Now;
-            run.Evaluate(() => _ = rand(100));
-            TensorCount.ShouldBe(before);
-        })));
+                    GC.Collect();
+                    GC.WaitForPendingFinalizers();
+                    var before = TensorCount.Now;
+                    run.Evaluate(() => _ = rand(100));
+                    TensorCount.ShouldBe(before);
+                })
+            )
+        );
         looks.ShouldBe(6);
         Tiny.ShouldBeSame(watched, expected);
     }
@@ -80,7 +118,14 @@ public class WatchingTests
     public async Task Dropout_is_the_same_in_a_resumed_run()
     {
         using var folder = new TemporaryFolder();
-        var expected = await RunAsync(new CheckpointOptions { Folder = folder.Path, EverySteps = 2, KeepLast = 9 });
+        var expected = await RunAsync(
+            new CheckpointOptions
+            {
+                Folder = folder.Path,
+                EverySteps = 2,
+                KeepLast = 9,
+            }
+        );
         _ = rand(50);
         Tiny.ShouldBeSame(await RunAsync(null, Path.Combine(folder.Path, "checkpoint-01-00000002.safetensors")), expected);
 
@@ -88,11 +133,26 @@ public class WatchingTests
         {
             manual_seed(3);
             using var line = nn.Linear(3, 2);
-            using var trainer = new StagedTrainer(new Drops(line)).AddStage(new TrainingStage { Name = "line", Data = new Points(), Steps = 6, BatchSize = 4, LearningRate = 0.01 });
+            using var trainer = new StagedTrainer(new Drops(line)).AddStage(
+                new TrainingStage
+                {
+                    Name = "line",
+                    Data = new Points(),
+                    Steps = 6,
+                    BatchSize = 4,
+                    LearningRate = 0.01,
+                }
+            );
             if (save is not null)
+            {
                 trainer.SaveTo(save);
+            }
+
             if (resume is not null)
+            {
                 trainer.Resume(resume);
+            }
+
             await trainer.RunAsync();
             return Tiny.Weights(("line", line));
         }
@@ -103,14 +163,31 @@ public class WatchingTests
     {
         using var folder = new TemporaryFolder();
         await RunAsync(trainer => trainer.SaveTo(new CheckpointOptions { Folder = folder.Path }), line => new Drops(line));
-        (await Should.ThrowAsync<InvalidOperationException>(() => RunAsync(trainer => trainer.Resume(folder.Path), line => new Line(line)))).Message.ShouldContain("another objective");
-        (await Should.ThrowAsync<OpenSora.Weights.InvalidWeightsException>(() => RunAsync(trainer => trainer.Resume(folder.Path), line => new Drops(line), name => name.EndsWith("bias", StringComparison.Ordinal))))
-            .Message.ShouldContain("trained 2 parameters");
+        (
+            await Should.ThrowAsync<InvalidOperationException>(() => RunAsync(trainer => trainer.Resume(folder.Path), line => new Line(line)))
+        ).Message.ShouldContain("another objective");
+        (
+            await Should.ThrowAsync<OpenSora.Weights.InvalidWeightsException>(() =>
+                RunAsync(trainer => trainer.Resume(folder.Path), line => new Drops(line), name => name.EndsWith("bias", StringComparison.Ordinal))
+            )
+        ).Message.ShouldContain("trained 2 parameters");
 
-        static async Task RunAsync(Action<StagedTrainer> prepare, Func<nn.Module<Tensor, Tensor>, ITrainingObjective> objective, Func<string, bool>? trains = null)
+        static async Task RunAsync(
+            Action<StagedTrainer> prepare,
+            Func<nn.Module<Tensor, Tensor>, ITrainingObjective> objective,
+            Func<string, bool>? trains = null
+        )
         {
             using var line = nn.Linear(3, 2);
-            using var trainer = new StagedTrainer(objective(line)).AddStage(new TrainingStage { Name = "line", Data = new Points(), Steps = 2, Trains = trains });
+            using var trainer = new StagedTrainer(objective(line)).AddStage(
+                new TrainingStage
+                {
+                    Name = "line",
+                    Data = new Points(),
+                    Steps = 2,
+                    Trains = trains,
+                }
+            );
             prepare(trainer);
             await trainer.RunAsync();
         }
@@ -121,7 +198,9 @@ public class WatchingTests
     {
         var comma = (CultureInfo)CultureInfo.InvariantCulture.Clone();
         comma.NumberFormat.NumberDecimalSeparator = ",";
-        string Told() => new TrainingStage { Spikes = new SpikeGuard { Factor = 2.5 } }.Settings + new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { MinSnrGamma = 4.5 });
+        string Told() =>
+            new TrainingStage { Spikes = new SpikeGuard { Factor = 2.5 } }.Settings
+            + new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { MinSnrGamma = 4.5 });
         var expected = Told();
         var before = CultureInfo.CurrentCulture;
         try
@@ -145,11 +224,14 @@ public class WatchingTests
         {
             ITrainingObjective[] objectives =
             [
-                new DiffusionTraining(model), new DiffusionTraining(model, text, timesteps: new SkewedTimesteps(0.5)), new DiffusionTraining(model, timesteps: new SkewedTimesteps(0.25)),
+                new DiffusionTraining(model),
+                new DiffusionTraining(model, text, timesteps: new SkewedTimesteps(0.5)),
+                new DiffusionTraining(model, timesteps: new SkewedTimesteps(0.25)),
                 new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = Prediction.Sample })),
                 new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { MinSnrGamma = 5 })),
                 new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.SquaredCosine())),
-                new DiffusionTraining(model, process: new RectifiedFlow()), new DiffusionTraining(model, process: new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true })),
+                new DiffusionTraining(model, process: new RectifiedFlow()),
+                new DiffusionTraining(model, process: new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true })),
             ];
             objectives.Select(objective => objective.Fingerprint).Distinct().Count().ShouldBe(objectives.Length);
             objectives[0].Fingerprint.ShouldBe(new DiffusionTraining(model).Fingerprint);
@@ -164,14 +246,19 @@ public class WatchingTests
         Dictionary<string, float[]>? before = null;
         List<TrainingProgress> told = [];
         using var trainer = new StagedTrainer(new Line(line)).AddStage(Guarded(new Points { Spikes = [7, 8] }, new SpikeGuard { Window = 5 }));
-        await trainer.RunAsync(new Told(progress =>
-        {
-            told.Add(progress);
-            var now = Tiny.Weights(("line", line));
-            if (before is not null)
-                Tiny.AreSame(now, before).ShouldBe(progress.Spike is not null);
-            before = now;
-        }));
+        await trainer.RunAsync(
+            new Told(progress =>
+            {
+                told.Add(progress);
+                var now = Tiny.Weights(("line", line));
+                if (before is not null)
+                {
+                    Tiny.AreSame(now, before).ShouldBe(progress.Spike is not null);
+                }
+
+                before = now;
+            })
+        );
         told.Where(progress => progress.Spike is not null).Select(progress => progress.Step).ShouldBe([8, 9]);
         told[7].Spike!.ShouldMatch("the loss of .* times the median of 5 steps, the largest gradient is that of 'line.weight'");
         told.Select(progress => progress.SkippedSteps).ShouldBe([0, 0, 0, 0, 0, 0, 0, 1, 2, 2, 2, 2]);
@@ -182,7 +269,18 @@ public class WatchingTests
     {
         using var folder = new TemporaryFolder();
         using var line = nn.Linear(3, 2);
-        using var trainer = new StagedTrainer(new Line(line)).AddStage(Guarded(new Points { Spikes = [7, 8, 9, 10] }, new SpikeGuard { Window = 5, SkipSteps = false, StopAfter = 3 }))
+        using var trainer = new StagedTrainer(new Line(line))
+            .AddStage(
+                Guarded(
+                    new Points { Spikes = [7, 8, 9, 10] },
+                    new SpikeGuard
+                    {
+                        Window = 5,
+                        SkipSteps = false,
+                        StopAfter = 3,
+                    }
+                )
+            )
             .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 });
         var error = await Should.ThrowAsync<TrainingDivergedException>(() => trainer.RunAsync());
         error.Message.ShouldContain("step 10: this is step 3 in a row");
@@ -195,12 +293,23 @@ public class WatchingTests
     public async Task The_guard_goes_on_where_it_was()
     {
         using var folder = new TemporaryFolder();
-        var (expected, all) = await RunAsync(trainer => trainer.SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1, KeepLast = 99 }));
+        var (expected, all) = await RunAsync(trainer =>
+            trainer.SaveTo(
+                new CheckpointOptions
+                {
+                    Folder = folder.Path,
+                    EverySteps = 1,
+                    KeepLast = 99,
+                }
+            )
+        );
         foreach (var step in new[] { 3, 6, 9 })
         {
             var (weights, steps) = await RunAsync(trainer => trainer.Resume(Path.Combine(folder.Path, $"checkpoint-01-{step:D8}.safetensors")));
             Tiny.ShouldBeSame(weights, expected);
-            steps.Select(progress => (progress.Step, progress.Spike, progress.SkippedSteps)).ShouldBe(all.Skip(step).Select(progress => (progress.Step, progress.Spike, progress.SkippedSteps)));
+            steps
+                .Select(progress => (progress.Step, progress.Spike, progress.SkippedSteps))
+                .ShouldBe(all.Skip(step).Select(progress => (progress.Step, progress.Spike, progress.SkippedSteps)));
         }
 
         static async Task<(Dictionary<string, float[]> Weights, List<TrainingProgress> Told)> RunAsync(Action<StagedTrainer> prepare)
@@ -219,18 +328,39 @@ public class WatchingTests
     [Fact]
     public void A_guard_with_wrong_settings_is_refused()
     {
-        foreach (var guard in new SpikeGuard[] { new() { Factor = 1 }, new() { Window = 0 }, new() { StopAfter = 0 } })
+        foreach (
+            var guard in new SpikeGuard[]
+            {
+                new() { Factor = 1 },
+                new() { Window = 0 },
+                new() { StopAfter = 0 },
+            }
+        )
         {
             var stage = Tiny.Stage();
             stage.Spikes = guard;
             using var line = nn.Linear(3, 2);
             using var trainer = new StagedTrainer(new Line(line)).AddStage(stage);
-            Should.Throw<InvalidOperationException>(() => { _ = trainer.RunAsync(); }).Message.ShouldContain("Spikes");
+            Should
+                .Throw<InvalidOperationException>(() =>
+                {
+                    _ = trainer.RunAsync();
+                })
+                .Message.ShouldContain("Spikes");
         }
     }
 
     private static TrainingStage Guarded(Points data, SpikeGuard guard) =>
-        new() { Name = "line", Data = data, Steps = 12, BatchSize = 4, LearningRate = 1e-3, EmaDecay = 0.9, Spikes = guard };
+        new()
+        {
+            Name = "line",
+            Data = data,
+            Steps = 12,
+            BatchSize = 4,
+            LearningRate = 1e-3,
+            EmaDecay = 0.9,
+            Spikes = guard,
+        };
 
     private static async Task<Dictionary<string, float[]>> WeightsAsync(Action<StagedTrainer>? prepare = null)
     {
@@ -257,7 +387,9 @@ public class WatchingTests
         {
             told.Add($"{name} {run.Step} of {progress.Steps}, {run.TotalStep} in all");
             if (Tells)
+            {
                 run.Tell(new TrainingObservation(name));
+            }
         }
 
         public void Observed(TrainingRun run, TrainingObservation observation) => told.Add($"{name} found {observation.Name}");
@@ -273,10 +405,14 @@ public class WatchingTests
 
     private sealed class Drops(nn.Module<Tensor, Tensor> line) : ITrainingObjective
     {
-        public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
+        public IReadOnlyDictionary<string, nn.Module> Modules { get; } =
+            new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
 
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-            new((nn.functional.dropout(line.call(batch.Video), 0.5, training: true) - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
+            new(
+                (nn.functional.dropout(line.call(batch.Video), 0.5, training: true) - batch.Text!).square().mean(),
+                new Dictionary<string, double>(StringComparer.Ordinal)
+            );
     }
 }
 

@@ -10,7 +10,8 @@ namespace Stickers;
 
 /// <summary>Whether a model shows what it is asked for, measured on pixels, plainly.</summary>
 /// <remarks>
-/// Prompts: things as they are, things on a colour, and things that are moved on a colour, the latter two half with combinations that training saw and half
+/// Prompts: things as they are, things on a colour, and things that are moved on a colour, the latter two half with combinations that training saw
+/// and half
 /// with others. All references are the stickers themselves, rendered as training rendered them.
 /// </remarks>
 /// <param name="place">The recipe and its data.</param>
@@ -25,9 +26,20 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
 
     private HashSet<(string Style, string Thing, string Colour)> shown = []; // what training shows on which colours
 
-    private readonly int[] chosenStills = place.Chosen(stills), chosenClips = place.Chosen(clips), chosenFlat = place.Recipe.HasFlat ? place.Chosen(stills, StickerSet.Flat) : [];
+    private readonly int[] chosenStills = place.Chosen(stills),
+        chosenClips = place.Chosen(clips),
+        chosenFlat = place.Recipe.HasFlat ? place.Chosen(stills, StickerSet.Flat) : [];
 
-    private sealed record Question(string Kind, string Prompt, string Thing, PaletteColour Colour, Motion? Motion, bool Seen, int? Clip, string Style = StickerSet.Usual);
+    private sealed record Question(
+        string Kind,
+        string Prompt,
+        string Thing,
+        PaletteColour Colour,
+        Motion? Motion,
+        bool Seen,
+        int? Clip,
+        string Style = StickerSet.Usual
+    );
 
     /// <summary>Generates and measures.</summary>
     /// <param name="model">A model folder.</param>
@@ -39,9 +51,23 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     /// <param name="bfloat16">Whether products are in bfloat16, which is faster where the processor has it.</param>
     /// <param name="sheet">A contact sheet of some of the videos to write; null: none.</param>
     /// <param name="cancellation">Stops it.</param>
-    public async Task RunAsync(string model, int each, int seeds, int seed, int? steps, double? guidance, bool bfloat16, string? sheet, CancellationToken cancellation)
+    public async Task RunAsync(
+        string model,
+        int each,
+        int seeds,
+        int seed,
+        int? steps,
+        double? guidance,
+        bool bfloat16,
+        string? sheet,
+        CancellationToken cancellation
+    )
     {
-        using var generator = VideoGenerator.Create().UseModel(model).Configure(options => options.Precision = bfloat16 ? ScalarType.BFloat16 : null).Build();
+        using var generator = VideoGenerator
+            .Create()
+            .UseModel(model)
+            .Configure(options => options.Precision = bfloat16 ? ScalarType.BFloat16 : null)
+            .Build();
         await generator.LoadAsync(cancellationToken: cancellation);
         frames = (await generator.DescribeAsync(cancellation)).Video.Frames;
         shown = Shown();
@@ -55,27 +81,58 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         {
             for (var i = 0; i < seeds; i++)
             {
-                var video = await generator.Request(question.Prompt).Frames(frames).Steps(steps).Guidance(guidance).Seed(1000 * seed + i).GenerateAsync(cancellationToken: cancellation);
+                var video = await generator
+                    .Request(question.Prompt)
+                    .Frames(frames)
+                    .Steps(steps)
+                    .Guidance(guidance)
+                    .Seed(1000 * seed + i)
+                    .GenerateAsync(cancellationToken: cancellation);
                 answers.Add((question, video.Frames));
             }
             if (clock.Elapsed - told > TimeSpan.FromSeconds(30))
             {
                 told = clock.Elapsed;
-                Console.Error.WriteLine(FormattableString.Invariant($"{answers.Count} of {questions.Count * seeds} videos, {clock.Elapsed.TotalSeconds / answers.Count:F1} s each"));
+                Console.Error.WriteLine(
+                    FormattableString.Invariant(
+                        $"{answers.Count} of {questions.Count * seeds} videos, {clock.Elapsed.TotalSeconds / answers.Count:F1} s each"
+                    )
+                );
             }
         }
 
-        Print("prompts", FormattableString.Invariant($"{questions.Count}, {seeds} seeds each, {frames} frames; {clock.Elapsed.TotalSeconds / answers.Count:F1} s a video"));
+        Print(
+            "prompts",
+            FormattableString.Invariant(
+                $"{questions.Count}, {seeds} seeds each, {frames} frames; {clock.Elapsed.TotalSeconds / answers.Count:F1} s a video"
+            )
+        );
         Things(answers);
         foreach (var seen in new[] { true, false })
         {
             var words = seen ? "seen" : "not seen";
-            Print($"background colour, combinations {words}", Share([.. answers.Where(answer => shown.Contains((answer.Question.Style, answer.Question.Thing, answer.Question.Colour.Name)) == seen)],
-                answer => Nearest(Border(answer.Video)) == answer.Question.Colour));
-            Print($"motion, combinations {words}", Share([.. answers.Where(answer => answer.Question.Seen == seen && answer.Question.Motion is { Phrase.Length: > 0 })], IsMovedRightly));
+            Print(
+                $"background colour, combinations {words}",
+                Share(
+                    [.. answers.Where(answer => shown.Contains((answer.Question.Style, answer.Question.Thing, answer.Question.Colour.Name)) == seen)],
+                    answer => Nearest(Border(answer.Video)) == answer.Question.Colour
+                )
+            );
+            Print(
+                $"motion, combinations {words}",
+                Share([.. answers.Where(answer => answer.Question.Seen == seen && answer.Question.Motion is { Phrase.Length: > 0 })], IsMovedRightly)
+            );
         }
-        foreach (var motion in answers.Where(answer => answer.Question.Motion is not null).GroupBy(answer => answer.Question.Motion!.Phrase, StringComparer.Ordinal).OrderBy(group => group.Key, StringComparer.Ordinal))
+        foreach (
+            var motion in answers
+                .Where(answer => answer.Question.Motion is not null)
+                .GroupBy(answer => answer.Question.Motion!.Phrase, StringComparer.Ordinal)
+                .OrderBy(group => group.Key, StringComparer.Ordinal)
+        )
+        {
             Print(motion.Key.Length == 0 ? "    still things that stand still" : "    " + motion.Key, Share([.. motion], IsMovedRightly));
+        }
+
         Movement(answers);
         Distance(answers);
         if (sheet is not null)
@@ -85,7 +142,8 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         }
     }
 
-    // A still thing, an animated thing, a thing on a colour (seen, not seen), a moved thing on a colour (held out or not), and where there are two styles a flat thing on a colour.
+    // A still thing, an animated thing, a thing on a colour (seen, not seen), a moved thing on a colour (held out or not), and where there are two
+    // styles a flat thing on a colour.
     private List<Question> Questions(int each)
     {
         var white = stills.Palette[0];
@@ -94,32 +152,60 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         var animated = chosenClips.Select(i => clips.Items[i].Thing).ToHashSet(StringComparer.Ordinal);
         var still = Shuffled([.. chosenStills.Where(i => !animated.Contains(stills.Items[i].Thing) && IsAsked(stills.Items[i]))], 1);
         foreach (var i in still.Take(each))
+        {
             questions.Add(new("still things", stills.Items[i].Plain[0], stills.Items[i].Thing, white, Motion.All[0], Seen: true, null));
+        }
         // Half of the animated things on white, half on a colour on which training did not show them.
         foreach (var (turn, i) in Shuffled([.. chosenClips.Where(i => IsAsked(clips.Items[i]))], 2).Take(each).Index())
         {
             var (clip, seen) = (clips.Items[i], turn % 2 == 0);
             var others = stills.Palette.Where(colour => !shown.Contains((clip.Style, clip.Thing, colour.Name))).ToArray();
             if (!seen && others.Length == 0)
+            {
                 continue; // it is shown on all of them
+            }
+
             var colour = seen ? white : others[turn / 2 % others.Length];
-            questions.Add(new("animated things", clip.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), clip.Thing, colour, null, seen, i));
+            questions.Add(
+                new(
+                    "animated things",
+                    clip.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal),
+                    clip.Thing,
+                    colour,
+                    null,
+                    seen,
+                    i
+                )
+            );
         }
         OnColours("on a colour", chosenStills, 3);
         if (chosenFlat.Length > 0)
+        {
             OnColours("flat", chosenFlat, 8);
+        }
 
         var moved = place.Moved(stills, clips);
-        foreach (var i in Shuffled([.. Enumerable.Range(0, moved.Count).Where(i => moved.Clips[i].Motion.Phrase.Length > 0 && IsAsked(stills.Items[moved.Clips[i].Sticker]))], 4).Take(each))
+        foreach (
+            var i in Shuffled(
+                    [
+                        .. Enumerable
+                            .Range(0, moved.Count)
+                            .Where(i => moved.Clips[i].Motion.Phrase.Length > 0 && IsAsked(stills.Items[moved.Clips[i].Sticker])),
+                    ],
+                    4
+                )
+                .Take(each)
+        )
         {
             var (sticker, colour, motion) = moved.Clips[i];
             questions.Add(Moving(sticker, colour, motion, seen: true));
         }
-        var heldOut = from sticker in still
-                      from colour in stills.Palette
-                      from motion in Motion.All.Skip(1)
-                      where Motion.HeldOut(stills.Items[sticker].Thing, colour.Name, motion.Phrase)
-                      select (sticker, colour, motion);
+        var heldOut =
+            from sticker in still
+            from colour in stills.Palette
+            from motion in Motion.All.Skip(1)
+            where Motion.HeldOut(stills.Items[sticker].Thing, colour.Name, motion.Phrase)
+            select (sticker, colour, motion);
         var all = heldOut.ToArray();
         Randomness.Of(5).Shuffle(all);
         questions.AddRange(all.Take(each).Select(combination => Moving(combination.sticker, combination.colour, combination.motion, seen: false)));
@@ -132,9 +218,23 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                 var (sticker, seen) = (stills.Items[i], turn % 2 == 0);
                 var colours = stills.Palette.Where(colour => shown.Contains((sticker.Style, sticker.Thing, colour.Name)) == seen).ToArray();
                 if (colours.Length == 0)
+                {
                     continue; // it is shown on all of them
+                }
+
                 var colour = colours[turn / 2 % colours.Length];
-                questions.Add(new(kind, sticker.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal), sticker.Thing, colour, null, seen, null, sticker.Style));
+                questions.Add(
+                    new(
+                        kind,
+                        sticker.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal),
+                        sticker.Thing,
+                        colour,
+                        null,
+                        seen,
+                        null,
+                        sticker.Style
+                    )
+                );
             }
         }
 
@@ -150,16 +250,28 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     private HashSet<(string Style, string Thing, string Colour)> Shown()
     {
         HashSet<(string, string, string)> all = [];
-        foreach (var (set, chosen, backgrounds) in new[] { (stills, chosenStills, place.Recipe.StillBackgrounds), (stills, chosenFlat, place.Recipe.StillBackgrounds), (clips, chosenClips, place.Recipe.ClipBackgrounds) })
+        foreach (
+            var (set, chosen, backgrounds) in new[]
+            {
+                (stills, chosenStills, place.Recipe.StillBackgrounds),
+                (stills, chosenFlat, place.Recipe.StillBackgrounds),
+                (clips, chosenClips, place.Recipe.ClipBackgrounds),
+            }
+        )
         {
             var source = new StickersOnColours(set, chosen, backgrounds);
-            all.UnionWith(from turn in Enumerable.Range(0, chosen.Length)
-                          from colour in set.Palette
-                          where source.Shows(turn, colour)
-                          select (set.Items[chosen[turn]].Style, set.Items[chosen[turn]].Thing, colour.Name));
+            all.UnionWith(
+                from turn in Enumerable.Range(0, chosen.Length)
+                from colour in set.Palette
+                where source.Shows(turn, colour)
+                select (set.Items[chosen[turn]].Style, set.Items[chosen[turn]].Thing, colour.Name)
+            );
         }
         foreach (var style in place.Recipe.HasFlat ? new[] { StickerSet.Usual, StickerSet.Flat } : [StickerSet.Usual])
+        {
             all.UnionWith(place.Moved(stills, clips, style: style).Clips.Select(clip => (style, stills.Items[clip.Sticker].Thing, clip.Colour.Name)));
+        }
+
         return all;
     }
 
@@ -170,19 +282,28 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         return copy;
     }
 
-    // The thing whose nearest still or frame of a clip is nearest to any of some frames of the video. Moved things are at other places and of other sizes, and so left out.
+    // The thing whose nearest still or frame of a clip is nearest to any of some frames of the video. Moved things are at other places and of other
+    // sizes, and so left out.
     private void Things(List<(Question Question, VideoFrames Video)> answers)
     {
         List<(Question Question, string Style, string[] Nearest)> told = [];
-        foreach (var group in answers.Where(answer => answer.Question.Motion is null or { Phrase.Length: 0 }).GroupBy(answer => answer.Question.Colour))
+        foreach (
+            var group in answers.Where(answer => answer.Question.Motion is null or { Phrase.Length: 0 }).GroupBy(answer => answer.Question.Colour)
+        )
         {
             using var scope = NewDisposeScope();
             List<Sticker> shownBy = [];
             List<Tensor> pictures = [];
             foreach (var i in chosenStills.Concat(chosenFlat))
+            {
                 Add(stills.Items[i], stills.On(i, group.Key, 0, 1));
+            }
+
             foreach (var i in chosenClips)
+            {
                 Add(clips.Items[i], clips.On(i, group.Key, 0, clips.Frames));
+            }
+
             var references = cat(pictures); // [R, 3 * 32 * 32]
             foreach (var (question, video) in group)
             {
@@ -190,7 +311,11 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                 var small = Shrunk(Pixels(video));
                 // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
                 var squared = small.square().sum([1L]).unsqueeze(1) + references.square().sum([1L]) - small.matmul(references.transpose(0, 1)) * 2;
-                var order = shownBy.Zip(squared.min(0).Item1.data<float>().ToArray()).OrderBy(pair => pair.Second).Select(pair => pair.First).ToArray();
+                var order = shownBy
+                    .Zip(squared.min(0).Item1.data<float>().ToArray())
+                    .OrderBy(pair => pair.Second)
+                    .Select(pair => pair.First)
+                    .ToArray();
                 told.Add((question, order[0].Style, [.. order.Select(sticker => sticker.Thing).Distinct(StringComparer.Ordinal).Take(5)]));
             }
 
@@ -201,15 +326,31 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                 shownBy.AddRange(Enumerable.Repeat(sticker, (int)some.shape[0]));
             }
         }
-        Print(string.Create(CultureInfo.InvariantCulture, $"thing, nearest of {chosenStills.Select(i => stills.Items[i].Thing).Distinct(StringComparer.Ordinal).Count()}"), Share(told, IsFirst));
+        Print(
+            string.Create(
+                CultureInfo.InvariantCulture,
+                $"thing, nearest of {chosenStills.Select(i => stills.Items[i].Thing).Distinct(StringComparer.Ordinal).Count()}"
+            ),
+            Share(told, IsFirst)
+        );
         foreach (var kind in told.GroupBy(answer => answer.Question.Kind, StringComparer.Ordinal))
+        {
             Print("    " + kind.Key, Share([.. kind], IsFirst));
+        }
+
         Print("thing, among the nearest five", Share(told, answer => answer.Nearest.Contains(answer.Question.Thing, StringComparer.Ordinal)));
         if (chosenFlat.Length > 0)
+        {
             Print("style, that of the nearest", Share(told, answer => string.Equals(answer.Style, answer.Question.Style, StringComparison.Ordinal)));
-        Console.WriteLine("taken for another: " + string.Join(", ", told.Where(answer => !IsFirst(answer)).Select(answer => $"{answer.Question.Thing} ({answer.Nearest[0]})")));
+        }
 
-        static bool IsFirst((Question Question, string Style, string[] Nearest) answer) => string.Equals(answer.Nearest[0], answer.Question.Thing, StringComparison.Ordinal);
+        Console.WriteLine(
+            "taken for another: "
+                + string.Join(", ", told.Where(answer => !IsFirst(answer)).Select(answer => $"{answer.Question.Thing} ({answer.Nearest[0]})"))
+        );
+
+        static bool IsFirst((Question Question, string Style, string[] Nearest) answer) =>
+            string.Equals(answer.Nearest[0], answer.Question.Thing, StringComparison.Ordinal);
     }
 
     // [3, F, H, W] to at most 8 frames of it, small and flat, [F', 3 * 32 * 32].
@@ -234,7 +375,9 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             {
                 var (y, x) = Math.DivRem(i, w);
                 for (var c = 0; c < 3 && (Math.Min(x, y) < 2 || x >= w - 2 || y >= h - 2); c++)
+                {
                     channels[c].Add(pixels[3 * i + c]);
+                }
             }
         }
         return Array.ConvertAll(channels, values =>
@@ -248,35 +391,58 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     private static string MotionOf(VideoFrames video)
     {
         var under = Border(video);
-        var track = Enumerable.Range(0, video.Count).Select(f =>
-        {
-            var pixels = video.Frame(f).Span;
-            double area = 0, sumX = 0, sumY = 0, squaresX = 0, squaresY = 0;
-            for (var y = 0; y < video.Height; y++)
+        var track = Enumerable
+            .Range(0, video.Count)
+            .Select(f =>
             {
-                for (var x = 0; x < video.Width; x++)
+                var pixels = video.Frame(f).Span;
+                double area = 0,
+                    sumX = 0,
+                    sumY = 0,
+                    squaresX = 0,
+                    squaresY = 0;
+                for (var y = 0; y < video.Height; y++)
                 {
-                    var at = (y * video.Width + x) * 3;
-                    if (Math.Abs(pixels[at] - under[0]) + Math.Abs(pixels[at + 1] - under[1]) + Math.Abs(pixels[at + 2] - under[2]) < 60)
-                        continue;
-                    (area, sumX, sumY, squaresX, squaresY) = (area + 1, sumX + x, sumY + y, squaresX + x * x, squaresY + y * y);
+                    for (var x = 0; x < video.Width; x++)
+                    {
+                        var at = (y * video.Width + x) * 3;
+                        if (Math.Abs(pixels[at] - under[0]) + Math.Abs(pixels[at + 1] - under[1]) + Math.Abs(pixels[at + 2] - under[2]) < 60)
+                        {
+                            continue;
+                        }
+
+                        (area, sumX, sumY, squaresX, squaresY) = (area + 1, sumX + x, sumY + y, squaresX + x * x, squaresY + y * y);
+                    }
                 }
-            }
-            area = Math.Max(1, area);
-            var (middleX, middleY) = (sumX / area, sumY / area);
-            var breadth = Math.Sqrt((squaresX / area - middleX * middleX + 1) / (squaresY / area - middleY * middleY + 1)); // how far it reaches sideways, of up and down
-            return (Area: area, X: middleX / video.Width, Y: middleY / video.Height, Breadth: breadth);
-        }).ToArray();
+                area = Math.Max(1, area);
+                var (middleX, middleY) = (sumX / area, sumY / area);
+                var breadth = Math.Sqrt((squaresX / area - middleX * middleX + 1) / (squaresY / area - middleY * middleY + 1)); // how far it reaches sideways, of up and down
+                return (Area: area, X: middleX / video.Width, Y: middleY / video.Height, Breadth: breadth);
+            })
+            .ToArray();
         var (start, end) = (track[0], track[^1]);
         var (x, y, growth) = (end.X - start.X, end.Y - start.Y, Math.Log(end.Area / start.Area));
         if (Math.Max(Math.Abs(x), Math.Abs(y)) > 0.15)
-            return Math.Abs(x) > Math.Abs(y) ? x < 0 ? "moving left" : "moving right" : y < 0 ? "moving up" : "moving down";
+        {
+            return Math.Abs(x) > Math.Abs(y)
+                ? x < 0
+                    ? "moving left"
+                    : "moving right"
+                : y < 0
+                    ? "moving up"
+                    : "moving down";
+        }
+
         if (Math.Abs(growth) > 0.4)
+        {
             return growth > 0 ? "zooming in" : "zooming out";
+        }
+
         return track.Min(frame => frame.Breadth) < 0.6 * start.Breadth ? "spinning" : "";
     }
 
-    private static bool IsMovedRightly((Question Question, VideoFrames Video) answer) => string.Equals(MotionOf(answer.Video), answer.Question.Motion!.Phrase, StringComparison.Ordinal);
+    private static bool IsMovedRightly((Question Question, VideoFrames Video) answer) =>
+        string.Equals(MotionOf(answer.Video), answer.Question.Motion!.Phrase, StringComparison.Ordinal);
 
     // [3, F, H, W] in [-1, 1].
     private static Tensor Pixels(VideoFrames video) => video.ToTensor().squeeze(0);
@@ -306,20 +472,30 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
 
     private void Movement(List<(Question Question, VideoFrames Video)> answers)
     {
-        var ratios = answers.Where(answer => answer.Question.Clip is not null).Select(answer =>
-        {
-            using var scope = NewDisposeScope();
-            var real = VideoFrames.FromTensor(clips.On(answer.Question.Clip!.Value, answer.Question.Colour, 0, frames), 8);
-            return Change(answer.Video) / Math.Max(1e-4, Change(real));
-        }).Order().ToArray();
+        var ratios = answers
+            .Where(answer => answer.Question.Clip is not null)
+            .Select(answer =>
+            {
+                using var scope = NewDisposeScope();
+                var real = VideoFrames.FromTensor(clips.On(answer.Question.Clip!.Value, answer.Question.Colour, 0, frames), 8);
+                return Change(answer.Video) / Math.Max(1e-4, Change(real));
+            })
+            .Order()
+            .ToArray();
         if (ratios.Length > 0)
+        {
             Print("movement of animated things against their true clips", FormattableString.Invariant($"{ratios[ratios.Length / 2]:F2} (median)"));
+        }
+
         var flicker = answers.Where(answer => answer.Question.Motion is { Phrase.Length: 0 }).Select(answer => Change(answer.Video)).ToArray();
         if (flicker.Length > 0)
+        {
             Print("flicker of still things", FormattableString.Invariant($"{flicker.Average() * 255:F2} of 255 a frame"));
+        }
     }
 
-    // Frechet's distance between Gaussians of features: what the autoencoder's encoder sees of a frame, in 4 x 4 places, and its first 24 principal components.
+    // Frechet's distance between Gaussians of features: what the autoencoder's encoder sees of a frame, in 4 x 4 places, and its first 24 principal
+    // components.
     private void Distance(List<(Question Question, VideoFrames Video)> answers)
     {
         using var scope = NewDisposeScope();
@@ -328,15 +504,27 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         // Clips under colours on which training did not show them, and what was made of prompts for just these.
         var wanted = answers.Where(answer => answer.Question is { Clip: not null, Seen: false }).ToArray();
         if (wanted.Length == 0)
+        {
             return;
-        var heldOut = wanted.Select(answer => answer.Question).Distinct().Select(question => clips.On(question.Clip!.Value, question.Colour, 0, frames)).ToArray();
+        }
+
+        var heldOut = wanted
+            .Select(answer => answer.Question)
+            .Distinct()
+            .Select(question => clips.On(question.Clip!.Value, question.Colour, 0, frames))
+            .ToArray();
         var real = cat([.. heldOut.Select(Features)]);
         var back = cat([.. heldOut.Select(video => Features(vae.Decode(vae.Encode(video.unsqueeze(0)))[0].clamp(-1, 1)))]);
         var made = cat([.. wanted.Select(answer => Features(Pixels(answer.Video)))]);
         var middle = real.mean([0L]);
         var axes = linalg.eigh(Covariance(real)).Item2.narrow(1, real.shape[1] - 24, 24); // the largest come last
         foreach (var (name, features) in new[] { ("generated videos", made), ("the autoencoder's reconstructions", back) })
-            Print($"Frechet distance to held-out clips: {name}", FormattableString.Invariant($"{Frechet((real - middle).matmul(axes), (features - middle).matmul(axes)):F2}"));
+        {
+            Print(
+                $"Frechet distance to held-out clips: {name}",
+                FormattableString.Invariant($"{Frechet((real - middle).matmul(axes), (features - middle).matmul(axes)):F2}")
+            );
+        }
 
         Tensor Features(Tensor video)
         {
@@ -372,5 +560,5 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
 
     private static string Share(int right, int all) => all == 0 ? "-" : FormattableString.Invariant($"{100.0 * right / all:F1} % ({right} of {all})");
 
-    private static void Print(string name, string value) => Console.WriteLine($"{name,-70} {value}");
+    private static void Print(string name, string value) => Console.WriteLine($"{name, -70} {value}");
 }

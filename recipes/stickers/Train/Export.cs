@@ -11,12 +11,16 @@ namespace Stickers;
 /// <summary>Makes a model folder of what was trained, and goes on from one.</summary>
 internal static class Export
 {
-    /// <summary>Takes the autoencoder and the text encoder of a model folder into a run that has none. Its transformer is taken by a stage (<c>--from</c>).</summary>
+    /// <summary>Takes the autoencoder and the text encoder of a model folder into a run that has none. Its transformer is taken by a stage
+    /// (<c>--from</c>).</summary>
     /// <exception cref="InvalidOperationException">The run has parts of its own.</exception>
     public static void Begin(Workplace place, string folder)
     {
         foreach (var part in new[] { place.VaeWeights, place.TextWeights }.Where(File.Exists))
+        {
             throw new InvalidOperationException($"'{part}' is there already: the run has parts of its own. Name another folder (--run).");
+        }
+
         Directory.CreateDirectory(place.Run);
         var model = ModelFolder.Open(folder);
         using var vae = new AutoencoderKL(place.Recipe.Vae);
@@ -37,7 +41,10 @@ internal static class Export
         using (text)
         {
             using (var trainer = new StagedTrainer(model, text))
+            {
                 trainer.InitialiseFrom(place.Folder(stage), options: Training.PartsToKeep);
+            }
+
             model.SaveWeights(Path.Combine(folder, "denoiser.safetensors"), ScalarType.Float16);
             text.SaveWeights(Path.Combine(folder, "text_encoder.safetensors"), ScalarType.Float16);
         }
@@ -49,32 +56,64 @@ internal static class Export
         var description = new ModelDescription
         {
             Name = "stickers",
-            Description = "Animated stickers, 128x128 pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers: things.txt lists the things, fine-things.txt those it knows best.",
-            Denoiser = new ModelPart { Architecture = "stdit", Weights = "denoiser.safetensors", Config = Json(recipe.Model) },
-            Vae = new ModelPart { Architecture = "autoencoder_kl", Weights = "vae.safetensors", Config = Json(vae.Config) },
+            Description =
+                "Animated stickers, 128x128 pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers: things.txt lists the things, fine-things.txt those it knows best.",
+            Denoiser = new ModelPart
+            {
+                Architecture = "stdit",
+                Weights = "denoiser.safetensors",
+                Config = Json(recipe.Model),
+            },
+            Vae = new ModelPart
+            {
+                Architecture = "autoencoder_kl",
+                Weights = "vae.safetensors",
+                Config = Json(vae.Config),
+            },
             TextEncoder = new TextEncoderPart
             {
-                Architecture = "t5", Weights = "text_encoder.safetensors", Config = Json(recipe.Text), Tokenizer = "spiece.model",
-                MaxTokens = recipe.Tokens, CleanCaptions = false,
+                Architecture = "t5",
+                Weights = "text_encoder.safetensors",
+                Config = Json(recipe.Text),
+                Tokenizer = "spiece.model",
+                MaxTokens = recipe.Tokens,
+                CleanCaptions = false,
             },
             Diffusion = new DiffusionProcess { Prediction = recipe.Prediction, Variance = recipe.Variance },
-            Sampling = new SamplingDefaults { Sampler = SamplerKind.DpmSolver, Steps = recipe.SamplingSteps, GuidanceScale = recipe.Guidance },
+            Sampling = new SamplingDefaults
+            {
+                Sampler = SamplerKind.DpmSolver,
+                Steps = recipe.SamplingSteps,
+                GuidanceScale = recipe.Guidance,
+            },
             Video = new VideoDefaults
             {
-                Frames = recipe.Frames, Width = 128, Height = 128, Fps = 8, FramesRange = new AllowedRange(1, recipe.Frames),
-                WidthRange = new AllowedRange(128, 128, 16), HeightRange = new AllowedRange(128, 128, 16),
+                Frames = recipe.Frames,
+                Width = 128,
+                Height = 128,
+                Fps = 8,
+                FramesRange = new AllowedRange(1, recipe.Frames),
+                WidthRange = new AllowedRange(128, 128, 16),
+                HeightRange = new AllowedRange(128, 128, 16),
             },
             Licence = new Licence("MIT", "LICENCES.md"),
             Attribution =
             [
                 new Attribution("Fluent Emoji, animated and 3D", "MIT", fluent, "@lobehub/fluent-emoji-anim-1 to -4, @lobehub/fluent-emoji-3d"),
                 new Attribution("Noto Emoji", "Apache-2.0", "Copyright Google LLC", "emoji-datasource-google (pictures of the flat style)"),
-                new Attribution("emojilib, emoji-datasource", "MIT", "Copyright (c) 2014 Mu-An Chiou; Copyright (c) 2013 Cal Henderson", "names, keywords and categories"),
+                new Attribution(
+                    "emojilib, emoji-datasource",
+                    "MIT",
+                    "Copyright (c) 2014 Mu-An Chiou; Copyright (c) 2013 Cal Henderson",
+                    "names, keywords and categories"
+                ),
             ],
         };
         ModelFolder.Save(folder, description);
         foreach (var file in Directory.EnumerateFiles(folder).Order(StringComparer.Ordinal))
-            Console.WriteLine(FormattableString.Invariant($"{Path.GetFileName(file),-28} {new FileInfo(file).Length / 1e6,8:F2} MB"));
+        {
+            Console.WriteLine(FormattableString.Invariant($"{Path.GetFileName(file), -28} {new FileInfo(file).Length / 1e6, 8:F2} MB"));
+        }
     }
 
     private static JsonElement Json<T>(T config) => JsonSerializer.SerializeToElement(config, Recipe.Json);

@@ -8,12 +8,15 @@ namespace Stickers;
 
 /// <summary>A way in which a still is moved: what captions call it, and where it is after a share of the clip.</summary>
 /// <param name="Phrase">Follows the thing in a caption; empty: it stands still.</param>
-/// <param name="At">Size (1: as it is), width as a share of that (below 0: mirrored), and offset from the middle (1: half the picture) at a time from 0 to 1.</param>
+/// <param name="At">Size (1: as it is), width as a share of that (below 0: mirrored), and offset from the middle (1: half the picture) at a time from
+/// 0 to 1.</param>
 internal sealed record Motion(string Phrase, Func<double, (double Size, double Width, double X, double Y)> At)
 {
     /// <summary>All motions; the first is to stand still.</summary>
-    /// <remarks>A thing sets out from the middle, and what comes nearer is smaller than what goes away: so a motion's words tell something of every single frame. Crossing the whole picture,
-    /// "left" and "right" would be the same but for the order of frames, which a transformer is slow to discover. What spins does so about its upright axis, like a coin on its edge.</remarks>
+    /// <remarks>A thing sets out from the middle, and what comes nearer is smaller than what goes away: so a motion's words tell something of every
+    /// single frame. Crossing the whole picture,
+    /// "left" and "right" would be the same but for the order of frames, which a transformer is slow to discover. What spins does so about its
+    /// upright axis, like a coin on its edge.</remarks>
     public static IReadOnlyList<Motion> All { get; } =
     [
         new("", _ => (1, 1, 0, 0)),
@@ -66,7 +69,8 @@ internal sealed record Motion(string Phrase, Func<double, (double Size, double W
 internal sealed class MovedStickers : IClipSource
 {
     private readonly StickerSet set;
-    private readonly int frames, shrink;
+    private readonly int frames,
+        shrink;
     private readonly List<(int Sticker, PaletteColour Colour, Motion Motion)> clips = [];
 
     public MovedStickers(StickerSet set, IReadOnlyList<int> chosen, int each, int frames, int shrink = 1)
@@ -81,7 +85,13 @@ internal sealed class MovedStickers : IClipSource
                 var motion = Motion.All[turn == 0 ? 0 : 1 + (i * (each - 1) + turn - 1) % (Motion.All.Count - 1)];
                 var colours = set.Palette.Where((colour, place) => !Motion.HeldOut(thing, colour.Name, motion.Phrase)).ToArray();
                 // Half of them on white, which captions need not name.
-                clips.Add((sticker, random.Next(2) == 0 && ReferenceEquals(colours[0], set.Palette[0]) ? colours[0] : colours[random.Next(colours.Length)], motion));
+                clips.Add(
+                    (
+                        sticker,
+                        random.Next(2) == 0 && ReferenceEquals(colours[0], set.Palette[0]) ? colours[0] : colours[random.Next(colours.Length)],
+                        motion
+                    )
+                );
             }
         }
     }
@@ -91,14 +101,20 @@ internal sealed class MovedStickers : IClipSource
     /// <summary>What is moved, and how.</summary>
     public IReadOnlyList<(int Sticker, PaletteColour Colour, Motion Motion)> Clips => clips;
 
-    public string Fingerprint => string.Create(CultureInfo.InvariantCulture,
-        $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(0.3)} {motion.At(1)}"))}{StickersOnColours.Shrunk(shrink)}");
+    public string Fingerprint =>
+        string.Create(
+            CultureInfo.InvariantCulture,
+            $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(0.3)} {motion.At(1)}"))}{StickersOnColours.Shrunk(shrink)}"
+        );
 
     public CaptionedClip Load(int index, Random random)
     {
         var (sticker, colour, motion) = clips[index];
         using var scope = NewDisposeScope();
         var video = StickersOnColours.Shrink(motion.Render(set.Rgba(sticker), colour, frames), shrink);
-        return new CaptionedClip(video.MoveToOuterDisposeScope(), [.. set.CaptionsOn(sticker, colour).Select(caption => motion.Told(caption, set.Items[sticker].Thing))]);
+        return new CaptionedClip(
+            video.MoveToOuterDisposeScope(),
+            [.. set.CaptionsOn(sticker, colour).Select(caption => motion.Told(caption, set.Items[sticker].Thing))]
+        );
     }
 }

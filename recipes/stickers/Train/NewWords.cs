@@ -8,8 +8,10 @@ using static TorchSharp.torch;
 namespace Stickers;
 
 /// <summary>
-/// Teaches the text encoder words that it has not met when it learned what things look like, those of motions and of the flat style: in "a rocket moving left" the states of
-/// "a rocket" shall be those that it has alone, and those of "moving left" the same whatever moves. So the transformer finds things that it knows, and has each motion,
+/// Teaches the text encoder words that it has not met when it learned what things look like, those of motions and of the flat style: in "a rocket
+/// moving left" the states of
+/// "a rocket" shall be those that it has alone, and those of "moving left" the same whatever moves. So the transformer finds things that it knows,
+/// and has each motion,
 /// and the style, to learn but once.
 /// </summary>
 /// <remarks>A copy of the encoder as it was gives the states to reach; captions without the new words keep theirs.</remarks>
@@ -24,12 +26,17 @@ internal static class NewWords
     {
         using var stills = StickerSet.Stills(place.Data);
         var chosen = place.Chosen(stills);
-        Teach(place, steps, random =>
-        {
-            var (caption, thing) = Caption(stills, chosen, random);
-            var motion = Motion.All[random.Next(1, Motion.All.Count)];
-            return new(caption, caption, motion.Told(caption, thing), motion.Phrase);
-        }, cancellation);
+        Teach(
+            place,
+            steps,
+            random =>
+            {
+                var (caption, thing) = Caption(stills, chosen, random);
+                var motion = Motion.All[random.Next(1, Motion.All.Count)];
+                return new(caption, caption, motion.Told(caption, thing), motion.Phrase);
+            },
+            cancellation
+        );
     }
 
     /// <summary>"Flat" in the place of "3D", in captions with and without motion.</summary>
@@ -38,12 +45,17 @@ internal static class NewWords
         using var stills = StickerSet.Stills(place.Data);
         using var clips = StickerSet.Clips(place.Data);
         var (chosen, chosenClips) = (place.Chosen(stills), place.Chosen(clips));
-        Teach(place, steps, random =>
-        {
-            var kept = random.Next(2) == 0 ? Caption(clips, chosenClips, random).Caption : Told(random);
-            var known = Told(random);
-            return new(kept, known, known.Replace(StickerSet.Usual, StickerSet.Flat, StringComparison.Ordinal), StickerSet.Flat);
-        }, cancellation);
+        Teach(
+            place,
+            steps,
+            random =>
+            {
+                var kept = random.Next(2) == 0 ? Caption(clips, chosenClips, random).Caption : Told(random);
+                var known = Told(random);
+                return new(kept, known, known.Replace(StickerSet.Usual, StickerSet.Flat, StringComparison.Ordinal), StickerSet.Flat);
+            },
+            cancellation
+        );
 
         string Told(Random random)
         {
@@ -85,7 +97,10 @@ internal static class NewWords
                 var first = alone.Zip(together).TakeWhile(pair => pair.First == pair.Second).Count();
                 var last = alone.Skip(first).Reverse().Zip(together.Skip(first).Reverse()).TakeWhile(pair => pair.First == pair.Second).Count();
                 if (together.Length - first - last != own.Length || together.Length >= length)
+                {
                     continue;
+                }
+
                 kept.Add(Encode(one.Kept));
                 known.Add(alone);
                 changed.Add(together);
@@ -97,12 +112,21 @@ internal static class NewWords
             using (no_grad())
             {
                 var (things, alone) = (States(before, known), States(before, words));
-                target = stack(Enumerable.Range(0, Batch).Select(i =>
-                {
-                    var (first, last) = places[i];
-                    var rest = length - first - words[i].Length - last;
-                    return cat([things[i].narrow(0, 0, first), alone[i].narrow(0, 0, words[i].Length), things[i].narrow(0, known[i].Length - last, last), zeros([rest, things.shape[2]])]);
-                }));
+                target = stack(
+                    Enumerable
+                        .Range(0, Batch)
+                        .Select(i =>
+                        {
+                            var (first, last) = places[i];
+                            var rest = length - first - words[i].Length - last;
+                            return cat([
+                                things[i].narrow(0, 0, first),
+                                alone[i].narrow(0, 0, words[i].Length),
+                                things[i].narrow(0, known[i].Length - last, last),
+                                zeros([rest, things.shape[2]]),
+                            ]);
+                        })
+                );
                 target = cat([target, States(before, kept)]);
             }
             var both = changed.Concat(kept).ToList();
@@ -112,10 +136,15 @@ internal static class NewWords
             error.backward();
             nn.utils.clip_grad_norm_(text.parameters(), 1);
             foreach (var group in optimizer.ParamGroups)
+            {
                 group.LearningRate = 1e-3 * Math.Min(1, (step + 1) / 100.0) * (0.02 + 0.98 * (1 + Math.Cos(Math.PI * step / steps)) / 2);
+            }
+
             optimizer.step();
             if (step % 100 == 0 || step == steps - 1)
+            {
                 Console.WriteLine(FormattableString.Invariant($"step {step}: {error.item<float>():F4} of the states' squares away"));
+            }
         }
         text.SaveWeights(place.TextWeights, ScalarType.Float32);
 
@@ -125,7 +154,10 @@ internal static class NewWords
         {
             var ids = full([captions.Count, length], tokenizer.PadId, dtype: ScalarType.Int64);
             foreach (var (i, caption) in captions.Index())
+            {
                 ids[i].narrow(0, 0, caption.Length).copy_(tensor(Array.ConvertAll(caption, id => (long)id)));
+            }
+
             return ids;
         }
 

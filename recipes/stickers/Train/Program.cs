@@ -5,20 +5,57 @@ using Stickers;
 using TorchSharp;
 
 var here = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "../../../.."));
-var recipe = new Option<string>("--recipe") { Description = "The recipe's sizes.", DefaultValueFactory = _ => Path.Combine(here, "recipe.json"), Recursive = true };
-var data = new Option<string>("--data") { Description = "Folder that prepare.mjs packed.", DefaultValueFactory = _ => Path.Combine(here, ".work/stickers"), Recursive = true };
-var run = new Option<string>("--run") { Description = "Folder for checkpoints and caches.", DefaultValueFactory = _ => Path.Combine(here, ".work/run"), Recursive = true };
-var tokenizer = new Option<string>("--tokenizer") { Description = "The SentencePiece model.", DefaultValueFactory = _ => Path.Combine(here, "tokenizer/spiece.model"), Recursive = true };
-var threads = new Option<int>("--threads") { Description = "Threads to compute with.", DefaultValueFactory = _ => Environment.ProcessorCount, Recursive = true };
+var recipe = new Option<string>("--recipe")
+{
+    Description = "The recipe's sizes.",
+    DefaultValueFactory = _ => Path.Combine(here, "recipe.json"),
+    Recursive = true,
+};
+var data = new Option<string>("--data")
+{
+    Description = "Folder that prepare.mjs packed.",
+    DefaultValueFactory = _ => Path.Combine(here, ".work/stickers"),
+    Recursive = true,
+};
+var run = new Option<string>("--run")
+{
+    Description = "Folder for checkpoints and caches.",
+    DefaultValueFactory = _ => Path.Combine(here, ".work/run"),
+    Recursive = true,
+};
+var tokenizer = new Option<string>("--tokenizer")
+{
+    Description = "The SentencePiece model.",
+    DefaultValueFactory = _ => Path.Combine(here, "tokenizer/spiece.model"),
+    Recursive = true,
+};
+var threads = new Option<int>("--threads")
+{
+    Description = "Threads to compute with.",
+    DefaultValueFactory = _ => Environment.ProcessorCount,
+    Recursive = true,
+};
 var minutes = new Option<double?>("--minutes") { Description = "Length of the stage; the learning rate is fitted to it. Default: the recipe's." };
 var output = new Option<string>("--out") { Description = "What to write." };
-var prompts = new Option<string>("--prompts") { Description = "A file with a prompt a line.", DefaultValueFactory = _ => Path.Combine(here, "prompts.txt") };
+var prompts = new Option<string>("--prompts")
+{
+    Description = "A file with a prompt a line.",
+    DefaultValueFactory = _ => Path.Combine(here, "prompts.txt"),
+};
 var from = new Option<string?>("--from") { Description = "A checkpoint of another run, or a model folder, to begin with." };
-var stage = new Option<string>("--stage") { Description = "Whose weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.", DefaultValueFactory = _ => "long" };
+var stage = new Option<string>("--stage")
+{
+    Description = "Whose weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.",
+    DefaultValueFactory = _ => "long",
+};
 var frames = new Option<int?>("--frames") { Description = "Frames of each; default: the stage's." };
 var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
 var guidance = new Option<double?>("--guidance") { Description = "Guidance scale; default: the recipe's, or the model's." };
-var model = new Option<string>("--model") { Description = "The model folder.", DefaultValueFactory = _ => Path.Combine(here, "../../models/stickers") };
+var model = new Option<string>("--model")
+{
+    Description = "The model folder.",
+    DefaultValueFactory = _ => Path.Combine(here, "../../models/stickers"),
+};
 var each = new Option<int>("--each") { Description = "Prompts of each kind.", DefaultValueFactory = _ => 40 };
 var seeds = new Option<int>("--seeds") { Description = "Seeds of each prompt.", DefaultValueFactory = _ => 2 };
 var bfloat16 = new Option<bool>("--bfloat16") { Description = "Generates in bfloat16: faster on processors that have it." };
@@ -30,39 +67,76 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
 {
     var command = new Command(name, description);
     foreach (var option in options)
-        command.Options.Add(option);
-    command.SetAction(async (parsed, cancellation) =>
     {
-        CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
-        torch.set_num_threads(parsed.GetValue(threads));
-        try
+        command.Options.Add(option);
+    }
+
+    command.SetAction(
+        async (parsed, cancellation) =>
         {
-            await action(new Workplace(parsed.GetValue(recipe)!, parsed.GetValue(data)!, parsed.GetValue(run)!, parsed.GetValue(tokenizer)!), parsed, cancellation);
-            return 0;
+            CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+            torch.set_num_threads(parsed.GetValue(threads));
+            try
+            {
+                await action(
+                    new Workplace(parsed.GetValue(recipe)!, parsed.GetValue(data)!, parsed.GetValue(run)!, parsed.GetValue(tokenizer)!),
+                    parsed,
+                    cancellation
+                );
+                return 0;
+            }
+            catch (OperationCanceledException)
+            {
+                Console.WriteLine("stopped; the same command goes on from here");
+                return 130;
+            }
         }
-        catch (OperationCanceledException)
-        {
-            Console.WriteLine("stopped; the same command goes on from here");
-            return 130;
-        }
-    });
+    );
     return command;
 }
 
-Command Clips(string name, string description) => Verb(name, description, (place, parsed, cancellation) =>
-    Training.ClipsAsync(place, name, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from);
+Command Clips(string name, string description) =>
+    Verb(
+        name,
+        description,
+        (place, parsed, cancellation) => Training.ClipsAsync(place, name, parsed.GetValue(minutes), parsed.GetValue(from), cancellation),
+        minutes,
+        from
+    );
 
-var root = new RootCommand("Trains the sticker model: vae (or begin), cache, text, motions, flat, small, images, small-motions, small-clips, clips, small-fine, fine, long, export. Every step goes on where it was stopped.")
+var root = new RootCommand(
+    "Trains the sticker model: vae (or begin), cache, text, motions, flat, small, images, small-motions, small-clips, clips, small-fine, fine, long, export. Every step goes on where it was stopped."
+)
 {
-    Verb("vae", "Trains the autoencoder.", (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation), minutes),
-    Verb("begin", "Takes the autoencoder and the text encoder of a model folder, instead of training them.", (place, parsed, _) =>
-    {
-        Export.Begin(place, parsed.GetValue(model)!);
-        return Task.CompletedTask;
-    }, model),
+    Verb(
+        "vae",
+        "Trains the autoencoder.",
+        (place, parsed, cancellation) => Training.VaeAsync(place, parsed.GetValue(minutes), cancellation),
+        minutes
+    ),
+    Verb(
+        "begin",
+        "Takes the autoencoder and the text encoder of a model folder, instead of training them.",
+        (place, parsed, _) =>
+        {
+            Export.Begin(place, parsed.GetValue(model)!);
+            return Task.CompletedTask;
+        },
+        model
+    ),
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
-    Verb("look", "Writes some of the moved stills as a picture.", (place, parsed, _) => Training.LookAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "moved.png")), output),
-    Verb("text", "Teaches the text encoder what things look like.", (place, parsed, cancellation) => Training.TextAsync(place, parsed.GetValue(minutes), cancellation), minutes),
+    Verb(
+        "look",
+        "Writes some of the moved stills as a picture.",
+        (place, parsed, _) => Training.LookAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "moved.png")),
+        output
+    ),
+    Verb(
+        "text",
+        "Teaches the text encoder what things look like.",
+        (place, parsed, cancellation) => Training.TextAsync(place, parsed.GetValue(minutes), cancellation),
+        minutes
+    ),
     Verb("motions", "Teaches the text encoder the words of motions.", (place, parsed, cancellation) =>
     {
         NewWords.Motions(place, 300, cancellation);
@@ -73,35 +147,109 @@ var root = new RootCommand("Trains the sticker model: vae (or begin), cache, tex
         NewWords.Flat(place, 300, cancellation);
         return Task.CompletedTask;
     }),
-    Verb("small", "Stage 1, first half: stills of half the size.", (place, parsed, cancellation) => Training.SmallImagesAsync(place, parsed.GetValue(minutes), cancellation), minutes),
-    Verb("images", "Stage 1, second half: stills.", (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation), minutes, from),
-    Verb("gap", "Tells what a stage has learned from the text.", (place, parsed, cancellation) =>
-    {
-        Training.Gap(place, parsed.GetValue(stage)!, cancellation);
-        return Task.CompletedTask;
-    }, stage),
+    Verb(
+        "small",
+        "Stage 1, first half: stills of half the size.",
+        (place, parsed, cancellation) => Training.SmallImagesAsync(place, parsed.GetValue(minutes), cancellation),
+        minutes
+    ),
+    Verb(
+        "images",
+        "Stage 1, second half: stills.",
+        (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation),
+        minutes,
+        from
+    ),
+    Verb(
+        "gap",
+        "Tells what a stage has learned from the text.",
+        (place, parsed, cancellation) =>
+        {
+            Training.Gap(place, parsed.GetValue(stage)!, cancellation);
+            return Task.CompletedTask;
+        },
+        stage
+    ),
     Clips("small-motions", "Stage 2, beginning: moved stills of half the size, one direction of each motion."),
     Clips("small-clips", "Stage 2, first half: clips, moved stills and stills of half the size."),
     Clips("clips", "Stage 2, second half: the same of the whole size."),
     Clips("small-fine", "Stage 3, first half: fewer things, of half the size."),
     Clips("fine", "Stage 3, second half: the same of the whole size."),
     Clips("long", "Stage 3, end: all frames."),
-    Verb("sheet", "Renders the prompts from the newest checkpoint.", (place, parsed, cancellation) => Sheet.RenderAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
-        parsed.GetValue(prompts)!, parsed.GetValue(stage)!, parsed.GetValue(frames), parsed.GetValue(steps), parsed.GetValue(guidance) ?? place.Recipe.Guidance, parsed.GetValue(seed), cancellation),
-        output, prompts, stage, frames, steps, guidance, seed),
-    Verb("evaluate", "Measures whether a model folder shows what it is asked for.", async (place, parsed, cancellation) =>
-    {
-        using var stills = StickerSet.Stills(place.Data);
-        using var clips = StickerSet.Clips(place.Data);
-        await new Evaluation(place, stills, clips, parsed.GetValue(fine) ? place.FineThings : null).RunAsync(
-            parsed.GetValue(model)!, parsed.GetValue(each), parsed.GetValue(seeds), parsed.GetValue(seed), parsed.GetValue(fewer), parsed.GetValue(guidance), parsed.GetValue(bfloat16), parsed.GetValue(output), cancellation);
-    }, model, each, seeds, seed, fewer, guidance, bfloat16, fine, output),
-    Verb("export", "Writes the model folder.", (place, parsed, _) =>
-    {
-        Export.Write(place, parsed.GetValue(output) ?? Path.Combine(here, "../../models/stickers"), parsed.GetValue(stage)!, Path.Combine(here, "DATA_LICENSES.md"));
-        return Task.CompletedTask;
-    }, output, stage),
-    recipe, data, run, tokenizer, threads,
+    Verb(
+        "sheet",
+        "Renders the prompts from the newest checkpoint.",
+        (place, parsed, cancellation) =>
+            Sheet.RenderAsync(
+                place,
+                parsed.GetValue(output) ?? Path.Combine(place.Run, "sheet.png"),
+                parsed.GetValue(prompts)!,
+                parsed.GetValue(stage)!,
+                parsed.GetValue(frames),
+                parsed.GetValue(steps),
+                parsed.GetValue(guidance) ?? place.Recipe.Guidance,
+                parsed.GetValue(seed),
+                cancellation
+            ),
+        output,
+        prompts,
+        stage,
+        frames,
+        steps,
+        guidance,
+        seed
+    ),
+    Verb(
+        "evaluate",
+        "Measures whether a model folder shows what it is asked for.",
+        async (place, parsed, cancellation) =>
+        {
+            using var stills = StickerSet.Stills(place.Data);
+            using var clips = StickerSet.Clips(place.Data);
+            await new Evaluation(place, stills, clips, parsed.GetValue(fine) ? place.FineThings : null).RunAsync(
+                parsed.GetValue(model)!,
+                parsed.GetValue(each),
+                parsed.GetValue(seeds),
+                parsed.GetValue(seed),
+                parsed.GetValue(fewer),
+                parsed.GetValue(guidance),
+                parsed.GetValue(bfloat16),
+                parsed.GetValue(output),
+                cancellation
+            );
+        },
+        model,
+        each,
+        seeds,
+        seed,
+        fewer,
+        guidance,
+        bfloat16,
+        fine,
+        output
+    ),
+    Verb(
+        "export",
+        "Writes the model folder.",
+        (place, parsed, _) =>
+        {
+            Export.Write(
+                place,
+                parsed.GetValue(output) ?? Path.Combine(here, "../../models/stickers"),
+                parsed.GetValue(stage)!,
+                Path.Combine(here, "DATA_LICENSES.md")
+            );
+            return Task.CompletedTask;
+        },
+        output,
+        stage
+    ),
+    recipe,
+    data,
+    run,
+    tokenizer,
+    threads,
 };
+
 // Time to write a checkpoint when the program is told to stop.
 return await root.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromMinutes(1) });

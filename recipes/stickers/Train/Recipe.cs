@@ -45,12 +45,25 @@ internal sealed record StageSettings
     /// <summary>The motions of moved stills; null: all.</summary>
     public IReadOnlyList<string>? Motions { get; init; }
 
-    public TrainingStage ToStage(string name, ITrainingData data, double? minutes) => new()
-    {
-        Name = name, Data = data, Steps = Steps, TimeLimit = TimeSpan.FromMinutes(minutes ?? Minutes), BatchSize = BatchSize, Workers = Workers, LearningRate = LearningRate,
-        FinalLearningRate = FinalLearningRate, Shape = LearningRateShape.Cosine, WarmUpSteps = WarmUpSteps, Beta2 = Beta2, WeightDecay = WeightDecay,
-        EmaDecay = EmaDecay, EmaWarmUp = true, Seed = Seed,
-    };
+    public TrainingStage ToStage(string name, ITrainingData data, double? minutes) =>
+        new()
+        {
+            Name = name,
+            Data = data,
+            Steps = Steps,
+            TimeLimit = TimeSpan.FromMinutes(minutes ?? Minutes),
+            BatchSize = BatchSize,
+            Workers = Workers,
+            LearningRate = LearningRate,
+            FinalLearningRate = FinalLearningRate,
+            Shape = LearningRateShape.Cosine,
+            WarmUpSteps = WarmUpSteps,
+            Beta2 = Beta2,
+            WeightDecay = WeightDecay,
+            EmaDecay = EmaDecay,
+            EmaWarmUp = true,
+            Seed = Seed,
+        };
 }
 
 /// <summary>What a batch is of.</summary>
@@ -144,21 +157,23 @@ internal sealed record Recipe
 
     /// <summary>The settings of a stage by the name of its verb.</summary>
     /// <exception cref="ArgumentException">There is none of that name.</exception>
-    public StageSettings Stage(string name) => name switch
-    {
-        "small" => SmallImageStage,
-        "images" => ImageStage,
-        "small-motions" => SmallMotionStage,
-        "small-clips" => SmallClipStage,
-        "clips" => ClipStage,
-        "small-fine" => SmallFineStage,
-        "fine" => FineStage,
-        "long" => LongStage,
-        _ => throw new ArgumentException($"There is no stage '{name}'.", nameof(name)),
-    };
+    public StageSettings Stage(string name) =>
+        name switch
+        {
+            "small" => SmallImageStage,
+            "images" => ImageStage,
+            "small-motions" => SmallMotionStage,
+            "small-clips" => SmallClipStage,
+            "clips" => ClipStage,
+            "small-fine" => SmallFineStage,
+            "fine" => FineStage,
+            "long" => LongStage,
+            _ => throw new ArgumentException($"There is no stage '{name}'.", nameof(name)),
+        };
 
     /// <summary>Whether the last stages teach the flat style.</summary>
-    public bool HasFlat => new[] { SmallFineStage, FineStage, LongStage }.Any(stage => stage.Turns.Any(turn => turn is Turn.FlatStills or Turn.FlatMoved));
+    public bool HasFlat =>
+        new[] { SmallFineStage, FineStage, LongStage }.Any(stage => stage.Turns.Any(turn => turn is Turn.FlatStills or Turn.FlatMoved));
 
     /// <summary>Colours of the palette under which each still, and each clip, is encoded.</summary>
     public int StillBackgrounds { get; init; } = 5;
@@ -168,13 +183,17 @@ internal sealed record Recipe
     /// <summary>Clips made of each still of a thing that has no clip: one stands still, the others are moved.</summary>
     public int ClipsOfStill { get; init; } = 8;
 
-    public static Recipe Read(string path) => JsonSerializer.Deserialize<Recipe>(File.ReadAllBytes(path), Json)
-        ?? throw new InvalidDataException($"'{path}' is empty.");
+    public static Recipe Read(string path) =>
+        JsonSerializer.Deserialize<Recipe>(File.ReadAllBytes(path), Json) ?? throw new InvalidDataException($"'{path}' is empty.");
 
-    public static JsonSerializerOptions Json { get; } = new()
-    {
-        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, WriteIndented = true, ReadCommentHandling = JsonCommentHandling.Skip,
-        AllowTrailingCommas = true, UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
-    };
+    public static JsonSerializerOptions Json { get; } =
+        new()
+        {
+            PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
+            WriteIndented = true,
+            ReadCommentHandling = JsonCommentHandling.Skip,
+            AllowTrailingCommas = true,
+            UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
+            Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
+        };
 }

@@ -10,7 +10,17 @@ namespace Stickers;
 /// <summary>A look at what a checkpoint makes of the prompts.</summary>
 internal static class Sheet
 {
-    public static async Task RenderAsync(Workplace place, string path, string prompts, string stage, int? count, int steps, double guidance, int seed, CancellationToken cancellation)
+    public static async Task RenderAsync(
+        Workplace place,
+        string path,
+        string prompts,
+        string stage,
+        int? count,
+        int steps,
+        double guidance,
+        int seed,
+        CancellationToken cancellation
+    )
     {
         var (model, text) = Training.Models(place, Training.ConfigOf(place, stage));
         var frames = count ?? model.Config.InputSize[0]; // at the places in time that the stage knows
@@ -21,7 +31,10 @@ internal static class Sheet
         using (no_grad())
         {
             using (var trainer = new StagedTrainer(model, text))
+            {
                 trainer.InitialiseFrom(place.Folder(stage));
+            }
+
             model.eval();
             text.eval();
             var lines = (await File.ReadAllLinesAsync(prompts, cancellation)).Where(line => !string.IsNullOrWhiteSpace(line)).ToArray();
@@ -43,7 +56,11 @@ internal static class Sheet
                 var noise = stack(group.Select(_ => randn([place.Recipe.Model.InChannels, frames, size[1], size[2]], generator: generator)));
                 Tensor Denoise(Tensor x, Tensor t, Tensor y) => model.forward(x, t, y, mask);
                 var latents = new DpmSolver(steps, prediction: place.Recipe.Prediction).Sample(
-                    Guidance.ClassifierFree((x, t) => Denoise(x, t, states), (x, t) => Denoise(x, t, nothing), guidance), noise, generator, cancellationToken: cancellation);
+                    Guidance.ClassifierFree((x, t) => Denoise(x, t, states), (x, t) => Denoise(x, t, nothing), guidance),
+                    noise,
+                    generator,
+                    cancellationToken: cancellation
+                );
                 var videos = vae.Decode(latents);
                 tiles.AddRange(Enumerable.Range(0, group.Length).Select(i => VideoFrames.FromTensor(videos[i], 8)));
             }

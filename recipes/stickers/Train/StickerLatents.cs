@@ -9,10 +9,16 @@ namespace Stickers;
 /// <param name="cancellation">Stops encoding.</param>
 /// <param name="things">Only these things; null: all that are encoded.</param>
 /// <param name="stage">Which frames of clips, and which motions; null: all.</param>
-internal sealed class StickerLatents(Workplace place, CancellationToken cancellation, IReadOnlySet<string>? things = null, StageSettings? stage = null) : IDisposable
+internal sealed class StickerLatents(
+    Workplace place,
+    CancellationToken cancellation,
+    IReadOnlySet<string>? things = null,
+    StageSettings? stage = null
+) : IDisposable
 {
     private readonly AutoencoderKL vae = place.Vae();
-    private readonly StickerSet stills = StickerSet.Stills(place.Data), clips = StickerSet.Clips(place.Data);
+    private readonly StickerSet stills = StickerSet.Stills(place.Data),
+        clips = StickerSet.Clips(place.Data);
     private readonly ITokenizer tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
     private readonly Dictionary<string, LatentCache> caches = new(StringComparer.Ordinal);
     private readonly Dictionary<(LatentCache, int?, string?), LatentData> made = [];
@@ -36,14 +42,24 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     public LatentData Moved(bool small = false, string style = StickerSet.Usual, string? motion = null)
     {
         var moved = place.Moved(stills, clips, small ? 2 : 1, style);
-        return Data(Cache((small ? "small-moved" : "moved") + Of(style), () => moved), i => stills.Items[moved.Clips[i].Sticker].Thing, place.Recipe.Frames, motion,
-            i => motion is null ? stage?.Motions?.Contains(Phrase(i), StringComparer.Ordinal) != false : string.Equals(motion, Phrase(i), StringComparison.Ordinal));
+        return Data(
+            Cache((small ? "small-moved" : "moved") + Of(style), () => moved),
+            i => stills.Items[moved.Clips[i].Sticker].Thing,
+            place.Recipe.Frames,
+            motion,
+            i =>
+                motion is null
+                    ? stage?.Motions?.Contains(Phrase(i), StringComparer.Ordinal) != false
+                    : string.Equals(motion, Phrase(i), StringComparison.Ordinal)
+        );
 
         string Phrase(int clip) => moved.Clips[clip].Motion.Phrase;
     }
 
     private LatentCache StillCache(bool small, string style) =>
-        Cache((small ? "small" : "stills") + Of(style), () => new StickersOnColours(stills, place.Chosen(stills, style), place.Recipe.StillBackgrounds, small ? 2 : 1));
+        Cache((small ? "small" : "stills") + Of(style), () =>
+            new StickersOnColours(stills, place.Chosen(stills, style), place.Recipe.StillBackgrounds, small ? 2 : 1)
+        );
 
     private LatentCache ClipCache(bool small) =>
         Cache(small ? "small-clips" : "clips", () => new StickersOnColours(clips, place.Chosen(clips), place.Recipe.ClipBackgrounds, small ? 2 : 1));
@@ -59,9 +75,15 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     public void Dispose()
     {
         foreach (var data in made.Values)
+        {
             data.Dispose();
+        }
+
         foreach (var cache in caches.Values)
+        {
             cache.Dispose();
+        }
+
         stills.Dispose();
         clips.Dispose();
         vae.Dispose();
@@ -70,7 +92,10 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     private LatentCache Cache(string name, Func<IClipSource> source)
     {
         if (!caches.TryGetValue(name, out var cache))
+        {
             caches[name] = cache = place.Cache(name, source(), vae, cancellation);
+        }
+
         return cache;
     }
 
@@ -82,7 +107,9 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
             var interval = frames > 1 ? stage?.FrameInterval ?? 1 : 1;
             made[(cache, frames, motion)] = data = new LatentData(cache, tokenizer, place.Recipe.Tokens, some, cleanCaptions: false)
             {
-                Frames = (frames - 1) / interval + 1, FrameInterval = interval, FirstFrame = frames > 1 ? stage?.FirstFrame : null,
+                Frames = (frames - 1) / interval + 1,
+                FrameInterval = interval,
+                FirstFrame = frames > 1 ? stage?.FirstFrame : null,
             };
         }
         return data;

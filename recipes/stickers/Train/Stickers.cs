@@ -32,7 +32,10 @@ internal sealed class StickerSet : IDisposable
         var path = Path.Combine(folder, part.GetProperty("file").GetString()!);
         length = new FileInfo(path).Length;
         if (length != (long)Items.Length * Frames * Height * Width * 4)
+        {
             throw new InvalidDataException($"'{path}' has {length} bytes, which is not what index.json says. Run data/prepare.mjs again.");
+        }
+
         file = MemoryMappedFile.CreateFromFile(path, FileMode.Open, mapName: null, 0, MemoryMappedFileAccess.Read);
         view = file.CreateViewAccessor(0, 0, MemoryMappedFileAccess.Read);
         Fingerprint = string.Create(CultureInfo.InvariantCulture, $"{kind} {string.Join('x', shape)}");
@@ -99,15 +102,24 @@ internal sealed class StickerSet : IDisposable
         return cat([rgba.narrow(0, 0, 3) * alpha, alpha]).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The captions that are right for a sticker on a background. Those that do not speak of it mean white, the palette's first colour, and those that do not
+    /// <summary>The captions that are right for a sticker on a background. Those that do not speak of it mean white, the palette's first colour, and
+    /// those that do not
     /// speak of a style mean the usual one: what a caption leaves open, a model can only blur.</summary>
     public string[] CaptionsOn(int index, PaletteColour background)
     {
         var sticker = Items[index];
         var named = sticker.Captions.Select(caption => caption.Replace("{background}", background.Phrase, StringComparison.Ordinal));
         if (string.Equals(background.Name, Palette[0].Name, StringComparison.Ordinal))
+        {
             named = named.Concat(sticker.Plain);
-        return [.. named.Where(caption => string.Equals(sticker.Style, Usual, StringComparison.Ordinal) || caption.Contains(sticker.Style, StringComparison.Ordinal))];
+        }
+
+        return
+        [
+            .. named.Where(caption =>
+                string.Equals(sticker.Style, Usual, StringComparison.Ordinal) || caption.Contains(sticker.Style, StringComparison.Ordinal)
+            ),
+        ];
     }
 
     public void Dispose()
@@ -130,16 +142,20 @@ internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
         foreach (var set in sets)
         {
             if (i < set.Items.Length)
+            {
                 return new CaptionedClip(set.On(i, Colour(set, random), random.Next(set.Frames), 1), [set.Items[i].Thing]);
+            }
+
             i -= set.Items.Length;
         }
         throw new ArgumentOutOfRangeException(nameof(index));
     }
 
     // Mostly colours of the palette, sometimes any, so that edges against all colours are learned.
-    private static PaletteColour Colour(StickerSet set, Random random) => random.Next(4) > 0
-        ? set.Palette[random.Next(set.Palette.Length)]
-        : new PaletteColour("", "", [random.Next(256), random.Next(256), random.Next(256)]);
+    private static PaletteColour Colour(StickerSet set, Random random) =>
+        random.Next(4) > 0
+            ? set.Palette[random.Next(set.Palette.Length)]
+            : new PaletteColour("", "", [random.Next(256), random.Next(256), random.Next(256)]);
 }
 
 /// <summary>Stickers, whole, on some backgrounds of the palette each, perhaps made smaller: what is encoded to latents.</summary>
@@ -147,15 +163,21 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
 {
     public int Count => chosen.Length * backgrounds;
 
-    public string Fingerprint => string.Create(CultureInfo.InvariantCulture,
-        $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{Shrunk(shrink)}");
+    public string Fingerprint =>
+        string.Create(
+            CultureInfo.InvariantCulture,
+            $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{Shrunk(shrink)}"
+        );
 
     public CaptionedClip Load(int index, Random random)
     {
         using var scope = NewDisposeScope();
         var (turn, background) = Math.DivRem(index, backgrounds);
         var colour = Colour(turn, background);
-        return new CaptionedClip(Shrink(set.On(chosen[turn], colour, 0, set.Frames), shrink).MoveToOuterDisposeScope(), set.CaptionsOn(chosen[turn], colour));
+        return new CaptionedClip(
+            Shrink(set.On(chosen[turn], colour, 0, set.Frames), shrink).MoveToOuterDisposeScope(),
+            set.CaptionsOn(chosen[turn], colour)
+        );
     }
 
     /// <summary>A video <c>[3, F, H, W]</c> with sides divided by a whole number.</summary>
@@ -173,6 +195,8 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
     private PaletteColour Colour(int turn, int background)
     {
         var others = set.Palette.Length - 1;
-        return background == 0 ? set.Palette[0] : set.Palette[1 + (turn * 4 + turn / others + (background - 1) * others / Math.Max(1, backgrounds - 1)) % others];
+        return background == 0
+            ? set.Palette[0]
+            : set.Palette[1 + (turn * 4 + turn / others + (background - 1) * others / Math.Max(1, backgrounds - 1)) % others];
     }
 }

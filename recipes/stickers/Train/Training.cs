@@ -39,12 +39,16 @@ internal static class Training
         var sample = Sample(512);
         var latents = cat([.. sample.split(32).Select(part => vae.EncodeImages(part).Mean)]);
         var factor = 1 / latents.std().cpu().item<float>();
-        Console.WriteLine(FormattableString.Invariant($"latents: deviation {1 / factor:F4}, by channel {string.Join(' ', latents.std([0L, 2L, 3L]).data<float>().Select(value => value.ToString("F2", System.Globalization.CultureInfo.InvariantCulture)))}"));
+        Console.WriteLine(
+            FormattableString.Invariant(
+                $"latents: deviation {1 / factor:F4}, by channel {string.Join(' ', latents.std([0L, 2L, 3L]).data<float>().Select(value => value.ToString("F2", System.Globalization.CultureInfo.InvariantCulture)))}"
+            )
+        );
         place.SaveVae(vae, factor);
         await Workplace.SaveAsync(Pictures(), Path.Combine(place.Run, "vae.png"), 4);
 
-        Tensor Sample(int count) => stack(Enumerable.Range(0, count).Select(i =>
-            source.Load(Randomness.Of(7, i).Next(source.Count), Randomness.Of(8, i)).Video.squeeze(1)));
+        Tensor Sample(int count) =>
+            stack(Enumerable.Range(0, count).Select(i => source.Load(Randomness.Of(7, i).Next(source.Count), Randomness.Of(8, i)).Video.squeeze(1)));
 
         // Originals in the odd rows, what comes back in the even ones.
         IReadOnlyList<VideoFrames> Pictures()
@@ -54,10 +58,13 @@ internal static class Training
             var back = vae.DecodeImages(vae.EncodeImages(originals).Mean);
             var error = (back.clamp(-1, 1) - originals).square().mean().cpu().item<float>();
             Console.WriteLine(FormattableString.Invariant($"reconstruction: {-10 * Math.Log10(error / 4):F2} dB"));
-            return [.. from row in Enumerable.Range(0, 4)
-                       from images in new[] { originals, back }
-                       from column in Enumerable.Range(0, 4)
-                       select VideoFrames.FromTensor(images[4 * row + column].unsqueeze(1), 1)];
+            return
+            [
+                .. from row in Enumerable.Range(0, 4)
+                from images in new[] { originals, back }
+                from column in Enumerable.Range(0, 4)
+                select VideoFrames.FromTensor(images[4 * row + column].unsqueeze(1), 1),
+            ];
         }
     }
 
@@ -69,7 +76,9 @@ internal static class Training
         {
             Console.WriteLine(data.Videos(small).Fingerprint);
             foreach (var latents in styles.SelectMany(style => new[] { data.Stills(small, style), data.Moved(small, style) }))
+            {
                 Console.WriteLine(latents.Fingerprint);
+            }
         }
         return Task.CompletedTask;
     }
@@ -91,7 +100,8 @@ internal static class Training
         await Workplace.SaveAsync(tiles, path, 4);
     }
 
-    /// <summary>The text encoder, taught by itself: a small transformer that always begins with pure noise can only give back a sticker's latents as far
+    /// <summary>The text encoder, taught by itself: a small transformer that always begins with pure noise can only give back a sticker's latents as
+    /// far
     /// as the states of its caption tell them.</summary>
     public static async Task TextAsync(Workplace place, double? minutes, CancellationToken cancellation)
     {
@@ -102,7 +112,9 @@ internal static class Training
         text.UseComputeType(ScalarType.BFloat16);
         using var data = new StickerLatents(place, cancellation);
         var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
-        using var trainer = new StagedTrainer(new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999)))
+        using var trainer = new StagedTrainer(
+            new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999))
+        )
             .AddStage(place.Recipe.TextStage.ToStage("text", new MixedData((data.Stills(), 1), (data.OneFrames, 1)), minutes))
             .AddCallback(new ConsoleProgress())
             .AddCallback(new Deviation(text, data.StillCaptions, tokenizer, place.Recipe.Tokens))
@@ -113,13 +125,18 @@ internal static class Training
         text.SaveWeights(place.TextWeights, ScalarType.Float32);
     }
 
-    /// <summary>Tells now and then how far the states of things lie apart, as a share of their size. Near 0 the encoder has collapsed: all captions say the same.</summary>
-    private sealed class Deviation(T5Encoder text, IReadOnlyList<IReadOnlyList<string>> captions, ITokenizer tokenizer, int length) : ITrainingCallback
+    /// <summary>Tells now and then how far the states of things lie apart, as a share of their size. Near 0 the encoder has collapsed: all captions
+    /// say the same.</summary>
+    private sealed class Deviation(T5Encoder text, IReadOnlyList<IReadOnlyList<string>> captions, ITokenizer tokenizer, int length)
+        : ITrainingCallback
     {
         public void StepDone(TrainingRun run, TrainingProgress progress)
         {
             if (run.Step % 200 != 0)
+            {
                 return;
+            }
+
             run.Evaluate(() =>
             {
                 var some = captions.Where((_, i) => i % 16 == 0).Select(all => all[^1]).ToArray();
@@ -133,38 +150,70 @@ internal static class Training
                 var weight = mask.unsqueeze(-1).to(ScalarType.Float32);
                 var states = (text.forward(ids, mask).to(ScalarType.Float32) * weight).sum(1) / weight.sum(1);
                 var share = (states - states.mean([0L])).square().mean().sqrt() / states.square().mean().sqrt();
-                run.Tell(new TrainingObservation("text states") { Scalars = new Dictionary<string, double>(StringComparer.Ordinal) { ["deviation"] = share.cpu().item<float>() } });
+                run.Tell(
+                    new TrainingObservation("text states")
+                    {
+                        Scalars = new Dictionary<string, double>(StringComparer.Ordinal) { ["deviation"] = share.cpu().item<float>() },
+                    }
+                );
             });
         }
     }
 
-    /// <summary>Stage 1a: stills of half the size, a quarter of the tokens. Coordinates are doubled, so that a place in the picture keeps its position.</summary>
+    /// <summary>Stage 1a: stills of half the size, a quarter of the tokens. Coordinates are doubled, so that a place in the picture keeps its
+    /// position.</summary>
     public static Task SmallImagesAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
         ImagesAsync(place, "small", data => data.Stills(small: true), place.Recipe.SmallImageStage, minutes, from: null, cancellation);
 
-    /// <summary>The transformer for a stage's pictures, which may have sides of half the size, and for its frames. A place and a frame keep their positions.</summary>
+    /// <summary>The transformer for a stage's pictures, which may have sides of half the size, and for its frames. A place and a frame keep their
+    /// positions.</summary>
     public static StdiTConfig ConfigOf(Workplace place, string stage)
     {
         var (config, interval) = (place.Recipe.Model, place.Recipe.Stage(stage).FrameInterval);
-        config = config with { InputSize = [(config.InputSize[0] - 1) / interval + 1, .. config.InputSize.Skip(1)], TimeScale = config.TimeScale / interval };
-        return !stage.StartsWith("small", StringComparison.Ordinal) ? config
-            : config with { InputSize = [config.InputSize[0], config.InputSize[1] / 2, config.InputSize[2] / 2], SpaceScale = config.SpaceScale / 2 };
+        config = config with
+        {
+            InputSize = [(config.InputSize[0] - 1) / interval + 1, .. config.InputSize.Skip(1)],
+            TimeScale = config.TimeScale / interval,
+        };
+        return !stage.StartsWith("small", StringComparison.Ordinal)
+            ? config
+            : config with
+            {
+                InputSize = [config.InputSize[0], config.InputSize[1] / 2, config.InputSize[2] / 2],
+                SpaceScale = config.SpaceScale / 2,
+            };
     }
 
-    /// <summary>How the weights of one stage begin the next: whole, but for the tables of positions, which belong to the size of the clips and are computed, not learned.</summary>
-    public static LoadOptions PartsToKeep { get; } = new()
-    {
-        KeepInitial = key => key.Contains("pos_embed", StringComparison.Ordinal),
-        KeyMap = key => key.Contains("pos_embed", StringComparison.Ordinal) ? null : key,
-    };
+    /// <summary>How the weights of one stage begin the next: whole, but for the tables of positions, which belong to the size of the clips and are
+    /// computed, not learned.</summary>
+    public static LoadOptions PartsToKeep { get; } =
+        new()
+        {
+            KeepInitial = key => key.Contains("pos_embed", StringComparison.Ordinal),
+            KeyMap = key => key.Contains("pos_embed", StringComparison.Ordinal) ? null : key,
+        };
 
     /// <summary>Stage 1b: stills, and single frames of clips.</summary>
     public static Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
-        ImagesAsync(place, "images", data => new MixedData((data.Stills(), 1), (data.Stills(), 1), (data.OneFrames, 1)), place.Recipe.ImageStage, minutes,
-            from ?? place.Folder("small"), cancellation);
+        ImagesAsync(
+            place,
+            "images",
+            data => new MixedData((data.Stills(), 1), (data.Stills(), 1), (data.OneFrames, 1)),
+            place.Recipe.ImageStage,
+            minutes,
+            from ?? place.Folder("small"),
+            cancellation
+        );
 
-    private static async Task ImagesAsync(Workplace place, string name, Func<StickerLatents, ITrainingData> dataOf, StageSettings settings,
-        double? minutes, string? from, CancellationToken cancellation)
+    private static async Task ImagesAsync(
+        Workplace place,
+        string name,
+        Func<StickerLatents, ITrainingData> dataOf,
+        StageSettings settings,
+        double? minutes,
+        string? from,
+        CancellationToken cancellation
+    )
     {
         var (model, text) = Models(place, ConfigOf(place, name));
         using (model)
@@ -174,9 +223,15 @@ internal static class Training
             var stage = settings.ToStage(name, dataOf(data), minutes);
             stage.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal) && name.StartsWith("model.", StringComparison.Ordinal);
             model.TemporalAttention = false;
-            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
+            using var trainer = new StagedTrainer(Objective(place, model, text))
+                .AddStage(stage)
+                .AddCallback(new ConsoleProgress())
+                .SaveTo(place.Checkpoints(name));
             if (from is not null)
+            {
                 trainer.InitialiseFrom(from, options: PartsToKeep);
+            }
+
             trainer.Resume(place.Folder(name), ifAny: true);
             await trainer.RunAsync(cancellationToken: cancellation);
         }
@@ -199,23 +254,42 @@ internal static class Training
         using (var data = new StickerLatents(place, cancellation, at > Array.IndexOf(order, "clips") ? place.FineThings : null, settings))
         {
             var small = IsSmall(place, model);
-            var stage = settings.ToStage(name, new MixedData([.. settings.Turns.Select(turn => turn switch
-            {
-                Turn.Clips => (data.Videos(small), 1.0),
-                Turn.Moved => (data.Moved(small), 1.0),
-                Turn.Spinning => (data.Moved(small, motion: "spinning"), 1.0),
-                Turn.FlatMoved => (data.Moved(small, StickerSet.Flat), 1.0),
-                _ => (data.Stills(small, turn == Turn.FlatStills ? StickerSet.Flat : StickerSet.Usual), model.Config.InputSize[0]),
-            })]), minutes);
+            var stage = settings.ToStage(
+                name,
+                new MixedData([
+                    .. settings.Turns.Select(turn =>
+                        turn switch
+                        {
+                            Turn.Clips => (data.Videos(small), 1.0),
+                            Turn.Moved => (data.Moved(small), 1.0),
+                            Turn.Spinning => (data.Moved(small, motion: "spinning"), 1.0),
+                            Turn.FlatMoved => (data.Moved(small, StickerSet.Flat), 1.0),
+                            _ => (data.Stills(small, turn == Turn.FlatStills ? StickerSet.Flat : StickerSet.Usual), model.Config.InputSize[0]),
+                        }
+                    ),
+                ]),
+                minutes
+            );
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
-            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddCallback(new ConsoleProgress()).SaveTo(place.Checkpoints(name));
+            using var trainer = new StagedTrainer(Objective(place, model, text))
+                .AddStage(stage)
+                .AddCallback(new ConsoleProgress())
+                .SaveTo(place.Checkpoints(name));
             if (from is not null && File.Exists(Path.Combine(from, ModelFolder.FileName)))
+            {
                 model.LoadWeights(ModelFolder.Open(from).DenoiserWeights, PartsToKeep);
+            }
             else
+            {
                 trainer.InitialiseFrom(from ?? place.Folder(order[at - 1]), options: PartsToKeep);
+            }
+
             trainer.Resume(place.Folder(name), ifAny: true);
             if (!place.Recipe.TrainText)
+            {
                 text.LoadWeights(place.TextWeights); // words may have been taught since the stage before
+            }
+
             await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
@@ -232,12 +306,17 @@ internal static class Training
         using (no_grad())
         {
             using (var trainer = new StagedTrainer(model, text))
+            {
                 trainer.InitialiseFrom(place.Folder(name));
+            }
+
             model.eval();
             var small = IsSmall(place, model);
             Compare("stills", data.Stills(small));
             if (place.Recipe.HasFlat)
+            {
                 Compare("flat stills", data.Stills(small, StickerSet.Flat));
+            }
 
             void Compare(string what, LatentData stills)
             {
@@ -253,7 +332,11 @@ internal static class Training
                         return objective.Loss(batch, stage, generator).Total.item<float>();
                     }
                     var (right, others) = (Loss(batch), Loss(batch with { Text = batch.Text!.roll(1, 0), Mask = batch.Mask!.roll(1, 0) }));
-                    Console.WriteLine(FormattableString.Invariant($"{what}, time step {timestep,3}: loss {right:F4} with the right captions, {others:F4} with others"));
+                    Console.WriteLine(
+                        FormattableString.Invariant(
+                            $"{what}, time step {timestep, 3}: loss {right:F4} with the right captions, {others:F4} with others"
+                        )
+                    );
                 }
             }
         }
@@ -263,12 +346,18 @@ internal static class Training
     public static (StdiT Model, T5Encoder Text) Models(Workplace place, StdiTConfig? config = null)
     {
         if (!File.Exists(place.TextWeights))
+        {
             throw new FileNotFoundException($"'{place.TextWeights}' is missing: train the text encoder first (text).", place.TextWeights);
+        }
+
         manual_seed(place.Recipe.ImageStage.Seed);
         var model = new StdiT(config ?? place.Recipe.Model);
         var text = new T5Encoder(place.Recipe.Text);
         using (var weights = SafetensorsFile.Open(place.TextWeights))
+        {
             text.LoadWeights(weights);
+        }
+
         model.UseComputeType(ScalarType.BFloat16);
         text.UseComputeType(ScalarType.BFloat16);
         return (model, text);
@@ -277,7 +366,8 @@ internal static class Training
     public static DiffusionTraining Objective(Workplace place, StdiT model, T5Encoder text) =>
         new(model, text, Process(place.Recipe), new SkewedTimesteps(place.Recipe.TimestepExponent));
 
-    private static Iddpm Process(Recipe recipe) => new(IddpmSchedule.Linear(), new IddpmOptions { Prediction = recipe.Prediction, Variance = recipe.Variance });
+    private static Iddpm Process(Recipe recipe) =>
+        new(IddpmSchedule.Linear(), new IddpmOptions { Prediction = recipe.Prediction, Variance = recipe.Variance });
 
     private sealed class OneTimestep(int timestep) : ITimestepSampler
     {

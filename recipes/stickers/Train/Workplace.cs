@@ -25,17 +25,33 @@ internal sealed class Workplace(string recipe, string data, string run, string t
     public string Folder(string stage) => Path.Combine(run, stage);
 
     /// <summary>Checkpoints often enough that a kill costs little.</summary>
-    public CheckpointOptions Checkpoints(string stage) => new() { Folder = Folder(stage), Every = TimeSpan.FromMinutes(4), KeepLast = 2 };
+    public CheckpointOptions Checkpoints(string stage) =>
+        new()
+        {
+            Folder = Folder(stage),
+            Every = TimeSpan.FromMinutes(4),
+            KeepLast = 2,
+        };
 
     /// <summary>Keeps the trained autoencoder, with its latents' factor in the weights file's header.</summary>
-    public void SaveVae(AutoencoderKL vae, double factor) => vae.SaveWeights(VaeWeights, ScalarType.Float32,
-        new Dictionary<string, string>(StringComparer.Ordinal) { ["scaling_factor"] = factor.ToString("R", System.Globalization.CultureInfo.InvariantCulture) });
+    public void SaveVae(AutoencoderKL vae, double factor) =>
+        vae.SaveWeights(
+            VaeWeights,
+            ScalarType.Float32,
+            new Dictionary<string, string>(StringComparer.Ordinal)
+            {
+                ["scaling_factor"] = factor.ToString("R", System.Globalization.CultureInfo.InvariantCulture),
+            }
+        );
 
     /// <summary>The trained autoencoder. Its latents' factor was measured after training and is in the weights file's header.</summary>
     public AutoencoderKL Vae()
     {
         if (!File.Exists(VaeWeights))
+        {
             throw new FileNotFoundException($"'{VaeWeights}' is missing: train the autoencoder first (vae).", VaeWeights);
+        }
+
         using var file = SafetensorsFile.Open(VaeWeights);
         var factor = double.Parse(file.Metadata["scaling_factor"], System.Globalization.CultureInfo.InvariantCulture);
         var vae = new AutoencoderKL(Recipe.Vae with { ScalingFactor = factor });
@@ -45,38 +61,74 @@ internal sealed class Workplace(string recipe, string data, string run, string t
         return vae;
     }
 
-    /// <summary>The stickers of a style that the transformer is trained on: of the usual one those of the recipe's things, of the flat one those of stage 3.</summary>
+    /// <summary>The stickers of a style that the transformer is trained on: of the usual one those of the recipe's things, of the flat one those of
+    /// stage 3.</summary>
     public int[] Chosen(StickerSet set, string style = StickerSet.Usual)
     {
-        var things = !string.Equals(style, StickerSet.Usual, StringComparison.Ordinal) ? FineThings : Recipe.Things is null ? null : Listed(Recipe.Things);
-        return [.. Enumerable.Range(0, set.Items.Length).Where(i => string.Equals(set.Items[i].Style, style, StringComparison.Ordinal)
-            && !Recipe.LeaveOut.Contains(set.Items[i].Category, StringComparer.Ordinal) && things?.Contains(set.Items[i].Thing) != false)];
+        var things =
+            !string.Equals(style, StickerSet.Usual, StringComparison.Ordinal) ? FineThings
+            : Recipe.Things is null ? null
+            : Listed(Recipe.Things);
+        return
+        [
+            .. Enumerable
+                .Range(0, set.Items.Length)
+                .Where(i =>
+                    string.Equals(set.Items[i].Style, style, StringComparison.Ordinal)
+                    && !Recipe.LeaveOut.Contains(set.Items[i].Category, StringComparer.Ordinal)
+                    && things?.Contains(set.Items[i].Thing) != false
+                ),
+        ];
     }
 
     /// <summary>The stills of things that have no clip of their style, moved, perhaps made smaller.</summary>
     public MovedStickers Moved(StickerSet stills, StickerSet clips, int shrink = 1, string style = StickerSet.Usual)
     {
-        var animated = clips.Items.Where(item => string.Equals(item.Style, style, StringComparison.Ordinal)).Select(item => item.Thing).ToHashSet(StringComparer.Ordinal);
-        return new MovedStickers(stills, [.. Chosen(stills, style).Where(i => !animated.Contains(stills.Items[i].Thing))], Recipe.ClipsOfStill, clips.Frames, shrink);
+        var animated = clips
+            .Items.Where(item => string.Equals(item.Style, style, StringComparison.Ordinal))
+            .Select(item => item.Thing)
+            .ToHashSet(StringComparer.Ordinal);
+        return new MovedStickers(
+            stills,
+            [.. Chosen(stills, style).Where(i => !animated.Contains(stills.Items[i].Thing))],
+            Recipe.ClipsOfStill,
+            clips.Frames,
+            shrink
+        );
     }
 
     /// <summary>The things of stage 3.</summary>
     public IReadOnlySet<string> FineThings => Listed(Recipe.FineThings);
 
-    private HashSet<string> Listed(string file) => File.ReadLines(Path.Combine(Path.GetDirectoryName(Path.GetFullPath(recipe))!, file)).ToHashSet(StringComparer.Ordinal);
+    private HashSet<string> Listed(string file) =>
+        File.ReadLines(Path.Combine(Path.GetDirectoryName(Path.GetFullPath(recipe))!, file)).ToHashSet(StringComparer.Ordinal);
 
     /// <summary>The latents of a source's clips, encoded where they are not there yet.</summary>
     public LatentCache Cache(string name, IClipSource source, AutoencoderKL vae, CancellationToken cancellation = default)
     {
         var clock = System.Diagnostics.Stopwatch.StartNew();
         var next = TimeSpan.FromSeconds(5);
-        return LatentCache.OpenOrCreate(Path.Combine(run, $"{name}.safetensors"), LatentCache.KeyOf(source, vae), source, vae, progress: new Told(done =>
-        {
-            if (clock.Elapsed < next && done < source.Count)
-                return;
-            next = clock.Elapsed + TimeSpan.FromSeconds(15);
-            Console.WriteLine(FormattableString.Invariant($"{DateTime.UtcNow:HH:mm:ss} {name}: {done} of {source.Count}, {done / clock.Elapsed.TotalSeconds:F0} a second"));
-        }), cancellationToken: cancellation);
+        return LatentCache.OpenOrCreate(
+            Path.Combine(run, $"{name}.safetensors"),
+            LatentCache.KeyOf(source, vae),
+            source,
+            vae,
+            progress: new Told(done =>
+            {
+                if (clock.Elapsed < next && done < source.Count)
+                {
+                    return;
+                }
+
+                next = clock.Elapsed + TimeSpan.FromSeconds(15);
+                Console.WriteLine(
+                    FormattableString.Invariant(
+                        $"{DateTime.UtcNow:HH:mm:ss} {name}: {done} of {source.Count}, {done / clock.Elapsed.TotalSeconds:F0} a second"
+                    )
+                );
+            }),
+            cancellationToken: cancellation
+        );
     }
 
     private sealed class Told(Action<int> tell) : IProgress<int>
@@ -85,6 +137,6 @@ internal sealed class Workplace(string recipe, string data, string run, string t
     }
 
     /// <summary>A picture with a tile for each video, or a row of four of its frames.</summary>
-    public static Task SaveAsync(IReadOnlyList<VideoFrames> videos, string path, int columns) => new ImageCodec().WriteAsync(
-        videos[0].Count == 1 ? ContactSheet.Tile(videos, columns) : ContactSheet.OfVideos(videos, columns), path);
+    public static Task SaveAsync(IReadOnlyList<VideoFrames> videos, string path, int columns) =>
+        new ImageCodec().WriteAsync(videos[0].Count == 1 ? ContactSheet.Tile(videos, columns) : ContactSheet.OfVideos(videos, columns), path);
 }

@@ -40,30 +40,68 @@ internal sealed class SvgCanvas(int width, int height) : ICanvas
         {
             clip = "";
             if (value is not var (left, top, right, bottom))
+            {
                 return;
-            body.Append(CultureInfo.InvariantCulture, $"""<clipPath id="c{++clips}"><rect x="{left:0.##}" y="{top:0.##}" width="{right - left:0.##}" height="{bottom - top:0.##}"/></clipPath>""").Append('\n');
+            }
+
+            body.Append(
+                    CultureInfo.InvariantCulture,
+                    $"""<clipPath id="c{++clips}"><rect x="{left:0.##}" y="{top:0.##}" width="{right - left:0.##}" height="{bottom - top:0.##}"/></clipPath>"""
+                )
+                .Append('\n');
             clip = $""" clip-path="url(#c{clips})" """.TrimEnd();
         }
     }
 
-    public void Line(IReadOnlyList<(double X, double Y)> points, string color, double width, double opacity = 1) => body.Append(CultureInfo.InvariantCulture,
-        $"""<polyline points="{Points(points)}" fill="none" stroke="{color}" stroke-width="{width:0.##}" stroke-linejoin="round" stroke-linecap="round"{Opacity("stroke", opacity)}{clip}/>""").Append('\n');
+    public void Line(IReadOnlyList<(double X, double Y)> points, string color, double width, double opacity = 1) =>
+        body.Append(
+                CultureInfo.InvariantCulture,
+                $"""<polyline points="{Points(points)}" fill="none" stroke="{color}" stroke-width="{width:0.##}" stroke-linejoin="round" stroke-linecap="round"{Opacity("stroke", opacity)}{clip}/>"""
+            )
+            .Append('\n');
 
     public void Area(IReadOnlyList<(double X, double Y)> corners, string color, double opacity = 1) =>
-        body.Append(CultureInfo.InvariantCulture, $"""<polygon points="{Points(corners)}" fill="{color}"{Opacity("fill", opacity)}{clip}/>""").Append('\n');
+        body.Append(CultureInfo.InvariantCulture, $"""<polygon points="{Points(corners)}" fill="{color}"{Opacity("fill", opacity)}{clip}/>""")
+            .Append('\n');
 
-    public void Text(double x, double y, string text, double size, string color, Anchor anchor = Anchor.Start, bool bold = false, bool upwards = false)
+    public void Text(
+        double x,
+        double y,
+        string text,
+        double size,
+        string color,
+        Anchor anchor = Anchor.Start,
+        bool bold = false,
+        bool upwards = false
+    )
     {
-        var (middle, turn) = (anchor switch { Anchor.Middle => "middle", Anchor.End => "end", _ => "start" }, upwards ? string.Create(CultureInfo.InvariantCulture, $" transform=\"rotate(-90 {x:0.##} {y:0.##})\"") : "");
-        body.Append(CultureInfo.InvariantCulture, $"""<text x="{x:0.##}" y="{y:0.##}" font-size="{size:0.##}" fill="{color}" text-anchor="{middle}"{(bold ? " font-weight=\"600\"" : "")}{turn}>{WebUtility.HtmlEncode(text)}</text>""").Append('\n');
+        var (middle, turn) = (
+            anchor switch
+            {
+                Anchor.Middle => "middle",
+                Anchor.End => "end",
+                _ => "start",
+            },
+            upwards ? string.Create(CultureInfo.InvariantCulture, $" transform=\"rotate(-90 {x:0.##} {y:0.##})\"") : ""
+        );
+        body.Append(
+                CultureInfo.InvariantCulture,
+                $"""<text x="{x:0.##}" y="{y:0.##}" font-size="{size:0.##}" fill="{color}" text-anchor="{middle}"{(bold ? " font-weight=\"600\"" : "")}{turn}>{WebUtility.HtmlEncode(text)}</text>"""
+            )
+            .Append('\n');
     }
 
     public override string ToString() =>
-        $"""<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif">""" + "\n" + body + "</svg>\n";
+        $"""<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif">"""
+        + "\n"
+        + body
+        + "</svg>\n";
 
-    private static string Points(IReadOnlyList<(double X, double Y)> points) => string.Join(' ', points.Select(point => string.Create(CultureInfo.InvariantCulture, $"{point.X:0.#},{point.Y:0.#}")));
+    private static string Points(IReadOnlyList<(double X, double Y)> points) =>
+        string.Join(' ', points.Select(point => string.Create(CultureInfo.InvariantCulture, $"{point.X:0.#},{point.Y:0.#}")));
 
-    private static string Opacity(string of, double value) => value < 1 ? string.Create(CultureInfo.InvariantCulture, $" {of}-opacity=\"{value:0.##}\"") : "";
+    private static string Opacity(string of, double value) =>
+        value < 1 ? string.Create(CultureInfo.InvariantCulture, $" {of}-opacity=\"{value:0.##}\"") : "";
 }
 
 /// <summary>Draws into pixels, smoothly, with a font of its own.</summary>
@@ -71,7 +109,8 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
 {
     private const int Rows = 4; // that a pixel is divided into to fill areas
 
-    private readonly int width = width * scale, height = height * scale;
+    private readonly int width = width * scale,
+        height = height * scale;
     private readonly byte[] pixels = new byte[width * scale * height * scale * 3];
     private readonly float[] cover = new float[width * scale * height * scale];
 
@@ -79,7 +118,8 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
 
     public VideoFrames ToFrames() => new(pixels, 1, height, width, 1);
 
-    public void Line(IReadOnlyList<(double X, double Y)> points, string color, double width, double opacity = 1) => Stroke([points], color, width, opacity);
+    public void Line(IReadOnlyList<(double X, double Y)> points, string color, double width, double opacity = 1) =>
+        Stroke([points], color, width, opacity);
 
     // How much of a pixel is covered follows from its distance to the nearest of all segments; so lines may cross themselves.
     private void Stroke(IEnumerable<IReadOnlyList<(double X, double Y)>> lines, string color, double width, double opacity)
@@ -114,7 +154,12 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
 
     public void Area(IReadOnlyList<(double X, double Y)> corners, string color, double opacity = 1)
     {
-        var box = Within(corners.Min(p => p.X) * scale, corners.Min(p => p.Y) * scale, corners.Max(p => p.X) * scale + 1, corners.Max(p => p.Y) * scale + 1);
+        var box = Within(
+            corners.Min(p => p.X) * scale,
+            corners.Min(p => p.Y) * scale,
+            corners.Max(p => p.X) * scale + 1,
+            corners.Max(p => p.Y) * scale + 1
+        );
         List<double> crossings = [];
         for (var row = box.Top * Rows; row < box.Bottom * Rows; row++)
         {
@@ -124,24 +169,52 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
             {
                 var ((x1, y1), (x2, y2)) = (corners[i], corners[(i + 1) % corners.Count]);
                 if (y1 * scale <= at != y2 * scale <= at)
+                {
                     crossings.Add((x1 + (at / scale - y1) / (y2 - y1) * (x2 - x1)) * scale);
+                }
             }
             crossings.Sort();
             for (var i = 0; i + 1 < crossings.Count; i += 2)
             {
                 var (from, to) = (Math.Max(crossings[i], box.Left), Math.Min(crossings[i + 1], box.Right));
                 for (var x = (int)from; x < to; x++)
+                {
                     cover[row / Rows * width + x] += (float)((Math.Min(to, x + 1) - Math.Max(from, x)) / Rows);
+                }
             }
         }
         Paint(box, color, opacity);
     }
 
-    public void Text(double x, double y, string text, double size, string color, Anchor anchor = Anchor.Start, bool bold = false, bool upwards = false)
+    public void Text(
+        double x,
+        double y,
+        string text,
+        double size,
+        string color,
+        Anchor anchor = Anchor.Start,
+        bool bold = false,
+        bool upwards = false
+    )
     {
-        var start = -StrokeFont.Width(text, size) * (anchor switch { Anchor.Middle => 0.5, Anchor.End => 1, _ => 0 });
-        Stroke(StrokeFont.Lines(text, size).Select(line => line.ConvertAll(point => upwards ? (x - point.Y, y - start - point.X) : (x + start + point.X, y - point.Y))),
-            color, size * (bold ? 0.125 : 0.085), 1);
+        var start =
+            -StrokeFont.Width(text, size)
+            * (
+                anchor switch
+                {
+                    Anchor.Middle => 0.5,
+                    Anchor.End => 1,
+                    _ => 0,
+                }
+            );
+        Stroke(
+            StrokeFont
+                .Lines(text, size)
+                .Select(line => line.ConvertAll(point => upwards ? (x - point.Y, y - start - point.X) : (x + start + point.X, y - point.Y))),
+            color,
+            size * (bold ? 0.125 : 0.085),
+            1
+        );
     }
 
     // Mixes the colour in where it covers, and clears the cover for the next one.
@@ -155,7 +228,10 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
                 var share = Math.Min(1, cover[y * width + x]) * opacity;
                 cover[y * width + x] = 0;
                 if (share <= 0)
+                {
                     continue;
+                }
+
                 for (var c = 0; c < 3; c++)
                 {
                     ref var pixel = ref pixels[(y * width + x) * 3 + c];
@@ -168,14 +244,21 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
     private Bounds Within(double left, double top, double right, double bottom)
     {
         var (l, t, r, b) = Clip is var (cl, ct, cr, cb) ? (cl * scale, ct * scale, cr * scale, cb * scale) : (0, 0, width, height);
-        return new((int)Math.Clamp(left, l, r), (int)Math.Clamp(top, t, b), (int)Math.Clamp(Math.Ceiling(right), l, r), (int)Math.Clamp(Math.Ceiling(bottom), t, b));
+        return new(
+            (int)Math.Clamp(left, l, r),
+            (int)Math.Clamp(top, t, b),
+            (int)Math.Clamp(Math.Ceiling(right), l, r),
+            (int)Math.Clamp(Math.Ceiling(bottom), t, b)
+        );
     }
 
     private readonly record struct Bounds(int Left, int Top, int Right, int Bottom)
     {
         public static readonly Bounds Nothing = new(int.MaxValue, int.MaxValue, 0, 0);
 
-        public Bounds And(Bounds other) => other.Left >= other.Right || other.Top >= other.Bottom ? this
-            : new(Math.Min(Left, other.Left), Math.Min(Top, other.Top), Math.Max(Right, other.Right), Math.Max(Bottom, other.Bottom));
+        public Bounds And(Bounds other) =>
+            other.Left >= other.Right || other.Top >= other.Bottom
+                ? this
+                : new(Math.Min(Left, other.Left), Math.Min(Top, other.Top), Math.Max(Right, other.Right), Math.Max(Bottom, other.Bottom));
     }
 }

@@ -4,7 +4,8 @@ using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Prints a line now and then: steps, losses, speed, time left; and at once what else happens. Whole lines only, good for a terminal as for a log file.</summary>
+/// <summary>Prints a line now and then: steps, losses, speed, time left; and at once what else happens. Whole lines only, good for a terminal as for
+/// a log file.</summary>
 /// <param name="output">Where to; null: the console.</param>
 /// <param name="every">Time between lines; null: 15 seconds. The first and the last step of a stage always have one.</param>
 /// <param name="time">The clock; null: the system's.</param>
@@ -24,9 +25,11 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
         smoothed.Clear();
         last = null;
         var stage = run.Stage;
-        Print(string.Create(CultureInfo.InvariantCulture, $"{stage.Name}: {stage.Steps:N0} steps of {stage.BatchSize * stage.Accumulation} samples")
-            + (stage.TimeLimit is { } limit ? $", at most {Duration(limit)}" : "")
-            + (run.Step > 0 ? string.Create(CultureInfo.InvariantCulture, $", resumed after step {run.Step:N0}") : ""));
+        Print(
+            string.Create(CultureInfo.InvariantCulture, $"{stage.Name}: {stage.Steps:N0} steps of {stage.BatchSize * stage.Accumulation} samples")
+                + (stage.TimeLimit is { } limit ? $", at most {Duration(limit)}" : "")
+                + (run.Step > 0 ? string.Create(CultureInfo.InvariantCulture, $", resumed after step {run.Step:N0}") : "")
+        );
     }
 
     /// <inheritdoc/>
@@ -35,22 +38,47 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(progress);
         if (progress.Spike is { } spike)
-            Print(string.Create(CultureInfo.InvariantCulture, $"{progress.Stage}  step {progress.Step:N0}{(run.Stage.Spikes!.SkipSteps ? " skipped" : "")}: {spike}"));
+        {
+            Print(
+                string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"{progress.Stage}  step {progress.Step:N0}{(run.Stage.Spikes!.SkipSteps ? " skipped" : "")}: {spike}"
+                )
+            );
+        }
         else
+        {
             Smooth(progress);
+        }
+
         var done = progress.Step == progress.Steps || progress.TimeLeft == TimeSpan.Zero;
         if (!done && last is { } then && time.GetElapsedTime(then) < every)
+        {
             return;
+        }
+
         last = time.GetTimestamp();
 
         var line = new StringBuilder();
         var width = string.Create(CultureInfo.InvariantCulture, $"{progress.Steps:N0}").Length;
-        line.Append(CultureInfo.InvariantCulture, $"{progress.Stage}  {progress.Step.ToString("N0", CultureInfo.InvariantCulture).PadLeft(width)}/{progress.Steps:N0} {(double)progress.Step / progress.Steps,5:P0}");
+        line.Append(
+            CultureInfo.InvariantCulture,
+            $"{progress.Stage}  {progress.Step.ToString("N0", CultureInfo.InvariantCulture).PadLeft(width)}/{progress.Steps:N0} {(double)progress.Step / progress.Steps, 5:P0}"
+        );
         foreach (var (name, (sum, weight)) in smoothed)
+        {
             line.Append(CultureInfo.InvariantCulture, $"  {name} {Number(sum / weight)}");
-        line.Append(CultureInfo.InvariantCulture, $"  norm {Number(progress.GradientNorm)}  lr {progress.LearningRate:0.0e+00}  {progress.SamplesPerSecond:0.0} samples/s");
+        }
+
+        line.Append(
+            CultureInfo.InvariantCulture,
+            $"  norm {Number(progress.GradientNorm)}  lr {progress.LearningRate:0.0e+00}  {progress.SamplesPerSecond:0.0} samples/s"
+        );
         if (progress.SkippedSteps > 0)
+        {
             line.Append(CultureInfo.InvariantCulture, $"  {progress.SkippedSteps:N0} skipped");
+        }
+
         line.Append(done ? "  done" : $"  {Duration(progress.TimeLeft)} left");
         Print(line.ToString());
     }
@@ -60,7 +88,9 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(observation);
-        var parts = observation.Scalars.Select(pair => $"{pair.Key} {Number(pair.Value)}").Concat(observation.Videos.Count == 0 ? [] : [string.Join(", ", observation.Videos.Keys)]);
+        var parts = observation
+            .Scalars.Select(pair => $"{pair.Key} {Number(pair.Value)}")
+            .Concat(observation.Videos.Count == 0 ? [] : [string.Join(", ", observation.Videos.Keys)]);
         Print($"{observation.Name}  {string.Join("  ", parts)}");
     }
 
@@ -81,8 +111,10 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
     private void Print(string line) =>
         (output ?? Console.Out).WriteLine(string.Create(CultureInfo.InvariantCulture, $"{time.GetLocalNow():HH:mm:ss}  {line}"));
 
-    private static string Number(double value) => value == 0 || Math.Abs(value) is >= 0.01 and < 10000
-        ? value.ToString("0.0000", CultureInfo.InvariantCulture) : value.ToString("0.000e+00", CultureInfo.InvariantCulture);
+    private static string Number(double value) =>
+        value == 0 || Math.Abs(value) is >= 0.01 and < 10000
+            ? value.ToString("0.0000", CultureInfo.InvariantCulture)
+            : value.ToString("0.000e+00", CultureInfo.InvariantCulture);
 
     private static string Duration(TimeSpan value) => string.Create(CultureInfo.InvariantCulture, $"{(long)value.TotalHours}:{value:mm\\:ss}");
 }

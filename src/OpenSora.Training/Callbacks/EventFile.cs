@@ -4,7 +4,8 @@ using Google.Protobuf;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>An event file as TensorBoard reads it: TFRecords that hold tensorflow.Event messages (event.proto, summary.proto). Every record is handed to
+/// <summary>An event file as TensorBoard reads it: TFRecords that hold tensorflow.Event messages (event.proto, summary.proto). Every record is handed
+/// to
 /// the system with one call, so that a process that dies leaves at worst a last record that is cut short, which readers pass over.</summary>
 internal sealed class EventFile : IDisposable
 {
@@ -15,7 +16,9 @@ internal sealed class EventFile : IDisposable
     public EventFile(string folder)
     {
         Directory.CreateDirectory(folder);
-        var name = FormattableString.Invariant($"events.out.tfevents.{DateTimeOffset.UtcNow.ToUnixTimeSeconds():D10}.{Environment.MachineName}.{Environment.ProcessId}.{Interlocked.Increment(ref files)}");
+        var name = FormattableString.Invariant(
+            $"events.out.tfevents.{DateTimeOffset.UtcNow.ToUnixTimeSeconds():D10}.{Environment.MachineName}.{Environment.ProcessId}.{Interlocked.Increment(ref files)}"
+        );
         file = new FileStream(Path.Combine(folder, name), FileMode.CreateNew, FileAccess.Write, FileShare.Read, bufferSize: 0);
         WriteEvent(0, output => WriteString(output, 3, "brain.Event:2")); // file_version
     }
@@ -24,43 +27,47 @@ internal sealed class EventFile : IDisposable
     public void WriteStart(long step) => WriteEvent(step, output => WriteMessage(output, 7, log => WriteVarint(log, 1, 1))); // session_log.status = START
 
     /// <summary>Writes numbers by their tags.</summary>
-    public void WriteScalars(long step, IEnumerable<KeyValuePair<string, double>> scalars) => WriteEvent(step, output => WriteMessage(output, 5, summary =>
-    {
-        foreach (var (tag, number) in scalars)
-        {
-            WriteMessage(summary, 1, value =>
+    public void WriteScalars(long step, IEnumerable<KeyValuePair<string, double>> scalars) =>
+        WriteEvent(step, output => WriteMessage(output, 5, summary =>
             {
-                WriteString(value, 1, tag);
-                value.WriteTag(2, WireFormat.WireType.Fixed32);
-                value.WriteFloat((float)number);
-            });
-        }
-    }));
+                foreach (var (tag, number) in scalars)
+                {
+                    WriteMessage(summary, 1, value =>
+                    {
+                        WriteString(value, 1, tag);
+                        value.WriteTag(2, WireFormat.WireType.Fixed32);
+                        value.WriteFloat((float)number);
+                    });
+                }
+            }));
 
     /// <summary>Writes a picture; GIFs move.</summary>
-    public void WriteImage(long step, string tag, int width, int height, byte[] encoded) => WriteEvent(step, output => WriteMessage(output, 5, summary =>
-        WriteMessage(summary, 1, value =>
-        {
-            WriteString(value, 1, tag);
-            WriteMessage(value, 4, image =>
-            {
-                WriteVarint(image, 1, height);
-                WriteVarint(image, 2, width);
-                WriteVarint(image, 3, 3); // RGB
-                image.WriteTag(4, WireFormat.WireType.LengthDelimited);
-                image.WriteBytes(ByteString.CopyFrom(encoded));
-            });
-        })));
+    public void WriteImage(long step, string tag, int width, int height, byte[] encoded) =>
+        WriteEvent(step, output => WriteMessage(output, 5, summary => WriteMessage(summary, 1, value =>
+                {
+                    WriteString(value, 1, tag);
+                    WriteMessage(value, 4, image =>
+                    {
+                        WriteVarint(image, 1, height);
+                        WriteVarint(image, 2, width);
+                        WriteVarint(image, 3, 3); // RGB
+                        image.WriteTag(4, WireFormat.WireType.LengthDelimited);
+                        image.WriteBytes(ByteString.CopyFrom(encoded));
+                    });
+                })));
 
     public void Dispose() => file.Dispose();
 
-    private void WriteEvent(long step, Action<CodedOutputStream> what) => WriteRecord(Message(output =>
-    {
-        output.WriteTag(1, WireFormat.WireType.Fixed64);
-        output.WriteDouble((DateTimeOffset.UtcNow - DateTimeOffset.UnixEpoch).TotalSeconds);
-        WriteVarint(output, 2, step);
-        what(output);
-    }));
+    private void WriteEvent(long step, Action<CodedOutputStream> what) =>
+        WriteRecord(
+            Message(output =>
+            {
+                output.WriteTag(1, WireFormat.WireType.Fixed64);
+                output.WriteDouble((DateTimeOffset.UtcNow - DateTimeOffset.UnixEpoch).TotalSeconds);
+                WriteVarint(output, 2, step);
+                what(output);
+            })
+        );
 
     // Length, its checksum, data, their checksum.
     private void WriteRecord(byte[] data)
@@ -78,7 +85,10 @@ internal sealed class EventFile : IDisposable
     {
         var crc = uint.MaxValue;
         foreach (var value in data)
+        {
             crc = BitOperations.Crc32C(crc, value);
+        }
+
         return BitOperations.RotateRight(~crc, 15) + 0xa282ead8;
     }
 
@@ -86,7 +96,10 @@ internal sealed class EventFile : IDisposable
     {
         using var stream = new MemoryStream();
         using (var output = new CodedOutputStream(stream, leaveOpen: true))
+        {
             write(output);
+        }
+
         return stream.ToArray();
     }
 

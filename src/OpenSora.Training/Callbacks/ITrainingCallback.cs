@@ -11,32 +11,23 @@ namespace OpenSora.Training.Callbacks;
 public interface ITrainingCallback
 {
     /// <summary>A stage begins, or goes on where it was resumed.</summary>
-    void StageStarted(TrainingRun run)
-    {
-    }
+    void StageStarted(TrainingRun run) { }
 
     /// <summary>A step is done.</summary>
-    void StepDone(TrainingRun run, TrainingProgress progress)
-    {
-    }
+    void StepDone(TrainingRun run, TrainingProgress progress) { }
 
     /// <summary>Somebody told the run what they had found (<see cref="TrainingRun.Tell"/>).</summary>
-    void Observed(TrainingRun run, TrainingObservation observation)
-    {
-    }
+    void Observed(TrainingRun run, TrainingObservation observation) { }
 
     /// <summary>A checkpoint is complete.</summary>
-    void CheckpointWritten(TrainingRun run, string path)
-    {
-    }
+    void CheckpointWritten(TrainingRun run, string path) { }
 
     /// <summary>A stage is over.</summary>
-    void StageFinished(TrainingRun run)
-    {
-    }
+    void StageFinished(TrainingRun run) { }
 }
 
-/// <summary>Something found out about a run apart from its steps, such as a validation loss or a preview: told by one callback, shown by others.</summary>
+/// <summary>Something found out about a run apart from its steps, such as a validation loss or a preview: told by one callback, shown by
+/// others.</summary>
 /// <param name="Name">What it is, such as <c>validation</c>.</param>
 public record TrainingObservation(string Name)
 {
@@ -54,8 +45,14 @@ public sealed class TrainingRun
     private readonly MovingAverage? average;
     private readonly long before;
 
-    internal TrainingRun(TrainingStage stage, IReadOnlyDictionary<string, nn.Module> modules, MovingAverage? average, long before,
-        IReadOnlyList<ITrainingCallback> callbacks, CancellationToken cancellationToken)
+    internal TrainingRun(
+        TrainingStage stage,
+        IReadOnlyDictionary<string, nn.Module> modules,
+        MovingAverage? average,
+        long before,
+        IReadOnlyList<ITrainingCallback> callbacks,
+        CancellationToken cancellationToken
+    )
     {
         (Stage, Modules, CancellationToken) = (stage, modules, cancellationToken);
         (this.average, this.before, this.callbacks) = (average, before, callbacks);
@@ -94,7 +91,10 @@ public sealed class TrainingRun
         using var noGradients = no_grad();
         using var exchanged = averages ? average?.Exchange() : null;
         foreach (var module in Modules.Values)
+        {
             module.eval();
+        }
+
         try
         {
             work();
@@ -102,13 +102,17 @@ public sealed class TrainingRun
         finally
         {
             foreach (var module in Modules.Values)
+            {
                 module.train();
+            }
         }
     }
 
     internal void Notify(Action<ITrainingCallback> notify)
     {
         foreach (var callback in callbacks)
+        {
             notify(callback);
+        }
     }
 }

@@ -20,6 +20,8 @@ internal sealed class Interval
     public bool IsDone(TrainingRun run) => run.TotalStep == last;
 
     /// <summary>A number of steps that can be gone by.</summary>
-    public static int? Checked(int? everySteps) => everySteps is null or > 0 ? everySteps
-        : throw new ArgumentOutOfRangeException(nameof(everySteps), everySteps, "The number of steps must be above 0, or null.");
+    public static int? Checked(int? everySteps) =>
+        everySteps is null or > 0
+            ? everySteps
+            : throw new ArgumentOutOfRangeException(nameof(everySteps), everySteps, "The number of steps must be above 0, or null.");
 }

@@ -7,9 +7,16 @@ namespace OpenSora.Training.Callbacks;
 /// (seeds) are the line of their mean in the band from the lowest to the highest.</summary>
 public sealed class LossChart
 {
-    private const double Left = 72, Right = 32, Bottom = 56, RowHeight = 20, TextSize = 13;
+    private const double Left = 72,
+        Right = 32,
+        Bottom = 56,
+        RowHeight = 20,
+        TextSize = 13;
     private const int Marked = 30; // points up to which each has a dot
-    private const string Ink = "#333333", Grey = "#6b6b6b", Grid = "#e6e6e6", Axis = "#9a9a9a";
+    private const string Ink = "#333333",
+        Grey = "#6b6b6b",
+        Grid = "#e6e6e6",
+        Axis = "#9a9a9a";
 
     // Distinct for colour-blind eyes too, on screen and paper (P. Tol, "Colour Schemes", 2021, "bright").
     private static readonly string[] Colors = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777"];
@@ -31,7 +38,8 @@ public sealed class LossChart
     /// <summary>Whether values are spread by their logarithm; those that are not above 0 are left out.</summary>
     public bool LogY { get; set; }
 
-    /// <summary>Points of a run that the smoothed line takes the mean of; null: a thirtieth of all, and of few points an eighth; 1: it is not smoothed.</summary>
+    /// <summary>Points of a run that the smoothed line takes the mean of; null: a thirtieth of all, and of few points an eighth; 1: it is not
+    /// smoothed.</summary>
     public int? Smoothing { get; set; }
 
     /// <summary>Width in units of which a PNG has two pixels.</summary>
@@ -42,16 +50,26 @@ public sealed class LossChart
 
     /// <summary>Adds a curve.</summary>
     /// <param name="name">Its name in the legend.</param>
-    /// <param name="runs">The points of one run in the order of their steps, or of several that have the same steps. Values that are no numbers are left out.</param>
+    /// <param name="runs">The points of one run in the order of their steps, or of several that have the same steps. Values that are no numbers are
+    /// left out.</param>
     /// <exception cref="ArgumentException">There are no points, or the runs have not the same steps.</exception>
     public LossChart Add(string name, params IReadOnlyList<(double Step, double Value)>[] runs)
     {
         ArgumentNullException.ThrowIfNull(name);
         ArgumentNullException.ThrowIfNull(runs);
         if (runs.Length == 0 || runs[0].Count == 0)
+        {
             throw new ArgumentException($"The curve '{name}' has no points.", nameof(runs));
+        }
+
         if (runs.FirstOrDefault(run => !run.Select(point => point.Step).SequenceEqual(runs[0].Select(point => point.Step))) is { } other)
-            throw new ArgumentException($"The runs of the curve '{name}' must have the same steps, but one has {runs[0].Count} points and one {other.Count}, or they lie at other steps.", nameof(runs));
+        {
+            throw new ArgumentException(
+                $"The runs of the curve '{name}' must have the same steps, but one has {runs[0].Count} points and one {other.Count}, or they lie at other steps.",
+                nameof(runs)
+            );
+        }
+
         series.Add((name, runs));
         return this;
     }
@@ -65,10 +83,12 @@ public sealed class LossChart
         switch (Path.GetExtension(path).ToUpperInvariant())
         {
             case ".SVG":
-                await AtomicOutput.WriteFileAsync(path, temporary => File.WriteAllTextAsync(temporary, ToSvg(), cancellationToken));
+                await AtomicOutput
+                    .WriteFileAsync(path, temporary => File.WriteAllTextAsync(temporary, ToSvg(), cancellationToken))
+                    .ConfigureAwait(false);
                 break;
             case ".PNG":
-                await new ImageCodec().WriteAsync(ToPicture(), path, cancellationToken);
+                await new ImageCodec().WriteAsync(ToPicture(), path, cancellationToken).ConfigureAwait(false);
                 break;
             default:
                 throw new ArgumentException($"A chart is written as .svg or .png, not as '{Path.GetFileName(path)}'.", nameof(path));
@@ -97,7 +117,12 @@ public sealed class LossChart
     {
         var curves = series.Select(one => Curve.Of(one.Runs, Smoothing, LogX, LogY)).ToArray();
         if (curves.All(curve => curve.Middle.Count == 0))
-            throw new InvalidOperationException("The chart has no points that can be drawn; add curves, or turn off the logarithmic axis for values that are not above 0.");
+        {
+            throw new InvalidOperationException(
+                "The chart has no points that can be drawn; add curves, or turn off the logarithmic axis for values that are not above 0."
+            );
+        }
+
         canvas.Area([(0, 0), (Width, 0), (Width, Height), (0, Height)], "#ffffff");
 
         var top = 20.0;
@@ -108,7 +133,13 @@ public sealed class LossChart
         }
         top = Legend(canvas, top) + 8;
 
-        var x = ChartAxis.For(curves.SelectMany(curve => curve.Steps), LogX, pixels: Width - Left - Right, spacing: 90, padding: curves.All(curve => curve.Middle.Count <= Marked) ? 0.02 : 0);
+        var x = ChartAxis.For(
+            curves.SelectMany(curve => curve.Steps),
+            LogX,
+            pixels: Width - Left - Right,
+            spacing: 90,
+            padding: curves.All(curve => curve.Middle.Count <= Marked) ? 0.02 : 0
+        );
         var y = ChartAxis.For(curves.SelectMany(curve => curve.Shown), LogY, pixels: Height - top - Bottom, spacing: 48, padding: 0.04);
         var plot = (Left, Top: top, Right: Width - Right, Bottom: Height - Bottom);
         double ToX(double step) => plot.Left + x.Place(step) * (plot.Right - plot.Left);
@@ -129,21 +160,39 @@ public sealed class LossChart
         canvas.Text(20, (plot.Top + plot.Bottom) / 2, YLabel, TextSize, Ink, Anchor.Middle, upwards: true);
 
         canvas.Clip = plot;
-        List<(double X, double Y)> Place(IReadOnlyList<(double Step, double Value)> points, double column) => Thin([.. points.Select(point => (ToX(point.Step), ToY(point.Value)))], column);
+        List<(double X, double Y)> Place(IReadOnlyList<(double Step, double Value)> points, double column) =>
+            Thin([.. points.Select(point => (ToX(point.Step), ToY(point.Value)))], column);
         foreach (var (i, curve) in curves.Index())
         {
             if (curve.Band.Count > 0)
-                canvas.Area([.. Place(curve.Band.ConvertAll(at => (at.Step, at.Highest)), 3), .. Place(curve.Band.ConvertAll(at => (at.Step, at.Lowest)), 3).AsEnumerable().Reverse()], Color(i), 0.18);
+            {
+                canvas.Area(
+                    [
+                        .. Place(curve.Band.ConvertAll(at => (at.Step, at.Highest)), 3),
+                        .. Place(curve.Band.ConvertAll(at => (at.Step, at.Lowest)), 3).AsEnumerable().Reverse(),
+                    ],
+                    Color(i),
+                    0.18
+                );
+            }
+
             if (curve.Raw.Count > 0)
+            {
                 canvas.Line(Place(curve.Raw, 1), Color(i), 1, 0.3);
+            }
         }
         foreach (var (i, curve) in curves.Index().Where(pair => pair.Item.Middle.Count > 0))
+        {
             canvas.Line(Place(curve.Middle, 3), Color(i), 2);
+        }
+
         canvas.Clip = null;
         foreach (var (i, curve) in curves.Index().Where(pair => pair.Item.Middle.Count <= Marked))
         {
             foreach (var point in Place(curve.Middle, 1))
+            {
                 canvas.Line([point, point], Color(i), 6);
+            }
         }
     }
 
@@ -151,13 +200,19 @@ public sealed class LossChart
     private double Legend(ICanvas canvas, double top)
     {
         if (series.Count == 1 && series[0].Name.Length == 0)
+        {
             return top;
+        }
+
         var at = Left;
         foreach (var (i, (name, _)) in series.Index())
         {
             var width = 28 + StrokeFont.Width(name, TextSize) * 1.1 + 26;
             if (at > Left && at + width - 26 > Width - Right)
+            {
                 (at, top) = (Left, top + RowHeight);
+            }
+
             canvas.Line([(at, top + 4), (at + 20, top + 4)], Color(i), 3);
             canvas.Text(at + 28, top + 4 + TextSize * 0.35, name, TextSize, Ink);
             at += width;
@@ -169,12 +224,24 @@ public sealed class LossChart
 
     // Keeps of each column of so many units its first, lowest, highest and last point: looks the same, however many points there are.
     private static List<(double X, double Y)> Thin(List<(double X, double Y)> points, double column) =>
-        [.. points.Index().GroupBy(point => (int)(point.Item.X / column)).SelectMany(all =>
-            new[] { all.First(), all.MinBy(point => point.Item.Y), all.MaxBy(point => point.Item.Y), all.Last() }.DistinctBy(point => point.Index).OrderBy(point => point.Index))
-            .Select(point => point.Item)];
+        [
+            .. points
+                .Index()
+                .GroupBy(point => (int)(point.Item.X / column))
+                .SelectMany(all =>
+                    new[] { all.First(), all.MinBy(point => point.Item.Y), all.MaxBy(point => point.Item.Y), all.Last() }
+                        .DistinctBy(point => point.Index)
+                        .OrderBy(point => point.Index)
+                )
+                .Select(point => point.Item),
+        ];
 
     /// <summary>What is drawn of a series.</summary>
-    private sealed record Curve(IReadOnlyList<(double Step, double Value)> Raw, IReadOnlyList<(double Step, double Value)> Middle, List<(double Step, double Lowest, double Highest)> Band)
+    private sealed record Curve(
+        IReadOnlyList<(double Step, double Value)> Raw,
+        IReadOnlyList<(double Step, double Value)> Middle,
+        List<(double Step, double Lowest, double Highest)> Band
+    )
     {
         public IEnumerable<double> Steps => Middle.Select(point => point.Step);
 
@@ -184,7 +251,12 @@ public sealed class LossChart
             get
             {
                 var raw = Raw.Select(point => point.Value).Order().ToArray();
-                return [.. Middle.Select(point => point.Value), .. Band.SelectMany(at => new[] { at.Lowest, at.Highest }), .. raw.Skip(raw.Length / 200).SkipLast(raw.Length / 200)];
+                return
+                [
+                    .. Middle.Select(point => point.Value),
+                    .. Band.SelectMany(at => new[] { at.Lowest, at.Highest }),
+                    .. raw.Skip(raw.Length / 200).SkipLast(raw.Length / 200),
+                ];
             }
         }
 
@@ -198,7 +270,8 @@ public sealed class LossChart
             return new Curve(
                 runs.Length == 1 && window > 1 ? [.. places.Select(i => runs[0][i])] : [],
                 [.. steps.Select((step, i) => (step, values.Average(run => run[i])))],
-                runs.Length == 1 ? [] : [.. steps.Select((step, i) => (step, values.Min(run => run[i]), values.Max(run => run[i])))]);
+                runs.Length == 1 ? [] : [.. steps.Select((step, i) => (step, values.Min(run => run[i]), values.Max(run => run[i])))]
+            );
         }
 
         // Twice the mean of a window around each point, which becomes narrower, but not too narrow, towards the ends.
@@ -208,13 +281,21 @@ public sealed class LossChart
             {
                 var sums = new double[values.Length + 1];
                 for (var i = 0; i < values.Length; i++)
-                    sums[i + 1] = sums[i] + values[i];
-                values = [.. values.Select((_, i) =>
                 {
-                    var reach = Math.Clamp(Math.Min(i, values.Length - 1 - i), window / 8, window / 2);
-                    var (from, to) = (Math.Max(0, i - reach), Math.Min(values.Length, i + reach + 1));
-                    return (sums[to] - sums[from]) / (to - from);
-                })];
+                    sums[i + 1] = sums[i] + values[i];
+                }
+
+                values =
+                [
+                    .. values.Select(
+                        (_, i) =>
+                        {
+                            var reach = Math.Clamp(Math.Min(i, values.Length - 1 - i), window / 8, window / 2);
+                            var (from, to) = (Math.Max(0, i - reach), Math.Min(values.Length, i + reach + 1));
+                            return (sums[to] - sums[from]) / (to - from);
+                        }
+                    ),
+                ];
             }
             return values;
         }
@@ -224,7 +305,8 @@ public sealed class LossChart
 /// <summary>An axis with round ticks.</summary>
 internal sealed class ChartAxis
 {
-    private readonly double low, high;
+    private readonly double low,
+        high;
     private readonly bool log;
 
     private ChartAxis(double low, double high, bool log, double[] ticks, double? step)
@@ -246,27 +328,44 @@ internal sealed class ChartAxis
     {
         var (low, high) = (double.MaxValue, double.MinValue);
         foreach (var value in values)
+        {
             (low, high) = (Math.Min(low, value), Math.Max(high, value));
+        }
+
         var count = Math.Max(2, pixels / spacing);
         if (log)
         {
             if (high <= low)
+            {
                 (low, high) = (low / 2, high * 2);
+            }
+
             var factor = Math.Pow(high / low, padding);
             (low, high) = (low / factor, high * factor);
             if (high / low > 4)
+            {
                 return new ChartAxis(low, high, log, LogTicks(low, high, count), step: null);
+            }
         }
         else
         {
             if (high <= low)
+            {
                 (low, high) = (low - Math.Max(1, Math.Abs(low)) / 2, high + Math.Max(1, Math.Abs(high)) / 2);
+            }
+
             var (range, room) = (high - low, (high - low) * padding);
             (low, high) = (low >= 0 && low < range * 0.08 ? 0 : low - room, high + room);
         }
         var step = RoundUp((high - low) / count / 1.2);
         var first = Math.Ceiling(low / step - 1e-9);
-        return new ChartAxis(low, high, log, [.. Enumerable.Range(0, (int)Math.Floor(high / step + 1e-9 - first) + 1).Select(i => (first + i) * step)], step);
+        return new ChartAxis(
+            low,
+            high,
+            log,
+            [.. Enumerable.Range(0, (int)Math.Floor(high / step + 1e-9 - first) + 1).Select(i => (first + i) * step)],
+            step
+        );
     }
 
     /// <summary>Where a value lies, 0 to 1.</summary>
@@ -275,12 +374,19 @@ internal sealed class ChartAxis
     // Powers of ten, and where there are few, their multiples too.
     private static double[] LogTicks(double low, double high, double count)
     {
-        var decades = Enumerable.Range((int)Math.Floor(Math.Log10(low)), (int)Math.Ceiling(Math.Log10(high)) - (int)Math.Floor(Math.Log10(low)) + 1).ToArray();
+        var decades = Enumerable
+            .Range((int)Math.Floor(Math.Log10(low)), (int)Math.Ceiling(Math.Log10(high)) - (int)Math.Floor(Math.Log10(low)) + 1)
+            .ToArray();
         foreach (double[] multiples in new double[][] { [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1] })
         {
-            var ticks = decades.SelectMany(decade => multiples.Select(multiple => multiple * Math.Pow(10, decade))).Where(tick => tick >= low && tick <= high).ToArray();
+            var ticks = decades
+                .SelectMany(decade => multiples.Select(multiple => multiple * Math.Pow(10, decade)))
+                .Where(tick => tick >= low && tick <= high)
+                .ToArray();
             if (ticks.Length <= Math.Max(3, count))
+            {
                 return ticks;
+            }
         }
         var every = (int)Math.Ceiling(decades.Length / count);
         return [.. decades.Where(decade => decade % every == 0).Select(decade => Math.Pow(10, decade)).Where(tick => tick >= low && tick <= high)];
@@ -296,14 +402,26 @@ internal sealed class ChartAxis
     private static string Label(double value, double step, double largest)
     {
         if (value == 0)
+        {
             return "0";
+        }
+
         if (Math.Abs(value) < 1e-4 || largest >= 1e10)
+        {
             return value.ToString("0.##e0", CultureInfo.InvariantCulture);
-        var (unit, name) = largest >= 1e7 ? (1e6, "M") : largest >= 1e4 ? (1e3, "k") : (1, "");
+        }
+
+        var (unit, name) =
+            largest >= 1e7 ? (1e6, "M")
+            : largest >= 1e4 ? (1e3, "k")
+            : (1, "");
         var rounded = step / unit;
         var places = 0;
         while (places < 8 && Math.Abs(rounded - Math.Round(rounded)) > 1e-6 * Math.Abs(rounded))
+        {
             (rounded, places) = (rounded * 10, places + 1);
+        }
+
         return (value / unit).ToString("F" + places.ToString(CultureInfo.InvariantCulture), CultureInfo.InvariantCulture) + name;
     }
 }

@@ -4,14 +4,17 @@ using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Keeps every step's loss in <c>losses.csv</c> and draws them as <c>losses.svg</c>, a curve for each stage, now and then and at the end of a stage.</summary>
+/// <summary>Keeps every step's loss in <c>losses.csv</c> and draws them as <c>losses.svg</c>, a curve for each stage, now and then and at the end of
+/// a stage.</summary>
 /// <remarks>A run that is resumed goes on in the same files; lines after the checkpoint are dropped.</remarks>
 /// <param name="folder">Where to.</param>
 public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
 {
     private const string Header = "total_step,stage,step,loss,gradient_norm,learning_rate";
 
-    private readonly string folder = string.IsNullOrEmpty(folder) ? throw new ArgumentException("Loss curves need a folder to be written to.", nameof(folder)) : folder;
+    private readonly string folder = string.IsNullOrEmpty(folder)
+        ? throw new ArgumentException("Loss curves need a folder to be written to.", nameof(folder))
+        : folder;
     private readonly List<(string Stage, List<(double Step, double Loss)> Points)> stages = [];
     private readonly Interval interval = new();
     private StreamWriter? writer;
@@ -28,15 +31,24 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     {
         ArgumentNullException.ThrowIfNull(run);
         if (writer is not null && run.TotalStep >= last)
+        {
             return;
+        }
+
         writer?.Dispose(); // the run goes on from a checkpoint before that step
         stages.Clear();
         Directory.CreateDirectory(folder);
         var path = Path.Combine(folder, "losses.csv");
         var kept = run.TotalStep == 0 || !File.Exists(path) ? [] : Rows(path).Where(row => row.TotalStep <= run.TotalStep).ToList();
         foreach (var (total, stage, loss, _) in kept)
+        {
             Add(stage, total, loss);
-        OpenSora.Media.AtomicOutput.WriteFileAsync(path, temporary => File.WriteAllLinesAsync(temporary, kept.Select(row => row.Line).Prepend(Header))).GetAwaiter().GetResult();
+        }
+
+        OpenSora
+            .Media.AtomicOutput.WriteFileAsync(path, temporary => File.WriteAllLinesAsync(temporary, kept.Select(row => row.Line).Prepend(Header)))
+            .GetAwaiter()
+            .GetResult();
         writer = new StreamWriter(new FileStream(path, FileMode.Append, FileAccess.Write, FileShare.Read)) { AutoFlush = true };
     }
 
@@ -47,10 +59,16 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         ArgumentNullException.ThrowIfNull(progress);
         last = run.TotalStep;
         Add(progress.Stage, last, progress.Loss);
-        (writer ?? throw new ObjectDisposedException(nameof(LossCurves))).WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{last},{Quoted(progress.Stage)},{progress.Step},{progress.Loss:R},{progress.GradientNorm:R},{progress.LearningRate:R}"));
+        (writer ?? throw new ObjectDisposedException(nameof(LossCurves))).WriteLine(
+            string.Create(
+                CultureInfo.InvariantCulture,
+                $"{last},{Quoted(progress.Stage)},{progress.Step},{progress.Loss:R},{progress.GradientNorm:R},{progress.LearningRate:R}"
+            )
+        );
         if (interval.IsDue(run, null, Every))
+        {
             Draw(run);
+        }
     }
 
     /// <inheritdoc/>
@@ -67,17 +85,25 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         writer = null;
     }
 
-    /// <summary>The losses of a <c>losses.csv</c> by stage, against the steps of all stages together: what <see cref="LossChart.Add"/> takes.</summary>
+    /// <summary>The losses of a <c>losses.csv</c> by stage, against the steps of all stages together: what <see cref="LossChart.Add"/>
+    /// takes.</summary>
     /// <param name="path">The file.</param>
     /// <exception cref="InvalidDataException">It is no such file.</exception>
     public static IReadOnlyList<(string Stage, IReadOnlyList<(double Step, double Loss)> Points)> Read(string path) =>
-        [.. Rows(path).GroupBy(row => row.Stage, StringComparer.Ordinal).Select(stage => (stage.Key, (IReadOnlyList<(double, double)>)[.. stage.Select(row => ((double)row.TotalStep, row.Loss))]))];
+        [
+            .. Rows(path)
+                .GroupBy(row => row.Stage, StringComparer.Ordinal)
+                .Select(stage => (stage.Key, (IReadOnlyList<(double, double)>)[.. stage.Select(row => ((double)row.TotalStep, row.Loss))])),
+        ];
 
     private void Draw(TrainingRun run)
     {
         var chart = new LossChart { LogY = LogY && stages.Any(stage => stage.Points.Any(point => point.Loss > 0)) };
         foreach (var (stage, points) in stages)
+        {
             chart.Add(stage, points);
+        }
+
         chart.SaveAsync(Path.Combine(folder, "losses.svg"), run.CancellationToken).GetAwaiter().GetResult();
         interval.Done(run);
     }
@@ -85,7 +111,10 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     private void Add(string stage, long step, double loss)
     {
         if (stages.Count == 0 || !string.Equals(stages[^1].Stage, stage, StringComparison.Ordinal))
+        {
             stages.Add((stage, []));
+        }
+
         stages[^1].Points.Add((step, loss));
     }
 
@@ -95,16 +124,26 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         var text = File.ReadAllText(path);
         using var reader = new StringReader(text[..(text.LastIndexOf('\n') + 1)]);
         if (!string.Equals(reader.ReadLine(), Header, StringComparison.Ordinal))
+        {
             throw new InvalidDataException($"'{path}' holds no losses: its first line must be '{Header}'.");
+        }
+
         while (reader.ReadLine() is { } line)
         {
             using var one = new StringReader(line);
-            if (Csv.Record(one) is not [var total, var stage, _, var loss, _, _]
-                || !long.TryParse(total, CultureInfo.InvariantCulture, out var step) || !double.TryParse(loss, CultureInfo.InvariantCulture, out var value))
+            if (
+                Csv.Record(one) is not [var total, var stage, _, var loss, _, _]
+                || !long.TryParse(total, CultureInfo.InvariantCulture, out var step)
+                || !double.TryParse(loss, CultureInfo.InvariantCulture, out var value)
+            )
+            {
                 throw new InvalidDataException($"'{path}' has a line that is no step: '{line}'.");
+            }
+
             yield return (step, stage, value, line);
         }
     }
 
-    private static string Quoted(string text) => text.AsSpan().ContainsAny(",\"") ? $"\"{text.Replace("\"", "\"\"", StringComparison.Ordinal)}\"" : text;
+    private static string Quoted(string text) =>
+        text.AsSpan().ContainsAny(",\"") ? $"\"{text.Replace("\"", "\"\"", StringComparison.Ordinal)}\"" : text;
 }

@@ -11,7 +11,8 @@ using static TorchSharp.torch;
 namespace OpenSora.Training.Callbacks;
 
 /// <summary>Renders previews at intervals, with the moving averages where the stage keeps any, and without disturbing training. They are written as
-/// <c>STAGE-STEP.png</c>, a picture with a row for each video, and <c>STAGE-STEP.mp4</c>, and told to all callbacks (<see cref="ITrainingCallback.Observed"/>).</summary>
+/// <c>STAGE-STEP.png</c>, a picture with a row for each video, and <c>STAGE-STEP.mp4</c>, and told to all callbacks
+/// (<see cref="ITrainingCallback.Observed"/>).</summary>
 public sealed class PreviewVideos : ITrainingCallback
 {
     private readonly string folder;
@@ -36,13 +37,22 @@ public sealed class PreviewVideos : ITrainingCallback
     /// <param name="prompts">What to show.</param>
     /// <param name="options">How to sample; null: as published.</param>
     /// <exception cref="ArgumentException">There are no prompts, or neither the model nor the options have a size.</exception>
-    public PreviewVideos(string folder, IVideoTransformer model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions? options = null)
-        : this(folder, new PromptRenderer(model, text, vae, prompts, options ?? new PreviewOptions()).Render)
-    {
-    }
+    public PreviewVideos(
+        string folder,
+        IVideoTransformer model,
+        ITextEncoder text,
+        IVideoAutoencoder? vae,
+        IReadOnlyList<string> prompts,
+        PreviewOptions? options = null
+    )
+        : this(folder, new PromptRenderer(model, text, vae, prompts, options ?? new PreviewOptions()).Render) { }
 
     /// <summary>Steps between previews; null: by time only.</summary>
-    public int? EverySteps { get; set => field = Interval.Checked(value); }
+    public int? EverySteps
+    {
+        get;
+        set => field = Interval.Checked(value);
+    }
 
     /// <summary>Time between previews; null: by steps only. There is always one at the end of a stage.</summary>
     public TimeSpan? Every { get; set; } = TimeSpan.FromMinutes(10);
@@ -55,7 +65,9 @@ public sealed class PreviewVideos : ITrainingCallback
     {
         ArgumentNullException.ThrowIfNull(run);
         if (interval.IsDue(run, EverySteps, Every))
+        {
             RenderNow(run);
+        }
     }
 
     /// <inheritdoc/>
@@ -63,7 +75,9 @@ public sealed class PreviewVideos : ITrainingCallback
     {
         ArgumentNullException.ThrowIfNull(run);
         if (!interval.IsDone(run))
+        {
             RenderNow(run);
+        }
     }
 
     private void RenderNow(TrainingRun run)
@@ -73,9 +87,15 @@ public sealed class PreviewVideos : ITrainingCallback
         var name = string.Concat(run.Stage.Name.Split(Path.GetInvalidFileNameChars()));
         var path = Path.Combine(folder, string.Create(CultureInfo.InvariantCulture, $"{name}-{run.Step:D8}"));
         var tiles = ContactSheet.Tile(videos, Columns);
-        new ImageCodec().WriteAsync(tiles.Count == 1 ? tiles : ContactSheet.OfVideos(videos), path + ".png", run.CancellationToken).GetAwaiter().GetResult();
+        new ImageCodec()
+            .WriteAsync(tiles.Count == 1 ? tiles : ContactSheet.OfVideos(videos), path + ".png", run.CancellationToken)
+            .GetAwaiter()
+            .GetResult();
         if (tiles.Count > 1)
+        {
             new VideoWriter().WriteAsync(tiles, path + ".mp4", cancellationToken: run.CancellationToken).GetAwaiter().GetResult();
+        }
+
         interval.Done(run);
         run.Tell(new TrainingObservation("preview") { Videos = new Dictionary<string, VideoFrames>(StringComparer.Ordinal) { [name] = tiles } });
     }
@@ -84,7 +104,8 @@ public sealed class PreviewVideos : ITrainingCallback
 /// <summary>How previews of prompts are sampled.</summary>
 public class PreviewOptions
 {
-    /// <summary>Frames of the videos; null for as many as the model is configured for. <see cref="StdiT2"/> and <see cref="StdiT3"/>, which have no size of their own, need all three.</summary>
+    /// <summary>Frames of the videos; null for as many as the model is configured for. <see cref="StdiT2"/> and <see cref="StdiT3"/>, which have no
+    /// size of their own, need all three.</summary>
     public int? Frames { get; set; }
 
     /// <summary>Height in pixels; null for what the model is configured for.</summary>
@@ -99,7 +120,8 @@ public class PreviewOptions
     /// <summary>Guidance scale; 1: none.</summary>
     public double Guidance { get; set; } = 4;
 
-    /// <summary>How many of the latent channels guidance changes, as <c>sampling.guided_channels</c> of a model folder says; null: the sampler's own choice.</summary>
+    /// <summary>How many of the latent channels guidance changes, as <c>sampling.guided_channels</c> of a model folder says; null: the sampler's own
+    /// choice.</summary>
     public int? GuidedChannels { get; set; }
 
     /// <summary>Seed of the noise; every prompt has noise of its own, which no other prompt changes.</summary>
@@ -126,13 +148,33 @@ internal sealed class PromptRenderer
         ArgumentNullException.ThrowIfNull(text);
         ArgumentNullException.ThrowIfNull(prompts);
         if (prompts.Count == 0)
+        {
             throw new ArgumentException("Previews need at least one prompt.", nameof(prompts));
+        }
+
         (this.prompts, this.options) = ([.. prompts], options);
         pipeline = new VideoPipeline(model, text, vae, options.Sampler ?? new DpmSolver(steps: 20)) { GuidedChannels = options.GuidedChannels };
         var (temporal, spatial, own) = (vae?.TemporalFactor ?? 1, vae?.SpatialFactor ?? 1, model.LatentSize);
-        if ((options.Frames ?? own?[0] * temporal, options.Height ?? own?[1] * spatial, options.Width ?? own?[2] * spatial) is not ({ } frames, { } height, { } width))
-            throw new ArgumentException($"{model.GetType().Name} has no size of its own: set Frames, Height and Width of the previews.", nameof(options));
-        settings = new PipelineSettings { Frames = frames, Height = height, Width = width, Guidance = options.Guidance, FramesPerSecond = options.FramesPerSecond };
+        if (
+            (options.Frames ?? own?[0] * temporal, options.Height ?? own?[1] * spatial, options.Width ?? own?[2] * spatial)
+            is not
+            ({ } frames, { } height, { } width)
+        )
+        {
+            throw new ArgumentException(
+                $"{model.GetType().Name} has no size of its own: set Frames, Height and Width of the previews.",
+                nameof(options)
+            );
+        }
+
+        settings = new PipelineSettings
+        {
+            Frames = frames,
+            Height = height,
+            Width = width,
+            Guidance = options.Guidance,
+            FramesPerSecond = options.FramesPerSecond,
+        };
     }
 
     public IReadOnlyList<VideoFrames> Render(CancellationToken cancellationToken)

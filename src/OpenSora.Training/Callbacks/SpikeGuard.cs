@@ -16,7 +16,8 @@ public class SpikeGuard
     /// <summary>Whether a step that is out of proportion is skipped: the weights stay as they are, and the next batch's turn comes.</summary>
     public bool SkipSteps { get; set; } = true;
 
-    /// <summary>How many such steps in a row end the run with a <see cref="TrainingDivergedException"/>, before the last of them is taken; null: they never do.
+    /// <summary>How many such steps in a row end the run with a <see cref="TrainingDivergedException"/>, before the last of them is taken; null: they
+    /// never do.
     /// No checkpoint is due amid them, so the newest one is from before, unless the stage ended or was cancelled just then.</summary>
     public int? StopAfter { get; set; } = 10;
 }
@@ -38,10 +39,17 @@ internal sealed class SpikeWatch(SpikeGuard guard, SpikeHistory? history)
     {
         var what = Compare("loss", loss, History.Losses) ?? Compare("gradients' norm", norm, History.Norms);
         var skip = what is not null && guard.SkipSteps;
-        History = new SpikeHistory(skip ? History.Losses : Add(History.Losses, loss), skip ? History.Norms : Add(History.Norms, norm),
-            what is null ? 0 : InARow + 1, History.Skipped + (skip ? 1 : 0));
+        History = new SpikeHistory(
+            skip ? History.Losses : Add(History.Losses, loss),
+            skip ? History.Norms : Add(History.Norms, norm),
+            what is null ? 0 : InARow + 1,
+            History.Skipped + (skip ? 1 : 0)
+        );
         if (what is null)
+        {
             return null;
+        }
+
         var (name, share) = largest();
         return FormattableString.Invariant($"{what}, the largest gradient is that of '{name}' ({share:P0} of all squares)");
     }
@@ -49,7 +57,10 @@ internal sealed class SpikeWatch(SpikeGuard guard, SpikeHistory? history)
     private string? Compare(string what, double value, double[] before)
     {
         if (before.Length < guard.Window)
+        {
             return null;
+        }
+
         var median = before.Order().ElementAt(before.Length / 2);
         return median > 0 && value > guard.Factor * median
             ? FormattableString.Invariant($"the {what} of {value:G4} is {value / median:F1} times the median of {guard.Window} steps")

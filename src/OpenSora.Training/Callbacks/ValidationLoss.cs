@@ -12,9 +12,11 @@ namespace OpenSora.Training.Callbacks;
 /// <param name="Bands">The mean of each band of time, from clean to noise.</param>
 public sealed record ValidationResult(double Loss, IReadOnlyList<double> Bands) : TrainingObservation("validation");
 
-/// <summary>Measures the loss on held-out data by band of time: how well a model does with little, with middling and with much noise. Samples, noise and times
+/// <summary>Measures the loss on held-out data by band of time: how well a model does with little, with middling and with much noise. Samples, noise
+/// and times
 /// are the same every time, so that only the model makes a difference.</summary>
-/// <remarks>What was measured is told to all callbacks (<see cref="ITrainingCallback.Observed"/>) as a <see cref="ValidationResult"/>: before the first step, at
+/// <remarks>What was measured is told to all callbacks (<see cref="ITrainingCallback.Observed"/>) as a <see cref="ValidationResult"/>: before the
+/// first step, at
 /// intervals, and at the end of the stage. Costs as many forward passes as there are samples times bands.</remarks>
 /// <param name="objective">The objective that is trained.</param>
 /// <param name="data">Held-out data.</param>
@@ -25,7 +27,11 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     private readonly Interval interval = new();
 
     /// <summary>Steps between measurements; null: by time only.</summary>
-    public int? EverySteps { get; set => field = Interval.Checked(value); } = 1000;
+    public int? EverySteps
+    {
+        get;
+        set => field = Interval.Checked(value);
+    } = 1000;
 
     /// <summary>Time between measurements; null: by steps only.</summary>
     public TimeSpan? Every { get; set; }
@@ -50,7 +56,9 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     {
         ArgumentNullException.ThrowIfNull(run);
         if (run.Step == 0)
+        {
             MeasureNow(run);
+        }
     }
 
     /// <inheritdoc/>
@@ -58,7 +66,9 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     {
         ArgumentNullException.ThrowIfNull(run);
         if (interval.IsDue(run, EverySteps, Every))
+        {
             MeasureNow(run);
+        }
     }
 
     /// <inheritdoc/>
@@ -66,7 +76,9 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     {
         ArgumentNullException.ThrowIfNull(run);
         if (!interval.IsDone(run))
+        {
             MeasureNow(run);
+        }
     }
 
     private void MeasureNow(TrainingRun run)
@@ -83,7 +95,12 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     public ValidationResult Measure(CancellationToken cancellationToken = default)
     {
         if (Bands < 1 || Samples < 1 || BatchSize < 1)
-            throw new InvalidOperationException($"{nameof(Bands)} is {Bands}, {nameof(Samples)} {Samples}, {nameof(BatchSize)} {BatchSize}; all must be at least 1.");
+        {
+            throw new InvalidOperationException(
+                $"{nameof(Bands)} is {Bands}, {nameof(Samples)} {Samples}, {nameof(BatchSize)} {BatchSize}; all must be at least 1."
+            );
+        }
+
         using var noGradients = no_grad();
         var sums = new double[Bands];
         var device = objective.Modules.Values.SelectMany(module => module.parameters()).FirstOrDefault()?.device ?? CPU;
@@ -109,7 +126,10 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
         var bands = Array.ConvertAll(sums, sum => sum / Samples);
         var scalars = new Dictionary<string, double>(StringComparer.Ordinal) { ["loss"] = bands.Average() };
         for (var band = 0; band < Bands; band++)
+        {
             scalars[string.Create(CultureInfo.InvariantCulture, $"{(double)band / Bands:0.0#}-{(band + 1.0) / Bands:0.0#}")] = bands[band];
+        }
+
         return new ValidationResult(bands.Average(), bands) { Scalars = scalars };
     }
 }

@@ -10,22 +10,36 @@ namespace OpenSora.Training.Data;
 /// <param name="Share">Of the clips that would come into this bucket, the share that does; the rest goes on to the next smaller one.</param>
 public sealed record Bucket(int Frames, int Height, int Width, int BatchSize, double Share = 1)
 {
-    /// <summary>Sorts clips into buckets: each into the one that keeps most of it, among those that it fills (Open-Sora 1.1 report, section "Support for
+    /// <summary>Sorts clips into buckets: each into the one that keeps most of it, among those that it fills (Open-Sora 1.1 report, section "Support
+    /// for
     /// multi-time/resolution/aspect ratio/fps training").</summary>
     /// <param name="clips">What the clips are: frames, height and width.</param>
     /// <param name="buckets">The buckets.</param>
     /// <param name="seed">Seed of the shares.</param>
     /// <returns>The clips of every bucket by their numbers, and those that fill no bucket or were left over by the shares.</returns>
-    public static (IReadOnlyList<int[]> Clips, int[] LeftOut) Sort(IReadOnlyList<(int Frames, int Height, int Width)> clips, IReadOnlyList<Bucket> buckets, int seed = 0)
+    public static (IReadOnlyList<int[]> Clips, int[] LeftOut) Sort(
+        IReadOnlyList<(int Frames, int Height, int Width)> clips,
+        IReadOnlyList<Bucket> buckets,
+        int seed = 0
+    )
     {
         ArgumentNullException.ThrowIfNull(clips);
         ArgumentNullException.ThrowIfNull(buckets);
-        var chosen = clips.Select((clip, i) =>
-        {
-            var random = Randomness.Of(seed, i);
-            return buckets.Index().Where(bucket => bucket.Item.IsFilledBy(clip)).OrderByDescending(bucket => bucket.Item.Keeps(clip))
-                .Where(bucket => random.NextDouble() < bucket.Item.Share).Select(bucket => bucket.Index).FirstOrDefault(-1);
-        }).ToArray();
+        var chosen = clips
+            .Select(
+                (clip, i) =>
+                {
+                    var random = Randomness.Of(seed, i);
+                    return buckets
+                        .Index()
+                        .Where(bucket => bucket.Item.IsFilledBy(clip))
+                        .OrderByDescending(bucket => bucket.Item.Keeps(clip))
+                        .Where(bucket => random.NextDouble() < bucket.Item.Share)
+                        .Select(bucket => bucket.Index)
+                        .FirstOrDefault(-1);
+                }
+            )
+            .ToArray();
         int[] In(int bucket) => [.. chosen.Index().Where(clip => clip.Item == bucket).Select(clip => clip.Index)];
         return ([.. Enumerable.Range(0, buckets.Count).Select(In)], In(-1));
     }
@@ -40,7 +54,8 @@ public sealed record Bucket(int Frames, int Height, int Width, int BatchSize, do
     }
 }
 
-/// <summary>Batches of clips of several sizes and lengths, a batch from one bucket. In an epoch every bucket has as many batches as its clips fill, in mixed order.</summary>
+/// <summary>Batches of clips of several sizes and lengths, a batch from one bucket. In an epoch every bucket has as many batches as its clips fill,
+/// in mixed order.</summary>
 public sealed class BucketedData : ITrainingData
 {
     private readonly (Bucket Bucket, ITrainingData Data, int Batches)[] buckets;
@@ -52,11 +67,21 @@ public sealed class BucketedData : ITrainingData
     public BucketedData(params IEnumerable<(Bucket Bucket, ITrainingData Data)> buckets)
     {
         ArgumentNullException.ThrowIfNull(buckets);
-        this.buckets = [.. buckets.Where(bucket => bucket.Data.Count > 0).Select(bucket => bucket.Bucket.BatchSize > 0
-            ? (bucket.Bucket, bucket.Data, checked((int)((bucket.Data.Count + bucket.Bucket.BatchSize - 1) / bucket.Bucket.BatchSize)))
-            : throw new ArgumentException($"{bucket.Bucket} has no batch size above 0.", nameof(buckets)))];
+        this.buckets =
+        [
+            .. buckets
+                .Where(bucket => bucket.Data.Count > 0)
+                .Select(bucket =>
+                    bucket.Bucket.BatchSize > 0
+                        ? (bucket.Bucket, bucket.Data, checked((int)((bucket.Data.Count + bucket.Bucket.BatchSize - 1) / bucket.Bucket.BatchSize)))
+                        : throw new ArgumentException($"{bucket.Bucket} has no batch size above 0.", nameof(buckets))
+                ),
+        ];
         if (this.buckets.Length == 0)
+        {
             throw new ArgumentException("No bucket holds a clip.", nameof(buckets));
+        }
+
         order = new SampleOrder(this.buckets.Sum(bucket => bucket.Batches));
     }
 
@@ -64,7 +89,11 @@ public sealed class BucketedData : ITrainingData
     public long Count => buckets.Sum(bucket => bucket.Data.Count);
 
     /// <inheritdoc/>
-    public string Fingerprint => string.Join(" + ", buckets.Select(bucket => string.Create(CultureInfo.InvariantCulture, $"{bucket.Bucket.BatchSize} of ({bucket.Data.Fingerprint})")));
+    public string Fingerprint =>
+        string.Join(
+            " + ",
+            buckets.Select(bucket => string.Create(CultureInfo.InvariantCulture, $"{bucket.Bucket.BatchSize} of ({bucket.Data.Fingerprint})"))
+        );
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
@@ -74,7 +103,10 @@ public sealed class BucketedData : ITrainingData
         foreach (var (bucket, data, batches) in buckets)
         {
             if (place < batches)
+            {
                 return data.GetBatch(epoch * batches + place, bucket.BatchSize, seed); // each of a bucket's batches once an epoch
+            }
+
             place -= batches;
         }
         throw new InvalidOperationException($"There is no batch {number}.");

@@ -38,7 +38,8 @@ public enum FrameMask
     ImageHeadTail,
 }
 
-/// <summary>Data of which some clips come with frames that are given: training on them teaches a model to animate images, to continue clips and to fill gaps.</summary>
+/// <summary>Data of which some clips come with frames that are given: training on them teaches a model to animate images, to continue clips and to
+/// fill gaps.</summary>
 /// <remarks>Masked training of Open-Sora 1.1 (report, section "Masked DiT as image/video-to-video model"). Single images get no mask.</remarks>
 public sealed class FrameMaskedData : ITrainingData
 {
@@ -55,28 +56,50 @@ public sealed class FrameMaskedData : ITrainingData
         this.data = data;
         this.shares = [.. (shares ?? OpenSora11).OrderBy(share => share.Key)];
         if (this.shares.Any(share => !(share.Value >= 0) || !Enum.IsDefined(share.Key)) || this.shares.Sum(share => share.Value) > 1 + 1e-9)
-            throw new ArgumentException($"The shares of masks must not be negative and be at most 1 together; they are {string.Join(", ", this.shares)}.", nameof(shares));
+        {
+            throw new ArgumentException(
+                $"The shares of masks must not be negative and be at most 1 together; they are {string.Join(", ", this.shares)}.",
+                nameof(shares)
+            );
+        }
     }
 
-    /// <summary>The shares published for Open-Sora 1.1: a quarter of the clips, all kinds alike but head and tail together, which comes twice as often.</summary>
-    public static IReadOnlyDictionary<FrameMask, double> OpenSora11 { get; } = new Dictionary<FrameMask, double>
-    {
-        [FrameMask.QuarterRandom] = 0.025, [FrameMask.QuarterHead] = 0.025, [FrameMask.QuarterTail] = 0.025, [FrameMask.QuarterHeadTail] = 0.05,
-        [FrameMask.ImageRandom] = 0.025, [FrameMask.ImageHead] = 0.025, [FrameMask.ImageTail] = 0.025, [FrameMask.ImageHeadTail] = 0.05,
-    };
+    /// <summary>The shares published for Open-Sora 1.1: a quarter of the clips, all kinds alike but head and tail together, which comes twice as
+    /// often.</summary>
+    public static IReadOnlyDictionary<FrameMask, double> OpenSora11 { get; } =
+        new Dictionary<FrameMask, double>
+        {
+            [FrameMask.QuarterRandom] = 0.025,
+            [FrameMask.QuarterHead] = 0.025,
+            [FrameMask.QuarterTail] = 0.025,
+            [FrameMask.QuarterHeadTail] = 0.05,
+            [FrameMask.ImageRandom] = 0.025,
+            [FrameMask.ImageHead] = 0.025,
+            [FrameMask.ImageTail] = 0.025,
+            [FrameMask.ImageHeadTail] = 0.05,
+        };
 
     /// <summary>The shares published for the last stage of Open-Sora 1.2: a quarter of the clips, nearly always their first frame.</summary>
-    public static IReadOnlyDictionary<FrameMask, double> OpenSora12 { get; } = new Dictionary<FrameMask, double>
-    {
-        [FrameMask.Random] = 0.01, [FrameMask.Interpolate] = 0.002, [FrameMask.QuarterRandom] = 0.002, [FrameMask.QuarterHead] = 0.002, [FrameMask.QuarterTail] = 0.002,
-        [FrameMask.QuarterHeadTail] = 0.002, [FrameMask.ImageHead] = 0.22, [FrameMask.ImageTail] = 0.005, [FrameMask.ImageHeadTail] = 0.005,
-    };
+    public static IReadOnlyDictionary<FrameMask, double> OpenSora12 { get; } =
+        new Dictionary<FrameMask, double>
+        {
+            [FrameMask.Random] = 0.01,
+            [FrameMask.Interpolate] = 0.002,
+            [FrameMask.QuarterRandom] = 0.002,
+            [FrameMask.QuarterHead] = 0.002,
+            [FrameMask.QuarterTail] = 0.002,
+            [FrameMask.QuarterHeadTail] = 0.002,
+            [FrameMask.ImageHead] = 0.22,
+            [FrameMask.ImageTail] = 0.005,
+            [FrameMask.ImageHeadTail] = 0.005,
+        };
 
     /// <inheritdoc/>
     public long Count => data.Count;
 
     /// <inheritdoc/>
-    public string Fingerprint => $"{data.Fingerprint}, masks {string.Join(" ", shares.Select(share => string.Create(CultureInfo.InvariantCulture, $"{share.Key} {share.Value}")))}";
+    public string Fingerprint =>
+        $"{data.Fingerprint}, masks {string.Join(" ", shares.Select(share => string.Create(CultureInfo.InvariantCulture, $"{share.Key} {share.Value}")))}";
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
@@ -95,7 +118,9 @@ public sealed class FrameMaskedData : ITrainingData
         {
             left -= share;
             if (left < 0)
+            {
                 return Noisy(mask, frames, random);
+            }
         }
         return Noisy(null, frames, random);
     }
@@ -106,27 +131,42 @@ public sealed class FrameMaskedData : ITrainingData
         var noisy = new bool[frames];
         Array.Fill(noisy, true);
         if (frames < 2 || mask is null)
+        {
             return noisy;
+        }
+
         var quarter = random.Next(1, Math.Max(1, frames / 4) + 1);
         switch (mask)
         {
             case FrameMask.Random:
                 var chance = 0.1 + 0.8 * random.NextDouble();
                 for (var i = 0; i < frames; i++)
+                {
                     noisy[i] = random.NextDouble() >= chance;
+                }
+
                 if (!noisy.Contains(true))
+                {
                     noisy[random.Next(frames)] = true;
+                }
+
                 break;
             case FrameMask.Interpolate:
                 for (var i = random.Next(2); i < frames; i += 2)
+                {
                     noisy[i] = false;
+                }
+
                 break;
             case FrameMask.QuarterRandom:
                 Give(random.Next(frames - quarter + 1), quarter);
                 break;
             case FrameMask.ImageRandom:
                 foreach (var i in random.GetItems(Enumerable.Range(0, frames).ToArray(), quarter))
+                {
                     Give(i, 1);
+                }
+
                 break;
             default:
                 var (head, tail) = mask switch

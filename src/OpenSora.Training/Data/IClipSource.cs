@@ -70,7 +70,10 @@ public sealed class PixelData : ITrainingData
     {
         var (height, width) = (video.shape[2], video.shape[3]);
         if (height < side || width < side)
+        {
             throw new InvalidDataException($"A clip of {width}x{height} pixels is too small for crops of {side}x{side}.");
+        }
+
         return video.narrow(2, random.NextInt64(height - side + 1), side).narrow(3, random.NextInt64(width - side + 1), side);
     }
 }

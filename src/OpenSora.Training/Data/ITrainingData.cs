@@ -5,9 +5,11 @@ namespace OpenSora.Training.Data;
 
 /// <summary>What a training step sees. The receiver disposes of it.</summary>
 /// <param name="Video">Pixels in [-1, 1] or latents, <c>[batch, channels, frames, height, width]</c>.</param>
-/// <param name="Text">Text states <c>[batch, tokens, width]</c>, or token ids <c>[batch, tokens]</c> (int64) for a text encoder that is trained too.</param>
+/// <param name="Text">Text states <c>[batch, tokens, width]</c>, or token ids <c>[batch, tokens]</c> (int64) for a text encoder that is trained
+/// too.</param>
 /// <param name="Mask">Real tokens, <c>[batch, tokens]</c>, boolean; null where every token counts.</param>
-/// <param name="NoisyFrames">Which frames are to be learned, <c>[batch, frames]</c>, boolean; the others are given, without noise. Null: all. See <see cref="FrameMaskedData"/>.</param>
+/// <param name="NoisyFrames">Which frames are to be learned, <c>[batch, frames]</c>, boolean; the others are given, without noise. Null: all. See
+/// <see cref="FrameMaskedData"/>.</param>
 public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Mask = null, Tensor? NoisyFrames = null) : IDisposable
 {
     /// <summary>Some of the samples, as views that belong to the current dispose scope.</summary>
@@ -29,9 +31,14 @@ public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Ma
         Tensor Moved(Tensor tensor)
         {
             if (tensor.device_type == device.type && tensor.device_index == device.index)
+            {
                 return tensor;
+            }
+
             using (tensor)
+            {
                 return tensor.to(device);
+            }
         }
         Tensor? MovedOrNull(Tensor? tensor) => tensor is null ? null : Moved(tensor);
         return new(Moved(Video), MovedOrNull(Text), MovedOrNull(Mask), MovedOrNull(NoisyFrames));
@@ -81,7 +88,10 @@ public sealed class MixedData : ITrainingData
     {
         ArgumentNullException.ThrowIfNull(turns);
         if (turns.Length == 0 || turns.Any(turn => turn.Data is null || turn.Samples <= 0))
+        {
             throw new ArgumentException("Mixed data need at least one source, each with a batch size above 0.", nameof(turns));
+        }
+
         this.turns = turns;
     }
 

@@ -13,7 +13,9 @@ namespace OpenSora.Training.Data;
 /// <summary>Clips as latents, encoded once and kept in a safetensors file that is mapped into memory.</summary>
 public sealed class LatentCache : IDisposable
 {
-    private const string KeyName = "opensora.latents.key", CaptionsName = "opensora.latents.captions", LatentsName = "latents";
+    private const string KeyName = "opensora.latents.key",
+        CaptionsName = "opensora.latents.captions",
+        LatentsName = "latents";
     private readonly Tensor latents;
 
     private LatentCache(SafetensorsFile file)
@@ -24,7 +26,12 @@ public sealed class LatentCache : IDisposable
         latents = file.Read(LatentsName);
         latents.DetachFromDisposeScope();
         if (latents.dim() != 5 || latents.shape[0] != Captions.Count)
-            throw new InvalidWeightsException(file.Path, $"it holds latents of shape [{string.Join(", ", latents.shape)}] and captions for {Captions.Count} clips. Make it anew.");
+        {
+            throw new InvalidWeightsException(
+                file.Path,
+                $"it holds latents of shape [{string.Join(", ", latents.shape)}] and captions for {Captions.Count} clips. Make it anew."
+            );
+        }
     }
 
     /// <summary>The file.</summary>
@@ -49,7 +56,10 @@ public sealed class LatentCache : IDisposable
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         hash.AppendData(Encoding.UTF8.GetBytes(source.Fingerprint));
         if (vae is IVideoAutoencoder { ScalingFactor: var factor })
+        {
             hash.AppendData(BitConverter.GetBytes(factor));
+        }
+
         foreach (var (name, tensor) in vae.state_dict().OrderBy(pair => pair.Key, StringComparer.Ordinal))
         {
             using var scope = NewDisposeScope();
@@ -68,7 +78,12 @@ public sealed class LatentCache : IDisposable
     public static long SizeOf(long clips, int frames, int height, int width, IVideoAutoencoder vae)
     {
         ArgumentNullException.ThrowIfNull(vae);
-        return 2 * clips * vae.LatentChannels * ((frames + vae.TemporalFactor - 1) / vae.TemporalFactor) * (height / vae.SpatialFactor) * (width / vae.SpatialFactor);
+        return 2
+            * clips
+            * vae.LatentChannels
+            * ((frames + vae.TemporalFactor - 1) / vae.TemporalFactor)
+            * (height / vae.SpatialFactor)
+            * (width / vae.SpatialFactor);
     }
 
     /// <summary>Opens the cache of these clips, or makes it where it is missing or belongs to other clips or weights.</summary>
@@ -81,8 +96,16 @@ public sealed class LatentCache : IDisposable
     /// <param name="cancellationToken">Stops encoding; no file is left.</param>
     /// <param name="size">Told the bytes that the file and, until it is written, memory will take, when the first clips are encoded.</param>
     /// <exception cref="IOException">The disk has no room for it.</exception>
-    public static LatentCache OpenOrCreate(string path, string key, IClipSource source, IVideoAutoencoder vae, int seed = 0,
-        IProgress<int>? progress = null, CancellationToken cancellationToken = default, IProgress<long>? size = null)
+    public static LatentCache OpenOrCreate(
+        string path,
+        string key,
+        IClipSource source,
+        IVideoAutoencoder vae,
+        int seed = 0,
+        IProgress<int>? progress = null,
+        CancellationToken cancellationToken = default,
+        IProgress<long>? size = null
+    )
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentNullException.ThrowIfNull(vae);
@@ -91,7 +114,9 @@ public sealed class LatentCache : IDisposable
         {
             using var file = SafetensorsFile.Open(path);
             if (file.Metadata.TryGetValue(KeyName, out var found) && string.Equals(found, key, StringComparison.Ordinal))
+            {
                 return new LatentCache(file);
+            }
         }
 
         using (var scope = NewDisposeScope())
@@ -99,35 +124,50 @@ public sealed class LatentCache : IDisposable
         {
             Tensor? all = null;
             var captions = new IReadOnlyList<string>[source.Count];
-            for (var i = 0; i < source.Count;)
+            for (var i = 0; i < source.Count; )
             {
                 cancellationToken.ThrowIfCancellationRequested();
                 using var inner = NewDisposeScope();
                 List<Tensor> videos = []; // small clips together: many frames at once are faster
-                for (var frames = 0L; i + videos.Count < source.Count && frames < 32;)
+                for (var frames = 0L; i + videos.Count < source.Count && frames < 32; )
                 {
                     var clip = source.Load(i + videos.Count, Randomness.Of(seed, i + videos.Count));
                     captions[i + videos.Count] = clip.Captions;
                     if (videos.Count > 0 && !clip.Video.shape.AsSpan().SequenceEqual(videos[0].shape))
-                        throw new InvalidDataException($"Clip {i + videos.Count} has shape [{string.Join(", ", clip.Video.shape)}], the one before it [{string.Join(", ", videos[0].shape)}]: a cache holds clips of one size.");
+                    {
+                        throw new InvalidDataException(
+                            $"Clip {i + videos.Count} has shape [{string.Join(", ", clip.Video.shape)}], the one before it [{string.Join(", ", videos[0].shape)}]: a cache holds clips of one size."
+                        );
+                    }
+
                     videos.Add(clip.Video);
                     frames += clip.Video.shape[1];
                 }
                 var together = stack(videos);
-                var encoded = vae.Encode(vae is nn.Module module && module.parameters().FirstOrDefault() is { } weights ? together.to(weights.device) : together);
+                var encoded = vae.Encode(
+                    vae is nn.Module module && module.parameters().FirstOrDefault() is { } weights ? together.to(weights.device) : together
+                );
                 if (all is null)
                 {
                     CheckRoom(path, 2 * source.Count * encoded[0].numel(), size);
                     all = empty([source.Count, .. encoded.shape.AsSpan(1)], ScalarType.BFloat16).MoveToOuterDisposeScope();
                 }
                 if (!encoded.shape.AsSpan(1).SequenceEqual(all.shape.AsSpan(1)))
-                    throw new InvalidDataException($"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], the ones before it [{string.Join(", ", all.shape)}]: a cache holds clips of one size.");
+                {
+                    throw new InvalidDataException(
+                        $"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], the ones before it [{string.Join(", ", all.shape)}]: a cache holds clips of one size."
+                    );
+                }
+
                 all.narrow(0, i, videos.Count).copy_(encoded);
                 i += videos.Count;
                 progress?.Report(i);
             }
-            SafetensorsWriter.Write(path, [KeyValuePair.Create(LatentsName, all ?? throw new InvalidDataException("There are no clips to encode."))],
-                new Dictionary<string, string>(StringComparer.Ordinal) { [KeyName] = key, [CaptionsName] = JsonSerializer.Serialize(captions) });
+            SafetensorsWriter.Write(
+                path,
+                [KeyValuePair.Create(LatentsName, all ?? throw new InvalidDataException("There are no clips to encode."))],
+                new Dictionary<string, string>(StringComparer.Ordinal) { [KeyName] = key, [CaptionsName] = JsonSerializer.Serialize(captions) }
+            );
         }
         using var written = SafetensorsFile.Open(path);
         return new LatentCache(written);
@@ -148,7 +188,11 @@ public sealed class LatentCache : IDisposable
             return; // a share of another machine has no drive that could be asked
         }
         if (bytes > free)
-            throw new IOException($"The latents will take {bytes >> 20} MiB in '{path}', but only {free >> 20} MiB are free there. Make room, or take fewer or smaller clips.");
+        {
+            throw new IOException(
+                $"The latents will take {bytes >> 20} MiB in '{path}', but only {free >> 20} MiB are free there. Make room, or take fewer or smaller clips."
+            );
+        }
     }
 
     /// <summary>Closes the cache; tensors made from it stay valid.</summary>
@@ -162,7 +206,8 @@ public sealed class LatentData : ITrainingData, IDisposable
     private readonly int[] clips;
     private readonly SampleOrder order;
     private readonly Func<string, (int[]? Tokens, Tensor? States)> textOf;
-    private readonly int maxTokens, padId;
+    private readonly int maxTokens,
+        padId;
     private readonly string prepared = "";
     private readonly Dictionary<string, Tensor> states = new(StringComparer.Ordinal);
 
@@ -171,8 +216,10 @@ public sealed class LatentData : ITrainingData, IDisposable
     /// <param name="tokenizer">The text encoder's tokenizer.</param>
     /// <param name="maxTokens">Tokens that captions are padded or cut to.</param>
     /// <param name="clips">Which of the cache's clips are taken; null: all.</param>
-    /// <param name="cleanCaptions">Whether captions are cleaned (<see cref="CaptionCleaner.Clean"/>) or only lower-cased; as in the <see cref="T5TextEncoder"/> that will read prompts.</param>
-    public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens, IEnumerable<int>? clips = null, bool cleanCaptions = true) : this(cache, clips)
+    /// <param name="cleanCaptions">Whether captions are cleaned (<see cref="CaptionCleaner.Clean"/>) or only lower-cased; as in the
+    /// <see cref="T5TextEncoder"/> that will read prompts.</param>
+    public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens, IEnumerable<int>? clips = null, bool cleanCaptions = true)
+        : this(cache, clips)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         (this.maxTokens, padId) = (maxTokens, tokenizer.PadId);
@@ -184,7 +231,8 @@ public sealed class LatentData : ITrainingData, IDisposable
     /// <param name="cache">The latents; stay the caller's.</param>
     /// <param name="encoder">The text encoder; stays the caller's.</param>
     /// <param name="clips">Which of the cache's clips are taken; null: all.</param>
-    public LatentData(LatentCache cache, ITextEncoder encoder, IEnumerable<int>? clips = null) : this(cache, clips)
+    public LatentData(LatentCache cache, ITextEncoder encoder, IEnumerable<int>? clips = null)
+        : this(cache, clips)
     {
         ArgumentNullException.ThrowIfNull(encoder);
         maxTokens = encoder.MaxTokens;
@@ -215,8 +263,10 @@ public sealed class LatentData : ITrainingData, IDisposable
     /// <summary>Frames of a window that is taken at a random place (see <see cref="FirstFrame"/>); null: all frames.</summary>
     public int? Frames { get; set; }
 
-    /// <summary>The frame that every window begins with, from 0; null: any that leaves room for the rest. Where captions speak of the course of a whole clip, and few of its frames are shown
-    /// (<see cref="FrameInterval"/>), these are then always the same ones, and each has its own look. In a shorter clip a window begins as late as it can.</summary>
+    /// <summary>The frame that every window begins with, from 0; null: any that leaves room for the rest. Where captions speak of the course of a
+    /// whole clip, and few of its frames are shown
+    /// (<see cref="FrameInterval"/>), these are then always the same ones, and each has its own look. In a shorter clip a window begins as late as it
+    /// can.</summary>
     /// <exception cref="ArgumentOutOfRangeException">It is negative.</exception>
     public int? FirstFrame
     {
@@ -224,12 +274,16 @@ public sealed class LatentData : ITrainingData, IDisposable
         set
         {
             if (value is { } first)
+            {
                 ArgumentOutOfRangeException.ThrowIfNegative(first, nameof(value));
+            }
+
             field = value;
         }
     }
 
-    /// <summary>Takes every n-th frame of a window, which then spans as many more: motions are learned from a part of their frames at that part of the price. A transformer
+    /// <summary>Takes every n-th frame of a window, which then spans as many more: motions are learned from a part of their frames at that part of
+    /// the price. A transformer
     /// knows the frames by <see cref="StdiTConfig.TimeScale"/> 1/n.</summary>
     /// <exception cref="ArgumentOutOfRangeException">It is below 1.</exception>
     public int FrameInterval
@@ -246,10 +300,17 @@ public sealed class LatentData : ITrainingData, IDisposable
     public long Count => clips.Length;
 
     /// <inheritdoc/>
-    public string Fingerprint => string.Create(CultureInfo.InvariantCulture, $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips{Which()}, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}{(FirstFrame is null ? "" : $" from {FirstFrame}")}, tokens {maxTokens}{prepared}");
+    public string Fingerprint =>
+        string.Create(
+            CultureInfo.InvariantCulture,
+            $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips{Which()}, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}{(FirstFrame is null ? "" : $" from {FirstFrame}")}, tokens {maxTokens}{prepared}"
+        );
 
     // Others of the same number are other data.
-    private string Which() => clips.Length == cache.Captions.Count ? "" : string.Create(CultureInfo.InvariantCulture, $" ({Randomness.Mix(0, Array.ConvertAll(clips, clip => (long)clip)):x})");
+    private string Which() =>
+        clips.Length == cache.Captions.Count
+            ? ""
+            : string.Create(CultureInfo.InvariantCulture, $" ({Randomness.Mix(0, Array.ConvertAll(clips, clip => (long)clip)):x})");
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
@@ -281,14 +342,21 @@ public sealed class LatentData : ITrainingData, IDisposable
             text[i].narrow(0, 0, row.shape[0]).copy_(row);
             mask[i].narrow(0, 0, row.shape[0]).fill_(true);
         }
-        return new TrainingBatch(stack(videos).to_type(ScalarType.Float32).MoveToOuterDisposeScope(), text.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope());
+        return new TrainingBatch(
+            stack(videos).to_type(ScalarType.Float32).MoveToOuterDisposeScope(),
+            text.MoveToOuterDisposeScope(),
+            mask.MoveToOuterDisposeScope()
+        );
     }
 
     /// <summary>Disposes of the text states that were kept.</summary>
     public void Dispose()
     {
         foreach (var kept in states.Values)
+        {
             kept.Dispose();
+        }
+
         states.Clear();
     }
 }

@@ -3,7 +3,8 @@ using System.Threading.Channels;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>Makes the batches to come on a thread of its own, while training is busy with the one before. The batches are the same as without.</summary>
+/// <summary>Makes the batches to come on a thread of its own, while training is busy with the one before. The batches are the same as
+/// without.</summary>
 public sealed class PrefetchedData : ITrainingData, IDisposable
 {
     private readonly ITrainingData data;
@@ -63,7 +64,12 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
         {
             Next = (number, size, seed);
             ready = Channel.CreateBounded<TrainingBatch>(ahead);
-            work = Task.Factory.StartNew(() => Make(data, number, size, seed), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+            work = Task.Factory.StartNew(
+                () => Make(data, number, size, seed),
+                CancellationToken.None,
+                TaskCreationOptions.LongRunning,
+                TaskScheduler.Default
+            );
         }
 
         public (long Number, int Size, int Seed) Next { get; private set; }
@@ -89,7 +95,10 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
             stop.Cancel();
             work.GetAwaiter().GetResult();
             while (ready.Reader.TryRead(out var batch))
+            {
                 batch.Dispose();
+            }
+
             stop.Dispose();
         }
 

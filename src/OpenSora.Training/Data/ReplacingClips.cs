@@ -48,9 +48,17 @@ public sealed class ReplacingClips : IClipSource
             catch (Exception e) when (e is IOException or InvalidDataException)
             {
                 if (bad.TryAdd(current, e.Message))
+                {
                     told?.Report(new BadClip(current, e.Message));
+                }
+
                 if (bad.Count > Math.Max(1, most * Count) || bad.Count == Count)
-                    throw new InvalidDataException($"{bad.Count} of {Count} clips could not be loaded, more than the {most:P0} that are replaced. The last one, clip {current}: {e.Message}", e);
+                {
+                    throw new InvalidDataException(
+                        $"{bad.Count} of {Count} clips could not be loaded, more than the {most:P0} that are replaced. The last one, clip {current}: {e.Message}",
+                        e
+                    );
+                }
             }
             current = (int)(Randomness.Mix(index, attempt) % (ulong)Count);
         }

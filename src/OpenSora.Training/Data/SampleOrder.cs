@@ -38,7 +38,10 @@ public sealed class SampleOrder
         lock (mutex)
         {
             if (last is { } kept && kept.Seed == seed && kept.Epoch == epoch)
+            {
                 return kept.Order;
+            }
+
             var order = Enumerable.Range(0, count).ToArray();
             Randomness.Of(seed, epoch).Shuffle(order);
             last = (seed, epoch, order);
@@ -55,7 +58,10 @@ public static class Randomness
     {
         var state = Scramble((ulong)seed + 0x9e3779b97f4a7c15);
         foreach (var number in numbers)
+        {
             state = Scramble(state + (ulong)number + 0x9e3779b97f4a7c15);
+        }
+
         return state;
 
         static ulong Scramble(ulong x)

@@ -8,7 +8,8 @@ using static TorchSharp.torch;
 namespace OpenSora.Training.Objectives;
 
 /// <summary>Trains a diffusion transformer to undo noise, and the text encoder with it where batches hold token ids.</summary>
-/// <remarks>What noise is and what is predicted is the process's affair: <see cref="Iddpm"/>, as published for Open-Sora 1.0 (mean squared error plus the
+/// <remarks>What noise is and what is predicted is the process's affair: <see cref="Iddpm"/>, as published for Open-Sora 1.0 (mean squared error plus
+/// the
 /// variational bound of the variances; Nichol and Dhariwal, 2021), or <see cref="RectifiedFlow"/>.</remarks>
 public sealed class DiffusionTraining : IDenoisingObjective
 {
@@ -31,14 +32,20 @@ public sealed class DiffusionTraining : IDenoisingObjective
         this.timesteps = timesteps;
         var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal)
         {
-            ["model"] = model as nn.Module ?? throw new ArgumentException($"{model.GetType().Name} is no {nameof(nn.Module)}: it has no parameters to train.", nameof(model)),
+            ["model"] =
+                model as nn.Module
+                ?? throw new ArgumentException($"{model.GetType().Name} is no {nameof(nn.Module)}: it has no parameters to train.", nameof(model)),
         };
         if (text is not null)
+        {
             modules["text"] = text;
+        }
+
         Modules = modules;
     }
 
-    /// <summary>Frames a second of the data, for models that are told (<see cref="StdiT2"/>, <see cref="StdiT3"/>); single images count as of 120.</summary>
+    /// <summary>Frames a second of the data, for models that are told (<see cref="StdiT2"/>, <see cref="StdiT3"/>); single images count as of
+    /// 120.</summary>
     public double FramesPerSecond { get; set; } = 24;
 
     /// <summary>Pixels of height or width that a latent position of the data covers, for models that are told the size in pixels.</summary>
@@ -75,35 +82,65 @@ public sealed class DiffusionTraining : IDenoisingObjective
         ArgumentNullException.ThrowIfNull(times);
         using var scope = NewDisposeScope();
         var steps = times.mul(process.Steps).to(ScalarType.Int64).clamp(0, process.Steps - 1);
-        return Loss(batch, batch.Video.to_type(ScalarType.Float32), steps, ones_like(times), noise, drop: null).Samples.Loss.MoveToOuterDisposeScope();
+        return Loss(batch, batch.Video.to_type(ScalarType.Float32), steps, ones_like(times), noise, drop: null)
+            .Samples.Loss.MoveToOuterDisposeScope();
     }
 
     /// <summary>The loss with all that is random given.</summary>
-    internal (TrainingLoss Loss, TrainingLosses Samples) Loss(TrainingBatch batch, Tensor latents, Tensor timesteps, Tensor weights, Tensor noise, Tensor? drop)
+    internal (TrainingLoss Loss, TrainingLosses Samples) Loss(
+        TrainingBatch batch,
+        Tensor latents,
+        Tensor timesteps,
+        Tensor weights,
+        Tensor noise,
+        Tensor? drop
+    )
     {
         var states = batch.Text ?? throw new ArgumentException("A diffusion model is trained with captions: the batch has no text.", nameof(batch));
         if (states.dtype == ScalarType.Int64)
         {
             if (text is null)
-                throw new ArgumentException("The batch holds token ids, but no text encoder was given. Give one, or put text states into the data.", nameof(batch));
+            {
+                throw new ArgumentException(
+                    "The batch holds token ids, but no text encoder was given. Give one, or put text states into the data.",
+                    nameof(batch)
+                );
+            }
+
             states = text.forward(states, batch.Mask);
         }
 
         if (batch.NoisyFrames is not null && !model.SupportsNoisyFrames)
-            throw new ArgumentException($"The batch has given frames (see {nameof(FrameMaskedData)}), but {model.GetType().Name} cannot be told which they are. Use an STDiT whose patches are one frame long, or data without given frames.", nameof(batch));
+        {
+            throw new ArgumentException(
+                $"The batch has given frames (see {nameof(FrameMaskedData)}), but {model.GetType().Name} cannot be told which they are. Use an STDiT whose patches are one frame long, or data without given frames.",
+                nameof(batch)
+            );
+        }
+
         var (frames, height, width) = ((int)latents.shape[2], (int)latents.shape[3], (int)latents.shape[4]);
         var shown = new DenoiserConditions(states, batch.Mask)
         {
-            NoisyFrames = batch.NoisyFrames, DroppedText = drop ?? zeros(latents.shape[0], ScalarType.Bool, latents.device), Frames = frames * TemporalFactor, Height = height * SpatialFactor,
-            Width = width * SpatialFactor, FramesPerSecond = frames == 1 ? DenoiserConditions.ImageFramesPerSecond : FramesPerSecond,
+            NoisyFrames = batch.NoisyFrames,
+            DroppedText = drop ?? zeros(latents.shape[0], ScalarType.Bool, latents.device),
+            Frames = frames * TemporalFactor,
+            Height = height * SpatialFactor,
+            Width = width * SpatialFactor,
+            FramesPerSecond = frames == 1 ? DenoiserConditions.ImageFramesPerSecond : FramesPerSecond,
         };
         var losses = process.TrainingLosses((x, t) => model.Denoise(x, t, shown), latents, timesteps, noise, noisyFrames: batch.NoisyFrames);
         var total = (losses.Loss * weights.to(losses.Loss.device)).mean();
         var parts = new Dictionary<string, double>(StringComparer.Ordinal);
         if (losses.Mse is not null)
+        {
             parts["mse"] = losses.Mse.detach().mean().cpu().item<float>();
+        }
+
         if (losses.VariationalBound is not null)
+        {
             parts["vb"] = losses.VariationalBound.detach().mean().cpu().item<float>();
+        }
+
         return (new TrainingLoss(total, parts), losses);
     }
 }

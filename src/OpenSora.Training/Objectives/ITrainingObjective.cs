@@ -22,7 +22,8 @@ public interface ITrainingObjective
     /// <summary>Rates a batch. Several threads may do so at once (<see cref="TrainingStage.Workers"/>).</summary>
     /// <param name="batch">The batch; stays the caller's.</param>
     /// <param name="stage">The stage's settings.</param>
-    /// <param name="generator">The source of randomness. Dropout and the like, which draw from libtorch's global generator, are repeatable too, with one
+    /// <param name="generator">The source of randomness. Dropout and the like, which draw from libtorch's global generator, are repeatable too, with
+    /// one
     /// worker: it is seeded anew for every step.</param>
     TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator);
 }

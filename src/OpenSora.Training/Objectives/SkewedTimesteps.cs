@@ -3,15 +3,18 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Objectives;
 
-/// <summary>Draws noisy time steps more often than clean ones, or the other way round: <c>t = steps * u^exponent</c> with u uniform. All weights are 1,
+/// <summary>Draws noisy time steps more often than clean ones, or the other way round: <c>t = steps * u^exponent</c> with u uniform. All weights are
+/// 1,
 /// so the loss is weighed by how often a step is drawn.</summary>
 /// <remarks>What a picture shows is decided where there is much noise, its details where there is little; a small model that has little time learns
 /// the first from late steps.</remarks>
 /// <param name="exponent">Below 1 prefers late, noisy steps; 1 is uniform.</param>
 public sealed class SkewedTimesteps(double exponent) : ITimestepSampler
 {
-    private readonly double exponent = double.IsFinite(exponent) && exponent > 0 ? exponent
-        : throw new ArgumentOutOfRangeException(nameof(exponent), exponent, "The exponent must be above 0.");
+    private readonly double exponent =
+        double.IsFinite(exponent) && exponent > 0
+            ? exponent
+            : throw new ArgumentOutOfRangeException(nameof(exponent), exponent, "The exponent must be above 0.");
 
     /// <summary>The exponent, as checkpoints name it.</summary>
     public override string ToString() => FormattableString.Invariant($"{nameof(SkewedTimesteps)} {exponent:R}");

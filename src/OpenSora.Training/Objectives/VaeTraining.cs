@@ -44,8 +44,10 @@ public sealed class VaeTraining : ITrainingObjective
     public IReadOnlyDictionary<string, nn.Module> Modules { get; }
 
     /// <inheritdoc/>
-    public string Fingerprint => FormattableString.Invariant(
-        $"{nameof(VaeTraining)}: absolute {options.Absolute:R}, squared {options.Squared:R}, edges {options.Edges:R}, divergence {options.Divergence:R}");
+    public string Fingerprint =>
+        FormattableString.Invariant(
+            $"{nameof(VaeTraining)}: absolute {options.Absolute:R}, squared {options.Squared:R}, edges {options.Edges:R}, divergence {options.Divergence:R}"
+        );
 
     /// <inheritdoc/>
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
@@ -66,13 +68,16 @@ public sealed class VaeTraining : ITrainingObjective
         var edges = Edges(difference);
         var divergence = (mean.square() + logVariance.exp() - 1 - logVariance).mean() / 2;
         var total = absolute * options.Absolute + squared * options.Squared + edges * options.Edges + divergence * options.Divergence;
-        return new TrainingLoss(total, new Dictionary<string, double>(StringComparer.Ordinal)
-        {
-            ["l1"] = absolute.detach().cpu().item<float>(),
-            ["psnr"] = -10 * Math.Log10(squared.detach().cpu().item<float>() / 4), // pixels span 2
-            ["edges"] = edges.detach().cpu().item<float>(),
-            ["kl"] = divergence.detach().cpu().item<float>(),
-        });
+        return new TrainingLoss(
+            total,
+            new Dictionary<string, double>(StringComparer.Ordinal)
+            {
+                ["l1"] = absolute.detach().cpu().item<float>(),
+                ["psnr"] = -10 * Math.Log10(squared.detach().cpu().item<float>() / 4), // pixels span 2
+                ["edges"] = edges.detach().cpu().item<float>(),
+                ["kl"] = divergence.detach().cpu().item<float>(),
+            }
+        );
     }
 
     // Linear in the images, so taken of their difference.

@@ -6,7 +6,8 @@ namespace OpenSora.Training.Planning;
 /// <summary>Floating-point operations of one forward pass of one sample; a multiply-add counts as two. Norms, activations and sums are left out: they
 /// are a few thousandths.</summary>
 /// <param name="Linear">Linear layers and convolutions.</param>
-/// <param name="SpatialAttention">Products of queries, keys and values within frames; of attention over space and time at once too, and that of encoders.</param>
+/// <param name="SpatialAttention">Products of queries, keys and values within frames; of attention over space and time at once too, and that of
+/// encoders.</param>
 /// <param name="TemporalAttention">The same along time.</param>
 /// <param name="CrossAttention">The same with text.</param>
 public sealed record FlopEstimate(double Linear, double SpatialAttention, double TemporalAttention = 0, double CrossAttention = 0)
@@ -27,13 +28,20 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
     {
         ArgumentNullException.ThrowIfNull(model);
         var (patch, c, depth) = (model.PatchSize, (double)model.HiddenSize, model.Depth);
-        double t = frames / patch[0], s = (double)(height / patch[1]) * (width / patch[2]), m = textTokens ?? model.ModelMaxLength;
+        double t = frames / patch[0],
+            s = (double)(height / patch[1]) * (width / patch[2]),
+            m = textTokens ?? model.ModelMaxLength;
         var n = t * s;
         var values = (double)patch[0] * patch[1] * patch[2] * model.InChannels;
         var (matrices, spatial, temporal) = SelfAttention(model.AttentionOrder, depth, t, s, c);
-        // A block's c x c matrices: those of self attention, the query's and the output's of cross attention, 2 r of the MLP; keys and values of the text.
-        var linear = 2 * c * c * depth * (n * (matrices + 2 + 2 * model.MlpRatio) + 2 * m)
-            + 2 * n * c * values * (model.PredSigma ? 3 : 2) + TimeEmbedding(c) + 2 * 6 * c * c + 2 * m * c * (model.CaptionChannels + c)
+        // A block's c x c matrices: those of self attention, the query's and the output's of cross attention, 2 r of the MLP; keys and values of the
+        // text.
+        var linear =
+            2 * c * c * depth * (n * (matrices + 2 + 2 * model.MlpRatio) + 2 * m)
+            + 2 * n * c * values * (model.PredSigma ? 3 : 2)
+            + TimeEmbedding(c)
+            + 2 * 6 * c * c
+            + 2 * m * c * (model.CaptionChannels + c)
             + (model.SizeConditioning ? 3 * TimeEmbedding(c / 3) : 0);
         return new FlopEstimate(linear, spatial, temporal, 4 * n * m * c * depth);
     }
@@ -47,12 +55,17 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
     {
         ArgumentNullException.ThrowIfNull(model);
         var (patch, c, depth) = (model.PatchSize, (double)model.HiddenSize, model.Depth);
-        double t = frames / patch[0], s = (double)(height / patch[1]) * (width / patch[2]);
+        double t = frames / patch[0],
+            s = (double)(height / patch[1]) * (width / patch[2]);
         var n = t * s;
         var values = (double)patch[0] * patch[1] * patch[2] * model.InChannels;
         var (matrices, spatial, temporal) = SelfAttention(model.AttentionOrder, depth, t, s, c);
-        var linear = 2 * c * c * depth * (n * (matrices + 2 * model.MlpRatio) + 6)
-            + 2 * n * c * values * (model.LearnSigma ? 3 : 2) + TimeEmbedding(c) + 2 * 2 * c * c + (model.Classes > 0 ? 0 : 2 * c * (model.CaptionChannels + c));
+        var linear =
+            2 * c * c * depth * (n * (matrices + 2 * model.MlpRatio) + 6)
+            + 2 * n * c * values * (model.LearnSigma ? 3 : 2)
+            + TimeEmbedding(c)
+            + 2 * 2 * c * c
+            + (model.Classes > 0 ? 0 : 2 * c * (model.CaptionChannels + c));
         return new FlopEstimate(linear, spatial, temporal);
     }
 
@@ -78,20 +91,32 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         ArgumentNullException.ThrowIfNull(model);
         var (channels, pixels) = (model.BlockOutChannels, (double)height * width);
         static double Convolution(double size, double from, double to, double at) => 2 * size * size * from * to * at;
-        static double Residual(double from, double to, double at) => Convolution(3, from, to, at) + Convolution(3, to, to, at) + (from == to ? 0 : Convolution(1, from, to, at));
+        static double Residual(double from, double to, double at) =>
+            Convolution(3, from, to, at) + Convolution(3, to, to, at) + (from == to ? 0 : Convolution(1, from, to, at));
 
         var linear = Convolution(3, model.InChannels, channels[0], pixels);
         for (var level = 0; level < channels.Count; level++)
         {
             for (var block = 0; block < model.LayersPerBlock; block++)
+            {
                 linear += Residual(channels[block == 0 && level > 0 ? level - 1 : level], channels[level], pixels);
+            }
+
             if (level == channels.Count - 1)
+            {
                 continue;
+            }
+
             pixels /= 4;
             linear += Convolution(3, channels[level], channels[level], pixels);
         }
-        double c = channels[^1], moments = 2 * model.LatentChannels;
-        linear += 2 * Residual(c, c, pixels) + 4 * Convolution(1, c, c, pixels) + Convolution(3, c, moments, pixels) + Convolution(1, moments, moments, pixels);
+        double c = channels[^1],
+            moments = 2 * model.LatentChannels;
+        linear +=
+            2 * Residual(c, c, pixels)
+            + 4 * Convolution(1, c, c, pixels)
+            + Convolution(3, c, moments, pixels)
+            + Convolution(1, moments, moments, pixels);
         return new FlopEstimate(frames * linear, frames * 4 * pixels * pixels * c);
     }
 
@@ -101,8 +126,12 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
     public static FlopEstimate OfEncoding(T5Config model, int tokens)
     {
         ArgumentNullException.ThrowIfNull(model);
-        double inner = model.NumHeads * model.DKv, feedForward = model.FeedForwardProj.StartsWith("gated", StringComparison.Ordinal) ? 3 : 2;
-        return new FlopEstimate(2.0 * tokens * model.NumLayers * model.DModel * (4 * inner + feedForward * model.DFf), 4.0 * tokens * tokens * inner * model.NumLayers);
+        double inner = model.NumHeads * model.DKv,
+            feedForward = model.FeedForwardProj.StartsWith("gated", StringComparison.Ordinal) ? 3 : 2;
+        return new FlopEstimate(
+            2.0 * tokens * model.NumLayers * model.DModel * (4 * inner + feedForward * model.DFf),
+            4.0 * tokens * tokens * inner * model.NumLayers
+        );
     }
 
     private static double TimeEmbedding(double c) => 2 * c * (256 + c);

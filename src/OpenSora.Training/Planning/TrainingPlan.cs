@@ -49,8 +49,18 @@ public sealed record PlannedStage
 /// <param name="GpuHours">Hours of all devices together.</param>
 /// <param name="WallTime">Time from beginning to end.</param>
 /// <param name="Dollars">Price.</param>
-public sealed record StageEstimate(PlannedStage Stage, double Samples, FlopEstimate Forward, FlopEstimate Encoding, double Flops, MemoryEstimate Memory, bool Fits,
-    double GpuHours, TimeSpan WallTime, double Dollars);
+public sealed record StageEstimate(
+    PlannedStage Stage,
+    double Samples,
+    FlopEstimate Forward,
+    FlopEstimate Encoding,
+    double Flops,
+    MemoryEstimate Memory,
+    bool Fits,
+    double GpuHours,
+    TimeSpan WallTime,
+    double Dollars
+);
 
 /// <summary>Estimates what a training run costs before it is begun: operations, memory, hours, money.</summary>
 /// <remarks>
@@ -92,18 +102,40 @@ public sealed record TrainingPlan
     /// <summary>The stages.</summary>
     public IReadOnlyList<PlannedStage> Stages { get; init; } = [];
 
-    /// <summary>The second and third stage of Open-Sora 1.0 as published: steps, batches and sizes, on 64 H800 with everything encoded on the way. Gradient
+    /// <summary>The second and third stage of Open-Sora 1.0 as published: steps, batches and sizes, on 64 H800 with everything encoded on the way.
+    /// Gradient
     /// checkpointing is on, as in the published configuration for 256x256.</summary>
-    public static TrainingPlan OpenSora10 { get; } = new()
-    {
-        Devices = 64,
-        Stages =
-        [
-            new() { Name = "video pretraining, 366K clips", Steps = 80_000, BatchSize = 8, GradientCheckpointing = true },
-            new() { Name = "fine-tuning, 20K clips", Steps = 24_000, BatchSize = 8, GradientCheckpointing = true },
-            new() { Name = "fine-tuning, 20K clips", Steps = 20_000, BatchSize = 2, Height = 512, Width = 512, GradientCheckpointing = true },
-        ],
-    };
+    public static TrainingPlan OpenSora10 { get; } =
+        new()
+        {
+            Devices = 64,
+            Stages =
+            [
+                new()
+                {
+                    Name = "video pretraining, 366K clips",
+                    Steps = 80_000,
+                    BatchSize = 8,
+                    GradientCheckpointing = true,
+                },
+                new()
+                {
+                    Name = "fine-tuning, 20K clips",
+                    Steps = 24_000,
+                    BatchSize = 8,
+                    GradientCheckpointing = true,
+                },
+                new()
+                {
+                    Name = "fine-tuning, 20K clips",
+                    Steps = 20_000,
+                    BatchSize = 2,
+                    Height = 512,
+                    Width = 512,
+                    GradientCheckpointing = true,
+                },
+            ],
+        };
 
     /// <summary>Estimates every stage.</summary>
     /// <exception cref="ArgumentException">The model's configuration is wrong.</exception>
@@ -115,7 +147,10 @@ public sealed record TrainingPlan
         TextEncoder.Validate();
         Hardware.Validate();
         if (Devices < 1)
+        {
             throw new InvalidOperationException($"The plan has {Devices} {nameof(Devices)}; it needs at least 1.");
+        }
+
         return [.. Stages.Select(Estimate)];
     }
 
@@ -139,9 +174,22 @@ public sealed record TrainingPlan
 
         var bytes = BFloat16 ? 2 : 4;
         var encoders = bytes * ((stage.CachedLatents ? 0 : EncoderParameters(Autoencoder)) + (stage.CachedText ? 0 : EncoderParameters(TextEncoder)));
-        var memory = MemoryEstimate.Of(Model, stage.BatchSize, stage.Frames, height, width, bytes, stage.GradientCheckpointing, Average) with { Encoders = encoders };
-        return new StageEstimate(stage, samples, forward, encoding, linear + attention, memory, memory.Peak <= Hardware.Memory,
-            hours, TimeSpan.FromHours(hours / Devices), hours * Hardware.PricePerHour);
+        var memory = MemoryEstimate.Of(Model, stage.BatchSize, stage.Frames, height, width, bytes, stage.GradientCheckpointing, Average) with
+        {
+            Encoders = encoders,
+        };
+        return new StageEstimate(
+            stage,
+            samples,
+            forward,
+            encoding,
+            linear + attention,
+            memory,
+            memory.Peak <= Hardware.Memory,
+            hours,
+            TimeSpan.FromHours(hours / Devices),
+            hours * Hardware.PricePerHour
+        );
     }
 
     private void Check(PlannedStage stage, int factor)
@@ -149,37 +197,53 @@ public sealed record TrainingPlan
         void Must(bool right, string what)
         {
             if (!right)
+            {
                 throw new InvalidOperationException($"Stage '{stage.Name}' {what}.");
+            }
         }
 
         Must(stage.Steps > 0, $"has {stage.Steps} {nameof(stage.Steps)}; it needs at least 1");
-        Must(stage.BatchSize > 0 && stage.Accumulation > 0, $"has {nameof(stage.BatchSize)} {stage.BatchSize} x {nameof(stage.Accumulation)} {stage.Accumulation}; both must be above 0");
-        Must(stage.Frames > 0 && stage.Frames % Model.PatchSize[0] == 0, $"has {stage.Frames} {nameof(stage.Frames)}; expected a multiple of the patch's {Model.PatchSize[0]}");
+        Must(
+            stage.BatchSize > 0 && stage.Accumulation > 0,
+            $"has {nameof(stage.BatchSize)} {stage.BatchSize} x {nameof(stage.Accumulation)} {stage.Accumulation}; both must be above 0"
+        );
+        Must(
+            stage.Frames > 0 && stage.Frames % Model.PatchSize[0] == 0,
+            $"has {stage.Frames} {nameof(stage.Frames)}; expected a multiple of the patch's {Model.PatchSize[0]}"
+        );
         var (rows, columns) = (factor * Model.PatchSize[1], factor * Model.PatchSize[2]);
-        Must(stage.Height > 0 && stage.Width > 0 && stage.Height % rows == 0 && stage.Width % columns == 0,
-            $"is {stage.Height}x{stage.Width} pixels; expected multiples of {rows}x{columns}, what a token covers");
+        Must(
+            stage.Height > 0 && stage.Width > 0 && stage.Height % rows == 0 && stage.Width % columns == 0,
+            $"is {stage.Height}x{stage.Width} pixels; expected multiples of {rows}x{columns}, what a token covers"
+        );
     }
 
     // What is held of the autoencoder is its encoder: the operations on one pixel tell the weights only by level, so they are counted apart.
     private static double EncoderParameters(AutoencoderKLConfig model)
     {
         static double Convolution(double size, double from, double to) => (size * size * from + 1) * to;
-        static double Residual(double from, double to) => Convolution(3, from, to) + Convolution(3, to, to) + 2 * (from + to) + (from == to ? 0 : Convolution(1, from, to));
+        static double Residual(double from, double to) =>
+            Convolution(3, from, to) + Convolution(3, to, to) + 2 * (from + to) + (from == to ? 0 : Convolution(1, from, to));
         var channels = model.BlockOutChannels;
         var count = Convolution(3, model.InChannels, channels[0]);
         for (var level = 0; level < channels.Count; level++)
         {
-            count += Residual(channels[Math.Max(0, level - 1)], channels[level]) + (model.LayersPerBlock - 1) * Residual(channels[level], channels[level]);
+            count +=
+                Residual(channels[Math.Max(0, level - 1)], channels[level]) + (model.LayersPerBlock - 1) * Residual(channels[level], channels[level]);
             count += level < channels.Count - 1 ? Convolution(3, channels[level], channels[level]) : 0;
         }
-        double c = channels[^1], moments = 2 * model.LatentChannels;
+        double c = channels[^1],
+            moments = 2 * model.LatentChannels;
         return count + 2 * Residual(c, c) + 4 * Convolution(1, c, c) + 2 * c + 2 * c + Convolution(3, c, moments) + Convolution(1, moments, moments);
     }
 
     private static double EncoderParameters(T5Config model)
     {
-        double d = model.DModel, feedForward = model.FeedForwardProj.StartsWith("gated", StringComparison.Ordinal) ? 3 : 2;
-        return model.VocabSize * d + (double)model.RelativeAttentionNumBuckets * model.NumHeads + d
+        double d = model.DModel,
+            feedForward = model.FeedForwardProj.StartsWith("gated", StringComparison.Ordinal) ? 3 : 2;
+        return model.VocabSize * d
+            + (double)model.RelativeAttentionNumBuckets * model.NumHeads
+            + d
             + model.NumLayers * (d * (4.0 * model.NumHeads * model.DKv + feedForward * model.DFf) + 2 * d);
     }
 
@@ -190,12 +254,23 @@ public sealed record TrainingPlan
         var estimates = Estimate();
         var text = new StringBuilder();
         text.Append(culture, $"{Devices} x {Hardware.Name}, {(BFloat16 ? "bfloat16" : "float32")}, {Hardware.Utilisation:P0} of ")
-            .Append(culture, $"{(BFloat16 ? Hardware.BFloat16 : Hardware.Float32) / 1e12:G3} TFLOP/s, attention at {Hardware.AttentionSpeed:G2} of that, ${Hardware.PricePerHour:F2} an hour\n\n");
-        text.Append("| stage | clips | samples | TFLOP a sample | of it attention | encoding | memory GB | GPU hours | days | $ |\n|---|---|---|---|---|---|---|---|---|---|\n");
+            .Append(
+                culture,
+                $"{(BFloat16 ? Hardware.BFloat16 : Hardware.Float32) / 1e12:G3} TFLOP/s, attention at {Hardware.AttentionSpeed:G2} of that, ${Hardware.PricePerHour:F2} an hour\n\n"
+            );
+        text.Append(
+            "| stage | clips | samples | TFLOP a sample | of it attention | encoding | memory GB | GPU hours | days | $ |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        );
         foreach (var e in estimates)
         {
-            text.Append(culture, $"| {e.Stage.Name} | {e.Stage.Frames}x{e.Stage.Height}x{e.Stage.Width} | {e.Samples:N0} | {e.Flops / e.Samples / 1e12:G3} | ")
-                .Append(culture, $"{e.Forward.Attention / e.Forward.Total:P1} | {e.Encoding.Total / (e.Flops / e.Samples):P0} | {e.Memory.Peak / 1e9:F1}{(e.Fits ? "" : " (too much)")} | ")
+            text.Append(
+                    culture,
+                    $"| {e.Stage.Name} | {e.Stage.Frames}x{e.Stage.Height}x{e.Stage.Width} | {e.Samples:N0} | {e.Flops / e.Samples / 1e12:G3} | "
+                )
+                .Append(
+                    culture,
+                    $"{e.Forward.Attention / e.Forward.Total:P1} | {e.Encoding.Total / (e.Flops / e.Samples):P0} | {e.Memory.Peak / 1e9:F1}{(e.Fits ? "" : " (too much)")} | "
+                )
                 .Append(culture, $"{e.GpuHours:N0} | {e.WallTime.TotalDays:F1} | {e.Dollars:N0} |\n");
         }
         text.Append(culture, $"| together | | {estimates.Sum(e => e.Samples):N0} | | | | | {estimates.Sum(e => e.GpuHours):N0} | ")

@@ -31,7 +31,9 @@ internal sealed class MovingAverage : IDisposable
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         foreach (var (name, parameter) in parameters)
+        {
             averages[name].mul_(decay).add_(parameter, 1 - decay);
+        }
     }
 
     /// <summary>Puts the averages into the parameters.</summary>
@@ -40,7 +42,9 @@ internal sealed class MovingAverage : IDisposable
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         foreach (var (name, parameter) in parameters)
+        {
             parameter.copy_(averages[name]);
+        }
     }
 
     /// <summary>Puts the averages into the parameters until the result is disposed of.</summary>
@@ -69,6 +73,8 @@ internal sealed class MovingAverage : IDisposable
     public void Dispose()
     {
         foreach (var average in averages.Values)
+        {
             average.Dispose();
+        }
     }
 }

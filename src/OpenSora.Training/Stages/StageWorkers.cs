@@ -4,7 +4,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>Threads that compute shares of a batch side by side, each with its part of libtorch's threads. They live as long as a stage: libtorch builds a pool of threads
+/// <summary>Threads that compute shares of a batch side by side, each with its part of libtorch's threads. They live as long as a stage: libtorch
+/// builds a pool of threads
 /// anew whenever one is told how many it has.</summary>
 internal sealed class StageWorkers : IDisposable
 {
@@ -15,12 +16,24 @@ internal sealed class StageWorkers : IDisposable
     {
         var each = Math.Max(1, get_num_threads() / count);
         queues = [.. Enumerable.Range(0, count).Select(_ => new BlockingCollection<Action>(boundedCapacity: 1))];
-        threads = [.. queues.Select((queue, number) => new Thread(() =>
-        {
-            set_num_threads(each); // of this thread
-            foreach (var work in queue.GetConsumingEnumerable())
-                work();
-        }) { IsBackground = true, Name = $"training worker {number}" })];
+        threads =
+        [
+            .. queues.Select(
+                (queue, number) =>
+                    new Thread(() =>
+                    {
+                        set_num_threads(each); // of this thread
+                        foreach (var work in queue.GetConsumingEnumerable())
+                        {
+                            work();
+                        }
+                    })
+                    {
+                        IsBackground = true,
+                        Name = $"training worker {number}",
+                    }
+            ),
+        ];
         Array.ForEach(threads, thread => thread.Start());
     }
 
@@ -33,25 +46,28 @@ internal sealed class StageWorkers : IDisposable
         for (var i = 0; i < count; i++)
         {
             var number = i;
-            queues[number].Add(() =>
-            {
-                try
+            queues[number]
+                .Add(() =>
                 {
-                    work(number);
-                }
-                catch (Exception exception)
-                {
-                    failures[number] = exception;
-                }
-                finally
-                {
-                    left.Signal();
-                }
-            });
+                    try
+                    {
+                        work(number);
+                    }
+                    catch (Exception exception)
+                    {
+                        failures[number] = exception;
+                    }
+                    finally
+                    {
+                        left.Signal();
+                    }
+                });
         }
         left.Wait();
         if (Array.Find(failures, failure => failure is not null) is { } first)
+        {
             ExceptionDispatchInfo.Throw(first);
+        }
     }
 
     public void Dispose()

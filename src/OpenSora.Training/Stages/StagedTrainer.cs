@@ -32,9 +32,8 @@ public sealed class StagedTrainer : IDisposable
     /// <summary>A trainer of a diffusion transformer with the published loss.</summary>
     /// <param name="model">The model; stays the caller's.</param>
     /// <param name="textEncoder">A text encoder to be trained with it, for data that hold token ids; null: data hold text states.</param>
-    public StagedTrainer(IVideoTransformer model, T5Encoder? textEncoder = null) : this(new DiffusionTraining(model, textEncoder))
-    {
-    }
+    public StagedTrainer(IVideoTransformer model, T5Encoder? textEncoder = null)
+        : this(new DiffusionTraining(model, textEncoder)) { }
 
     /// <summary>A trainer of anything.</summary>
     /// <param name="objective">What is trained, to what end.</param>
@@ -66,20 +65,26 @@ public sealed class StagedTrainer : IDisposable
     }
 
     /// <summary>Writes checkpoints.</summary>
-    /// <param name="options">Where and how often. A folder that has checkpoints already is one to <see cref="Resume"/> from: another run does not begin in it.</param>
+    /// <param name="options">Where and how often. A folder that has checkpoints already is one to <see cref="Resume"/> from: another run does not
+    /// begin in it.</param>
     /// <exception cref="ArgumentException">The options name no folder, or a number in them is below 1.</exception>
     public StagedTrainer SaveTo(CheckpointOptions options)
     {
         ArgumentNullException.ThrowIfNull(options);
         if (options.Problems().FirstOrDefault() is { } problem)
+        {
             throw new ArgumentException(problem, nameof(options));
+        }
+
         checkpoints = options;
         return this;
     }
 
     /// <summary>Goes on with an earlier run of the same stages, exactly where its checkpoint was written.</summary>
-    /// <remarks>The stage's settings, objective and data must be the same. Its <see cref="TrainingStage.Steps"/> and <see cref="TrainingStage.TimeLimit"/> may be
-    /// others: the run is then longer or shorter, a last stage that was done goes on, and the learning rate follows the schedule of the new length.</remarks>
+    /// <remarks>The stage's settings, objective and data must be the same. Its <see cref="TrainingStage.Steps"/> and
+    /// <see cref="TrainingStage.TimeLimit"/> may be
+    /// others: the run is then longer or shorter, a last stage that was done goes on, and the learning rate follows the schedule of the new
+    /// length.</remarks>
     /// <param name="path">A checkpoint or a folder of them, of which the newest is taken.</param>
     /// <param name="ifAny">Begins at the beginning where there is no checkpoint yet, instead of failing.</param>
     public StagedTrainer Resume(string path, bool ifAny = false)
@@ -90,9 +95,11 @@ public sealed class StagedTrainer : IDisposable
     }
 
     /// <summary>Takes the weights, and nothing else, of another run or of a weights file, for a new run. Done at once.</summary>
-    /// <param name="path">A file of weights as <see cref="WeightsFile"/> opens it, a checkpoint, or a folder of checkpoints, of which the newest is taken.</param>
+    /// <param name="path">A file of weights as <see cref="WeightsFile"/> opens it, a checkpoint, or a folder of checkpoints, of which the newest is
+    /// taken.</param>
     /// <param name="averages">Takes a checkpoint's moving averages rather than its last weights.</param>
-    /// <param name="options">How the names fit; null: strictly. <see cref="LoadOptions.KeepInitial"/> names what a model has and its predecessor had not.</param>
+    /// <param name="options">How the names fit; null: strictly. <see cref="LoadOptions.KeepInitial"/> names what a model has and its predecessor had
+    /// not.</param>
     /// <exception cref="FileNotFoundException">There is no such file, or the folder holds no checkpoint.</exception>
     /// <exception cref="InvalidWeightsException">It does not fit.</exception>
     public StagedTrainer InitialiseFrom(string path, bool averages = true, LoadOptions? options = null)
@@ -113,19 +120,27 @@ public sealed class StagedTrainer : IDisposable
     public Task RunAsync(IProgress<TrainingProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         if (stages.Count == 0)
+        {
             throw new InvalidOperationException("There is nothing to train: add a stage with AddStage.");
+        }
+
         foreach (var stage in stages)
         {
             stage.Validate();
             if (stage.Objective?.Modules.Values.Except(objective.Modules.Values).Any() is true)
-                throw new InvalidOperationException($"The objective of stage '{stage.Name}' has modules that the trainer does not know. Make the trainer with an objective that has all modules.");
+            {
+                throw new InvalidOperationException(
+                    $"The objective of stage '{stage.Name}' has modules that the trainer does not know. Make the trainer with an objective that has all modules."
+                );
+            }
         }
         return Task.Run(() => Run(progress, cancellationToken), CancellationToken.None);
     }
 
     /// <summary>Puts the last stage's moving averages into the modules: the weights to generate with.</summary>
     /// <exception cref="InvalidOperationException">No stage that keeps averages has been run.</exception>
-    public void UseAverages() => (average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();
+    public void UseAverages() =>
+        (average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();
 
     /// <summary>Disposes of the moving averages. The modules stay the caller's.</summary>
     public void Dispose() => average?.Dispose();
@@ -133,12 +148,21 @@ public sealed class StagedTrainer : IDisposable
     private void Run(IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
     {
         if (Interlocked.Exchange(ref running, 1) == 1)
+        {
             throw new InvalidOperationException("This trainer is already running.");
+        }
+
         try
         {
-            var path = resumeFrom is null ? null : resumeIfAny ? Checkpoint.Newest(resumeFrom) : Existing(resumeFrom);
+            var path =
+                resumeFrom is null ? null
+                : resumeIfAny ? Checkpoint.Newest(resumeFrom)
+                : Existing(resumeFrom);
             if (checkpoints is not null)
+            {
                 Checkpoint.Prepare(checkpoints.Folder, path);
+            }
+
             using var file = path is null ? null : SafetensorsFile.Open(path);
             var state = file is null ? null : Checkpoint.State(file);
             if (file is not null)
@@ -162,15 +186,28 @@ public sealed class StagedTrainer : IDisposable
     }
 
     // Runs a stage to its end; returns its steps.
-    private long RunStage(int index, long stepsBefore, CheckpointState? resumed, SafetensorsFile? file, IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
+    private long RunStage(
+        int index,
+        long stepsBefore,
+        CheckpointState? resumed,
+        SafetensorsFile? file,
+        IProgress<TrainingProgress>? progress,
+        CancellationToken cancellationToken
+    )
     {
         using var scope = NewDisposeScope();
         var stage = stages[index];
         var trained = ChooseParameters(stage);
         foreach (var module in objective.Modules.Values)
+        {
             module.UseGradientCheckpointing(stage.GradientCheckpointing);
+        }
+
         if (resumed is null && index > 0 && stage.StartFromEma)
+        {
             average?.CopyToParameters(); // of the stage before
+        }
+
         average?.Dispose();
         average = stage.EmaDecay is null ? null : new MovingAverage(trained);
 
@@ -186,7 +223,10 @@ public sealed class StagedTrainer : IDisposable
         var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
         var finished = step >= stage.Steps || before >= stage.TimeLimit;
         if (finished)
+        {
             return step;
+        }
+
         var spikes = stage.Spikes is null ? null : new SpikeWatch(stage.Spikes, resumed?.Spikes);
         var run = new TrainingRun(stage, objective.Modules, average, stepsBefore, callbacks, cancellationToken) { Step = step };
         run.Notify(callback => callback.StageStarted(run));
@@ -209,7 +249,9 @@ public sealed class StagedTrainer : IDisposable
             var left = stage.TimeLimit is { } limit && limit - spent < bySteps ? limit - spent : bySteps;
             var now = result with
             {
-                SamplesPerSecond = samples / clock.Elapsed.TotalSeconds, StepTime = clock.Elapsed - began, TimeLeft = finished || left < TimeSpan.Zero ? TimeSpan.Zero : left,
+                SamplesPerSecond = samples / clock.Elapsed.TotalSeconds,
+                StepTime = clock.Elapsed - began,
+                TimeLeft = finished || left < TimeSpan.Zero ? TimeSpan.Zero : left,
             };
             TrainingMetrics.Record(now, skipped: now.Spike is not null && stage.Spikes!.SkipSteps);
             progress?.Report(now);
@@ -224,30 +266,61 @@ public sealed class StagedTrainer : IDisposable
             }
 
             // Not amid spikes: the newest checkpoint is a good one.
-            if (checkpoints is not null && (finished || cancellationToken.IsCancellationRequested
-                || (spikes?.InARow is null or 0 && (step % checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= checkpoints.Every))))
+            if (
+                checkpoints is not null
+                && (
+                    finished
+                    || cancellationToken.IsCancellationRequested
+                    || (spikes?.InARow is null or 0 && (step % checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= checkpoints.Every))
+                )
+            )
             {
                 var path = Save();
                 lastSaved = clock.Elapsed;
                 run.Notify(callback => callback.CheckpointWritten(run, path));
             }
             if (!finished)
+            {
                 cancellationToken.ThrowIfCancellationRequested();
+            }
         }
         run.Notify(callback => callback.StageFinished(run));
         return step;
 
-        string Save() => Checkpoint.Write(checkpoints!, new CheckpointState
-        {
-            Stage = index, StageName = stage.Name, Step = step, StepsBefore = stepsBefore, Seconds = (before + clock.Elapsed).TotalSeconds,
-            Settings = stage.Settings, Objective = (stage.Objective ?? objective).Fingerprint, Data = stage.Data!.Fingerprint, Spikes = spikes?.History,
-        }, objective.Modules, Averages, trained, optimizer);
+        string Save() =>
+            Checkpoint.Write(
+                checkpoints!,
+                new CheckpointState
+                {
+                    Stage = index,
+                    StageName = stage.Name,
+                    Step = step,
+                    StepsBefore = stepsBefore,
+                    Seconds = (before + clock.Elapsed).TotalSeconds,
+                    Settings = stage.Settings,
+                    Objective = (stage.Objective ?? objective).Fingerprint,
+                    Data = stage.Data!.Fingerprint,
+                    Spikes = spikes?.History,
+                },
+                objective.Modules,
+                Averages,
+                trained,
+                optimizer
+            );
     }
 
     private IReadOnlyDictionary<string, Tensor> Averages => average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);
 
     // One optimizer step, or none, where the gradients are out of proportion.
-    private TrainingProgress Step(TrainingStage stage, List<(string Name, Parameter Parameter)> trained, AdamWOptimizers optimizer, StageWorkers? workers, SpikeWatch? spikes, long step, double rate)
+    private TrainingProgress Step(
+        TrainingStage stage,
+        List<(string Name, Parameter Parameter)> trained,
+        AdamWOptimizers optimizer,
+        StageWorkers? workers,
+        SpikeWatch? spikes,
+        long step,
+        double rate
+    )
     {
         foreach (var module in objective.Modules.Values)
         {
@@ -263,21 +336,31 @@ public sealed class StagedTrainer : IDisposable
             using var scope = NewDisposeScope();
             var number = step * stage.Accumulation + micro;
             using var batch = stage.Data!.GetBatch(number, stage.BatchSize, stage.Seed).MoveTo(device);
-            var (loss, ofLoss) = stage.Workers == 1
-                ? OneLoss(stage, batch, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
-                : SharedLoss(stage, batch, number, trained, workers!);
+            var (loss, ofLoss) =
+                stage.Workers == 1
+                    ? OneLoss(stage, batch, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
+                    : SharedLoss(stage, batch, number, trained, workers!);
             total += loss / stage.Accumulation;
             foreach (var (name, part) in ofLoss)
+            {
                 parts[name] = parts.GetValueOrDefault(name) + part / stage.Accumulation;
+            }
+
             samples += batch.Video.shape[0];
         }
 
         var norm = ClipGradients(trained, stage.ClipGradientNorm ?? double.PositiveInfinity);
         if (!double.IsFinite(total) || !double.IsFinite(norm))
+        {
             throw Diverged(stage, step, NotFinite(trained, total, norm));
+        }
+
         var spike = spikes?.Judge(total, norm, () => Largest(trained));
         if (spikes is { MustStop: true })
+        {
             throw Diverged(stage, step, $"this is step {spikes.InARow} in a row out of proportion: {spike}");
+        }
+
         if (spike is null || !stage.Spikes!.SkipSteps)
         {
             optimizer.Step(rate);
@@ -285,14 +368,28 @@ public sealed class StagedTrainer : IDisposable
         }
         return new TrainingProgress
         {
-            Stage = stage.Name, Step = step + 1, Steps = stage.Steps, Loss = total, Parts = parts, GradientNorm = norm, LearningRate = rate,
-            Samples = samples, Spike = spike, SkippedSteps = spikes?.History.Skipped ?? 0,
+            Stage = stage.Name,
+            Step = step + 1,
+            Steps = stage.Steps,
+            Loss = total,
+            Parts = parts,
+            GradientNorm = norm,
+            LearningRate = rate,
+            Samples = samples,
+            Spike = spike,
+            SkippedSteps = spikes?.History.Skipped ?? 0,
         };
     }
 
     // The loss of a batch, and what backward does with the share of it that counts.
     private (double Loss, IReadOnlyDictionary<string, double> Parts) OneLoss(
-        TrainingStage stage, TrainingBatch batch, long number, int worker, double share, Action<Tensor> backward)
+        TrainingStage stage,
+        TrainingBatch batch,
+        long number,
+        int worker,
+        double share,
+        Action<Tensor> backward
+    )
     {
         using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
         var loss = (stage.Objective ?? objective).Loss(batch, stage, generator);
@@ -302,7 +399,12 @@ public sealed class StagedTrainer : IDisposable
 
     // The same with the batch divided among threads. Their gradients are added in the threads' order, so that the sum is the same in every run.
     private (double Loss, IReadOnlyDictionary<string, double> Parts) SharedLoss(
-        TrainingStage stage, TrainingBatch batch, long number, List<(string Name, Parameter Parameter)> trained, StageWorkers threads)
+        TrainingStage stage,
+        TrainingBatch batch,
+        long number,
+        List<(string Name, Parameter Parameter)> trained,
+        StageWorkers threads
+    )
     {
         var count = batch.Video.shape[0];
         var workers = (int)Math.Min(stage.Workers, count);
@@ -318,7 +420,9 @@ public sealed class StagedTrainer : IDisposable
             {
                 gradients[worker] = Gradients.Of([loss], parameters);
                 foreach (var gradient in gradients[worker])
+                {
                     gradient?.DetachFromDisposeScope();
+                }
             });
             results[worker] = (loss, parts, share);
         }
@@ -333,19 +437,26 @@ public sealed class StagedTrainer : IDisposable
                 // Not in place: one tensor may be the gradient of several parameters.
                 var parts = gradients.Select(all => all[i]).Prepend(trained[i].Parameter.grad).OfType<Tensor>().ToArray();
                 if (parts.Length > 0)
+                {
                     trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum + part);
+                }
             }
         }
         finally
         {
             foreach (var gradient in gradients.Where(all => all is not null).SelectMany(all => all))
+            {
                 gradient?.Dispose();
+            }
         }
-        return (results.Sum(result => result.Loss * result.Share),
-            results[0].Parts.Keys.ToDictionary(name => name, name => results.Sum(result => result.Parts[name] * result.Share), StringComparer.Ordinal));
+        return (
+            results.Sum(result => result.Loss * result.Share),
+            results[0].Parts.Keys.ToDictionary(name => name, name => results.Sum(result => result.Parts[name] * result.Share), StringComparer.Ordinal)
+        );
     }
 
-    // Scales all gradients so that their common norm is at most this, and returns what it was. One that is not finite changes nothing, so that it can be found out whose it is
+    // Scales all gradients so that their common norm is at most this, and returns what it was. One that is not finite changes nothing, so that it can
+    // be found out whose it is
     // (nn.utils.clip_grad_norm_ of TorchSharp makes all gradients NaN then).
     private static double ClipGradients(List<(string Name, Parameter Parameter)> trained, double most)
     {
@@ -353,13 +464,18 @@ public sealed class StagedTrainer : IDisposable
         using var noGradients = no_grad();
         var gradients = trained.Select(pair => pair.Parameter.grad).OfType<Tensor>().ToArray();
         if (gradients.Length == 0)
+        {
             return 0;
+        }
+
         var norm = stack(gradients.Select(gradient => gradient.norm())).to_type(ScalarType.Float64).norm().cpu().item<double>();
         var factor = most / (norm + 1e-6);
         if (factor < 1)
         {
             foreach (var gradient in gradients)
+            {
                 gradient.mul_(factor);
+            }
         }
         return norm;
     }
@@ -367,22 +483,27 @@ public sealed class StagedTrainer : IDisposable
     private TrainingDivergedException Diverged(TrainingStage stage, long step, string what)
     {
         var kept = checkpoints is null ? null : Checkpoint.Newest(checkpoints.Folder);
-        return new TrainingDivergedException($"Stage '{stage.Name}', step {step + 1}: {what}. The step was not taken. Lower the learning rate or look at the data"
-            + (kept is null ? "." : $"; the last checkpoint is '{kept}'."));
+        return new TrainingDivergedException(
+            $"Stage '{stage.Name}', step {step + 1}: {what}. The step was not taken. Lower the learning rate or look at the data"
+                + (kept is null ? "." : $"; the last checkpoint is '{kept}'.")
+        );
     }
 
     private static string NotFinite(List<(string Name, Parameter Parameter)> trained, double loss, double norm)
     {
         using var scope = NewDisposeScope();
         var first = trained.FirstOrDefault(pair => pair.Parameter.grad is { } grad && !grad.isfinite().all().item<bool>()).Name;
-        return $"the loss is {loss}, the gradients' norm {norm}" + (first is null ? "" : $", the first gradient that is not finite is that of '{first}'");
+        return $"the loss is {loss}, the gradients' norm {norm}"
+            + (first is null ? "" : $", the first gradient that is not finite is that of '{first}'");
     }
 
     // The parameter with the largest gradient, and the share of all gradients' squares that it has.
     private static (string Name, double Share) Largest(List<(string Name, Parameter Parameter)> trained)
     {
         using var scope = NewDisposeScope();
-        var squares = trained.ConvertAll(pair => pair.Parameter.grad is { } grad ? grad.to_type(ScalarType.Float64).square().sum().cpu().item<double>() : 0);
+        var squares = trained.ConvertAll(pair =>
+            pair.Parameter.grad is { } grad ? grad.to_type(ScalarType.Float64).square().sum().cpu().item<double>() : 0
+        );
         var largest = squares.IndexOf(squares.Max());
         return (trained[largest].Name, squares.Sum() is var all and > 0 ? squares[largest] / all : 0);
     }
@@ -398,28 +519,54 @@ public sealed class StagedTrainer : IDisposable
                 var chosen = stage.Trains?.Invoke($"{part}.{name}") ?? true;
                 parameter.requires_grad_(chosen);
                 if (chosen)
+                {
                     trained.Add(($"{part}.{name}", parameter));
+                }
             }
         }
-        return trained.Count > 0 ? trained : throw new InvalidOperationException($"Stage '{stage.Name}' trains nothing: {nameof(TrainingStage.Trains)} refuses every parameter.");
+        return trained.Count > 0
+            ? trained
+            : throw new InvalidOperationException($"Stage '{stage.Name}' trains nothing: {nameof(TrainingStage.Trains)} refuses every parameter.");
     }
 
     private void CheckFits(CheckpointState state, string path)
     {
         if (state.Stage >= stages.Count || !string.Equals(stages[state.Stage].Name, state.StageName, StringComparison.Ordinal))
-            throw new InvalidOperationException($"'{path}' is of stage {state.Stage + 1}, '{state.StageName}', which this run does not have there. Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+        {
+            throw new InvalidOperationException(
+                $"'{path}' is of stage {state.Stage + 1}, '{state.StageName}', which this run does not have there. Resume continues the same run; InitialiseFrom begins a new one from its weights."
+            );
+        }
+
         var stage = stages[state.Stage];
         if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
-            throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other settings ({state.Settings}) than it has now ({stage.Settings}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+        {
+            throw new InvalidOperationException(
+                $"Stage '{stage.Name}' was begun with other settings ({state.Settings}) than it has now ({stage.Settings}). Resume continues the same run; InitialiseFrom begins a new one from its weights."
+            );
+        }
+
         var aim = stage.Objective ?? objective;
         // Earlier checkpoints name no objective, or only its type.
-        if (state.Objective.Length > 0 && !string.Equals(state.Objective, aim.GetType().Name, StringComparison.Ordinal)
-            && !string.Equals(state.Objective, aim.Fingerprint, StringComparison.Ordinal))
-            throw new InvalidOperationException($"Stage '{stage.Name}' was begun with another objective ({state.Objective}) than it has now ({aim.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+        if (
+            state.Objective.Length > 0
+            && !string.Equals(state.Objective, aim.GetType().Name, StringComparison.Ordinal)
+            && !string.Equals(state.Objective, aim.Fingerprint, StringComparison.Ordinal)
+        )
+        {
+            throw new InvalidOperationException(
+                $"Stage '{stage.Name}' was begun with another objective ({state.Objective}) than it has now ({aim.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights."
+            );
+        }
+
         if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
-            throw new InvalidOperationException($"Stage '{stage.Name}' was begun with other data ({state.Data}) than it has now ({stage.Data.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights.");
+        {
+            throw new InvalidOperationException(
+                $"Stage '{stage.Name}' was begun with other data ({state.Data}) than it has now ({stage.Data.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights."
+            );
+        }
     }
 
-    private static string Existing(string path) => Checkpoint.Newest(path)
-        ?? throw new FileNotFoundException($"There is no checkpoint or weights file at '{path}'.", path);
+    private static string Existing(string path) =>
+        Checkpoint.Newest(path) ?? throw new FileNotFoundException($"There is no checkpoint or weights file at '{path}'.", path);
 }

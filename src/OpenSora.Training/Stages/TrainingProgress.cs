@@ -36,7 +36,8 @@ public sealed record TrainingProgress
     /// <summary>An estimate for the rest of the stage.</summary>
     public TimeSpan TimeLeft { get; init; }
 
-    /// <summary>What was out of proportion in this step, and where; null where nothing was, or nobody looked (<see cref="TrainingStage.Spikes"/>).</summary>
+    /// <summary>What was out of proportion in this step, and where; null where nothing was, or nobody looked
+    /// (<see cref="TrainingStage.Spikes"/>).</summary>
     public string? Spike { get; init; }
 
     /// <summary>Steps of the stage that were not taken because of spikes.</summary>
@@ -48,19 +49,16 @@ public sealed record TrainingProgress
 public sealed class TrainingDivergedException : Exception
 {
     /// <summary>Says where training broke.</summary>
-    public TrainingDivergedException(string message) : base(message)
-    {
-    }
+    public TrainingDivergedException(string message)
+        : base(message) { }
 
     /// <summary>Says where training broke.</summary>
-    public TrainingDivergedException(string message, Exception innerException) : base(message, innerException)
-    {
-    }
+    public TrainingDivergedException(string message, Exception innerException)
+        : base(message, innerException) { }
 
     /// <summary>Training broke.</summary>
-    public TrainingDivergedException() : this("Training diverged.")
-    {
-    }
+    public TrainingDivergedException()
+        : this("Training diverged.") { }
 }
 
 /// <summary>When checkpoints are written, where to, and how many are kept.</summary>
@@ -82,12 +80,23 @@ public class CheckpointOptions
     internal IEnumerable<string> Problems()
     {
         if (string.IsNullOrWhiteSpace(Folder))
+        {
             yield return $"The options of checkpoints name no {nameof(Folder)}.";
+        }
+
         if (EverySteps < 1)
+        {
             yield return $"Checkpoints have {nameof(EverySteps)} {EverySteps}; it must be at least 1, or null.";
+        }
+
         if (Every <= TimeSpan.Zero)
+        {
             yield return $"Checkpoints have {nameof(Every)} {Every}; it must be above 0, or null.";
+        }
+
         if (KeepLast < 1)
+        {
             yield return $"Checkpoints have {nameof(KeepLast)} {KeepLast}; it must be at least 1.";
+        }
     }
 }

@@ -40,11 +40,13 @@ public class TrainingStage
     /// <summary>Batches whose gradients are averaged for one optimizer step.</summary>
     public int Accumulation { get; set; } = 1;
 
-    /// <summary>Threads that share the work on a batch, each with its part of the samples and libtorch's threads divided among them. On a processor with
+    /// <summary>Threads that share the work on a batch, each with its part of the samples and libtorch's threads divided among them. On a processor
+    /// with
     /// few cores this is faster than having all cores work on one operator after the other; on one GPU it is not.</summary>
     public int Workers { get; set; } = 1;
 
-    /// <summary>Lets the models keep less for the backward pass and compute it again there, see <see cref="Models.GradientCheckpointing"/>. On or off,
+    /// <summary>Lets the models keep less for the backward pass and compute it again there, see <see cref="Models.GradientCheckpointing"/>. On or
+    /// off,
     /// the stage sets it.</summary>
     public bool GradientCheckpointing { get; set; }
 
@@ -84,36 +86,59 @@ public class TrainingStage
     /// <summary>The share of captions that are replaced by the null caption; null: as the model is configured (published: 0.1).</summary>
     public double? CaptionDropout { get; set; }
 
-    /// <summary>Which parameters are trained, by name; null: all. Names begin with the part that the objective names, such as <c>model.</c> or <c>text.</c></summary>
+    /// <summary>Which parameters are trained, by name; null: all. Names begin with the part that the objective names, such as <c>model.</c> or
+    /// <c>text.</c></summary>
     public Func<string, bool>? Trains { get; set; }
 
-    /// <summary>What to do when a loss or gradient is suddenly far above the usual; null: nobody looks. One that is no finite number always ends the run.</summary>
+    /// <summary>What to do when a loss or gradient is suddenly far above the usual; null: nobody looks. One that is no finite number always ends the
+    /// run.</summary>
     public SpikeGuard? Spikes { get; set; }
 
     /// <summary>Seed of everything random in the stage: order of the data, noise, time steps, dropped captions.</summary>
     public int Seed { get; set; } = 42;
 
-    /// <summary>The first stage of Open-Sora 1.0: single images; temporal attention is not trained. <see cref="Models.StdiT.TemporalAttention"/> leaves it out meanwhile, which is faster.</summary>
+    /// <summary>The first stage of Open-Sora 1.0: single images; temporal attention is not trained. <see cref="Models.StdiT.TemporalAttention"/>
+    /// leaves it out meanwhile, which is faster.</summary>
     /// <param name="data">Images: latents of one frame, with captions.</param>
     /// <param name="steps">Optimizer steps.</param>
-    public static TrainingStage ImagePretraining(ITrainingData data, int steps) => new()
-    {
-        Name = "image pretraining", Data = data, Steps = steps, BatchSize = 64, Trains = name => !IsTemporal(name),
-    };
+    public static TrainingStage ImagePretraining(ITrainingData data, int steps) =>
+        new()
+        {
+            Name = "image pretraining",
+            Data = data,
+            Steps = steps,
+            BatchSize = 64,
+            Trains = name => !IsTemporal(name),
+        };
 
     /// <summary>The second stage: many clips at low resolution (366 thousand of 16 frames, 256x256, every third frame, were published),
     /// starting from the image weights with temporal attention that adds nothing yet.</summary>
     /// <param name="data">Clips with captions.</param>
     /// <param name="steps">Optimizer steps.</param>
-    public static TrainingStage VideoPretraining(ITrainingData data, int steps) => new() { Name = "video pretraining", Data = data, Steps = steps };
+    public static TrainingStage VideoPretraining(ITrainingData data, int steps) =>
+        new()
+        {
+            Name = "video pretraining",
+            Data = data,
+            Steps = steps,
+        };
 
     /// <summary>The third stage: few clips of high quality (20 thousand were published), larger and longer.</summary>
     /// <param name="data">Clips with captions.</param>
     /// <param name="steps">Optimizer steps.</param>
-    public static TrainingStage HighQualityFineTuning(ITrainingData data, int steps) => new() { Name = "fine-tuning", Data = data, Steps = steps, BatchSize = 4 };
+    public static TrainingStage HighQualityFineTuning(ITrainingData data, int steps) =>
+        new()
+        {
+            Name = "fine-tuning",
+            Data = data,
+            Steps = steps,
+            BatchSize = 4,
+        };
 
-    /// <summary>Whether a parameter belongs to attention along time: of STDiT and STDiT2 a part of every block, of STDiT3 blocks of their own.</summary>
-    internal static bool IsTemporal(string name) => name.Contains(".attn_temp.", StringComparison.Ordinal) || name.Contains(".temporal_blocks.", StringComparison.Ordinal);
+    /// <summary>Whether a parameter belongs to attention along time: of STDiT and STDiT2 a part of every block, of STDiT3 blocks of their
+    /// own.</summary>
+    internal static bool IsTemporal(string name) =>
+        name.Contains(".attn_temp.", StringComparison.Ordinal) || name.Contains(".temporal_blocks.", StringComparison.Ordinal);
 
     /// <summary>The learning rate of a step.</summary>
     /// <param name="step">Steps before it.</param>
@@ -122,7 +147,10 @@ public class TrainingStage
     {
         var warm = WarmUpSteps == 0 ? 1 : Math.Min(1, (step + 1.0) / WarmUpSteps);
         if (Shape == LearningRateShape.Constant)
+        {
             return LearningRate * warm;
+        }
+
         var byTime = TimeLimit is { } limit ? elapsed / limit : 0;
         var done = Math.Clamp(Math.Max((step - WarmUpSteps) / (double)Math.Max(1, Steps - WarmUpSteps), byTime), 0, 1);
         return warm * (FinalLearningRate + (LearningRate - FinalLearningRate) * (1 + Math.Cos(Math.PI * done)) / 2);
@@ -139,14 +167,20 @@ public class TrainingStage
             (Accumulation > 0, $"has {nameof(Accumulation)} {Accumulation}; it must be above 0"),
             (Workers > 0, $"has {nameof(Workers)} {Workers}; it must be above 0"),
             (double.IsFinite(LearningRate) && LearningRate > 0, $"has {nameof(LearningRate)} {LearningRate}; it must be above 0"),
-            (FinalLearningRate >= 0 && FinalLearningRate <= LearningRate, $"has {nameof(FinalLearningRate)} {FinalLearningRate}; it must be between 0 and {LearningRate}"),
+            (
+                FinalLearningRate >= 0 && FinalLearningRate <= LearningRate,
+                $"has {nameof(FinalLearningRate)} {FinalLearningRate}; it must be between 0 and {LearningRate}"
+            ),
             (WarmUpSteps >= 0, $"has {nameof(WarmUpSteps)} {WarmUpSteps}; it must not be negative"),
             (Beta1 is >= 0 and < 1 && Beta2 is >= 0 and < 1, $"has betas {Beta1} and {Beta2}; both must be at least 0 and below 1"),
             (WeightDecay >= 0, $"has {nameof(WeightDecay)} {WeightDecay}; it must not be negative"),
             (ClipGradientNorm is null or > 0, $"has {nameof(ClipGradientNorm)} {ClipGradientNorm}; it must be above 0, or null"),
             (EmaDecay is null or (>= 0 and < 1), $"has {nameof(EmaDecay)} {EmaDecay}; it must be at least 0 and below 1, or null"),
             (CaptionDropout is null or (>= 0 and <= 1), $"has {nameof(CaptionDropout)} {CaptionDropout}; it must be between 0 and 1, or null"),
-            (Spikes is null or { Factor: > 1, Window: > 0 } and { StopAfter: null or > 0 }, $"has {nameof(Spikes)} with {nameof(SpikeGuard.Factor)} {Spikes?.Factor}, {nameof(SpikeGuard.Window)} {Spikes?.Window} and {nameof(SpikeGuard.StopAfter)} {Spikes?.StopAfter}; the factor must be above 1, the others above 0"),
+            (
+                Spikes is null or { Factor: > 1, Window: > 0 } and { StopAfter: null or > 0 },
+                $"has {nameof(Spikes)} with {nameof(SpikeGuard.Factor)} {Spikes?.Factor}, {nameof(SpikeGuard.Window)} {Spikes?.Window} and {nameof(SpikeGuard.StopAfter)} {Spikes?.StopAfter}; the factor must be above 1, the others above 0"
+            ),
             (TimeLimit is null || TimeLimit > TimeSpan.Zero, $"has {nameof(TimeLimit)} {TimeLimit}; it must be above 0, or null"),
         ];
         return rules.Where(rule => !rule.Right).Select(rule => $"Stage '{Name}' {rule.What}.");
@@ -155,13 +189,24 @@ public class TrainingStage
     internal void Validate()
     {
         if (Problems().FirstOrDefault() is { } problem)
+        {
             throw new InvalidOperationException(problem);
+        }
+
         if (Data is null)
+        {
             throw new InvalidOperationException($"Stage '{Name}' has no {nameof(Data)}.");
+        }
     }
 
     /// <summary>The settings that a resumed run must share with the run that it continues.</summary>
-    internal string Settings => FormattableString.Invariant(
-        $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}")
-        + (Spikes is { } spikes ? FormattableString.Invariant($", spikes {spikes.Factor} of {spikes.Window} {(spikes.SkipSteps ? "skipped" : "taken")}") : "");
+    internal string Settings =>
+        FormattableString.Invariant(
+            $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}"
+        )
+        + (
+            Spikes is { } spikes
+                ? FormattableString.Invariant($", spikes {spikes.Factor} of {spikes.Window} {(spikes.SkipSteps ? "skipped" : "taken")}")
+                : ""
+        );
 }

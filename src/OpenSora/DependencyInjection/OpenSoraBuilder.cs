@@ -17,9 +17,10 @@ public sealed class OpenSoraBuilder
     /// <summary>The services to which OpenSora was added.</summary>
     public IServiceCollection Services { get; }
 
-    /// <summary>Decodes with another autoencoder than the model's. Its constructor may ask for a <see cref="PartContext"/> and for services.</summary>
-    public OpenSoraBuilder UseVae<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>() where T : class, IVideoAutoencoder =>
-        UseVae(context => ActivatorUtilities.CreateInstance<T>(context));
+    /// <summary>Decodes with another autoencoder than the model's. Its constructor may ask for a <see cref="PartContext"/> and for
+    /// services.</summary>
+    public OpenSoraBuilder UseVae<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
+        where T : class, IVideoAutoencoder => UseVae(context => ActivatorUtilities.CreateInstance<T>(context));
 
     /// <summary>Decodes with the autoencoder that the function makes; the generator disposes of it.</summary>
     public OpenSoraBuilder UseVae(Func<PartContext, IVideoAutoencoder> factory)
@@ -28,9 +29,10 @@ public sealed class OpenSoraBuilder
         return this;
     }
 
-    /// <summary>Encodes prompts with another text encoder than the model's. Its constructor may ask for a <see cref="PartContext"/> and for services.</summary>
-    public OpenSoraBuilder UseTextEncoder<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>() where T : class, ITextEncoder =>
-        UseTextEncoder(context => ActivatorUtilities.CreateInstance<T>(context));
+    /// <summary>Encodes prompts with another text encoder than the model's. Its constructor may ask for a <see cref="PartContext"/> and for
+    /// services.</summary>
+    public OpenSoraBuilder UseTextEncoder<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
+        where T : class, ITextEncoder => UseTextEncoder(context => ActivatorUtilities.CreateInstance<T>(context));
 
     /// <summary>Encodes prompts with the encoder that the function makes; the generator disposes of it.</summary>
     public OpenSoraBuilder UseTextEncoder(Func<PartContext, ITextEncoder> factory)
@@ -71,7 +73,8 @@ public sealed class OpenSoraBuilder
     }
 
     /// <summary>Offers a backend that the container makes; one of the same name is replaced.</summary>
-    public OpenSoraBuilder AddBackend<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>() where T : class, IComputeBackend
+    public OpenSoraBuilder AddBackend<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
+        where T : class, IComputeBackend
     {
         Services.AddSingleton<IComputeBackend, T>();
         return this;

@@ -23,8 +23,12 @@ public static class OpenSoraServiceCollectionExtensions
     {
         ArgumentNullException.ThrowIfNull(services);
         if (!IsAdded(services)) // once: what the first call set in code has the last word over the section
+        {
             services.AddSingleton<IConfigureOptions<OpenSoraOptions>>(provider => new ConfigureOptions<OpenSoraOptions>(options =>
-                Bind(Own(provider.GetService<IConfiguration>()?.GetSection(OpenSoraOptions.SectionName)), options)));
+                Bind(Own(provider.GetService<IConfiguration>()?.GetSection(OpenSoraOptions.SectionName)), options)
+            ));
+        }
+
         return Add(services, configure);
     }
 
@@ -45,22 +49,37 @@ public static class OpenSoraServiceCollectionExtensions
         section?.Bind(options, binder => binder.ErrorOnUnknownConfiguration = true);
 
     // The section without that of the training library.
-    private static IConfiguration? Own(IConfiguration? section) => section is null || !section.GetSection("Training").Exists() ? section
-        : new ConfigurationBuilder().AddInMemoryCollection(section.AsEnumerable(makePathsRelative: true)
-            .Where(pair => !pair.Key.Equals("Training", StringComparison.OrdinalIgnoreCase) && !pair.Key.StartsWith("Training:", StringComparison.OrdinalIgnoreCase))).Build();
+    private static IConfiguration? Own(IConfiguration? section) =>
+        section is null || !section.GetSection("Training").Exists()
+            ? section
+            : new ConfigurationBuilder()
+                .AddInMemoryCollection(
+                    section
+                        .AsEnumerable(makePathsRelative: true)
+                        .Where(pair =>
+                            !pair.Key.Equals("Training", StringComparison.OrdinalIgnoreCase)
+                            && !pair.Key.StartsWith("Training:", StringComparison.OrdinalIgnoreCase)
+                        )
+                )
+                .Build();
 
     private static OpenSoraBuilder Add(IServiceCollection services, Action<OpenSoraOptions>? configure)
     {
         var options = services.AddOptions<OpenSoraOptions>().ValidateOnStart();
         if (configure is not null)
+        {
             options.Configure(configure);
+        }
+
         services.TryAddEnumerable(ServiceDescriptor.Singleton<IValidateOptions<OpenSoraOptions>, OpenSoraOptionsValidator>());
 
         if (!IsAdded(services)) // once: of several backends with one name the last counts, and that is one added in code
         {
             services.AddSingleton<IComputeBackend, CpuBackend>();
             foreach (var backend in BackendSelector.Discovered.Value)
+            {
                 services.AddSingleton(backend);
+            }
         }
         services.TryAddSingleton<BackendSelector>();
 
@@ -71,12 +90,20 @@ public static class OpenSoraServiceCollectionExtensions
         // Called twice, it adds to the same generator.
         var parts = Parts(services) ?? new PartFactories();
         services.TryAddSingleton(parts);
-        services.TryAddSingleton(p => new VideoGenerator(Options(p), parts, p.GetRequiredService<BackendSelector>(),
-            p.GetRequiredService<IVideoWriter>(), p.GetRequiredService<IImageCodec>(), p, p.GetService<ILogger<VideoGenerator>>()));
+        services.TryAddSingleton(p => new VideoGenerator(
+            Options(p),
+            parts,
+            p.GetRequiredService<BackendSelector>(),
+            p.GetRequiredService<IVideoWriter>(),
+            p.GetRequiredService<IImageCodec>(),
+            p,
+            p.GetService<ILogger<VideoGenerator>>()
+        ));
         return new OpenSoraBuilder(services, parts);
     }
 
-    private static PartFactories? Parts(IServiceCollection services) => services.FirstOrDefault(s => s.ServiceType == typeof(PartFactories))?.ImplementationInstance as PartFactories;
+    private static PartFactories? Parts(IServiceCollection services) =>
+        services.FirstOrDefault(s => s.ServiceType == typeof(PartFactories))?.ImplementationInstance as PartFactories;
 
     private static bool IsAdded(IServiceCollection services) => Parts(services) is not null;
 

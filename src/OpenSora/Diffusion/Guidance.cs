@@ -9,13 +9,16 @@ namespace OpenSora.Diffusion;
 /// </remarks>
 public static class Guidance
 {
-    /// <summary>The latent channels that guidance acts on with IDDPM and DDIM as published (official DiT, PixArt, Open-Sora 1.0): the first three.</summary>
+    /// <summary>The latent channels that guidance acts on with IDDPM and DDIM as published (official DiT, PixArt, Open-Sora 1.0): the first
+    /// three.</summary>
     public const int IddpmChannels = 3;
 
     /// <summary>Guidance by one call with a doubled batch.</summary>
     /// <param name="denoiser">A denoiser over <c>[2 * batch, ...]</c>: the first half conditional, the second unconditional.</param>
-    /// <param name="scale">1 takes the conditional output as it is (then the plain conditional denoiser is cheaper), more follows the prompt more.</param>
-    /// <param name="guidedChannels">How many of the latent channels are guided, from the first on; the rest, and a learned variance, stay conditional.
+    /// <param name="scale">1 takes the conditional output as it is (then the plain conditional denoiser is cheaper), more follows the prompt
+    /// more.</param>
+    /// <param name="guidedChannels">How many of the latent channels are guided, from the first on; the rest, and a learned variance, stay
+    /// conditional.
     /// Null guides all. See <see cref="ISampler.GuidedChannels"/>.</param>
     /// <returns>A denoiser over <c>[batch, ...]</c>.</returns>
     /// <exception cref="ArgumentOutOfRangeException">The scale is no number, or there are fewer than 1 guided channels.</exception>
@@ -67,8 +70,10 @@ public static class Guidance
         var guided = guidedChannels ?? latents;
         if (guided > latents || channels < latents)
         {
-            throw new InvalidOperationException($"{guided} channels are to be guided, but the latents have {latents} and the denoiser gave {channels}. "
-                + "Set the guided channels to at most those of the latents.");
+            throw new InvalidOperationException(
+                $"{guided} channels are to be guided, but the latents have {latents} and the denoiser gave {channels}. "
+                    + "Set the guided channels to at most those of the latents."
+            );
         }
 
         var (c, u) = (conditional.narrow(1, 0, guided), unconditional.narrow(1, 0, guided));

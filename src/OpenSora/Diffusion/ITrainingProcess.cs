@@ -20,18 +20,27 @@ public interface ITrainingProcess
     /// <param name="t">Time steps, <c>[batch]</c>.</param>
     /// <param name="noise">Standard normal noise of the shape of <paramref name="x0"/>; null draws it.</param>
     /// <param name="generator">Source of the noise if none is given; null takes the global generator.</param>
-    /// <param name="noisyFrames"><c>[batch, frames]</c>, boolean, of samples <c>[batch, channels, frames, height, width]</c>: frames that are false stay clean and
+    /// <param name="noisyFrames"><c>[batch, frames]</c>, boolean, of samples <c>[batch, channels, frames, height, width]</c>: frames that are false
+    /// stay clean and
     /// count for nothing in the loss, which a model learns from to continue given frames; null: all frames are noisy.</param>
     /// <returns>The losses, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape does not fit, or a step is out of range.</exception>
     /// <exception cref="InvalidOperationException">The denoiser's output has another shape than the process needs.</exception>
-    TrainingLosses TrainingLosses(Denoiser denoiser, Tensor x0, Tensor t, Tensor? noise = null, Generator? generator = null, Tensor? noisyFrames = null);
+    TrainingLosses TrainingLosses(
+        Denoiser denoiser,
+        Tensor x0,
+        Tensor t,
+        Tensor? noise = null,
+        Generator? generator = null,
+        Tensor? noisyFrames = null
+    );
 }
 
 /// <summary>What training minimises and what it is made of, one value a sample: <c>[batch]</c>.</summary>
 /// <param name="Loss">The loss, differentiable; average it, with the weights of the time steps, and go backward from that.</param>
 /// <param name="Mse">The mean squared error of the prediction; null for the KL losses.</param>
-/// <param name="VariationalBound">The step's term of the variational bound in bits per dimension (rescaled as the loss is); null where the loss has none.</param>
+/// <param name="VariationalBound">The step's term of the variational bound in bits per dimension (rescaled as the loss is); null where the loss has
+/// none.</param>
 public sealed record TrainingLosses(Tensor Loss, Tensor? Mse, Tensor? VariationalBound) : IDisposable
 {
     /// <summary>Disposes of the tensors.</summary>
@@ -55,7 +64,8 @@ public sealed record TrainingLosses(Tensor Loss, Tensor? Mse, Tensor? Variationa
 internal static class NoisyFrames
 {
     /// <summary>Noisy frames of one, clean frames of the other.</summary>
-    public static Tensor Choose(Tensor? noisyFrames, Tensor noisy, Tensor clean) => noisyFrames is null ? noisy : where(Over(noisyFrames, noisy), noisy, clean);
+    public static Tensor Choose(Tensor? noisyFrames, Tensor noisy, Tensor clean) =>
+        noisyFrames is null ? noisy : where(Over(noisyFrames, noisy), noisy, clean);
 
     /// <summary>Each sample's mean over its noisy frames, <c>[batch]</c>; 0 for a sample that has none.</summary>
     public static Tensor Mean(Tensor x, Tensor? noisyFrames)
@@ -71,10 +81,19 @@ internal static class NoisyFrames
 
     private static Tensor Over(Tensor noisyFrames, Tensor x)
     {
-        if (x.dim() != 5 || noisyFrames.dtype != ScalarType.Bool || noisyFrames.dim() != 2 || noisyFrames.shape[0] != x.shape[0] || noisyFrames.shape[1] != x.shape[2])
+        if (
+            x.dim() != 5
+            || noisyFrames.dtype != ScalarType.Bool
+            || noisyFrames.dim() != 2
+            || noisyFrames.shape[0] != x.shape[0]
+            || noisyFrames.shape[1] != x.shape[2]
+        )
         {
-            throw new ArgumentException($"The mask of noisy frames is {noisyFrames.dtype} of shape {Iddpm.Shape(noisyFrames)}, the samples have {Iddpm.Shape(x)}; "
-                + "expected a boolean mask [batch, frames] for samples [batch, channels, frames, height, width].", nameof(noisyFrames));
+            throw new ArgumentException(
+                $"The mask of noisy frames is {noisyFrames.dtype} of shape {Iddpm.Shape(noisyFrames)}, the samples have {Iddpm.Shape(x)}; "
+                    + "expected a boolean mask [batch, frames] for samples [batch, channels, frames, height, width].",
+                nameof(noisyFrames)
+            );
         }
 
         return noisyFrames.reshape(x.shape[0], 1, x.shape[2], 1, 1);

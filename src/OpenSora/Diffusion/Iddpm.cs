@@ -32,13 +32,21 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         if (!Enum.IsDefined(options.Prediction) || !Enum.IsDefined(options.Variance) || !Enum.IsDefined(options.Loss))
         {
             throw new ArgumentException(
-                $"Unknown parameterisation: {options.Prediction}, {options.Variance}, {options.Loss}. Use named values of the enumerations.", nameof(options));
+                $"Unknown parameterisation: {options.Prediction}, {options.Variance}, {options.Loss}. Use named values of the enumerations.",
+                nameof(options)
+            );
         }
 
-        if (options.MinSnrGamma is { } gamma && (!(double.IsFinite(gamma) && gamma > 0) || options.Loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl))
+        if (
+            options.MinSnrGamma is { } gamma
+            && (!(double.IsFinite(gamma) && gamma > 0) || options.Loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl)
+        )
         {
-            throw new ArgumentException($"MinSnrGamma is {gamma} with the loss {options.Loss}; it must be above 0, and weighs squared errors: use the loss "
-                + $"{DiffusionLoss.Mse} or {DiffusionLoss.RescaledMse}, or null.", nameof(options));
+            throw new ArgumentException(
+                $"MinSnrGamma is {gamma} with the loss {options.Loss}; it must be above 0, and weighs squared errors: use the loss "
+                    + $"{DiffusionLoss.Mse} or {DiffusionLoss.RescaledMse}, or null.",
+                nameof(options)
+            );
         }
 
         Schedule = schedule;
@@ -52,40 +60,62 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     /// <summary>The process of the Open-Sora family for sampling: linear schedule, 1000 steps respaced, learned variance.</summary>
     /// <param name="steps">Sampling steps, 1 to 1000. Open-Sora 1.0 was published with 100.</param>
     public Iddpm(int steps = 100)
-        : this(IddpmSchedule.Linear().Respace(steps))
-    {
-    }
+        : this(IddpmSchedule.Linear().Respace(steps)) { }
 
     /// <summary>The noise schedule.</summary>
     public IddpmSchedule Schedule { get; }
 
     /// <summary>The parameterisation in a few words, as checkpoints name it.</summary>
-    public override string ToString() => FormattableString.Invariant(
-        $"{nameof(Iddpm)} of {Schedule.Steps} steps to {Schedule.SqrtAlphasCumprod[^1]:G3}, {prediction}, {variance}, {loss}")
-        + (minSnrGamma is { } gamma ? FormattableString.Invariant($", min-SNR {gamma:R}") : "");
+    public override string ToString() =>
+        FormattableString.Invariant(
+            $"{nameof(Iddpm)} of {Schedule.Steps} steps to {Schedule.SqrtAlphasCumprod[^1]:G3}, {prediction}, {variance}, {loss}"
+        ) + (minSnrGamma is { } gamma ? FormattableString.Invariant($", min-SNR {gamma:R}") : "");
 
     /// <summary>3, as published: the official DiT, PixArt and Open-Sora 1.0 guide the first three latent channels only.</summary>
     public int? GuidedChannels => Guidance.IddpmChannels;
 
     /// <inheritdoc/>
-    public Tensor Sample(Denoiser denoiser, Tensor noise, Generator? generator = null, IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default) => Sample(denoiser, noise, Random(generator), progress, cancellationToken);
+    public Tensor Sample(
+        Denoiser denoiser,
+        Tensor noise,
+        Generator? generator = null,
+        IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default
+    ) => Sample(denoiser, noise, Random(generator), progress, cancellationToken);
 
-    internal Tensor Sample(Denoiser denoiser, Tensor noise, NoiseSource source, IProgress<SamplingStep>? progress, CancellationToken cancellationToken)
+    internal Tensor Sample(
+        Denoiser denoiser,
+        Tensor noise,
+        NoiseSource source,
+        IProgress<SamplingStep>? progress,
+        CancellationToken cancellationToken
+    )
     {
         return Reverse(denoiser, noise, Step, progress, cancellationToken);
 
         // x[t-1] ~ p(x[t-1] | x[t]); the last step takes the mean.
-        Tensor Step(Denoised p, Tensor x, int t) =>
-            t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * source(Schedule.Steps - 1 - t, x);
+        Tensor Step(Denoised p, Tensor x, int t) => t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * source(Schedule.Steps - 1 - t, x);
     }
 
     /// <inheritdoc/>
     /// <remarks>As Open-Sora 1.1 has it: shares count in sampling steps, rounded down.</remarks>
-    public Tensor SampleFrames(FrameDenoiser denoiser, Tensor latents, Tensor share, Generator? generator = null, IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default) => SampleFrames(denoiser, latents, share, Random(generator), progress, cancellationToken);
+    public Tensor SampleFrames(
+        FrameDenoiser denoiser,
+        Tensor latents,
+        Tensor share,
+        Generator? generator = null,
+        IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default
+    ) => SampleFrames(denoiser, latents, share, Random(generator), progress, cancellationToken);
 
-    internal Tensor SampleFrames(FrameDenoiser denoiser, Tensor latents, Tensor share, NoiseSource source, IProgress<SamplingStep>? progress, CancellationToken cancellationToken)
+    internal Tensor SampleFrames(
+        FrameDenoiser denoiser,
+        Tensor latents,
+        Tensor share,
+        NoiseSource source,
+        IProgress<SamplingStep>? progress,
+        CancellationToken cancellationToken
+    )
     {
         ArgumentNullException.ThrowIfNull(denoiser);
         ArgumentNullException.ThrowIfNull(share);
@@ -124,7 +154,10 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     {
         if (!noise.shape.AsSpan().SequenceEqual(x0.shape))
         {
-            throw new ArgumentException($"The noise has shape {Shape(noise)}, but the samples have {Shape(x0)}; both must be the same.", nameof(noise));
+            throw new ArgumentException(
+                $"The noise has shape {Shape(noise)}, but the samples have {Shape(x0)}; both must be the same.",
+                nameof(noise)
+            );
         }
 
         return At(Schedule.SqrtAlphasCumprod, t, x0) * x0 + At(Schedule.SqrtOneMinusAlphasCumprod, t, x0) * noise;
@@ -140,9 +173,10 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     internal Denoised Denoise(Tensor output, Tensor x, int[] t, bool clip)
     {
         var (predicted, values) = Split(output, x);
-        var x0 = prediction == Prediction.Sample
-            ? predicted
-            : At(Schedule.SqrtRecipAlphasCumprod, t, x) * x - At(Schedule.SqrtRecipM1AlphasCumprod, t, x) * predicted;
+        var x0 =
+            prediction == Prediction.Sample
+                ? predicted
+                : At(Schedule.SqrtRecipAlphasCumprod, t, x) * x - At(Schedule.SqrtRecipM1AlphasCumprod, t, x) * predicted;
         if (clip)
         {
             x0 = x0.clamp(-1, 1);
@@ -172,9 +206,14 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     private (Tensor Predicted, Tensor? Variance) Split(Tensor output, Tensor x)
     {
         var learned = variance == Variance.LearnedRange;
-        CheckOutput(output, x, learned ? 2 : 1, learned
-            ? "learned variances need twice the latent channels; choose a fixed Variance for a model without them"
-            : "a fixed variance needs as many as the latents; choose Variance.LearnedRange for a model that predicts variances");
+        CheckOutput(
+            output,
+            x,
+            learned ? 2 : 1,
+            learned
+                ? "learned variances need twice the latent channels; choose a fixed Variance for a model without them"
+                : "a fixed variance needs as many as the latents; choose Variance.LearnedRange for a model that predicts variances"
+        );
         if (output.dtype != x.dtype)
         {
             output = output.to_type(x.dtype);
@@ -185,8 +224,14 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     }
 
     /// <summary>Runs the process from its last step to its first. Each step's intermediates live in a dispose scope of their own.</summary>
-    internal Tensor Reverse(Denoiser denoiser, Tensor noise, Func<Denoised, Tensor, int, Tensor> step, IProgress<SamplingStep>? progress,
-        CancellationToken cancellationToken, Func<Tensor, int, Tensor>? begin = null)
+    internal Tensor Reverse(
+        Denoiser denoiser,
+        Tensor noise,
+        Func<Denoised, Tensor, int, Tensor> step,
+        IProgress<SamplingStep>? progress,
+        CancellationToken cancellationToken,
+        Func<Tensor, int, Tensor>? begin = null
+    )
     {
         ArgumentNullException.ThrowIfNull(denoiser);
         CheckNoise(noise);
@@ -228,7 +273,10 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     {
         if (t.dim() != 1 || t.dtype != ScalarType.Int64 || t.shape[0] != x.shape[0])
         {
-            throw new ArgumentException($"Time steps must be int64 of shape [{x.shape[0]}], one a sample, got {t.dtype} of shape {Shape(t)}.", nameof(t));
+            throw new ArgumentException(
+                $"Time steps must be int64 of shape [{x.shape[0]}], one a sample, got {t.dtype} of shape {Shape(t)}.",
+                nameof(t)
+            );
         }
 
         var steps = t.cpu().data<long>().ToArray();
@@ -243,17 +291,22 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         return Array.ConvertAll(steps, step => (int)step);
     }
 
-    internal static NoiseSource Random(Generator? generator) => (_, like) => generator is null || generator.device.type == like.device.type
-        ? randn(like.shape, dtype: like.dtype, device: like.device, generator: generator)
-        : randn(like.shape, dtype: like.dtype, device: generator.device, generator: generator).to(like.device);
+    internal static NoiseSource Random(Generator? generator) =>
+        (_, like) =>
+            generator is null || generator.device.type == like.device.type
+                ? randn(like.shape, dtype: like.dtype, device: like.device, generator: generator)
+                : randn(like.shape, dtype: like.dtype, device: generator.device, generator: generator).to(like.device);
 
     internal static void CheckNoise(Tensor noise)
     {
         ArgumentNullException.ThrowIfNull(noise);
         if (noise.dtype is not (ScalarType.Float32 or ScalarType.Float64) || noise.dim() < 2)
         {
-            throw new ArgumentException($"Noise must be float32 or float64 of shape [batch, channels, ...], got {noise.dtype} of shape {Shape(noise)}. "
-                + "Sampling itself runs in this type, whatever type the model computes in.", nameof(noise));
+            throw new ArgumentException(
+                $"Noise must be float32 or float64 of shape [batch, channels, ...], got {noise.dtype} of shape {Shape(noise)}. "
+                    + "Sampling itself runs in this type, whatever type the model computes in.",
+                nameof(noise)
+            );
         }
     }
 
@@ -264,7 +317,8 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         if (!output.shape.AsSpan().SequenceEqual(expected))
         {
             throw new InvalidOperationException(
-                $"The denoiser gave {Shape(output)} for latents of {Shape(x)}, expected [{string.Join(", ", expected)}]: {reason}.");
+                $"The denoiser gave {Shape(output)} for latents of {Shape(x)}, expected [{string.Join(", ", expected)}]: {reason}."
+            );
         }
     }
 

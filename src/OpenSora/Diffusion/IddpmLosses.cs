@@ -16,7 +16,14 @@ public sealed partial class Iddpm
 
     /// <inheritdoc/>
     /// <remarks>Time steps are int64 and those of <see cref="Schedule"/>; see <see cref="ITimestepSampler"/>.</remarks>
-    public TrainingLosses TrainingLosses(Denoiser denoiser, Tensor x0, Tensor t, Tensor? noise = null, Generator? generator = null, Tensor? noisyFrames = null)
+    public TrainingLosses TrainingLosses(
+        Denoiser denoiser,
+        Tensor x0,
+        Tensor t,
+        Tensor? noise = null,
+        Generator? generator = null,
+        Tensor? noisyFrames = null
+    )
     {
         ArgumentNullException.ThrowIfNull(denoiser);
         ArgumentNullException.ThrowIfNull(x0);
@@ -66,7 +73,10 @@ public sealed partial class Iddpm
     internal Tensor VariationalBound(Tensor output, Tensor x0, Tensor x, int[] t, Tensor? noisyFrames = null)
     {
         var p = Denoise(output, x, t, clip: false);
-        var kl = NoisyFrames.Mean(NormalKl(PosteriorMean(x0, x, t), At(Schedule.PosteriorLogVarianceClipped, t, x), p.Mean, p.LogVariance), noisyFrames);
+        var kl = NoisyFrames.Mean(
+            NormalKl(PosteriorMean(x0, x, t), At(Schedule.PosteriorLogVarianceClipped, t, x), p.Mean, p.LogVariance),
+            noisyFrames
+        );
         if (Array.IndexOf(t, 0) < 0)
         {
             return kl / Math.Log(2);
@@ -84,13 +94,16 @@ public sealed partial class Iddpm
         int[] last = [Schedule.Steps - 1];
         var mean = At(Schedule.SqrtAlphasCumprod, last, x0) * x0;
         var zero = zeros_like(mean);
-        return (NoisyFrames.Mean(NormalKl(mean, At(Schedule.LogOneMinusAlphasCumprod, last, x0), zero, zero), null) / Math.Log(2)).MoveToOuterDisposeScope();
+        return (
+            NoisyFrames.Mean(NormalKl(mean, At(Schedule.LogOneMinusAlphasCumprod, last, x0), zero, zero), null) / Math.Log(2)
+        ).MoveToOuterDisposeScope();
     }
 
     private static Tensor NormalKl(Tensor mean1, Tensor logVariance1, Tensor mean2, Tensor logVariance2) =>
         0.5 * (logVariance2 - logVariance1 - 1 + (logVariance1 - logVariance2).exp() + (mean1 - mean2).square() * (-logVariance2).exp());
 
-    // The probability of x's bin of width 2/255 under a normal distribution; the outermost bins reach to infinity. In float64: the difference of two values
+    // The probability of x's bin of width 2/255 under a normal distribution; the outermost bins reach to infinity. In float64: the difference of two
+    // values
     // of the distribution function near 1 has only two or three correct digits in float32, and so have its gradients.
     private static Tensor DiscretisedLogLikelihood(Tensor x, Tensor mean, Tensor logScale)
     {

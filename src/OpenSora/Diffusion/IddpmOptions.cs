@@ -1,4 +1,3 @@
-
 namespace OpenSora.Diffusion;
 
 /// <summary>What a model predicts.</summary>
@@ -14,7 +13,8 @@ public enum Prediction
 /// <summary>Where the variance of a denoising step comes from.</summary>
 public enum Variance
 {
-    /// <summary>The model's second half of channels, which interpolates between the other two in the logarithm (Nichol and Dhariwal 2021, section 3.1).</summary>
+    /// <summary>The model's second half of channels, which interpolates between the other two in the logarithm (Nichol and Dhariwal 2021, section
+    /// 3.1).</summary>
     LearnedRange,
 
     /// <summary>The posterior's variance given the clean sample: the lower bound.</summary>
@@ -27,7 +27,8 @@ public enum Variance
 /// <summary>What training minimises.</summary>
 public enum DiffusionLoss
 {
-    /// <summary>The mean squared error of the prediction; with a learned variance plus the variational bound, which then trains the variance only.</summary>
+    /// <summary>The mean squared error of the prediction; with a learned variance plus the variational bound, which then trains the variance
+    /// only.</summary>
     Mse,
 
     /// <summary>As <see cref="Mse"/>, the variational bound weighted by steps / 1000.</summary>
@@ -52,8 +53,10 @@ public sealed class IddpmOptions
     /// <summary>What training minimises.</summary>
     public DiffusionLoss Loss { get; set; } = DiffusionLoss.Mse;
 
-    /// <summary>Weighs the squared error of every step by min(SNR, gamma), taken as an error of the clean sample, so that steps of little noise do not
-    /// outweigh the others (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"; published: 5). The variational bound keeps its weight.
+    /// <summary>Weighs the squared error of every step by min(SNR, gamma), taken as an error of the clean sample, so that steps of little noise do
+    /// not
+    /// outweigh the others (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"; published: 5). The variational bound
+    /// keeps its weight.
     /// Null: no weights.</summary>
     public double? MinSnrGamma { get; set; }
 

@@ -73,7 +73,8 @@ public sealed class IddpmSchedule
     internal double[] LogBetas { get; }
     internal double[] FixedLargeLogVariance { get; }
 
-    /// <summary>Betas that grow evenly from 0.0001 to 0.02 over 1000 steps, scaled for other numbers of steps: what the Open-Sora family trains with.</summary>
+    /// <summary>Betas that grow evenly from 0.0001 to 0.02 over 1000 steps, scaled for other numbers of steps: what the Open-Sora family trains
+    /// with.</summary>
     /// <param name="steps">The number of steps, at least 21.</param>
     /// <exception cref="ArgumentOutOfRangeException">There are too few steps for betas below 1.</exception>
     public static IddpmSchedule Linear(int steps = 1000)
@@ -109,8 +110,10 @@ public sealed class IddpmSchedule
         {
             if (betas[i] is not (> 0 and < 1))
             {
-                throw new ArgumentException(string.Create(CultureInfo.InvariantCulture,
-                    $"Betas must be above 0 and below 1, but beta {i} is {betas[i]}."), nameof(betas));
+                throw new ArgumentException(
+                    string.Create(CultureInfo.InvariantCulture, $"Betas must be above 0 and below 1, but beta {i} is {betas[i]}."),
+                    nameof(betas)
+                );
             }
         }
 
@@ -130,7 +133,8 @@ public sealed class IddpmSchedule
     /// <summary>A shorter process as a text describes it.</summary>
     /// <param name="respacing">
     /// Counts separated by commas: the process is cut into as many equal sections and so many evenly spaced steps are kept of each
-    /// (<c>"100"</c>, <c>"10,15,20"</c>). Or <c>"ddim"</c> and a count: every n-th step from the first on, as the DDIM paper has it (<c>"ddim50"</c>).
+    /// (<c>"100"</c>, <c>"10,15,20"</c>). Or <c>"ddim"</c> and a count: every n-th step from the first on, as the DDIM paper has it
+    /// (<c>"ddim50"</c>).
     /// Empty keeps all steps.
     /// </param>
     /// <exception cref="ArgumentException">The text is none of these, or asks for more steps than there are.</exception>
@@ -153,20 +157,26 @@ public sealed class IddpmSchedule
                 }
             }
 
-            throw new ArgumentException($"No whole stride takes exactly {count} of {Steps} steps. Choose another count, or drop 'ddim' for a fractional stride.",
-                nameof(respacing));
+            throw new ArgumentException(
+                $"No whole stride takes exactly {count} of {Steps} steps. Choose another count, or drop 'ddim' for a fractional stride.",
+                nameof(respacing)
+            );
         }
 
         return Keep(Spread(Array.ConvertAll(respacing.Split(','), part => Count(part, respacing))));
     }
 
-    /// <summary>The same schedule with its betas, and what follows from them, in single precision: what Open-Sora 1.1 samples with. The last step differs by 2 parts in 10,000.</summary>
+    /// <summary>The same schedule with its betas, and what follows from them, in single precision: what Open-Sora 1.1 samples with. The last step
+    /// differs by 2 parts in 10,000.</summary>
     public IddpmSchedule InSinglePrecision() => new([.. Betas], [.. TimestepMap], single: true);
 
     private static int Count(string text, string respacing) =>
         int.TryParse(text, NumberStyles.AllowLeadingWhite | NumberStyles.AllowTrailingWhite, CultureInfo.InvariantCulture, out var count) && count > 0
             ? count
-            : throw new ArgumentException($"'{respacing}' is no respacing: expected counts above 0 such as \"100\" or \"10,15,20\", or \"ddim50\".", nameof(respacing));
+            : throw new ArgumentException(
+                $"'{respacing}' is no respacing: expected counts above 0 such as \"100\" or \"10,15,20\", or \"ddim50\".",
+                nameof(respacing)
+            );
 
     // The positions accumulate a fractional stride and round half to even, as the published processes do; other rounding picks other steps.
     private int[] Spread(int[] sections)
@@ -179,7 +189,10 @@ public sealed class IddpmSchedule
             var count = sections[i];
             if (count > size)
             {
-                throw new ArgumentException($"Cannot keep {count} steps of section {i + 1}, which has {size} of the process's {Steps}.", nameof(sections));
+                throw new ArgumentException(
+                    $"Cannot keep {count} steps of section {i + 1}, which has {size} of the process's {Steps}.",
+                    nameof(sections)
+                );
             }
 
             var stride = count > 1 ? (size - 1.0) / (count - 1) : 1;

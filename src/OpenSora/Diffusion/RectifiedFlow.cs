@@ -14,25 +14,30 @@ public sealed class RectifiedFlowOptions
     /// <summary>Rounds times to whole steps, in training and in sampling.</summary>
     public bool WholeSteps { get; set; }
 
-    /// <summary>Training draws times as the logistic function of a standard normal number, more in the middle, rather than uniformly (Esser et al. 2024,
+    /// <summary>Training draws times as the logistic function of a standard normal number, more in the middle, rather than uniformly (Esser et al.
+    /// 2024,
     /// "Scaling Rectified Flow Transformers", section 3.1; Open-Sora 1.2's choice).</summary>
     public bool LogitNormal { get; set; }
 
-    /// <summary>Shifts times towards noise for large and long videos, which need more of it to be hidden (Esser et al. 2024, section 5.3.2; Open-Sora 1.2's
+    /// <summary>Shifts times towards noise for large and long videos, which need more of it to be hidden (Esser et al. 2024, section 5.3.2; Open-Sora
+    /// 1.2's
     /// choice, relative to one frame of 512x512 pixels), in training and in sampling.</summary>
     public bool ShiftBySize { get; set; }
 
     /// <summary>Pixels a latent position stands for in each direction, for the shift.</summary>
     public int SpatialFactor { get; set; } = 8;
 
-    /// <summary>A weight of the loss for each of <see cref="Steps"/> times, from data to noise; a time between two takes the lower one's. Null: all weigh the same.</summary>
+    /// <summary>A weight of the loss for each of <see cref="Steps"/> times, from data to noise; a time between two takes the lower one's. Null: all
+    /// weigh the same.</summary>
     public IReadOnlyList<double>? LossWeights { get; set; }
 }
 
 /// <summary>Straight paths between data and noise: training predicts the velocity along them, sampling follows it back.</summary>
 /// <remarks>
-/// Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow". As Open-Sora 1.2 has it, with time t from 0 (data) to
-/// <see cref="RectifiedFlowOptions.Steps"/> (noise): <c>x_t = (1 - t/Steps) x_0 + (t/Steps) noise</c>, and the model predicts <c>x_0 - noise</c>. Where a model gives
+/// Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow". As Open-Sora 1.2 has it, with time t from 0
+/// (data) to
+/// <see cref="RectifiedFlowOptions.Steps"/> (noise): <c>x_t = (1 - t/Steps) x_0 + (t/Steps) noise</c>, and the model predicts <c>x_0 - noise</c>.
+/// Where a model gives
 /// twice the channels, the second half is not used. Immutable: one process serves many threads.
 /// </remarks>
 public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
@@ -51,14 +56,23 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     {
         options ??= new RectifiedFlowOptions();
         lossWeights = options.LossWeights is { } weights ? [.. weights] : null;
-        if (lossWeights is not null && (lossWeights.Length != options.Steps || !Array.TrueForAll(lossWeights, weight => double.IsFinite(weight) && weight >= 0)))
+        if (
+            lossWeights is not null
+            && (lossWeights.Length != options.Steps || !Array.TrueForAll(lossWeights, weight => double.IsFinite(weight) && weight >= 0))
+        )
         {
-            throw new ArgumentException($"LossWeights must be {options.Steps} finite numbers from 0, one for each step; there are {lossWeights.Length}.", nameof(options));
+            throw new ArgumentException(
+                $"LossWeights must be {options.Steps} finite numbers from 0, one for each step; there are {lossWeights.Length}.",
+                nameof(options)
+            );
         }
 
         if (options.Steps < 1 || options.SamplingSteps < 1 || options.SpatialFactor < 1)
         {
-            throw new ArgumentException($"Steps {options.Steps}, SamplingSteps {options.SamplingSteps} and SpatialFactor {options.SpatialFactor} must all be above 0.", nameof(options));
+            throw new ArgumentException(
+                $"Steps {options.Steps}, SamplingSteps {options.SamplingSteps} and SpatialFactor {options.SpatialFactor} must all be above 0.",
+                nameof(options)
+            );
         }
 
         (Steps, samplingSteps, spatialFactor) = (options.Steps, options.SamplingSteps, options.SpatialFactor);
@@ -69,8 +83,10 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     public int Steps { get; }
 
     /// <summary>The parameterisation in a few words, as checkpoints name it.</summary>
-    public override string ToString() => FormattableString.Invariant(
-        $"{nameof(RectifiedFlow)} of {Steps}{(wholeSteps ? " whole" : "")} steps{(logitNormal ? ", logit-normal" : "")}{(shiftBySize ? $", shifted by size, {spatialFactor}" : "")}");
+    public override string ToString() =>
+        FormattableString.Invariant(
+            $"{nameof(RectifiedFlow)} of {Steps}{(wholeSteps ? " whole" : "")} steps{(logitNormal ? ", logit-normal" : "")}{(shiftBySize ? $", shifted by size, {spatialFactor}" : "")}"
+        );
 
     /// <summary>Null: guidance acts on all latent channels, as published.</summary>
     public int? GuidedChannels => null;
@@ -87,7 +103,10 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         ArgumentNullException.ThrowIfNull(noise);
         if (t.dim() != 1 || t.shape[0] != x0.shape[0] || !noise.shape.AsSpan().SequenceEqual(x0.shape))
         {
-            throw new ArgumentException($"Samples of shape {Iddpm.Shape(x0)} need noise of the same shape and [{x0.shape[0]}] times; got {Iddpm.Shape(noise)} and {Iddpm.Shape(t)}.", nameof(t));
+            throw new ArgumentException(
+                $"Samples of shape {Iddpm.Shape(x0)} need noise of the same shape and [{x0.shape[0]}] times; got {Iddpm.Shape(noise)} and {Iddpm.Shape(t)}.",
+                nameof(t)
+            );
         }
 
         using var scope = NewDisposeScope();
@@ -115,7 +134,14 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
 
     /// <inheritdoc/>
     /// <remarks>The loss is the mean squared error of the velocity <c>x0 - noise</c>.</remarks>
-    public TrainingLosses TrainingLosses(Denoiser denoiser, Tensor x0, Tensor t, Tensor? noise = null, Generator? generator = null, Tensor? noisyFrames = null)
+    public TrainingLosses TrainingLosses(
+        Denoiser denoiser,
+        Tensor x0,
+        Tensor t,
+        Tensor? noise = null,
+        Generator? generator = null,
+        Tensor? noisyFrames = null
+    )
     {
         ArgumentNullException.ThrowIfNull(denoiser);
         ArgumentNullException.ThrowIfNull(x0);
@@ -130,15 +156,23 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         t = t.to(x0.device).to_type(ScalarType.Float32);
         var x = NoisyFrames.Choose(noisyFrames, AddNoise(x0, t, noise), x0);
         var mse = NoisyFrames.Mean((Velocity(denoiser(x, t), x) - (x0 - noise)).square(), noisyFrames);
-        var weighted = lossWeights is null ? mse.alias()
-            : mse * tensor(lossWeights, dtype: mse.dtype, device: mse.device).index_select(0, t.to_type(ScalarType.Int64).clamp(0, lossWeights.Length - 1));
+        var weighted = lossWeights is null
+            ? mse.alias()
+            : mse
+                * tensor(lossWeights, dtype: mse.dtype, device: mse.device)
+                    .index_select(0, t.to_type(ScalarType.Int64).clamp(0, lossWeights.Length - 1));
         return new TrainingLosses(weighted, mse, null).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
     /// <remarks>The generator is not used: nothing is random after the noise.</remarks>
-    public Tensor Sample(Denoiser denoiser, Tensor noise, Generator? generator = null, IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default)
+    public Tensor Sample(
+        Denoiser denoiser,
+        Tensor noise,
+        Generator? generator = null,
+        IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default
+    )
     {
         ArgumentNullException.ThrowIfNull(denoiser);
         Iddpm.CheckNoise(noise);
@@ -146,17 +180,38 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     }
 
     /// <inheritdoc/>
-    public Tensor SampleFrames(FrameDenoiser denoiser, Tensor latents, Tensor share, Generator? generator = null, IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default)
+    public Tensor SampleFrames(
+        FrameDenoiser denoiser,
+        Tensor latents,
+        Tensor share,
+        Generator? generator = null,
+        IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default
+    )
     {
         ArgumentNullException.ThrowIfNull(denoiser);
         ArgumentNullException.ThrowIfNull(share);
         Iddpm.CheckNoise(latents);
-        return Run((x, t, frames) => denoiser(x, t, frames!), latents, share, Iddpm.Random(generator), SamplingTimes(latents), progress, cancellationToken);
+        return Run(
+            (x, t, frames) => denoiser(x, t, frames!),
+            latents,
+            share,
+            Iddpm.Random(generator),
+            SamplingTimes(latents),
+            progress,
+            cancellationToken
+        );
     }
 
-    internal Tensor Run(Func<Tensor, Tensor, Tensor?, Tensor> denoiser, Tensor latents, Tensor? share, NoiseSource source, double[] times,
-        IProgress<SamplingStep>? progress, CancellationToken cancellationToken)
+    internal Tensor Run(
+        Func<Tensor, Tensor, Tensor?, Tensor> denoiser,
+        Tensor latents,
+        Tensor? share,
+        NoiseSource source,
+        double[] times,
+        IProgress<SamplingStep>? progress,
+        CancellationToken cancellationToken
+    )
     {
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
@@ -190,18 +245,28 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
 
     /// <summary>The times of sampling, from noise to data; the last step ends at 0.</summary>
     /// <param name="ratio">How much longer the video is and larger than what times are not shifted for.</param>
-    internal double[] SamplingTimes(double ratio) => [.. Enumerable.Range(0, samplingSteps).Select(i =>
-    {
-        var time = (1 - (double)i / samplingSteps) * Steps;
-        return Shift(wholeSteps ? Math.Round(time) : time, ratio);
-    })];
+    internal double[] SamplingTimes(double ratio) =>
+        [
+            .. Enumerable
+                .Range(0, samplingSteps)
+                .Select(i =>
+                {
+                    var time = (1 - (double)i / samplingSteps) * Steps;
+                    return Shift(wholeSteps ? Math.Round(time) : time, ratio);
+                }),
+        ];
 
     private double[] SamplingTimes(Tensor x) => SamplingTimes(shiftBySize ? SizeRatio(x) : 1);
 
     private double Shift(double time, double ratio) => ratio * time / (1 + (ratio - 1) * time / Steps);
 
-    private double SizeRatio(Tensor x) => x.dim() == 5 ? SizeRatio(x.shape[2], x.shape[3] * spatialFactor, x.shape[4] * spatialFactor)
-        : throw new ArgumentException($"Times are shifted by the size of [batch, channels, frames, height, width], got {Iddpm.Shape(x)}.", nameof(x));
+    private double SizeRatio(Tensor x) =>
+        x.dim() == 5
+            ? SizeRatio(x.shape[2], x.shape[3] * spatialFactor, x.shape[4] * spatialFactor)
+            : throw new ArgumentException(
+                $"Times are shifted by the size of [batch, channels, frames, height, width], got {Iddpm.Shape(x)}.",
+                nameof(x)
+            );
 
     /// <summary>Of a video of so many latent frames and pixels, relative to one frame of 512x512.</summary>
     internal static double SizeRatio(long frames, double height, double width) => Math.Sqrt(height * width / (512 * 512)) * Math.Sqrt(frames);

@@ -4,7 +4,8 @@ namespace OpenSora.Diffusion;
 
 /// <summary>Time steps for a training batch.</summary>
 /// <param name="Timesteps">Steps of the process, <c>[batch]</c>, int64, on the CPU.</param>
-/// <param name="Weights">What each sample's loss counts, <c>[batch]</c>, float32, on the CPU: 1 / (steps * probability), so that the mean stays unbiased.</param>
+/// <param name="Weights">What each sample's loss counts, <c>[batch]</c>, float32, on the CPU: 1 / (steps * probability), so that the mean stays
+/// unbiased.</param>
 public sealed record TimestepBatch(Tensor Timesteps, Tensor Weights) : IDisposable
 {
     /// <summary>Disposes of both tensors.</summary>

@@ -49,13 +49,17 @@ public sealed class GeneratedVideo
     /// <param name="progress">Told before and after.</param>
     /// <param name="cancellationToken">Stops the writing; no file is left then.</param>
     /// <exception cref="MediaException">It could not be written; the message says why.</exception>
-    public Task SaveContactSheetAsync(string path, int columns = 4, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
-        WriteAsync(() => images.WriteAsync(ContactSheet.OfFrames(Frames, columns), path, cancellationToken), progress);
+    public Task SaveContactSheetAsync(
+        string path,
+        int columns = 4,
+        IProgress<GenerationProgress>? progress = null,
+        CancellationToken cancellationToken = default
+    ) => WriteAsync(() => images.WriteAsync(ContactSheet.OfFrames(Frames, columns), path, cancellationToken), progress);
 
     private static async Task WriteAsync(Func<Task> write, IProgress<GenerationProgress>? progress)
     {
         progress?.Report(new(GenerationStage.Writing, 0, 1));
-        await write();
+        await write().ConfigureAwait(false);
         progress?.Report(new(GenerationStage.Writing, 1, 1));
     }
 }
@@ -70,5 +74,14 @@ public sealed class GeneratedVideo
 /// <param name="Model">The model's name.</param>
 /// <param name="Backend">The backend's name.</param>
 /// <param name="Elapsed">How long it took, loading not included.</param>
-public sealed record VideoMetadata(string Prompt, string? NegativePrompt, long Seed, int Steps, double Guidance, string Sampler, string Model,
-    string Backend, TimeSpan Elapsed);
+public sealed record VideoMetadata(
+    string Prompt,
+    string? NegativePrompt,
+    long Seed,
+    int Steps,
+    double Guidance,
+    string Sampler,
+    string Model,
+    string Backend,
+    TimeSpan Elapsed
+);

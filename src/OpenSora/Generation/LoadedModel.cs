@@ -13,8 +13,21 @@ internal sealed class LoadedModel : IDisposable
     private readonly Lock encoding = new();
     private ITextEncoder? textEncoder;
 
-    private LoadedModel(ModelFolder folder, IComputeBackend backend, IVideoTransformer transformer, IVideoAutoencoder vae, Func<ITextEncoder> makeTextEncoder) =>
-        (Description, Backend, Device, Transformer, Vae, this.makeTextEncoder) = (folder.Description, backend.Name, backend.Device, transformer, vae, makeTextEncoder);
+    private LoadedModel(
+        ModelFolder folder,
+        IComputeBackend backend,
+        IVideoTransformer transformer,
+        IVideoAutoencoder vae,
+        Func<ITextEncoder> makeTextEncoder
+    ) =>
+        (Description, Backend, Device, Transformer, Vae, this.makeTextEncoder) = (
+            folder.Description,
+            backend.Name,
+            backend.Device,
+            transformer,
+            vae,
+            makeTextEncoder
+        );
 
     internal ModelDescription Description { get; }
 
@@ -26,8 +39,14 @@ internal sealed class LoadedModel : IDisposable
 
     internal IVideoAutoencoder Vae { get; }
 
-    internal static LoadedModel Load(OpenSoraOptions options, PartFactories parts, IComputeBackend backend, IServiceProvider services,
-        IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
+    internal static LoadedModel Load(
+        OpenSoraOptions options,
+        PartFactories parts,
+        IComputeBackend backend,
+        IServiceProvider services,
+        IProgress<GenerationProgress>? progress,
+        CancellationToken cancellationToken
+    )
     {
         const int Parts = 3;
         using var noGradients = no_grad();
@@ -46,10 +65,16 @@ internal sealed class LoadedModel : IDisposable
             Reached(2);
             var text = Part(description.TextEncoder);
             if (parts.TextEncoder is null)
+            {
                 text.Check(TextEncoders.ByName.Keys);
+            }
+
             var model = new LoadedModel(folder, backend, transformer, vae, () => parts.TextEncoder?.Invoke(context) ?? text.MakeTextEncoder());
             if (!options.ReleaseTextEncoder)
+            {
                 model.textEncoder = Keep(model.makeTextEncoder());
+            }
+
             model.CheckParts();
             Reached(3);
             return model;
@@ -60,7 +85,8 @@ internal sealed class LoadedModel : IDisposable
             throw;
         }
 
-        TPart Keep<TPart>(TPart part) where TPart : IDisposable
+        TPart Keep<TPart>(TPart part)
+            where TPart : IDisposable
         {
             loaded.Add(part);
             return part;
@@ -78,7 +104,10 @@ internal sealed class LoadedModel : IDisposable
     internal TextStates EncodeText(IReadOnlyList<string> prompts)
     {
         if (textEncoder is not null)
+        {
             return textEncoder.Encode(prompts);
+        }
+
         lock (encoding) // at most one copy in memory
         {
             using var encoder = makeTextEncoder();
@@ -91,20 +120,36 @@ internal sealed class LoadedModel : IDisposable
     private void CheckParts()
     {
         if (Vae.LatentChannels != Transformer.LatentChannels)
-            throw new InvalidOperationException($"The autoencoder {Vae.GetType().Name} has {Vae.LatentChannels} latent channels, but {Description.Name} works on {Transformer.LatentChannels}. "
-                + "Use an autoencoder that the model was trained with.");
+        {
+            throw new InvalidOperationException(
+                $"The autoencoder {Vae.GetType().Name} has {Vae.LatentChannels} latent channels, but {Description.Name} works on {Transformer.LatentChannels}. "
+                    + "Use an autoencoder that the model was trained with."
+            );
+        }
+
         if (Description.Video.GivenFrames && !Transformer.SupportsNoisyFrames)
-            throw new InvalidOperationException($"The description of {Description.Name} says that it was trained with given frames (video.given_frames), but its network, "
-                + $"{Transformer.GetType().Name}, cannot be told which frames are given.");
+        {
+            throw new InvalidOperationException(
+                $"The description of {Description.Name} says that it was trained with given frames (video.given_frames), but its network, "
+                    + $"{Transformer.GetType().Name}, cannot be told which frames are given."
+            );
+        }
+
         if (textEncoder is not null)
+        {
             CheckTextEncoder(textEncoder);
+        }
     }
 
     private void CheckTextEncoder(ITextEncoder encoder)
     {
         if (encoder.Width != Transformer.TextWidth || encoder.MaxTokens > Transformer.TextTokens)
-            throw new InvalidOperationException($"The text encoder {encoder.GetType().Name} gives {encoder.MaxTokens} states of width {encoder.Width}, but {Description.Name} reads "
-                + $"up to {Transformer.TextTokens} of width {Transformer.TextWidth}. Use a text encoder that the model was trained with.");
+        {
+            throw new InvalidOperationException(
+                $"The text encoder {encoder.GetType().Name} gives {encoder.MaxTokens} states of width {encoder.Width}, but {Description.Name} reads "
+                    + $"up to {Transformer.TextTokens} of width {Transformer.TextWidth}. Use a text encoder that the model was trained with."
+            );
+        }
     }
 
     public void Dispose()

@@ -25,7 +25,8 @@ public sealed class OpenSoraOptions
     /// <summary>The sampler.</summary>
     public SamplerKind? Sampler { get; set; }
 
-    /// <summary>The type in which large matrix products are computed, such as bfloat16, which takes half the memory traffic; null = float32. Weights keep theirs.</summary>
+    /// <summary>The type in which large matrix products are computed, such as bfloat16, which takes half the memory traffic; null = float32. Weights
+    /// keep theirs.</summary>
     public ScalarType? Precision { get; set; }
 
     /// <summary>Denoising steps of requests that name none.</summary>
@@ -46,7 +47,8 @@ public sealed class OpenSoraOptions
     /// <summary>Frames per second of requests that name none.</summary>
     public double? FramesPerSecond { get; set; }
 
-    /// <summary>Drops the text encoder from memory after a prompt is encoded, and loads it again for the next: for models whose encoder is larger than the rest.</summary>
+    /// <summary>Drops the text encoder from memory after a prompt is encoded, and loads it again for the next: for models whose encoder is larger
+    /// than the rest.</summary>
     public bool ReleaseTextEncoder { get; set; }
 
     /// <summary>The folder that holds ffmpeg and ffprobe; null = wherever PATH finds them.</summary>
@@ -58,17 +60,34 @@ public sealed class OpenSoraOptions
     internal IEnumerable<string> Problems()
     {
         if (Model is not null && string.IsNullOrWhiteSpace(Model))
+        {
             yield return $"{SectionName}:Model is empty. Name a model or the path of a model folder, or leave it out for '{DefaultModel}'.";
+        }
+
         if (Sampler is { } sampler && !Enum.IsDefined(sampler))
+        {
             yield return $"{SectionName}:Sampler is '{Sampler}'; it must be one of {string.Join(", ", Enum.GetNames<SamplerKind>())}.";
+        }
+
         if (Precision is not (null or ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16))
+        {
             yield return $"{SectionName}:Precision is {Precision}; it must be {ScalarType.Float32}, {ScalarType.BFloat16} or {ScalarType.Float16}.";
+        }
+
         foreach (var problem in VideoRequest.Problems(Frames, Width, Height, Steps, Guidance, FramesPerSecond))
+        {
             yield return $"{SectionName}:{problem}";
+        }
+
         if (Width.HasValue != Height.HasValue)
+        {
             yield return $"{SectionName}:Width and {SectionName}:Height go together: set both or neither.";
+        }
+
         if (FFmpegFolder is not null && !Directory.Exists(FFmpegFolder))
+        {
             yield return $"{SectionName}:FFmpegFolder is '{FFmpegFolder}', which is no folder here.";
+        }
     }
 }
 

@@ -4,12 +4,14 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>What a part of a generator is made from. It is a service provider as well, so that constructors may ask for it, for a device and for services.</summary>
+/// <summary>What a part of a generator is made from. It is a service provider as well, so that constructors may ask for it, for a device and for
+/// services.</summary>
 public sealed class PartContext : IServiceProvider
 {
     private readonly IServiceProvider services;
 
-    internal PartContext(string modelPath, Device device, IServiceProvider services) => (ModelPath, Device, this.services) = (modelPath, device, services);
+    internal PartContext(string modelPath, Device device, IServiceProvider services) =>
+        (ModelPath, Device, this.services) = (modelPath, device, services);
 
     /// <summary>The model's folder.</summary>
     public string ModelPath { get; }
@@ -19,7 +21,9 @@ public sealed class PartContext : IServiceProvider
 
     /// <inheritdoc/>
     public object? GetService(Type serviceType) =>
-        serviceType == typeof(PartContext) ? this : serviceType == typeof(Device) ? Device : services.GetService(serviceType);
+        serviceType == typeof(PartContext) ? this
+        : serviceType == typeof(Device) ? Device
+        : services.GetService(serviceType);
 }
 
 /// <summary>The parts that replace a model's own.</summary>

@@ -9,8 +9,10 @@ namespace OpenSora.Generation;
 /// <summary>How text encoders are made, by the names that <c>model.json</c> uses.</summary>
 internal static class TextEncoders
 {
-    internal static readonly IReadOnlyDictionary<string, Func<PartLoader, ITextEncoder>> ByName =
-        new Dictionary<string, Func<PartLoader, ITextEncoder>>(StringComparer.OrdinalIgnoreCase)
+    internal static readonly IReadOnlyDictionary<string, Func<PartLoader, ITextEncoder>> ByName = new Dictionary<
+        string,
+        Func<PartLoader, ITextEncoder>
+    >(StringComparer.OrdinalIgnoreCase)
     {
         ["t5"] = part =>
         {
@@ -38,7 +40,8 @@ internal static class TextEncoders
 internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Device, ScalarType? Precision)
 {
     /// <summary>The architecture's own settings.</summary>
-    internal T Config<T>() where T : class => Folder.ReadConfig<T>(Part);
+    internal T Config<T>()
+        where T : class => Folder.ReadConfig<T>(Part);
 
     /// <summary>The path of its weights.</summary>
     /// <exception cref="InvalidModelException">The description names none.</exception>
@@ -70,7 +73,11 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
         }
         catch (ArgumentException exception) // sizes of which no network can be made
         {
-            throw new InvalidModelException(Folder.Path, $"the config of its {Part.Architecture} in {ModelFolder.FileName} is not valid: {exception.Message}", exception);
+            throw new InvalidModelException(
+                Folder.Path,
+                $"the config of its {Part.Architecture} in {ModelFolder.FileName} is not valid: {exception.Message}",
+                exception
+            );
         }
     }
 
@@ -79,12 +86,18 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
     {
         var known = names.ToList();
         if (!known.Contains(Part.Architecture, StringComparer.OrdinalIgnoreCase))
-            throw new InvalidModelException(Folder.Path, $"its {ModelFolder.FileName} names the architecture '{Part.Architecture}'; "
-                + $"this version knows {string.Join(", ", known.Select(name => $"'{name}'"))} in that place.");
+        {
+            throw new InvalidModelException(
+                Folder.Path,
+                $"its {ModelFolder.FileName} names the architecture '{Part.Architecture}'; "
+                    + $"this version knows {string.Join(", ", known.Select(name => $"'{name}'"))} in that place."
+            );
+        }
     }
 
     /// <summary>Makes a network whose weights are loaded ready to be used.</summary>
-    internal TModule Prepare<TModule>(TModule module) where TModule : nn.Module
+    internal TModule Prepare<TModule>(TModule module)
+        where TModule : nn.Module
     {
         module.eval();
         module.to(Device);

@@ -4,27 +4,61 @@ using OpenSora.ModelFolders;
 namespace OpenSora.Generation;
 
 /// <summary>A request with every value decided and checked against a model.</summary>
-internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Frames, int Width, int Height, int Steps, double Guidance, long Seed,
-    double FramesPerSecond, SamplerKind Sampler, long[] LatentShape, IReadOnlyList<GivenFrames> Given)
+internal sealed record RequestPlan(
+    string Prompt,
+    string? NegativePrompt,
+    int Frames,
+    int Width,
+    int Height,
+    int Steps,
+    double Guidance,
+    long Seed,
+    double FramesPerSecond,
+    SamplerKind Sampler,
+    long[] LatentShape,
+    IReadOnlyList<GivenFrames> Given
+)
 {
     /// <summary>What the pipeline needs to know.</summary>
-    internal PipelineSettings Settings => new()
-    {
-        Frames = Frames, Height = Height, Width = Width, Guidance = Guidance, NegativePrompt = NegativePrompt, FramesPerSecond = FramesPerSecond,
-    };
+    internal PipelineSettings Settings =>
+        new()
+        {
+            Frames = Frames,
+            Height = Height,
+            Width = Width,
+            Guidance = Guidance,
+            NegativePrompt = NegativePrompt,
+            FramesPerSecond = FramesPerSecond,
+        };
 
     private int SpatialFactor => (int)(Height / LatentShape[3]);
 
     /// <summary>Checks what no model could do.</summary>
     internal static void CheckAnyModel(VideoRequest request)
     {
-        List<string> problems = [.. VideoRequest.Problems(request.Frames, request.Width, request.Height, request.Steps, request.Guidance, request.FramesPerSecond)];
+        List<string> problems =
+        [
+            .. VideoRequest.Problems(request.Frames, request.Width, request.Height, request.Steps, request.Guidance, request.FramesPerSecond),
+        ];
         if (request.Width.HasValue != request.Height.HasValue)
+        {
             problems.Add("Width and Height go together: set both or neither.");
-        if (request.References is null || request.MaskStrategies is null || request.References.Contains(null) || request.MaskStrategies.Contains(null))
+        }
+
+        if (
+            request.References is null
+            || request.MaskStrategies is null
+            || request.References.Contains(null)
+            || request.MaskStrategies.Contains(null)
+        )
+        {
             problems.Add("References and MaskStrategies are null or have a null among them; empty lists are for none.");
+        }
+
         if (problems.Count > 0)
+        {
             throw new ArgumentException(string.Join(" ", problems), nameof(request));
+        }
     }
 
     /// <summary>Fills in the options' values, then the model's, and checks that the model can do it.</summary>
@@ -42,25 +76,49 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
         Check("Frames", frames, video.FramesRange, vae.TemporalFactor * multiple[0]);
         var steps = request.Steps ?? options.Steps ?? sampling.Steps;
         if (steps > model.Description.Diffusion.Steps)
+        {
             problems.Add($"Steps is {steps}; {model.Description.Name} has {model.Description.Diffusion.Steps} to take from.");
+        }
+
         var sampler = options.Sampler ?? sampling.Sampler;
         if ((sampler == SamplerKind.RectifiedFlow) != (sampling.Sampler == SamplerKind.RectifiedFlow))
-            problems.Add($"The sampler is {sampler}; {model.Description.Name} was trained with another process and is sampled by {sampling.Sampler}.");
+        {
+            problems.Add(
+                $"The sampler is {sampler}; {model.Description.Name} was trained with another process and is sampled by {sampling.Sampler}."
+            );
+        }
+
         List<GivenFrames> given = video.FramesRange.Contains(frames) ? GivenFrames.Of(request, frames, sampler, model, problems) : [];
         if (problems.Count > 0)
+        {
             throw new ArgumentException(string.Join(" ", problems), nameof(request));
+        }
 
-        return new RequestPlan(request.Prompt, request.NegativePrompt, frames, width, height, steps,
-            request.Guidance ?? options.Guidance ?? sampling.GuidanceScale, request.Seed ?? Random.Shared.NextInt64(uint.MaxValue),
-            request.FramesPerSecond ?? options.FramesPerSecond ?? video.Fps, sampler,
-            [1, vae.LatentChannels, frames / vae.TemporalFactor, height / vae.SpatialFactor, width / vae.SpatialFactor], given);
+        return new RequestPlan(
+            request.Prompt,
+            request.NegativePrompt,
+            frames,
+            width,
+            height,
+            steps,
+            request.Guidance ?? options.Guidance ?? sampling.GuidanceScale,
+            request.Seed ?? Random.Shared.NextInt64(uint.MaxValue),
+            request.FramesPerSecond ?? options.FramesPerSecond ?? video.Fps,
+            sampler,
+            [1, vae.LatentChannels, frames / vae.TemporalFactor, height / vae.SpatialFactor, width / vae.SpatialFactor],
+            given
+        );
 
         void Check(string what, int value, AllowedRange range, int multiple)
         {
             if (!range.Contains(value))
+            {
                 problems.Add($"{what} is {value}; {model.Description.Name} can do {range}.");
+            }
             else if (value % multiple != 0)
+            {
                 problems.Add($"{what} is {value}; it must be a multiple of {multiple}.");
+            }
         }
     }
 
@@ -72,14 +130,21 @@ internal sealed record RequestPlan(string Prompt, string? NegativePrompt, int Fr
         {
             SamplerKind.Iddpm => Respaced(),
             SamplerKind.Ddim => new Ddim(Respaced(), model.Sampling.Eta),
-            SamplerKind.RectifiedFlow => new RectifiedFlow(new RectifiedFlowOptions
-            {
-                Steps = process.Steps, SamplingSteps = Steps, WholeSteps = process.WholeSteps, ShiftBySize = process.ShiftBySize, SpatialFactor = SpatialFactor,
-            }),
+            SamplerKind.RectifiedFlow => new RectifiedFlow(
+                new RectifiedFlowOptions
+                {
+                    Steps = process.Steps,
+                    SamplingSteps = Steps,
+                    WholeSteps = process.WholeSteps,
+                    ShiftBySize = process.ShiftBySize,
+                    SpatialFactor = SpatialFactor,
+                }
+            ),
             _ => new DpmSolver(Steps, Schedule(), process.Prediction),
         };
 
-        IddpmSchedule Schedule() => process.Schedule == NoiseSchedule.Linear ? IddpmSchedule.Linear(process.Steps) : IddpmSchedule.SquaredCosine(process.Steps);
+        IddpmSchedule Schedule() =>
+            process.Schedule == NoiseSchedule.Linear ? IddpmSchedule.Linear(process.Steps) : IddpmSchedule.SquaredCosine(process.Steps);
         IddpmSchedule Tables() => process.SinglePrecision ? Schedule().Respace(Steps).InSinglePrecision() : Schedule().Respace(Steps);
         Iddpm Respaced() => new(Tables(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance });
     }

@@ -28,10 +28,24 @@ public sealed partial class VideoGenerator : IDisposable
     private int running;
     private bool disposed;
 
-    internal VideoGenerator(OpenSoraOptions options, PartFactories parts, BackendSelector backends, IVideoWriter writer, IImageCodec images,
-        IServiceProvider services, ILogger? logger = null)
+    internal VideoGenerator(
+        OpenSoraOptions options,
+        PartFactories parts,
+        BackendSelector backends,
+        IVideoWriter writer,
+        IImageCodec images,
+        IServiceProvider services,
+        ILogger? logger = null
+    )
     {
-        (this.options, this.parts, this.backends, this.writer, this.images, this.services) = (options.Clone(), parts, backends, writer, images, services);
+        (this.options, this.parts, this.backends, this.writer, this.images, this.services) = (
+            options.Clone(),
+            parts,
+            backends,
+            writer,
+            images,
+            services
+        );
         this.logger = logger ?? NullLogger.Instance;
     }
 
@@ -50,29 +64,37 @@ public sealed partial class VideoGenerator : IDisposable
 
     /// <summary>What the model says of itself; reads the model where that has not happened.</summary>
     public Task<ModelDescription> DescribeAsync(CancellationToken cancellationToken = default) =>
-        UseAsync(async () => (await GetModelAsync(null, cancellationToken)).Description);
+        UseAsync(async () => (await GetModelAsync(null, cancellationToken).ConfigureAwait(false)).Description);
 
     /// <summary>Generates a video on the thread pool.</summary>
     /// <param name="request">What to generate; not changed and not kept.</param>
     /// <param name="progress">Told of every stage and step, from the thread that computes.</param>
     /// <param name="cancellationToken">Looked at between all stages and steps.</param>
     /// <exception cref="ArgumentException">The request asks for what the model cannot do; the message names everything that is wrong.</exception>
-    /// <exception cref="InvalidOperationException">Numbers overflowed, or references are given and the generator has a sampler of one's own that cannot use them.</exception>
+    /// <exception cref="InvalidOperationException">Numbers overflowed, or references are given and the generator has a sampler of one's own that
+    /// cannot use them.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled. The generator can be used further.</exception>
     /// <exception cref="ObjectDisposedException">The generator was disposed of.</exception>
-    public Task<GeneratedVideo> GenerateAsync(VideoRequest request, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default)
+    public Task<GeneratedVideo> GenerateAsync(
+        VideoRequest request,
+        IProgress<GenerationProgress>? progress = null,
+        CancellationToken cancellationToken = default
+    )
     {
         ArgumentNullException.ThrowIfNull(request);
         if (request.Prompt is null)
+        {
             throw new ArgumentException("The prompt is null. An empty one is allowed: it generates without a prompt.", nameof(request));
+        }
+
         var copy = request.Clone();
         return UseAsync(async () =>
         {
             cancellationToken.ThrowIfCancellationRequested();
             RequestPlan.CheckAnyModel(copy); // before the model is read
-            var model = await GetModelAsync(progress, cancellationToken);
+            var model = await GetModelAsync(progress, cancellationToken).ConfigureAwait(false);
             var plan = RequestPlan.For(copy, options, model);
-            return await Task.Run(() => Generate(model, plan, progress, cancellationToken), cancellationToken);
+            return await Task.Run(() => Generate(model, plan, progress, cancellationToken), cancellationToken).ConfigureAwait(false);
         });
     }
 
@@ -85,25 +107,56 @@ public sealed partial class VideoGenerator : IDisposable
 
         var sampler = parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
         if (plan.Given.Count > 0 && sampler is not IFrameSampler)
-            throw new InvalidOperationException($"References are given, but {sampler.GetType().Name} cannot complete videos; use a sampler that is an {nameof(IFrameSampler)}.");
-        var pipeline = new VideoPipeline(model.Transformer, model.EncodeText, model.Vae, sampler) { GuidedChannels = model.Description.Sampling.GuidedChannels };
-        var frames = pipeline.Generate([plan.Prompt], plan.Settings, () => randn(plan.LatentShape, device: model.Device, generator: generator), generator, plan.Given, plan.Steps,
-            progress, cancellationToken)[0];
+        {
+            throw new InvalidOperationException(
+                $"References are given, but {sampler.GetType().Name} cannot complete videos; use a sampler that is an {nameof(IFrameSampler)}."
+            );
+        }
+
+        var pipeline = new VideoPipeline(model.Transformer, model.EncodeText, model.Vae, sampler)
+        {
+            GuidedChannels = model.Description.Sampling.GuidedChannels,
+        };
+        var frames = pipeline.Generate(
+            [plan.Prompt],
+            plan.Settings,
+            () => randn(plan.LatentShape, device: model.Device, generator: generator),
+            generator,
+            plan.Given,
+            plan.Steps,
+            progress,
+            cancellationToken
+        )[0];
         LogGenerated(plan.Frames, plan.Width, plan.Height, plan.Steps, plan.Seed, watch.Elapsed.TotalSeconds);
-        return new GeneratedVideo(frames, new VideoMetadata(plan.Prompt, plan.NegativePrompt, plan.Seed, plan.Steps, plan.Guidance, sampler.GetType().Name,
-            model.Description.Name, model.Backend, watch.Elapsed), writer, images);
+        return new GeneratedVideo(
+            frames,
+            new VideoMetadata(
+                plan.Prompt,
+                plan.NegativePrompt,
+                plan.Seed,
+                plan.Steps,
+                plan.Guidance,
+                sampler.GetType().Name,
+                model.Description.Name,
+                model.Backend,
+                watch.Elapsed
+            ),
+            writer,
+            images
+        );
     }
 
     private async Task<LoadedModel> GetModelAsync(IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
     {
-        await loading.WaitAsync(cancellationToken);
+        await loading.WaitAsync(cancellationToken).ConfigureAwait(false);
         try
         {
             if (loaded is null)
             {
                 var watch = Stopwatch.StartNew();
                 var backend = backends.Select(options.Backend);
-                loaded = await Task.Run(() => LoadedModel.Load(options, parts, backend, services, progress, cancellationToken), cancellationToken);
+                loaded = await Task.Run(() => LoadedModel.Load(options, parts, backend, services, progress, cancellationToken), cancellationToken)
+                    .ConfigureAwait(false);
                 LogLoaded(loaded.Description.Name, backend.Name, watch.Elapsed.TotalSeconds);
             }
             return loaded;
@@ -123,7 +176,7 @@ public sealed partial class VideoGenerator : IDisposable
         }
         try
         {
-            return await use();
+            return await use().ConfigureAwait(false);
         }
         finally
         {
@@ -148,7 +201,10 @@ public sealed partial class VideoGenerator : IDisposable
     private void FreeWhenUnused()
     {
         if (!disposed || running > 0)
+        {
             return;
+        }
+
         loaded?.Dispose();
         loaded = null;
         loading.Dispose();
@@ -157,6 +213,9 @@ public sealed partial class VideoGenerator : IDisposable
     [LoggerMessage(Level = LogLevel.Information, Message = "Loaded {Model} on {Backend} in {Seconds:F1} s")]
     private partial void LogLoaded(string model, string backend, double seconds);
 
-    [LoggerMessage(Level = LogLevel.Information, Message = "Generated {Frames} frames of {Width}x{Height} in {Steps} steps from seed {Seed} in {Seconds:F1} s")]
+    [LoggerMessage(
+        Level = LogLevel.Information,
+        Message = "Generated {Frames} frames of {Width}x{Height} in {Steps} steps from seed {Seed} in {Seconds:F1} s"
+    )]
     private partial void LogGenerated(int frames, int width, int height, int steps, long seed, double seconds);
 }

@@ -18,9 +18,7 @@ public sealed class VideoGeneratorBuilder
     private readonly List<IComputeBackend> backends = [new CpuBackend(), .. BackendSelector.Discovered.Value];
     private ILogger? logger;
 
-    internal VideoGeneratorBuilder()
-    {
-    }
+    internal VideoGeneratorBuilder() { }
 
     /// <summary>Takes another model than the one that ships with the library: its name, or the path of a model folder.</summary>
     public VideoGeneratorBuilder UseModel(string nameOrPath) => Configure(o => o.Model = nameOrPath);
@@ -47,8 +45,8 @@ public sealed class VideoGeneratorBuilder
     }
 
     /// <summary>Decodes with another autoencoder than the model's. Its constructor may ask for a <see cref="PartContext"/>.</summary>
-    public VideoGeneratorBuilder UseVae<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>() where T : class, IVideoAutoencoder =>
-        UseVae(context => ActivatorUtilities.CreateInstance<T>(context));
+    public VideoGeneratorBuilder UseVae<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
+        where T : class, IVideoAutoencoder => UseVae(context => ActivatorUtilities.CreateInstance<T>(context));
 
     /// <summary>Decodes with the autoencoder that the function makes; the generator disposes of it.</summary>
     public VideoGeneratorBuilder UseVae(Func<PartContext, IVideoAutoencoder> factory)
@@ -58,8 +56,8 @@ public sealed class VideoGeneratorBuilder
     }
 
     /// <summary>Encodes prompts with another text encoder than the model's. Its constructor may ask for a <see cref="PartContext"/>.</summary>
-    public VideoGeneratorBuilder UseTextEncoder<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>() where T : class, ITextEncoder =>
-        UseTextEncoder(context => ActivatorUtilities.CreateInstance<T>(context));
+    public VideoGeneratorBuilder UseTextEncoder<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
+        where T : class, ITextEncoder => UseTextEncoder(context => ActivatorUtilities.CreateInstance<T>(context));
 
     /// <summary>Encodes prompts with the encoder that the function makes; the generator disposes of it.</summary>
     public VideoGeneratorBuilder UseTextEncoder(Func<PartContext, ITextEncoder> factory)
@@ -105,10 +103,21 @@ public sealed class VideoGeneratorBuilder
     public VideoGenerator Build()
     {
         if (options.Problems().ToList() is { Count: > 0 } problems)
+        {
             throw new OptionsValidationException(nameof(OpenSoraOptions), typeof(OpenSoraOptions), problems);
+        }
+
         var selector = new BackendSelector(backends);
         selector.Select(options.Backend);
-        return new VideoGenerator(options, parts.Clone(), selector, new VideoWriter(options.FFmpegFolder), new ImageCodec(options.FFmpegFolder), NoServices.Instance, logger);
+        return new VideoGenerator(
+            options,
+            parts.Clone(),
+            selector,
+            new VideoWriter(options.FFmpegFolder),
+            new ImageCodec(options.FFmpegFolder),
+            NoServices.Instance,
+            logger
+        );
     }
 
     private sealed class NoServices : IServiceProvider

@@ -7,7 +7,8 @@ using static TorchSharp.torch;
 namespace OpenSora.Generation;
 
 /// <summary>Turns prompts into frames with networks that are in memory, such as a model that was just trained.</summary>
-/// <remarks>The way of latent diffusion (Rombach et al., 2022): encode the text, draw noise, denoise it step by step under classifier-free guidance (Ho and Salimans, 2022), decode. The
+/// <remarks>The way of latent diffusion (Rombach et al., 2022): encode the text, draw noise, denoise it step by step under classifier-free guidance
+/// (Ho and Salimans, 2022), decode. The
 /// pipeline owns none of its parts and may be used by several threads at once.</remarks>
 public sealed class VideoPipeline
 {
@@ -22,18 +23,23 @@ public sealed class VideoPipeline
     /// <param name="sampler">The sampler, which knows the number of steps.</param>
     /// <exception cref="ArgumentException">The autoencoder's latents do not have the transformer's channels.</exception>
     public VideoPipeline(IVideoTransformer transformer, ITextEncoder textEncoder, IVideoAutoencoder? autoencoder, ISampler sampler)
-        : this(transformer, (textEncoder ?? throw new ArgumentNullException(nameof(textEncoder))).Encode, autoencoder, sampler)
-    {
-    }
+        : this(transformer, (textEncoder ?? throw new ArgumentNullException(nameof(textEncoder))).Encode, autoencoder, sampler) { }
 
-    internal VideoPipeline(IVideoTransformer transformer, Func<IReadOnlyList<string>, TextStates> encodeText, IVideoAutoencoder? autoencoder, ISampler sampler)
+    internal VideoPipeline(
+        IVideoTransformer transformer,
+        Func<IReadOnlyList<string>, TextStates> encodeText,
+        IVideoAutoencoder? autoencoder,
+        ISampler sampler
+    )
     {
         ArgumentNullException.ThrowIfNull(transformer);
         ArgumentNullException.ThrowIfNull(sampler);
         if (autoencoder is not null && autoencoder.LatentChannels != transformer.LatentChannels)
         {
             throw new ArgumentException(
-                $"The autoencoder has {autoencoder.LatentChannels} latent channels, but the transformer denoises {transformer.LatentChannels}.", nameof(autoencoder));
+                $"The autoencoder has {autoencoder.LatentChannels} latent channels, but the transformer denoises {transformer.LatentChannels}.",
+                nameof(autoencoder)
+            );
         }
         (this.transformer, this.encodeText, this.autoencoder, Sampler) = (transformer, encodeText, autoencoder, sampler);
     }
@@ -41,7 +47,8 @@ public sealed class VideoPipeline
     /// <summary>The sampler.</summary>
     public ISampler Sampler { get; }
 
-    /// <summary>The number of latent channels that guidance changes, from the first one on; null for the sampler's own choice (<see cref="ISampler.GuidedChannels"/>).</summary>
+    /// <summary>The number of latent channels that guidance changes, from the first one on; null for the sampler's own choice
+    /// (<see cref="ISampler.GuidedChannels"/>).</summary>
     public int? GuidedChannels { get; init; }
 
     /// <summary>Generates one video for each prompt, all in one batch.</summary>
@@ -54,8 +61,13 @@ public sealed class VideoPipeline
     /// <exception cref="ArgumentException">There is no prompt, or a size is not a multiple of what the parts need.</exception>
     /// <exception cref="InvalidOperationException">A number overflowed.</exception>
     /// <exception cref="OperationCanceledException">The token was canceled.</exception>
-    public IReadOnlyList<VideoFrames> Generate(IReadOnlyList<string> prompts, PipelineSettings settings, long seed = 0, IProgress<GenerationProgress>? progress = null,
-        CancellationToken cancellationToken = default)
+    public IReadOnlyList<VideoFrames> Generate(
+        IReadOnlyList<string> prompts,
+        PipelineSettings settings,
+        long seed = 0,
+        IProgress<GenerationProgress>? progress = null,
+        CancellationToken cancellationToken = default
+    )
     {
         ArgumentNullException.ThrowIfNull(prompts);
         ArgumentNullException.ThrowIfNull(settings);
@@ -96,8 +108,16 @@ public sealed class VideoPipeline
         return [1, transformer.LatentChannels, settings.Frames / temporal, settings.Height / spatial, settings.Width / spatial];
     }
 
-    internal IReadOnlyList<VideoFrames> Generate(IReadOnlyList<string> prompts, PipelineSettings settings, Func<Tensor> noise, Generator generator,
-        IReadOnlyList<GivenFrames> given, int? numberOfSteps, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
+    internal IReadOnlyList<VideoFrames> Generate(
+        IReadOnlyList<string> prompts,
+        PipelineSettings settings,
+        Func<Tensor> noise,
+        Generator generator,
+        IReadOnlyList<GivenFrames> given,
+        int? numberOfSteps,
+        IProgress<GenerationProgress>? progress,
+        CancellationToken cancellationToken
+    )
     {
         if (prompts.Count == 0)
         {
@@ -153,20 +173,28 @@ public sealed class VideoPipeline
             return (x, t, noisy) => transformer.Denoise(x, t, conditions with { NoisyFrames = noisy });
         }
 
-        var (otherStates, otherMask) = string.IsNullOrWhiteSpace(settings.NegativePrompt) ? new TextStates(nothing, mask)
+        var (otherStates, otherMask) = string.IsNullOrWhiteSpace(settings.NegativePrompt)
+            ? new TextStates(nothing, mask)
             : encodeText([.. Enumerable.Repeat(settings.NegativePrompt, batch)]);
         var both = Conditions(cat([states, otherStates]), cat([mask, otherMask]));
         return (x, t, noisy) =>
         {
             var shown = noisy is null ? both : both with { NoisyFrames = cat([noisy, noisy]) };
-            return Guidance.ClassifierFree((twice, times) => transformer.Denoise(twice, times, shown), settings.Guidance, GuidedChannels ?? Sampler.GuidedChannels)(x, t);
+            return Guidance.ClassifierFree(
+                (twice, times) => transformer.Denoise(twice, times, shown),
+                settings.Guidance,
+                GuidedChannels ?? Sampler.GuidedChannels
+            )(x, t);
         };
 
-        DenoiserConditions Conditions(Tensor text, Tensor textMask) => new(text, textMask)
-        {
-            Frames = settings.Frames, Height = settings.Height, Width = settings.Width,
-            FramesPerSecond = settings.Frames == 1 ? DenoiserConditions.ImageFramesPerSecond : settings.FramesPerSecond,
-        };
+        DenoiserConditions Conditions(Tensor text, Tensor textMask) =>
+            new(text, textMask)
+            {
+                Frames = settings.Frames,
+                Height = settings.Height,
+                Width = settings.Width,
+                FramesPerSecond = settings.Frames == 1 ? DenoiserConditions.ImageFramesPerSecond : settings.FramesPerSecond,
+            };
     }
 
     private Tensor Decode(Tensor latents, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
@@ -194,8 +222,10 @@ public sealed class VideoPipeline
     {
         if (!numbers.isfinite().all().cpu().item<bool>())
         {
-            throw new InvalidOperationException($"The {what} of {string.Join(", ", prompts.Select(prompt => $"\"{prompt}\""))} are not finite: numbers overflowed. "
-                + $"Lower the guidance ({settings.Guidance}), or compute in float32 if Precision is float16; if neither helps, the weights are damaged.");
+            throw new InvalidOperationException(
+                $"The {what} of {string.Join(", ", prompts.Select(prompt => $"\"{prompt}\""))} are not finite: numbers overflowed. "
+                    + $"Lower the guidance ({settings.Guidance}), or compute in float32 if Precision is float16; if neither helps, the weights are damaged."
+            );
         }
     }
 

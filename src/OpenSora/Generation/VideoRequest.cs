@@ -33,7 +33,8 @@ public sealed class VideoRequest
     /// <summary>Frames per second of the result.</summary>
     public double? FramesPerSecond { get; set; }
 
-    /// <summary>Pictures and videos of which frames are given to the result, for models that were trained with given frames. They are scaled to cover the result's
+    /// <summary>Pictures and videos of which frames are given to the result, for models that were trained with given frames. They are scaled to cover
+    /// the result's
     /// size, the middle kept; their frame rates are left aside.</summary>
     /// <seealso cref="ConditionOn(VideoFrames, int, double)"/>
     public IReadOnlyList<VideoFrames> References { get; set; } = [];
@@ -42,20 +43,33 @@ public sealed class VideoRequest
     /// <seealso cref="MaskStrategy.Parse"/>
     public IReadOnlyList<MaskStrategy> MaskStrategies { get; set; } = [];
 
-    /// <summary>Gives frames to the result: a picture at frame 0 is animated, the end of a video there is continued, frames at both ends are connected.</summary>
+    /// <summary>Gives frames to the result: a picture at frame 0 is animated, the end of a video there is continued, frames at both ends are
+    /// connected.</summary>
     /// <param name="frames">A picture, or the frames of a video that are given; all of them, as far as the result is long.</param>
     /// <param name="frame">The frame of the result that the first of them becomes; below 0 counts from the end, so that -1 is the last one.</param>
-    /// <param name="editRatio">How much of them is made anew: 0, they stay as they are, or more, below 1, at which nothing would be left of them.</param>
+    /// <param name="editRatio">How much of them is made anew: 0, they stay as they are, or more, below 1, at which nothing would be left of
+    /// them.</param>
     /// <returns>This request.</returns>
     public VideoRequest ConditionOn(VideoFrames frames, int frame = 0, double editRatio = 0)
     {
         ArgumentNullException.ThrowIfNull(frames);
-        MaskStrategies = [.. MaskStrategies, new MaskStrategy { Reference = References.Count, TargetStart = frame, Length = frames.Count, EditRatio = editRatio }];
+        MaskStrategies =
+        [
+            .. MaskStrategies,
+            new MaskStrategy
+            {
+                Reference = References.Count,
+                TargetStart = frame,
+                Length = frames.Count,
+                EditRatio = editRatio,
+            },
+        ];
         References = [.. References, frames];
         return this;
     }
 
-    /// <summary>Gives frames to the result by Open-Sora's text form, such as <c>0,0,-4,0,4</c>: the last four frames of reference 0 become the first ones.</summary>
+    /// <summary>Gives frames to the result by Open-Sora's text form, such as <c>0,0,-4,0,4</c>: the last four frames of reference 0 become the first
+    /// ones.</summary>
     /// <param name="references">Pictures and videos; the strategies count them from 0.</param>
     /// <param name="maskStrategies">See <see cref="MaskStrategy.Parse"/>, counted in frames of video.</param>
     /// <returns>This request.</returns>
@@ -63,7 +77,11 @@ public sealed class VideoRequest
     public VideoRequest ConditionOn(IReadOnlyList<VideoFrames> references, string maskStrategies)
     {
         ArgumentNullException.ThrowIfNull(references);
-        MaskStrategies = [.. MaskStrategies, .. MaskStrategy.Parse(maskStrategies).Select(strategy => strategy with { Reference = strategy.Reference + References.Count })];
+        MaskStrategies =
+        [
+            .. MaskStrategies,
+            .. MaskStrategy.Parse(maskStrategies).Select(strategy => strategy with { Reference = strategy.Reference + References.Count }),
+        ];
         References = [.. References, .. references];
         return this;
     }
@@ -76,17 +94,34 @@ public sealed class VideoRequest
     internal static IEnumerable<string> Problems(int? frames, int? width, int? height, int? steps, double? guidance, double? framesPerSecond)
     {
         if (frames < 1)
+        {
             yield return $"Frames is {frames}; it must be at least 1.";
+        }
+
         if (width < 1)
+        {
             yield return $"Width is {width}; it must be at least 1 pixel.";
+        }
+
         if (height < 1)
+        {
             yield return $"Height is {height}; it must be at least 1 pixel.";
+        }
+
         if (steps is < 1 or > MaxSteps)
+        {
             yield return $"Steps is {steps}; it must be from 1 to {MaxSteps}. Usual are 10 to 100.";
+        }
+
         if (guidance is { } scale && !(double.IsFinite(scale) && scale is >= 0 and <= 100))
+        {
             yield return FormattableString.Invariant($"Guidance is {scale}; it must be from 0 to 100. 1 is no guidance, usual are 4 to 8.");
+        }
+
         if (framesPerSecond is { } fps && !(double.IsFinite(fps) && fps is > 0 and <= 1000))
+        {
             yield return FormattableString.Invariant($"FramesPerSecond is {fps}; it must be above 0 and at most 1000.");
+        }
     }
 }
 
@@ -128,12 +163,15 @@ public sealed class VideoRequestBuilder
     /// <param name="frames">A picture, or the frames of a video that are given.</param>
     /// <param name="frame">The frame of the result that the first of them becomes; below 0 counts from the end.</param>
     /// <param name="editRatio">How much of them is made anew: 0 or more, below 1.</param>
-    public VideoRequestBuilder ConditionOn(VideoFrames frames, int frame = 0, double editRatio = 0) => With(r => r.ConditionOn(frames, frame, editRatio));
+    public VideoRequestBuilder ConditionOn(VideoFrames frames, int frame = 0, double editRatio = 0) =>
+        With(r => r.ConditionOn(frames, frame, editRatio));
 
-    /// <summary>Gives frames to the result by Open-Sora's text form; see <see cref="VideoRequest.ConditionOn(IReadOnlyList{VideoFrames}, string)"/>.</summary>
+    /// <summary>Gives frames to the result by Open-Sora's text form; see
+    /// <see cref="VideoRequest.ConditionOn(IReadOnlyList{VideoFrames}, string)"/>.</summary>
     /// <param name="references">Pictures and videos.</param>
     /// <param name="maskStrategies">Which of their frames go where.</param>
-    public VideoRequestBuilder ConditionOn(IReadOnlyList<VideoFrames> references, string maskStrategies) => With(r => r.ConditionOn(references, maskStrategies));
+    public VideoRequestBuilder ConditionOn(IReadOnlyList<VideoFrames> references, string maskStrategies) =>
+        With(r => r.ConditionOn(references, maskStrategies));
 
     /// <summary>The request so far, as an object of its own.</summary>
     public VideoRequest Build() => request.Clone();

@@ -9,7 +9,7 @@ internal static class AtomicOutput
         var temporary = TemporaryBeside(path);
         try
         {
-            await write(temporary);
+            await write(temporary).ConfigureAwait(false);
             File.Move(temporary, path, overwrite: true);
         }
         finally
@@ -24,19 +24,27 @@ internal static class AtomicOutput
         path = Path.TrimEndingDirectorySeparator(path);
         var temporary = TemporaryBeside(path);
         if (Directory.Exists(path) && Directory.EnumerateFileSystemEntries(path).Any())
+        {
             throw new IOException($"The folder '{path}' is not empty. Name another, or empty it.");
+        }
+
         try
         {
             Directory.CreateDirectory(temporary);
-            await write(temporary);
+            await write(temporary).ConfigureAwait(false);
             if (Directory.Exists(path))
+            {
                 Directory.Delete(path);
+            }
+
             Directory.Move(temporary, path);
         }
         finally
         {
             if (Directory.Exists(temporary))
+            {
                 Directory.Delete(temporary, recursive: true);
+            }
         }
     }
 

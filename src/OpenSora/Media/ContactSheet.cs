@@ -1,4 +1,3 @@
-
 namespace OpenSora.Media;
 
 /// <summary>Lays videos or frames side by side.</summary>
@@ -16,10 +15,18 @@ public static class ContactSheet
         ArgumentOutOfRangeException.ThrowIfLessThan(columns, 1);
         ArgumentOutOfRangeException.ThrowIfNegative(gap);
         if (videos.Count == 0)
+        {
             throw new ArgumentException("A contact sheet needs at least one video.", nameof(videos));
+        }
+
         var (width, height, fps) = (videos[0].Width, videos[0].Height, videos[0].FramesPerSecond);
         if (videos.FirstOrDefault(v => v.Width != width || v.Height != height) is { } other)
-            throw new ArgumentException($"All videos of a contact sheet have one size, but there are {width}x{height} and {other.Width}x{other.Height}.", nameof(videos));
+        {
+            throw new ArgumentException(
+                $"All videos of a contact sheet have one size, but there are {width}x{height} and {other.Width}x{other.Height}.",
+                nameof(videos)
+            );
+        }
 
         columns = Math.Min(columns, videos.Count);
         var rows = (videos.Count + columns - 1) / columns;
@@ -37,7 +44,9 @@ public static class ContactSheet
                 var source = videos[i].Frame(Math.Min(frame, videos[i].Count - 1)).Span;
                 var (left, top) = (i % columns * (width + gap) + gap, i / columns * (height + gap) + gap);
                 for (var y = 0; y < height; y++)
+                {
                     source.Slice(y * width * 3, width * 3).CopyTo(target[(((top + y) * sheetWidth + left) * 3)..]);
+                }
             }
         }
         return sheet;
@@ -62,7 +71,13 @@ public static class ContactSheet
     {
         ArgumentNullException.ThrowIfNull(videos);
         ArgumentOutOfRangeException.ThrowIfLessThan(framesEach, 1);
-        return Tile([.. videos.SelectMany(v => Enumerable.Range(0, framesEach)
-            .Select(i => v.Slice(framesEach == 1 ? 0 : i * (v.Count - 1) / (framesEach - 1), 1)))], framesEach);
+        return Tile(
+            [
+                .. videos.SelectMany(v =>
+                    Enumerable.Range(0, framesEach).Select(i => v.Slice(framesEach == 1 ? 0 : i * (v.Count - 1) / (framesEach - 1), 1))
+                ),
+            ],
+            framesEach
+        );
     }
 }

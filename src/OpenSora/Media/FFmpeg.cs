@@ -14,14 +14,21 @@ internal static class FFmpeg
         var purpose = $"read '{path}'";
         try
         {
-            var analysis = await FFProbe.AnalyseAsync(FileName(path, purpose), ffOptions: Options(folder, "ffprobe", purpose), cancellationToken: cancellationToken);
+            var analysis = await FFProbe
+                .AnalyseAsync(FileName(path, purpose), ffOptions: Options(folder, "ffprobe", purpose), cancellationToken: cancellationToken)
+                .ConfigureAwait(false);
             var stream = analysis.PrimaryVideoStream ?? throw new MediaException($"'{path}' holds no video.");
             if (stream is not { Width: { } width, Height: { } height })
             {
                 throw new MediaException($"'{path}' holds a video that does not say its width and height.");
             }
             var turned = Math.Abs(stream.Rotation) % 180 == 90;
-            return new VideoInfo(turned ? height : width, turned ? width : height, stream.AverageFrameRate > 0 ? stream.AverageFrameRate : 25, analysis.Duration);
+            return new VideoInfo(
+                turned ? height : width,
+                turned ? width : height,
+                stream.AverageFrameRate > 0 ? stream.AverageFrameRate : 25,
+                analysis.Duration
+            );
         }
         catch (FFMpegException e)
         {
@@ -33,22 +40,50 @@ internal static class FFmpeg
         }
     }
 
-    internal static Task DecodeAsync(string? folder, string path, IReadOnlyList<string> outputArguments, Func<Stream, CancellationToken, Task> read,
-        CancellationToken cancellationToken)
+    internal static Task DecodeAsync(
+        string? folder,
+        string path,
+        IReadOnlyList<string> outputArguments,
+        Func<Stream, CancellationToken, Task> read,
+        CancellationToken cancellationToken
+    )
     {
         var purpose = $"decode '{path}'";
-        return RunAsync(purpose, folder, FFMpegArguments.FromFileInput(FileName(path, purpose))
-            .OutputToPipe(new Sink(read), options => options.WithCustomArgument(Join(outputArguments))), cancellationToken);
+        return RunAsync(
+            purpose,
+            folder,
+            FFMpegArguments
+                .FromFileInput(FileName(path, purpose))
+                .OutputToPipe(new Sink(read), options => options.WithCustomArgument(Join(outputArguments))),
+            cancellationToken
+        );
     }
 
-    internal static async Task EncodeAsync(string? folder, VideoFrames frames, IReadOnlyList<string> outputArguments, string path, string target,
-        CancellationToken cancellationToken)
+    internal static async Task EncodeAsync(
+        string? folder,
+        VideoFrames frames,
+        IReadOnlyList<string> outputArguments,
+        string path,
+        string target,
+        CancellationToken cancellationToken
+    )
     {
         var (purpose, source) = ($"write '{target}'", new Source(frames));
-        await RunAsync(purpose, folder, FFMpegArguments.FromPipeInput(source)
-            .OutputToFile(FileName(path, purpose), overwrite: true, options => options.WithCustomArgument("-xerror " + Join(outputArguments))), cancellationToken);
+        await RunAsync(
+                purpose,
+                folder,
+                FFMpegArguments
+                    .FromPipeInput(source)
+                    .OutputToFile(FileName(path, purpose), overwrite: true, options =>
+                        options.WithCustomArgument("-xerror " + Join(outputArguments))
+                    ),
+                cancellationToken
+            )
+            .ConfigureAwait(false);
         if (source.Failure is { } failure)
+        {
             throw new MediaException($"The pipe to ffmpeg broke: {failure.Message}", failure);
+        }
     }
 
     private static async Task RunAsync(string purpose, string? folder, FFMpegArgumentProcessor processor, CancellationToken cancellationToken)
@@ -57,7 +92,7 @@ internal static class FFmpeg
         var options = Options(folder, "ffmpeg", purpose);
         try
         {
-            await processor.CancellableThrough(cancellationToken).ProcessAsynchronously(throwOnError: true, options);
+            await processor.CancellableThrough(cancellationToken).ProcessAsynchronously(throwOnError: true, options).ConfigureAwait(false);
         }
         catch (FFMpegException e)
         {
@@ -76,15 +111,21 @@ internal static class FFmpeg
             : throw FFmpegMissing.Told(program, purpose, folder);
 
     // It puts names between quotation marks.
-    private static string FileName(string path, string purpose) => !path.Contains('"', StringComparison.Ordinal) ? Path.GetFullPath(path)
-        : throw new MediaException($"FFMpegCore could not {purpose}: it takes no name with a quotation mark. Choose another.");
+    private static string FileName(string path, string purpose) =>
+        !path.Contains('"', StringComparison.Ordinal)
+            ? Path.GetFullPath(path)
+            : throw new MediaException($"FFMpegCore could not {purpose}: it takes no name with a quotation mark. Choose another.");
 
-    private static string Join(IReadOnlyList<string> arguments) => string.Join(' ', arguments.Select(a => a.Contains(';', StringComparison.Ordinal) ? $"\"{a}\"" : a));
+    private static string Join(IReadOnlyList<string> arguments) =>
+        string.Join(' ', arguments.Select(a => a.Contains(';', StringComparison.Ordinal) ? $"\"{a}\"" : a));
 
     private sealed class Source(VideoFrames frames) : IPipeSource
     {
-        public string GetStreamArguments() => string.Create(CultureInfo.InvariantCulture,
-            $"-f rawvideo -pix_fmt rgb24 -video_size {frames.Width}x{frames.Height} -framerate {frames.FramesPerSecond}");
+        public string GetStreamArguments() =>
+            string.Create(
+                CultureInfo.InvariantCulture,
+                $"-f rawvideo -pix_fmt rgb24 -video_size {frames.Width}x{frames.Height} -framerate {frames.FramesPerSecond}"
+            );
 
         /// <summary>Why not all was written; ffmpeg itself, if it fails, knows better.</summary>
         public IOException? Failure { get; private set; }
@@ -93,7 +134,7 @@ internal static class FFmpeg
         {
             try
             {
-                await outputStream.WriteAsync(frames.Pixels, cancellationToken);
+                await outputStream.WriteAsync(frames.Pixels, cancellationToken).ConfigureAwait(false);
             }
             catch (IOException e)
             {

@@ -1,4 +1,3 @@
-
 namespace OpenSora.Media;
 
 /// <summary>Decodes videos and pictures.</summary>
@@ -86,6 +85,8 @@ public sealed class ClipOptions
             _ => null,
         };
         if (problem is not null)
+        {
             throw new ArgumentException(problem, nameof(clip));
+        }
     }
 }

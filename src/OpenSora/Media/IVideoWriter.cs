@@ -14,7 +14,8 @@ public enum VideoFormat
 }
 
 /// <summary>Encodes videos.</summary>
-/// <remarks>Implementations hold no state and may be shared between threads. A file appears under its name when it is complete, or not at all.</remarks>
+/// <remarks>Implementations hold no state and may be shared between threads. A file appears under its name when it is complete, or not at
+/// all.</remarks>
 public interface IVideoWriter
 {
     /// <summary>Encodes a video to a file, whose folder is made where it is missing; an older file is replaced.</summary>
@@ -48,7 +49,6 @@ public interface IImageCodec
 public sealed class MediaException : IOException
 {
     /// <summary>Makes the exception.</summary>
-    public MediaException(string message, Exception? innerException = null) : base(message, innerException)
-    {
-    }
+    public MediaException(string message, Exception? innerException = null)
+        : base(message, innerException) { }
 }

@@ -20,16 +20,27 @@ public sealed class ImageCodec(string? ffmpegFolder = null) : IImageCodec
     {
         ArgumentNullException.ThrowIfNull(image);
         if (image.Count != 1)
+        {
             throw new ArgumentException($"A picture has one frame, this video has {image.Count}.", nameof(image));
+        }
+
         return AtomicOutput.WriteFileAsync(path, async temporary =>
         {
             cancellationToken.ThrowIfCancellationRequested();
             using var picture = Image.LoadPixelData<Rgb24>(image.Pixels.Span, image.Width, image.Height);
-            await using var file = File.Create(temporary);
-            if (Path.GetExtension(path).ToUpperInvariant() is ".JPG" or ".JPEG")
-                await picture.SaveAsync(file, Jpeg, cancellationToken);
-            else
-                await picture.SaveAsPngAsync(file, cancellationToken);
+            var file = File.Create(temporary);
+            await using (file.ConfigureAwait(false))
+            {
+                if (Path.GetExtension(path).ToUpperInvariant() is ".JPG" or ".JPEG")
+                {
+                    await picture.SaveAsync(file, Jpeg, cancellationToken).ConfigureAwait(false);
+                }
+                else
+                {
+                    await picture.SaveAsPngAsync(file, cancellationToken).ConfigureAwait(false);
+                }
+            }
+
             cancellationToken.ThrowIfCancellationRequested(); // a small picture is written at once, and the token not looked at
         });
     }

@@ -3,7 +3,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Media;
 
-/// <summary>Decoded video in managed memory: RGB24 pixels laid out <c>[frames, height, width, 3]</c>, and a frame rate. A picture is a video of one frame.</summary>
+/// <summary>Decoded video in managed memory: RGB24 pixels laid out <c>[frames, height, width, 3]</c>, and a frame rate. A picture is a video of one
+/// frame.</summary>
 public sealed class VideoFrames
 {
     /// <summary>Wraps pixels without copying them.</summary>
@@ -19,10 +20,18 @@ public sealed class VideoFrames
         ArgumentOutOfRangeException.ThrowIfLessThan(height, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
         if (!double.IsFinite(framesPerSecond) || framesPerSecond <= 0)
+        {
             throw new ArgumentOutOfRangeException(nameof(framesPerSecond), framesPerSecond, "A frame rate is a number above 0.");
+        }
+
         if (pixels.Length != (long)count * height * width * 3)
+        {
             throw new ArgumentException(
-                $"{count} frames of {width}x{height} RGB pixels are {(long)count * height * width * 3} bytes, but {pixels.Length} were given.", nameof(pixels));
+                $"{count} frames of {width}x{height} RGB pixels are {(long)count * height * width * 3} bytes, but {pixels.Length} were given.",
+                nameof(pixels)
+            );
+        }
+
         (Pixels, Count, Height, Width, FramesPerSecond) = (pixels, count, height, width, framesPerSecond);
     }
 
@@ -77,10 +86,26 @@ public sealed class VideoFrames
         using var scope = NewDisposeScope();
         var frames = video.dim() == 5 && video.shape[0] == 1 ? video.squeeze(0) : video;
         if (frames.dim() != 4 || frames.shape[0] != 3)
-            throw new ArgumentException($"Expected a video [3, frames, height, width] or [1, 3, frames, height, width], got [{string.Join(", ", video.shape)}].", nameof(video));
+        {
+            throw new ArgumentException(
+                $"Expected a video [3, frames, height, width] or [1, 3, frames, height, width], got [{string.Join(", ", video.shape)}].",
+                nameof(video)
+            );
+        }
+
         var (count, height, width) = ((int)frames.shape[1], (int)frames.shape[2], (int)frames.shape[3]);
-        using var bytes = frames.to(float32).clamp(-1, 1).add(1).div(2).mul(255).add(0.5).clamp(0, 255).to(uint8)
-            .permute(1, 2, 3, 0).contiguous().cpu();
+        using var bytes = frames
+            .to(float32)
+            .clamp(-1, 1)
+            .add(1)
+            .div(2)
+            .mul(255)
+            .add(0.5)
+            .clamp(0, 255)
+            .to(uint8)
+            .permute(1, 2, 3, 0)
+            .contiguous()
+            .cpu();
         return new VideoFrames(bytes.bytes.ToArray(), count, height, width, framesPerSecond);
     }
 
@@ -92,7 +117,6 @@ public sealed class VideoFrames
         using var scope = NewDisposeScope();
         var bytes = empty([Count, Height, Width, 3], uint8);
         Pixels.Span.CopyTo(bytes.bytes);
-        return bytes.to(device ?? CPU).permute(3, 0, 1, 2).unsqueeze(0).to(float32).div(255).sub(0.5).div(0.5)
-            .contiguous().MoveToOuterDisposeScope();
+        return bytes.to(device ?? CPU).permute(3, 0, 1, 2).unsqueeze(0).to(float32).div(255).sub(0.5).div(0.5).contiguous().MoveToOuterDisposeScope();
     }
 }

@@ -18,18 +18,33 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
     {
         clip ??= new ClipOptions();
         ClipOptions.Check(clip);
-        var info = await ProbeAsync(path, cancellationToken);
+        var info = await ProbeAsync(path, cancellationToken).ConfigureAwait(false);
         var (width, height) = (clip.Width ?? info.Width, clip.Height ?? info.Height);
         var frameBytes = FrameBytes(width, height);
 
         var pixels = new MemoryStream();
-        await FFmpeg.DecodeAsync(ffmpegFolder, path, Arguments(clip, width, height, clip.Frames),
-            (pipe, token) => pipe.CopyToAsync(pixels, token), cancellationToken);
+        await FFmpeg
+            .DecodeAsync(
+                ffmpegFolder,
+                path,
+                Arguments(clip, width, height, clip.Frames),
+                (pipe, token) => pipe.CopyToAsync(pixels, token),
+                cancellationToken
+            )
+            .ConfigureAwait(false);
         var count = (int)(pixels.Length / frameBytes);
         if (count == 0)
+        {
             throw new MediaException($"'{path}' holds no frame from frame {clip.StartFrame} on. Ask for an earlier start.");
-        return new VideoFrames(pixels.GetBuffer().AsMemory(0, count * frameBytes), count, height, width,
-            (clip.FramesPerSecond ?? info.FramesPerSecond) / clip.FrameInterval);
+        }
+
+        return new VideoFrames(
+            pixels.GetBuffer().AsMemory(0, count * frameBytes),
+            count,
+            height,
+            width,
+            (clip.FramesPerSecond ?? info.FramesPerSecond) / clip.FrameInterval
+        );
     }
 
     /// <inheritdoc/>
@@ -38,52 +53,87 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         ArgumentNullException.ThrowIfNull(clip);
         ClipOptions.Check(clip);
         if (clip is not { Width: { } width, Height: { } height })
+        {
             throw new ArgumentException("Set the clip's Width and Height: they say how the destination is laid out.", nameof(clip));
+        }
+
         var frameBytes = FrameBytes(width, height);
         var fitting = destination.Length / frameBytes;
         if (fitting == 0)
-            throw new ArgumentException($"The destination holds {destination.Length} bytes, one frame of {width}x{height} is {frameBytes}.", nameof(destination));
+        {
+            throw new ArgumentException(
+                $"The destination holds {destination.Length} bytes, one frame of {width}x{height} is {frameBytes}.",
+                nameof(destination)
+            );
+        }
+
         RequireFile(path);
 
         var read = 0;
-        await FFmpeg.DecodeAsync(ffmpegFolder, path, Arguments(clip, width, height, Math.Min(clip.Frames ?? fitting, fitting)),
-            async (pipe, token) => read = await pipe.ReadAtLeastAsync(destination[..(fitting * frameBytes)], fitting * frameBytes, throwOnEndOfStream: false, token),
-            cancellationToken);
+        await FFmpeg
+            .DecodeAsync(
+                ffmpegFolder,
+                path,
+                Arguments(clip, width, height, Math.Min(clip.Frames ?? fitting, fitting)),
+                async (pipe, token) =>
+                    read = await pipe.ReadAtLeastAsync(destination[..(fitting * frameBytes)], fitting * frameBytes, throwOnEndOfStream: false, token)
+                        .ConfigureAwait(false),
+                cancellationToken
+            )
+            .ConfigureAwait(false);
         return read / frameBytes;
     }
 
-    private static int FrameBytes(int width, int height) => 3L * width * height is <= int.MaxValue and var bytes ? (int)bytes
-        : throw new MediaException($"A frame of {width}x{height} pixels is more than can be held; ask for a smaller Width and Height.");
+    private static int FrameBytes(int width, int height) =>
+        3L * width * height is <= int.MaxValue and var bytes
+            ? (int)bytes
+            : throw new MediaException($"A frame of {width}x{height} pixels is more than can be held; ask for a smaller Width and Height.");
 
     private static void RequireFile(string path)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         if (!File.Exists(path))
+        {
             throw new FileNotFoundException($"There is no video '{path}'.", path);
+        }
     }
 
     private static List<string> Arguments(ClipOptions clip, int width, int height, int? frames)
     {
         List<string> filters = [];
         if (clip.FramesPerSecond is { } fps)
-            filters.Add(string.Create(CultureInfo.InvariantCulture, $"fps={fps}"));
-        if (clip.StartFrame > 0)
-            filters.Add($"trim=start_frame={clip.StartFrame},setpts=PTS-STARTPTS");
-        if (clip.FrameInterval > 1)
-            filters.Add($"framestep={clip.FrameInterval}");
-        const string Scaler = "flags=bicubic+accurate_rnd+full_chroma_int";
-        filters.Add(clip.Fit switch
         {
-            FrameFit.Crop => $"scale={width}:{height}:force_original_aspect_ratio=increase:{Scaler},crop={width}:{height}",
-            FrameFit.Pad => $"scale={width}:{height}:force_original_aspect_ratio=decrease:{Scaler},pad={width}:{height}:-1:-1",
-            _ => $"scale={width}:{height}:{Scaler}",
-        });
+            filters.Add(string.Create(CultureInfo.InvariantCulture, $"fps={fps}"));
+        }
+
+        if (clip.StartFrame > 0)
+        {
+            filters.Add($"trim=start_frame={clip.StartFrame},setpts=PTS-STARTPTS");
+        }
+
+        if (clip.FrameInterval > 1)
+        {
+            filters.Add($"framestep={clip.FrameInterval}");
+        }
+
+        const string Scaler = "flags=bicubic+accurate_rnd+full_chroma_int";
+        filters.Add(
+            clip.Fit switch
+            {
+                FrameFit.Crop => $"scale={width}:{height}:force_original_aspect_ratio=increase:{Scaler},crop={width}:{height}",
+                FrameFit.Pad => $"scale={width}:{height}:force_original_aspect_ratio=decrease:{Scaler},pad={width}:{height}:-1:-1",
+                _ => $"scale={width}:{height}:{Scaler}",
+            }
+        );
 
         // Every frame once: of files whose frames come at odd times ffmpeg would repeat some and leave others out, to reach an even rate.
         filters.Add("settb=1/25,setpts=N");
         List<string> arguments = ["-map", "0:v:0", "-vf", string.Join(',', filters), "-r", "25"];
         if (frames is { } limit)
+        {
             arguments.AddRange(["-frames:v", limit.ToString(CultureInfo.InvariantCulture)]);
+        }
+
         arguments.AddRange(["-f", "rawvideo", "-pix_fmt", "rgb24"]);
         return arguments;
     }

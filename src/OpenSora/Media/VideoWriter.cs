@@ -21,7 +21,15 @@ public sealed class VideoWriter(string? ffmpegFolder = null, int quality = 18) :
             VideoFormat.Mp4 => WriteFileAsync(Mp4Arguments(frames)),
             VideoFormat.Gif => WriteFileAsync(GifArguments),
             VideoFormat.PngSequence => AtomicOutput.WriteFolderAsync(path, folder =>
-                FFmpeg.EncodeAsync(ffmpegFolder, frames, PngArguments, Path.Combine(folder.Replace("%", "%%", StringComparison.Ordinal), "frame_%05d.png"), path, cancellationToken)),
+                FFmpeg.EncodeAsync(
+                    ffmpegFolder,
+                    frames,
+                    PngArguments,
+                    Path.Combine(folder.Replace("%", "%%", StringComparison.Ordinal), "frame_%05d.png"),
+                    path,
+                    cancellationToken
+                )
+            ),
             _ => throw new ArgumentOutOfRangeException(nameof(format), format, "Unknown video format."),
         };
 
@@ -35,13 +43,38 @@ public sealed class VideoWriter(string? ffmpegFolder = null, int quality = 18) :
         var filter = right + bottom == 0 ? Bt709 : $"{Even},fillborders=right={right}:bottom={bottom}:mode=smear,{Bt709}";
         return
         [
-            "-vf", filter, "-c:v", "libx264", "-preset", "medium", "-crf", quality.ToString(CultureInfo.InvariantCulture), "-pix_fmt", "yuv420p",
-            "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-movflags", "+faststart", "-f", "mp4",
+            "-vf",
+            filter,
+            "-c:v",
+            "libx264",
+            "-preset",
+            "medium",
+            "-crf",
+            quality.ToString(CultureInfo.InvariantCulture),
+            "-pix_fmt",
+            "yuv420p",
+            "-colorspace",
+            "bt709",
+            "-color_primaries",
+            "bt709",
+            "-color_trc",
+            "bt709",
+            "-movflags",
+            "+faststart",
+            "-f",
+            "mp4",
         ];
     }
 
     private static readonly string[] GifArguments =
-        ["-filter_complex", "split[a][b];[a]palettegen[palette];[b][palette]paletteuse=dither=sierra2_4a", "-loop", "0", "-f", "gif"];
+    [
+        "-filter_complex",
+        "split[a][b];[a]palettegen[palette];[b][palette]paletteuse=dither=sierra2_4a",
+        "-loop",
+        "0",
+        "-f",
+        "gif",
+    ];
 
     private static readonly string[] PngArguments = ["-c:v", "png", "-pix_fmt", "rgb24", "-f", "image2"];
 }

@@ -58,7 +58,8 @@ public record ModelPart
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
     public JsonElement Config { get; init; }
 
-    /// <summary>A file in the folder as <see cref="WeightsFile"/> opens it: safetensors, a PyTorch checkpoint, or the index of shards; null for a part without numbers of its own.</summary>
+    /// <summary>A file in the folder as <see cref="WeightsFile"/> opens it: safetensors, a PyTorch checkpoint, or the index of shards; null for a
+    /// part without numbers of its own.</summary>
     public string? Weights { get; init; }
 }
 
@@ -93,10 +94,12 @@ public sealed record DiffusionProcess
     /// <summary>Where the variance of a step comes from.</summary>
     public Variance Variance { get; init; }
 
-    /// <summary>Whether a Gaussian process is sampled in single precision (<see cref="IddpmSchedule.InSinglePrecision"/>; Open-Sora 1.1: yes).</summary>
+    /// <summary>Whether a Gaussian process is sampled in single precision (<see cref="IddpmSchedule.InSinglePrecision"/>; Open-Sora 1.1:
+    /// yes).</summary>
     public bool SinglePrecision { get; init; }
 
-    /// <summary>Whether a rectified flow's times are shifted by the size of the video (<see cref="RectifiedFlowOptions.ShiftBySize"/>; Open-Sora 1.2: yes).</summary>
+    /// <summary>Whether a rectified flow's times are shifted by the size of the video (<see cref="RectifiedFlowOptions.ShiftBySize"/>; Open-Sora 1.2:
+    /// yes).</summary>
     public bool ShiftBySize { get; init; }
 
     /// <summary>Whether a rectified flow's times are rounded to whole steps (<see cref="RectifiedFlowOptions.WholeSteps"/>).</summary>
@@ -196,7 +199,10 @@ public sealed record AllowedRange(int Min, int Max, int Step = 1)
     public bool Contains(int value) => value >= Min && value <= Max && (value - Min) % Step == 0;
 
     /// <summary>The range in words, such as <c>128 to 256 in steps of 16</c>.</summary>
-    public override string ToString() => Min == Max ? $"{Min} only" : Step == 1 ? $"{Min} to {Max}" : $"{Min} to {Max} in steps of {Step}";
+    public override string ToString() =>
+        Min == Max ? $"{Min} only"
+        : Step == 1 ? $"{Min} to {Max}"
+        : $"{Min} to {Max} in steps of {Step}";
 }
 
 /// <summary>Terms of use.</summary>

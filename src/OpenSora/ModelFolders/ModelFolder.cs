@@ -71,8 +71,14 @@ public sealed class ModelFolder
 
     /// <summary>The tokenizer's model file.</summary>
     /// <exception cref="InvalidModelException">The description names none.</exception>
-    public string Tokenizer => FileOf(Description.TextEncoder.Tokenizer
-        ?? throw new InvalidModelException(Path, $"its {FileName} names no tokenizer; a text encoder {Description.TextEncoder.Architecture} needs one."));
+    public string Tokenizer =>
+        FileOf(
+            Description.TextEncoder.Tokenizer
+                ?? throw new InvalidModelException(
+                    Path,
+                    $"its {FileName} names no tokenizer; a text encoder {Description.TextEncoder.Architecture} needs one."
+                )
+        );
 
     /// <summary>The folders in which built-in models are looked for, in order: those of <see cref="Variable"/>, <c>models</c> beside the program,
     /// and <c>models</c> in the folders above the program and above the current folder.</summary>
@@ -80,11 +86,15 @@ public sealed class ModelFolder
     {
         get
         {
-            var folders = (Environment.GetEnvironmentVariable(Variable) ?? "").Split(System.IO.Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries).ToList();
+            var folders = (Environment.GetEnvironmentVariable(Variable) ?? "")
+                .Split(System.IO.Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)
+                .ToList();
             foreach (var start in new[] { AppContext.BaseDirectory, Environment.CurrentDirectory })
             {
                 for (var folder = start; folder is not null; folder = System.IO.Path.GetDirectoryName(folder))
+                {
                     folders.Add(System.IO.Path.Combine(folder, "models"));
+                }
             }
 
             return [.. folders.Select(System.IO.Path.GetFullPath).Distinct(StringComparer.Ordinal).Where(Directory.Exists)];
@@ -116,7 +126,8 @@ public sealed class ModelFolder
     /// <summary>Writes <c>model.json</c> into a folder, under a temporary name first, and opens the model.</summary>
     /// <param name="path">The folder, with the files that the description names.</param>
     /// <param name="description">What to write.</param>
-    /// <exception cref="InvalidModelException">The description contradicts itself or names files that are not there. Nothing is written then.</exception>
+    /// <exception cref="InvalidModelException">The description contradicts itself or names files that are not there. Nothing is written
+    /// then.</exception>
     /// <exception cref="IOException">The file could not be written.</exception>
     public static ModelFolder Save(string path, ModelDescription description)
     {
@@ -147,7 +158,11 @@ public sealed class ModelFolder
         }
         catch (Exception exception) when (exception is JsonException or ArgumentException)
         {
-            throw new InvalidModelException(Path, $"the config of its {part.Architecture} in {FileName} is not valid: {exception.Message}", exception);
+            throw new InvalidModelException(
+                Path,
+                $"the config of its {part.Architecture} in {FileName} is not valid: {exception.Message}",
+                exception
+            );
         }
     }
 
@@ -157,32 +172,61 @@ public sealed class ModelFolder
         where T : class => JsonSerializer.SerializeToElement(config, Json);
 
     /// <summary>The weights of a part of this model.</summary>
-    internal string WeightsOf(ModelPart part) => FileOf(part.Weights
-        ?? throw new InvalidModelException(Path, $"its {FileName} names no weights of its {part.Architecture}."));
+    internal string WeightsOf(ModelPart part) =>
+        FileOf(part.Weights ?? throw new InvalidModelException(Path, $"its {FileName} names no weights of its {part.Architecture}."));
 
     private static string Find(string pathOrName)
     {
         var path = System.IO.Path.GetFullPath(pathOrName);
         if (File.Exists(System.IO.Path.Combine(path, FileName)))
+        {
             return path;
+        }
+
         if (File.Exists(path) && string.Equals(System.IO.Path.GetFileName(path), FileName, StringComparison.Ordinal))
+        {
             return System.IO.Path.GetDirectoryName(path)!;
+        }
 
         var folders = SearchFolders;
         var isName = pathOrName.AsSpan().IndexOfAny('/', '\\') < 0 && pathOrName is not ("." or "..");
-        var found = isName ? folders.Select(folder => System.IO.Path.Combine(folder, pathOrName)).FirstOrDefault(folder => File.Exists(System.IO.Path.Combine(folder, FileName))) : null;
+        var found = isName
+            ? folders
+                .Select(folder => System.IO.Path.Combine(folder, pathOrName))
+                .FirstOrDefault(folder => File.Exists(System.IO.Path.Combine(folder, FileName)))
+            : null;
         if (found is not null)
+        {
             return found;
-        if (Directory.Exists(path))
-            throw new InvalidModelException(path, $"the folder {WhatElse(path)}; expected a folder with a {FileName}.");
-        if (File.Exists(path))
-            throw new InvalidModelException(path, $"it is a file; expected a folder with a {FileName}, its weights and its tokenizer.");
+        }
 
-        var known = folders.SelectMany(Directory.GetDirectories).Where(folder => File.Exists(System.IO.Path.Combine(folder, FileName)))
-            .Select(folder => System.IO.Path.GetFileName(folder)!).Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal).ToList();
-        throw new InvalidModelException(pathOrName, $"there is no such folder, and no built-in model of that name"
-            + (folders.Count == 0 ? " (no folder 'models' was found either" : $" in {string.Join(", ", folders)} (there are: {(known.Count == 0 ? "none" : string.Join(", ", known))}")
-            + $"). Give a folder with a {FileName}, or set {Variable} to the folder that holds your models.");
+        if (Directory.Exists(path))
+        {
+            throw new InvalidModelException(path, $"the folder {WhatElse(path)}; expected a folder with a {FileName}.");
+        }
+
+        if (File.Exists(path))
+        {
+            throw new InvalidModelException(path, $"it is a file; expected a folder with a {FileName}, its weights and its tokenizer.");
+        }
+
+        var known = folders
+            .SelectMany(Directory.GetDirectories)
+            .Where(folder => File.Exists(System.IO.Path.Combine(folder, FileName)))
+            .Select(folder => System.IO.Path.GetFileName(folder)!)
+            .Distinct(StringComparer.Ordinal)
+            .Order(StringComparer.Ordinal)
+            .ToList();
+        throw new InvalidModelException(
+            pathOrName,
+            $"there is no such folder, and no built-in model of that name"
+                + (
+                    folders.Count == 0
+                        ? " (no folder 'models' was found either"
+                        : $" in {string.Join(", ", folders)} (there are: {(known.Count == 0 ? "none" : string.Join(", ", known))}"
+                )
+                + $"). Give a folder with a {FileName}, or set {Variable} to the folder that holds your models."
+        );
     }
 
     private static ModelDescription Parse(string path, byte[] bytes)
@@ -190,12 +234,34 @@ public sealed class ModelFolder
         var options = new JsonDocumentOptions { CommentHandling = JsonCommentHandling.Skip, AllowTrailingCommas = true };
         using var document = JsonDocument.Parse(bytes, options);
         var root = document.RootElement;
-        if (root.ValueKind != JsonValueKind.Object || !root.TryGetProperty("format", out var format) || format.ValueKind != JsonValueKind.String || !format.ValueEquals(Format))
+        if (
+            root.ValueKind != JsonValueKind.Object
+            || !root.TryGetProperty("format", out var format)
+            || format.ValueKind != JsonValueKind.String
+            || !format.ValueEquals(Format)
+        )
+        {
             throw new InvalidModelException(path, $"its {FileName} does not say \"format\": \"{Format}\"; it belongs to other software.");
-        if (!root.TryGetProperty("version", out var element) || element.ValueKind != JsonValueKind.Number || !element.TryGetInt32(out var version) || version < 1)
+        }
+
+        if (
+            !root.TryGetProperty("version", out var element)
+            || element.ValueKind != JsonValueKind.Number
+            || !element.TryGetInt32(out var version)
+            || version < 1
+        )
+        {
             throw new InvalidModelException(path, $"its {FileName} does not say its version; expected \"version\": {Version}.");
+        }
+
         if (version > Version)
-            throw new InvalidModelException(path, $"its {FileName} is of version {version}, but this library reads versions up to {Version}; update the library.");
+        {
+            throw new InvalidModelException(
+                path,
+                $"its {FileName} is of version {version}, but this library reads versions up to {Version}; update the library."
+            );
+        }
+
         return root.Deserialize<ModelDescription>(Json) ?? throw new JsonException("It is null.");
     }
 
@@ -203,29 +269,46 @@ public sealed class ModelFolder
     {
         var (video, sampling, diffusion, text) = (Description.Video, Description.Sampling, Description.Diffusion, Description.TextEncoder);
         Expect(Description.Name.Length > 0, "name must not be empty");
-        foreach (var (name, range) in new[] { ("frames_range", video.FramesRange), ("width_range", video.WidthRange), ("height_range", video.HeightRange) })
+        foreach (
+            var (name, range) in new[] { ("frames_range", video.FramesRange), ("width_range", video.WidthRange), ("height_range", video.HeightRange) }
+        )
+        {
             Expect(range.Min >= 1 && range.Max >= range.Min && range.Step >= 1, $"video.{name} must have 1 <= min <= max and step >= 1");
+        }
+
         Expect(video.FramesRange.Contains(video.Frames), $"video.frames is {video.Frames}, but video.frames_range allows {video.FramesRange}");
         Expect(video.WidthRange.Contains(video.Width), $"video.width is {video.Width}, but video.width_range allows {video.WidthRange}");
         Expect(video.HeightRange.Contains(video.Height), $"video.height is {video.Height}, but video.height_range allows {video.HeightRange}");
         Expect(video.Fps is > 0 and <= 1000, $"video.fps is {video.Fps}, but must be above 0 and at most 1000");
         var fewest = diffusion is { Kind: DiffusionKind.Gaussian, Schedule: NoiseSchedule.Linear } ? 21 : 1; // with fewer, a linear schedule's last step would leave less than nothing
         Expect(diffusion.Steps >= fewest, $"diffusion.steps is {diffusion.Steps}, but must be at least {fewest}");
-        Expect(sampling.Steps >= 1 && sampling.Steps <= diffusion.Steps, $"sampling.steps is {sampling.Steps}, but must be from 1 to diffusion.steps ({diffusion.Steps})");
-        Expect(double.IsFinite(sampling.GuidanceScale) && sampling.GuidanceScale >= 0, $"sampling.guidance_scale is {sampling.GuidanceScale}, but must be 0 or more");
-        Expect((diffusion.Kind == DiffusionKind.RectifiedFlow) == (sampling.Sampler == SamplerKind.RectifiedFlow),
-            "diffusion.kind and sampling.sampler do not go together: rectified_flow is sampled by rectified_flow, gaussian by any other");
+        Expect(
+            sampling.Steps >= 1 && sampling.Steps <= diffusion.Steps,
+            $"sampling.steps is {sampling.Steps}, but must be from 1 to diffusion.steps ({diffusion.Steps})"
+        );
+        Expect(
+            double.IsFinite(sampling.GuidanceScale) && sampling.GuidanceScale >= 0,
+            $"sampling.guidance_scale is {sampling.GuidanceScale}, but must be 0 or more"
+        );
+        Expect(
+            (diffusion.Kind == DiffusionKind.RectifiedFlow) == (sampling.Sampler == SamplerKind.RectifiedFlow),
+            "diffusion.kind and sampling.sampler do not go together: rectified_flow is sampled by rectified_flow, gaussian by any other"
+        );
         Expect(sampling.GuidedChannels is null or >= 1, $"sampling.guided_channels is {sampling.GuidedChannels}, but must be at least 1");
         Expect(sampling.Eta is >= 0 and <= 1, $"sampling.eta is {sampling.Eta}, but must be from 0 to 1");
         Expect(text.MaxTokens >= 1, $"text_encoder.max_tokens is {text.MaxTokens}, but must be at least 1");
         string?[] files = [Description.Denoiser.Weights, Description.Vae.Weights, text.Weights, text.Tokenizer, Description.Licence.File];
         foreach (var file in files.OfType<string>())
+        {
             Expect(File.Exists(FileOf(file)), $"the file '{file}' that it names is not there");
+        }
 
         void Expect(bool condition, string otherwise)
         {
             if (!condition)
+            {
                 throw new InvalidModelException(Path, $"in its {FileName}, {otherwise}.");
+            }
         }
     }
 
@@ -233,10 +316,20 @@ public sealed class ModelFolder
     private string FileOf(string name)
     {
         if (name.Contains('\0', StringComparison.Ordinal))
+        {
             throw new InvalidModelException(Path, $"its {FileName} names a file with a zero character in its name.");
+        }
+
         var full = System.IO.Path.GetFullPath(System.IO.Path.Combine(Path, name));
-        if (name.Length == 0 || System.IO.Path.IsPathRooted(name) || !full.StartsWith(Path.TrimEnd(System.IO.Path.DirectorySeparatorChar) + System.IO.Path.DirectorySeparatorChar, StringComparison.Ordinal))
+        if (
+            name.Length == 0
+            || System.IO.Path.IsPathRooted(name)
+            || !full.StartsWith(Path.TrimEnd(System.IO.Path.DirectorySeparatorChar) + System.IO.Path.DirectorySeparatorChar, StringComparison.Ordinal)
+        )
+        {
             throw new InvalidModelException(Path, $"its {FileName} names the file '{name}', which is outside the folder.");
+        }
+
         return full;
     }
 
@@ -244,13 +337,26 @@ public sealed class ModelFolder
     private static string WhatElse(string path)
     {
         if (Directory.Exists(System.IO.Path.Combine(path, "transformer")) || File.Exists(System.IO.Path.Combine(path, "model_index.json")))
+        {
             return "is a pipeline of diffusers, which is not read";
+        }
+
         var config = System.IO.Path.Combine(path, "config.json");
         var text = File.Exists(config) ? File.ReadAllText(config) : "";
-        if (text.Contains("T5", StringComparison.Ordinal) || text.Contains("\"t5\"", StringComparison.Ordinal) || File.Exists(System.IO.Path.Combine(path, "spiece.model")))
+        if (
+            text.Contains("T5", StringComparison.Ordinal)
+            || text.Contains("\"t5\"", StringComparison.Ordinal)
+            || File.Exists(System.IO.Path.Combine(path, "spiece.model"))
+        )
+        {
             return "is a text encoder's, not a model's";
+        }
+
         if (text.Contains("Autoencoder", StringComparison.Ordinal))
+        {
             return "is an autoencoder's, not a model's";
+        }
+
         return Directory.EnumerateFiles(path, "*.safetensors").Any() ? "holds weights, but nothing says what they are" : "holds no model";
     }
 }

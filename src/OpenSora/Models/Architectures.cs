@@ -22,22 +22,37 @@ public sealed class Architecture<TNetwork>
     /// <summary>The type of the configuration; its members are in snake case in <c>model.json</c>.</summary>
     public Type ConfigType { get; }
 
-    /// <summary>The class that a hub's <c>config.json</c> names (<c>_class_name</c> or <c>model_type</c>); null for an architecture without one.</summary>
+    /// <summary>The class that a hub's <c>config.json</c> names (<c>_class_name</c> or <c>model_type</c>); null for an architecture without
+    /// one.</summary>
     public string? HubName { get; init; }
 
     /// <summary>Describes an architecture.</summary>
     /// <typeparam name="TConfig">The configuration.</typeparam>
     /// <param name="name">The name in <c>model.json</c>.</param>
-    /// <param name="create">Makes the network, a TorchSharp module, from a configuration. Its parameters need no values yet: the weights follow.</param>
+    /// <param name="create">Makes the network, a TorchSharp module, from a configuration. Its parameters need no values yet: the weights
+    /// follow.</param>
     /// <param name="loading">How the weights of published checkpoints are read; null for weights with the network's own names and shapes.</param>
     /// <param name="hubName">See <see cref="HubName"/>.</param>
     /// <exception cref="ArgumentException">The name is empty.</exception>
-    public static Architecture<TNetwork> Of<TConfig>(string name, Func<TConfig, TNetwork> create, Func<TConfig, LoadOptions>? loading = null, string? hubName = null)
+    public static Architecture<TNetwork> Of<TConfig>(
+        string name,
+        Func<TConfig, TNetwork> create,
+        Func<TConfig, LoadOptions>? loading = null,
+        string? hubName = null
+    )
         where TConfig : class
     {
         ArgumentException.ThrowIfNullOrWhiteSpace(name);
         ArgumentNullException.ThrowIfNull(create);
-        return new Architecture<TNetwork>(name, typeof(TConfig), config => create((TConfig)config), loading is null ? null : config => loading((TConfig)config)) { HubName = hubName };
+        return new Architecture<TNetwork>(
+            name,
+            typeof(TConfig),
+            config => create((TConfig)config),
+            loading is null ? null : config => loading((TConfig)config)
+        )
+        {
+            HubName = hubName,
+        };
     }
 
     /// <summary>Makes the network and loads its weights.</summary>
@@ -56,7 +71,9 @@ public sealed class Architecture<TNetwork>
             throw new ArgumentException($"The configuration of {Name} is {ConfigType.Name}, not {config.GetType().Name}.", nameof(config));
         }
         var network = create(config);
-        var module = network as nn.Module ?? throw new InvalidOperationException($"The architecture {Name} makes {network.GetType().Name}, which is not a TorchSharp module.");
+        var module =
+            network as nn.Module
+            ?? throw new InvalidOperationException($"The architecture {Name} makes {network.GetType().Name}, which is not a TorchSharp module.");
         try
         {
             module.LoadWeights(weights, loading?.Invoke(config));
@@ -74,7 +91,8 @@ public sealed class Architecture<TNetwork>
 }
 
 /// <summary>The architectures that a program knows: those of the library, and those it adds.</summary>
-/// <remarks>A collection is immutable; <see cref="Add(Architecture{IVideoTransformer})"/> returns a larger one. There is no global registry.</remarks>
+/// <remarks>A collection is immutable; <see cref="Add(Architecture{IVideoTransformer})"/> returns a larger one. There is no global
+/// registry.</remarks>
 public sealed class Architectures
 {
     private readonly Dictionary<string, Architecture<IVideoTransformer>> transformers;
@@ -87,22 +105,47 @@ public sealed class Architectures
     }
 
     /// <summary>The architectures of the library.</summary>
-    public static Architectures BuiltIn { get; } = new(
-        [
-            Architecture<IVideoTransformer>.Of<StdiTConfig>("stdit", config => new StdiT(config, initialize: false), _ => PublishedWeights.Options()),
-            Architecture<IVideoTransformer>.Of<PixArtConfig>("pixart", config => new PixArt(config, initialize: false), _ => PublishedWeights.Options()),
-            Architecture<IVideoTransformer>.Of<DiTConfig>("dit", config => new DiT(config, initialize: false), _ => PublishedWeights.Options()),
-            Architecture<IVideoTransformer>.Of<LatteConfig>("latte", config => new Latte(config, initialize: false), _ => PublishedWeights.Options()),
-            Architecture<IVideoTransformer>.Of<StdiT2Config>("stdit2", config => new StdiT2(config, initialize: false), hubName: "STDiT2"),
-            Architecture<IVideoTransformer>.Of<StdiT3Config>("stdit3", config => new StdiT3(config, initialize: false), hubName: "STDiT3"),
-        ],
-        [
-            Architecture<IVideoAutoencoder>.Of<AutoencoderKLConfig>("autoencoder_kl", config => new AutoencoderKL(config, initialize: false),
-                config => new LoadOptions { KeyMap = KeyMaps.StableDiffusionVae(config.BlockOutChannels.Count), AllowReshape = true }, "AutoencoderKL"),
-            Architecture<IVideoAutoencoder>.Of<AutoencoderKLConfig>("autoencoder_kl_temporal_decoder", config => new AutoencoderKLTemporalDecoder(config, initialize: false),
-                hubName: "AutoencoderKLTemporalDecoder"),
-            Architecture<IVideoAutoencoder>.Of<TinyAutoencoderConfig>("autoencoder_tiny", config => new TinyAutoencoder(config, initialize: false), hubName: "AutoencoderTiny"),
-        ]);
+    public static Architectures BuiltIn { get; } =
+        new(
+            [
+                Architecture<IVideoTransformer>.Of<StdiTConfig>(
+                    "stdit",
+                    config => new StdiT(config, initialize: false),
+                    _ => PublishedWeights.Options()
+                ),
+                Architecture<IVideoTransformer>.Of<PixArtConfig>(
+                    "pixart",
+                    config => new PixArt(config, initialize: false),
+                    _ => PublishedWeights.Options()
+                ),
+                Architecture<IVideoTransformer>.Of<DiTConfig>("dit", config => new DiT(config, initialize: false), _ => PublishedWeights.Options()),
+                Architecture<IVideoTransformer>.Of<LatteConfig>(
+                    "latte",
+                    config => new Latte(config, initialize: false),
+                    _ => PublishedWeights.Options()
+                ),
+                Architecture<IVideoTransformer>.Of<StdiT2Config>("stdit2", config => new StdiT2(config, initialize: false), hubName: "STDiT2"),
+                Architecture<IVideoTransformer>.Of<StdiT3Config>("stdit3", config => new StdiT3(config, initialize: false), hubName: "STDiT3"),
+            ],
+            [
+                Architecture<IVideoAutoencoder>.Of<AutoencoderKLConfig>(
+                    "autoencoder_kl",
+                    config => new AutoencoderKL(config, initialize: false),
+                    config => new LoadOptions { KeyMap = KeyMaps.StableDiffusionVae(config.BlockOutChannels.Count), AllowReshape = true },
+                    "AutoencoderKL"
+                ),
+                Architecture<IVideoAutoencoder>.Of<AutoencoderKLConfig>(
+                    "autoencoder_kl_temporal_decoder",
+                    config => new AutoencoderKLTemporalDecoder(config, initialize: false),
+                    hubName: "AutoencoderKLTemporalDecoder"
+                ),
+                Architecture<IVideoAutoencoder>.Of<TinyAutoencoderConfig>(
+                    "autoencoder_tiny",
+                    config => new TinyAutoencoder(config, initialize: false),
+                    hubName: "AutoencoderTiny"
+                ),
+            ]
+        );
 
     /// <summary>The transformers.</summary>
     public IReadOnlyCollection<Architecture<IVideoTransformer>> Transformers => transformers.Values;

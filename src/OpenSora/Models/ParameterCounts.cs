@@ -43,12 +43,21 @@ public sealed record ParameterCounts
     public static ParameterCounts Of(nn.Module model)
     {
         ArgumentNullException.ThrowIfNull(model);
-        var counts = model.named_parameters().Where(entry => entry.parameter.requires_grad).GroupBy(entry => Part(entry.name), StringComparer.Ordinal)
+        var counts = model
+            .named_parameters()
+            .Where(entry => entry.parameter.requires_grad)
+            .GroupBy(entry => Part(entry.name), StringComparer.Ordinal)
             .ToDictionary(part => part.Key, part => part.Sum(entry => entry.parameter.numel()), StringComparer.Ordinal);
         return new ParameterCounts
         {
-            PatchEmbedding = Count(nameof(PatchEmbedding)), TimeEmbedding = Count(nameof(TimeEmbedding)), Condition = Count(nameof(Condition)), Attention = Count(nameof(Attention)),
-            Temporal = Count(nameof(Temporal)), CrossAttention = Count(nameof(CrossAttention)), Mlp = Count(nameof(Mlp)), Modulation = Count(nameof(Modulation)),
+            PatchEmbedding = Count(nameof(PatchEmbedding)),
+            TimeEmbedding = Count(nameof(TimeEmbedding)),
+            Condition = Count(nameof(Condition)),
+            Attention = Count(nameof(Attention)),
+            Temporal = Count(nameof(Temporal)),
+            CrossAttention = Count(nameof(CrossAttention)),
+            Mlp = Count(nameof(Mlp)),
+            Modulation = Count(nameof(Modulation)),
             FinalLayer = Count(nameof(FinalLayer)),
         };
 
@@ -56,29 +65,44 @@ public sealed record ParameterCounts
     }
 
     // Blocks are blocks.N.*, of STDiT3 spatial_blocks.N.* and temporal_blocks.N.*
-    private static string Part(string name) => name.Split('.') switch
-    {
-        ["x_embedder", ..] => nameof(PatchEmbedding),
-        ["y_embedder", ..] => nameof(Condition),
-        ["t_embedder" or "t_block" or "t_block_temp" or "csize_embedder" or "ar_embedder" or "fl_embedder" or "fps_embedder", ..] => nameof(TimeEmbedding),
-        ["final_layer", ..] => nameof(FinalLayer),
-        ["temporal_blocks", ..] or [_, _, "attn_temp", ..] => nameof(Temporal),
-        [_, _, "attn", ..] => nameof(Attention),
-        [_, _, "cross_attn", ..] => nameof(CrossAttention),
-        [_, _, "mlp", ..] => nameof(Mlp),
-        [_, _, "scale_shift_table" or "scale_shift_table_temporal" or "adaLN_modulation", ..] => nameof(Modulation),
-        _ => throw new ArgumentException($"The parameter '{name}' belongs to no part of a diffusion transformer.", nameof(name)),
-    };
+    private static string Part(string name) =>
+        name.Split('.') switch
+        {
+            ["x_embedder", ..] => nameof(PatchEmbedding),
+            ["y_embedder", ..] => nameof(Condition),
+            ["t_embedder" or "t_block" or "t_block_temp" or "csize_embedder" or "ar_embedder" or "fl_embedder" or "fps_embedder", ..] => nameof(
+                TimeEmbedding
+            ),
+            ["final_layer", ..] => nameof(FinalLayer),
+            ["temporal_blocks", ..] or [_, _, "attn_temp", ..] => nameof(Temporal),
+            [_, _, "attn", ..] => nameof(Attention),
+            [_, _, "cross_attn", ..] => nameof(CrossAttention),
+            [_, _, "mlp", ..] => nameof(Mlp),
+            [_, _, "scale_shift_table" or "scale_shift_table_temporal" or "adaLN_modulation", ..] => nameof(Modulation),
+            _ => throw new ArgumentException($"The parameter '{name}' belongs to no part of a diffusion transformer.", nameof(name)),
+        };
 
     /// <summary>A line a part: its parameters and their share.</summary>
     public override string ToString()
     {
         (string Name, long Count)[] parts =
         [
-            ("patch embedding", PatchEmbedding), ("time embedding", TimeEmbedding), ("condition", Condition), ("attention", Attention), ("temporal attention", Temporal),
-            ("cross attention", CrossAttention), ("MLP", Mlp), ("modulation", Modulation), ("final layer", FinalLayer), ("total", Total),
+            ("patch embedding", PatchEmbedding),
+            ("time embedding", TimeEmbedding),
+            ("condition", Condition),
+            ("attention", Attention),
+            ("temporal attention", Temporal),
+            ("cross attention", CrossAttention),
+            ("MLP", Mlp),
+            ("modulation", Modulation),
+            ("final layer", FinalLayer),
+            ("total", Total),
         ];
-        return string.Join(Environment.NewLine, parts.Select(part =>
-            string.Create(CultureInfo.InvariantCulture, $"{part.Name,-20}{part.Count,16:N0}{100.0 * part.Count / Math.Max(1, Total),8:F1} %")));
+        return string.Join(
+            Environment.NewLine,
+            parts.Select(part =>
+                string.Create(CultureInfo.InvariantCulture, $"{part.Name, -20}{part.Count, 16:N0}{100.0 * part.Count / Math.Max(1, Total), 8:F1} %")
+            )
+        );
     }
 }

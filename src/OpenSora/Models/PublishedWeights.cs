@@ -5,11 +5,14 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Loads checkpoints as they were published into <see cref="StdiT"/>, <see cref="PixArt"/>, <see cref="DiT"/> and <see cref="Latte"/>: Open-Sora 1.0's own and
+/// <summary>Loads checkpoints as they were published into <see cref="StdiT"/>, <see cref="PixArt"/>, <see cref="DiT"/> and <see cref="Latte"/>:
+/// Open-Sora 1.0's own and
 /// those of the official DiT, PixArt-alpha and Latte, an image model's into a video model too.</summary>
 /// <remarks>
-/// The originals' names are Open-Sora's. Their patch projections have no axis of time and get one of length 1. Their position tables (<c>pos_embed</c>, Latte's
-/// <c>temp_embed</c>) are those of one size and are left out: the model makes its own. A null caption of another length is cut, or its last row repeated.
+/// The originals' names are Open-Sora's. Their patch projections have no axis of time and get one of length 1. Their position tables
+/// (<c>pos_embed</c>, Latte's
+/// <c>temp_embed</c>) are those of one size and are left out: the model makes its own. A null caption of another length is cut, or its last row
+/// repeated.
 /// </remarks>
 public static class PublishedWeights
 {
@@ -30,10 +33,13 @@ public static class PublishedWeights
     /// <inheritdoc cref="LoadPublishedWeights(StdiT, string)"/>
     public static LoadReport LoadPublishedWeights(this DiT model, string path) => Load(model, path, fromImage: false);
 
-    /// <summary>Loads PixArt-alpha's weights into a model of videos. What attends along time keeps its starting values: where its output starts at zero
+    /// <summary>Loads PixArt-alpha's weights into a model of videos. What attends along time keeps its starting values: where its output starts at
+    /// zero
     /// (<see cref="StdiTConfig.ZeroInitTemporal"/>), the model makes of every frame what the image model makes of it.</summary>
-    /// <param name="model">A model with the image model's sizes, of <see cref="AttentionOrder.Serial"/> or <see cref="AttentionOrder.Parallel"/> order; one of
-    /// <see cref="AttentionOrder.Full"/> order is the image model for single frames, where these get no positions (<see cref="StdiTConfig.NoTemporalPosEmb"/>).</param>
+    /// <param name="model">A model with the image model's sizes, of <see cref="AttentionOrder.Serial"/> or <see cref="AttentionOrder.Parallel"/>
+    /// order; one of
+    /// <see cref="AttentionOrder.Full"/> order is the image model for single frames, where these get no positions
+    /// (<see cref="StdiTConfig.NoTemporalPosEmb"/>).</param>
     /// <param name="path">The checkpoint.</param>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidWeightsException">The file is damaged or does not fit; the model is as it was.</exception>
@@ -60,12 +66,14 @@ public static class PublishedWeights
 
     /// <summary>How published checkpoints are read.</summary>
     /// <param name="fromImage">Whether the checkpoint is an image model's and the model one of videos.</param>
-    internal static LoadOptions Options(bool fromImage = false) => new()
-    {
-        KeyMap = name => Dropped.Contains(name, StringComparer.Ordinal) ? null : name,
-        KeepInitial = name => Recomputed.Contains(name, StringComparer.Ordinal) || (fromImage && name.Contains(AlongTime, StringComparison.Ordinal)),
-        AllowReshape = true,
-    };
+    internal static LoadOptions Options(bool fromImage = false) =>
+        new()
+        {
+            KeyMap = name => Dropped.Contains(name, StringComparer.Ordinal) ? null : name,
+            KeepInitial = name =>
+                Recomputed.Contains(name, StringComparer.Ordinal) || (fromImage && name.Contains(AlongTime, StringComparison.Ordinal)),
+            AllowReshape = true,
+        };
 
     private static LoadReport Load(nn.Module model, string path, bool fromImage)
     {
@@ -75,7 +83,9 @@ public static class PublishedWeights
         var caption = file.Tensors.Values.FirstOrDefault(entry => entry.Name.EndsWith(NullCaption, StringComparison.Ordinal));
         var target = model.modules().OfType<CaptionEmbedder>().SingleOrDefault()?.y_embedding;
         if (caption is not { Shape: [> 0, var width] } || target is null || width != target.shape[1] || caption.Shape[0] == target.shape[0])
+        {
             return Fit(model, file, options);
+        }
 
         var (map, keep) = (options.KeyMap!, options.KeepInitial!);
         options.KeyMap = name => name is NullCaption ? null : map(name);
@@ -108,8 +118,13 @@ public static class PublishedWeights
     private static string? OtherFamily(LoadReport report)
     {
         if (report.Unexpected.Any(IsModulation))
+        {
             return "they are DiT's or Latte's, but the model is an STDiT or PixArt, which reads text by cross attention. Load them into a DiT or a Latte.";
-        return report.Missing.Any(IsModulation) ? "the model is a DiT or a Latte, but they are not. Load PixArt-alpha's and STDiT's into a PixArt or an StdiT." : null;
+        }
+
+        return report.Missing.Any(IsModulation)
+            ? "the model is a DiT or a Latte, but they are not. Load PixArt-alpha's and STDiT's into a PixArt or an StdiT."
+            : null;
 
         static bool IsModulation(string name) => name.Contains("blocks.0.adaLN_modulation.", StringComparison.Ordinal);
     }
@@ -117,7 +132,11 @@ public static class PublishedWeights
     private static void CheckOrder(AttentionOrder order)
     {
         if (order == AttentionOrder.Interleaved)
-            throw new InvalidOperationException("An image model's weights do not fit an interleaved one: every other block would attend along time with what was learned within images. "
-                + "Use the order Serial or Parallel.");
+        {
+            throw new InvalidOperationException(
+                "An image model's weights do not fit an interleaved one: every other block would attend along time with what was learned within images. "
+                    + "Use the order Serial or Parallel."
+            );
+        }
     }
 }

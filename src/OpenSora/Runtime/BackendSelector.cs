@@ -15,15 +15,22 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
     public const string Auto = "auto";
 
     private readonly IComputeBackend[] backends =
-        [.. backends.GroupBy(b => b.Name, StringComparer.OrdinalIgnoreCase).Select(g => g.Last()).OrderByDescending(b => b.Priority)];
+    [
+        .. backends.GroupBy(b => b.Name, StringComparer.OrdinalIgnoreCase).Select(g => g.Last()).OrderByDescending(b => b.Priority),
+    ];
 
     /// <summary>The CPU and whatever the referenced packages offer.</summary>
     public static BackendSelector Discover() => new([new CpuBackend(), .. Discovered.Value]);
 
     /// <summary>The backends that referenced assemblies offer.</summary>
-    internal static Lazy<IReadOnlyList<IComputeBackend>> Discovered { get; } = new(() =>
-        [.. ReferencedAssemblies().SelectMany(assembly => assembly.GetCustomAttributes<ComputeBackendAttribute>())
-            .Select(attribute => (IComputeBackend)Activator.CreateInstance(attribute.BackendType)!)]);
+    internal static Lazy<IReadOnlyList<IComputeBackend>> Discovered { get; } =
+        new(() =>
+            [
+                .. ReferencedAssemblies()
+                    .SelectMany(assembly => assembly.GetCustomAttributes<ComputeBackendAttribute>())
+                    .Select(attribute => (IComputeBackend)Activator.CreateInstance(attribute.BackendType)!),
+            ]
+        );
 
     /// <summary>All backends, the preferred first, with what was found about each.</summary>
     public IReadOnlyList<(IComputeBackend Backend, BackendAvailability Availability)> Describe() =>
@@ -35,8 +42,10 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
     public IComputeBackend Select(string? name = null)
     {
         if (name is null || name.Equals(Auto, StringComparison.OrdinalIgnoreCase))
+        {
             return backends.FirstOrDefault(b => b.CheckAvailability().IsAvailable)
                 ?? throw new BackendUnavailableException($"No backend can be used here. {Listing()}");
+        }
 
         var backend = backends.FirstOrDefault(b => b.Name.Equals(name, StringComparison.OrdinalIgnoreCase))
             ?? throw new BackendUnavailableException($"There is no backend '{name}'. {Listing()} Is the package that brings it referenced?");
@@ -46,11 +55,20 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
             : throw new BackendUnavailableException($"Backend '{backend.Name}' cannot be used here: {availability.Reason} {Listing()}");
     }
 
-    private string Listing() => "Known backends: " + string.Join("; ", Describe().Select(d =>
-        $"{d.Backend.Name} ({(d.Availability.IsAvailable ? "available" : "not available")}: {d.Availability.Reason.TrimEnd('.')})")) + ".";
+    private string Listing() =>
+        "Known backends: "
+        + string.Join(
+            "; ",
+            Describe()
+                .Select(d =>
+                    $"{d.Backend.Name} ({(d.Availability.IsAvailable ? "available" : "not available")}: {d.Availability.Reason.TrimEnd('.')})"
+                )
+        )
+        + ".";
 
     private static IEnumerable<Assembly> ReferencedAssemblies() =>
-        ((AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES") as string) ?? "").Split(Path.PathSeparator)
+        ((AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES") as string) ?? "")
+            .Split(Path.PathSeparator)
             .Select(Path.GetFileNameWithoutExtension)
             .Where(name => name is not null && name.StartsWith("OpenSora.", StringComparison.Ordinal))
             .Select(name => Assembly.Load(new AssemblyName(name!)));
@@ -60,7 +78,6 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
 public sealed class BackendUnavailableException : InvalidOperationException
 {
     /// <summary>Makes the exception.</summary>
-    public BackendUnavailableException(string message) : base(message)
-    {
-    }
+    public BackendUnavailableException(string message)
+        : base(message) { }
 }

@@ -3,13 +3,18 @@ using System.Buffers.Binary;
 namespace OpenSora.Runtime;
 
 /// <summary>The symbol versions that an ELF library needs of others, and which of them it needs in name only.</summary>
-/// <remarks>Source: the Linux Standard Base, "Symbol Versioning"; the System V ABI, "Object Files". Layouts are those of 64-bit little-endian files.</remarks>
+/// <remarks>Source: the Linux Standard Base, "Symbol Versioning"; the System V ABI, "Object Files". Layouts are those of 64-bit little-endian
+/// files.</remarks>
 internal static class ElfVersionNeeds
 {
-    private const uint SectionRelocations = 4, SectionDynamicSymbols = 11, SectionNeeds = 0x6ffffffe, SectionVersions = 0x6fffffff;
+    private const uint SectionRelocations = 4,
+        SectionDynamicSymbols = 11,
+        SectionNeeds = 0x6ffffffe,
+        SectionVersions = 0x6fffffff;
     private const ushort Weak = 2; // VER_FLG_WEAK: the loader accepts a library without this version
     private const ushort VersionMask = 0x7fff;
-    private const int SectionHeaderSize = 64, RelocationSize = 24;
+    private const int SectionHeaderSize = 64,
+        RelocationSize = 24;
 
     /// <summary>Makes those versions weak that no relocation asks for: nothing that is ever looked up has them.</summary>
     /// <param name="library">The bytes of a shared library.</param>

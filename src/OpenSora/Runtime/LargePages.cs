@@ -3,8 +3,10 @@ using System.Runtime.InteropServices;
 namespace OpenSora.Runtime;
 
 /// <summary>Asks libtorch to put large tensors into pages of 2 MB on Linux.</summary>
-/// <remarks>The operating system fills a new tensor's memory page by page when it is first written to. With pages of 4 KB that takes a quarter to a third of a
-/// transformer's forward pass (docs/performance.md); large pages take no more memory. libtorch reads the variable when it allocates the first tensor.</remarks>
+/// <remarks>The operating system fills a new tensor's memory page by page when it is first written to. With pages of 4 KB that takes a quarter to a
+/// third of a
+/// transformer's forward pass (docs/performance.md); large pages take no more memory. libtorch reads the variable when it allocates the first
+/// tensor.</remarks>
 internal static partial class LargePages
 {
     private const string Variable = "THP_MEM_ALLOC_ENABLE"; // c10/core/alignment and impl/alloc_cpu

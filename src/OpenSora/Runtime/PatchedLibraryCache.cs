@@ -3,7 +3,8 @@ namespace OpenSora.Runtime;
 /// <summary>A folder for patched copies of native libraries, shared by all programs of a user.</summary>
 internal static class PatchedLibraryCache
 {
-    /// <summary><c>opensora/native</c> in the user's cache folder (<c>XDG_CACHE_HOME</c>, or <c>~/.cache</c>); null for a user without a home.</summary>
+    /// <summary><c>opensora/native</c> in the user's cache folder (<c>XDG_CACHE_HOME</c>, or <c>~/.cache</c>); null for a user without a
+    /// home.</summary>
     public static string? Folder
     {
         get

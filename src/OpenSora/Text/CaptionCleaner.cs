@@ -86,7 +86,8 @@ public static class CaptionCleaner
         (Pattern(@"\A\.\S+\z"), ""), // the rest of a file name
     ];
 
-    /// <summary>Cleans a caption. The rules run twice, as the published models had it: the second run sees markup that the first one unescaped.</summary>
+    /// <summary>Cleans a caption. The rules run twice, as the published models had it: the second run sees markup that the first one
+    /// unescaped.</summary>
     /// <param name="caption">Any text.</param>
     public static string Clean(string caption) => CleanOnce(CleanOnce(caption));
 
@@ -95,7 +96,11 @@ public static class CaptionCleaner
     public static string Lower(string caption)
     {
         ArgumentNullException.ThrowIfNull(caption);
-        return FinalSigma.Replace(caption, "${before}\u03C2${after}").Replace("\u0130", "i\u0307", StringComparison.Ordinal).ToLowerInvariant().Trim();
+        return FinalSigma
+            .Replace(caption, "${before}\u03C2${after}")
+            .Replace("\u0130", "i\u0307", StringComparison.Ordinal)
+            .ToLowerInvariant()
+            .Trim();
     }
 
     internal static string CleanOnce(string caption)
@@ -105,7 +110,10 @@ public static class CaptionCleaner
         text = HtmlText.Of(Addresses.Aggregate(text, WithoutAddresses));
         text = Apply(Signs, Apply(Numbers, Apply(Characters, text)));
         if (Joiner.Count(text) > MaxJoiners)
+        {
             text = Joiner.Replace(text, " ");
+        }
+
         return Apply(Ends, Apply(Spaces, Apply(Debris, text.Trim()))).Trim();
     }
 
@@ -126,5 +134,6 @@ public static class CaptionCleaner
         rules.Aggregate(text, (current, rule) => rule.Pattern.Replace(current, rule.Replacement));
 
     /// <summary>A pattern that is matched in linear time, whatever the caption.</summary>
-    private static Regex Pattern(string pattern) => new(pattern, RegexOptions.NonBacktracking | RegexOptions.CultureInvariant | RegexOptions.ExplicitCapture);
+    private static Regex Pattern(string pattern) =>
+        new(pattern, RegexOptions.NonBacktracking | RegexOptions.CultureInvariant | RegexOptions.ExplicitCapture);
 }

@@ -9,13 +9,17 @@ namespace OpenSora.Text;
 
 /// <summary>CLIP's tokenizer: byte-pair encoding of the UTF-8 bytes of words, from <c>vocab.json</c> and <c>merges.txt</c>.</summary>
 /// <remarks>
-/// Microsoft.ML.Tokenizers joins the pairs of a word; cleaning, words, bytes and special tokens are done here. Sources: Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units" (2016), over bytes as in GPT-2 (Radford et al., 2019); the end of a word is marked
-/// by <c>&lt;/w&gt;</c>. Text is lower-cased, its entities are decoded and its white space is one space each. It is composed (Unicode's form C) too, except in
+/// Microsoft.ML.Tokenizers joins the pairs of a word; cleaning, words, bytes and special tokens are done here. Sources: Sennrich et al., "Neural
+/// Machine Translation of Rare Words with Subword Units" (2016), over bytes as in GPT-2 (Radford et al., 2019); the end of a word is marked
+/// by <c>&lt;/w&gt;</c>. Text is lower-cased, its entities are decoded and its white space is one space each. It is composed (Unicode's form C) too,
+/// except in
 /// programs with invariant globalization, for which .NET has no tables. Immutable, safe to use from several threads at once.
 /// </remarks>
 public sealed class ClipTokenizer : ITokenizer
 {
-    private const string Bos = "<|startoftext|>", Eos = "<|endoftext|>", WordEnd = "</w>";
+    private const string Bos = "<|startoftext|>",
+        Eos = "<|endoftext|>",
+        WordEnd = "</w>";
     private const string Expected = "CLIP's vocab.json and merges.txt";
 
     private static readonly string[] Suffixes = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
@@ -31,8 +35,12 @@ public sealed class ClipTokenizer : ITokenizer
         var ids = ReadVocabulary(vocabPath, vocab);
         _pieces = new string[ids.Count];
         foreach (var (piece, id) in ids)
+        {
             _pieces[id] = piece;
-        int IdOf(string piece, string what) => ids.TryGetValue(piece, out var id) ? id : throw Invalid(vocabPath, $"it has no piece '{piece}', {what}.");
+        }
+
+        int IdOf(string piece, string what) =>
+            ids.TryGetValue(piece, out var id) ? id : throw Invalid(vocabPath, $"it has no piece '{piece}', {what}.");
         (BosId, EosId, PadId) = (IdOf(Bos, "which opens texts"), IdOf(Eos, "which closes texts"), IdOf(padToken, "which was to fill unused places"));
         for (var value = 0; value < 256; value++)
         {
@@ -46,12 +54,25 @@ public sealed class ClipTokenizer : ITokenizer
         {
             line++;
             if (text.Length == 0 || (line == 1 && text.StartsWith("#version", StringComparison.Ordinal)))
+            {
                 continue;
+            }
+
             if (text.Split(' ') is not [{ Length: > 0 } left, { Length: > 0 } right])
-                throw Invalid(mergesPath, string.Create(CultureInfo.InvariantCulture, $"its line {line} is '{(text.Length > 40 ? text[..40] + "..." : text)}'; it must be two pieces and a space between them."));
+            {
+                throw Invalid(
+                    mergesPath,
+                    string.Create(
+                        CultureInfo.InvariantCulture,
+                        $"its line {line} is '{(text.Length > 40 ? text[..40] + "..." : text)}'; it must be two pieces and a space between them."
+                    )
+                );
+            }
             // CLIP's list goes on beyond its vocabulary
             if (ids.ContainsKey(left) && ids.ContainsKey(right) && ids.ContainsKey(left + right))
+            {
                 pairs.Add(text);
+            }
         }
         _pairs = BpeTokenizer.Create(new BpeOptions(ids) { Merges = pairs.Distinct(StringComparer.Ordinal), EndOfWordSuffix = WordEnd });
     }
@@ -70,14 +91,17 @@ public sealed class ClipTokenizer : ITokenizer
 
     /// <summary>Reads a tokenizer's files.</summary>
     /// <param name="folder">The folder with <c>vocab.json</c> and <c>merges.txt</c>.</param>
-    /// <param name="padToken">The piece that fills unused places; null: the one that <c>special_tokens_map.json</c> names if it is there, else the one that closes texts.</param>
+    /// <param name="padToken">The piece that fills unused places; null: the one that <c>special_tokens_map.json</c> names if it is there, else the
+    /// one that closes texts.</param>
     /// <exception cref="FileNotFoundException">A file is not there.</exception>
     /// <exception cref="InvalidTokenizerException">The files are damaged or of another kind.</exception>
     public static ClipTokenizer Open(string folder, string? padToken = null)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
-        string PathOf(string name) => Path.Combine(folder, name) is var path && File.Exists(path) ? path
-            : throw new FileNotFoundException($"'{folder}' has no {name}; a CLIP tokenizer is a folder with vocab.json and merges.txt.", path);
+        string PathOf(string name) =>
+            Path.Combine(folder, name) is var path && File.Exists(path)
+                ? path
+                : throw new FileNotFoundException($"'{folder}' has no {name}; a CLIP tokenizer is a folder with vocab.json and merges.txt.", path);
         var (vocab, merges, special) = (PathOf("vocab.json"), PathOf("merges.txt"), Path.Combine(folder, "special_tokens_map.json"));
         padToken ??= File.Exists(special) ? ReadPadToken(special) : null;
         return new ClipTokenizer(vocab, File.ReadAllBytes(vocab), merges, File.ReadAllLines(merges), padToken ?? Eos);
@@ -91,7 +115,10 @@ public sealed class ClipTokenizer : ITokenizer
         ArgumentOutOfRangeException.ThrowIfLessThan(maxTokens, 2);
         var ids = Encode(text);
         if (ids.Count > maxTokens - 2)
+        {
             ids.RemoveRange(maxTokens - 2, ids.Count - maxTokens + 2);
+        }
+
         return [BosId, .. ids, EosId];
     }
 
@@ -105,9 +132,19 @@ public sealed class ClipTokenizer : ITokenizer
         foreach (var word in Words(Clean(text)))
         {
             if (word is Bos or Eos)
+            {
                 ids.Add(word is Bos ? BosId : EosId);
+            }
             else
-                ids.AddRange(_pairs.EncodeToIds(string.Concat(Encoding.UTF8.GetBytes(word).Select(value => ByteSymbols[value])), considerPreTokenization: false, considerNormalization: false));
+            {
+                ids.AddRange(
+                    _pairs.EncodeToIds(
+                        string.Concat(Encoding.UTF8.GetBytes(word).Select(value => ByteSymbols[value])),
+                        considerPreTokenization: false,
+                        considerNormalization: false
+                    )
+                );
+            }
         }
 
         return ids;
@@ -123,15 +160,26 @@ public sealed class ClipTokenizer : ITokenizer
         foreach (var id in ids)
         {
             if (id < 0 || id >= Count)
+            {
                 throw new ArgumentOutOfRangeException(nameof(ids), id, $"The vocabulary has ids 0 to {Count - 1}.");
+            }
+
             if (id == BosId || id == EosId)
+            {
                 continue;
+            }
+
             var piece = _pieces[id];
             var ends = piece.EndsWith(WordEnd, StringComparison.Ordinal);
             foreach (var symbol in ends ? piece[..^WordEnd.Length] : piece)
+            {
                 bytes.AddRange(Bytes.TryGetValue(symbol, out var value) ? [value] : Encoding.UTF8.GetBytes($"{symbol}"));
+            }
+
             if (ends)
+            {
                 bytes.Add((byte)' ');
+            }
         }
 
         return Encoding.UTF8.GetString([.. bytes]).TrimEnd(' ');
@@ -148,25 +196,33 @@ public sealed class ClipTokenizer : ITokenizer
     /// <summary>Cuts a text into special tokens, English suffixes, runs of letters, single digits and runs of other signs.</summary>
     internal static IEnumerable<string> Words(string text)
     {
-        for (var start = 0; start < text.Length;)
+        for (var start = 0; start < text.Length; )
         {
             var whole = new[] { Bos, Eos }.Concat(Suffixes).FirstOrDefault(word => text.AsSpan(start).StartsWith(word, StringComparison.Ordinal));
             var (kind, end) = (KindAt(start, out var length), start + (whole?.Length ?? length));
             if (whole is null && kind is Kind.Letter or Kind.Other)
             {
                 while (end < text.Length && KindAt(end, out length) == kind)
+                {
                     end += length;
+                }
             }
 
             if (whole is not null || kind != Kind.Space)
+            {
                 yield return text[start..end];
+            }
+
             start = end;
         }
 
         Kind KindAt(int index, out int length)
         {
             Rune.DecodeFromUtf16(text.AsSpan(index), out var rune, out length);
-            return Rune.IsLetter(rune) ? Kind.Letter : Rune.IsNumber(rune) ? Kind.Digit : Rune.IsWhiteSpace(rune) ? Kind.Space : Kind.Other;
+            return Rune.IsLetter(rune) ? Kind.Letter
+                : Rune.IsNumber(rune) ? Kind.Digit
+                : Rune.IsWhiteSpace(rune) ? Kind.Space
+                : Kind.Other;
         }
     }
 
@@ -184,7 +240,10 @@ public sealed class ClipTokenizer : ITokenizer
         var symbols = new char[256];
         var others = 0;
         for (var value = 0; value < 256; value++)
+        {
             symbols[value] = (char)(value is >= '!' and <= '~' or >= 0xA1 and <= 0xAC or >= 0xAE ? value : 0x100 + others++);
+        }
+
         return symbols;
     }
 
@@ -197,7 +256,10 @@ public sealed class ClipTokenizer : ITokenizer
             foreach (var (piece, id) in ids)
             {
                 if (id < 0 || id >= ids.Count || seen[id])
+                {
                     throw Invalid(path, $"it has {ids.Count} pieces, but gives '{piece}' the id {id}; ids must be 0 to {ids.Count - 1}, each once.");
+                }
+
                 seen[id] = true;
             }
 
@@ -215,8 +277,13 @@ public sealed class ClipTokenizer : ITokenizer
         {
             using var document = JsonDocument.Parse(File.ReadAllBytes(path));
             if (document.RootElement.ValueKind != JsonValueKind.Object || !document.RootElement.TryGetProperty("pad_token", out var token))
+            {
                 return null;
-            return token.ValueKind == JsonValueKind.Object && token.TryGetProperty("content", out var content) ? content.GetString() : token.GetString();
+            }
+
+            return token.ValueKind == JsonValueKind.Object && token.TryGetProperty("content", out var content)
+                ? content.GetString()
+                : token.GetString();
         }
         catch (Exception exception) when (exception is JsonException or InvalidOperationException)
         {

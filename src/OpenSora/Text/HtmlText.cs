@@ -4,7 +4,8 @@ using System.Text.RegularExpressions;
 
 namespace OpenSora.Text;
 
-/// <summary>The text of a lower-case piece of HTML, read as leniently as browsers of captions do: tags, comments and unseen elements go, entities become signs.</summary>
+/// <summary>The text of a lower-case piece of HTML, read as leniently as browsers of captions do: tags, comments and unseen elements go, entities
+/// become signs.</summary>
 internal static class HtmlText
 {
     /// <summary>Elements that are dropped with all that is in them.</summary>
@@ -19,17 +20,21 @@ internal static class HtmlText
     /// <summary>Attributes: names, also with a value, which may hold any sign if it is quoted.</summary>
     private const string Attributes = $@"(?:[\s/]+(?:{Name}(?:\s*=+\s*{Quoted}(?:{Name})?)*(?:\s*=+\s*[^\s>""'=][^\s>]*)?)?)*(?:\s*=+\s*)?";
 
-    private static readonly Regex Token = Pattern(string.Join('|',
-    [
-        @"<!--.*?--\s*>",
-        @"<!\[cdata\[(?<cdata>.*?)\]\]>",
-        .. Unseen.Select(name => $@"<{name}(?:\s(?:[^>]*[^/>])?)?>.*?(?:</\s*{name}\s*>|\z)"),
-        $@"<[a-z][^\s/>]*{Attributes}>",
-        @"</[^>]*>|<\?[^>]*>|<!(?:[^->][^>]*|-(?:[^->][^>]*)?)?>",
-        @"(?<broken><[a-z!][^>]*>|&#(?:[^;0-9x][^;]*)?\z)",
-        "(?<open><[a-z/?!][^<>]*)",
-        "&(?:#(?<decimal>[0-9]+)|#x(?<hexadecimal>[0-9a-f]+)|(?<name>[a-z][a-z0-9.-]*))(?<end>;?)",
-    ]));
+    private static readonly Regex Token = Pattern(
+        string.Join(
+            '|',
+            [
+                @"<!--.*?--\s*>",
+                @"<!\[cdata\[(?<cdata>.*?)\]\]>",
+                .. Unseen.Select(name => $@"<{name}(?:\s(?:[^>]*[^/>])?)?>.*?(?:</\s*{name}\s*>|\z)"),
+                $@"<[a-z][^\s/>]*{Attributes}>",
+                @"</[^>]*>|<\?[^>]*>|<!(?:[^->][^>]*|-(?:[^->][^>]*)?)?>",
+                @"(?<broken><[a-z!][^>]*>|&#(?:[^;0-9x][^;]*)?\z)",
+                "(?<open><[a-z/?!][^<>]*)",
+                "&(?:#(?<decimal>[0-9]+)|#x(?<hexadecimal>[0-9a-f]+)|(?<name>[a-z][a-z0-9.-]*))(?<end>;?)",
+            ]
+        )
+    );
 
     /// <summary>Returns what a reader of the page would see.</summary>
     public static string Of(string html) => Token.Replace(html, token => Read(token, html));
@@ -37,14 +42,26 @@ internal static class HtmlText
     private static string Read(Match token, string html)
     {
         if (token.Groups["cdata"] is { Success: true } data)
+        {
             return data.Value;
+        }
+
         if (token.Groups["broken"].Success)
+        {
             return token.Value;
+        }
+
         var next = token.Index + token.Length;
         if (token.Groups["open"].Success) // no tag: nothing closes it
+        {
             return next < html.Length ? token.Value : "<" + Of(token.Value[1..]);
+        }
+
         if (token.ValueSpan[0] is not '&')
+        {
             return "";
+        }
+
         var ended = token.Groups["end"].Length > 0;
         if (token.Groups["name"] is { Success: true } name)
         {
@@ -53,19 +70,25 @@ internal static class HtmlText
             {
                 known = name.ValueSpan.LastIndexOfAny('.', '-');
                 if (known < 0)
+                {
                     return name.Length == 1 ? name.Value : token.Value;
+                }
             }
             return string.Concat(Sign(name.ValueSpan[..known]), name.ValueSpan[known..]);
         }
         if (!ended && (next == html.Length || char.IsAsciiHexDigit(html[next])))
+        {
             return token.Value;
+        }
+
         var digits = token.Groups["decimal"];
         var valid = digits.Success
             ? int.TryParse(digits.ValueSpan, NumberStyles.None, CultureInfo.InvariantCulture, out var code)
             : int.TryParse(token.Groups["hexadecimal"].ValueSpan, NumberStyles.AllowHexSpecifier, CultureInfo.InvariantCulture, out code);
         return !valid || code is < 0 or > 0x10FFFF ? "\uFFFD"
             : code is >= 128 and < 160 && C1[code - 128] is not ' ' ? C1[code - 128].ToString()
-            : code < 0x10000 ? ((char)code).ToString() : char.ConvertFromUtf32(code);
+            : code < 0x10000 ? ((char)code).ToString()
+            : char.ConvertFromUtf32(code);
     }
 
     private static string Sign(ReadOnlySpan<char> name)

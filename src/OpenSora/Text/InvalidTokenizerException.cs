@@ -5,7 +5,9 @@ namespace OpenSora.Text;
 /// <param name="reason">What was wrong and what was expected.</param>
 /// <param name="expected">The kind of file that belongs there; null: T5's.</param>
 public sealed class InvalidTokenizerException(string path, string reason, string? expected = null)
-    : Exception($"The tokenizer in '{path}' cannot be used: {reason} Expected {expected ?? "a SentencePiece unigram model, such as T5's spiece.model"}.")
+    : Exception(
+        $"The tokenizer in '{path}' cannot be used: {reason} Expected {expected ?? "a SentencePiece unigram model, such as T5's spiece.model"}."
+    )
 {
     /// <summary>The file, or a name for what was read.</summary>
     public string Path { get; } = path;

@@ -19,12 +19,21 @@ public sealed class MicrosoftMLTokenizer(Tokenizer tokenizer, int padId, int? bo
         ArgumentOutOfRangeException.ThrowIfLessThan(maxTokens, 1);
         var ids = new List<int>(tokenizer.EncodeToIds(text));
         if (bosId is { } bos)
+        {
             ids.Insert(0, bos);
+        }
+
         var room = maxTokens - (eosId is null ? 0 : 1);
         if (ids.Count > room)
+        {
             ids.RemoveRange(room, ids.Count - room);
+        }
+
         if (eosId is { } eos)
+        {
             ids.Add(eos);
+        }
+
         return ids;
     }
 }

@@ -20,7 +20,10 @@ internal sealed class PieceIndex
         var longest = 0;
         var walk = new Walk(this);
         while (walk.Length < text.Length && walk.Step(text[walk.Length], out var id))
+        {
             longest = id >= 0 ? walk.Length : longest;
+        }
+
         return longest;
     }
 
@@ -53,9 +56,13 @@ internal sealed class PieceIndex
                 var middle = (low + high) >>> 1;
                 var piece = index._pieces[middle];
                 if (piece.Length > Length && piece[Length] >= value)
+                {
                     high = middle;
+                }
                 else
+                {
                     low = middle + 1;
+                }
             }
 
             return low;

@@ -63,10 +63,18 @@ internal sealed class SentencePieceModel
             {
                 switch (message.Field)
                 {
-                    case 1: model.Pieces.Add(ReadPiece(message.Bytes())); break;
-                    case 2: modelType = model.ReadTrainer(message.Bytes()); break;
-                    case 3: model.ReadNormalizer(message.Bytes()); break;
-                    default: message.Skip(); break;
+                    case 1:
+                        model.Pieces.Add(ReadPiece(message.Bytes()));
+                        break;
+                    case 2:
+                        modelType = model.ReadTrainer(message.Bytes());
+                        break;
+                    case 3:
+                        model.ReadNormalizer(message.Bytes());
+                        break;
+                    default:
+                        message.Skip();
+                        break;
                 }
             }
 
@@ -90,10 +98,18 @@ internal sealed class SentencePieceModel
         {
             switch (message.Field)
             {
-                case 1: utf8 = message.Bytes().ToArray(); break;
-                case 2: score = message.Float(); break;
-                case 3: kind = (PieceKind)message.Int(); break;
-                default: message.Skip(); break;
+                case 1:
+                    utf8 = message.Bytes().ToArray();
+                    break;
+                case 2:
+                    score = message.Float();
+                    break;
+                case 3:
+                    kind = (PieceKind)message.Int();
+                    break;
+                default:
+                    message.Skip();
+                    break;
             }
         }
 
@@ -108,14 +124,30 @@ internal sealed class SentencePieceModel
         {
             switch (message.Field)
             {
-                case 3: modelType = message.Int(); break;
-                case 24: WhitespaceAsSuffix = message.Int() != 0; break;
-                case 35: ByteFallback = message.Int() != 0; break;
-                case 44: UnknownSurface = message.Text(); break;
-                case 46: BosPiece = message.Text(); break;
-                case 47: EosPiece = message.Text(); break;
-                case 48: PadPiece = message.Text(); break;
-                default: message.Skip(); break;
+                case 3:
+                    modelType = message.Int();
+                    break;
+                case 24:
+                    WhitespaceAsSuffix = message.Int() != 0;
+                    break;
+                case 35:
+                    ByteFallback = message.Int() != 0;
+                    break;
+                case 44:
+                    UnknownSurface = message.Text();
+                    break;
+                case 46:
+                    BosPiece = message.Text();
+                    break;
+                case 47:
+                    EosPiece = message.Text();
+                    break;
+                case 48:
+                    PadPiece = message.Text();
+                    break;
+                default:
+                    message.Skip();
+                    break;
             }
         }
 
@@ -129,11 +161,21 @@ internal sealed class SentencePieceModel
         {
             switch (message.Field)
             {
-                case 2: Charsmap = message.Bytes().ToArray(); break;
-                case 3: AddDummyPrefix = message.Int() != 0; break;
-                case 4: RemoveExtraWhitespaces = message.Int() != 0; break;
-                case 5: EscapeWhitespaces = message.Int() != 0; break;
-                default: message.Skip(); break;
+                case 2:
+                    Charsmap = message.Bytes().ToArray();
+                    break;
+                case 3:
+                    AddDummyPrefix = message.Int() != 0;
+                    break;
+                case 4:
+                    RemoveExtraWhitespaces = message.Int() != 0;
+                    break;
+                case 5:
+                    EscapeWhitespaces = message.Int() != 0;
+                    break;
+                default:
+                    message.Skip();
+                    break;
             }
         }
     }
@@ -141,9 +183,15 @@ internal sealed class SentencePieceModel
     private void Check(int modelType)
     {
         if (Pieces.Count == 0)
+        {
             throw new InvalidDataException("it has no vocabulary");
+        }
+
         if (modelType != Unigram)
+        {
             throw new InvalidDataException($"it is a model of type {modelType} (2 = BPE, 3 = word, 4 = character), not a unigram model");
+        }
+
         var seen = new HashSet<string>(StringComparer.Ordinal);
         var bytes = 0;
         for (var id = 0; id < Pieces.Count; id++)
@@ -151,28 +199,55 @@ internal sealed class SentencePieceModel
             var (utf8, score, kind) = Pieces[id];
             var text = StrictUtf8.GetString(utf8);
             if (text.Length == 0 || !seen.Add(text))
+            {
                 throw new InvalidDataException($"piece {id} is empty or comes twice");
+            }
+
             if (!float.IsFinite(score) || !Enum.IsDefined(kind))
+            {
                 throw new InvalidDataException($"piece {id} ('{text}') has the score {score} and the kind {(int)kind}");
+            }
+
             if (kind == PieceKind.Unknown && UnknownId >= 0)
+            {
                 throw new InvalidDataException("it has two unknown pieces");
+            }
+
             if (kind == PieceKind.Unknown)
+            {
                 UnknownId = id;
+            }
+
             if (kind == PieceKind.Byte && ByteOf(text) < 0)
+            {
                 throw new InvalidDataException($"piece {id} ('{text}') is no byte");
+            }
+
             bytes += kind == PieceKind.Byte ? 1 : 0;
         }
 
         if (UnknownId < 0)
+        {
             throw new InvalidDataException("it has no unknown piece");
+        }
+
         if (bytes != (ByteFallback ? 256 : 0))
+        {
             throw new InvalidDataException($"it has {bytes} byte pieces, with byte fallback {(ByteFallback ? "on" : "off")}");
+        }
     }
 
     /// <summary>The byte that a piece such as <c>&lt;0x0A&gt;</c> stands for, or -1.</summary>
     public static int ByteOf(string piece) =>
-        piece is ['<', '0', 'x', _, _, '>'] && byte.TryParse(piece.AsSpan(3, 2), System.Globalization.NumberStyles.AllowHexSpecifier,
-            System.Globalization.CultureInfo.InvariantCulture, out var value) ? value : -1;
+        piece is ['<', '0', 'x', _, _, '>']
+        && byte.TryParse(
+            piece.AsSpan(3, 2),
+            System.Globalization.NumberStyles.AllowHexSpecifier,
+            System.Globalization.CultureInfo.InvariantCulture,
+            out var value
+        )
+            ? value
+            : -1;
 
     /// <summary>Reads a protocol buffer's fields one after another; <see cref="InvalidDataException"/> if the bytes are none.</summary>
     private ref struct ProtoReader(ReadOnlySpan<byte> bytes)
@@ -185,7 +260,10 @@ internal sealed class SentencePieceModel
         public bool Next()
         {
             if (_rest.IsEmpty)
+            {
                 return false;
+            }
+
             var key = Varint();
             Field = key >> 3 is > 0 and < 1 << 29 ? (int)(key >> 3) : throw Damaged();
             _wire = (int)(key & 7);
@@ -217,18 +295,29 @@ internal sealed class SentencePieceModel
         {
             switch (_wire)
             {
-                case 0: Varint(); break;
-                case 1: Take(8); break;
-                case 2: Bytes(); break;
-                case 5: Take(4); break;
-                default: throw Damaged();
+                case 0:
+                    Varint();
+                    break;
+                case 1:
+                    Take(8);
+                    break;
+                case 2:
+                    Bytes();
+                    break;
+                case 5:
+                    Take(4);
+                    break;
+                default:
+                    throw Damaged();
             }
         }
 
         private readonly void Expect(int wire)
         {
             if (_wire != wire)
+            {
                 throw Damaged();
+            }
         }
 
         private ulong Varint()
@@ -239,7 +328,9 @@ internal sealed class SentencePieceModel
                 var next = Take(1)[0];
                 value |= shift < 64 ? (ulong)(next & 0x7F) << shift : 0;
                 if (next < 0x80)
+                {
                     return value;
+                }
             }
 
             throw Damaged();
@@ -248,7 +339,10 @@ internal sealed class SentencePieceModel
         private ReadOnlySpan<byte> Take(int count)
         {
             if (count > _rest.Length)
+            {
                 throw Damaged();
+            }
+
             var taken = _rest[..count];
             _rest = _rest[count..];
             return taken;

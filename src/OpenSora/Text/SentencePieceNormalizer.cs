@@ -6,7 +6,8 @@ using System.Text;
 namespace OpenSora.Text;
 
 /// <summary>
-/// Rewrites text as a SentencePiece model wants it: the longest rule of its character map at every place, white space collapsed and escaped as U+2581.
+/// Rewrites text as a SentencePiece model wants it: the longest rule of its character map at every place, white space collapsed and escaped as
+/// U+2581.
 /// </summary>
 internal sealed class SentencePieceNormalizer
 {
@@ -26,21 +27,31 @@ internal sealed class SentencePieceNormalizer
         _model = model;
         _userDefined = userDefined;
         if (model.Charsmap.Length == 0)
+        {
             return;
+        }
 
         var damaged = new InvalidTokenizerException(path, "its character map is damaged.");
         var blob = model.Charsmap.AsSpan();
         if (blob.Length < 4)
+        {
             throw damaged;
+        }
+
         var trieBytes = BinaryPrimitives.ReadUInt32LittleEndian(blob);
         if (trieBytes == 0 || trieBytes % 4 != 0 || trieBytes >= (uint)blob.Length - 4 || blob[^1] != 0)
+        {
             throw damaged;
+        }
+
         _trie = MemoryMarshal.Cast<byte, uint>(blob.Slice(4, (int)trieBytes)).ToArray();
         _replacements = blob[(4 + (int)trieBytes)..].ToArray();
         foreach (var unit in _trie)
         {
             if (unit >> 31 == 1 && (unit & 0x7FFF_FFFF) >= _replacements.Length)
+            {
                 throw damaged;
+            }
         }
     }
 
@@ -53,25 +64,40 @@ internal sealed class SentencePieceNormalizer
         var collapse = _model.RemoveExtraWhitespaces;
 
         while (collapse && !input.IsEmpty && Rewrite(input, out var consumed).SequenceEqual(Space))
+        {
             input = input[consumed..];
+        }
+
         if (input.IsEmpty)
+        {
             return [];
+        }
 
         if (_model.AddDummyPrefix && !_model.WhitespaceAsSuffix)
+        {
             output.Write(space);
+        }
+
         var afterSpace = collapse;
         while (!input.IsEmpty)
         {
             var rewritten = Rewrite(input, out var consumed);
             input = input[consumed..];
             if (afterSpace)
+            {
                 rewritten = rewritten.TrimStart((byte)' ');
+            }
+
             foreach (var value in rewritten)
             {
                 if (value == ' ')
+                {
                     output.Write(space);
+                }
                 else
+                {
                     output.Write([value]);
+                }
             }
 
             afterSpace = collapse && (rewritten.IsEmpty ? afterSpace : rewritten[^1] == ' ');
@@ -79,9 +105,15 @@ internal sealed class SentencePieceNormalizer
 
         var result = output.WrittenSpan;
         while (collapse && result.EndsWith(space))
+        {
             result = result[..^space.Length];
+        }
+
         if (!_model.AddDummyPrefix || !_model.WhitespaceAsSuffix)
+        {
             return result;
+        }
+
         return (byte[])[.. result, .. space];
     }
 
@@ -90,7 +122,9 @@ internal sealed class SentencePieceNormalizer
     {
         consumed = _userDefined.LongestPrefix(input);
         if (consumed > 0)
+        {
             return input[..consumed];
+        }
 
         var replacement = 0;
         uint position = 0;
@@ -99,7 +133,10 @@ internal sealed class SentencePieceNormalizer
             // A unit holds its own label (low byte), whether a value follows (bit 8) and the offset of its children (bit 10 up, bit 9 scales).
             var unit = _trie[position];
             if (i > 0 && (unit & 0x8000_00FF) != input[i - 1])
+            {
                 break;
+            }
+
             position ^= (unit >> 10) << (int)((unit & (1u << 9)) >> 6);
             if (i > 0 && (unit & (1u << 8)) != 0 && position < _trie.Length)
             {
@@ -108,7 +145,10 @@ internal sealed class SentencePieceNormalizer
             }
 
             if (i == input.Length)
+            {
                 break;
+            }
+
             position ^= input[i];
         }
 

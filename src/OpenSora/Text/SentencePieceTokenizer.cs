@@ -24,9 +24,14 @@ public sealed class SentencePieceTokenizer : ITokenizer
         _model = SentencePieceModel.Parse(path, bytes);
         var pieces = _model.Pieces;
         var ids = Enumerable.Range(0, pieces.Count).ToList();
-        _index = new PieceIndex(ids.Where(id => pieces[id].Kind is PieceKind.Normal or PieceKind.UserDefined or PieceKind.Unused).Select(id => (pieces[id].Utf8, id)));
-        _normalizer = new SentencePieceNormalizer(path, _model,
-            new PieceIndex(ids.Where(id => pieces[id].Kind == PieceKind.UserDefined).Select(id => (pieces[id].Utf8, id))));
+        _index = new PieceIndex(
+            ids.Where(id => pieces[id].Kind is PieceKind.Normal or PieceKind.UserDefined or PieceKind.Unused).Select(id => (pieces[id].Utf8, id))
+        );
+        _normalizer = new SentencePieceNormalizer(
+            path,
+            _model,
+            new PieceIndex(ids.Where(id => pieces[id].Kind == PieceKind.UserDefined).Select(id => (pieces[id].Utf8, id)))
+        );
 
         var minScore = float.MaxValue;
         foreach (var piece in pieces.Where(piece => piece.Kind == PieceKind.Normal))
@@ -40,7 +45,9 @@ public sealed class SentencePieceTokenizer : ITokenizer
         {
             _byteIds = new int[256];
             foreach (var id in ids.Where(id => pieces[id].Kind == PieceKind.Byte))
+            {
                 _byteIds[SentencePieceModel.ByteOf(PieceText(id))] = id;
+            }
         }
 
         UnknownId = _model.UnknownId;
@@ -48,7 +55,8 @@ public sealed class SentencePieceTokenizer : ITokenizer
         BosId = ControlId(_model.BosPiece);
         PadId = ControlId(_model.PadPiece) is var pad and >= 0 ? pad : UnknownId;
 
-        int ControlId(string text) => ids.FindIndex(id => pieces[id].Kind == PieceKind.Control && string.Equals(PieceText(id), text, StringComparison.Ordinal));
+        int ControlId(string text) =>
+            ids.FindIndex(id => pieces[id].Kind == PieceKind.Control && string.Equals(PieceText(id), text, StringComparison.Ordinal));
     }
 
     /// <summary>Pieces in the vocabulary.</summary>
@@ -74,9 +82,15 @@ public sealed class SentencePieceTokenizer : ITokenizer
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         if (Directory.Exists(path))
+        {
             throw new InvalidTokenizerException(path, "it is a folder.");
+        }
+
         if (!File.Exists(path))
+        {
             throw new FileNotFoundException($"The tokenizer file '{path}' does not exist.", path);
+        }
+
         return new SentencePieceTokenizer(path, File.ReadAllBytes(path));
     }
 
@@ -92,16 +106,23 @@ public sealed class SentencePieceTokenizer : ITokenizer
         ArgumentOutOfRangeException.ThrowIfLessThan(maxTokens, 1);
         var ids = Encode(text);
         if (EosId < 0)
+        {
             return ids.Count > maxTokens ? ids.GetRange(0, maxTokens) : ids;
+        }
+
         if (ids.Count >= maxTokens)
+        {
             ids.RemoveRange(maxTokens - 1, ids.Count - maxTokens + 1);
+        }
+
         ids.Add(EosId);
         return ids;
     }
 
     /// <summary>Encodes a text without any special token.</summary>
     /// <param name="text">Any text; unpaired surrogates count as U+FFFD.</param>
-    /// <returns>The ids; none for white space only. Neighbouring unknown characters become one unknown id or, with byte fallback, their bytes' ids.</returns>
+    /// <returns>The ids; none for white space only. Neighbouring unknown characters become one unknown id or, with byte fallback, their bytes'
+    /// ids.</returns>
     public List<int> Encode(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
@@ -114,7 +135,9 @@ public sealed class SentencePieceTokenizer : ITokenizer
             if (unknown && _model.ByteFallback)
             {
                 foreach (var value in normalized[start..end])
+                {
                     ids.Add(_byteIds[value]);
+                }
             }
             else if (!unknown || !afterUnknown)
             {
@@ -137,21 +160,37 @@ public sealed class SentencePieceTokenizer : ITokenizer
         foreach (var id in ids)
         {
             if (id < 0 || id >= Count)
+            {
                 throw new ArgumentOutOfRangeException(nameof(ids), id, $"The vocabulary has the ids 0 to {Count - 1}.");
+            }
+
             switch (_model.Pieces[id].Kind)
             {
-                case PieceKind.Control: break;
-                case PieceKind.Unknown: bytes.AddRange(Encoding.UTF8.GetBytes(_model.UnknownSurface)); break;
-                case PieceKind.Byte: bytes.Add((byte)SentencePieceModel.ByteOf(PieceText(id))); break;
-                default: bytes.AddRange(_model.Pieces[id].Utf8); break;
+                case PieceKind.Control:
+                    break;
+                case PieceKind.Unknown:
+                    bytes.AddRange(Encoding.UTF8.GetBytes(_model.UnknownSurface));
+                    break;
+                case PieceKind.Byte:
+                    bytes.Add((byte)SentencePieceModel.ByteOf(PieceText(id)));
+                    break;
+                default:
+                    bytes.AddRange(_model.Pieces[id].Utf8);
+                    break;
             }
         }
 
         var text = Encoding.UTF8.GetString([.. bytes]).Replace('\u2581', ' ');
         if (!_model.AddDummyPrefix)
+        {
             return text;
+        }
+
         if (_model.WhitespaceAsSuffix)
+        {
             return text.EndsWith(' ') ? text[..^1] : text;
+        }
+
         return text.StartsWith(' ') ? text[1..] : text;
     }
 
@@ -161,7 +200,7 @@ public sealed class SentencePieceTokenizer : ITokenizer
         // The best way to cut the text up to here: its score, its last piece and where that begins.
         var ends = new (float Score, int Id, int Start)[text.Length + 1];
         Array.Fill(ends, (0, -1, -1));
-        for (var start = 0; start < text.Length;)
+        for (var start = 0; start < text.Length; )
         {
             var before = ends[start].Score;
             var characterLength = Math.Min(CharacterLength(text[start]), text.Length - start);
@@ -170,7 +209,9 @@ public sealed class SentencePieceTokenizer : ITokenizer
             while (start + walk.Length < text.Length && walk.Step(text[start + walk.Length], out var id))
             {
                 if (id < 0 || _model.Pieces[id].Kind == PieceKind.Unused)
+                {
                     continue;
+                }
                 // In double precision, as in the reference; what is kept is single.
                 var score = _model.Pieces[id].Kind == PieceKind.UserDefined ? (walk.Length * _maxScore) - 0.1 : _model.Pieces[id].Score;
                 Offer(ref ends[start + walk.Length], before + score, id, start);
@@ -178,13 +219,19 @@ public sealed class SentencePieceTokenizer : ITokenizer
             }
 
             if (!hasCharacter)
+            {
                 Offer(ref ends[start + characterLength], before + _unknownScore, UnknownId, start);
+            }
+
             start += characterLength;
         }
 
         var path = new List<(int, int, int)>();
         for (var end = text.Length; end > 0; end = ends[end].Start)
+        {
             path.Add((ends[end].Id, ends[end].Start, end));
+        }
+
         path.Reverse();
         return path;
     }
@@ -192,17 +239,20 @@ public sealed class SentencePieceTokenizer : ITokenizer
     private static void Offer(ref (float Score, int Id, int Start) end, double score, int id, int start)
     {
         if (end.Start < 0 || score > end.Score)
+        {
             end = ((float)score, id, start);
+        }
     }
 
     /// <summary>Bytes of the UTF-8 character that begins with this byte.</summary>
-    private static int CharacterLength(byte first) => first switch
-    {
-        < 0xC0 => 1,
-        < 0xE0 => 2,
-        < 0xF0 => 3,
-        _ => 4,
-    };
+    private static int CharacterLength(byte first) =>
+        first switch
+        {
+            < 0xC0 => 1,
+            < 0xE0 => 2,
+            < 0xF0 => 3,
+            _ => 4,
+        };
 
     private string PieceText(int id) => Encoding.UTF8.GetString(_model.Pieces[id].Utf8);
 }

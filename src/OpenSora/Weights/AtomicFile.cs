@@ -15,11 +15,15 @@ internal static class AtomicFile
         var temporary = $"{path}.{Guid.NewGuid():N}.tmp";
         try
         {
-            using (var stream = open is null ? new FileStream(temporary, FileMode.CreateNew, FileAccess.Write, FileShare.None, 1 << 16) : open(temporary))
+            using (
+                var stream = open is null ? new FileStream(temporary, FileMode.CreateNew, FileAccess.Write, FileShare.None, 1 << 16) : open(temporary)
+            )
             {
                 write(stream);
                 if (stream is FileStream file)
+                {
                     file.Flush(flushToDisk: true);
+                }
             }
 
             File.Move(temporary, path, overwrite: true);
@@ -28,7 +32,10 @@ internal static class AtomicFile
         {
             File.Delete(temporary);
             if (exception is IOException)
+            {
                 throw new IOException($"Could not write '{path}': {exception.Message} Nothing was changed under that name.", exception);
+            }
+
             throw;
         }
     }

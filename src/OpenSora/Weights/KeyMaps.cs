@@ -3,7 +3,8 @@ using System.Globalization;
 namespace OpenSora.Weights;
 
 /// <summary>The names that published files give to tensors, and the names that they have here. For <see cref="LoadOptions.KeyMap"/>.</summary>
-/// <remarks>A table's row names a tensor by its parts: <c>*</c> stands for one part, which a <c>*</c> on the other side repeats; <c>~</c> there is a level counted
+/// <remarks>A table's row names a tensor by its parts: <c>*</c> stands for one part, which a <c>*</c> on the other side repeats; <c>~</c> there is a
+/// level counted
 /// from the other end. What follows the named parts stays. The first row that fits counts; null: the tensor is left out.</remarks>
 public static class KeyMaps
 {
@@ -33,27 +34,48 @@ public static class KeyMaps
     // What stands beside the autoencoder in a whole Stable Diffusion checkpoint, or in one of the autoencoder's training.
     private static readonly string[] BesideAutoencoder =
     [
-        "model", "model_ema", "cond_stage_model", "loss", "betas", "alphas_cumprod", "alphas_cumprod_prev", "sqrt_alphas_cumprod",
-        "sqrt_one_minus_alphas_cumprod", "log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod", "posterior_variance",
-        "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2", "logvar", "scale_factor", "lvlb_weights",
+        "model",
+        "model_ema",
+        "cond_stage_model",
+        "loss",
+        "betas",
+        "alphas_cumprod",
+        "alphas_cumprod_prev",
+        "sqrt_alphas_cumprod",
+        "sqrt_one_minus_alphas_cumprod",
+        "log_one_minus_alphas_cumprod",
+        "sqrt_recip_alphas_cumprod",
+        "sqrt_recipm1_alphas_cumprod",
+        "posterior_variance",
+        "posterior_log_variance_clipped",
+        "posterior_mean_coef1",
+        "posterior_mean_coef2",
+        "logvar",
+        "scale_factor",
+        "lvlb_weights",
     ];
 
-    /// <summary>Names of Stable Diffusion's autoencoder, in any of their three forms: diffusers', diffusers' of before 2023 (query, key, value, proj_attn), and
+    /// <summary>Names of Stable Diffusion's autoencoder, in any of their three forms: diffusers', diffusers' of before 2023 (query, key, value,
+    /// proj_attn), and
     /// the original (ldm), alone or as <c>first_stage_model.</c> in a whole checkpoint, whose other parts are left out.</summary>
     /// <param name="levels">The levels of the autoencoder, which the original counts from the other end in its decoder.</param>
     /// <remarks>The original's attention holds its matrices as 1x1 convolutions: <see cref="LoadOptions.AllowReshape"/> lets them in.</remarks>
     public static Func<string, string?> StableDiffusionVae(int levels = 4)
     {
         const string whole = "first_stage_model.";
-        return name => name.StartsWith(whole, StringComparison.Ordinal) ? Rename(name[whole.Length..], Autoencoder, levels)
-            : BesideAutoencoder.Contains(name.Split('.')[0], StringComparer.Ordinal) ? null : Rename(name, Autoencoder, levels);
+        return name =>
+            name.StartsWith(whole, StringComparison.Ordinal) ? Rename(name[whole.Length..], Autoencoder, levels)
+            : BesideAutoencoder.Contains(name.Split('.')[0], StringComparer.Ordinal) ? null
+            : Rename(name, Autoencoder, levels);
     }
 
-    /// <summary>Names of a T5 encoder as transformers writes them. A whole T5's decoder is left out, and so is the token table's second name.</summary>
+    /// <summary>Names of a T5 encoder as transformers writes them. A whole T5's decoder is left out, and so is the token table's second
+    /// name.</summary>
     /// <param name="names">All names of the file: the table may stand under either of its two.</param>
     public static Func<string, string?> T5(IEnumerable<string> names)
     {
-        const string table = "shared.weight", otherName = "encoder.embed_tokens.weight";
+        const string table = "shared.weight",
+            otherName = "encoder.embed_tokens.weight";
         var hasTable = names.Any(name => name is table || name.EndsWith("." + table, StringComparison.Ordinal));
         (string, string?)[] rows = [(otherName, hasTable ? null : table), ("decoder", null), ("lm_head", null)];
         return name => Rename(name, rows, 0);
@@ -65,15 +87,30 @@ public static class KeyMaps
         foreach (var (from, to) in rows)
         {
             var pattern = from.Split('.');
-            if (pattern.Length > parts.Length || pattern.Where((part, i) => part is not "*" && !string.Equals(part, parts[i], StringComparison.Ordinal)).Any())
+            if (
+                pattern.Length > parts.Length
+                || pattern.Where((part, i) => part is not "*" && !string.Equals(part, parts[i], StringComparison.Ordinal)).Any()
+            )
+            {
                 continue;
+            }
+
             var taken = new Queue<string>(parts.Where((_, i) => i < pattern.Length && pattern[i] is "*"));
-            return to is null ? null : string.Join('.', to.Split('.').Select(part => part is "*" or "~" ? Counted(taken.Dequeue(), part is "~", levels) : part).Concat(parts.Skip(pattern.Length)));
+            return to is null
+                ? null
+                : string.Join(
+                    '.',
+                    to.Split('.')
+                        .Select(part => part is "*" or "~" ? Counted(taken.Dequeue(), part is "~", levels) : part)
+                        .Concat(parts.Skip(pattern.Length))
+                );
         }
 
         return name;
     }
 
-    private static string Counted(string part, bool fromTheEnd, int levels) => !fromTheEnd || !int.TryParse(part, NumberStyles.None, CultureInfo.InvariantCulture, out var level)
-        ? part : (levels - 1 - level).ToString(CultureInfo.InvariantCulture);
+    private static string Counted(string part, bool fromTheEnd, int levels) =>
+        !fromTheEnd || !int.TryParse(part, NumberStyles.None, CultureInfo.InvariantCulture, out var level)
+            ? part
+            : (levels - 1 - level).ToString(CultureInfo.InvariantCulture);
 }

@@ -6,7 +6,8 @@ public sealed record LoadReport
     /// <summary>The module's tensors that were filled from the file as they are there (element types may have been converted).</summary>
     public IReadOnlyList<string> Loaded { get; init; } = [];
 
-    /// <summary>The module's tensors that were filled after a change of shape with the same elements, such as <c>weight: [8, 4, 2, 2] to [8, 4, 1, 2, 2]</c>.</summary>
+    /// <summary>The module's tensors that were filled after a change of shape with the same elements, such as <c>weight: [8, 4, 2, 2] to [8, 4, 1, 2,
+    /// 2]</c>.</summary>
     public IReadOnlyList<string> Reshaped { get; init; } = [];
 
     /// <summary>The module's tensors that keep their initial values, as <see cref="LoadOptions.KeepInitial"/> allows.</summary>
@@ -24,7 +25,8 @@ public sealed record LoadReport
     /// <summary>Why tensors of the same name do not fit, such as <c>weight: the file has [8, 4], the model [8, 5]</c>.</summary>
     public IReadOnlyList<string> Mismatched { get; init; } = [];
 
-    /// <summary>What the weights were taken out of: the section of a PyTorch checkpoint, such as <c>ema</c>, and wrappers before every name, such as <c>module.</c>.</summary>
+    /// <summary>What the weights were taken out of: the section of a PyTorch checkpoint, such as <c>ema</c>, and wrappers before every name, such as
+    /// <c>module.</c>.</summary>
     public IReadOnlyList<string> Unwrapped { get; init; } = [];
 
     /// <summary>Whether nothing is missing, unexpected or mismatched.</summary>
@@ -39,7 +41,10 @@ public sealed record LoadReport
                 + $"{Missing.Count} missing, {Unexpected.Count} unexpected, {Mismatched.Count} of another shape or type.",
         };
         if (Unwrapped.Count > 0)
+        {
             lines.Add($"Taken out of: {string.Join(", ", Unwrapped)}");
+        }
+
         AddProblems(lines, "Missing", Missing);
         AddProblems(lines, "Unexpected", Unexpected);
         AddProblems(lines, "Mismatched", Mismatched);
@@ -50,7 +55,9 @@ public sealed record LoadReport
     {
         const int shown = 10;
         if (names.Count > 0)
+        {
             lines.Add($"{title}: {string.Join("; ", names.Take(shown))}{(names.Count > shown ? $"; and {names.Count - shown} more" : "")}");
+        }
     }
 }
 
@@ -60,10 +67,12 @@ public sealed class LoadOptions
     /// <summary>Whether missing, unexpected and mismatched tensors are errors. If not, what fits is loaded and the rest is reported.</summary>
     public bool Strict { get; set; } = true;
 
-    /// <summary>Which of several dictionaries of tensors in a PyTorch checkpoint to take; see <see cref="WeightsFile.Open(string, string?)"/>. Applies to weights given by path.</summary>
+    /// <summary>Which of several dictionaries of tensors in a PyTorch checkpoint to take; see <see cref="WeightsFile.Open(string, string?)"/>.
+    /// Applies to weights given by path.</summary>
     public string? Section { get; set; }
 
-    /// <summary>Whether to copy weights even where parameters could lie in the mapped file, for files that are overwritten in place while the module lives.</summary>
+    /// <summary>Whether to copy weights even where parameters could lie in the mapped file, for files that are overwritten in place while the module
+    /// lives.</summary>
     public bool Copy { get; set; }
 
     /// <summary>Gives the module's name for a name in the file, or null for tensors to leave out; null: names are equal.</summary>

@@ -25,16 +25,32 @@ internal sealed class MappedFile : IDisposable
         ArgumentException.ThrowIfNullOrEmpty(path);
         Path = System.IO.Path.GetFullPath(path);
         if (Directory.Exists(Path))
+        {
             throw new InvalidWeightsException(Path, "it is a folder; expected a file of weights. A model folder is opened with ModelFolder.Open.");
+        }
+
         if (!File.Exists(Path))
+        {
             throw new FileNotFoundException($"The weights file '{Path}' does not exist.", Path);
+        }
+
         _handle = File.OpenHandle(Path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete, FileOptions.RandomAccess);
         try
         {
             Length = RandomAccess.GetLength(_handle);
             if (Length < minimum)
+            {
                 throw new InvalidWeightsException(Path, $"it is {Length} bytes long, which is too short for a file of weights.");
-            _file = MemoryMappedFile.CreateFromFile(_handle, mapName: null, capacity: 0, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: true);
+            }
+
+            _file = MemoryMappedFile.CreateFromFile(
+                _handle,
+                mapName: null,
+                capacity: 0,
+                MemoryMappedFileAccess.Read,
+                HandleInheritability.None,
+                leaveOpen: true
+            );
             _view = _file.CreateViewAccessor(0, Length, MemoryMappedFileAccess.Read);
             _map = _view.SafeMemoryMappedViewHandle;
             _start = _map.DangerousGetHandle() + (IntPtr)_view.PointerOffset;
@@ -69,18 +85,28 @@ internal sealed class MappedFile : IDisposable
     /// <summary>Gives a tensor on the CPU, in the file's own type, owned by the caller. It outlives this object.</summary>
     /// <param name="entry">The tensor.</param>
     /// <param name="maps">The maps that large tensors lie in. Small or unaligned tensors are copied, as are all if this is null.</param>
-    /// <exception cref="InvalidWeightsException">The type does not exist here, a boolean is neither 0 nor 1, or the file was truncated while it was open.</exception>
+    /// <exception cref="InvalidWeightsException">The type does not exist here, a boolean is neither 0 nor 1, or the file was truncated while it was
+    /// open.</exception>
     public Tensor Tensor(TensorEntry entry, TensorMaps? maps)
     {
         var (dtype, size) = Check(entry);
         if (entry.Length == 0)
+        {
             return empty([.. entry.Shape], dtype);
+        }
+
         long[] stored = entry.Strides is null ? [.. entry.Shape] : [entry.Length / size];
-        var tensor = (entry.Length >= SmallestView ? maps?.TryView(this, entry.Offset, entry.Length, stored, dtype, size) : null) ?? Copied(entry, stored, dtype);
+        var tensor = (entry.Length >= SmallestView ? maps?.TryView(this, entry.Offset, entry.Length, stored, dtype, size) : null)
+            ?? Copied(entry, stored, dtype);
         if (entry.Strides is not { } strides)
+        {
             return tensor;
+        }
+
         using (tensor)
+        {
             return tensor.as_strided([.. entry.Shape], [.. strides]);
+        }
     }
 
     private unsafe Tensor Copied(TensorEntry entry, long[] shape, ScalarType dtype)
@@ -102,7 +128,9 @@ internal sealed class MappedFile : IDisposable
         finally
         {
             if (taken)
+            {
                 _map.DangerousRelease();
+            }
         }
     }
 
@@ -118,11 +146,26 @@ internal sealed class MappedFile : IDisposable
     {
         ObjectDisposedException.ThrowIf(_map.IsClosed, this);
         if (entry.Dtype is not { } dtype)
-            throw new InvalidWeightsException(Path, $"tensor '{InvalidWeightsException.Shown(entry.Name)}' has the dtype {entry.Type}, for which there are no tensors here; convert the file to F32, F16 or BF16.");
+        {
+            throw new InvalidWeightsException(
+                Path,
+                $"tensor '{InvalidWeightsException.Shown(entry.Name)}' has the dtype {entry.Type}, for which there are no tensors here; convert the file to F32, F16 or BF16."
+            );
+        }
+
         if (RandomAccess.GetLength(_handle) < Length)
-            throw new InvalidWeightsException(Path, "it was truncated while it was open. Whoever writes weights must write a new file and rename it.");
+        {
+            throw new InvalidWeightsException(
+                Path,
+                "it was truncated while it was open. Whoever writes weights must write a new file and rename it."
+            );
+        }
+
         if (dtype == ScalarType.Bool)
+        {
             CheckBooleans(entry);
+        }
+
         return (dtype, SafetensorsHeader.TypeOf(entry.Type).Size);
     }
 
@@ -132,7 +175,12 @@ internal sealed class MappedFile : IDisposable
         for (long done = 0; done < entry.Length; done += int.MaxValue)
         {
             if (new ReadOnlySpan<byte>(data + done, (int)Math.Min(int.MaxValue, entry.Length - done)).ContainsAnyExceptInRange((byte)0, (byte)1))
-                throw new InvalidWeightsException(Path, $"the boolean tensor '{InvalidWeightsException.Shown(entry.Name)}' holds bytes other than 0 and 1.");
+            {
+                throw new InvalidWeightsException(
+                    Path,
+                    $"the boolean tensor '{InvalidWeightsException.Shown(entry.Name)}' holds bytes other than 0 and 1."
+                );
+            }
         }
     }
 }

@@ -47,7 +47,16 @@ internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type =
     {
         (GlobalKind, string[])[] names =
         [
-            (GlobalKind.Dictionary, ["collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict", "torch.nn.modules.container.ParameterDict"]),
+            (
+                GlobalKind.Dictionary,
+                [
+                    "collections.OrderedDict",
+                    "collections.defaultdict",
+                    "builtins.dict",
+                    "__builtin__.dict",
+                    "torch.nn.modules.container.ParameterDict",
+                ]
+            ),
             (GlobalKind.Tensor, ["torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"]),
             (GlobalKind.TypedTensor, ["torch._utils._rebuild_tensor_v3"]),
             (GlobalKind.Parameter, ["torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"]),
@@ -55,34 +64,81 @@ internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type =
             (GlobalKind.TensorClass, ["torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"]),
             (GlobalKind.Bytes, ["torch.storage.UntypedStorage", "torch.storage._UntypedStorage", "torch.UntypedStorage"]),
             // What training scripts save beside the weights: arguments, best scores, shapes, devices.
-            (GlobalKind.Ignored,
-            [
-                "argparse.Namespace", "torch.Size", "torch.device", "_codecs.encode", "copyreg._reconstructor", "copy_reg._reconstructor",
-                "builtins.object", "__builtin__.object", "builtins.set", "__builtin__.set", "builtins.list", "__builtin__.list", "builtins.int", "__builtin__.int", "__builtin__.long",
-                "builtins.float", "__builtin__.float", "builtins.bool", "__builtin__.bool", "builtins.str", "__builtin__.unicode", "builtins.bytearray", "__builtin__.bytearray", "collections.deque", "collections.Counter", "pathlib.PosixPath", "pathlib.Path", "pathlib.PurePosixPath",
-                "numpy.dtype", "numpy.ndarray", "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
-                "numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct",
-                "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
-            ]),
+            (
+                GlobalKind.Ignored,
+                [
+                    "argparse.Namespace",
+                    "torch.Size",
+                    "torch.device",
+                    "_codecs.encode",
+                    "copyreg._reconstructor",
+                    "copy_reg._reconstructor",
+                    "builtins.object",
+                    "__builtin__.object",
+                    "builtins.set",
+                    "__builtin__.set",
+                    "builtins.list",
+                    "__builtin__.list",
+                    "builtins.int",
+                    "__builtin__.int",
+                    "__builtin__.long",
+                    "builtins.float",
+                    "__builtin__.float",
+                    "builtins.bool",
+                    "__builtin__.bool",
+                    "builtins.str",
+                    "__builtin__.unicode",
+                    "builtins.bytearray",
+                    "__builtin__.bytearray",
+                    "collections.deque",
+                    "collections.Counter",
+                    "pathlib.PosixPath",
+                    "pathlib.Path",
+                    "pathlib.PurePosixPath",
+                    "numpy.dtype",
+                    "numpy.ndarray",
+                    "numpy.core.multiarray.scalar",
+                    "numpy.core.multiarray._reconstruct",
+                    "numpy._core.multiarray.scalar",
+                    "numpy._core.multiarray._reconstruct",
+                    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+                    "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+                ]
+            ),
         ];
         foreach (var (kind, all) in names)
         {
             foreach (var name in all)
+            {
                 yield return new PickleGlobal(name, kind);
+            }
         }
 
         (string Type, string[] Names)[] types =
         [
-            ("F32", ["FloatStorage", "float32", "float"]), ("F64", ["DoubleStorage", "float64", "double"]), ("F16", ["HalfStorage", "float16", "half"]),
-            ("BF16", ["BFloat16Storage", "bfloat16"]), ("I64", ["LongStorage", "int64", "long"]), ("I32", ["IntStorage", "int32", "int"]),
-            ("I16", ["ShortStorage", "int16", "short"]), ("I8", ["CharStorage", "int8"]), ("U8", ["ByteStorage", "uint8"]), ("BOOL", ["BoolStorage", "bool"]),
-            ("U16", ["uint16"]), ("U32", ["uint32"]), ("U64", ["uint64"]), ("F8_E4M3", ["float8_e4m3fn"]), ("F8_E5M2", ["float8_e5m2"]),
+            ("F32", ["FloatStorage", "float32", "float"]),
+            ("F64", ["DoubleStorage", "float64", "double"]),
+            ("F16", ["HalfStorage", "float16", "half"]),
+            ("BF16", ["BFloat16Storage", "bfloat16"]),
+            ("I64", ["LongStorage", "int64", "long"]),
+            ("I32", ["IntStorage", "int32", "int"]),
+            ("I16", ["ShortStorage", "int16", "short"]),
+            ("I8", ["CharStorage", "int8"]),
+            ("U8", ["ByteStorage", "uint8"]),
+            ("BOOL", ["BoolStorage", "bool"]),
+            ("U16", ["uint16"]),
+            ("U32", ["uint32"]),
+            ("U64", ["uint64"]),
+            ("F8_E4M3", ["float8_e4m3fn"]),
+            ("F8_E5M2", ["float8_e5m2"]),
             ("C64", ["ComplexFloatStorage", "complex64"]),
         ];
         foreach (var (type, all) in types)
         {
             foreach (var name in all)
+            {
                 yield return new PickleGlobal($"torch.{name}", GlobalKind.ElementType, type);
+            }
         }
     }
 }

@@ -5,7 +5,9 @@ namespace OpenSora.Weights;
 /// <param name="Bits">A number's bits.</param>
 internal readonly record struct PickleValue(object? Object, long Bits = 0)
 {
-    private static readonly object WholeKind = new(), RealKind = new(), TruthKind = new();
+    private static readonly object WholeKind = new(),
+        RealKind = new(),
+        TruthKind = new();
 
     public static PickleValue Whole(long value) => new(WholeKind, value);
 
@@ -16,14 +18,15 @@ internal readonly record struct PickleValue(object? Object, long Bits = 0)
     public bool IsWhole => ReferenceEquals(Object, WholeKind);
 
     /// <summary>A text or number in words; null for everything else.</summary>
-    public string? Words => Object switch
-    {
-        string text => text,
-        _ when IsWhole => FormattableString.Invariant($"{Bits}"),
-        _ when ReferenceEquals(Object, RealKind) => FormattableString.Invariant($"{BitConverter.Int64BitsToDouble(Bits)}"),
-        _ when ReferenceEquals(Object, TruthKind) => Bits != 0 ? "true" : "false",
-        _ => null,
-    };
+    public string? Words =>
+        Object switch
+        {
+            string text => text,
+            _ when IsWhole => FormattableString.Invariant($"{Bits}"),
+            _ when ReferenceEquals(Object, RealKind) => FormattableString.Invariant($"{BitConverter.Int64BitsToDouble(Bits)}"),
+            _ when ReferenceEquals(Object, TruthKind) => Bits != 0 ? "true" : "false",
+            _ => null,
+        };
 }
 
 /// <summary>A dictionary in the order of its pickle.</summary>

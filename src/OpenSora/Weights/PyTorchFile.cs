@@ -26,7 +26,10 @@ internal sealed class PyTorchFile : WeightsFile
             var sections = new List<(string Name, PickleDictionary Items, int Count)>();
             Find(root.Object as PickleDictionary, "", 0, allowance, sections, new(ReferenceEqualityComparer.Instance));
             if (sections.Count == 0)
+            {
                 throw new InvalidWeightsException(Path, $"it holds no dictionary of tensors{Beside(root)}.");
+            }
+
             var chosen = Choose(sections, section);
             Sections = [.. sections.Select(found => new WeightsSection(found.Name, found.Count, ReferenceEquals(found.Items, chosen)))];
             Tensors = Entries(chosen, sections, allowance);
@@ -51,9 +54,11 @@ internal sealed class PyTorchFile : WeightsFile
     /// <inheritdoc/>
     public override IReadOnlyList<WeightsSection> Sections { get; }
 
-    /// <summary>Whether a file begins as a checkpoint does, of today or of before PyTorch 1.6. So may a safetensors file begin, whose first bytes are the length
+    /// <summary>Whether a file begins as a checkpoint does, of today or of before PyTorch 1.6. So may a safetensors file begin, whose first bytes are
+    /// the length
     /// of its header: 640 is 0x80 0x02.</summary>
-    public static bool IsOne(MappedFile file) => file.Bytes(0, 4) is [(byte)'P', (byte)'K', 3, 4]
+    public static bool IsOne(MappedFile file) =>
+        file.Bytes(0, 4) is [(byte)'P', (byte)'K', 3, 4]
         || ((file.Bytes(0, 4) is [0x80, >= 1 and <= 5, ..] || IsTar(file)) && !SafetensorsHeader.Begins(file));
 
     private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _file.Tensor(entry, maps);
@@ -66,13 +71,27 @@ internal sealed class PyTorchFile : WeightsFile
     {
         const string hint = " Load it in Python and save it again: torch.save(torch.load('old.pth', map_location='cpu'), 'new.pth').";
         if (IsTar(file))
-            throw new InvalidWeightsException(file.Path, "it is a tar archive, as PyTorch wrote checkpoints before version 0.1.10; expected a zip archive." + hint);
+        {
+            throw new InvalidWeightsException(
+                file.Path,
+                "it is a tar archive, as PyTorch wrote checkpoints before version 0.1.10; expected a zip archive." + hint
+            );
+        }
+
         if (file.Bytes(0, 4)[0] != 0x80)
+        {
             return;
+        }
+
         var isLegacy = file.Length >= LegacyMagic.Length && file.Bytes(0, LegacyMagic.Length).SequenceEqual(LegacyMagic);
-        throw new InvalidWeightsException(file.Path, (isLegacy
-            ? "it is in the format that PyTorch wrote before version 1.6; expected a zip archive."
-            : "it is a bare Python pickle; expected a zip archive, as torch.save writes it.") + hint);
+        throw new InvalidWeightsException(
+            file.Path,
+            (
+                isLegacy
+                    ? "it is in the format that PyTorch wrote before version 1.6; expected a zip archive."
+                    : "it is a bare Python pickle; expected a zip archive, as torch.save writes it."
+            ) + hint
+        );
     }
 
     private static PickleValue ReadPickle(MappedFile file, Allowance allowance)
@@ -81,24 +100,47 @@ internal sealed class PyTorchFile : WeightsFile
         var names = records.Keys.Where(name => name is PickleName || name.EndsWith("/" + PickleName, StringComparison.Ordinal)).Take(2).ToList();
         if (names.Count != 1)
         {
-            throw new InvalidWeightsException(file.Path, $"it is a zip archive {(names.Count == 0 ? "without" : "with more than one")} {PickleName}; expected a PyTorch checkpoint, as torch.save writes it."
-                + (records.Keys.Any(name => name.EndsWith(".npy", StringComparison.Ordinal)) ? " It looks like NumPy's .npz." : ""));
+            throw new InvalidWeightsException(
+                file.Path,
+                $"it is a zip archive {(names.Count == 0 ? "without" : "with more than one")} {PickleName}; expected a PyTorch checkpoint, as torch.save writes it."
+                    + (records.Keys.Any(name => name.EndsWith(".npy", StringComparison.Ordinal)) ? " It looks like NumPy's .npz." : "")
+            );
         }
 
         var folder = names[0][..^PickleName.Length];
         if (records.ContainsKey(folder + "constants.pkl"))
-            throw new InvalidWeightsException(file.Path, "it is a TorchScript program, not a checkpoint. Load it in Python with torch.jit.load and save its state dict: torch.save(program.state_dict(), 'weights.pt').");
+        {
+            throw new InvalidWeightsException(
+                file.Path,
+                "it is a TorchScript program, not a checkpoint. Load it in Python with torch.jit.load and save its state dict: torch.save(program.state_dict(), 'weights.pt')."
+            );
+        }
+
         if (records.TryGetValue(folder + "byteorder", out var order) && order.Length == 3 && file.Bytes(order.Offset, 3).SequenceEqual("big"u8))
-            throw new InvalidWeightsException(file.Path, "its numbers are big-endian; expected little-endian. Load it in Python on the machine that wrote it and save it as safetensors.");
+        {
+            throw new InvalidWeightsException(
+                file.Path,
+                "its numbers are big-endian; expected little-endian. Load it in Python on the machine that wrote it and save it as safetensors."
+            );
+        }
+
         if (records.FirstOrDefault(record => record.Value.Length == ZipDirectory.Packed).Key is { } packed)
         {
-            throw new InvalidWeightsException(file.Path, $"its entry '{InvalidWeightsException.Shown(packed)}' is compressed or encrypted; PyTorch stores entries as they are, "
-                + "and only such archives can be mapped. Save it again with torch.save, or pack it with 'zip -0'.");
+            throw new InvalidWeightsException(
+                file.Path,
+                $"its entry '{InvalidWeightsException.Shown(packed)}' is compressed or encrypted; PyTorch stores entries as they are, "
+                    + "and only such archives can be mapped. Save it again with torch.save, or pack it with 'zip -0'."
+            );
         }
 
         var (offset, length) = records[names[0]];
         if (length > SafetensorsHeader.MaxLength)
-            throw new InvalidWeightsException(file.Path, $"its pickle is {length} bytes long, which is more than descriptions of tensors take ({SafetensorsHeader.MaxLength}).");
+        {
+            throw new InvalidWeightsException(
+                file.Path,
+                $"its pickle is {length} bytes long, which is more than descriptions of tensors take ({SafetensorsHeader.MaxLength})."
+            );
+        }
 
         var byName = records.GetAlternateLookup<ReadOnlySpan<char>>();
         return Unpickler.Read(file.Path, file.Bytes(offset, (int)length), allowance, key =>
@@ -109,21 +151,39 @@ internal sealed class PyTorchFile : WeightsFile
     }
 
     /// <summary>Finds the dictionaries that hold tensors themselves, each once.</summary>
-    private static void Find(PickleDictionary? dictionary, string name, int depth, Allowance allowance,
-        List<(string Name, PickleDictionary Items, int Count)> sections, HashSet<object> seen)
+    private static void Find(
+        PickleDictionary? dictionary,
+        string name,
+        int depth,
+        Allowance allowance,
+        List<(string Name, PickleDictionary Items, int Count)> sections,
+        HashSet<object> seen
+    )
     {
         if (dictionary is null || depth > DeepestSection)
+        {
             return;
+        }
+
         allowance.Expect(256);
         if (!seen.Add(dictionary))
+        {
             return;
+        }
+
         var count = dictionary.Items.Count(item => item.Key.Object is string && item.Value.Object is PickleTensor);
         if (count > 0)
+        {
             sections.Add((name, dictionary, count));
+        }
+
         foreach (var (key, value) in dictionary.Items)
         {
             if (key.Object is not string part || value.Object is not PickleDictionary inner)
+            {
                 continue;
+            }
+
             allowance.Expect(2L * (name.Length + part.Length));
             Find(inner, name.Length == 0 ? part : $"{name}.{part}", depth + 1, allowance, sections, seen);
         }
@@ -135,22 +195,35 @@ internal sealed class PyTorchFile : WeightsFile
         if (asked is not null)
         {
             var found = sections.FirstOrDefault(section => string.Equals(section.Name, asked, StringComparison.Ordinal));
-            return found.Items ?? throw new InvalidWeightsException(Path, $"it has no section '{asked}'. It has: {string.Join(", ", sections.Take(8).Select(section => $"'{InvalidWeightsException.Shown(section.Name)}'"))}.");
+            return found.Items
+                ?? throw new InvalidWeightsException(
+                    Path,
+                    $"it has no section '{asked}'. It has: {string.Join(", ", sections.Take(8).Select(section => $"'{InvalidWeightsException.Shown(section.Name)}'"))}."
+                );
         }
 
         if (sections.Count == 1)
+        {
             return sections[0].Items;
+        }
+
         foreach (var known in new[] { Averages, Usual })
         {
             var usual = sections.Where(section => section.Name.Split('.').Any(known.Contains)).ToList();
             if (usual.Count > 0)
+            {
                 return usual.MinBy(section => (Array.FindIndex(known, name => section.Name.Split('.').Contains(name)), -section.Count)).Items;
+            }
         }
 
         return sections.Find(section => section.Name.Length == 0).Items;
     }
 
-    private static Dictionary<string, TensorEntry> Entries(PickleDictionary? chosen, List<(string Name, PickleDictionary Items, int Count)> sections, Allowance allowance)
+    private static Dictionary<string, TensorEntry> Entries(
+        PickleDictionary? chosen,
+        List<(string Name, PickleDictionary Items, int Count)> sections,
+        Allowance allowance
+    )
     {
         var taken = sections.Where(section => chosen is null || ReferenceEquals(section.Items, chosen)).ToList();
         var count = taken.Sum(section => section.Count);
@@ -161,7 +234,10 @@ internal sealed class PyTorchFile : WeightsFile
             foreach (var (key, value) in section.Items.Items)
             {
                 if (key.Object is not string name || value.Object is not PickleTensor tensor)
+                {
                     continue;
+                }
+
                 allowance.Expect(128 + (chosen is null ? 2L * (section.Name.Length + name.Length) : 0));
                 var full = chosen is null ? $"{section.Name}.{name}" : name;
                 entries[full] = new TensorEntry(full, tensor.Type, tensor.Shape, tensor.Offset, tensor.Length) { Strides = tensor.Strides };
@@ -179,16 +255,20 @@ internal sealed class PyTorchFile : WeightsFile
         {
             allowance.Expect(256);
             if (key.Object is string name && value.Words is { Length: <= 1000 } words)
+            {
                 values[name] = words;
+            }
         }
 
         return values;
     }
 
-    private static string Beside(PickleValue root) => root.Object switch
-    {
-        PickleDictionary { Items.Count: > 0 } dictionary => $"; it holds {string.Join(", ", dictionary.Items.Take(8).Select(item => $"'{InvalidWeightsException.Shown(item.Key.Words ?? "?")}'"))}",
-        PickleTensor => ", but a single tensor",
-        _ => "",
-    };
+    private static string Beside(PickleValue root) =>
+        root.Object switch
+        {
+            PickleDictionary { Items.Count: > 0 } dictionary =>
+                $"; it holds {string.Join(", ", dictionary.Items.Take(8).Select(item => $"'{InvalidWeightsException.Shown(item.Key.Words ?? "?")}'"))}",
+            PickleTensor => ", but a single tensor",
+            _ => "",
+        };
 }

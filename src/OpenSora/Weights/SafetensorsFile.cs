@@ -20,8 +20,11 @@ public sealed class SafetensorsFile : WeightsFile
             var headerLength = BinaryPrimitives.ReadUInt64LittleEndian(prefix);
             if (headerLength > (ulong)(file.Length - SafetensorsHeader.PrefixLength) || headerLength > SafetensorsHeader.MaxLength)
             {
-                throw new InvalidWeightsException(Path, WhatElse(prefix)
-                    ?? $"it claims a header of {headerLength} bytes, but is {file.Length} bytes long; it is truncated or not a safetensors file.");
+                throw new InvalidWeightsException(
+                    Path,
+                    WhatElse(prefix)
+                        ?? $"it claims a header of {headerLength} bytes, but is {file.Length} bytes long; it is truncated or not a safetensors file."
+                );
             }
 
             var header = file.Bytes(SafetensorsHeader.PrefixLength, (int)headerLength);
@@ -55,13 +58,15 @@ public sealed class SafetensorsFile : WeightsFile
     private protected override void Close() => _file.Dispose();
 
     /// <summary>Recognises kinds of file that are given in place of weights.</summary>
-    private static string? WhatElse(ReadOnlySpan<byte> start) => start switch
-    {
-        [(byte)'P', (byte)'K', 3, 4, ..] => "it is a zip archive, probably a PyTorch checkpoint (.pt, .pth, .bin); expected safetensors.",
-        [0x80, >= 2 and <= 5, ..] => "it is a Python pickle, probably an old PyTorch checkpoint (.pt, .pth, .bin); expected safetensors.",
-        [(byte)'v', (byte)'e', (byte)'r', (byte)'s', (byte)'i', (byte)'o', (byte)'n', (byte)' ', ..] => "it is a text file that begins with 'version', probably a Git LFS pointer; fetch the real file with 'git lfs pull'.",
-        [(byte)'{', ..] => "it is a text file that looks like JSON; expected safetensors.",
-        [(byte)'<', ..] => "it is a text file that looks like HTML or XML, probably an error page saved by a download; expected safetensors.",
-        _ => null,
-    };
+    private static string? WhatElse(ReadOnlySpan<byte> start) =>
+        start switch
+        {
+            [(byte)'P', (byte)'K', 3, 4, ..] => "it is a zip archive, probably a PyTorch checkpoint (.pt, .pth, .bin); expected safetensors.",
+            [0x80, >= 2 and <= 5, ..] => "it is a Python pickle, probably an old PyTorch checkpoint (.pt, .pth, .bin); expected safetensors.",
+            [(byte)'v', (byte)'e', (byte)'r', (byte)'s', (byte)'i', (byte)'o', (byte)'n', (byte)' ', ..] =>
+                "it is a text file that begins with 'version', probably a Git LFS pointer; fetch the real file with 'git lfs pull'.",
+            [(byte)'{', ..] => "it is a text file that looks like JSON; expected safetensors.",
+            [(byte)'<', ..] => "it is a text file that looks like HTML or XML, probably an error page saved by a download; expected safetensors.",
+            _ => null,
+        };
 }

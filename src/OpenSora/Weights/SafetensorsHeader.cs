@@ -41,7 +41,9 @@ internal static class SafetensorsHeader
 
     public const int MaxDimensions = 64;
 
-    private static readonly FrozenDictionary<string, (int Size, ScalarType? Dtype)> Types = new Dictionary<string, (int, ScalarType?)>(StringComparer.Ordinal)
+    private static readonly FrozenDictionary<string, (int Size, ScalarType? Dtype)> Types = new Dictionary<string, (int, ScalarType?)>(
+        StringComparer.Ordinal
+    )
     {
         ["BOOL"] = (1, ScalarType.Bool),
         ["U8"] = (1, ScalarType.Byte),
@@ -68,8 +70,10 @@ internal static class SafetensorsHeader
     public static string? NameOf(ScalarType dtype) => Types.FirstOrDefault(type => type.Value.Dtype == dtype).Key;
 
     /// <summary>Whether a file begins with a header: a length that fits into the file, and an opening brace.</summary>
-    public static bool Begins(MappedFile file) => file.Length > PrefixLength
-        && BinaryPrimitives.ReadUInt64LittleEndian(file.Bytes(0, PrefixLength)) <= (ulong)(file.Length - PrefixLength) && file.Bytes(PrefixLength, 1)[0] == (byte)'{';
+    public static bool Begins(MappedFile file) =>
+        file.Length > PrefixLength
+        && BinaryPrimitives.ReadUInt64LittleEndian(file.Bytes(0, PrefixLength)) <= (ulong)(file.Length - PrefixLength)
+        && file.Bytes(PrefixLength, 1)[0] == (byte)'{';
 
     /// <summary>Reads and checks a header against the length of its file.</summary>
     /// <param name="path">For messages.</param>
@@ -79,7 +83,12 @@ internal static class SafetensorsHeader
     /// <param name="metadata">The file's own key-value pairs.</param>
     /// <returns>The tensors in the order of their bytes.</returns>
     public static OrderedDictionary<string, TensorEntry> Parse(
-        string path, ReadOnlySpan<byte> json, long fileLength, Allowance allowance, out IReadOnlyDictionary<string, string> metadata)
+        string path,
+        ReadOnlySpan<byte> json,
+        long fileLength,
+        Allowance allowance,
+        out IReadOnlyDictionary<string, string> metadata
+    )
     {
         var entries = new List<TensorEntry>();
         var pairs = new Dictionary<string, string>(StringComparer.Ordinal);
@@ -92,9 +101,13 @@ internal static class SafetensorsHeader
             {
                 var name = Text(ref reader, allowance);
                 if (string.Equals(name, MetadataName, StringComparison.Ordinal))
+                {
                     ReadMetadata(ref reader, allowance, pairs);
+                }
                 else
+                {
                     allowance.Add(entries, ReadEntry(ref reader, name, dataStart, fileLength));
+                }
             }
 
             Expect(!reader.Read(), "text follows the header's JSON object");
@@ -111,16 +124,34 @@ internal static class SafetensorsHeader
         foreach (var entry in entries)
         {
             if (!byName.TryAdd(entry.Name, entry))
+            {
                 throw new InvalidWeightsException(path, $"the header is not valid: it names '{InvalidWeightsException.Shown(entry.Name)}' twice.");
+            }
+
             if (entry.Offset < end)
-                throw new InvalidWeightsException(path, $"tensor '{InvalidWeightsException.Shown(entry.Name)}' overlaps the tensor before it: it starts at byte {entry.Offset}, which is taken up to byte {end}.");
+            {
+                throw new InvalidWeightsException(
+                    path,
+                    $"tensor '{InvalidWeightsException.Shown(entry.Name)}' overlaps the tensor before it: it starts at byte {entry.Offset}, which is taken up to byte {end}."
+                );
+            }
+
             if (entry.Offset > end)
-                throw new InvalidWeightsException(path, $"there is a hole of {entry.Offset - end} bytes before tensor '{InvalidWeightsException.Shown(entry.Name)}'.");
+            {
+                throw new InvalidWeightsException(
+                    path,
+                    $"there is a hole of {entry.Offset - end} bytes before tensor '{InvalidWeightsException.Shown(entry.Name)}'."
+                );
+            }
+
             end = entry.Offset + entry.Length;
         }
 
         if (end != fileLength)
+        {
             throw new InvalidWeightsException(path, $"the file is {fileLength} bytes long, but its tensors end at byte {end}.");
+        }
+
         metadata = pairs;
         return byName;
     }
@@ -144,7 +175,8 @@ internal static class SafetensorsHeader
     private static TensorEntry ReadEntry(ref Utf8JsonReader reader, string name, long dataStart, long fileLength)
     {
         string? type = null;
-        Span<long> shape = stackalloc long[MaxDimensions], offsets = stackalloc long[2];
+        Span<long> shape = stackalloc long[MaxDimensions],
+            offsets = stackalloc long[2];
         var (dimensions, ends) = (-1, -1);
         Expect(Next(ref reader) == JsonTokenType.StartObject, "a tensor must be described by a JSON object", name);
         while (Next(ref reader) == JsonTokenType.PropertyName)
@@ -152,7 +184,8 @@ internal static class SafetensorsHeader
             if (type is null && reader.ValueTextEquals("dtype"u8))
             {
                 Expect(Next(ref reader) == JsonTokenType.String, "its dtype must be a string", name);
-                type = Type(ref reader) ?? throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' has the unknown dtype '{Start(ref reader)}'.");
+                type = Type(ref reader)
+                    ?? throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' has the unknown dtype '{Start(ref reader)}'.");
             }
             else if (dimensions < 0 && reader.ValueTextEquals("shape"u8))
             {
@@ -164,7 +197,9 @@ internal static class SafetensorsHeader
             }
             else
             {
-                throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' has an unknown or repeated property '{Start(ref reader)}'.");
+                throw new FormatException(
+                    $"tensor '{InvalidWeightsException.Shown(name)}' has an unknown or repeated property '{Start(ref reader)}'."
+                );
             }
         }
 
@@ -172,10 +207,20 @@ internal static class SafetensorsHeader
         shape = shape[..dimensions];
         var (begin, end) = (offsets[0], offsets[1]);
         if (begin > end || end > fileLength - dataStart)
-            throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' claims bytes {begin} to {end}, but the file holds {fileLength - dataStart} bytes of data; it is truncated or damaged.");
+        {
+            throw new FormatException(
+                $"tensor '{InvalidWeightsException.Shown(name)}' claims bytes {begin} to {end}, but the file holds {fileLength - dataStart} bytes of data; it is truncated or damaged."
+            );
+        }
+
         Expect(TryCount(shape, TypeOf(type!).Size, out var bytes), "its shape is too large", name);
         if (bytes != end - begin)
-            throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' of shape [{string.Join(", ", shape.ToArray())}] and dtype {type} needs {bytes} bytes, but its data_offsets give {end - begin}.");
+        {
+            throw new FormatException(
+                $"tensor '{InvalidWeightsException.Shown(name)}' of shape [{string.Join(", ", shape.ToArray())}] and dtype {type} needs {bytes} bytes, but its data_offsets give {end - begin}."
+            );
+        }
+
         return new TensorEntry(name, type!, shape.ToArray(), dataStart + begin, bytes);
     }
 
@@ -223,7 +268,9 @@ internal static class SafetensorsHeader
         foreach (var name in Types.Keys)
         {
             if (reader.ValueTextEquals(name))
+            {
                 return name;
+            }
         }
 
         return null;
@@ -238,7 +285,10 @@ internal static class SafetensorsHeader
         {
             extent *= Math.Max(length, 1);
             if (extent > long.MaxValue)
+            {
                 return false;
+            }
+
             bytes *= length;
         }
 
@@ -254,6 +304,8 @@ internal static class SafetensorsHeader
     private static void Expect(bool condition, string otherwise, string? name = null)
     {
         if (!condition)
+        {
             throw new FormatException(name is null ? $"{otherwise}." : $"of '{InvalidWeightsException.Shown(name)}', {otherwise}.");
+        }
     }
 }

@@ -18,7 +18,11 @@ public static class SafetensorsWriter
         Write(path, tensors, metadata, open: null);
 
     internal static void Write(
-        string path, IEnumerable<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata, Func<string, Stream>? open)
+        string path,
+        IEnumerable<KeyValuePair<string, Tensor>> tensors,
+        IReadOnlyDictionary<string, string>? metadata,
+        Func<string, Stream>? open
+    )
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         var ordered = InOrder(tensors);
@@ -46,7 +50,10 @@ public static class SafetensorsWriter
         foreach (var (_, tensor) in tensors)
         {
             if (tensor.numel() == 0)
+            {
                 continue;
+            }
+
             using var scope = NewDisposeScope();
             tensor.detach().cpu().contiguous().WriteBytesToStream(stream, 1 << 20);
         }
@@ -61,15 +68,18 @@ public static class SafetensorsWriter
         foreach (var (name, _) in ordered)
         {
             if (!names.Add(name))
+            {
                 throw new ArgumentException($"Two tensors are named '{name}', or that name is reserved.", nameof(tensors));
+            }
         }
 
         return ordered;
     }
 
-    private static int SizeOf(string name, ScalarType dtype) => SafetensorsHeader.NameOf(dtype) is { } type
-        ? SafetensorsHeader.TypeOf(type).Size
-        : throw new ArgumentException($"Tensor '{name}' has the dtype {dtype}, which safetensors files cannot hold.", nameof(dtype));
+    private static int SizeOf(string name, ScalarType dtype) =>
+        SafetensorsHeader.NameOf(dtype) is { } type
+            ? SafetensorsHeader.TypeOf(type).Size
+            : throw new ArgumentException($"Tensor '{name}' has the dtype {dtype}, which safetensors files cannot hold.", nameof(dtype));
 
     private static byte[] Header(List<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata)
     {
@@ -81,7 +91,10 @@ public static class SafetensorsWriter
             {
                 json.WriteStartObject(SafetensorsHeader.MetadataName);
                 foreach (var (key, value) in metadata.OrderBy(pair => pair.Key, StringComparer.Ordinal))
+                {
                     json.WriteString(key, value);
+                }
+
                 json.WriteEndObject();
             }
 
@@ -92,7 +105,10 @@ public static class SafetensorsWriter
                 json.WriteString("dtype", SafetensorsHeader.NameOf(tensor.dtype));
                 json.WriteStartArray("shape");
                 foreach (var size in tensor.shape)
+                {
                     json.WriteNumberValue(size);
+                }
+
                 json.WriteEndArray();
                 json.WriteStartArray("data_offsets");
                 json.WriteNumberValue(offset);
@@ -105,7 +121,10 @@ public static class SafetensorsWriter
         }
 
         while (buffer.Length % 8 != 0)
+        {
             buffer.WriteByte((byte)' ');
+        }
+
         return buffer.ToArray();
     }
 }

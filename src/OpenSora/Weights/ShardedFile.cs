@@ -4,7 +4,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>Weights in several files, with an index that says which tensor is in which: <c>{"metadata": {...}, "weight_map": {"name": "file", ...}}</c>.</summary>
+/// <summary>Weights in several files, with an index that says which tensor is in which: <c>{"metadata": {...}, "weight_map": {"name": "file",
+/// ...}}</c>.</summary>
 internal sealed class ShardedFile : WeightsFile
 {
     private const int LongestIndex = 100_000_000;
@@ -18,21 +19,37 @@ internal sealed class ShardedFile : WeightsFile
         try
         {
             foreach (var shard in index.Values.Distinct(StringComparer.Ordinal))
+            {
                 _shards.Add(shard, OpenShard(shard, section));
+            }
+
             var tensors = new OrderedDictionary<string, TensorEntry>(StringComparer.Ordinal);
             foreach (var (shard, file) in _shards)
             {
                 foreach (var (name, entry) in file.Tensors)
                 {
-                    if (string.Equals(index.GetValueOrDefault(name, shard), shard, StringComparison.Ordinal) && !tensors.TryAdd(name, entry with { Shard = shard }))
-                        throw new InvalidWeightsException(Path, $"tensor '{InvalidWeightsException.Shown(name)}' is in two shards, '{tensors[name].Shard}' and '{shard}', and the index does not say which to take.");
+                    if (
+                        string.Equals(index.GetValueOrDefault(name, shard), shard, StringComparison.Ordinal)
+                        && !tensors.TryAdd(name, entry with { Shard = shard })
+                    )
+                    {
+                        throw new InvalidWeightsException(
+                            Path,
+                            $"tensor '{InvalidWeightsException.Shown(name)}' is in two shards, '{tensors[name].Shard}' and '{shard}', and the index does not say which to take."
+                        );
+                    }
                 }
             }
 
             foreach (var (name, shard) in index)
             {
                 if (!tensors.ContainsKey(name))
-                    throw new InvalidWeightsException(Path, $"the index says that tensor '{InvalidWeightsException.Shown(name)}' is in '{shard}', but it is not; the shards belong to another index.");
+                {
+                    throw new InvalidWeightsException(
+                        Path,
+                        $"the index says that tensor '{InvalidWeightsException.Shown(name)}' is in '{shard}', but it is not; the shards belong to another index."
+                    );
+                }
             }
 
             Tensors = tensors;
@@ -55,26 +72,50 @@ internal sealed class ShardedFile : WeightsFile
     public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
     /// <inheritdoc/>
-    public override IReadOnlyList<WeightsSection> Sections => [.. _shards.Values.SelectMany(shard => shard.Sections)
-        .GroupBy(section => section.Name, StringComparer.Ordinal).Select(group => new WeightsSection(group.Key, group.Sum(section => section.Tensors), group.Any(section => section.Chosen)))];
+    public override IReadOnlyList<WeightsSection> Sections =>
+        [
+            .. _shards
+                .Values.SelectMany(shard => shard.Sections)
+                .GroupBy(section => section.Name, StringComparer.Ordinal)
+                .Select(group => new WeightsSection(group.Key, group.Sum(section => section.Tensors), group.Any(section => section.Chosen))),
+        ];
 
     private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _shards[entry.Shard!].Read(entry.Name, maps);
 
     private protected override void Close()
     {
         foreach (var shard in _shards.Values)
+        {
             shard.Dispose();
+        }
     }
 
     /// <summary>Opens a file beside the index; a name that leads elsewhere is refused.</summary>
     private WeightsFile OpenShard(string name, string? section)
     {
         var folder = System.IO.Path.GetDirectoryName(Path)!;
-        if (name.Length == 0 || !string.Equals(System.IO.Path.GetFileName(name), name, StringComparison.Ordinal) || name.EndsWith(".json", StringComparison.OrdinalIgnoreCase) || name is "." or "..")
-            throw new InvalidWeightsException(Path, $"the index names the shard '{InvalidWeightsException.Shown(name)}'; expected the name of a file of weights beside it.");
+        if (
+            name.Length == 0
+            || !string.Equals(System.IO.Path.GetFileName(name), name, StringComparison.Ordinal)
+            || name.EndsWith(".json", StringComparison.OrdinalIgnoreCase)
+            || name is "." or ".."
+        )
+        {
+            throw new InvalidWeightsException(
+                Path,
+                $"the index names the shard '{InvalidWeightsException.Shown(name)}'; expected the name of a file of weights beside it."
+            );
+        }
+
         var path = System.IO.Path.Combine(folder, name);
         if (!File.Exists(path))
-            throw new InvalidWeightsException(Path, $"the shard '{InvalidWeightsException.Shown(name)}' that the index names is not there; fetch it into the same folder.");
+        {
+            throw new InvalidWeightsException(
+                Path,
+                $"the shard '{InvalidWeightsException.Shown(name)}' that the index names is not there; fetch it into the same folder."
+            );
+        }
+
         return Open(path, section);
     }
 
@@ -82,31 +123,63 @@ internal sealed class ShardedFile : WeightsFile
     {
         var file = new FileInfo(path);
         if (!file.Exists)
+        {
             throw new FileNotFoundException($"The weights file '{path}' does not exist.", path);
+        }
+
         if (file.Length > LongestIndex)
+        {
             throw new InvalidWeightsException(path, $"it is {file.Length} bytes long, which is too much for an index of shards.");
+        }
+
         try
         {
             using var document = JsonDocument.Parse(File.ReadAllBytes(path), new JsonDocumentOptions { MaxDepth = 8 });
-            if (document.RootElement.ValueKind != JsonValueKind.Object || !document.RootElement.TryGetProperty("weight_map", out var map) || map.ValueKind != JsonValueKind.Object)
-                throw new InvalidWeightsException(path, "it is JSON without a weight_map; expected a file of weights or the index of shards (*.index.json).");
+            if (
+                document.RootElement.ValueKind != JsonValueKind.Object
+                || !document.RootElement.TryGetProperty("weight_map", out var map)
+                || map.ValueKind != JsonValueKind.Object
+            )
+            {
+                throw new InvalidWeightsException(
+                    path,
+                    "it is JSON without a weight_map; expected a file of weights or the index of shards (*.index.json)."
+                );
+            }
+
             var index = new Dictionary<string, string>(StringComparer.Ordinal);
             foreach (var property in map.EnumerateObject())
             {
                 if (property.Value.ValueKind != JsonValueKind.String || !index.TryAdd(property.Name, property.Value.GetString()!))
-                    throw new InvalidWeightsException(path, $"the index is not valid: '{InvalidWeightsException.Shown(property.Name)}' comes twice or names no file.");
+                {
+                    throw new InvalidWeightsException(
+                        path,
+                        $"the index is not valid: '{InvalidWeightsException.Shown(property.Name)}' comes twice or names no file."
+                    );
+                }
             }
 
             if (index.Count == 0)
+            {
                 throw new InvalidWeightsException(path, "the index names no tensors.");
-            metadata = document.RootElement.TryGetProperty("metadata", out var pairs) && pairs.ValueKind == JsonValueKind.Object
-                ? pairs.EnumerateObject().DistinctBy(pair => pair.Name, StringComparer.Ordinal).ToDictionary(pair => pair.Name, pair => pair.Value.ToString(), StringComparer.Ordinal)
-                : new Dictionary<string, string>(StringComparer.Ordinal);
+            }
+
+            metadata =
+                document.RootElement.TryGetProperty("metadata", out var pairs) && pairs.ValueKind == JsonValueKind.Object
+                    ? pairs
+                        .EnumerateObject()
+                        .DistinctBy(pair => pair.Name, StringComparer.Ordinal)
+                        .ToDictionary(pair => pair.Name, pair => pair.Value.ToString(), StringComparer.Ordinal)
+                    : new Dictionary<string, string>(StringComparer.Ordinal);
             return index;
         }
         catch (Exception exception) when (exception is JsonException or InvalidOperationException) // the latter of names that are no text
         {
-            throw new InvalidWeightsException(path, $"the index is not valid JSON: {InvalidWeightsException.Shown(exception.Message, 1500)}", exception);
+            throw new InvalidWeightsException(
+                path,
+                $"the index is not valid JSON: {InvalidWeightsException.Shown(exception.Message, 1500)}",
+                exception
+            );
         }
     }
 }

@@ -5,7 +5,8 @@ using static TorchSharp.torch;
 namespace OpenSora.Weights;
 
 /// <summary>Files as libtorch maps them: one private map for each file and element type, in which tensors lie as views.</summary>
-/// <remarks>A view keeps its map alive, so that this object is disposed of as soon as all tensors are made. Writing into a view changes neither the file nor a
+/// <remarks>A view keeps its map alive, so that this object is disposed of as soon as all tensors are made. Writing into a view changes neither the
+/// file nor a
 /// view of another object like this one: the system copies the page.</remarks>
 internal sealed class TensorMaps : IDisposable
 {
@@ -24,11 +25,20 @@ internal sealed class TensorMaps : IDisposable
     public Tensor? TryView(MappedFile file, long offset, long length, long[] shape, ScalarType dtype, int size)
     {
         if (offset % size != 0 || offset < _ends.GetValueOrDefault(file))
+        {
             return null;
+        }
+
         if (!_maps.TryGetValue((file, dtype), out var map))
+        {
             _maps.Add((file, dtype), map = Map(file, dtype, size));
+        }
+
         if (map is null)
+        {
             return null;
+        }
+
         _ends[file] = offset + length;
         using var elements = map.narrow(0, offset / size, length / size);
         return elements.view(shape);
@@ -38,7 +48,10 @@ internal sealed class TensorMaps : IDisposable
     public void Dispose()
     {
         foreach (var map in _maps.Values)
+        {
             map?.Dispose();
+        }
+
         _maps.Clear();
     }
 

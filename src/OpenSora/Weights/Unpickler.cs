@@ -4,11 +4,13 @@ using System.Text;
 
 namespace OpenSora.Weights;
 
-/// <summary>Reads the pickle of a PyTorch checkpoint. Nothing is executed: the few calls that rebuild tensors are known here, every other is refused by name.</summary>
+/// <summary>Reads the pickle of a PyTorch checkpoint. Nothing is executed: the few calls that rebuild tensors are known here, every other is refused
+/// by name.</summary>
 /// <remarks>Source: the opcodes as CPython's pickletools describes them, protocols 2 to 5.</remarks>
 internal ref struct Unpickler
 {
-    private const int LongestName = 200, MemoPage = 256;
+    private const int LongestName = 200,
+        MemoPage = 256;
 
     private readonly string _path;
     private readonly ReadOnlySpan<byte> _pickle;
@@ -36,7 +38,10 @@ internal ref struct Unpickler
     {
         var reader = new Unpickler(path, pickle, allowance, records);
         while (reader.Step(reader.Byte()))
+        {
             allowance.Expect();
+        }
+
         return reader.Pop();
     }
 
@@ -235,16 +240,48 @@ internal ref struct Unpickler
 
                 return new(dictionary);
             case GlobalKind.Tensor:
-                Expect(arguments is [{ Object: PickleStorage { Type: not null } }, { IsWhole: true }, { Object: PickleValue[] }, { Object: PickleValue[] }, ..], "a tensor's arguments are not a storage, an offset, sizes and strides");
+                Expect(
+                    arguments
+                        is [
+                            { Object: PickleStorage { Type: not null } },
+                            { IsWhole: true },
+                            { Object: PickleValue[] },
+                            { Object: PickleValue[] },
+                            ..,
+                        ],
+                    "a tensor's arguments are not a storage, an offset, sizes and strides"
+                );
                 return new(Tensor((PickleStorage)arguments![0].Object!, ((PickleStorage)arguments[0].Object!).Type!, arguments));
             case GlobalKind.TypedTensor:
-                Expect(arguments is [{ Object: PickleStorage }, { IsWhole: true }, { Object: PickleValue[] }, { Object: PickleValue[] }, _, _, { Object: PickleGlobal { Kind: GlobalKind.ElementType } }, ..], "a typed tensor's arguments are not a storage, an offset, sizes, strides and a type");
+                Expect(
+                    arguments
+                        is [
+                            { Object: PickleStorage },
+                            { IsWhole: true },
+                            { Object: PickleValue[] },
+                            { Object: PickleValue[] },
+                            _,
+                            _,
+                            { Object: PickleGlobal { Kind: GlobalKind.ElementType } },
+                            ..,
+                        ],
+                    "a typed tensor's arguments are not a storage, an offset, sizes, strides and a type"
+                );
                 return new(Tensor((PickleStorage)arguments![0].Object!, ((PickleGlobal)arguments[6].Object!).Type!, arguments));
             case GlobalKind.Parameter:
                 Expect(arguments is [{ Object: PickleTensor }, ..], "a parameter is made of something else than a tensor");
                 return arguments![0];
             case GlobalKind.Call:
-                Expect(arguments is [{ Object: PickleGlobal { Kind: GlobalKind.Tensor or GlobalKind.TypedTensor or GlobalKind.Parameter } }, { Object: PickleGlobal { Kind: GlobalKind.TensorClass } }, { Object: PickleValue[] }, ..], "a tensor of a class of its own is not rebuilt as tensors are");
+                Expect(
+                    arguments
+                        is [
+                            { Object: PickleGlobal { Kind: GlobalKind.Tensor or GlobalKind.TypedTensor or GlobalKind.Parameter } },
+                            { Object: PickleGlobal { Kind: GlobalKind.TensorClass } },
+                            { Object: PickleValue[] },
+                            ..,
+                        ],
+                    "a tensor of a class of its own is not rebuilt as tensors are"
+                );
                 return Call((PickleGlobal)arguments![0].Object!, (PickleValue[])arguments[2].Object!);
             case GlobalKind.Ignored:
                 return new(function);
@@ -256,14 +293,31 @@ internal ref struct Unpickler
     /// <summary>A storage by its persistent id: <c>("storage", class, key, device, elements)</c>.</summary>
     private readonly PickleStorage Storage(PickleValue[]? id)
     {
-        Expect(id is [{ Object: "storage" }, { Object: PickleGlobal { Kind: GlobalKind.ElementType or GlobalKind.Bytes } }, { Object: string }, _, { IsWhole: true }, ..], "a persistent id does not name a storage");
+        Expect(
+            id
+                is [
+                    { Object: "storage" },
+                    { Object: PickleGlobal { Kind: GlobalKind.ElementType or GlobalKind.Bytes } },
+                    { Object: string },
+                    _,
+                    { IsWhole: true },
+                    ..,
+                ],
+            "a persistent id does not name a storage"
+        );
         var type = ((PickleGlobal)id![1].Object!).Type;
         var (key, count) = ((string)id[2].Object!, id[4].Bits);
         if (_records(key) is not { } record)
+        {
             throw Damaged($"the archive lacks the record '{InvalidWeightsException.Shown(key)}' of a storage; it is truncated or was repacked");
+        }
+
         var length = (Int128)count * (type is null ? 1 : SafetensorsHeader.TypeOf(type).Size);
         if (count < 0 || length > record.Length)
+        {
             throw Damaged($"the storage '{InvalidWeightsException.Shown(key)}' claims {length} bytes, but its record has {record.Length}");
+        }
+
         return new PickleStorage(type, record.Offset, (long)length);
     }
 
@@ -272,11 +326,17 @@ internal ref struct Unpickler
     {
         var (shape, strides) = (Numbers(arguments[2].Object), Numbers(arguments[3].Object));
         var size = SafetensorsHeader.TypeOf(type).Size;
-        Expect(shape.Length == strides.Length && SafetensorsHeader.TrySpan(shape, strides, size, out _), "a tensor's shape is too large, or not of as many dimensions as its strides");
+        Expect(
+            shape.Length == strides.Length && SafetensorsHeader.TrySpan(shape, strides, size, out _),
+            "a tensor's shape is too large, or not of as many dimensions as its strides"
+        );
         _ = SafetensorsHeader.TrySpan(shape, strides, size, out var length);
         var offset = (Int128)arguments[1].Bits * size;
         if (offset < 0 || offset + length > storage.Length)
+        {
             throw Damaged($"a tensor of shape [{string.Join(", ", shape)}] reaches to byte {offset + length} of a storage of {storage.Length} bytes");
+        }
+
         return new PickleTensor(type, shape, IsRowByRow(shape, strides) || length == 0 ? null : strides, storage.Offset + (long)offset, length);
     }
 
@@ -286,7 +346,10 @@ internal ref struct Unpickler
         for (var i = shape.Length - 1; i >= 0; i--)
         {
             if (shape[i] != 1 && strides[i] != expected)
+            {
                 return false;
+            }
+
             expected *= shape[i];
         }
 
@@ -307,37 +370,53 @@ internal ref struct Unpickler
         return numbers;
     }
 
-    private readonly PickleGlobal Global(ReadOnlySpan<char> name) => PickleGlobal.ByName.TryGetValue(name, out var known) ? known : throw new InvalidWeightsException(_path,
-        $"its pickle names '{InvalidWeightsException.Shown(name.ToString())}', which is not among the calls that rebuild tensors. Nothing of the file was executed. "
-            + "If you trust it, load it in Python and save its tensors alone, for example: torch.save({k: v for k, v in state_dict.items()}, 'weights.pt').");
+    private readonly PickleGlobal Global(ReadOnlySpan<char> name) =>
+        PickleGlobal.ByName.TryGetValue(name, out var known)
+            ? known
+            : throw new InvalidWeightsException(
+                _path,
+                $"its pickle names '{InvalidWeightsException.Shown(name.ToString())}', which is not among the calls that rebuild tensors. Nothing of the file was executed. "
+                    + "If you trust it, load it in Python and save its tensors alone, for example: torch.save({k: v for k, v in state_dict.items()}, 'weights.pt')."
+            );
 
     private readonly void AddPairs(object? target, ReadOnlySpan<PickleValue> pairs)
     {
         Expect(pairs.Length % 2 == 0, "a dictionary's keys and values do not pair");
         if (target is PickleGlobal { Kind: GlobalKind.Ignored })
+        {
             return;
+        }
+
         var dictionary = target as PickleDictionary;
         Expect(dictionary is not null, "it puts items into something that is no dictionary");
         for (var i = 0; i < pairs.Length; i += 2)
+        {
             dictionary!.Add(_allowance, pairs[i], pairs[i + 1]);
+        }
     }
 
     private readonly void AddItems(object? target, ReadOnlySpan<PickleValue> items)
     {
         if (target is PickleGlobal { Kind: GlobalKind.Ignored })
+        {
             return;
+        }
+
         var list = target as PickleList;
         Expect(list is not null, "it appends to something that is no list");
         foreach (var item in items)
+        {
             list!.Add(_allowance, item);
+        }
     }
 
-    private static PickleValue[] Items(object? sequence) => sequence switch
-    {
-        PickleValue[] tuple => tuple,
-        PickleList list => [.. list.Items],
-        _ => [],
-    };
+    private static PickleValue[] Items(object? sequence) =>
+        sequence switch
+        {
+            PickleValue[] tuple => tuple,
+            PickleList list => [.. list.Items],
+            _ => [],
+        };
 
     // --- stack and memo -----------------------------------------------------------------------------------------------
 
@@ -426,7 +505,10 @@ internal ref struct Unpickler
 
         var value = bytes.Length > 0 && (bytes[^1] & 0x80) != 0 ? -1L : 0;
         for (var i = bytes.Length - 1; i >= 0; i--)
+        {
             value = (value << 8) | bytes[i];
+        }
+
         Push(PickleValue.Whole(value));
     }
 
@@ -459,7 +541,9 @@ internal ref struct Unpickler
     private readonly void Expect(bool condition, string otherwise)
     {
         if (!condition)
+        {
             throw Damaged(otherwise);
+        }
     }
 
     private readonly InvalidWeightsException Damaged(string how) => new(_path, $"its pickle is damaged, or none of a PyTorch checkpoint: {how}.");

@@ -3,11 +3,15 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>Weights on disk, of any format that is read: a safetensors file, a PyTorch checkpoint (.pt, .pth, .bin, .ckpt), or either in shards.</summary>
+/// <summary>Weights on disk, of any format that is read: a safetensors file, a PyTorch checkpoint (.pt, .pth, .bin, .ckpt), or either in
+/// shards.</summary>
 /// <remarks>
-/// <para>Opening reads and checks descriptions only; a tensor's bytes are read from disk when they are first used. Tensors of at least 64 KiB lie in the mapped
-/// file itself, if their bytes are aligned to the element size. The map is private to this process: writing into such a tensor never changes the file.</para>
-/// <para>A mapped file must not be overwritten in place or truncated: the change would show in the tensors, or end the process. Replacing it by renaming a new
+/// <para>Opening reads and checks descriptions only; a tensor's bytes are read from disk when they are first used. Tensors of at least 64 KiB lie in
+/// the mapped
+/// file itself, if their bytes are aligned to the element size. The map is private to this process: writing into such a tensor never changes the
+/// file.</para>
+/// <para>A mapped file must not be overwritten in place or truncated: the change would show in the tensors, or end the process. Replacing it by
+/// renaming a new
 /// file over it, as all writers here do, is safe: the old contents stay until the last tensor over them is gone.</para>
 /// <para>Tensors stay valid after this object is disposed of. Safe to use from several threads at once.</para>
 /// </remarks>
@@ -43,12 +47,21 @@ public abstract class WeightsFile : IDisposable
         ArgumentException.ThrowIfNullOrEmpty(path);
         path = System.IO.Path.GetFullPath(path);
         if (Directory.Exists(path))
+        {
             path = OnlyOneIn(path);
+        }
+
         if (path.EndsWith(".json", StringComparison.OrdinalIgnoreCase))
+        {
             return new ShardedFile(path, section);
+        }
+
         var file = new MappedFile(path, SafetensorsHeader.PrefixLength);
         if (PyTorchFile.IsOne(file))
+        {
             return new PyTorchFile(file, section);
+        }
+
         return section is null ? new SafetensorsFile(file) : throw WithoutSections(file, section);
     }
 
@@ -65,8 +78,12 @@ public abstract class WeightsFile : IDisposable
     }
 
     /// <summary>Gives one tensor, which lies in one of the given maps if it can.</summary>
-    internal Tensor Read(string name, TensorMaps? maps) => Tensors.TryGetValue(name, out var entry) ? Read(entry, maps) : throw new KeyNotFoundException(
-        $"'{Path}' has no tensor '{name}'. It has {Tensors.Count}: {string.Join(", ", Tensors.Keys.Take(8))}{(Tensors.Count > 8 ? ", ..." : "")}");
+    internal Tensor Read(string name, TensorMaps? maps) =>
+        Tensors.TryGetValue(name, out var entry)
+            ? Read(entry, maps)
+            : throw new KeyNotFoundException(
+                $"'{Path}' has no tensor '{name}'. It has {Tensors.Count}: {string.Join(", ", Tensors.Keys.Take(8))}{(Tensors.Count > 8 ? ", ..." : "")}"
+            );
 
     /// <summary>Closes the file. Tensors that were read from it stay valid.</summary>
     public void Dispose()
@@ -86,8 +103,11 @@ public abstract class WeightsFile : IDisposable
     }
 
     /// <summary>The weights in a folder as transformers and diffusers lay it out: of the first kind that there is, all files.</summary>
-    internal static IReadOnlyList<string> InFolder(string folder) => Patterns.Select(pattern => Directory.GetFiles(folder, pattern).Order(StringComparer.Ordinal).ToArray())
-        .FirstOrDefault(files => files.Length > 0) ?? [];
+    internal static IReadOnlyList<string> InFolder(string folder) =>
+        Patterns
+            .Select(pattern => Directory.GetFiles(folder, pattern).Order(StringComparer.Ordinal).ToArray())
+            .FirstOrDefault(files => files.Length > 0)
+        ?? [];
 
     private static string OnlyOneIn(string folder)
     {
@@ -96,7 +116,10 @@ public abstract class WeightsFile : IDisposable
         {
             1 => files[0],
             0 => throw new InvalidWeightsException(folder, $"the folder holds no weights; expected one of {string.Join(", ", Patterns)}."),
-            _ => throw new InvalidWeightsException(folder, $"the folder holds {files.Count} files of weights; give one of them: {string.Join(", ", files.Take(8).Select(System.IO.Path.GetFileName))}{(files.Count > 8 ? ", ..." : "")}"),
+            _ => throw new InvalidWeightsException(
+                folder,
+                $"the folder holds {files.Count} files of weights; give one of them: {string.Join(", ", files.Take(8).Select(System.IO.Path.GetFileName))}{(files.Count > 8 ? ", ..." : "")}"
+            ),
         };
     }
 }

@@ -9,35 +9,60 @@ internal static class ZipDirectory
 {
     public const long Packed = -1;
 
-    private const uint LocalSignature = 0x04034b50, EntrySignature = 0x02014b50, EndSignature = 0x06054b50, End64Signature = 0x06064b50, Locator64Signature = 0x07064b50;
-    private const int LocalLength = 30, EntryLength = 46, EndLength = 22, End64Length = 56, Locator64Length = 20, MaxComment = 0xffff;
+    private const uint LocalSignature = 0x04034b50,
+        EntrySignature = 0x02014b50,
+        EndSignature = 0x06054b50,
+        End64Signature = 0x06064b50,
+        Locator64Signature = 0x07064b50;
+    private const int LocalLength = 30,
+        EntryLength = 46,
+        EndLength = 22,
+        End64Length = 56,
+        Locator64Length = 20,
+        MaxComment = 0xffff;
 
     /// <summary>Reads the directory.</summary>
-    /// <returns>First byte and length of every entry, by name; the length is <see cref="Packed"/> for those that are compressed or encrypted.</returns>
+    /// <returns>First byte and length of every entry, by name; the length is <see cref="Packed"/> for those that are compressed or
+    /// encrypted.</returns>
     public static Dictionary<string, (long Offset, long Length)> Read(MappedFile file, Allowance allowance)
     {
         var (start, length, count) = Locate(file);
         if (start < 0 || length < 0 || start > file.Length - length || length > int.MaxValue || count < 0 || count > length / EntryLength)
+        {
             throw Damaged(file, "its directory lies outside of it");
+        }
+
         allowance.Expect(64 * count);
         var entries = new Dictionary<string, (long, long)>((int)count, StringComparer.Ordinal);
         var directory = file.Bytes(start, (int)length);
         for (; count > 0; count--)
         {
             if (directory.Length < EntryLength || BinaryPrimitives.ReadUInt32LittleEndian(directory) != EntrySignature)
+            {
                 throw Damaged(file, "an entry of its directory is damaged");
+            }
+
             var (flags, method) = (U16(directory, 8), U16(directory, 10));
-            long packed = U32(directory, 20), plain = U32(directory, 24), local = U32(directory, 42);
-            int nameLength = U16(directory, 28), extraLength = U16(directory, 30), commentLength = U16(directory, 32);
+            long packed = U32(directory, 20),
+                plain = U32(directory, 24),
+                local = U32(directory, 42);
+            int nameLength = U16(directory, 28),
+                extraLength = U16(directory, 30),
+                commentLength = U16(directory, 32);
             if (directory.Length - EntryLength < nameLength + extraLength + commentLength)
+            {
                 throw Damaged(file, "an entry of its directory is cut short");
+            }
+
             allowance.Expect(32 + (2 * nameLength));
             var name = Encoding.UTF8.GetString(directory.Slice(EntryLength, nameLength));
             Wide(directory.Slice(EntryLength + nameLength, extraLength), ref plain, ref packed, ref local);
             directory = directory[(EntryLength + nameLength + extraLength + commentLength)..];
             var isStored = method == 0 && (flags & 1) == 0;
             if ((isStored && packed != plain) || !entries.TryAdd(name, (DataStart(file, name, local, packed), isStored ? plain : Packed)))
+            {
                 throw Damaged(file, $"the entry '{InvalidWeightsException.Shown(name)}' comes twice or contradicts itself");
+            }
         }
 
         return entries;
@@ -52,16 +77,31 @@ internal static class ZipDirectory
         {
             var end = tail[at..];
             if (BinaryPrimitives.ReadUInt32LittleEndian(end) != EndSignature || U16(end, 20) != end.Length - EndLength)
+            {
                 continue;
+            }
+
             var position = file.Length - tailLength + at;
-            if (position < Locator64Length || BinaryPrimitives.ReadUInt32LittleEndian(file.Bytes(position - Locator64Length, 4)) != Locator64Signature)
+            if (
+                position < Locator64Length
+                || BinaryPrimitives.ReadUInt32LittleEndian(file.Bytes(position - Locator64Length, 4)) != Locator64Signature
+            )
+            {
                 return (U32(end, 16), U32(end, 12), U16(end, 10));
+            }
+
             var wide = BinaryPrimitives.ReadInt64LittleEndian(file.Bytes(position - Locator64Length + 8, 8));
             if (wide < 0 || wide > file.Length - End64Length)
+            {
                 break;
+            }
+
             var end64 = file.Bytes(wide, End64Length);
             if (BinaryPrimitives.ReadUInt32LittleEndian(end64) != End64Signature)
+            {
                 break;
+            }
+
             return (I64(end64, 48), I64(end64, 40), I64(end64, 32));
         }
 
@@ -76,7 +116,10 @@ internal static class ZipDirectory
             var (id, length) = (U16(extra, 0), U16(extra, 2));
             extra = extra[4..];
             if (length > extra.Length)
+            {
                 return;
+            }
+
             if (id == 1)
             {
                 var field = extra[..length];
@@ -92,7 +135,10 @@ internal static class ZipDirectory
         static void Take(ref long value, ref ReadOnlySpan<byte> field)
         {
             if (value != uint.MaxValue || field.Length < 8)
+            {
                 return;
+            }
+
             value = I64(field, 0);
             field = field[8..];
         }
@@ -105,13 +151,16 @@ internal static class ZipDirectory
             var header = file.Bytes(local, LocalLength);
             var start = local + LocalLength + U16(header, 26) + U16(header, 28);
             if (BinaryPrimitives.ReadUInt32LittleEndian(header) == LocalSignature && length >= 0 && start <= file.Length - length)
+            {
                 return start;
+            }
         }
 
         throw Damaged(file, $"the entry '{InvalidWeightsException.Shown(name)}' lies outside of it");
     }
 
-    private static InvalidWeightsException Damaged(MappedFile file, string how) => new(file.Path, $"the zip archive is damaged or truncated: {how}. Fetch or save it again.");
+    private static InvalidWeightsException Damaged(MappedFile file, string how) =>
+        new(file.Path, $"the zip archive is damaged or truncated: {how}. Fetch or save it again.");
 
     private static int U16(ReadOnlySpan<byte> bytes, int at) => BinaryPrimitives.ReadUInt16LittleEndian(bytes[at..]);
 

@@ -15,7 +15,10 @@ public class FrameSamplerTests
     private static Tensor Toy(string name, Tensor x, Tensor t)
     {
         if (name is "flow")
+        {
             return (2 - x) / (t[0].item<float>() / 1000);
+        }
+
         var alpha = Math.Sqrt(IddpmSchedule.Linear().AlphasCumprod[(int)t[0].item<float>()]);
         return cat([(x - alpha * 2) / Math.Sqrt(1 - alpha * alpha), zeros_like(x)], 1);
     }
@@ -37,11 +40,17 @@ public class FrameSamplerTests
         var before = latents.clone();
         var told = new List<bool[]>();
         using var generator = new Generator(2);
-        var sample = Make(name, 10).SampleFrames((x, t, noisy) =>
-        {
-            told.Add(noisy.data<bool>().ToArray());
-            return Toy(name, x, t);
-        }, latents, share, generator);
+        var sample = Make(name, 10)
+            .SampleFrames(
+                (x, t, noisy) =>
+                {
+                    told.Add(noisy.data<bool>().ToArray());
+                    return Toy(name, x, t);
+                },
+                latents,
+                share,
+                generator
+            );
         (sample - 2).abs().max().item<float>().ShouldBeLessThan(0.05f);
         (latents - before).abs().max().item<float>().ShouldBe(0);
         told.ShouldAllBe(noisy => !noisy[0] && noisy[2]);
@@ -74,13 +83,26 @@ public class FrameSamplerTests
 
         using var cancel = new CancellationTokenSource();
         var calls = 0;
-        Should.Throw<OperationCanceledException>(() => Make(name, 5).SampleFrames((x, t, _) =>
-        {
-            if (++calls == 3)
-                cancel.Cancel();
-            return Toy(name, x, t);
-        }, latents, share, cancellationToken: cancel.Token));
-        Should.Throw<NotSupportedException>(() => Make(name, 5).SampleFrames((_, _, _) => throw new NotSupportedException("out of order"), latents, share));
+        Should.Throw<OperationCanceledException>(() =>
+            Make(name, 5)
+                .SampleFrames(
+                    (x, t, _) =>
+                    {
+                        if (++calls == 3)
+                        {
+                            cancel.Cancel();
+                        }
+
+                        return Toy(name, x, t);
+                    },
+                    latents,
+                    share,
+                    cancellationToken: cancel.Token
+                )
+        );
+        Should.Throw<NotSupportedException>(() =>
+            Make(name, 5).SampleFrames((_, _, _) => throw new NotSupportedException("out of order"), latents, share)
+        );
         live.More.ShouldBe(0);
     }
 
@@ -90,7 +112,9 @@ public class FrameSamplerTests
     {
         using var scope = NewDisposeScope();
         var (latents, share) = Video(0, 1, 1);
-        Should.Throw<ArgumentException>(() => Make(name, 3).SampleFrames((x, t, _) => Toy(name, x, t), latents, share.narrow(1, 0, 2))).Message.ShouldContain("[1, 2]");
+        Should
+            .Throw<ArgumentException>(() => Make(name, 3).SampleFrames((x, t, _) => Toy(name, x, t), latents, share.narrow(1, 0, 2)))
+            .Message.ShouldContain("[1, 2]");
         Should.Throw<ArgumentNullException>(() => Make(name, 3).SampleFrames((x, t, _) => Toy(name, x, t), latents, null!));
         Should.Throw<ArgumentNullException>(() => Make(name, 3).SampleFrames(null!, latents, share));
     }

@@ -24,17 +24,22 @@ public sealed class GuidanceTests
     {
         using var scope = NewDisposeScope();
         var (x, t) = (ones(2, 4, 2, 2), ones(2));
-        foreach (var guided in new[]
-        {
-            Guidance.ClassifierFree(Doubled, 4, channels),
-            Guidance.ClassifierFree((a, _) => Conditional(a), (a, _) => Unconditional(a), 4, channels),
-        })
+        foreach (
+            var guided in new[]
+            {
+                Guidance.ClassifierFree(Doubled, 4, channels),
+                Guidance.ClassifierFree((a, _) => Conditional(a), (a, _) => Unconditional(a), 4, channels),
+            }
+        )
         {
             var output = guided(x, t);
             output.shape.ShouldBe([2, 8, 2, 2]);
             for (var c = 0; c < 8; c++)
             {
-                var expected = c < (channels ?? 4) ? -1f + 4 * 2 : c < 4 ? 1f : 11f;
+                var expected =
+                    c < (channels ?? 4) ? -1f + 4 * 2
+                    : c < 4 ? 1f
+                    : 11f;
                 output[1, c, 0, 1].item<float>().ShouldBe(expected);
             }
         }
@@ -69,8 +74,11 @@ public sealed class GuidanceTests
         using var scope = NewDisposeScope();
         Should.Throw<ArgumentOutOfRangeException>(() => Guidance.ClassifierFree(Doubled, double.NaN));
         Should.Throw<ArgumentOutOfRangeException>(() => Guidance.ClassifierFree(Doubled, 4, 0));
-        Should.Throw<InvalidOperationException>(() => Guidance.ClassifierFree(Doubled, 4, 5)(ones(2, 4, 2, 2), ones(2))).Message.ShouldContain("5 channels");
-        Should.Throw<InvalidOperationException>(() => Guidance.ClassifierFree((x, _) => x.narrow(0, 0, 2), 4)(ones(2, 4, 2, 2), ones(2)))
+        Should
+            .Throw<InvalidOperationException>(() => Guidance.ClassifierFree(Doubled, 4, 5)(ones(2, 4, 2, 2), ones(2)))
+            .Message.ShouldContain("5 channels");
+        Should
+            .Throw<InvalidOperationException>(() => Guidance.ClassifierFree((x, _) => x.narrow(0, 0, 2), 4)(ones(2, 4, 2, 2), ones(2)))
             .Message.ShouldContain("doubled the batch to 4");
     }
 }

@@ -5,7 +5,8 @@ namespace OpenSora.Tests.Diffusion;
 
 public class MaskStrategyTests
 {
-    private static Tensor Video(int frames, float first) => arange(0, frames, ScalarType.Float32).add(first).view(1, frames, 1, 1).expand(2, frames, 1, 1).contiguous();
+    private static Tensor Video(int frames, float first) =>
+        arange(0, frames, ScalarType.Float32).add(first).view(1, frames, 1, 1).expand(2, frames, 1, 1).contiguous();
 
     private static (float[] Frames, float[] Share) Apply(string text, int loop = 0, int? align = null, int frames = 6)
     {
@@ -19,10 +20,20 @@ public class MaskStrategyTests
     {
         MaskStrategy.Parse("").ShouldBeEmpty();
         MaskStrategy.Parse("0").ShouldBe([new MaskStrategy()]);
-        MaskStrategy.Parse("1,2,-3,4,5,0.25; 0, 1").ShouldBe(
-        [
-            new MaskStrategy { Loop = 1, Reference = 2, ReferenceStart = -3, TargetStart = 4, Length = 5, EditRatio = 0.25 }, new MaskStrategy { Reference = 1 },
-        ]);
+        MaskStrategy
+            .Parse("1,2,-3,4,5,0.25; 0, 1")
+            .ShouldBe([
+                new MaskStrategy
+                {
+                    Loop = 1,
+                    Reference = 2,
+                    ReferenceStart = -3,
+                    TargetStart = 4,
+                    Length = 5,
+                    EditRatio = 0.25,
+                },
+                new MaskStrategy { Reference = 1 },
+            ]);
         MaskStrategy.Parse("1,2,-3,4,5,0.25")[0].ToString().ShouldBe("1,2,-3,4,5,0.25");
     }
 
@@ -37,7 +48,8 @@ public class MaskStrategyTests
     [InlineData("0,0,0,0,0", "the length 0 is not above 0")]
     [InlineData("0,-1", "the reference -1 is negative")]
     [InlineData("-1", "the loop -1 is negative")]
-    public void Other_text_is_refused(string text, string problem) => Should.Throw<FormatException>(() => MaskStrategy.Parse(text)).Message.ShouldContain(problem);
+    public void Other_text_is_refused(string text, string problem) =>
+        Should.Throw<FormatException>(() => MaskStrategy.Parse(text)).Message.ShouldContain(problem);
 
     [Fact]
     public void Frames_go_where_the_strategy_says()
@@ -56,7 +68,7 @@ public class MaskStrategyTests
     [Fact]
     public void Starts_are_aligned()
     {
-        Apply("0,1,0,3", align: 5).Share.ShouldBe([1, 1, 1, 1, 1, 0]);      // nearer to 5 than to 0
+        Apply("0,1,0,3", align: 5).Share.ShouldBe([1, 1, 1, 1, 1, 0]); // nearer to 5 than to 0
         Apply("0,1,0,2", align: 5).Share.ShouldBe([0, 1, 1, 1, 1, 1]);
         Apply("0,1,0,3", align: 5, frames: 5).Share.ShouldBe([0, 1, 1, 1, 1]); // there is no frame 5
         Apply("0,1,4", align: 5).Frames[0].ShouldBe(10);
@@ -80,9 +92,15 @@ public class MaskStrategyTests
         using (NewDisposeScope())
         {
             var latents = Video(3, 0);
-            Should.Throw<ArgumentException>(() => MaskStrategy.Apply(latents, [zeros(2, 1, 1, 2)], [new()])).Message.ShouldContain("[2, 1, 1, 2]; it must be that of the latents, [2, 3, 1, 1]");
-            Should.Throw<ArgumentException>(() => MaskStrategy.Apply(latents.unsqueeze(0), [], [])).Message.ShouldContain("expected those of one video");
-            Should.Throw<ArgumentException>(() => MaskStrategy.Apply(latents, [latents], [new() { EditRatio = -1 }])).Message.ShouldContain("edit ratio -1");
+            Should
+                .Throw<ArgumentException>(() => MaskStrategy.Apply(latents, [zeros(2, 1, 1, 2)], [new()]))
+                .Message.ShouldContain("[2, 1, 1, 2]; it must be that of the latents, [2, 3, 1, 1]");
+            Should
+                .Throw<ArgumentException>(() => MaskStrategy.Apply(latents.unsqueeze(0), [], []))
+                .Message.ShouldContain("expected those of one video");
+            Should
+                .Throw<ArgumentException>(() => MaskStrategy.Apply(latents, [latents], [new() { EditRatio = -1 }]))
+                .Message.ShouldContain("edit ratio -1");
             MaskStrategy.Apply(latents, [latents], [new() { TargetStart = 2 }]).Latents[0, 2, 0, 0].item<float>().ShouldBe(0);
             latents[0, 2, 0, 0].item<float>().ShouldBe(2);
         }

@@ -64,17 +64,23 @@ public sealed class RectifiedFlowTests
         // 4 frames of 512x512: twice as long as sqrt says, so that 0.5 becomes 2 * 0.5 / (1 + 0.5).
         var flow = new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = true, SamplingSteps = 2 });
         var seen = new List<float>();
-        flow.Sample((x, t) =>
-        {
-            seen.Add(t[0].item<float>());
-            return x;
-        }, zeros([1, 1, 4, 64, 64]));
+        flow.Sample(
+            (x, t) =>
+            {
+                seen.Add(t[0].item<float>());
+                return x;
+            },
+            zeros([1, 1, 4, 64, 64])
+        );
         seen.ShouldBe([1000, 2000f / 3], 1e-3);
 
         float[] Draw(bool shift)
         {
             using var generator = new Generator(5);
-            return new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = shift, WholeSteps = true }).DrawTimesteps(zeros([9, 1, 4, 64, 64]), generator).Timesteps.data<float>().ToArray();
+            return new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = shift, WholeSteps = true })
+                .DrawTimesteps(zeros([9, 1, 4, 64, 64]), generator)
+                .Timesteps.data<float>()
+                .ToArray();
         }
 
         var plain = Draw(shift: false);
@@ -90,14 +96,27 @@ public sealed class RectifiedFlowTests
         {
             var latents = Noise(1, 1, 2, 3, 2, 2);
             var told = new List<bool[]>();
-            var sample = new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 4 }).SampleFrames((x, _, frames) =>
-            {
-                told.Add(frames.data<bool>().ToArray());
-                return ones_like(x);
-            }, latents, tensor(new[] { 0f, 0.5f, 1f }).reshape(1, 3));
-            told.ShouldBe([[false, false, true], [false, false, true], [false, true, true], [false, true, true]]);
+            var sample = new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 4 }).SampleFrames(
+                (x, _, frames) =>
+                {
+                    told.Add(frames.data<bool>().ToArray());
+                    return ones_like(x);
+                },
+                latents,
+                tensor(new[] { 0f, 0.5f, 1f }).reshape(1, 3)
+            );
+            told.ShouldBe([
+                [false, false, true],
+                [false, false, true],
+                [false, true, true],
+                [false, true, true],
+            ]);
             (sample - latents)[0, 0, 0].abs().max().item<float>().ShouldBe(0);
-            (sample - latents)[0, 0, 2].ShouldSatisfyAllConditions(moved => moved.min().item<float>().ShouldBe(1, 1e-5f), moved => moved.max().item<float>().ShouldBe(1, 1e-5f));
+            (sample - latents)[0, 0, 2]
+                .ShouldSatisfyAllConditions(
+                    moved => moved.min().item<float>().ShouldBe(1, 1e-5f),
+                    moved => moved.max().item<float>().ShouldBe(1, 1e-5f)
+                );
         }
 
         TensorCount.ShouldBe(before);
@@ -109,10 +128,20 @@ public sealed class RectifiedFlowTests
         using var scope = NewDisposeScope();
         var flow = new RectifiedFlow();
         var x0 = zeros([2, 4, 3, 2, 2]);
-        Should.Throw<ArgumentException>(() => new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 0 })).Message.ShouldContain("SamplingSteps 0");
+        Should
+            .Throw<ArgumentException>(() => new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 0 }))
+            .Message.ShouldContain("SamplingSteps 0");
         Should.Throw<ArgumentException>(() => flow.AddNoise(x0, zeros([3]), x0)).Message.ShouldContain("[2] times");
-        Should.Throw<InvalidOperationException>(() => flow.TrainingLosses((x, _) => x.narrow(1, 0, 3), x0, zeros([2]))).Message.ShouldContain("[2, 3, 3, 2, 2]");
-        Should.Throw<ArgumentException>(() => flow.TrainingLosses((x, _) => x, x0, zeros([2]), noisyFrames: ones([2, 2], ScalarType.Bool))).Message.ShouldContain("[2, 2]");
-        Should.Throw<ArgumentException>(() => new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = true }).Sample((x, _) => x, zeros([1, 4, 4, 4]))).Message.ShouldContain("[1, 4, 4, 4]");
+        Should
+            .Throw<InvalidOperationException>(() => flow.TrainingLosses((x, _) => x.narrow(1, 0, 3), x0, zeros([2])))
+            .Message.ShouldContain("[2, 3, 3, 2, 2]");
+        Should
+            .Throw<ArgumentException>(() => flow.TrainingLosses((x, _) => x, x0, zeros([2]), noisyFrames: ones([2, 2], ScalarType.Bool)))
+            .Message.ShouldContain("[2, 2]");
+        Should
+            .Throw<ArgumentException>(() =>
+                new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = true }).Sample((x, _) => x, zeros([1, 4, 4, 4]))
+            )
+            .Message.ShouldContain("[1, 4, 4, 4]");
     }
 }

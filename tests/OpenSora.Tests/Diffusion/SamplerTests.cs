@@ -11,22 +11,24 @@ public sealed class SamplerTests
 
     public static TheoryData<string> Samplers => ["iddpm", "iddpm fixed", "ddim", "ddim eta", "dpm"];
 
-    private static ISampler Make(string name, int steps) => name switch
-    {
-        "iddpm" => new Iddpm(steps),
-        "iddpm fixed" => new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedSmall }),
-        "ddim" => new Ddim(new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge })),
-        "ddim eta" => new Ddim(new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge }), eta: 0.7),
-        "dpm" => new DpmSolver(steps),
-        _ => throw new ArgumentException($"No sampler '{name}'.", nameof(name)),
-    };
+    private static ISampler Make(string name, int steps) =>
+        name switch
+        {
+            "iddpm" => new Iddpm(steps),
+            "iddpm fixed" => new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedSmall }),
+            "ddim" => new Ddim(new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge })),
+            "ddim eta" => new Ddim(new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge }), eta: 0.7),
+            "dpm" => new DpmSolver(steps),
+            _ => throw new ArgumentException($"No sampler '{name}'.", nameof(name)),
+        };
 
     // Something cheap and not linear in t: predicts noise, and a variance where the sampler wants one.
-    private static Denoiser Toy(string sampler) => (x, t) =>
-    {
-        var noise = 0.3 * x + 0.0001 * t.reshape(-1, 1, 1, 1).to_type(x.dtype);
-        return sampler is "iddpm" ? cat([noise, 0.1 * x], 1) : noise;
-    };
+    private static Denoiser Toy(string sampler) =>
+        (x, t) =>
+        {
+            var noise = 0.3 * x + 0.0001 * t.reshape(-1, 1, 1, 1).to_type(x.dtype);
+            return sampler is "iddpm" ? cat([noise, 0.1 * x], 1) : noise;
+        };
 
     private static Tensor Noise(long seed, params long[] shape)
     {
@@ -35,27 +37,28 @@ public sealed class SamplerTests
     }
 
     // The exact answer for normally distributed data: E[noise | x] and, for the learned range, Var[x[t-1] | x[t]].
-    private static Denoiser Gaussian(IddpmSchedule? learned = null) => (x, t) =>
-    {
-        var time = (double)t[0].item<float>();
-        var left = Math.Clamp((int)time, 0, 998);
-        var (a0, a1) = (0.5 * Math.Log(Full.AlphasCumprod[left]), 0.5 * Math.Log(Full.AlphasCumprod[left + 1]));
-        var alpha = Math.Exp(a0 + (time - left) * (a1 - a0));
-        var variance = 1 - alpha * alpha;
-        var total = alpha * alpha * Deviation * Deviation + variance;
-        var noise = Math.Sqrt(variance) / total * (x - alpha * Mean);
-        if (learned is null)
+    private static Denoiser Gaussian(IddpmSchedule? learned = null) =>
+        (x, t) =>
         {
-            return noise;
-        }
+            var time = (double)t[0].item<float>();
+            var left = Math.Clamp((int)time, 0, 998);
+            var (a0, a1) = (0.5 * Math.Log(Full.AlphasCumprod[left]), 0.5 * Math.Log(Full.AlphasCumprod[left + 1]));
+            var alpha = Math.Exp(a0 + (time - left) * (a1 - a0));
+            var variance = 1 - alpha * alpha;
+            var total = alpha * alpha * Deviation * Deviation + variance;
+            var noise = Math.Sqrt(variance) / total * (x - alpha * Mean);
+            if (learned is null)
+            {
+                return noise;
+            }
 
-        var step = learned.TimestepMap.IndexOf((int)time);
-        var coefficient = learned.PosteriorMeanCoef1[step];
-        var logVariance = Math.Log(learned.PosteriorVariance[step] + coefficient * coefficient * Deviation * Deviation * variance / total);
-        var (small, large) = (learned.PosteriorLogVarianceClipped[step], learned.LogBetas[step]);
-        var value = step == 0 ? 0 : 2 * (logVariance - small) / (large - small) - 1;
-        return cat([noise, full_like(x, value)], 1);
-    };
+            var step = learned.TimestepMap.IndexOf((int)time);
+            var coefficient = learned.PosteriorMeanCoef1[step];
+            var logVariance = Math.Log(learned.PosteriorVariance[step] + coefficient * coefficient * Deviation * Deviation * variance / total);
+            var (small, large) = (learned.PosteriorLogVarianceClipped[step], learned.LogBetas[step]);
+            var value = step == 0 ? 0 : 2 * (logVariance - small) / (large - small) - 1;
+            return cat([noise, full_like(x, value)], 1);
+        };
 
     [Theory]
     [InlineData(5)]
@@ -120,11 +123,12 @@ public sealed class SamplerTests
         using var scope = NewDisposeScope();
         var noise = Noise(1, 2, 3, 4, 4).to_type(ScalarType.Float64);
         var sample = new Denoiser((x, t) => x.tanh());
-        Denoiser asNoise(Func<double, double> alphaOf) => (x, t) =>
-        {
-            var alpha = alphaOf(t[0].item<float>());
-            return (x - alpha * x.tanh()) / Math.Sqrt(1 - alpha * alpha);
-        };
+        Denoiser asNoise(Func<double, double> alphaOf) =>
+            (x, t) =>
+            {
+                var alpha = alphaOf(t[0].item<float>());
+                return (x - alpha * x.tanh()) / Math.Sqrt(1 - alpha * alpha);
+            };
 
         var schedule = Full.Respace(10);
         var fixedNoise = new IddpmOptions { Variance = Variance.FixedSmall };
@@ -132,13 +136,16 @@ public sealed class SamplerTests
         var onSteps = asNoise(t => Math.Sqrt(Full.AlphasCumprod[(int)t]));
         Close(new Ddim(new Iddpm(schedule, fixedSample)).Sample(sample, noise), new Ddim(new Iddpm(schedule, fixedNoise)).Sample(onSteps, noise));
         NoiseSource source = (_, like) => noise;
-        Close(new Iddpm(schedule, fixedSample).Sample(sample, noise, source, null, default),
-            new Iddpm(schedule, fixedNoise).Sample(onSteps, noise, source, null, default));
+        Close(
+            new Iddpm(schedule, fixedSample).Sample(sample, noise, source, null, default),
+            new Iddpm(schedule, fixedNoise).Sample(onSteps, noise, source, null, default)
+        );
         var solver = new DpmSolver(12);
         var continuous = asNoise(t => solver.Alpha((float)((t + 1) / 1000)));
         Close(new DpmSolver(12, prediction: Prediction.Sample).Sample(sample, noise), solver.Sample(continuous, noise), 1e-3);
 
-        static void Close(Tensor left, Tensor right, double tolerance = 1e-6) => (left - right).abs().max().item<double>().ShouldBeLessThan(tolerance);
+        static void Close(Tensor left, Tensor right, double tolerance = 1e-6) =>
+            (left - right).abs().max().item<double>().ShouldBeLessThan(tolerance);
     }
 
     [Fact]
@@ -159,7 +166,9 @@ public sealed class SamplerTests
         var noise = Noise(9, 2, 4, 3, 3);
         var before = noise.clone();
         var sampler = Make(name, 6);
-        using Generator first = new(1), again = new(1), other = new(2);
+        using Generator first = new(1),
+            again = new(1),
+            other = new(2);
         var a = sampler.Sample(Toy(name), noise, first);
         var b = sampler.Sample(Toy(name), noise, again);
         var c = sampler.Sample(Toy(name), noise, other);
@@ -241,8 +250,11 @@ public sealed class SamplerTests
         using var noise = Noise(1, 2, 4, 3, 3);
         var calls = 0;
         var live = TensorCount.Start();
-        Should.Throw<NotSupportedException>(() => Make(name, 5).Sample(
-            (x, t) => ++calls == 3 ? throw new NotSupportedException("out of order") : Toy(name)(x, t), noise)).Message.ShouldBe("out of order");
+        Should
+            .Throw<NotSupportedException>(() =>
+                Make(name, 5).Sample((x, t) => ++calls == 3 ? throw new NotSupportedException("out of order") : Toy(name)(x, t), noise)
+            )
+            .Message.ShouldBe("out of order");
         live.More.ShouldBe(0);
     }
 

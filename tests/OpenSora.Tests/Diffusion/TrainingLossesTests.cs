@@ -96,7 +96,8 @@ public sealed class TrainingLossesTests
         // With no noise predicted, the means differ by coefficient * noise * sqrt(1 - a) / sqrt(a).
         var (a, small, large) = (Schedule.AlphasCumprod[400], Schedule.PosteriorVariance[400], Schedule.Betas[400]);
         var shift = Schedule.PosteriorMeanCoef1[400] * Math.Sqrt((1 - a) / a);
-        var expected = 0.5 * (Math.Log(large / small) - 1 + small / large + shift * shift * noise.square().mean().item<float>() / large) / Math.Log(2);
+        var expected =
+            0.5 * (Math.Log(large / small) - 1 + small / large + shift * shift * noise.square().mean().item<float>() / large) / Math.Log(2);
         bits.ShouldBe((float)expected, 1e-4f);
     }
 
@@ -160,11 +161,17 @@ public sealed class TrainingLossesTests
         var process = new Iddpm(Schedule.Respace(10));
         var x0 = Normal(1, 2, 4, 3, 3);
         Denoiser model = (x, _) => cat([x, x], 1);
-        Should.Throw<ArgumentOutOfRangeException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 10 }))).Message.ShouldContain("0 to 9");
-        Should.Throw<ArgumentOutOfRangeException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1L << 32 }))).Message.ShouldContain("0 to 9");
+        Should
+            .Throw<ArgumentOutOfRangeException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 10 })))
+            .Message.ShouldContain("0 to 9");
+        Should
+            .Throw<ArgumentOutOfRangeException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1L << 32 })))
+            .Message.ShouldContain("0 to 9");
         Should.Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1, 2 }))).Message.ShouldContain("[2]");
         Should.Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new float[] { 0, 1 }))).Message.ShouldContain("int64");
-        Should.Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1 }), x0[0])).Message.ShouldContain("[4, 3, 3]");
+        Should
+            .Throw<ArgumentException>(() => process.TrainingLosses(model, x0, tensor(new long[] { 0, 1 }), x0[0]))
+            .Message.ShouldContain("[4, 3, 3]");
     }
 
     [Fact]
@@ -191,8 +198,13 @@ public sealed class TrainingLossesTests
     {
         using var scope = NewDisposeScope();
         var (x0, noise, t) = (randn([3, 4, 3, 3]), randn([3, 4, 3, 3]), tensor(new long[] { 0, 500, 999 }));
-        TrainingLosses Losses(double? gamma) => new Iddpm(Schedule, new IddpmOptions { Prediction = prediction, MinSnrGamma = gamma })
-            .TrainingLosses((x, _) => cat([0.5 * x, 0.1 * x], 1), x0, t, noise);
+        TrainingLosses Losses(double? gamma) =>
+            new Iddpm(Schedule, new IddpmOptions { Prediction = prediction, MinSnrGamma = gamma }).TrainingLosses(
+                (x, _) => cat([0.5 * x, 0.1 * x], 1),
+                x0,
+                t,
+                noise
+            );
         var (plain, weighted) = (Losses(null), Losses(5));
         var actual = ((weighted.Loss - weighted.VariationalBound!) / plain.Mse!).data<float>().ToArray();
 
@@ -206,7 +218,9 @@ public sealed class TrainingLossesTests
 
         (weighted.VariationalBound! - plain.VariationalBound!).abs().max().item<float>().ShouldBe(0);
         (weighted.Mse! - plain.Mse!).abs().max().item<float>().ShouldBe(0);
-        Should.Throw<ArgumentException>(() => new Iddpm(Schedule, new IddpmOptions { MinSnrGamma = 5, Loss = DiffusionLoss.Kl })).Message.ShouldContain("Kl");
+        Should
+            .Throw<ArgumentException>(() => new Iddpm(Schedule, new IddpmOptions { MinSnrGamma = 5, Loss = DiffusionLoss.Kl }))
+            .Message.ShouldContain("Kl");
     }
 
     [Fact]

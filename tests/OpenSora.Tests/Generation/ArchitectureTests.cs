@@ -12,7 +12,14 @@ namespace OpenSora.Tests.Generation;
 [Collection(nameof(LiveTensorCount))]
 public class ArchitectureTests
 {
-    private static readonly DiTConfig Classes = new() { InputSize = [4, 8, 8], HiddenSize = 32, Depth = 2, NumHeads = 2, Condition = "label_3" };
+    private static readonly DiTConfig Classes = new()
+    {
+        InputSize = [4, 8, 8],
+        HiddenSize = 32,
+        Depth = 2,
+        NumHeads = 2,
+        Condition = "label_3",
+    };
     private static readonly ClassLabels Birds = new() { Count = 3, Names = ["crane", "drake", "swan"] };
 
     // Puts another denoiser, and classes for its text encoder, into a model folder.
@@ -24,31 +31,56 @@ public class ArchitectureTests
         using (var denoiser = make())
         {
             foreach (var parameter in denoiser.parameters())
+            {
                 parameter.normal_(0, 0.1, seed);
+            }
+
             denoiser.SaveWeights(model["denoiser.safetensors"]);
         }
         var description = ModelFolder.Open(model.Path).Description;
-        ModelFolder.Save(model.Path, description with
-        {
-            Denoiser = new ModelPart { Architecture = architecture, Config = ModelFolder.WriteConfig(config), Weights = "denoiser.safetensors" },
-            TextEncoder = labels is null ? description.TextEncoder : new TextEncoderPart { Architecture = "class_labels", Config = ModelFolder.WriteConfig(labels) },
-        });
+        ModelFolder.Save(
+            model.Path,
+            description with
+            {
+                Denoiser = new ModelPart
+                {
+                    Architecture = architecture,
+                    Config = ModelFolder.WriteConfig(config),
+                    Weights = "denoiser.safetensors",
+                },
+                TextEncoder = labels is null
+                    ? description.TextEncoder
+                    : new TextEncoderPart { Architecture = "class_labels", Config = ModelFolder.WriteConfig(labels) },
+            }
+        );
         return model;
     }
 
-    private static VideoGenerator Generator(TinyModel model) => VideoGenerator.Create().UseModel(model.Path).UseBackend("cpu").UseVae<TinyVae>().Build();
+    private static VideoGenerator Generator(TinyModel model) =>
+        VideoGenerator.Create().UseModel(model.Path).UseBackend("cpu").UseVae<TinyVae>().Build();
 
     [Theory]
     [InlineData("dit")]
     [InlineData("latte")]
     public async Task A_class_becomes_a_video(string architecture)
     {
-        using var model = architecture is "dit" ? Folder("dit", () => new DiT(Classes), Classes, Birds) : Folder("latte", () => new Latte(Latte), Latte, Birds);
+        using var model = architecture is "dit"
+            ? Folder("dit", () => new DiT(Classes), Classes, Birds)
+            : Folder("latte", () => new Latte(Latte), Latte, Birds);
         var before = TensorCount.Now;
         using (var generator = Generator(model))
         {
             async Task<byte[]> Pixels(string prompt, string? negative = null) =>
-                (await generator.GenerateAsync(new VideoRequest { Prompt = prompt, NegativePrompt = negative, Seed = 1 })).Frames.Pixels.ToArray();
+                (
+                    await generator.GenerateAsync(
+                        new VideoRequest
+                        {
+                            Prompt = prompt,
+                            NegativePrompt = negative,
+                            Seed = 1,
+                        }
+                    )
+                ).Frames.Pixels.ToArray();
             var swan = await Pixels("swan");
             swan.Distinct().Count().ShouldBeGreaterThan(20);
             (await Pixels("class 2")).ShouldBe(swan);
@@ -63,14 +95,28 @@ public class ArchitectureTests
         TensorCount.ShouldBe(before);
     }
 
-    private static LatteConfig Latte => new() { InputSize = Classes.InputSize, HiddenSize = 32, Depth = 2, NumHeads = 2, Condition = Classes.Condition };
+    private static LatteConfig Latte =>
+        new()
+        {
+            InputSize = Classes.InputSize,
+            HiddenSize = 32,
+            Depth = 2,
+            NumHeads = 2,
+            Condition = Classes.Condition,
+        };
 
     [Fact]
     public async Task A_prompt_becomes_an_image_by_PixArt()
     {
         var config = new PixArtConfig
         {
-            InputSize = [1, 8, 8], HiddenSize = 24, Depth = 2, NumHeads = 2, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens, SizeConditioning = true,
+            InputSize = [1, 8, 8],
+            HiddenSize = 24,
+            Depth = 2,
+            NumHeads = 2,
+            CaptionChannels = HashTextEncoder.States,
+            ModelMaxLength = HashTextEncoder.Tokens,
+            SizeConditioning = true,
         };
         using var model = Folder("pixart", () => new PixArt(config), config);
         using var generator = model.Generator();
@@ -84,6 +130,8 @@ public class ArchitectureTests
     {
         using var model = Folder("dit", () => new DiT(Classes), Classes);
         using var generator = Generator(model);
-        (await Should.ThrowAsync<InvalidOperationException>(() => generator.Request("a goat").GenerateAsync())).Message.ShouldContain("reads up to 1 of width 1");
+        (await Should.ThrowAsync<InvalidOperationException>(() => generator.Request("a goat").GenerateAsync())).Message.ShouldContain(
+            "reads up to 1 of width 1"
+        );
     }
 }

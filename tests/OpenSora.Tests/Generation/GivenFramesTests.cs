@@ -12,12 +12,17 @@ namespace OpenSora.Tests.Generation;
 [Collection(nameof(LiveTensorCount))]
 public class GivenFramesTests
 {
-    private static TinyModel Model(string kind = "stdit3") => new(d => d with
-    {
-        Video = d.Video with { GivenFrames = true },
-        Diffusion = kind is "stdit3" ? new() { Kind = DiffusionKind.RectifiedFlow } : new() { SinglePrecision = true },
-        Sampling = d.Sampling with { Sampler = kind is "stdit3" ? SamplerKind.RectifiedFlow : SamplerKind.Iddpm, GuidedChannels = 4 },
-    }, architecture: kind);
+    private static TinyModel Model(string kind = "stdit3") =>
+        new(
+            d =>
+                d with
+                {
+                    Video = d.Video with { GivenFrames = true },
+                    Diffusion = kind is "stdit3" ? new() { Kind = DiffusionKind.RectifiedFlow } : new() { SinglePrecision = true },
+                    Sampling = d.Sampling with { Sampler = kind is "stdit3" ? SamplerKind.RectifiedFlow : SamplerKind.Iddpm, GuidedChannels = 4 },
+                },
+            architecture: kind
+        );
 
     /// <summary>Frames of one colour each.</summary>
     private static VideoFrames Plain(int width, int height, params byte[] greys) =>
@@ -46,7 +51,14 @@ public class GivenFramesTests
         // The end of one video is the beginning of the next one; both ends are given; without guidance and without a prompt as well.
         var next = (await generator.Request("a goat").Seed(2).Frames(6).ConditionOn(animated.Slice(2, 2)).GenerateAsync()).Frames;
         Bytes(next, 1).Zip(Bytes(animated, 3), (a, b) => Math.Abs(a - b)).Max().ShouldBeLessThan(6);
-        foreach (var request in new[] { generator.Request("").Seed(3), generator.Request("a goat").Guidance(1).Seed(3), generator.Request("a goat").NegativePrompt("a boat").Seed(3) })
+        foreach (
+            var request in new[]
+            {
+                generator.Request("").Seed(3),
+                generator.Request("a goat").Guidance(1).Seed(3),
+                generator.Request("a goat").NegativePrompt("a boat").Seed(3),
+            }
+        )
         {
             var connected = (await request.ConditionOn(Plain(32, 32, 60)).ConditionOn(Plain(32, 32, 180), frame: -1).GenerateAsync()).Frames;
             Difference(connected, 0, 60).ShouldBeLessThan(6);
@@ -60,7 +72,8 @@ public class GivenFramesTests
     {
         using var model = Model();
         using var generator = model.Generator();
-        async Task<byte[]> Pixels(int frames, double rate) => (await generator.Request("a goat").Seed(1).Frames(frames).Fps(rate).GenerateAsync()).Frames.Pixels.ToArray();
+        async Task<byte[]> Pixels(int frames, double rate) =>
+            (await generator.Request("a goat").Seed(1).Frames(frames).Fps(rate).GenerateAsync()).Frames.Pixels.ToArray();
         (await Pixels(4, 8)).ShouldNotBe(await Pixels(4, 24));
         (await Pixels(1, 8)).ShouldBe(await Pixels(1, 24));
     }
@@ -72,7 +85,18 @@ public class GivenFramesTests
         var before = TensorCount.Now;
         using (var generator = model.Whole())
         {
-            async Task<byte[]> Last(byte grey) => Bytes((await generator.Request("a goat").Seed(1).ConditionOn(Plain(32, 32, grey, grey, grey, grey, grey), frame: 1).Frames(8).GenerateAsync()).Frames, 7);
+            async Task<byte[]> Last(byte grey) =>
+                Bytes(
+                    (
+                        await generator
+                            .Request("a goat")
+                            .Seed(1)
+                            .ConditionOn(Plain(32, 32, grey, grey, grey, grey, grey), frame: 1)
+                            .Frames(8)
+                            .GenerateAsync()
+                    ).Frames,
+                    7
+                );
             (await Last(10)).ShouldNotBe(await Last(240));
             (await Last(10)).ShouldBe(await Last(10));
         }
@@ -96,8 +120,23 @@ public class GivenFramesTests
         using var model = Model();
         using var generator = model.Generator();
         var (picture, video) = (Plain(32, 32, 90), Plain(32, 32, 10, 50, 250));
-        var request = new VideoRequest { Prompt = "a goat", Seed = 4, Frames = 6 }.ConditionOn(picture, 3).ConditionOn([picture, video], "0,0,0,-1,1;0,1,-2,0,2,0.4");
-        var same = new VideoRequest { Prompt = "a goat", Seed = 4, Frames = 6 }.ConditionOn(picture, 3).ConditionOn(picture, -1).ConditionOn(video.Slice(1, 2), 0, 0.4);
+        var request = new VideoRequest
+        {
+            Prompt = "a goat",
+            Seed = 4,
+            Frames = 6,
+        }
+            .ConditionOn(picture, 3)
+            .ConditionOn([picture, video], "0,0,0,-1,1;0,1,-2,0,2,0.4");
+        var same = new VideoRequest
+        {
+            Prompt = "a goat",
+            Seed = 4,
+            Frames = 6,
+        }
+            .ConditionOn(picture, 3)
+            .ConditionOn(picture, -1)
+            .ConditionOn(video.Slice(1, 2), 0, 0.4);
         (await generator.GenerateAsync(request)).Frames.Pixels.ToArray().ShouldBe((await generator.GenerateAsync(same)).Frames.Pixels.ToArray());
         Should.Throw<FormatException>(() => request.ConditionOn([picture], "first")).Message.ShouldContain("'first'");
         (request.References.Count, request.MaskStrategies.Count).ShouldBe((3, 3));
@@ -118,22 +157,28 @@ public class GivenFramesTests
         GivenFrames.Cover(wide, 2, 2).min().item<float>().ShouldBeGreaterThan(0);
         GivenFrames.Cover(wide, 4, 8).ShouldBeSameAs(wide);
         foreach (var (height, width) in new[] { (3, 7), (7, 3), (5, 5), (1, 1), (9, 8) })
+        {
             GivenFrames.Cover(wide, height, width).shape.ShouldBe([1, 3, 1, height, width]);
+        }
     }
 
-    public static TheoryData<Action<VideoRequest>, string> Mistakes => new()
-    {
-        { r => r.ConditionOn(Plain(8, 8, 1), 4), "frame 4 of the video is meant, which has 4" },
-        { r => r.ConditionOn(Plain(8, 8, 1), -5), "frame -5 of the video is meant" },
-        { r => r.ConditionOn(Plain(8, 8, 1, 2, 3, 4)), "Every frame is given, so that there is nothing to generate" },
-        { r => r.ConditionOn(Plain(8, 8, 1), 0, 1), "the edit ratio is 1, at which nothing is left" },
-        { r => r.ConditionOn(Plain(8, 8, 1), 0, -0.5), "the edit ratio -0.5 is not from 0 to 1" },
-        { r => r.References = [Plain(8, 8, 1)], "MaskStrategies does not say" },
-        { r => r.MaskStrategies = [new()], "the reference is 0, but there are 0" },
-        { r => (r.References, r.MaskStrategies) = ([Plain(8, 8, 1)], MaskStrategy.Parse("1;0,0,3")), "make another request that goes on from the end of this one. In the mask strategy '0,0,3,0,1,0', frame 3 of the reference" },
-        { r => r.References = null!, "References and MaskStrategies are null" },
-        { r => r.References = [null!], "or have a null among them" },
-    };
+    public static TheoryData<Action<VideoRequest>, string> Mistakes =>
+        new()
+        {
+            { r => r.ConditionOn(Plain(8, 8, 1), 4), "frame 4 of the video is meant, which has 4" },
+            { r => r.ConditionOn(Plain(8, 8, 1), -5), "frame -5 of the video is meant" },
+            { r => r.ConditionOn(Plain(8, 8, 1, 2, 3, 4)), "Every frame is given, so that there is nothing to generate" },
+            { r => r.ConditionOn(Plain(8, 8, 1), 0, 1), "the edit ratio is 1, at which nothing is left" },
+            { r => r.ConditionOn(Plain(8, 8, 1), 0, -0.5), "the edit ratio -0.5 is not from 0 to 1" },
+            { r => r.References = [Plain(8, 8, 1)], "MaskStrategies does not say" },
+            { r => r.MaskStrategies = [new()], "the reference is 0, but there are 0" },
+            {
+                r => (r.References, r.MaskStrategies) = ([Plain(8, 8, 1)], MaskStrategy.Parse("1;0,0,3")),
+                "make another request that goes on from the end of this one. In the mask strategy '0,0,3,0,1,0', frame 3 of the reference"
+            },
+            { r => r.References = null!, "References and MaskStrategies are null" },
+            { r => r.References = [null!], "or have a null among them" },
+        };
 
     [Theory]
     [MemberData(nameof(Mistakes))]
@@ -151,7 +196,9 @@ public class GivenFramesTests
     {
         using var model = Model();
         using var generator = model.Generator();
-        (await Should.ThrowAsync<ArgumentException>(generator.Request("a goat").Frames(int.MaxValue).ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain("Frames is 2147483647");
+        (
+            await Should.ThrowAsync<ArgumentException>(generator.Request("a goat").Frames(int.MaxValue).ConditionOn(Plain(8, 8, 1)).GenerateAsync())
+        ).Message.ShouldContain("Frames is 2147483647");
     }
 
     [Fact]
@@ -159,22 +206,42 @@ public class GivenFramesTests
     {
         using var untrained = new TinyModel();
         using var generator = untrained.Generator();
-        (await Should.ThrowAsync<ArgumentException>(generator.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message
-            .ShouldContain("tiny was not trained to go on from given frames");
+        (await Should.ThrowAsync<ArgumentException>(generator.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain(
+            "tiny was not trained to go on from given frames"
+        );
 
         using var model = Model("stdit2");
         using var ddim = model.Builder().UseSampler(SamplerKind.Ddim).Build();
-        (await Should.ThrowAsync<ArgumentException>(ddim.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain("Ddim cannot complete videos; use Iddpm");
+        (await Should.ThrowAsync<ArgumentException>(ddim.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain(
+            "Ddim cannot complete videos; use Iddpm"
+        );
         using var own = model.Builder().UseSampler(steps => new DpmSolver(steps)).Build();
-        (await Should.ThrowAsync<InvalidOperationException>(own.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain("DpmSolver cannot complete videos");
+        (await Should.ThrowAsync<InvalidOperationException>(own.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain(
+            "DpmSolver cannot complete videos"
+        );
 
         var patches = new StdiTConfig
         {
-            InputSize = [4, 8, 8], PatchSize = [2, 2, 2], HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens,
+            InputSize = [4, 8, 8],
+            PatchSize = [2, 2, 2],
+            HiddenSize = 32,
+            Depth = 2,
+            NumHeads = 2,
+            CaptionChannels = HashTextEncoder.States,
+            ModelMaxLength = HashTextEncoder.Tokens,
         };
-        using var wrong = new TinyModel(d => d with { Video = d.Video with { GivenFrames = true }, Denoiser = d.Denoiser with { Config = ModelFolder.WriteConfig(patches) } });
+        using var wrong = new TinyModel(d =>
+            d with
+            {
+                Video = d.Video with { GivenFrames = true },
+                Denoiser = d.Denoiser with { Config = ModelFolder.WriteConfig(patches) },
+            }
+        );
         using (var network = new StdiT(patches))
+        {
             network.SaveWeights(wrong["stdit.safetensors"]);
+        }
+
         using var never = wrong.Generator();
         (await Should.ThrowAsync<InvalidOperationException>(never.LoadAsync())).Message.ShouldContain("cannot be told which frames are given");
     }
@@ -189,17 +256,32 @@ public class GivenFramesTests
         var before = TensorCount.Now;
         List<GenerationProgress> heard = [];
         await generator.GenerateAsync(request, new Listener(heard.Add));
-        heard.Where(progress => progress.Stage == GenerationStage.EncodingReferences).ShouldBe(
-            [new(GenerationStage.EncodingReferences, 0, 5), new(GenerationStage.EncodingReferences, 4, 5), new(GenerationStage.EncodingReferences, 5, 5)]);
-        heard.Select(progress => progress.Stage).Distinct().ShouldBe(
-            [GenerationStage.EncodingText, GenerationStage.EncodingReferences, GenerationStage.Denoising, GenerationStage.Decoding]);
+        heard
+            .Where(progress => progress.Stage == GenerationStage.EncodingReferences)
+            .ShouldBe([
+                new(GenerationStage.EncodingReferences, 0, 5),
+                new(GenerationStage.EncodingReferences, 4, 5),
+                new(GenerationStage.EncodingReferences, 5, 5),
+            ]);
+        heard
+            .Select(progress => progress.Stage)
+            .Distinct()
+            .ShouldBe([GenerationStage.EncodingText, GenerationStage.EncodingReferences, GenerationStage.Denoising, GenerationStage.Decoding]);
 
         using var cancel = new CancellationTokenSource();
-        await Should.ThrowAsync<OperationCanceledException>(generator.GenerateAsync(request, new Listener(progress =>
-        {
-            if (progress is { Stage: GenerationStage.EncodingReferences, Step: 4 })
-                cancel.Cancel();
-        }), cancel.Token));
+        await Should.ThrowAsync<OperationCanceledException>(
+            generator.GenerateAsync(
+                request,
+                new Listener(progress =>
+                {
+                    if (progress is { Stage: GenerationStage.EncodingReferences, Step: 4 })
+                    {
+                        cancel.Cancel();
+                    }
+                }),
+                cancel.Token
+            )
+        );
         TensorCount.ShouldBe(before);
     }
 

@@ -12,7 +12,13 @@ namespace OpenSora.Tests.Generation;
 /// <summary>Folders with the files, names and configurations that published parts have, in small.</summary>
 public sealed class HubFolderTests : IDisposable
 {
-    private static readonly AutoencoderKLConfig Vae = new() { BlockOutChannels = [8, 16], LayersPerBlock = 2, NormNumGroups = 4, ScalingFactor = 0.5 };
+    private static readonly AutoencoderKLConfig Vae = new()
+    {
+        BlockOutChannels = [8, 16],
+        LayersPerBlock = 2,
+        NormNumGroups = 4,
+        ScalingFactor = 0.5,
+    };
 
     private const string VaeJson = """
         {"_class_name": "AutoencoderKL", "_diffusers_version": "0.25.0", "act_fn": "silu", "block_out_channels": [8, 16], "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
@@ -78,7 +84,15 @@ public sealed class HubFolderTests : IDisposable
     public void A_tiny_autoencoder_loads_from_its_folder()
     {
         using var scope = NewDisposeScope();
-        using var model = new TinyAutoencoder(new() { Channels = 8, NumEncoderBlocks = [1, 2], NumDecoderBlocks = [2, 1], LatentChannels = 6 });
+        using var model = new TinyAutoencoder(
+            new()
+            {
+                Channels = 8,
+                NumEncoderBlocks = [1, 2],
+                NumDecoderBlocks = [2, 1],
+                LatentChannels = 6,
+            }
+        );
         const string json = """
             {"_class_name": "AutoencoderTiny", "act_fn": "relu", "decoder_block_out_channels": [8, 8], "encoder_block_out_channels": [8, 8], "force_upcast": false, "in_channels": 3, "latent_channels": 6,
              "latent_magnitude": 3, "latent_shift": 0.5, "num_decoder_blocks": [2, 1], "num_encoder_blocks": [1, 2], "out_channels": 3, "scaling_factor": 1.0, "upsampling_scaling_factor": 2}
@@ -100,20 +114,41 @@ public sealed class HubFolderTests : IDisposable
         var before = TensorCount.Now;
         using (NewDisposeScope())
         {
-            using var model = new T5Encoder(new T5Config { VocabSize = 512, DModel = 16, DKv = 4, DFf = 32, NumLayers = 2, NumHeads = 2, FeedForwardProj = "relu" });
-            Write("text_encoder/config.json", """
+            using var model = new T5Encoder(
+                new T5Config
+                {
+                    VocabSize = 512,
+                    DModel = 16,
+                    DKv = 4,
+                    DFf = 32,
+                    NumLayers = 2,
+                    NumHeads = 2,
+                    FeedForwardProj = "relu",
+                }
+            );
+            Write(
+                "text_encoder/config.json",
+                """
                 {"architectures": ["T5EncoderModel"], "d_ff": 32, "d_kv": 4, "d_model": 16, "decoder_start_token_id": 0, "layer_norm_epsilon": 1e-06, "model_type": "t5", "num_heads": 2, "num_layers": 2,
                  "relative_attention_num_buckets": 32, "vocab_size": 512}
-                """);
+                """
+            );
             var weights = model.state_dict().ToList();
             var half = weights.Count / 2;
             SafetensorsWriter.Write(folder["text_encoder/model-00001-of-00002.safetensors"], weights.Take(half));
             SafetensorsWriter.Write(folder["text_encoder/model-00002-of-00002.safetensors"], weights.Skip(half));
-            Write("text_encoder/model.safetensors.index.json", JsonSerializer.Serialize(new
-            {
-                metadata = new { total_size = 1 },
-                weight_map = weights.Select((pair, i) => (pair.Key, File: $"model-0000{(i < half ? 1 : 2)}-of-00002.safetensors")).ToDictionary(pair => pair.Key, pair => pair.File),
-            }));
+            Write(
+                "text_encoder/model.safetensors.index.json",
+                JsonSerializer.Serialize(
+                    new
+                    {
+                        metadata = new { total_size = 1 },
+                        weight_map = weights
+                            .Select((pair, i) => (pair.Key, File: $"model-0000{(i < half ? 1 : 2)}-of-00002.safetensors"))
+                            .ToDictionary(pair => pair.Key, pair => pair.File),
+                    }
+                )
+            );
             Should.Throw<InvalidModelException>(() => HubFolder.LoadT5(folder.Path)).Message.ShouldContain("its tokenizer's spiece.model");
             Directory.CreateDirectory(folder["tokenizer"]);
             File.Copy(TestFiles.Data("sentencepiece", "t5.model"), folder["tokenizer/spiece.model"]);
@@ -130,22 +165,43 @@ public sealed class HubFolderTests : IDisposable
     public void A_clip_loads_alone_and_as_a_half(bool whole)
     {
         using var scope = NewDisposeScope();
-        using var model = new ClipTextModel(new()
-        {
-            VocabSize = 654, HiddenSize = 16, IntermediateSize = 32, NumHiddenLayers = 1, NumAttentionHeads = 2, MaxPositionEmbeddings = 12, ProjectionDim = 6, HiddenAct = "gelu", EosTokenId = 653,
-        });
+        using var model = new ClipTextModel(
+            new()
+            {
+                VocabSize = 654,
+                HiddenSize = 16,
+                IntermediateSize = 32,
+                NumHiddenLayers = 1,
+                NumAttentionHeads = 2,
+                MaxPositionEmbeddings = 12,
+                ProjectionDim = 6,
+                HiddenAct = "gelu",
+                EosTokenId = 653,
+            }
+        );
         const string text = """
             {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "vocab_size": 654, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
              "max_position_embeddings": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-05, "projection_dim": 6, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
             """;
         var part = whole ? "" : "text_encoder/";
-        Write(part + "config.json", whole ? $$"""{"model_type": "clip", "projection_dim": 6, "logit_scale_init_value": 2.6592, "text_config": {{text}}, "vision_config": {"hidden_size": 4} }""" : text);
+        Write(
+            part + "config.json",
+            whole
+                ? $$"""{"model_type": "clip", "projection_dim": 6, "logit_scale_init_value": 2.6592, "text_config": {{text}}, "vision_config": {"hidden_size": 4} }"""
+                : text
+        );
         var weights = model.state_dict();
         if (whole)
+        {
             weights["vision_model.post_layernorm.bias"] = zeros(4);
+        }
+
         SafetensorsWriter.Write(folder[part + "model.safetensors"], weights);
         foreach (var name in new[] { "vocab.json", "merges.txt" })
+        {
             Write((whole ? "" : "tokenizer/") + name, File.ReadAllText(TestFiles.Data("clip", name)));
+        }
+
         foreach (var output in Enum.GetValues<ClipOutput>())
         {
             using var loaded = HubFolder.LoadClip(folder.Path, output);
@@ -158,7 +214,16 @@ public sealed class HubFolderTests : IDisposable
     public void A_transformer_that_says_its_sizes_loads_from_its_folder()
     {
         using var scope = NewDisposeScope();
-        using var model = new StdiT3(new StdiT3Config { HiddenSize = 16, Depth = 1, NumHeads = 2, CaptionChannels = 8, ModelMaxLength = 5 });
+        using var model = new StdiT3(
+            new StdiT3Config
+            {
+                HiddenSize = 16,
+                Depth = 1,
+                NumHeads = 2,
+                CaptionChannels = 8,
+                ModelMaxLength = 5,
+            }
+        );
         const string json = """
             {"architectures": ["STDiT3"], "caption_channels": 8, "class_dropout_prob": 0.1, "depth": 1, "drop_path": 0.0, "enable_flash_attn": true, "freeze_y_embedder": true, "hidden_size": 16, "in_channels": 4,
              "input_size": [null, null, null], "input_sq_size": 512, "mlp_ratio": 4.0, "model_max_length": 5, "model_type": "STDiT3", "num_heads": 2, "only_train_temporal": true, "patch_size": [1, 2, 2],
@@ -170,7 +235,10 @@ public sealed class HubFolderTests : IDisposable
         loaded.Config.ModelMaxLength.ShouldBe(5);
         var theirs = loaded.state_dict();
         foreach (var (name, tensor) in model.state_dict())
+        {
             theirs[name].eq(tensor).all().item<bool>().ShouldBeTrue(name);
+        }
+
         Write("config.json", Changed(json, "depth", 2));
         Should.Throw<InvalidWeightsException>(() => HubFolder.LoadTransformer(folder.Path)).Message.ShouldContain("Missing: ");
     }
@@ -195,10 +263,16 @@ public sealed class HubFolderTests : IDisposable
         Refused("does not say 'vocab_size'", () => HubFolder.LoadT5(folder.Path));
         Write("config.json", Changed(VaeJson, "block_out_channels", "wide"));
         Refused("does not fit AutoencoderKLConfig", () => HubFolder.LoadAutoencoder(folder.Path));
-        foreach (var (name, value) in new (string, JsonNode)[]
-        {
-            ("act_fn", "gelu"), ("down_block_types", new JsonArray("DownEncoderBlock2D", "AttnDownEncoderBlock2D")), ("use_quant_conv", false), ("shift_factor", 0.1), ("latents_mean", new JsonArray(0.1)),
-        })
+        foreach (
+            var (name, value) in new (string, JsonNode)[]
+            {
+                ("act_fn", "gelu"),
+                ("down_block_types", new JsonArray("DownEncoderBlock2D", "AttnDownEncoderBlock2D")),
+                ("use_quant_conv", false),
+                ("shift_factor", 0.1),
+                ("latents_mean", new JsonArray(0.1)),
+            }
+        )
         {
             Write("config.json", Changed(VaeJson, name, value));
             Refused($"says \"{name}\": ", () => HubFolder.LoadAutoencoder(folder.Path));
@@ -207,7 +281,10 @@ public sealed class HubFolderTests : IDisposable
         Refused("BlockOutChannels is empty", () => HubFolder.LoadAutoencoder(folder.Path));
         Write("config.json", Changed(VaeJson, "layers_per_block", 2_000_000_000));
         Refused("at most 16 of 100", () => HubFolder.LoadAutoencoder(folder.Path));
-        Write("config.json", """{"_class_name": "AutoencoderTiny", "encoder_block_out_channels": null, "decoder_block_out_channels": [8], "num_encoder_blocks": [1], "num_decoder_blocks": [1]}""");
+        Write(
+            "config.json",
+            """{"_class_name": "AutoencoderTiny", "encoder_block_out_channels": null, "decoder_block_out_channels": [8], "num_encoder_blocks": [1], "num_decoder_blocks": [1]}"""
+        );
         Refused("is null", () => HubFolder.LoadAutoencoder(folder.Path));
         Write("config.json", VaeJson);
         Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(folder.Path)).Message.ShouldContain("holds no weights");

@@ -13,11 +13,24 @@ namespace OpenSora.Tests.Generation;
 [Collection(nameof(LiveTensorCount))]
 public class OtherPartsTests
 {
-    private static readonly DiTConfig DiT = new() { InputSize = [4, 8, 8], HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = 16 };
+    private static readonly DiTConfig DiT = new()
+    {
+        InputSize = [4, 8, 8],
+        HiddenSize = 32,
+        Depth = 2,
+        NumHeads = 2,
+        CaptionChannels = 16,
+    };
 
     private static readonly ClipTextConfig Clip = new()
     {
-        VocabSize = 654, HiddenSize = 16, IntermediateSize = 32, NumHiddenLayers = 1, NumAttentionHeads = 2, MaxPositionEmbeddings = 12, EosTokenId = 653,
+        VocabSize = 654,
+        HiddenSize = 16,
+        IntermediateSize = 32,
+        NumHiddenLayers = 1,
+        NumAttentionHeads = 2,
+        MaxPositionEmbeddings = 12,
+        EosTokenId = 653,
     };
 
     private static TinyModel Folder(string autoencoder)
@@ -28,24 +41,59 @@ public class OtherPartsTests
             using var seed = new Generator(7);
             using var noGradients = no_grad();
             foreach (var parameter in module.parameters())
+            {
                 parameter.normal_(0, 0.2, seed);
+            }
+
             module.SaveWeights(model[file]);
             module.Dispose();
         }
 
-        var tiny = new TinyAutoencoderConfig { Channels = 8, NumEncoderBlocks = [1, 1, 1], NumDecoderBlocks = [1, 1, 1] };
-        var temporal = new AutoencoderKLConfig { BlockOutChannels = [8, 8, 8], LayersPerBlock = 1, NormNumGroups = 4 };
+        var tiny = new TinyAutoencoderConfig
+        {
+            Channels = 8,
+            NumEncoderBlocks = [1, 1, 1],
+            NumDecoderBlocks = [1, 1, 1],
+        };
+        var temporal = new AutoencoderKLConfig
+        {
+            BlockOutChannels = [8, 8, 8],
+            LayersPerBlock = 1,
+            NormNumGroups = 4,
+        };
         Save(new DiT(DiT), "dit.safetensors");
         Save(new ClipTextModel(Clip), "clip.safetensors");
         Save(autoencoder is "autoencoder_tiny" ? new TinyAutoencoder(tiny) : new AutoencoderKLTemporalDecoder(temporal), "vae.safetensors");
         foreach (var name in new[] { "vocab.json", "merges.txt" })
-            File.Copy(TestFiles.Data("clip", name), model[name]);
-        ModelFolder.Save(model.Path, ModelFolder.Open(model.Path).Description with
         {
-            Denoiser = new ModelPart { Architecture = "dit", Config = ModelFolder.WriteConfig(DiT), Weights = "dit.safetensors" },
-            Vae = new ModelPart { Architecture = autoencoder, Config = autoencoder is "autoencoder_tiny" ? ModelFolder.WriteConfig(tiny) : ModelFolder.WriteConfig(temporal), Weights = "vae.safetensors" },
-            TextEncoder = new TextEncoderPart { Architecture = "clip", Config = ModelFolder.WriteConfig(Clip), Weights = "clip.safetensors", Tokenizer = "vocab.json" },
-        });
+            File.Copy(TestFiles.Data("clip", name), model[name]);
+        }
+
+        ModelFolder.Save(
+            model.Path,
+            ModelFolder.Open(model.Path).Description with
+            {
+                Denoiser = new ModelPart
+                {
+                    Architecture = "dit",
+                    Config = ModelFolder.WriteConfig(DiT),
+                    Weights = "dit.safetensors",
+                },
+                Vae = new ModelPart
+                {
+                    Architecture = autoencoder,
+                    Config = autoencoder is "autoencoder_tiny" ? ModelFolder.WriteConfig(tiny) : ModelFolder.WriteConfig(temporal),
+                    Weights = "vae.safetensors",
+                },
+                TextEncoder = new TextEncoderPart
+                {
+                    Architecture = "clip",
+                    Config = ModelFolder.WriteConfig(Clip),
+                    Weights = "clip.safetensors",
+                    Tokenizer = "vocab.json",
+                },
+            }
+        );
         return model;
     }
 
@@ -72,11 +120,23 @@ public class OtherPartsTests
         // What the latents decode to in one call of the autoencoder is what the generator shows: no seam after every fourth frame.
         using var scope = NewDisposeScope();
         using var model = Folder("autoencoder_kl_temporal_decoder");
-        using var vae = new AutoencoderKLTemporalDecoder(new AutoencoderKLConfig { BlockOutChannels = [8, 8, 8], LayersPerBlock = 1, NormNumGroups = 4 });
+        using var vae = new AutoencoderKLTemporalDecoder(
+            new AutoencoderKLConfig
+            {
+                BlockOutChannels = [8, 8, 8],
+                LayersPerBlock = 1,
+                NormNumGroups = 4,
+            }
+        );
         vae.LoadWeights(model["vae.safetensors"]);
         vae.eval();
         Tensor? latents = null;
-        using var generator = VideoGenerator.Create().UseModel(model.Path).UseBackend("cpu").UseVae(_ => new Overheard(vae, seen => latents = seen)).Build();
+        using var generator = VideoGenerator
+            .Create()
+            .UseModel(model.Path)
+            .UseBackend("cpu")
+            .UseVae(_ => new Overheard(vae, seen => latents = seen))
+            .Build();
         var video = await generator.Request("a goat").Seed(1).Frames(8).GenerateAsync();
         VideoFrames.FromTensor(vae.Decode(latents!), 6).Pixels.ToArray().ShouldBe(video.Frames.Pixels.ToArray());
         vae.DecodeChunkSize = 4;
@@ -101,9 +161,7 @@ public class OtherPartsTests
             return inner.Decode(latents);
         }
 
-        public void Dispose()
-        {
-        }
+        public void Dispose() { }
     }
 
     [Fact]
@@ -111,7 +169,9 @@ public class OtherPartsTests
     {
         using var model = new TinyModel();
         using var generator = model.Builder().UseVae(_ => new Broken()).Build();
-        (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").Seed(1).GenerateAsync())).Message.ShouldContain("The pixels of \"a goat\" are not finite");
+        (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").Seed(1).GenerateAsync())).Message.ShouldContain(
+            "The pixels of \"a goat\" are not finite"
+        );
     }
 
     private sealed class Broken : IVideoAutoencoder
@@ -126,9 +186,7 @@ public class OtherPartsTests
 
         public Tensor Decode(Tensor latents) => full([latents.shape[0], 3, latents.shape[2], 4 * latents.shape[3], 4 * latents.shape[4]], float.NaN);
 
-        public void Dispose()
-        {
-        }
+        public void Dispose() { }
     }
 
     [Theory]

@@ -19,12 +19,46 @@ internal sealed class TinyModel : IDisposable
     {
         var config = new StdiTConfig
         {
-            InputSize = [4, 8, 8], InChannels = 4, HiddenSize = 32, Depth = 2, NumHeads = 2, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens + 2,
+            InputSize = [4, 8, 8],
+            InChannels = 4,
+            HiddenSize = 32,
+            Depth = 2,
+            NumHeads = 2,
+            CaptionChannels = HashTextEncoder.States,
+            ModelMaxLength = HashTextEncoder.Tokens + 2,
         };
-        var vae = new AutoencoderKLConfig { BlockOutChannels = [8, 8, 8], LayersPerBlock = 1, NormNumGroups = 4 };
-        var t5 = new T5Config { DModel = HashTextEncoder.States, DKv = 4, DFf = 16, NumLayers = 1, NumHeads = 2 };
-        var stdit2 = new StdiT2Config { InputSqSize = 32, HiddenSize = 48, Depth = 2, NumHeads = 4, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens };
-        var stdit3 = new StdiT3Config { InputSqSize = 32, HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = HashTextEncoder.States, ModelMaxLength = HashTextEncoder.Tokens };
+        var vae = new AutoencoderKLConfig
+        {
+            BlockOutChannels = [8, 8, 8],
+            LayersPerBlock = 1,
+            NormNumGroups = 4,
+        };
+        var t5 = new T5Config
+        {
+            DModel = HashTextEncoder.States,
+            DKv = 4,
+            DFf = 16,
+            NumLayers = 1,
+            NumHeads = 2,
+        };
+        var stdit2 = new StdiT2Config
+        {
+            InputSqSize = 32,
+            HiddenSize = 48,
+            Depth = 2,
+            NumHeads = 4,
+            CaptionChannels = HashTextEncoder.States,
+            ModelMaxLength = HashTextEncoder.Tokens,
+        };
+        var stdit3 = new StdiT3Config
+        {
+            InputSqSize = 32,
+            HiddenSize = 32,
+            Depth = 2,
+            NumHeads = 4,
+            CaptionChannels = HashTextEncoder.States,
+            ModelMaxLength = HashTextEncoder.Tokens,
+        };
         (nn.Module Module, JsonElement Config) denoiser = architecture switch
         {
             "stdit2" => (new StdiT2(stdit2), ModelFolder.WriteConfig(stdit2)),
@@ -38,14 +72,36 @@ internal sealed class TinyModel : IDisposable
         var description = new ModelDescription
         {
             Name = Name,
-            Denoiser = new ModelPart { Architecture = architecture, Config = denoiser.Config, Weights = "stdit.safetensors" },
-            Vae = new ModelPart { Architecture = "autoencoder_kl", Config = ModelFolder.WriteConfig(vae), Weights = "vae.safetensors" },
-            TextEncoder = new TextEncoderPart { Architecture = "t5", Config = ModelFolder.WriteConfig(t5), Weights = "t5.safetensors", Tokenizer = "spiece.model", MaxTokens = HashTextEncoder.Tokens },
+            Denoiser = new ModelPart
+            {
+                Architecture = architecture,
+                Config = denoiser.Config,
+                Weights = "stdit.safetensors",
+            },
+            Vae = new ModelPart
+            {
+                Architecture = "autoencoder_kl",
+                Config = ModelFolder.WriteConfig(vae),
+                Weights = "vae.safetensors",
+            },
+            TextEncoder = new TextEncoderPart
+            {
+                Architecture = "t5",
+                Config = ModelFolder.WriteConfig(t5),
+                Weights = "t5.safetensors",
+                Tokenizer = "spiece.model",
+                MaxTokens = HashTextEncoder.Tokens,
+            },
             Sampling = new SamplingDefaults { Steps = 4, GuidanceScale = 3 },
             Video = new VideoDefaults
             {
-                Frames = 4, Width = 32, Height = 32, Fps = 6,
-                FramesRange = new(1, 8), WidthRange = new(8, 64, 4), HeightRange = new(8, 64, 4),
+                Frames = 4,
+                Width = 32,
+                Height = 32,
+                Fps = 6,
+                FramesRange = new(1, 8),
+                WidthRange = new(8, 64, 4),
+                HeightRange = new(8, 64, 4),
             },
             Licence = new Licence("MIT"),
         };
@@ -57,7 +113,10 @@ internal sealed class TinyModel : IDisposable
         using var seed = new Generator(7);
         using var noGradients = no_grad();
         foreach (var parameter in module.parameters())
+        {
             parameter.normal_(0, spread, seed);
+        }
+
         module.SaveWeights(this[file]);
         module.Dispose();
     }
@@ -66,7 +125,8 @@ internal sealed class TinyModel : IDisposable
 
     public string this[string file] => folder[file];
 
-    public VideoGeneratorBuilder Builder() => VideoGenerator.Create().UseModel(Path).UseBackend("cpu").UseVae<TinyVae>().UseTextEncoder<HashTextEncoder>();
+    public VideoGeneratorBuilder Builder() =>
+        VideoGenerator.Create().UseModel(Path).UseBackend("cpu").UseVae<TinyVae>().UseTextEncoder<HashTextEncoder>();
 
     public VideoGenerator Whole() => VideoGenerator.Create().UseModel(Path).UseBackend("cpu").Build();
 
@@ -112,10 +172,30 @@ internal sealed class HashTextEncoder : ITextEncoder
 /// <summary>Latents are means of 4x4 pixels.</summary>
 internal sealed class TinyVae : IVideoAutoencoder
 {
-    private readonly Tensor colours = tensor(new float[] { 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f }).reshape(3, 4).DetachFromDisposeScope();
+    private readonly Tensor colours = tensor(new float[] { 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f })
+        .reshape(3, 4)
+        .DetachFromDisposeScope();
 
     // The colours' pseudo-inverse: what is encoded decodes to itself.
-    private readonly Tensor inverse = tensor(new float[] { 1.7410650f, -0.2655375f, -0.1004737f, 0.2248696f, 1.9305296f, -0.7109708f, -0.5621741f, 0.1736759f, 1.7774269f, 0.5349026f, -0.3014210f, 0.6066695f }).reshape(4, 3).DetachFromDisposeScope();
+    private readonly Tensor inverse = tensor(
+            new float[]
+            {
+                1.7410650f,
+                -0.2655375f,
+                -0.1004737f,
+                0.2248696f,
+                1.9305296f,
+                -0.7109708f,
+                -0.5621741f,
+                0.1736759f,
+                1.7774269f,
+                0.5349026f,
+                -0.3014210f,
+                0.6066695f,
+            }
+        )
+        .reshape(4, 3)
+        .DetachFromDisposeScope();
 
     public int LatentChannels => 4;
 

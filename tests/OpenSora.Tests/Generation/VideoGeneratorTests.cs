@@ -60,12 +60,20 @@ public class VideoGeneratorTests
         Bytes(await model.Generator().Request("a goat").Seed(1).GenerateAsync()).ShouldBe(plain);
 
         VideoRequestBuilder Request() => generator.Request("a goat").Seed(1);
-        foreach (var other in new[]
+        foreach (
+            var other in new[]
+            {
+                generator.Request("a boat").Seed(1),
+                Request().Seed(2),
+                Request().Steps(5),
+                Request().Guidance(4),
+                Request().Guidance(1),
+                Request().NegativePrompt("a boat"),
+            }
+        )
         {
-            generator.Request("a boat").Seed(1), Request().Seed(2), Request().Steps(5), Request().Guidance(4), Request().Guidance(1),
-            Request().NegativePrompt("a boat"),
-        })
             Bytes(await other.GenerateAsync()).ShouldNotBe(plain);
+        }
 
         var sized = await Request().Frames(3).Size(24, 40).Fps(9.5).GenerateAsync();
         (sized.Frames.Count, sized.Frames.Width, sized.Frames.Height, sized.Frames.FramesPerSecond).ShouldBe((3, 24, 40, 9.5));
@@ -98,10 +106,12 @@ public class VideoGeneratorTests
     [Fact]
     public async Task A_rectified_flow_is_sampled_as_one_and_as_nothing_else()
     {
-        static ModelDescription Flow(ModelDescription model, bool shift) => model with
-        {
-            Diffusion = new() { Kind = DiffusionKind.RectifiedFlow, ShiftBySize = shift }, Sampling = model.Sampling with { Sampler = SamplerKind.RectifiedFlow },
-        };
+        static ModelDescription Flow(ModelDescription model, bool shift) =>
+            model with
+            {
+                Diffusion = new() { Kind = DiffusionKind.RectifiedFlow, ShiftBySize = shift },
+                Sampling = model.Sampling with { Sampler = SamplerKind.RectifiedFlow },
+            };
         using var model = new TinyModel(d => Flow(d, shift: true));
         using var unshifted = new TinyModel(d => Flow(d, shift: false));
         using var generator = model.Generator();
@@ -132,10 +142,22 @@ public class VideoGeneratorTests
     {
         using var model = new TinyModel();
         using var generator = model.Generator();
-        VideoRequest[] requests = [.. Enumerable.Range(0, 8).Select(i => new VideoRequest { Prompt = i % 2 == 0 ? "a goat" : "a red boat", Seed = i / 2, Frames = 2 + i % 3 })];
+        VideoRequest[] requests =
+        [
+            .. Enumerable
+                .Range(0, 8)
+                .Select(i => new VideoRequest
+                {
+                    Prompt = i % 2 == 0 ? "a goat" : "a red boat",
+                    Seed = i / 2,
+                    Frames = 2 + i % 3,
+                }),
+        ];
         var together = await Task.WhenAll(requests.Select(r => generator.GenerateAsync(r)));
         for (var i = 0; i < requests.Length; i++)
+        {
             Bytes(await generator.GenerateAsync(requests[i])).ShouldBe(Bytes(together[i]));
+        }
     }
 
     [Fact]
@@ -149,14 +171,20 @@ public class VideoGeneratorTests
         await video.SaveGifAsync(folder["a.gif"], new Listener(heard.Add));
 
         heard.Select(p => p.Stage).ShouldBe(heard.Select(p => p.Stage).Order());
-        heard.GroupBy(p => p.Stage).ToDictionary(g => g.Key, g => string.Join(' ', g.Select(p => $"{p.Step}/{p.Steps}"))).ShouldBe(new Dictionary<GenerationStage, string>
-        {
-            [GenerationStage.Loading] = "0/3 1/3 2/3 3/3",
-            [GenerationStage.EncodingText] = "0/1 1/1",
-            [GenerationStage.Denoising] = "0/3 1/3 2/3 3/3",
-            [GenerationStage.Decoding] = "0/8 4/8 8/8",
-            [GenerationStage.Writing] = "0/1 1/1",
-        }, ignoreOrder: true);
+        heard
+            .GroupBy(p => p.Stage)
+            .ToDictionary(g => g.Key, g => string.Join(' ', g.Select(p => $"{p.Step}/{p.Steps}")))
+            .ShouldBe(
+                new Dictionary<GenerationStage, string>
+                {
+                    [GenerationStage.Loading] = "0/3 1/3 2/3 3/3",
+                    [GenerationStage.EncodingText] = "0/1 1/1",
+                    [GenerationStage.Denoising] = "0/3 1/3 2/3 3/3",
+                    [GenerationStage.Decoding] = "0/8 4/8 8/8",
+                    [GenerationStage.Writing] = "0/1 1/1",
+                },
+                ignoreOrder: true
+            );
 
         heard.Clear();
         await generator.Request("a goat").GenerateAsync(new Listener(heard.Add));
@@ -176,12 +204,21 @@ public class VideoGeneratorTests
         using (var cancel = new CancellationTokenSource())
         {
             List<GenerationStage> heard = [];
-            await Should.ThrowAsync<OperationCanceledException>(generator.Request("a goat").GenerateAsync(new Listener(p =>
-            {
-                heard.Add(p.Stage);
-                if (p.Stage == stage)
-                    cancel.Cancel();
-            }), cancel.Token));
+            await Should.ThrowAsync<OperationCanceledException>(
+                generator
+                    .Request("a goat")
+                    .GenerateAsync(
+                        new Listener(p =>
+                        {
+                            heard.Add(p.Stage);
+                            if (p.Stage == stage)
+                            {
+                                cancel.Cancel();
+                            }
+                        }),
+                        cancel.Token
+                    )
+            );
             heard[^1].ShouldBe(stage);
         }
         (await generator.Request("a goat").GenerateAsync()).Frames.Count.ShouldBe(4);
@@ -214,8 +251,11 @@ public class VideoGeneratorTests
         var before = TensorCount.Settled;
         using (var generator = model.Generator())
         {
-            (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").GenerateAsync(new Listener(p =>
-                throw new InvalidOperationException("no more"))))).Message.ShouldBe("no more");
+            (
+                await Should.ThrowAsync<InvalidOperationException>(
+                    generator.Request("a goat").GenerateAsync(new Listener(p => throw new InvalidOperationException("no more")))
+                )
+            ).Message.ShouldBe("no more");
             await generator.Request("a goat").GenerateAsync();
         }
         TensorCount.ShouldBe(before, settled: true);
@@ -231,27 +271,32 @@ public class VideoGeneratorTests
         Bytes(await generator.Request("a goat").Seed(1).GenerateAsync()).ShouldNotBe(empty);
 
         var words = string.Join(' ', Enumerable.Repeat("goat", 2000)); // 10,000 characters
-        Bytes(await generator.Request(words).Seed(1).GenerateAsync()).ShouldBe(Bytes(await generator.Request(words + " boat").Seed(1).GenerateAsync()));
+        Bytes(await generator.Request(words).Seed(1).GenerateAsync())
+            .ShouldBe(Bytes(await generator.Request(words + " boat").Seed(1).GenerateAsync()));
 
         Should.Throw<ArgumentNullException>(() => generator.Request(null!));
         await Should.ThrowAsync<ArgumentException>(() => generator.GenerateAsync(new VideoRequest { Prompt = null! }));
     }
 
-    public static TheoryData<Action<VideoRequest>, string> Mistakes => new()
-    {
-        { r => r.Frames = 0, "Frames is 0" },
-        { r => r.Frames = 9, "Frames is 9; tiny can do 1 to 8" },
-        { r => r.Steps = 0, "Steps is 0" },
-        { r => r.Steps = -3, "Steps is -3" },
-        { r => r.Steps = 2000, "Steps is 2000" },
-        { r => r.Guidance = double.PositiveInfinity, "Guidance is" },
-        { r => r.FramesPerSecond = -1, "FramesPerSecond is -1" },
-        { r => r.Width = 32, "Width and Height go together" },
-        { r => (r.Width, r.Height) = (0, -8), "Width is 0; it must be at least 1 pixel. Height is -8" },
-        { r => (r.Width, r.Height) = (33, 32), "Width is 33; tiny can do 8 to 64 in steps of 4" },
-        { r => (r.Width, r.Height) = (32, 36), "Height is 36; it must be a multiple of 8" },
-        { r => (r.Width, r.Height, r.Frames) = (68, 128, 100), "Width is 68; tiny can do 8 to 64 in steps of 4. Height is 128; tiny can do 8 to 64 in steps of 4. Frames is 100" },
-    };
+    public static TheoryData<Action<VideoRequest>, string> Mistakes =>
+        new()
+        {
+            { r => r.Frames = 0, "Frames is 0" },
+            { r => r.Frames = 9, "Frames is 9; tiny can do 1 to 8" },
+            { r => r.Steps = 0, "Steps is 0" },
+            { r => r.Steps = -3, "Steps is -3" },
+            { r => r.Steps = 2000, "Steps is 2000" },
+            { r => r.Guidance = double.PositiveInfinity, "Guidance is" },
+            { r => r.FramesPerSecond = -1, "FramesPerSecond is -1" },
+            { r => r.Width = 32, "Width and Height go together" },
+            { r => (r.Width, r.Height) = (0, -8), "Width is 0; it must be at least 1 pixel. Height is -8" },
+            { r => (r.Width, r.Height) = (33, 32), "Width is 33; tiny can do 8 to 64 in steps of 4" },
+            { r => (r.Width, r.Height) = (32, 36), "Height is 36; it must be a multiple of 8" },
+            {
+                r => (r.Width, r.Height, r.Frames) = (68, 128, 100),
+                "Width is 68; tiny can do 8 to 64 in steps of 4. Height is 128; tiny can do 8 to 64 in steps of 4. Frames is 100"
+            },
+        };
 
     [Theory]
     [MemberData(nameof(Mistakes))]
@@ -268,7 +313,10 @@ public class VideoGeneratorTests
     public async Task Options_stand_between_request_and_model()
     {
         using var model = new TinyModel();
-        using var generator = model.Builder().Configure(o => (o.Frames, o.Steps, o.Width, o.Height, o.FramesPerSecond, o.Guidance) = (2, 3, 16, 24, 5, 2)).Build();
+        using var generator = model
+            .Builder()
+            .Configure(o => (o.Frames, o.Steps, o.Width, o.Height, o.FramesPerSecond, o.Guidance) = (2, 3, 16, 24, 5, 2))
+            .Build();
         var video = await generator.Request("a goat").Steps(2).GenerateAsync();
         (video.Frames.Count, video.Frames.Width, video.Frames.Height, video.Frames.FramesPerSecond).ShouldBe((2, 16, 24, 5.0));
         (video.Metadata.Steps, video.Metadata.Guidance).ShouldBe((2, 2.0));
@@ -316,7 +364,12 @@ public class VideoGeneratorTests
         using var model = new TinyModel(spread: 1000);
         var before = TensorCount.Settled;
         using (var generator = model.Generator())
-            (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").Seed(1).GenerateAsync())).Message.ShouldContain("not finite");
+        {
+            (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").Seed(1).GenerateAsync())).Message.ShouldContain(
+                "not finite"
+            );
+        }
+
         TensorCount.ShouldBe(before, settled: true);
     }
 
@@ -326,9 +379,17 @@ public class VideoGeneratorTests
         using var model = new TinyModel();
         var before = TensorCount.Settled;
         using (var generator = model.Builder().UseVae(_ => new WideVae()).Build())
-            (await Should.ThrowAsync<InvalidOperationException>(generator.LoadAsync())).Message.ShouldContain("WideVae has 9 latent channels, but tiny works on 4");
+        {
+            (await Should.ThrowAsync<InvalidOperationException>(generator.LoadAsync())).Message.ShouldContain(
+                "WideVae has 9 latent channels, but tiny works on 4"
+            );
+        }
+
         using (var generator = model.Builder().UseTextEncoder(_ => new WideEncoder()).Build())
+        {
             (await Should.ThrowAsync<InvalidOperationException>(generator.LoadAsync())).Message.ShouldContain("width 99");
+        }
+
         TensorCount.ShouldBe(before, settled: true);
     }
 
@@ -355,11 +416,17 @@ public class VideoGeneratorTests
         using var model = new TinyModel();
         var before = TensorCount.Settled;
         var generator = model.Generator();
-        var video = await generator.Request("a goat").GenerateAsync(new Listener(p =>
-        {
-            if (p.Stage == GenerationStage.Denoising)
-                generator.Dispose();
-        }));
+        var video = await generator
+            .Request("a goat")
+            .GenerateAsync(
+                new Listener(p =>
+                {
+                    if (p.Stage == GenerationStage.Denoising)
+                    {
+                        generator.Dispose();
+                    }
+                })
+            );
         video.Frames.Count.ShouldBe(4);
         TensorCount.ShouldBe(before, settled: true);
         await Should.ThrowAsync<ObjectDisposedException>(generator.Request("a goat").GenerateAsync());
@@ -373,12 +440,19 @@ public class VideoGeneratorTests
         using var folder = new TemporaryFolder();
         GeneratedVideo video;
         using (var generator = model.Generator())
+        {
             video = await generator.Request("a goat").GenerateAsync();
+        }
+
         await video.SaveMp4Async(folder["new/a.mp4"]);
         await video.SaveGifAsync(folder["new/a.gif"]);
         await video.SavePngSequenceAsync(folder["new/frames"]);
         await video.SaveContactSheetAsync(folder["new/a.png"], columns: 2);
-        Directory.GetFileSystemEntries(folder["new"]).Select(Path.GetFileName).Order(StringComparer.Ordinal).ShouldBe(["a.gif", "a.mp4", "a.png", "frames"]);
+        Directory
+            .GetFileSystemEntries(folder["new"])
+            .Select(Path.GetFileName)
+            .Order(StringComparer.Ordinal)
+            .ShouldBe(["a.gif", "a.mp4", "a.png", "frames"]);
         (await new OpenSora.Media.VideoReader().ReadAsync(folder["new/a.mp4"])).Count.ShouldBe(4);
     }
 
@@ -402,8 +476,14 @@ public class VideoGeneratorTests
     {
         using var model = new TinyModel();
         var before = TensorCount.Settled;
-        await using (var services = new ServiceCollection().AddSingleton(new Greeting("hello"))
-            .AddOpenSora(o => (o.Model, o.Backend) = (model.Path, "cpu")).UseVae<TinyVae>().UseTextEncoder<GreetingEncoder>().Services.BuildServiceProvider())
+        await using (
+            var services = new ServiceCollection()
+                .AddSingleton(new Greeting("hello"))
+                .AddOpenSora(o => (o.Model, o.Backend) = (model.Path, "cpu"))
+                .UseVae<TinyVae>()
+                .UseTextEncoder<GreetingEncoder>()
+                .Services.BuildServiceProvider()
+        )
         {
             var video = await services.GetRequiredService<VideoGenerator>().Request("a goat").GenerateAsync();
             video.Frames.Count.ShouldBe(4);
@@ -443,9 +523,7 @@ public class VideoGeneratorTests
 
         public Tensor Decode(Tensor latents) => throw new NotSupportedException("Not called.");
 
-        public void Dispose()
-        {
-        }
+        public void Dispose() { }
     }
 
     private sealed class WideEncoder : ITextEncoder
@@ -456,8 +534,6 @@ public class VideoGeneratorTests
 
         public TextStates Encode(IReadOnlyList<string> prompts) => throw new NotSupportedException("Not called.");
 
-        public void Dispose()
-        {
-        }
+        public void Dispose() { }
     }
 }

@@ -20,7 +20,12 @@ public class BackendTests
     [Fact]
     public void The_best_available_backend_is_taken()
     {
-        var selector = new BackendSelector([new CpuBackend(), new FakeBackend("slow", 10), new FakeBackend("fast", 50), new FakeBackend("gone", 99, "it was sold.")]);
+        var selector = new BackendSelector([
+            new CpuBackend(),
+            new FakeBackend("slow", 10),
+            new FakeBackend("fast", 50),
+            new FakeBackend("gone", 99, "it was sold."),
+        ]);
         selector.Select().Name.ShouldBe("fast");
         selector.Select("auto").Name.ShouldBe("fast");
         selector.Select("AUTO").Name.ShouldBe("fast");
@@ -42,7 +47,9 @@ public class BackendTests
         e.Message.ShouldContain("'gone' cannot be used here: it was sold.");
         e.Message.ShouldContain("cpu (available");
         Should.Throw<BackendUnavailableException>(() => selector.Select("metal")).Message.ShouldContain("no backend 'metal'");
-        Should.Throw<BackendUnavailableException>(() => new BackendSelector([new FakeBackend("gone", 1, "it was sold")]).Select()).Message.ShouldContain("it was sold");
+        Should
+            .Throw<BackendUnavailableException>(() => new BackendSelector([new FakeBackend("gone", 1, "it was sold")]).Select())
+            .Message.ShouldContain("it was sold");
     }
 
     [Fact]
@@ -53,20 +60,30 @@ public class BackendTests
     public void A_referenced_package_offers_its_backend_and_says_why_it_cannot_be_used()
     {
         // Nothing in this project names a type of OpenSora.Cuda.
-        var (backend, availability) = BackendSelector.Discover().Describe().Single(d => string.Equals(d.Backend.Name, "cuda", StringComparison.Ordinal));
+        var (backend, availability) = BackendSelector
+            .Discover()
+            .Describe()
+            .Single(d => string.Equals(d.Backend.Name, "cuda", StringComparison.Ordinal));
         backend.Priority.ShouldBeGreaterThan(0);
         availability.IsAvailable.ShouldBe(cuda.is_available());
         if (availability.IsAvailable)
+        {
             BackendSelector.Discover().Select().Name.ShouldBe("cuda");
+        }
         else
+        {
             Should.Throw<BackendUnavailableException>(() => BackendSelector.Discover().Select("cuda")).Message.ShouldContain(availability.Reason);
+        }
     }
 
     [Fact]
     public void AddCuda_offers_another_card()
     {
         using var services = new ServiceCollection().AddOpenSora().AddCuda(7).Services.BuildServiceProvider();
-        var (backend, availability) = services.GetRequiredService<BackendSelector>().Describe().Single(d => string.Equals(d.Backend.Name, "cuda", StringComparison.Ordinal));
+        var (backend, availability) = services
+            .GetRequiredService<BackendSelector>()
+            .Describe()
+            .Single(d => string.Equals(d.Backend.Name, "cuda", StringComparison.Ordinal));
         availability.IsAvailable.ShouldBe(cuda.is_available() && cuda.device_count() > 7);
         availability.Reason.ShouldNotBeNullOrWhiteSpace();
         backend.Device.index.ShouldBe(7);

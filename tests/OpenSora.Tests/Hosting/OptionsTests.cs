@@ -12,8 +12,8 @@ namespace OpenSora.Tests.Hosting;
 
 public class OptionsTests
 {
-    private static IConfiguration Configuration(params (string Key, string Value)[] values) => new ConfigurationBuilder()
-        .AddInMemoryCollection(values.Select(v => KeyValuePair.Create(v.Key, (string?)v.Value))).Build();
+    private static IConfiguration Configuration(params (string Key, string Value)[] values) =>
+        new ConfigurationBuilder().AddInMemoryCollection(values.Select(v => KeyValuePair.Create(v.Key, (string?)v.Value))).Build();
 
     private static OpenSoraOptions Options(IServiceProvider services) => services.GetRequiredService<IOptions<OpenSoraOptions>>().Value;
 
@@ -23,7 +23,10 @@ public class OptionsTests
         using var services = new ServiceCollection().AddOpenSora().Services.BuildServiceProvider();
         var options = Options(services);
         foreach (var property in typeof(OpenSoraOptions).GetProperties().Where(p => p.PropertyType != typeof(bool)))
+        {
             property.GetValue(options).ShouldBeNull(property.Name);
+        }
+
         services.GetRequiredService<VideoGenerator>().ShouldBeSameAs(services.GetRequiredService<VideoGenerator>());
         services.GetRequiredService<IVideoReader>().ShouldBeOfType<VideoReader>();
     }
@@ -32,9 +35,18 @@ public class OptionsTests
     public void Configuration_is_read_and_code_has_the_last_word()
     {
         using var services = new ServiceCollection()
-            .AddSingleton(Configuration(("OpenSora:Steps", "12"), ("OpenSora:Guidance", "4.5"), ("OpenSora:Backend", "cpu"),
-                ("OpenSora:Sampler", "DpmSolver"), ("OpenSora:Precision", "BFloat16"), ("Other:Key", "x")))
-            .AddOpenSora(o => o.Guidance = 6).Services.BuildServiceProvider();
+            .AddSingleton(
+                Configuration(
+                    ("OpenSora:Steps", "12"),
+                    ("OpenSora:Guidance", "4.5"),
+                    ("OpenSora:Backend", "cpu"),
+                    ("OpenSora:Sampler", "DpmSolver"),
+                    ("OpenSora:Precision", "BFloat16"),
+                    ("Other:Key", "x")
+                )
+            )
+            .AddOpenSora(o => o.Guidance = 6)
+            .Services.BuildServiceProvider();
         var options = Options(services);
         (options.Steps, options.Guidance, options.Backend).ShouldBe((12, 6.0, "cpu"));
         (options.Sampler, options.Precision).ShouldBe((SamplerKind.DpmSolver, TorchSharp.torch.ScalarType.BFloat16));
@@ -51,25 +63,29 @@ public class OptionsTests
     [Fact]
     public void A_misspelt_key_is_an_error()
     {
-        using var services = new ServiceCollection().AddSingleton(Configuration(("OpenSora:Stepz", "12"))).AddOpenSora().Services.BuildServiceProvider();
+        using var services = new ServiceCollection()
+            .AddSingleton(Configuration(("OpenSora:Stepz", "12")))
+            .AddOpenSora()
+            .Services.BuildServiceProvider();
         Should.Throw<InvalidOperationException>(() => Options(services)).Message.ShouldContain("Stepz");
     }
 
-    public static TheoryData<Action<OpenSoraOptions>, string> Mistakes => new()
-    {
-        { o => o.Steps = 0, "OpenSora:Steps is 0; it must be from 1 to 1000" },
-        { o => o.Steps = 1001, "OpenSora:Steps is 1001" },
-        { o => o.Guidance = double.NaN, "OpenSora:Guidance is NaN" },
-        { o => o.Guidance = -1, "OpenSora:Guidance is -1" },
-        { o => o.Frames = 0, "OpenSora:Frames is 0" },
-        { o => o.FramesPerSecond = 0, "OpenSora:FramesPerSecond is 0" },
-        { o => o.Width = 64, "OpenSora:Width and OpenSora:Height go together" },
-        { o => o.Sampler = (SamplerKind)9, "OpenSora:Sampler is '9'; it must be one of Iddpm, Ddim, DpmSolver" },
-        { o => o.Precision = TorchSharp.torch.ScalarType.Int8, "OpenSora:Precision is Int8" },
-        { o => o.Backend = "metal", "OpenSora:Backend: There is no backend 'metal'" },
-        { o => o.Model = " ", "OpenSora:Model is empty" },
-        { o => o.FFmpegFolder = "/not/there", "OpenSora:FFmpegFolder is '/not/there'" },
-    };
+    public static TheoryData<Action<OpenSoraOptions>, string> Mistakes =>
+        new()
+        {
+            { o => o.Steps = 0, "OpenSora:Steps is 0; it must be from 1 to 1000" },
+            { o => o.Steps = 1001, "OpenSora:Steps is 1001" },
+            { o => o.Guidance = double.NaN, "OpenSora:Guidance is NaN" },
+            { o => o.Guidance = -1, "OpenSora:Guidance is -1" },
+            { o => o.Frames = 0, "OpenSora:Frames is 0" },
+            { o => o.FramesPerSecond = 0, "OpenSora:FramesPerSecond is 0" },
+            { o => o.Width = 64, "OpenSora:Width and OpenSora:Height go together" },
+            { o => o.Sampler = (SamplerKind)9, "OpenSora:Sampler is '9'; it must be one of Iddpm, Ddim, DpmSolver" },
+            { o => o.Precision = TorchSharp.torch.ScalarType.Int8, "OpenSora:Precision is Int8" },
+            { o => o.Backend = "metal", "OpenSora:Backend: There is no backend 'metal'" },
+            { o => o.Model = " ", "OpenSora:Model is empty" },
+            { o => o.FFmpegFolder = "/not/there", "OpenSora:FFmpegFolder is '/not/there'" },
+        };
 
     [Theory]
     [MemberData(nameof(Mistakes))]
@@ -81,7 +97,9 @@ public class OptionsTests
         validate.Message.ShouldContain(message);
 
         if (!message.Contains("Backend", StringComparison.Ordinal)) // without a container that is another exception
+        {
             Should.Throw<OptionsValidationException>(() => VideoGenerator.Create().Configure(mistake).Build()).Message.ShouldContain(message);
+        }
     }
 
     [Fact]
@@ -96,7 +114,9 @@ public class OptionsTests
     public void A_backend_that_cannot_be_used_is_told_when_the_generator_is_built()
     {
         Should.Throw<BackendUnavailableException>(() => VideoGenerator.Create().UseBackend("metal").Build()).Message.ShouldContain("'metal'");
-        Should.Throw<BackendUnavailableException>(() => VideoGenerator.Create().UseBackend(new FakeBackend("gone", 1, "it was sold.")).Build()).Message.ShouldContain("it was sold");
+        Should
+            .Throw<BackendUnavailableException>(() => VideoGenerator.Create().UseBackend(new FakeBackend("gone", 1, "it was sold.")).Build())
+            .Message.ShouldContain("it was sold");
     }
 
     [Fact]
@@ -125,9 +145,15 @@ public class OptionsTests
     [Fact]
     public void The_section_of_training_is_left_to_training()
     {
-        using var services = new ServiceCollection().AddSingleton(Configuration(("OpenSora:Steps", "12"), ("OpenSora:Training:Checkpoints:Folder", "run"))).AddOpenSora().Services.BuildServiceProvider();
+        using var services = new ServiceCollection()
+            .AddSingleton(Configuration(("OpenSora:Steps", "12"), ("OpenSora:Training:Checkpoints:Folder", "run")))
+            .AddOpenSora()
+            .Services.BuildServiceProvider();
         Options(services).Steps.ShouldBe(12);
-        using var misspelt = new ServiceCollection().AddSingleton(Configuration(("OpenSora:Stepz", "12"), ("OpenSora:Training:Checkpoints:Folder", "run"))).AddOpenSora().Services.BuildServiceProvider();
+        using var misspelt = new ServiceCollection()
+            .AddSingleton(Configuration(("OpenSora:Stepz", "12"), ("OpenSora:Training:Checkpoints:Folder", "run")))
+            .AddOpenSora()
+            .Services.BuildServiceProvider();
         Should.Throw<InvalidOperationException>(() => Options(misspelt)).Message.ShouldContain("Stepz");
     }
 }

@@ -40,11 +40,13 @@ internal sealed class FakeHub : IAsyncDisposable
 
     public int Port => ((IPEndPoint)listener.LocalEndpoint).Port;
 
-    public IEnumerable<Request> Asked(string method, string part) => Requests.Where(request => request.Is(method) && request.Path.Contains(part, StringComparison.Ordinal));
+    public IEnumerable<Request> Asked(string method, string part) =>
+        Requests.Where(request => request.Is(method) && request.Path.Contains(part, StringComparison.Ordinal));
 
     public static string Sha256(byte[] content) => Convert.ToHexStringLower(SHA256.HashData(content));
 
-    public static string GitSha1(byte[] content) => Convert.ToHexStringLower(SHA1.HashData([.. Encoding.ASCII.GetBytes($"blob {content.Length}\0"), .. content]));
+    public static string GitSha1(byte[] content) =>
+        Convert.ToHexStringLower(SHA1.HashData([.. Encoding.ASCII.GetBytes($"blob {content.Length}\0"), .. content]));
 
     public static string HashOf(byte[] content) => IsLarge(content) ? Sha256(content) : GitSha1(content);
 
@@ -64,7 +66,9 @@ internal sealed class FakeHub : IAsyncDisposable
         try
         {
             while (true)
+            {
                 connections.Add(AnswerAsync(await listener.AcceptSocketAsync(stopping.Token)));
+            }
         }
         catch (Exception exception) when (exception is OperationCanceledException or SocketException or ObjectDisposedException)
         {
@@ -78,21 +82,37 @@ internal sealed class FakeHub : IAsyncDisposable
         try
         {
             if (await ReadAsync(stream, stopping.Token) is not { } request)
+            {
                 return;
+            }
+
             Requests.Enqueue(request);
             var answer = Usual(request);
             answer = Misbehave?.Invoke(request, answer) ?? answer;
-            var head = new StringBuilder($"HTTP/1.1 {answer.Status} Whatever\r\nConnection: close\r\nContent-Length: {answer.Length ?? answer.Body.Length}\r\n");
+            var head = new StringBuilder(
+                $"HTTP/1.1 {answer.Status} Whatever\r\nConnection: close\r\nContent-Length: {answer.Length ?? answer.Body.Length}\r\n"
+            );
             foreach (var (name, value) in answer.Headers)
+            {
                 head.Append($"{name}: {value}\r\n");
+            }
+
             await stream.WriteAsync(Encoding.ASCII.GetBytes(head.Append("\r\n").ToString()), stopping.Token);
             if (!request.Is("HEAD"))
+            {
                 await stream.WriteAsync(answer.Body.AsMemory(0, Math.Min(answer.Body.Length, answer.CutAfter ?? int.MaxValue)), stopping.Token);
+            }
+
             await stream.FlushAsync(stopping.Token);
             if (answer.StallFor is { } time)
+            {
                 await Task.Delay(time, stopping.Token);
+            }
+
             if (answer.CutAfter is not null)
+            {
                 socket.LingerState = new LingerOption(enable: false, 0);
+            }
         }
         catch (Exception exception) when (exception is IOException or OperationCanceledException or SocketException)
         {
@@ -107,24 +127,52 @@ internal sealed class FakeHub : IAsyncDisposable
         while (!text.ToString().EndsWith("\r\n\r\n", StringComparison.Ordinal))
         {
             if (await stream.ReadAsync(one, cancellationToken) == 0)
+            {
                 return null;
+            }
+
             text.Append((char)one[0]);
         }
 
         var lines = text.ToString().Split("\r\n", StringSplitOptions.RemoveEmptyEntries);
         var first = lines[0].Split(' ');
-        return new Request(first[0], first[1], lines.Skip(1).Select(line => line.Split(": ", 2)).ToDictionary(pair => pair[0], pair => pair[1], StringComparer.OrdinalIgnoreCase));
+        return new Request(
+            first[0],
+            first[1],
+            lines.Skip(1).Select(line => line.Split(": ", 2)).ToDictionary(pair => pair[0], pair => pair[1], StringComparer.OrdinalIgnoreCase)
+        );
     }
 
     private Answer Usual(Request request)
     {
         if (request.IsFor($"/api/models/{Repository}/revision/"))
-            return new Answer(200, JsonSerializer.SerializeToUtf8Bytes(new { id = Repository, sha = Commit, siblings = Files.Keys.Select(file => new { rfilename = file }) }));
+        {
+            return new Answer(
+                200,
+                JsonSerializer.SerializeToUtf8Bytes(
+                    new
+                    {
+                        id = Repository,
+                        sha = Commit,
+                        siblings = Files.Keys.Select(file => new { rfilename = file }),
+                    }
+                )
+            );
+        }
+
         if (request.IsFor("/store/"))
-            return Files.Values.FirstOrDefault(content => request.Path.EndsWith(Sha256(content), StringComparison.Ordinal)) is { } stored ? Part(request, stored) : new Answer(404, []);
+        {
+            return Files.Values.FirstOrDefault(content => request.Path.EndsWith(Sha256(content), StringComparison.Ordinal)) is { } stored
+                ? Part(request, stored)
+                : new Answer(404, []);
+        }
+
         var prefix = $"/{Repository}/resolve/{Commit}/";
         if (!request.IsFor(prefix) || !Files.TryGetValue(Uri.UnescapeDataString(request.Path[prefix.Length..]), out var body))
+        {
             return new Answer(404, []) { Headers = { ["X-Error-Message"] = "Entry not found" } };
+        }
+
         if (!IsLarge(body))
         {
             var small = Part(request, body);
@@ -136,8 +184,10 @@ internal sealed class FakeHub : IAsyncDisposable
         {
             Headers =
             {
-                ["Location"] = $"{(Store is null ? "" : $"http://localhost:{Store.Port}")}/store/{Sha256(body)}", ["X-Linked-Etag"] = $"\"{Sha256(body)}\"",
-                ["X-Linked-Size"] = body.Length.ToString(CultureInfo.InvariantCulture), ["ETag"] = "\"something-else\"",
+                ["Location"] = $"{(Store is null ? "" : $"http://localhost:{Store.Port}")}/store/{Sha256(body)}",
+                ["X-Linked-Etag"] = $"\"{Sha256(body)}\"",
+                ["X-Linked-Size"] = body.Length.ToString(CultureInfo.InvariantCulture),
+                ["ETag"] = "\"something-else\"",
             },
         };
     }
@@ -145,9 +195,14 @@ internal sealed class FakeHub : IAsyncDisposable
     private static Answer Part(Request request, byte[] body)
     {
         if (request.Headers.GetValueOrDefault("Range") is not { } range)
+        {
             return new Answer(200, body);
+        }
+
         var from = int.Parse(range["bytes=".Length..^1], CultureInfo.InvariantCulture);
-        return from >= body.Length ? new Answer(416, []) : new Answer(206, body[from..]) { Headers = { ["Content-Range"] = $"bytes {from}-{body.Length - 1}/{body.Length}" } };
+        return from >= body.Length
+            ? new Answer(416, [])
+            : new Answer(206, body[from..]) { Headers = { ["Content-Range"] = $"bytes {from}-{body.Length - 1}/{body.Length}" } };
     }
 
     internal sealed record Request(string Method, string Path, Dictionary<string, string> Headers)

@@ -34,24 +34,45 @@ public sealed class ModelHubTests : IAsyncLifetime
 
     private ModelHubOptions Options(Action<ModelHubOptions>? set = null)
     {
-        var options = new ModelHubOptions { Endpoint = server.Address, CacheFolder = Cache, Token = "", Offline = false, Retries = 2, RetryDelay = TimeSpan.FromMilliseconds(1) };
+        var options = new ModelHubOptions
+        {
+            Endpoint = server.Address,
+            CacheFolder = Cache,
+            Token = "",
+            Offline = false,
+            Retries = 2,
+            RetryDelay = TimeSpan.FromMilliseconds(1),
+        };
         set?.Invoke(options);
         return options;
     }
 
-    private async Task<string> Download(Action<ModelHubOptions>? set = null, string[]? include = null, IProgress<DownloadProgress>? progress = null, bool links = true, CancellationToken cancellation = default)
+    private async Task<string> Download(
+        Action<ModelHubOptions>? set = null,
+        string[]? include = null,
+        IProgress<DownloadProgress>? progress = null,
+        bool links = true,
+        CancellationToken cancellation = default
+    )
     {
         using var hub = new ModelHub(Options(set), null, links);
         return await hub.DownloadAsync("org/name", "main", include, progress, cancellation);
     }
 
-    private async Task<ModelHubException> Fails(Action<ModelHubOptions>? set = null) => await Should.ThrowAsync<ModelHubException>(() => Download(set));
+    private async Task<ModelHubException> Fails(Action<ModelHubOptions>? set = null) =>
+        await Should.ThrowAsync<ModelHubException>(() => Download(set));
 
     private void ShouldBeComplete(string snapshot)
     {
         foreach (var (path, content) in server.Files)
+        {
             File.ReadAllBytes(Path.Combine(snapshot, path)).AsSpan().SequenceEqual(content).ShouldBeTrue(path);
-        Directory.EnumerateFiles(Cache, "*", SearchOption.AllDirectories).Where(path => Path.GetExtension(path) is ".tmp" or ".incomplete").ShouldBeEmpty();
+        }
+
+        Directory
+            .EnumerateFiles(Cache, "*", SearchOption.AllDirectories)
+            .Where(path => Path.GetExtension(path) is ".tmp" or ".incomplete")
+            .ShouldBeEmpty();
     }
 
     [Fact]
@@ -62,7 +83,11 @@ public sealed class ModelHubTests : IAsyncLifetime
         snapshot.ShouldBe(Path.Combine(repository, "snapshots", server.Commit));
         ShouldBeComplete(snapshot);
         File.ReadAllText(Path.Combine(repository, "refs", "main")).ShouldBe(server.Commit);
-        Directory.GetFiles(Path.Combine(repository, "blobs")).Select(Path.GetFileName).Order().ShouldBe(new[] { FakeHub.Sha256(large), FakeHub.GitSha1(config) }.Order());
+        Directory
+            .GetFiles(Path.Combine(repository, "blobs"))
+            .Select(Path.GetFileName)
+            .Order()
+            .ShouldBe(new[] { FakeHub.Sha256(large), FakeHub.GitSha1(config) }.Order());
         new FileInfo(Path.Combine(snapshot, "config.json")).LinkTarget.ShouldBe($"../../blobs/{FakeHub.GitSha1(config)}");
         new FileInfo(Path.Combine(snapshot, "vae", "model v2.safetensors")).LinkTarget.ShouldBe($"../../../blobs/{FakeHub.Sha256(large)}");
         server.Asked("GET", "config.json").Count().ShouldBe(1); // two files of one content
@@ -100,13 +125,24 @@ public sealed class ModelHubTests : IAsyncLifetime
         var cuts = 0;
         server.Misbehave = (request, answer) => request.IsFor("/store/") && cuts++ < 4 ? answer with { CutAfter = 600_000 } : null; // more often than it may fail without progress
         ShouldBeComplete(await Download());
-        server.Asked("GET", "/store/").Select(request => request.Headers.GetValueOrDefault("Range")).ShouldBe([null, "bytes=600000-", "bytes=1200000-", "bytes=1800000-", "bytes=2400000-"]);
+        server
+            .Asked("GET", "/store/")
+            .Select(request => request.Headers.GetValueOrDefault("Range"))
+            .ShouldBe([null, "bytes=600000-", "bytes=1200000-", "bytes=1800000-", "bytes=2400000-"]);
     }
 
     [Fact]
     public async Task A_later_call_goes_on_where_an_earlier_one_failed()
     {
-        server.Misbehave = (request, answer) => request.IsFor("/store/") ? request.Headers.ContainsKey("Range") ? new FakeHub.Answer(503, []) : answer with { CutAfter = 1_000_000 } : null;
+        server.Misbehave = (request, answer) =>
+            request.IsFor("/store/")
+                ? request.Headers.ContainsKey("Range")
+                    ? new FakeHub.Answer(503, [])
+                    : answer with
+                    {
+                        CutAfter = 1_000_000,
+                    }
+                : null;
         var error = await Fails();
         error.Status.ShouldBe(HttpStatusCode.ServiceUnavailable);
         error.Message.ShouldContain("3 attempts");
@@ -128,7 +164,9 @@ public sealed class ModelHubTests : IAsyncLifetime
         var progress = new Steps(step =>
         {
             if (step.File is "vae/model v2.safetensors" && step.BytesDone > 1_500_000)
+            {
                 cancellation.Cancel();
+            }
         });
         await Should.ThrowAsync<OperationCanceledException>(() => Download(progress: progress, cancellation: cancellation.Token));
         File.Exists(LargeBlob + ".incomplete").ShouldBeTrue();
@@ -141,7 +179,10 @@ public sealed class ModelHubTests : IAsyncLifetime
     public async Task A_server_without_ranges_starts_again()
     {
         var answers = 0;
-        server.Misbehave = (request, answer) => !request.IsFor("/store/") ? null : answers++ == 0 ? answer with { CutAfter = 500_000 } : new FakeHub.Answer(200, large);
+        server.Misbehave = (request, answer) =>
+            !request.IsFor("/store/") ? null
+            : answers++ == 0 ? answer with { CutAfter = 500_000 }
+            : new FakeHub.Answer(200, large);
         ShouldBeComplete(await Download());
     }
 
@@ -149,8 +190,12 @@ public sealed class ModelHubTests : IAsyncLifetime
     public async Task A_part_that_was_not_asked_for_is_not_taken()
     {
         var answers = 0;
-        server.Misbehave = (request, answer) => !request.IsFor("/store/") ? null : answers++ == 0 ? answer with { CutAfter = 500_000 }
-            : answer.Status == 206 ? new FakeHub.Answer(206, large[100..]) { Headers = { ["Content-Range"] = $"bytes 100-{large.Length - 1}/{large.Length}" } } : null;
+        server.Misbehave = (request, answer) =>
+            !request.IsFor("/store/") ? null
+            : answers++ == 0 ? answer with { CutAfter = 500_000 }
+            : answer.Status == 206
+                ? new FakeHub.Answer(206, large[100..]) { Headers = { ["Content-Range"] = $"bytes 100-{large.Length - 1}/{large.Length}" } }
+            : null;
         ShouldBeComplete(await Download());
     }
 
@@ -158,10 +203,13 @@ public sealed class ModelHubTests : IAsyncLifetime
     public async Task A_silent_server_counts_as_gone()
     {
         var stalls = 0;
-        server.Misbehave = (request, answer) => request.IsFor("/store/") && stalls++ == 0 ? answer with { CutAfter = 500_000, StallFor = TimeSpan.FromMinutes(1) } : null;
+        server.Misbehave = (request, answer) =>
+            request.IsFor("/store/") && stalls++ == 0 ? answer with { CutAfter = 500_000, StallFor = TimeSpan.FromMinutes(1) } : null;
         ShouldBeComplete(await Download(options => options.StallTimeout = TimeSpan.FromSeconds(1)));
         server.Misbehave = (_, answer) => answer with { StallFor = TimeSpan.FromMinutes(1), CutAfter = 0 };
-        (await Fails(options => (options.StallTimeout, options.Retries) = (TimeSpan.FromMilliseconds(100), 1))).Message.ShouldContain("nothing came for 0.1 s");
+        (await Fails(options => (options.StallTimeout, options.Retries) = (TimeSpan.FromMilliseconds(100), 1))).Message.ShouldContain(
+            "nothing came for 0.1 s"
+        );
     }
 
     [Theory]
@@ -171,15 +219,19 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData("size", "ended after 3000000 of 3000001 bytes")]
     public async Task Lies_about_the_length_are_seen(string lie, string reason)
     {
-        server.Misbehave = (request, answer) => lie switch
-        {
-            "shorter" when request.IsFor("/store/") => new FakeHub.Answer(200, large[..1000]),
-            "longer" when request.IsFor("/store/") => new FakeHub.Answer(200, large) { Length = large.Length + 10 },
-            "more" when request.IsFor("/store/") => new FakeHub.Answer(200, [.. large, 1]),
-            "size" when answer.Headers.ContainsKey("X-Linked-Size") => answer with { Headers = new(answer.Headers) { ["X-Linked-Size"] = "3000001" } },
-            "size" when answer.Status == 416 => new FakeHub.Answer(200, large),
-            _ => null,
-        };
+        server.Misbehave = (request, answer) =>
+            lie switch
+            {
+                "shorter" when request.IsFor("/store/") => new FakeHub.Answer(200, large[..1000]),
+                "longer" when request.IsFor("/store/") => new FakeHub.Answer(200, large) { Length = large.Length + 10 },
+                "more" when request.IsFor("/store/") => new FakeHub.Answer(200, [.. large, 1]),
+                "size" when answer.Headers.ContainsKey("X-Linked-Size") => answer with
+                {
+                    Headers = new(answer.Headers) { ["X-Linked-Size"] = "3000001" },
+                },
+                "size" when answer.Status == 416 => new FakeHub.Answer(200, large),
+                _ => null,
+            };
         if (lie is "longer")
         {
             ShouldBeComplete(await Download()); // all bytes came
@@ -196,12 +248,16 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData("/store/")]
     public async Task Wrong_content_never_gets_its_name(string part)
     {
-        server.Misbehave = (request, answer) => request.Is("GET") && request.Path.Contains(part) ? answer with { Body = [.. answer.Body[..^1], (byte)(answer.Body[^1] ^ 1)] } : null;
+        server.Misbehave = (request, answer) =>
+            request.Is("GET") && request.Path.Contains(part) ? answer with { Body = [.. answer.Body[..^1], (byte)(answer.Body[^1] ^ 1)] } : null;
         var error = await Fails();
         error.Message.ShouldContain("arrived damaged");
         error.Message.ShouldContain("try again");
         var hash = part is "config.json" ? FakeHub.GitSha1(config) : FakeHub.Sha256(large);
-        Directory.EnumerateFiles(Cache, "*", SearchOption.AllDirectories).Select(Path.GetFileName).ShouldNotContain(name => name!.StartsWith(hash, StringComparison.Ordinal) && !name.EndsWith(".lock", StringComparison.Ordinal));
+        Directory
+            .EnumerateFiles(Cache, "*", SearchOption.AllDirectories)
+            .Select(Path.GetFileName)
+            .ShouldNotContain(name => name!.StartsWith(hash, StringComparison.Ordinal) && !name.EndsWith(".lock", StringComparison.Ordinal));
         server.Misbehave = null;
         ShouldBeComplete(await Download());
     }
@@ -238,8 +294,12 @@ public sealed class ModelHubTests : IAsyncLifetime
     [Fact]
     public async Task A_redirect_within_the_hub_keeps_the_token_and_endless_ones_end()
     {
-        server.Misbehave = (request, answer) => request.IsFor("/old/name/") ? new FakeHub.Answer(307, []) { Headers = { ["Location"] = request.Path.Replace("/old/name/", "/org/name/") } }
-            : request.IsFor("/api/models/old/name/") ? new FakeHub.Answer(307, []) { Headers = { ["Location"] = request.Path.Replace("/old/name/", "/org/name/") } } : null;
+        server.Misbehave = (request, answer) =>
+            request.IsFor("/old/name/")
+                ? new FakeHub.Answer(307, []) { Headers = { ["Location"] = request.Path.Replace("/old/name/", "/org/name/") } }
+            : request.IsFor("/api/models/old/name/")
+                ? new FakeHub.Answer(307, []) { Headers = { ["Location"] = request.Path.Replace("/old/name/", "/org/name/") } }
+            : null;
         using var hub = new ModelHub(Options(options => options.Token = "hf_secret"));
         File.ReadAllBytes(Path.Combine(await hub.DownloadAsync("old/name"), "config.json")).ShouldBe(config);
         server.Requests.ShouldAllBe(request => request.Headers["Authorization"] == "Bearer hf_secret");
@@ -302,33 +362,48 @@ public sealed class ModelHubTests : IAsyncLifetime
         try
         {
             foreach (var name in names)
+            {
                 Environment.SetEnvironmentVariable(name, null);
+            }
+
             using (var hub = new ModelHub(new ModelHubOptions { CacheFolder = Cache }))
+            {
                 (await Should.ThrowAsync<ModelHubException>(() => hub.DownloadAsync("org/name"))).Message.ShouldContain("HF_ENDPOINT");
+            }
 
             Environment.SetEnvironmentVariable("XDG_CACHE_HOME", folder["xdg"]);
             new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(folder["xdg"], "huggingface", "hub"));
             Environment.SetEnvironmentVariable("HF_HOME", folder["home"]);
             new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(folder["home"], "hub"));
             Environment.SetEnvironmentVariable("HF_HOME", "~/models");
-            new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), "models", "hub"));
+            new ModelHubOptions().ResolvedCacheFolder.ShouldBe(
+                Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), "models", "hub")
+            );
             Environment.SetEnvironmentVariable("HF_HUB_CACHE", Cache);
             Environment.SetEnvironmentVariable("HF_ENDPOINT", server.Address + "/");
             Environment.SetEnvironmentVariable("HF_TOKEN", " hf_secret\n");
             using (var hub = new ModelHub())
+            {
                 ShouldBeComplete(await hub.DownloadAsync("org/name"));
+            }
+
             server.Requests.ShouldAllBe(request => request.Headers["Authorization"] == "Bearer hf_secret");
 
             Environment.SetEnvironmentVariable("HF_HUB_OFFLINE", "true");
             server.Requests.Clear();
             using (var hub = new ModelHub())
+            {
                 ShouldBeComplete(await hub.DownloadAsync("org/name"));
+            }
+
             server.Requests.ShouldBeEmpty();
         }
         finally
         {
             foreach (var (name, value) in names.Zip(before))
+            {
                 Environment.SetEnvironmentVariable(name, value);
+            }
         }
     }
 
@@ -391,7 +466,8 @@ public sealed class ModelHubTests : IAsyncLifetime
     [Fact]
     public async Task Nonsense_is_refused()
     {
-        FakeHub.Answer? List(FakeHub.Request request, string json) => request.IsFor("/api/") ? new FakeHub.Answer(200, Encoding.UTF8.GetBytes(json)) : null;
+        FakeHub.Answer? List(FakeHub.Request request, string json) =>
+            request.IsFor("/api/") ? new FakeHub.Answer(200, Encoding.UTF8.GetBytes(json)) : null;
         server.Misbehave = (request, _) => List(request, "<html>");
         (await Fails()).Message.ShouldContain("Is the endpoint a hub?");
         server.Misbehave = (request, _) => List(request, "{\"sha\": 3}");
@@ -410,9 +486,15 @@ public sealed class ModelHubTests : IAsyncLifetime
     {
         using var hub = new ModelHub(Options());
         foreach (var name in new[] { "", "a/b/c", "../x", "a b", "/x", "x/", "a--b/c", "a\\b" })
+        {
             await Should.ThrowAsync<ArgumentException>(() => hub.DownloadAsync(name));
+        }
+
         foreach (var revision in new[] { "", "..", "a/../b", "/main", "a b", "a\\b" })
+        {
             await Should.ThrowAsync<ArgumentException>(() => hub.DownloadAsync("org/name", revision));
+        }
+
         Should.Throw<ArgumentException>(() => new ModelHub(Options(options => options.Retries = -1))).Message.ShouldContain("Retries is -1");
         using var following = new HttpClientHandler();
         Should.Throw<ArgumentException>(() => new ModelHub(Options(), following)).Message.ShouldContain("AllowAutoRedirect");
@@ -441,18 +523,26 @@ public sealed class ModelHubTests : IAsyncLifetime
         Directory.CreateDirectory(Path.GetDirectoryName(@lock)!);
         Directory.CreateDirectory(Path.GetDirectoryName(LargeBlob)!);
         File.WriteAllBytes(folder["elsewhere"], large);
-        using var other = Process.Start(new ProcessStartInfo("flock", [@lock, "sh", "-c", "echo locked; read go; mv \"$0\" \"$1\"", folder["elsewhere"], LargeBlob])
-        {
-            RedirectStandardInput = true, RedirectStandardOutput = true, UseShellExecute = false,
-        })!;
+        using var other = Process.Start(
+            new ProcessStartInfo("flock", [@lock, "sh", "-c", "echo locked; read go; mv \"$0\" \"$1\"", folder["elsewhere"], LargeBlob])
+            {
+                RedirectStandardInput = true,
+                RedirectStandardOutput = true,
+                UseShellExecute = false,
+            }
+        )!;
         (await other.StandardOutput.ReadLineAsync()).ShouldBe("locked");
 
         var reached = new TaskCompletionSource();
-        var download = Download(progress: new Steps(step =>
-        {
-            if (step.File is "vae/model v2.safetensors")
-                reached.TrySetResult();
-        }));
+        var download = Download(
+            progress: new Steps(step =>
+            {
+                if (step.File is "vae/model v2.safetensors")
+                {
+                    reached.TrySetResult();
+                }
+            })
+        );
         await Task.WhenAny(reached.Task, download);
         await other.StandardInput.WriteLineAsync("go");
         ShouldBeComplete(await download);

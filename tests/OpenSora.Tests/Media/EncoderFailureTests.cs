@@ -9,7 +9,9 @@ public partial class MediaFailureTests
     public async Task A_failing_encoder_leaves_the_old_file_and_tells_its_last_words()
     {
         using var folder = new TemporaryFolder();
-        var bin = folder.WithFFmpegScript("for file; do case \"$file\" in */a.mp4*) echo half > \"$file\";; esac; done; echo 'the encoder caught fire' >&2; exit 3");
+        var bin = folder.WithFFmpegScript(
+            "for file; do case \"$file\" in */a.mp4*) echo half > \"$file\";; esac; done; echo 'the encoder caught fire' >&2; exit 3"
+        );
         await File.WriteAllTextAsync(folder["a.mp4"], "old");
         var e = await Should.ThrowAsync<MediaException>(new VideoWriter(bin).WriteAsync(Video, folder["a.mp4"]));
         e.Message.ShouldContain("the encoder caught fire");

@@ -43,11 +43,15 @@ public partial class MediaFailureTests
         new Random(1).NextBytes(noise);
         var video = new VideoFrames(noise, 16, 128, 128, 8);
         await new VideoWriter().WriteAsync(video, folder["whole"], format);
-        var size = Directory.Exists(folder["whole"]) ? Directory.GetFiles(folder["whole"]).Max(f => new FileInfo(f).Length) : new FileInfo(folder["whole"]).Length;
+        var size = Directory.Exists(folder["whole"])
+            ? Directory.GetFiles(folder["whole"]).Max(f => new FileInfo(f).Length)
+            : new FileInfo(folder["whole"]).Length;
         foreach (var blocks in new[] { 1, size / 512 / 2, (size - 1) / 512 })
         {
             var bin = folder.WithFFmpegScript($"trap '' XFSZ; ulimit -f {blocks}; exec $FFMPEG \"$@\"");
-            (await Should.ThrowAsync<MediaException>(new VideoWriter(bin).WriteAsync(video, folder["cut"], format))).Message.ShouldContain("File too large");
+            (await Should.ThrowAsync<MediaException>(new VideoWriter(bin).WriteAsync(video, folder["cut"], format))).Message.ShouldContain(
+                "File too large"
+            );
             folder.Entries.ShouldBe(["bin", "whole"]);
         }
     }
@@ -76,7 +80,9 @@ public partial class MediaFailureTests
     public async Task Cancelled_before_it_begins_it_starts_nothing()
     {
         using var folder = new TemporaryFolder();
-        await Should.ThrowAsync<OperationCanceledException>(new VideoWriter().WriteAsync(Video, folder["a.mp4"], VideoFormat.Mp4, new CancellationToken(true)));
+        await Should.ThrowAsync<OperationCanceledException>(
+            new VideoWriter().WriteAsync(Video, folder["a.mp4"], VideoFormat.Mp4, new CancellationToken(true))
+        );
         folder.Entries.ShouldBeEmpty();
     }
 
@@ -87,9 +93,18 @@ public partial class MediaFailureTests
         Should.Throw<ArgumentException>(() => new VideoFrames(new byte[12], 1, 2, 2, 0));
         var reader = new VideoReader();
         (await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions { Width = 3 }))).Message.ShouldContain("together");
-        (await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions { FrameInterval = 0 }))).Message.ShouldContain("FrameInterval is 0");
+        (await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions { FrameInterval = 0 }))).Message.ShouldContain(
+            "FrameInterval is 0"
+        );
         (await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions(), new byte[9]))).Message.ShouldContain("Width and Height");
-        (await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions { Width = 2, Height = 2 }, new byte[9]))).Message.ShouldContain("12");
-        Should.Throw<ArgumentException>(() => { _ = new ImageCodec().WriteAsync(Video, "a.png"); }).Message.ShouldContain("has 4");
+        (
+            await Should.ThrowAsync<ArgumentException>(reader.ReadAsync("x", new ClipOptions { Width = 2, Height = 2 }, new byte[9]))
+        ).Message.ShouldContain("12");
+        Should
+            .Throw<ArgumentException>(() =>
+            {
+                _ = new ImageCodec().WriteAsync(Video, "a.png");
+            })
+            .Message.ShouldContain("has 4");
     }
 }

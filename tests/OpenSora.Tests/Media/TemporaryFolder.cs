@@ -7,7 +7,8 @@ internal sealed class TemporaryFolder : IDisposable
 
     public string this[string name] => System.IO.Path.Combine(Path, name);
 
-    public string[] Entries => [.. Directory.EnumerateFileSystemEntries(Path).Select(e => System.IO.Path.GetFileName(e)!).Order(StringComparer.Ordinal)];
+    public string[] Entries =>
+        [.. Directory.EnumerateFileSystemEntries(Path).Select(e => System.IO.Path.GetFileName(e)!).Order(StringComparer.Ordinal)];
 
     /// <summary>A folder whose ffmpeg is a shell script; <c>$FFMPEG</c> is the real one. ffprobe stays real.</summary>
     /// <remarks>FFMpegCore asks every ffmpeg for its version first; that answer is the real one's.</remarks>
@@ -23,7 +24,9 @@ internal sealed class TemporaryFolder : IDisposable
             var file = System.IO.Path.Combine(folder, name);
             File.WriteAllText(file, text);
             if (!OperatingSystem.IsWindows())
+            {
                 File.SetUnixFileMode(file, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
+            }
         }
     }
 

@@ -12,7 +12,14 @@ public class VideoRoundTripTests
         for (var i = 0; i < pixels.Length; i++)
         {
             var (frame, y, x, c) = (i / (height * width * 3), i / (width * 3) % height, i / 3 % width, i % 3);
-            pixels[i] = (byte)(c switch { 0 => 40 + 160 * x / width, 1 => 40 + 160 * y / height, _ => 20 * frame });
+            pixels[i] = (byte)(
+                c switch
+                {
+                    0 => 40 + 160 * x / width,
+                    1 => 40 + 160 * y / height,
+                    _ => 20 * frame,
+                }
+            );
         }
         return new VideoFrames(pixels, count, height, width, fps);
     }
@@ -21,9 +28,16 @@ public class VideoRoundTripTests
     {
         long sum = 0;
         for (var f = 0; f < expected.Count; f++)
+        {
             for (var y = 0; y < expected.Height; y++)
+            {
                 for (var x = 0; x < expected.Width * 3; x++)
+                {
                     sum += Math.Abs(expected.Frame(f).Span[y * expected.Width * 3 + x] - actual.Frame(f).Span[y * actual.Width * 3 + x]);
+                }
+            }
+        }
+
         return sum / (double)expected.Pixels.Length;
     }
 
@@ -49,7 +63,24 @@ public class VideoRoundTripTests
         using var folder = new TemporaryFolder();
         var video = Video();
         await new VideoWriter().WriteAsync(video, folder["even.mp4"]);
-        using (var ffmpeg = System.Diagnostics.Process.Start("ffmpeg", ["-v", "error", "-i", folder["even.mp4"], "-vf", "settb=1/1000,setpts=N*N*100", "-vsync", "vfr", "-enc_time_base", "1:1000", folder["odd.mkv"]]))
+        using (
+            var ffmpeg = System.Diagnostics.Process.Start(
+                "ffmpeg",
+                [
+                    "-v",
+                    "error",
+                    "-i",
+                    folder["even.mp4"],
+                    "-vf",
+                    "settb=1/1000,setpts=N*N*100",
+                    "-vsync",
+                    "vfr",
+                    "-enc_time_base",
+                    "1:1000",
+                    folder["odd.mkv"],
+                ]
+            )
+        )
         {
             await ffmpeg.WaitForExitAsync();
             ffmpeg.ExitCode.ShouldBe(0);
@@ -57,9 +88,19 @@ public class VideoRoundTripTests
         var read = await new VideoReader().ReadAsync(folder["odd.mkv"]);
         read.Count.ShouldBe(12);
         MeanDifference(video, read).ShouldBeLessThan(4);
-        var later = await new VideoReader().ReadAsync(folder["odd.mkv"], new ClipOptions { StartFrame = 4, FrameInterval = 2, Frames = 3 });
+        var later = await new VideoReader().ReadAsync(
+            folder["odd.mkv"],
+            new ClipOptions
+            {
+                StartFrame = 4,
+                FrameInterval = 2,
+                Frames = 3,
+            }
+        );
         for (var i = 0; i < 3; i++)
+        {
             MeanDifference(video.Slice(4 + 2 * i, 1), later.Slice(i, 1)).ShouldBeLessThan(4);
+        }
     }
 
     [Fact]
@@ -96,7 +137,9 @@ public class VideoRoundTripTests
         var frame = read.Frame(0).ToArray();
         var (last, inner) = (read.Width * 3 * (read.Height - 1), read.Width * 3 * (height - 1));
         for (var i = 0; i < read.Width * 3; i++) // the added row, or the row itself where none was added
+        {
             Math.Abs(frame[last + i] - frame[inner + i]).ShouldBeLessThan(24);
+        }
     }
 
     [Fact]
@@ -105,7 +148,10 @@ public class VideoRoundTripTests
         using var folder = new TemporaryFolder();
         var pixels = new byte[3 * 5 * 7 * 3];
         for (var i = 0; i < pixels.Length; i++)
+        {
             pixels[i] = (byte)(i % 3 == 0 ? 200 : i / (5 * 7 * 3) * 60);
+        }
+
         var video = new VideoFrames(pixels, 3, 5, 7, 10);
         await new VideoWriter().WriteAsync(video, folder["a.gif"], VideoFormat.Gif);
         var read = await new VideoReader().ReadAsync(folder["a.gif"]);
@@ -119,10 +165,18 @@ public class VideoRoundTripTests
         using var folder = new TemporaryFolder();
         var video = Video(3, 5, 7);
         await new VideoWriter().WriteAsync(video, folder["100% frames"], VideoFormat.PngSequence);
-        Directory.GetFiles(folder["100% frames"]).Select(Path.GetFileName).Order(StringComparer.Ordinal)
+        Directory
+            .GetFiles(folder["100% frames"])
+            .Select(Path.GetFileName)
+            .Order(StringComparer.Ordinal)
             .ShouldBe(["frame_00001.png", "frame_00002.png", "frame_00003.png"]);
         for (var i = 0; i < 3; i++)
-            (await new ImageCodec().ReadAsync(Path.Combine(folder["100% frames"], $"frame_0000{i + 1}.png"))).Pixels.ToArray().ShouldBe(video.Frame(i).ToArray());
+        {
+            (await new ImageCodec().ReadAsync(Path.Combine(folder["100% frames"], $"frame_0000{i + 1}.png")))
+                .Pixels.ToArray()
+                .ShouldBe(video.Frame(i).ToArray());
+        }
+
         folder.Entries.ShouldBe(["100% frames"]);
     }
 
@@ -132,7 +186,9 @@ public class VideoRoundTripTests
         using var folder = new TemporaryFolder();
         Directory.CreateDirectory(folder["frames"]);
         await File.WriteAllTextAsync(Path.Combine(folder["frames"], "precious.txt"), "here");
-        (await Should.ThrowAsync<IOException>(new VideoWriter().WriteAsync(Video(), folder["frames"], VideoFormat.PngSequence))).Message.ShouldContain("not empty");
+        (
+            await Should.ThrowAsync<IOException>(new VideoWriter().WriteAsync(Video(), folder["frames"], VideoFormat.PngSequence))
+        ).Message.ShouldContain("not empty");
         Directory.GetFiles(folder["frames"]).Length.ShouldBe(1);
         folder.Entries.ShouldBe(["frames"]);
     }
@@ -142,12 +198,20 @@ public class VideoRoundTripTests
     {
         using var folder = new TemporaryFolder();
         await new VideoWriter(quality: 1).WriteAsync(Video(), folder["a.mp4"]);
-        var clip = new ClipOptions { Width = 32, Height = 32, StartFrame = 1, FrameInterval = 3 };
+        var clip = new ClipOptions
+        {
+            Width = 32,
+            Height = 32,
+            StartFrame = 1,
+            FrameInterval = 3,
+        };
 
         var read = await new VideoReader().ReadAsync(folder["a.mp4"], clip);
         (read.Count, read.FramesPerSecond).ShouldBe((4, 4.0));
         for (var i = 0; i < 4; i++)
+        {
             ((double)read.Frame(i).Span[2]).ShouldBe(20 * (1 + 3 * i), 4);
+        }
 
         var buffer = new byte[3 * read.FrameBytes + 5]; // room for three frames
         (await new VideoReader().ReadAsync(folder["a.mp4"], clip, buffer)).ShouldBe(3);
@@ -179,7 +243,17 @@ public class VideoRoundTripTests
     {
         using var folder = new TemporaryFolder();
         await new VideoWriter(quality: 1).WriteAsync(Video(1, 32, 64), folder["a.mp4"]);
-        var frame = (await new VideoReader().ReadAsync(folder["a.mp4"], new ClipOptions { Width = 32, Height = 32, Fit = fit })).Frame(0).ToArray();
+        var frame = (
+            await new VideoReader().ReadAsync(
+                folder["a.mp4"],
+                new ClipOptions
+                {
+                    Width = 32,
+                    Height = 32,
+                    Fit = fit,
+                }
+            )
+        ).Frame(0).ToArray();
         var (left, right, top) = (frame[16 * 32 * 3], frame[16 * 32 * 3 + 31 * 3], frame[16 * 3]);
         switch (fit)
         {

@@ -7,7 +7,13 @@ namespace OpenSora.Tests.Models;
 
 public class AutoencoderKLTests
 {
-    private static readonly AutoencoderKLConfig Small = new() { BlockOutChannels = [8, 16], LayersPerBlock = 1, NormNumGroups = 4, MicroBatchSize = 2 };
+    private static readonly AutoencoderKLConfig Small = new()
+    {
+        BlockOutChannels = [8, 16],
+        LayersPerBlock = 1,
+        NormNumGroups = 4,
+        MicroBatchSize = 2,
+    };
 
     private static AutoencoderKL Make(AutoencoderKLConfig config, long seed = 1)
     {
@@ -38,8 +44,13 @@ public class AutoencoderKLTests
     {
         using var model = Make(Small);
         var names = model.state_dict().Keys.ToList();
-        var old = names.Select(name => !name.Contains("attentions.0.to_", StringComparison.Ordinal) ? name
-            : name.Replace("to_q", "query").Replace("to_k", "key").Replace("to_v", "value").Replace("to_out.0", "proj_attn")).ToList();
+        var old = names
+            .Select(name =>
+                !name.Contains("attentions.0.to_", StringComparison.Ordinal)
+                    ? name
+                    : name.Replace("to_q", "query").Replace("to_k", "key").Replace("to_v", "value").Replace("to_out.0", "proj_attn")
+            )
+            .ToList();
         old.Except(names).Count().ShouldBe(16);
         old.Select(KeyMaps.StableDiffusionVae()).ShouldBe(names);
         names.Select(KeyMaps.StableDiffusionVae()).ShouldBe(names);
@@ -100,7 +111,10 @@ public class AutoencoderKLTests
                 optimizer.zero_grad();
                 loss.backward();
                 foreach (var (name, parameter) in model.named_parameters())
+                {
                     parameter.grad.ShouldNotBeNull(name);
+                }
+
                 optimizer.step();
                 losses.Add(loss.item<float>());
             }

@@ -6,7 +6,14 @@ namespace OpenSora.Tests.Models;
 
 public class DiTTests
 {
-    private static readonly DiTConfig Small = new() { InputSize = [3, 4, 6], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12 };
+    private static readonly DiTConfig Small = new()
+    {
+        InputSize = [3, 4, 6],
+        HiddenSize = 32,
+        Depth = 2,
+        NumHeads = 4,
+        CaptionChannels = 12,
+    };
 
     private static DiT Make(DiTConfig config)
     {
@@ -16,7 +23,10 @@ public class DiTTests
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         foreach (var parameter in model.parameters())
+        {
             parameter.add_(randn(parameter.shape, generator: generator) * 0.1f);
+        }
+
         model.eval();
         return model;
     }
@@ -24,7 +34,11 @@ public class DiTTests
     private static (Tensor X, Tensor T, Tensor Y) Inputs(int frames = 3, int height = 4, int width = 6)
     {
         using var generator = new Generator(7);
-        return (randn([2, 4, frames, height, width], generator: generator), arange(1, 3, ScalarType.Float32) * 100, randn([2, 1, 1, 12], generator: generator));
+        return (
+            randn([2, 4, frames, height, width], generator: generator),
+            arange(1, 3, ScalarType.Float32) * 100,
+            randn([2, 1, 1, 12], generator: generator)
+        );
     }
 
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().item<float>();
@@ -58,7 +72,9 @@ public class DiTTests
         changed.narrow(2, 2, 1).narrow(3, 3, 1).narrow(4, 5, 1).add_(1);
         var difference = (model.call(x, t, y) - model.call(changed, t, y)).abs();
         for (var frame = 0; frame < 3; frame++)
+        {
             difference.narrow(2, frame, 1).narrow(3, 0, 1).narrow(4, 0, 1).max().item<float>().ShouldBeGreaterThan(0, $"frame {frame}");
+        }
     }
 
     [Fact]
@@ -85,9 +101,15 @@ public class DiTTests
         {
             using var model = Make(Small with { Condition = condition });
             var (x, t, y) = Inputs();
-            model.call(x, t, model.Config.Condition.StartsWith("text", StringComparison.Ordinal) ? y : tensor(new long[] { 0, 6 })).square().mean().backward();
+            model
+                .call(x, t, model.Config.Condition.StartsWith("text", StringComparison.Ordinal) ? y : tensor(new long[] { 0, 6 }))
+                .square()
+                .mean()
+                .backward();
             foreach (var (name, parameter) in model.named_parameters())
+            {
                 parameter.grad.ShouldNotBeNull(name).abs().max().item<float>().ShouldBeGreaterThan(0, name);
+            }
         }
         TensorCount.ShouldBe(before);
     }
@@ -109,18 +131,27 @@ public class DiTTests
     public void Bad_configurations_and_shapes_are_refused()
     {
         var before = TensorCount.Now;
-        foreach (var (config, message) in new[]
+        foreach (
+            var (config, message) in new[]
+            {
+                (Small with { InputSize = [3, 5, 6] }, "not a multiple of PatchSize"),
+                (Small with { NumHeads = 5 }, "not a multiple of NumHeads 5"),
+                (Small with { Condition = "label_x" }, "it must be 'text' or 'label_'"),
+                (Small with { Depth = 0 }, "Depth is 0"),
+            }
+        )
         {
-            (Small with { InputSize = [3, 5, 6] }, "not a multiple of PatchSize"), (Small with { NumHeads = 5 }, "not a multiple of NumHeads 5"),
-            (Small with { Condition = "label_x" }, "it must be 'text' or 'label_'"), (Small with { Depth = 0 }, "Depth is 0"),
-        })
             Should.Throw<ArgumentException>(() => new DiT(config)).Message.ShouldContain(message);
+        }
+
         TensorCount.ShouldBe(before);
 
         using var scope = NewDisposeScope();
         using var model = Make(Small);
         var (x, t, y) = Inputs();
-        Should.Throw<ArgumentException>(() => model.call(x, t, y.squeeze(1))).Message.ShouldContain("The condition has shape [2, 1, 12]; expected [2, 1, 1, 12]");
+        Should
+            .Throw<ArgumentException>(() => model.call(x, t, y.squeeze(1)))
+            .Message.ShouldContain("The condition has shape [2, 1, 12]; expected [2, 1, 1, 12]");
         Should.Throw<ArgumentException>(() => model.call(x.narrow(4, 0, 5), t, y)).Message.ShouldContain("The latents have shape");
         Should.Throw<ArgumentException>(() => DiTConfig.Preset("DiT-XXL")).Message.ShouldContain("Known are DiT-S/2");
     }

@@ -23,17 +23,21 @@ internal static class Manifest
     /// <summary>A shape as the tables spell it: <c>1152x4x2x2</c>.</summary>
     public static long[] Shape(string text) => [.. text.Split('x').Select(size => long.Parse(size, CultureInfo.InvariantCulture))];
 
-    /// <summary>Makes an architecture in full size without memory for its parameters and compares its parameters and buffers with a checkpoint's.</summary>
+    /// <summary>Makes an architecture in full size without memory for its parameters and compares its parameters and buffers with a
+    /// checkpoint's.</summary>
     /// <param name="manifest">The checkpoint.</param>
     /// <param name="make">Makes the model, with <c>initialize: false</c>.</param>
-    /// <param name="rename">The model's name of a tensor of the checkpoint, null for one that has no place in the model; null: the names are equal.</param>
+    /// <param name="rename">The model's name of a tensor of the checkpoint, null for one that has no place in the model; null: the names are
+    /// equal.</param>
     public static void ShouldFit(string manifest, Func<nn.Module> make, Func<string, string?>? rename = null)
     {
         var published = new Dictionary<string, string>(StringComparer.Ordinal);
         foreach (var (name, shape) in Read(manifest))
         {
             if ((rename is null ? name : rename(name)) is { } renamed)
+            {
                 published.TryAdd(renamed, Text(shape)).ShouldBeTrue($"{name} is the second one that becomes {renamed}");
+            }
         }
 
         var before = TensorCount.Now;
@@ -50,10 +54,14 @@ internal static class Manifest
     }
 
     /// <summary>Makes a model of shapes alone; the caller disposes of it.</summary>
-    public static TModel Unallocated<TModel>(Func<TModel> make, out TModel model) where TModel : nn.Module
+    public static TModel Unallocated<TModel>(Func<TModel> make, out TModel model)
+        where TModel : nn.Module
     {
         using (Parameters.ShapesOnly())
+        {
             model = make();
+        }
+
         model.parameters().ShouldAllBe(parameter => parameter.device_type == DeviceType.META);
         return model;
     }

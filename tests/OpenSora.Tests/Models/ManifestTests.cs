@@ -32,17 +32,22 @@ public class ManifestTests
         static StdiT3 Make() => new(StdiT3Config.Preset("STDiT3-XL/2"), initialize: false);
     }
 
-    private static long Count<TModel>(Func<TModel> make) where TModel : nn.Module
+    private static long Count<TModel>(Func<TModel> make)
+        where TModel : nn.Module
     {
         using (Manifest.Unallocated(make, out var model))
+        {
             return model.parameters().Sum(parameter => parameter.numel());
+        }
     }
 
     [Theory]
     [InlineData("opensora_v1.0_dit_xl2_16x256x256_text", 16, "text")]
     [InlineData("opensora_v1.0_dit_xl2_1x256x256_class", 1, "label_1000")]
     public void DiT(string manifest, int frames, string condition) =>
-        Manifest.ShouldFit(manifest, () => new DiT(DiTConfig.Preset("DiT-XL/2") with { InputSize = [frames, 32, 32], Condition = condition }, initialize: false));
+        Manifest.ShouldFit(manifest, () =>
+            new DiT(DiTConfig.Preset("DiT-XL/2") with { InputSize = [frames, 32, 32], Condition = condition }, initialize: false)
+        );
 
     [Theory]
     [InlineData("opensora_v1.0_latte_xl2_16x256x256_text", "text")]
@@ -51,16 +56,20 @@ public class ManifestTests
         Manifest.ShouldFit(manifest, () => new Latte(LatteConfig.Preset("Latte-XL/2") with { Condition = condition }, initialize: false));
 
     [Fact]
-    public void PixArt() => Manifest.ShouldFit("opensora_v1.0_pixart_xl2_1x512x512", () => new PixArt(PixArtConfig.Preset("PixArt-XL/2"), initialize: false));
+    public void PixArt() =>
+        Manifest.ShouldFit("opensora_v1.0_pixart_xl2_1x512x512", () => new PixArt(PixArtConfig.Preset("PixArt-XL/2"), initialize: false));
 
     [Fact]
     public void PixArt_of_many_sizes() =>
-        Manifest.ShouldFit("opensora_v1.0_pixartms_xl2", () => new PixArt(PixArtConfig.Preset("PixArtMS-XL/2") with { InputSize = [1, 240, 64] }, initialize: false));
+        Manifest.ShouldFit("opensora_v1.0_pixartms_xl2", () =>
+            new PixArt(PixArtConfig.Preset("PixArtMS-XL/2") with { InputSize = [1, 240, 64] }, initialize: false)
+        );
 
     [Theory]
     [InlineData("sd_vae_ft_mse_diffusers")]
     [InlineData("sd_vae_ft_mse_diffusers_deprecated_names")]
-    public void Autoencoder(string manifest) => Manifest.ShouldFit(manifest, () => new AutoencoderKL(new AutoencoderKLConfig(), initialize: false), KeyMaps.StableDiffusionVae());
+    public void Autoencoder(string manifest) =>
+        Manifest.ShouldFit(manifest, () => new AutoencoderKL(new AutoencoderKLConfig(), initialize: false), KeyMaps.StableDiffusionVae());
 
     [Fact]
     public void T5() =>
@@ -75,7 +84,9 @@ public class ManifestTests
         Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(depth: 27))).Message.ShouldContain("blocks.27.");
         Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(depth: 29))).Message.ShouldContain("has no blocks.28.");
         Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(tokens: 121))).Message.ShouldContain("120x4096");
-        Should.Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(), _ => "x_embedder.proj.bias")).Message.ShouldContain("the second one");
+        Should
+            .Throw<ShouldAssertException>(() => Manifest.ShouldFit(stdit, () => Model(), _ => "x_embedder.proj.bias"))
+            .Message.ShouldContain("the second one");
     }
 
     [Fact]
@@ -84,7 +95,10 @@ public class ManifestTests
         using (Parameters.ShapesOnly())
         {
             using (Parameters.ShapesOnly())
+            {
                 Device().ShouldBe(DeviceType.META);
+            }
+
             Device().ShouldBe(DeviceType.META);
         }
         Device().ShouldBe(DeviceType.CPU);

@@ -43,7 +43,10 @@ public class ModelGoldenTests
         var comparisons = GoldenCase.Check(TestFiles.Data("goldens", name + ".safetensors"));
         comparisons.ShouldNotBeNull().ShouldNotBeEmpty();
         foreach (var comparison in comparisons)
+        {
             comparison.Ok.ShouldBeTrue($"{comparison}");
+        }
+
         TensorCount.ShouldBe(before);
     }
 

@@ -9,18 +9,39 @@ namespace OpenSora.Tests.Models;
 /// <summary>STDiT2 and STDiT3.</summary>
 public class MultiResolutionTests
 {
-    private static readonly StdiT2Config Small2 = new() { InputSqSize = 32, HiddenSize = 48, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 6 };
-    private static readonly StdiT3Config Small3 = new() { InputSqSize = 32, HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 6 };
+    private static readonly StdiT2Config Small2 = new()
+    {
+        InputSqSize = 32,
+        HiddenSize = 48,
+        Depth = 2,
+        NumHeads = 4,
+        CaptionChannels = 12,
+        ModelMaxLength = 6,
+    };
+    private static readonly StdiT3Config Small3 = new()
+    {
+        InputSqSize = 32,
+        HiddenSize = 32,
+        Depth = 2,
+        NumHeads = 4,
+        CaptionChannels = 12,
+        ModelMaxLength = 6,
+    };
 
     /// <summary>A small model of either kind whose parameters are all different from zero.</summary>
     private static (nn.Module Module, IVideoTransformer Model) Make(string kind, double dropout = 0)
     {
-        nn.Module module = kind is "stdit2" ? new StdiT2(Small2 with { ClassDropoutProb = dropout }) : new StdiT3(Small3 with { ClassDropoutProb = dropout });
+        nn.Module module = kind is "stdit2"
+            ? new StdiT2(Small2 with { ClassDropoutProb = dropout })
+            : new StdiT3(Small3 with { ClassDropoutProb = dropout });
         using var generator = new Generator(1);
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         foreach (var parameter in module.parameters().Where(parameter => parameter.requires_grad))
+        {
             parameter.normal_(0, 0.2, generator);
+        }
+
         module.eval();
         return (module, (IVideoTransformer)module);
     }
@@ -28,8 +49,17 @@ public class MultiResolutionTests
     private static (Tensor X, Tensor T, DenoiserConditions Conditions) Inputs(int frames = 3, int height = 4, int width = 6)
     {
         using var generator = new Generator(7);
-        return (randn([2, 4, frames, height, width], generator: generator), arange(1, 3, ScalarType.Float32) * 100,
-            new(randn([2, 6, 12], generator: generator)) { Frames = frames, Height = 8 * height, Width = 8 * width, FramesPerSecond = 8 });
+        return (
+            randn([2, 4, frames, height, width], generator: generator),
+            arange(1, 3, ScalarType.Float32) * 100,
+            new(randn([2, 6, 12], generator: generator))
+            {
+                Frames = frames,
+                Height = 8 * height,
+                Width = 8 * width,
+                FramesPerSecond = 8,
+            }
+        );
     }
 
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().item<float>();
@@ -46,7 +76,10 @@ public class MultiResolutionTests
         ((IVideoTransformer)model).Denoise(x, t, conditions).abs().max().item<float>().ShouldBe(0);
         var pairs = (kind is "stdit2" ? 12 : 8) / 2;
         var frequencies = model.state_dict()["rope.freqs"].data<float>().ToArray();
-        frequencies.Zip(Enumerable.Range(0, pairs), (actual, i) => Math.Abs(actual - Math.Pow(10000, -(double)i / pairs))).Max().ShouldBeLessThan(1e-7);
+        frequencies
+            .Zip(Enumerable.Range(0, pairs), (actual, i) => Math.Abs(actual - Math.Pow(10000, -(double)i / pairs)))
+            .Max()
+            .ShouldBeLessThan(1e-7);
         model.parameters().Count(parameter => !parameter.requires_grad).ShouldBe(1);
     }
 
@@ -90,7 +123,9 @@ public class MultiResolutionTests
         Difference(dropped[0], model.Denoise(x, t, conditions with { Text = model.NullCaption(2) })[0]).ShouldBeLessThan(1e-5);
         Difference(dropped[1], plain[1]).ShouldBeLessThan(1e-5);
         if (kind is "stdit2")
+        {
             Difference(model.Denoise(x, t, conditions with { Frames = 6 }), plain).ShouldBeGreaterThan(1e-4);
+        }
     }
 
     [Theory]
@@ -139,9 +174,14 @@ public class MultiResolutionTests
             using var owned = module.UseGradientCheckpointing(checkpointing);
             var (x, t, conditions) = Inputs();
             if (frames)
+            {
                 conditions = conditions with { NoisyFrames = tensor([true, false, true, true, true, false], [2, 3]) };
+            }
+
             model.Denoise(x, t, conditions).square().mean().backward();
-            return module.named_parameters().Where(pair => pair.parameter.requires_grad)
+            return module
+                .named_parameters()
+                .Where(pair => pair.parameter.requires_grad)
                 .ToDictionary(pair => pair.name, pair => pair.parameter.grad.ShouldNotBeNull(pair.name).clone(), StringComparer.Ordinal);
         }
     }
@@ -179,7 +219,10 @@ public class MultiResolutionTests
         using var second = new StdiT2(Small2 with { QkNormLegacy = false });
         using var generator = new Generator(3);
         foreach (var (a, b) in first.parameters().Zip(second.parameters()))
+        {
             b.copy_(a.requires_grad ? a.normal_(0, 0.3, generator) : a);
+        }
+
         var (x, t, conditions) = Inputs();
         first.eval();
         second.eval();
@@ -194,10 +237,20 @@ public class MultiResolutionTests
         using var rope = new Rope(8);
         rope.Initialize();
         using var generator = new Generator(5);
-        var (q, k) = (rope.call(randn([1, 1, 8], generator: generator).expand(1, 9, 8)), rope.call(randn([1, 1, 8], generator: generator).expand(1, 9, 8)));
+        var (q, k) = (
+            rope.call(randn([1, 1, 8], generator: generator).expand(1, 9, 8)),
+            rope.call(randn([1, 1, 8], generator: generator).expand(1, 9, 8))
+        );
         var products = q.matmul(k.transpose(1, 2))[0];
         for (var distance = -3; distance <= 3; distance++)
-            Difference(products[1 + Math.Max(0, -distance), 1 + Math.Max(0, distance)], products[5 + Math.Max(0, -distance), 5 + Math.Max(0, distance)]).ShouldBeLessThan(1e-4);
+        {
+            Difference(
+                    products[1 + Math.Max(0, -distance), 1 + Math.Max(0, distance)],
+                    products[5 + Math.Max(0, -distance), 5 + Math.Max(0, distance)]
+                )
+                .ShouldBeLessThan(1e-4);
+        }
+
         Difference(products[0, 0], products[0, 5]).ShouldBeGreaterThan(1e-2);
         (q.square().sum(-1).max() - q.square().sum(-1).min()).item<float>().ShouldBeLessThan(1e-4f);
     }
@@ -206,13 +259,23 @@ public class MultiResolutionTests
     public void Bad_configurations_and_shapes_are_refused()
     {
         var before = TensorCount.Now;
-        foreach (var (config, message) in new (MultiResolutionConfig, string)[]
+        foreach (
+            var (config, message) in new (MultiResolutionConfig, string)[]
+            {
+                (Small2 with { HiddenSize = 32 }, "HiddenSize 32 is not a multiple of 3"),
+                (Small2 with { NumHeads = 16 }, "not an even multiple of NumHeads 16"),
+                (Small3 with { HiddenSize = 36, NumHeads = 4 }, "not an even multiple of NumHeads 4"),
+                (Small3 with { PatchSize = [1, 2] }, "PatchSize is [1, 2]"),
+                (Small3 with { Depth = 0 }, "Depth is 0"),
+                (Small3 with { InputSqSize = -1 }, "InputSqSize is -1"),
+            }
+        )
         {
-            (Small2 with { HiddenSize = 32 }, "HiddenSize 32 is not a multiple of 3"), (Small2 with { NumHeads = 16 }, "not an even multiple of NumHeads 16"),
-            (Small3 with { HiddenSize = 36, NumHeads = 4 }, "not an even multiple of NumHeads 4"), (Small3 with { PatchSize = [1, 2] }, "PatchSize is [1, 2]"),
-            (Small3 with { Depth = 0 }, "Depth is 0"), (Small3 with { InputSqSize = -1 }, "InputSqSize is -1"),
-        })
-            Should.Throw<ArgumentException>(() => config is StdiT2Config two ? (nn.Module)new StdiT2(two) : new StdiT3((StdiT3Config)config)).Message.ShouldContain(message);
+            Should
+                .Throw<ArgumentException>(() => config is StdiT2Config two ? (nn.Module)new StdiT2(two) : new StdiT3((StdiT3Config)config))
+                .Message.ShouldContain(message);
+        }
+
         TensorCount.ShouldBe(before);
         Should.Throw<ArgumentException>(() => StdiT2Config.Preset("STDiT2-S/2")).Message.ShouldContain("Known are STDiT2-XL/2");
         Should.Throw<ArgumentException>(() => StdiT3Config.Preset("STDiT2-XL/2")).Message.ShouldContain("Known are STDiT3-XL/2");
@@ -222,18 +285,22 @@ public class MultiResolutionTests
         var (module, model) = Make("stdit3");
         using var owned = module;
         var (x, t, conditions) = Inputs();
-        foreach (var (call, message) in new (Action, string)[]
+        foreach (
+            var (call, message) in new (Action, string)[]
+            {
+                (() => model.Denoise(x.narrow(1, 0, 3), t, conditions), "The latents have shape [2, 3, 3, 4, 6]; expected [batch, 4"),
+                (() => model.Denoise(x, t.narrow(0, 0, 1), conditions), "The time steps have shape [1]; expected [2]"),
+                (() => model.Denoise(x, t, conditions with { Text = zeros(2, 7, 12) }), "with at most 6 tokens"),
+                (() => model.Denoise(x, t, conditions with { TextMask = ones(2, 5) }), "expected [rows, 6]"),
+                (() => model.Denoise(x, t, conditions with { TextMask = zeros(2, 6) }), "A row of the text mask has no token"),
+                (() => model.Denoise(x, t, conditions with { NoisyFrames = ones(2, 3) }), "expected booleans [2, 3]"),
+                (() => model.Denoise(x, t, conditions with { FrameRates = ones(3) }), "The frame rates have shape [3]"),
+                (() => model.Denoise(x, t, conditions with { DroppedText = ones(2) }), "The mask of dropped texts is Float32"),
+                (() => model.Denoise(x, t, new DenoiserConditions(conditions.Text)), "1 frames of 0x0 pixels"),
+            }
+        )
         {
-            (() => model.Denoise(x.narrow(1, 0, 3), t, conditions), "The latents have shape [2, 3, 3, 4, 6]; expected [batch, 4"),
-            (() => model.Denoise(x, t.narrow(0, 0, 1), conditions), "The time steps have shape [1]; expected [2]"),
-            (() => model.Denoise(x, t, conditions with { Text = zeros(2, 7, 12) }), "with at most 6 tokens"),
-            (() => model.Denoise(x, t, conditions with { TextMask = ones(2, 5) }), "expected [rows, 6]"),
-            (() => model.Denoise(x, t, conditions with { TextMask = zeros(2, 6) }), "A row of the text mask has no token"),
-            (() => model.Denoise(x, t, conditions with { NoisyFrames = ones(2, 3) }), "expected booleans [2, 3]"),
-            (() => model.Denoise(x, t, conditions with { FrameRates = ones(3) }), "The frame rates have shape [3]"),
-            (() => model.Denoise(x, t, conditions with { DroppedText = ones(2) }), "The mask of dropped texts is Float32"),
-            (() => model.Denoise(x, t, new DenoiserConditions(conditions.Text)), "1 frames of 0x0 pixels"),
-        })
             Should.Throw<ArgumentException>(call).Message.ShouldContain(message);
+        }
     }
 }

@@ -53,14 +53,46 @@ public class PublishedWeightsTests
         taken.ShouldBeEmpty();
     }
 
-    private static readonly StdiTConfig Video = new() { InputSize = [3, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 };
-
-    private static PixArt PixArt() => Randomised(new PixArt(new PixArtConfig
+    private static readonly StdiTConfig Video = new()
     {
-        InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5,
-    }, initialize: false));
+        InputSize = [3, 6, 6],
+        HiddenSize = 24,
+        Depth = 2,
+        NumHeads = 4,
+        CaptionChannels = 12,
+        ModelMaxLength = 5,
+    };
 
-    private static DiT DiT() => Randomised(new DiT(new DiTConfig { InputSize = [1, 6, 6], HiddenSize = 24, Depth = 2, NumHeads = 4, Condition = "label_7" }, initialize: false));
+    private static PixArt PixArt() =>
+        Randomised(
+            new PixArt(
+                new PixArtConfig
+                {
+                    InputSize = [1, 6, 6],
+                    HiddenSize = 24,
+                    Depth = 2,
+                    NumHeads = 4,
+                    CaptionChannels = 12,
+                    ModelMaxLength = 5,
+                },
+                initialize: false
+            )
+        );
+
+    private static DiT DiT() =>
+        Randomised(
+            new DiT(
+                new DiTConfig
+                {
+                    InputSize = [1, 6, 6],
+                    HiddenSize = 24,
+                    Depth = 2,
+                    NumHeads = 4,
+                    Condition = "label_7",
+                },
+                initialize: false
+            )
+        );
 
     // As the official models' files are: no axis of time, one position table.
     private static string Save(TemporaryFolder folder, nn.Module model, Func<string, Tensor, Tensor?>? change = null)
@@ -70,9 +102,14 @@ public class PublishedWeightsTests
         var tensors = new List<KeyValuePair<string, Tensor>> { new("pos_embed", randn(1, 9, 24)) };
         foreach (var (name, value) in model.state_dict())
         {
-            var official = name.StartsWith("pos_embed", StringComparison.Ordinal) ? null : name is "x_embedder.proj.weight" ? value.squeeze(2) : value;
+            var official =
+                name.StartsWith("pos_embed", StringComparison.Ordinal) ? null
+                : name is "x_embedder.proj.weight" ? value.squeeze(2)
+                : value;
             if (official is not null && (change is null ? official : change(name, official)) is { } kept)
+            {
                 tensors.Add(new(name, kept));
+            }
         }
         var path = Path.Combine(folder.Path, "official.safetensors");
         SafetensorsWriter.Write(path, tensors);
@@ -94,7 +131,12 @@ public class PublishedWeightsTests
         var report = builder.ImageWeights.ShouldNotBeNull();
         report.Reshaped.ShouldBe(["x_embedder.proj.weight: [24, 4, 2, 2] to [24, 4, 1, 2, 2]"]);
         report.Dropped.ShouldBe(["pos_embed"]);
-        report.Initialised.ShouldBe(video.state_dict().Keys.Where(name => name.StartsWith("pos_embed", StringComparison.Ordinal) || name.Contains(".attn_temp.", StringComparison.Ordinal)), ignoreOrder: true);
+        report.Initialised.ShouldBe(
+            video
+                .state_dict()
+                .Keys.Where(name => name.StartsWith("pos_embed", StringComparison.Ordinal) || name.Contains(".attn_temp.", StringComparison.Ordinal)),
+            ignoreOrder: true
+        );
         report.Loaded.Count.ShouldBe(video.state_dict().Count - 1 - report.Initialised.Count);
 
         var (x, t, conditions) = Inputs(video, height: 6, width: 6);
@@ -139,12 +181,26 @@ public class PublishedWeightsTests
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         var builder = new StdiTBuilder().Latents(3, 4, 4).Transformer(8, depth: 1, heads: 2).Text(width: 5, tokens: 3);
-        var small = new DiTConfig { InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3" };
-
-        using var pixart = new PixArt(new PixArtConfig
+        var small = new DiTConfig
         {
-            InputSize = [1, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, CaptionChannels = 5, ModelMaxLength = 3,
-        });
+            InputSize = [1, 4, 4],
+            HiddenSize = 8,
+            Depth = 1,
+            NumHeads = 2,
+            Condition = "label_3",
+        };
+
+        using var pixart = new PixArt(
+            new PixArtConfig
+            {
+                InputSize = [1, 4, 4],
+                HiddenSize = 8,
+                Depth = 1,
+                NumHeads = 2,
+                CaptionChannels = 5,
+                ModelMaxLength = 3,
+            }
+        );
         var report = pixart.LoadPublishedWeights(File("pixart.pth"));
         report.Unwrapped.ShouldBe(["state_dict"]);
         report.Initialised.ShouldBe(["pos_embed", "pos_embed_temporal"], ignoreOrder: true);
@@ -156,7 +212,16 @@ public class PublishedWeightsTests
         using var video = builder.LoadImageWeights(File("dit.pt")).BuildForClasses(3);
         Same(video, dit);
 
-        using var latte = new Latte(new LatteConfig { InputSize = [3, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3" });
+        using var latte = new Latte(
+            new LatteConfig
+            {
+                InputSize = [3, 4, 4],
+                HiddenSize = 8,
+                Depth = 1,
+                NumHeads = 2,
+                Condition = "label_3",
+            }
+        );
         report = latte.LoadPublishedWeights(File("latte.pt"));
         report.Unwrapped.ShouldBe(["ema"]);
         report.Dropped.ShouldBe(["pos_embed", "temp_embed"], ignoreOrder: true);
@@ -171,7 +236,9 @@ public class PublishedWeightsTests
             var output = video.Denoise(x, t, conditions);
             output.abs().max().item<float>().ShouldBeGreaterThan(0.1f);
             for (var frame = 0; frame < 3; frame++)
+            {
                 Difference(output.narrow(2, frame, 1), image.Denoise(x.narrow(2, frame, 1), t, conditions)).ShouldBeLessThan(1e-5);
+            }
         }
     }
 
@@ -182,7 +249,12 @@ public class PublishedWeightsTests
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         using var image = PixArt();
-        using var video = new StdiTBuilder().From(Video).Attention(AttentionOrder.Full).TemporalAttention(startAtZero: true, positions: false).LoadImageWeights(Save(folder, image)).Build();
+        using var video = new StdiTBuilder()
+            .From(Video)
+            .Attention(AttentionOrder.Full)
+            .TemporalAttention(startAtZero: true, positions: false)
+            .LoadImageWeights(Save(folder, image))
+            .Build();
         video.eval();
         var (x, t, conditions) = Inputs(video, frames: 1, height: 6, width: 6);
         Difference(video.Denoise(x, t, conditions), image.Denoise(x, t, conditions)).ShouldBeLessThan(1e-5);
@@ -222,7 +294,9 @@ public class PublishedWeightsTests
         builder.ImageWeights.Initialised.ShouldNotContain("y_embedder.y_embedding");
         var (old, made) = (image.NullCaption().squeeze(0), video.NullCaption().squeeze(0));
         for (var row = 0; row < tokens; row++)
+        {
             Difference(made[row], old[Math.Min(row, 4)]).ShouldBe(0);
+        }
     }
 
     [Fact]
@@ -259,8 +333,12 @@ public class PublishedWeightsTests
         var path = Save(folder, dit);
         Should.Throw<InvalidWeightsException>(() => builder.LoadImageWeights(path).Build()).Message.ShouldContain("they are DiT's or Latte's");
         path = Save(folder, image);
-        Should.Throw<InvalidWeightsException>(() => builder.BuildForClasses(7)).Message.ShouldContain("the model is a DiT or a Latte, but they are not");
-        Should.Throw<InvalidOperationException>(() => builder.Attention(AttentionOrder.Interleaved).Build()).Message.ShouldContain("Use the order Serial or Parallel");
+        Should
+            .Throw<InvalidWeightsException>(() => builder.BuildForClasses(7))
+            .Message.ShouldContain("the model is a DiT or a Latte, but they are not");
+        Should
+            .Throw<InvalidOperationException>(() => builder.Attention(AttentionOrder.Interleaved).Build())
+            .Message.ShouldContain("Use the order Serial or Parallel");
         builder.Attention(AttentionOrder.Serial);
         Should.Throw<InvalidWeightsException>(() => builder.Transformer(24, depth: 3, heads: 4).Build()).Message.ShouldContain("blocks.2.");
         builder.From(Video);
@@ -281,7 +359,9 @@ public class PublishedWeightsTests
 
     [Fact]
     public void A_model_of_classes_has_no_choices_of_STDiT_alone() =>
-        Should.Throw<ArgumentException>(() => new StdiTBuilder().QueryKeyNorm().BuildForClasses(7)).Message.ShouldContain("no norm of queries and keys");
+        Should
+            .Throw<ArgumentException>(() => new StdiTBuilder().QueryKeyNorm().BuildForClasses(7))
+            .Message.ShouldContain("no norm of queries and keys");
 
     [Fact]
     public void Parameters_are_counted_by_part()
@@ -304,9 +384,15 @@ public class PublishedWeightsTests
         new StdiTBuilder().Attention(AttentionOrder.Full).CountParameters().Total.ShouldBe(610_856_096);
         const int angles = 36; // of rotary positions, parameters that are not trained
         using (Manifest.Unallocated(() => new StdiT2(new StdiT2Config(), initialize: false), out var stdit2))
+        {
             ParameterCounts.Of(stdit2).Total.ShouldBe(767_452_100 - angles);
+        }
+
         using (Manifest.Unallocated(() => new StdiT3(new StdiT3Config(), initialize: false), out var stdit3))
+        {
             ParameterCounts.Of(stdit3).Total.ShouldBe(1_207_643_972 - angles);
+        }
+
         TensorCount.ShouldBe(before);
 
         using var scope = NewDisposeScope();

@@ -10,7 +10,12 @@ public class StdiTTests
 {
     private static readonly StdiTConfig Small = new()
     {
-        InputSize = [3, 4, 6], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5,
+        InputSize = [3, 4, 6],
+        HiddenSize = 32,
+        Depth = 2,
+        NumHeads = 4,
+        CaptionChannels = 12,
+        ModelMaxLength = 5,
     };
 
     private static StdiT Make(StdiTConfig config, bool random = true, long seed = 1)
@@ -23,17 +28,29 @@ public class StdiTTests
             using var scope = NewDisposeScope();
             using var noGradients = no_grad();
             foreach (var parameter in model.parameters())
+            {
                 parameter.add_(randn(parameter.shape, generator: generator) * 0.1f);
+            }
         }
         model.eval();
         return model;
     }
 
-    private static (Tensor X, Tensor T, Tensor Y) Inputs(StdiTConfig config, int batch = 2, int frames = 3, int height = 4, int width = 6, int tokens = 5)
+    private static (Tensor X, Tensor T, Tensor Y) Inputs(
+        StdiTConfig config,
+        int batch = 2,
+        int frames = 3,
+        int height = 4,
+        int width = 6,
+        int tokens = 5
+    )
     {
         using var generator = new Generator(7);
-        return (randn([batch, config.InChannels, frames, height, width], generator: generator), arange(1, batch + 1, ScalarType.Float32) * 100,
-            randn([batch, 1, tokens, config.CaptionChannels], generator: generator));
+        return (
+            randn([batch, config.InChannels, frames, height, width], generator: generator),
+            arange(1, batch + 1, ScalarType.Float32) * 100,
+            randn([batch, 1, tokens, config.CaptionChannels], generator: generator)
+        );
     }
 
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().to(ScalarType.Float64).item<double>();
@@ -45,9 +62,14 @@ public class StdiTTests
         var parameters = model.named_parameters().ToList();
         parameters.Sum(parameter => parameter.parameter.numel()).ShouldBe(759_620_768);
         parameters.ShouldAllBe(parameter => parameter.parameter.requires_grad);
-        parameters.Where(parameter => !parameter.name.Contains("attn_temp", StringComparison.Ordinal)).Sum(parameter => parameter.parameter.numel())
+        parameters
+            .Where(parameter => !parameter.name.Contains("attn_temp", StringComparison.Ordinal))
+            .Sum(parameter => parameter.parameter.numel())
             .ShouldBe(610_856_096);
-        model.named_buffers().Select(buffer => buffer.name).Order(StringComparer.Ordinal)
+        model
+            .named_buffers()
+            .Select(buffer => buffer.name)
+            .Order(StringComparer.Ordinal)
             .ShouldBe(["pos_embed", "pos_embed_temporal", "y_embedder.y_embedding"]);
     }
 
@@ -78,8 +100,13 @@ public class StdiTTests
         {
             using var model = Make(Small with { ZeroInitTemporal = zero }, random: false);
             foreach (var (name, parameter) in model.named_parameters())
+            {
                 if (name.StartsWith("final_layer.linear", StringComparison.Ordinal))
+                {
                     parameter.normal_(0, 1);
+                }
+            }
+
             var (x, t, y) = Inputs(Small);
             var changed = x.clone();
             changed.select(2, 2).add_(1);
@@ -87,9 +114,13 @@ public class StdiTTests
             difference.narrow(2, 2, 1).abs().max().item<float>().ShouldBeGreaterThan(1e-3f);
             var others = difference.narrow(2, 0, 2).abs().max().item<float>();
             if (zero)
+            {
                 others.ShouldBe(0);
+            }
             else
+            {
                 others.ShouldBeGreaterThan(0);
+            }
         }
     }
 
@@ -131,7 +162,8 @@ public class StdiTTests
         var masked = model.call(x, t, y, mask);
         var first = cat([y.narrow(0, 0, 1).narrow(2, 1, 1), y.narrow(0, 0, 1).narrow(2, 3, 1)], 2);
         Difference(masked.narrow(0, 0, 1), model.call(x.narrow(0, 0, 1), t.narrow(0, 0, 1), first, null)).ShouldBeLessThan(1e-5);
-        Difference(masked.narrow(0, 1, 1), model.call(x.narrow(0, 1, 1), t.narrow(0, 1, 1), y.narrow(0, 1, 1).narrow(2, 0, 3), null)).ShouldBeLessThan(1e-5);
+        Difference(masked.narrow(0, 1, 1), model.call(x.narrow(0, 1, 1), t.narrow(0, 1, 1), y.narrow(0, 1, 1).narrow(2, 0, 3), null))
+            .ShouldBeLessThan(1e-5);
         Difference(model.call(x, t, y.squeeze(1), mask.to(ScalarType.Bool)), masked).ShouldBe(0);
         Difference(model.call(x, t, y, ones(2, 5)), model.call(x, t, y, null)).ShouldBe(0);
     }
@@ -144,8 +176,13 @@ public class StdiTTests
         using var model = Make(Small);
         using var other = new StdiT(Small with { InputSize = [5, 6, 2] }, initialize: false);
         foreach (var (name, value) in other.state_dict())
+        {
             if (!name.StartsWith("pos_embed", StringComparison.Ordinal))
+            {
                 value.copy_(model.state_dict()[name]);
+            }
+        }
+
         other.eval();
         var (x, t, y) = Inputs(Small, frames: 5, height: 6, width: 2);
         var output = model.call(x, t, y, null);
@@ -212,7 +249,8 @@ public class StdiTTests
         var block = model.modules().OfType<StdiTBlock>().Last();
         var (x, frames, one, none) = (randn(2, 3, 6, 32), randn(1, 3, 32), ones(1), zeros(1));
         // Without the spatial branch only the temporal one is left: what it adds does not grow with the tokens, and follows the positions.
-        Tensor Added(Tensor tokens, Tensor? positions) => attention.Run(tokens, block.attn, block.attn_temp, none, none, none, one, positions) - tokens;
+        Tensor Added(Tensor tokens, Tensor? positions) =>
+            attention.Run(tokens, block.attn, block.attn_temp, none, none, none, one, positions) - tokens;
         Difference(Added(x * 1000, frames), Added(x, frames)).ShouldBeLessThan(1e-3);
         Difference(Added(x, frames), Added(x, null)).ShouldBeGreaterThan(1e-2);
         var normed = nn.functional.layer_norm(x, [32]);
@@ -229,7 +267,9 @@ public class StdiTTests
             var (x, t, y) = Inputs(Small);
             model.call(x, t, y, tensor(new long[] { 1, 1, 1, 0, 0, 1, 1, 1, 1, 1 }, [2, 5])).square().mean().backward();
             foreach (var (name, parameter) in model.named_parameters())
+            {
                 parameter.grad.ShouldNotBeNull(name).abs().max().item<float>().ShouldBeGreaterThan(0, name);
+            }
         }
         TensorCount.ShouldBe(before);
     }
@@ -259,7 +299,10 @@ public class StdiTTests
         var mask = tensor(new long[] { 1, 1, 1, 0, 0, 1, 1, 1, 1, 1 }, [2, 5]);
         Tensor exact;
         using (no_grad())
+        {
             exact = model.call(x, t, y, mask);
+        }
+
         model.UseComputeType(ScalarType.BFloat16);
         var rough = model.call(x, t, y, mask);
         rough.dtype.ShouldBe(ScalarType.Float32);
@@ -282,7 +325,12 @@ public class StdiTTests
     public void Attention_is_the_softmax_of_products(ScalarType type, double tolerance)
     {
         using var scope = NewDisposeScope();
-        var (q, k, v, bias) = (randn(2, 30, 3, 4).to(type).transpose(1, 2), randn(2, 3, 70, 4).to(type), randn(2, 3, 70, 4).to(type), randn(2, 3, 1, 70).to(type));
+        var (q, k, v, bias) = (
+            randn(2, 30, 3, 4).to(type).transpose(1, 2),
+            randn(2, 3, 70, 4).to(type),
+            randn(2, 3, 70, 4).to(type),
+            randn(2, 3, 1, 70).to(type)
+        );
         Tensor Exact(Tensor tensor) => tensor.to(ScalarType.Float64);
 
         var expected = (0.7 * Exact(q).matmul(Exact(k).transpose(2, 3)) + Exact(bias)).softmax(-1).matmul(Exact(v));
@@ -291,17 +339,18 @@ public class StdiTTests
         Difference(Exact(DotProduct.Attend(q[0], k[0], v[0], 0.7, bias[0])), expected[0]).ShouldBeLessThan(tolerance);
     }
 
-    public static TheoryData<StdiTConfig, string> BadConfigurations => new()
-    {
-        { Small with { InputSize = [3, 4] }, "InputSize is [3, 4]; it must be three positive numbers" },
-        { Small with { PatchSize = [1, 2, 0] }, "PatchSize is [1, 2, 0]" },
-        { Small with { InputSize = [3, 5, 6] }, "not a multiple of PatchSize" },
-        { Small with { NumHeads = 5 }, "HiddenSize 32 is not a multiple of NumHeads 5" },
-        { Small with { HiddenSize = 6, NumHeads = 2 }, "multiple of 4" },
-        { Small with { Depth = 0 }, "Depth is 0; it must be positive" },
-        { Small with { TimeScale = 0 }, "TimeScale is 0" },
-        { Small with { ClassDropoutProb = 1.5 }, "between 0 and 1" },
-    };
+    public static TheoryData<StdiTConfig, string> BadConfigurations =>
+        new()
+        {
+            { Small with { InputSize = [3, 4] }, "InputSize is [3, 4]; it must be three positive numbers" },
+            { Small with { PatchSize = [1, 2, 0] }, "PatchSize is [1, 2, 0]" },
+            { Small with { InputSize = [3, 5, 6] }, "not a multiple of PatchSize" },
+            { Small with { NumHeads = 5 }, "HiddenSize 32 is not a multiple of NumHeads 5" },
+            { Small with { HiddenSize = 6, NumHeads = 2 }, "multiple of 4" },
+            { Small with { Depth = 0 }, "Depth is 0; it must be positive" },
+            { Small with { TimeScale = 0 }, "TimeScale is 0" },
+            { Small with { ClassDropoutProb = 1.5 }, "between 0 and 1" },
+        };
 
     [Theory]
     [MemberData(nameof(BadConfigurations), DisableDiscoveryEnumeration = true)]
@@ -359,15 +408,24 @@ public class StdiTTests
     [Fact]
     public void The_builder_sets_what_it_is_told()
     {
-        var builder = new StdiTBuilder().Preset("STDiT-S/2").Latents(frames: 2, height: 4, width: 8, channels: 3).Patch(2, 2, 2).Text(width: 20, tokens: 7, dropout: 0.25)
-            .Positions(spaceScale: 0.5, timeScale: 0.75).TemporalAttention(startAtZero: false, positions: false, norm: true).QueryKeyNorm().LearnedVariance(false);
+        var builder = new StdiTBuilder()
+            .Preset("STDiT-S/2")
+            .Latents(frames: 2, height: 4, width: 8, channels: 3)
+            .Patch(2, 2, 2)
+            .Text(width: 20, tokens: 7, dropout: 0.25)
+            .Positions(spaceScale: 0.5, timeScale: 0.75)
+            .TemporalAttention(startAtZero: false, positions: false, norm: true)
+            .QueryKeyNorm()
+            .LearnedVariance(false);
         var config = builder.Config;
         config.InputSize.ShouldBe([2, 4, 8]);
         config.PatchSize.ShouldBe([2, 2, 2]);
         (config.InChannels, config.HiddenSize, config.Depth, config.NumHeads).ShouldBe((3, 384, 12, 6));
         (config.CaptionChannels, config.ModelMaxLength, config.ClassDropoutProb).ShouldBe((20, 7, 0.25));
         (config.SpaceScale, config.TimeScale).ShouldBe((0.5, 0.75));
-        (config.ZeroInitTemporal, config.NoTemporalPosEmb, config.TemporalNorm, config.QkNorm, config.PredSigma).ShouldBe((false, true, true, true, false));
+        (config.ZeroInitTemporal, config.NoTemporalPosEmb, config.TemporalNorm, config.QkNorm, config.PredSigma).ShouldBe(
+            (false, true, true, true, false)
+        );
 
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -376,7 +434,10 @@ public class StdiTTests
         using var second = builder.Build();
         first.OutChannels.ShouldBe(3);
         foreach (var (name, value) in first.state_dict())
+        {
             Difference(value, second.state_dict()[name]).ShouldBe(0, name);
+        }
+
         Should.Throw<ArgumentException>(() => new StdiTBuilder().Patch(3, 2, 2).Build()).Message.ShouldContain("not a multiple of PatchSize");
     }
 }

@@ -6,7 +6,13 @@ namespace OpenSora.Tests.Models;
 
 public class SvdTemporalDecoderTests
 {
-    private static readonly AutoencoderKLConfig Small = new() { BlockOutChannels = [8, 16], LayersPerBlock = 2, NormNumGroups = 4, MicroBatchSize = 2 };
+    private static readonly AutoencoderKLConfig Small = new()
+    {
+        BlockOutChannels = [8, 16],
+        LayersPerBlock = 2,
+        NormNumGroups = 4,
+        MicroBatchSize = 2,
+    };
 
     private static AutoencoderKLTemporalDecoder Make(AutoencoderKLConfig config)
     {
@@ -51,12 +57,15 @@ public class SvdTemporalDecoderTests
             foreach (var (name, target) in pictures.state_dict())
             {
                 if (name.StartsWith("encoder.", StringComparison.Ordinal) || name.StartsWith("quant_conv.", StringComparison.Ordinal))
+                {
                     target.copy_(weights[name]);
+                }
             }
         }
         var video = Random(2, 3, 3, 8, 8);
         Difference(model.Encode(video), pictures.Encode(video)).ShouldBe(0);
-        using Generator one = new(4), two = new(4);
+        using Generator one = new(4),
+            two = new(4);
         Difference(model.Encode(video, one), pictures.Encode(video, two)).ShouldBe(0);
     }
 
@@ -86,7 +95,10 @@ public class SvdTemporalDecoderTests
         using (no_grad())
         {
             foreach (var (name, parameter) in model.named_parameters().Where(pair => pair.name.EndsWith("mix_factor", StringComparison.Ordinal)))
+            {
                 parameter.fill_(-200);
+            }
+
             var last = model.state_dict()["decoder.time_conv_out.weight"]; // the middle frame alone
             last.zero_();
             last.select(2, 1).select(2, 0).select(2, 0).copy_(eye(3));
@@ -106,7 +118,9 @@ public class SvdTemporalDecoderTests
             using var model = Make(Small);
             model.call(Random(1, 4, 3, 4, 4)).square().mean().backward();
             foreach (var (name, parameter) in model.named_parameters().Where(pair => pair.name.StartsWith("decoder.", StringComparison.Ordinal)))
+            {
                 parameter.grad.ShouldNotBeNull(name);
+            }
         }
         TensorCount.ShouldBe(before);
     }

@@ -6,7 +6,15 @@ namespace OpenSora.Tests.Models;
 
 public class T5EncoderTests
 {
-    private static readonly T5Config Small = new() { VocabSize = 50, DModel = 16, DKv = 4, DFf = 24, NumLayers = 2, NumHeads = 2 };
+    private static readonly T5Config Small = new()
+    {
+        VocabSize = 50,
+        DModel = 16,
+        DKv = 4,
+        DFf = 24,
+        NumLayers = 2,
+        NumHeads = 2,
+    };
 
     private static T5Encoder Make(T5Config config)
     {
@@ -54,7 +62,9 @@ public class T5EncoderTests
                 model.zero_grad();
                 model.call(tensor(new long[] { 3, 9, 1, 2 }, [2, 2]), null).square().mean().backward();
                 foreach (var (name, parameter) in model.named_parameters())
+                {
                     parameter.grad.ShouldNotBeNull(name).abs().max().item<float>().ShouldBeGreaterThan(0, name);
+                }
             }
         }
         TensorCount.ShouldBe(before);

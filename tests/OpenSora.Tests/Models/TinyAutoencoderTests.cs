@@ -7,7 +7,14 @@ namespace OpenSora.Tests.Models;
 
 public sealed class TinyAutoencoderTests : IDisposable
 {
-    private static readonly TinyAutoencoderConfig Small = new() { Channels = 8, NumEncoderBlocks = [1, 2], NumDecoderBlocks = [2, 1], MiddleNorm = true, MicroBatchSize = 2 };
+    private static readonly TinyAutoencoderConfig Small = new()
+    {
+        Channels = 8,
+        NumEncoderBlocks = [1, 2],
+        NumDecoderBlocks = [2, 1],
+        MiddleNorm = true,
+        MicroBatchSize = 2,
+    };
 
     private readonly TemporaryFolder folder = new();
 
@@ -45,7 +52,9 @@ public sealed class TinyAutoencoderTests : IDisposable
         names["decoder.layers.18.weight"].shape.ShouldBe([3, 64, 3, 3]);
 
         foreach (var (preset, channels) in new[] { ("TAESDXL", 4), ("TAESD3", 16), ("TAEF1", 16), ("TAEF2", 32) })
+        {
             TinyAutoencoderConfig.Preset(preset).LatentChannels.ShouldBe(channels);
+        }
     }
 
     [Fact]
@@ -53,12 +62,18 @@ public sealed class TinyAutoencoderTests : IDisposable
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
-        void Save(string half, int shift) => SafetensorsWriter.Write(folder[half + ".safetensors"], model.state_dict()
-            .Where(pair => pair.Key.StartsWith(half, StringComparison.Ordinal)).Select(pair =>
-            {
-                var parts = pair.Key.Split('.', 4); // encoder, layers, number, rest
-                return KeyValuePair.Create($"{int.Parse(parts[2]) + shift}.{parts[3]}", pair.Value);
-            }));
+        void Save(string half, int shift) =>
+            SafetensorsWriter.Write(
+                folder[half + ".safetensors"],
+                model
+                    .state_dict()
+                    .Where(pair => pair.Key.StartsWith(half, StringComparison.Ordinal))
+                    .Select(pair =>
+                    {
+                        var parts = pair.Key.Split('.', 4); // encoder, layers, number, rest
+                        return KeyValuePair.Create($"{int.Parse(parts[2]) + shift}.{parts[3]}", pair.Value);
+                    })
+            );
         Save("encoder", 0);
         Save("decoder", 1);
 
@@ -66,7 +81,9 @@ public sealed class TinyAutoencoderTests : IDisposable
         loaded.LoadPair(folder["encoder.safetensors"], folder["decoder.safetensors"]);
         var video = Video(1, 3, 8);
         Difference(loaded.Decode(loaded.Encode(video)), model.Decode(model.Encode(video))).ShouldBe(0);
-        Should.Throw<InvalidWeightsException>(() => loaded.LoadPair(folder["decoder.safetensors"], folder["encoder.safetensors"])).Message.ShouldContain("do not fit the model");
+        Should
+            .Throw<InvalidWeightsException>(() => loaded.LoadPair(folder["decoder.safetensors"], folder["encoder.safetensors"]))
+            .Message.ShouldContain("do not fit the model");
     }
 
     [Fact]
@@ -104,7 +121,10 @@ public sealed class TinyAutoencoderTests : IDisposable
                 optimizer.zero_grad();
                 loss.backward();
                 foreach (var (name, parameter) in model.named_parameters())
+                {
                     parameter.grad.ShouldNotBeNull(name);
+                }
+
                 optimizer.step();
                 losses.Add(loss.item<float>());
             }

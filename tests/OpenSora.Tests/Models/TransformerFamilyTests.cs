@@ -38,7 +38,10 @@ public class TransformerFamilyTests
                 module.zero_grad();
                 var y = model.Denoise(x, t, conditions);
                 y.square().mean().backward();
-                return (y.detach(), module.named_parameters().ToDictionary(p => p.name, p => p.parameter.grad.ShouldNotBeNull(p.name).clone(), StringComparer.Ordinal));
+                return (
+                    y.detach(),
+                    module.named_parameters().ToDictionary(p => p.name, p => p.parameter.grad.ShouldNotBeNull(p.name).clone(), StringComparer.Ordinal)
+                );
             }
         }
         TensorCount.ShouldBe(before);
@@ -121,7 +124,10 @@ public class TransformerFamilyTests
         {
             using var always = Randomised(new DiT(dit.Config with { ClassDropoutProb = 1 }));
             foreach (var (key, value) in always.state_dict())
+            {
                 value.copy_(dit.state_dict()[key]);
+            }
+
             always.train();
             return always.Denoise(x, t, conditions);
         }
@@ -157,13 +163,21 @@ public class TransformerFamilyTests
         {
             using var generator = new Generator(3);
             if (model is DiT dit)
+            {
                 dit.Initialize(generator);
+            }
             else
+            {
                 ((StdiT)model).Initialize(generator);
+            }
+
             return [.. ((nn.Module)model).state_dict().Values.Select(value => value.detach().clone())];
         }
         foreach (var (first, second) in Values().Zip(Values()))
+        {
             Difference(first, second).ShouldBe(0);
+        }
+
         using var noGradients = no_grad();
         var (x, t, conditions) = Inputs(model);
         model.Denoise(x, t, conditions).abs().max().item<float>().ShouldBe(0); // a new model predicts nothing
@@ -175,8 +189,17 @@ public class TransformerFamilyTests
         static (int, int, int, int) Sizes(TransformerConfig config) => (config.HiddenSize, config.Depth, config.NumHeads, config.PatchSize[0]);
         foreach (var (letter, channels, depth, heads) in new[] { ("S", 384, 12, 6), ("B", 768, 12, 12), ("L", 1024, 24, 16), ("XL", 1152, 28, 16) })
         {
-            foreach (var config in new TransformerConfig[] { DiTConfig.Preset($"DiT-{letter}/2"), LatteConfig.Preset($"Latte-{letter}/2"), StdiTConfig.Preset($"STDiT-{letter}/2") })
+            foreach (
+                var config in new TransformerConfig[]
+                {
+                    DiTConfig.Preset($"DiT-{letter}/2"),
+                    LatteConfig.Preset($"Latte-{letter}/2"),
+                    StdiTConfig.Preset($"STDiT-{letter}/2"),
+                }
+            )
+            {
                 Sizes(config).ShouldBe((channels, depth, heads, 1));
+            }
         }
         Sizes(DiTConfig.Preset("DiT-XL/2x2")).ShouldBe((1152, 28, 16, 2));
         Sizes(LatteConfig.Preset("Latte-XL/2x2")).ShouldBe((1152, 28, 16, 2));
@@ -185,17 +208,44 @@ public class TransformerFamilyTests
         var many = PixArtConfig.Preset("PixArtMS-XL/2");
         (many.SizeConditioning, many.StretchPositions, many.SpaceScale, many.AttentionOrder).ShouldBe((true, true, 2.0, AttentionOrder.Full));
         foreach (var name in DiTConfig.Presets.Concat(LatteConfig.Presets).Concat(StdiTConfig.Presets).Concat(PixArtConfig.Presets))
-            (name switch { ['D', ..] => DiTConfig.Preset(name), ['L', ..] => LatteConfig.Preset(name), ['S', ..] => StdiTConfig.Preset(name), _ => (TransformerConfig)PixArtConfig.Preset(name) }).Validate();
+        {
+            (
+                name switch
+                {
+                    ['D', ..] => DiTConfig.Preset(name),
+                    ['L', ..] => LatteConfig.Preset(name),
+                    ['S', ..] => StdiTConfig.Preset(name),
+                    _ => (TransformerConfig)PixArtConfig.Preset(name),
+                }
+            ).Validate();
+        }
     }
 
     [Fact]
     public void Latte_and_PixArt_refuse_what_they_cannot_be()
     {
         var before = TensorCount.Now;
-        Should.Throw<ArgumentException>(() => new Latte(new LatteConfig { NumHeads = 5 })).Message.ShouldStartWith("The configuration LatteConfig is wrong: HiddenSize 1152");
-        Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { Depth = 0 })).Message.ShouldStartWith("The configuration PixArtConfig is wrong: Depth is 0");
-        Should.Throw<ArgumentException>(() => new PixArt(new PixArtConfig { HiddenSize = 32, NumHeads = 4, SizeConditioning = true })).Message.ShouldContain("multiple of 3");
-        Should.Throw<ArgumentException>(() => new StdiT(new StdiTConfig { AttentionOrder = (AttentionOrder)7 })).Message.ShouldContain("known are Serial, Parallel, Interleaved, Full");
+        Should
+            .Throw<ArgumentException>(() => new Latte(new LatteConfig { NumHeads = 5 }))
+            .Message.ShouldStartWith("The configuration LatteConfig is wrong: HiddenSize 1152");
+        Should
+            .Throw<ArgumentException>(() => new PixArt(new PixArtConfig { Depth = 0 }))
+            .Message.ShouldStartWith("The configuration PixArtConfig is wrong: Depth is 0");
+        Should
+            .Throw<ArgumentException>(() =>
+                new PixArt(
+                    new PixArtConfig
+                    {
+                        HiddenSize = 32,
+                        NumHeads = 4,
+                        SizeConditioning = true,
+                    }
+                )
+            )
+            .Message.ShouldContain("multiple of 3");
+        Should
+            .Throw<ArgumentException>(() => new StdiT(new StdiTConfig { AttentionOrder = (AttentionOrder)7 }))
+            .Message.ShouldContain("known are Serial, Parallel, Interleaved, Full");
         Should.Throw<ArgumentException>(() => LatteConfig.Preset("DiT-XL/2")).Message.ShouldContain("Known are Latte-S/2");
         Should.Throw<ArgumentException>(() => PixArtConfig.Preset("PixArt")).Message.ShouldContain("Known are PixArt-XL/2, PixArtMS-XL/2");
         TensorCount.ShouldBe(before);
@@ -205,9 +255,13 @@ public class TransformerFamilyTests
         using var sized = (StdiT)Make("PixArtMS");
         var (x, t, conditions) = Inputs(plain);
         var size = ones(2, 2);
-        Should.Throw<ArgumentException>(() => plain.forward(x, t, conditions.Text, null, null, size: size)).Message.ShouldContain("not conditioned on the size");
+        Should
+            .Throw<ArgumentException>(() => plain.forward(x, t, conditions.Text, null, null, size: size))
+            .Message.ShouldContain("not conditioned on the size");
         var one = ones(1, 2);
-        Should.Throw<ArgumentException>(() => sized.forward(x, t, conditions.Text, null, null, size: one)).Message.ShouldContain("The sizes have shape [1, 2]; expected [2, 2]");
+        Should
+            .Throw<ArgumentException>(() => sized.forward(x, t, conditions.Text, null, null, size: one))
+            .Message.ShouldContain("The sizes have shape [1, 2]; expected [2, 2]");
     }
 
     [Fact]

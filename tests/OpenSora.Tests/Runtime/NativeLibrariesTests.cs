@@ -34,7 +34,9 @@ public sealed class NativeLibrariesTests : IDisposable
         Assert.SkipUnless(OperatingSystem.IsLinux(), "ELF libraries are Linux's.");
         var bytes = File.ReadAllBytes(Original);
         foreach (var length in new[] { 64, 5000, bytes.Length / 2, bytes.Length - 200 })
+        {
             ElfVersionNeeds.Weaken(bytes.AsSpan(0, length)).ShouldBeNull();
+        }
     }
 
     [Fact]
@@ -84,7 +86,10 @@ public sealed class NativeLibrariesTests : IDisposable
         Assert.SkipUnless(OperatingSystem.IsLinux(), "The cache folder is Linux's.");
         var path = _folder["xdg"];
         if (cache is "a file")
+        {
             File.WriteAllText(path, "");
+        }
+
         using var first = Start();
         using var second = Start(); // at the same time
         foreach (var process in new[] { first, second })
@@ -101,13 +106,21 @@ public sealed class NativeLibrariesTests : IDisposable
 
         Process Start()
         {
-            var start = new ProcessStartInfo("dotnet", [Path.Combine(AppContext.BaseDirectory, "OpenSora.Cli.dll"), "inspect", TestFiles.Data("checkpoints", "pixart.pth")])
+            var start = new ProcessStartInfo(
+                "dotnet",
+                [Path.Combine(AppContext.BaseDirectory, "OpenSora.Cli.dll"), "inspect", TestFiles.Data("checkpoints", "pixart.pth")]
+            )
             {
-                RedirectStandardOutput = true, RedirectStandardError = true, UseShellExecute = false,
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+                UseShellExecute = false,
             };
             start.Environment["XDG_CACHE_HOME"] = cache is "not set" ? null : path;
             if (cache is "not set")
+            {
                 start.Environment["HOME"] = path;
+            }
+
             return Process.Start(start)!;
         }
     }

@@ -29,11 +29,16 @@ public sealed class CaptionCleanerTests
     [Fact]
     public void Any_text_is_cleaned()
     {
-        Check.One(Config.QuickThrowOnFailure.WithMaxTest(500), Prop.ForAll((string? caption) =>
-        {
-            var cleaned = CaptionCleaner.Clean(caption ?? "");
-            return !cleaned.Contains("  ", StringComparison.Ordinal) && !cleaned.Contains('\n', StringComparison.Ordinal);
-        }));
+        Check.One(
+            Config.QuickThrowOnFailure.WithMaxTest(500),
+            Prop.ForAll(
+                (string? caption) =>
+                {
+                    var cleaned = CaptionCleaner.Clean(caption ?? "");
+                    return !cleaned.Contains("  ", StringComparison.Ordinal) && !cleaned.Contains('\n', StringComparison.Ordinal);
+                }
+            )
+        );
     }
 
     [Theory]
@@ -46,5 +51,6 @@ public sealed class CaptionCleanerTests
     [InlineData(" . ")]
     [InlineData("<!--<b>")]
     [InlineData("a.com@")]
-    public void Long_repetitions_end(string part) => CaptionCleaner.Clean(string.Concat(Enumerable.Repeat(part, 10_000))).Length.ShouldBeLessThan(70_000);
+    public void Long_repetitions_end(string part) =>
+        CaptionCleaner.Clean(string.Concat(Enumerable.Repeat(part, 10_000))).Length.ShouldBeLessThan(70_000);
 }

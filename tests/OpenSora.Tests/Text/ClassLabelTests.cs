@@ -58,7 +58,9 @@ public class ClassLabelTests
     [Fact]
     public void Names_must_fit_the_count()
     {
-        Should.Throw<ArgumentException>(() => new ClassLabelEncoder(Birds with { Count = 4 })).Message.ShouldContain("there are 3 names for 4 classes");
+        Should
+            .Throw<ArgumentException>(() => new ClassLabelEncoder(Birds with { Count = 4 }))
+            .Message.ShouldContain("there are 3 names for 4 classes");
         Should.Throw<ArgumentException>(() => new ClassLabelEncoder(new ClassLabels { Count = 0 })).Message.ShouldContain("Count is 0");
     }
 }

@@ -13,7 +13,14 @@ public sealed class ClipTextEncoderTests : IDisposable
 
     private static readonly ClipTextConfig Small = new()
     {
-        VocabSize = 654, HiddenSize = 16, IntermediateSize = 32, NumHiddenLayers = 2, NumAttentionHeads = 4, MaxPositionEmbeddings = 12, ProjectionDim = 6, EosTokenId = 653,
+        VocabSize = 654,
+        HiddenSize = 16,
+        IntermediateSize = 32,
+        NumHiddenLayers = 2,
+        NumAttentionHeads = 4,
+        MaxPositionEmbeddings = 12,
+        ProjectionDim = 6,
+        EosTokenId = 653,
     };
 
     private readonly TemporaryFolder folder = new();
@@ -127,7 +134,9 @@ public sealed class ClipTextEncoderTests : IDisposable
             var plain = Gradients();
             model.UseGradientCheckpointing();
             foreach (var (again, first) in Gradients().Zip(plain))
+            {
                 Difference(again, first).ShouldBeLessThan(1e-5);
+            }
         }
         TensorCount.ShouldBe(before);
     }
@@ -161,14 +170,20 @@ public sealed class ClipTextEncoderTests : IDisposable
             Refused("EosTokenId is 654", () => new ClipTextModel(Small with { EosTokenId = 654 }));
             Refused("ProjectionDim is 0", () => new ClipTextModel(Small with { ProjectionDim = 0 }));
             Refused("Known are ViT-B/32", () => ClipTextConfig.Preset("ViT-Z"));
-            Refused("the model has no projection", () => new ClipTextEncoder(new ClipTextModel(Small with { ProjectionDim = null }), ClipTokenizer.Open(Tokenizer), ClipOutput.Projected));
+            Refused("the model has no projection", () =>
+                new ClipTextEncoder(new ClipTextModel(Small with { ProjectionDim = null }), ClipTokenizer.Open(Tokenizer), ClipOutput.Projected)
+            );
             Refused("There is no prompt", () => new ClipTextEncoder(model, ClipTokenizer.Open(Tokenizer)).Encode([]));
             model.SaveWeights(folder["clip.safetensors"]);
         }
         GC.Collect();
         GC.WaitForPendingFinalizers();
-        Should.Throw<InvalidWeightsException>(() => ClipTextEncoder.Load(Small with { NumHiddenLayers = 3 }, folder["clip.safetensors"], Tokenizer)).Message.ShouldContain("Missing: text_model.encoder.layers.2");
-        Should.Throw<InvalidTokenizerException>(() => ClipTextEncoder.Load(Small with { EosTokenId = 3 }, folder["clip.safetensors"], Tokenizer)).Message.ShouldContain("closes texts with 653");
+        Should
+            .Throw<InvalidWeightsException>(() => ClipTextEncoder.Load(Small with { NumHiddenLayers = 3 }, folder["clip.safetensors"], Tokenizer))
+            .Message.ShouldContain("Missing: text_model.encoder.layers.2");
+        Should
+            .Throw<InvalidTokenizerException>(() => ClipTextEncoder.Load(Small with { EosTokenId = 3 }, folder["clip.safetensors"], Tokenizer))
+            .Message.ShouldContain("closes texts with 653");
         TensorCount.ShouldBe(before);
     }
 }

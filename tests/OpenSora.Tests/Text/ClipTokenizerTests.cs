@@ -50,7 +50,13 @@ public sealed class ClipTokenizerTests : IDisposable
     [Fact]
     public void Every_byte_can_be_spelled()
     {
-        foreach (var rune in Enumerable.Range(0, 0x3000).Where(Rune.IsValid).Select(value => new Rune(value)).Where(rune => !Rune.IsWhiteSpace(rune) && rune.Value is not '&' and (< 0x1C or > 0x1F)))
+        foreach (
+            var rune in Enumerable
+                .Range(0, 0x3000)
+                .Where(Rune.IsValid)
+                .Select(value => new Rune(value))
+                .Where(rune => !Rune.IsWhiteSpace(rune) && rune.Value is not '&' and (< 0x1C or > 0x1F))
+        )
         {
             var expected = ClipTokenizer.Clean(rune.ToString());
             Small.Decode(Small.Encode(rune.ToString())).Replace(" ", "").ShouldBe(expected, $"U+{rune.Value:X4}");
@@ -63,13 +69,19 @@ public sealed class ClipTokenizerTests : IDisposable
         var random = new Random(7);
         for (var round = 0; round < 3_000; round++)
         {
-            var text = string.Concat(Enumerable.Range(0, random.Next(40)).Select(_ => random.Next(4) switch
-            {
-                0 => ((char)random.Next(0x80)).ToString(),
-                1 => ((char)random.Next(0x10000)).ToString(), // unpaired surrogates among them
-                2 => random.Next(0x10000, 0x110000) is var value ? char.ConvertFromUtf32(value) : "",
-                _ => new[] { "<|endoftext|>", "&#xD800;", "&amp;", "'s", "</w>", " ", "\u0301" }[random.Next(7)],
-            }));
+            var text = string.Concat(
+                Enumerable
+                    .Range(0, random.Next(40))
+                    .Select(_ =>
+                        random.Next(4) switch
+                        {
+                            0 => ((char)random.Next(0x80)).ToString(),
+                            1 => ((char)random.Next(0x10000)).ToString(), // unpaired surrogates among them
+                            2 => random.Next(0x10000, 0x110000) is var value ? char.ConvertFromUtf32(value) : "",
+                            _ => new[] { "<|endoftext|>", "&#xD800;", "&amp;", "'s", "</w>", " ", "\u0301" }[random.Next(7)],
+                        }
+                    )
+            );
             var ids = Small.Encode(text);
             ids.ShouldAllBe(id => id >= 0 && id < Small.Count);
             Small.Decode(ids).Contains('\uFFFD').ShouldBe(ClipTokenizer.Clean(text).Contains('\uFFFD'));
@@ -116,7 +128,10 @@ public sealed class ClipTokenizerTests : IDisposable
             CopyFiles();
             File.WriteAllText(folder["vocab.json"], vocab);
             if (merges is not null)
+            {
                 File.WriteAllText(folder["merges.txt"], merges);
+            }
+
             var error = Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(folder.Path));
             error.Message.ShouldContain(reason);
             error.Message.ShouldContain("Expected CLIP's vocab.json and merges.txt.");
@@ -135,6 +150,8 @@ public sealed class ClipTokenizerTests : IDisposable
     private void CopyFiles()
     {
         foreach (var name in new[] { "vocab.json", "merges.txt" })
+        {
             File.Copy(TestFiles.Data("clip", name), folder[name], overwrite: true);
+        }
     }
 }

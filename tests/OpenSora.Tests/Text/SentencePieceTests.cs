@@ -10,7 +10,10 @@ public sealed class SentencePieceTests
 {
     private static readonly string[] Models = ["t5", "bytes", "casefold", "identity", "suffix"];
 
-    private static readonly Dictionary<string, SentencePieceTokenizer> Tokenizers = Models.ToDictionary(name => name, name => SentencePieceTokenizer.Open(ModelFile(name)));
+    private static readonly Dictionary<string, SentencePieceTokenizer> Tokenizers = Models.ToDictionary(
+        name => name,
+        name => SentencePieceTokenizer.Open(ModelFile(name))
+    );
 
     public static TheoryData<string> Names => [.. Models];
 
@@ -22,7 +25,9 @@ public sealed class SentencePieceTests
         var expected = File.ReadAllText(TestFiles.Data("sentencepiece", model + ".ids"))[..^1].Split('\n');
         expected.Length.ShouldBe(texts.Length);
         for (var i = 0; i < texts.Length; i++)
+        {
             string.Join(' ', Tokenizers[model].Encode(texts[i])).ShouldBe(expected[i], $"line {i + 1}: {texts[i]}");
+        }
     }
 
     [Fact]
@@ -76,9 +81,13 @@ public sealed class SentencePieceTests
         foreach (var name in Models)
         {
             var tokenizer = Tokenizers[name];
-            Check.One(Config.QuickThrowOnFailure.WithMaxTest(300), Prop.ForAll((string? text) =>
-                tokenizer.Encode(text ?? "").TrueForAll(id => id >= 0 && id < tokenizer.Count)
-                && tokenizer.Encode(text ?? "", 8).Count <= 8));
+            Check.One(
+                Config.QuickThrowOnFailure.WithMaxTest(300),
+                Prop.ForAll(
+                    (string? text) =>
+                        tokenizer.Encode(text ?? "").TrueForAll(id => id >= 0 && id < tokenizer.Count) && tokenizer.Encode(text ?? "", 8).Count <= 8
+                )
+            );
         }
     }
 
@@ -86,11 +95,16 @@ public sealed class SentencePieceTests
     public void Byte_fallback_loses_nothing_but_what_normalisation_takes()
     {
         var tokenizer = Tokenizers["bytes"];
-        Check.One(Config.QuickThrowOnFailure.WithMaxTest(300), Prop.ForAll((string? text) =>
-        {
-            var once = tokenizer.Decode(tokenizer.Encode(text ?? ""));
-            return string.Equals(tokenizer.Decode(tokenizer.Encode(once)), once, StringComparison.Ordinal);
-        }));
+        Check.One(
+            Config.QuickThrowOnFailure.WithMaxTest(300),
+            Prop.ForAll(
+                (string? text) =>
+                {
+                    var once = tokenizer.Decode(tokenizer.Encode(text ?? ""));
+                    return string.Equals(tokenizer.Decode(tokenizer.Encode(once)), once, StringComparison.Ordinal);
+                }
+            )
+        );
     }
 
     [Fact]
@@ -99,10 +113,10 @@ public sealed class SentencePieceTests
         var words = File.ReadAllText(TestFiles.Data("sentencepiece", "corpus.txt")).Split([' ', '\n'], StringSplitOptions.RemoveEmptyEntries);
         var identity = Tokenizers["identity"];
         Check.One(Config.QuickThrowOnFailure.WithMaxTest(300), Prop.ForAll(Gen.Elements(words).ArrayOf().ToArbitrary(), (string[] chosen) =>
-        {
-            var text = string.Join(' ', chosen);
-            return string.Equals(identity.Decode(identity.Encode(text)), text, StringComparison.Ordinal);
-        }));
+            {
+                var text = string.Join(' ', chosen);
+                return string.Equals(identity.Decode(identity.Encode(text)), text, StringComparison.Ordinal);
+            }));
     }
 
     [Fact]
@@ -135,9 +149,15 @@ public sealed class SentencePieceTests
         {
             var bytes = original.ToArray();
             for (var changes = random.Next(1, 10); changes > 0; changes--)
+            {
                 bytes[random.Next(bytes.Length)] = (byte)random.Next(256);
+            }
+
             if (random.Next(3) == 0)
+            {
                 Array.Resize(ref bytes, random.Next(bytes.Length));
+            }
+
             try
             {
                 var ids = SentencePieceTokenizer.Parse(bytes).Encode("A goat ｇｏａｔ 山羊 ﷺ e\u0301 🐐 ꙮ", 20);

@@ -8,7 +8,15 @@ namespace OpenSora.Tests.Text;
 
 public sealed class TextEncoderTests : IDisposable
 {
-    private static readonly T5Config Config = new() { VocabSize = 512, DModel = 16, DKv = 4, DFf = 32, NumLayers = 2, NumHeads = 2 };
+    private static readonly T5Config Config = new()
+    {
+        VocabSize = 512,
+        DModel = 16,
+        DKv = 4,
+        DFf = 32,
+        NumLayers = 2,
+        NumHeads = 2,
+    };
 
     private static readonly string Tokenizer = TestFiles.Data("sentencepiece", "t5.model");
 
@@ -33,7 +41,10 @@ public sealed class TextEncoderTests : IDisposable
 
             var ids = new long[1, goat.Count];
             for (var i = 0; i < goat.Count; i++)
+            {
                 ids[0, i] = goat[i];
+            }
+
             var alone = model.call(tensor(ids), null);
             (states.States[0].narrow(0, 0, goat.Count) - alone[0]).abs().max().item<float>().ShouldBeLessThan(1e-5f);
         }
@@ -61,9 +72,15 @@ public sealed class TextEncoderTests : IDisposable
         var weights = model.state_dict();
         foreach (var rename in new[] { false, true })
         {
-            var file = weights.ToDictionary(pair => rename && pair.Key is "shared.weight" ? "encoder.embed_tokens.weight" : pair.Key, pair => pair.Value);
+            var file = weights.ToDictionary(
+                pair => rename && pair.Key is "shared.weight" ? "encoder.embed_tokens.weight" : pair.Key,
+                pair => pair.Value
+            );
             if (!rename)
+            {
                 file["encoder.embed_tokens.weight"] = weights["shared.weight"];
+            }
+
             file["decoder.block.0.weight"] = zeros(1);
             SafetensorsWriter.Write(_folder["t5.safetensors"], file);
             using var loaded = T5TextEncoder.Load(Config, _folder["t5.safetensors"], Tokenizer, 8);
@@ -80,11 +97,19 @@ public sealed class TextEncoderTests : IDisposable
         var before = TensorCount.Now;
         using (NewDisposeScope())
         using (var other = new T5Encoder(Config with { NumLayers = 1 }))
+        {
             other.SaveWeights(_folder["one-layer.safetensors"]);
+        }
 
-        Should.Throw<InvalidWeightsException>(() => T5TextEncoder.Load(Config, _folder["one-layer.safetensors"], Tokenizer)).Message.ShouldContain("Missing: encoder.block.1");
-        Should.Throw<InvalidWeightsException>(() => T5TextEncoder.Load(Config, Directory.CreateDirectory(_folder["empty"]).FullName, Tokenizer)).Message.ShouldContain("folder holds no weights");
-        Should.Throw<InvalidTokenizerException>(() => T5TextEncoder.Load(Config with { VocabSize = 100 }, _folder["one-layer.safetensors"], Tokenizer)).Message.ShouldContain("500 pieces");
+        Should
+            .Throw<InvalidWeightsException>(() => T5TextEncoder.Load(Config, _folder["one-layer.safetensors"], Tokenizer))
+            .Message.ShouldContain("Missing: encoder.block.1");
+        Should
+            .Throw<InvalidWeightsException>(() => T5TextEncoder.Load(Config, Directory.CreateDirectory(_folder["empty"]).FullName, Tokenizer))
+            .Message.ShouldContain("folder holds no weights");
+        Should
+            .Throw<InvalidTokenizerException>(() => T5TextEncoder.Load(Config with { VocabSize = 100 }, _folder["one-layer.safetensors"], Tokenizer))
+            .Message.ShouldContain("500 pieces");
         Should.Throw<InvalidTokenizerException>(() => T5TextEncoder.Load(Config, _folder["one-layer.safetensors"], _folder["one-layer.safetensors"]));
         TensorCount.ShouldBe(before);
     }
@@ -115,13 +140,17 @@ public sealed class TextEncoderTests : IDisposable
         var inner = new CountingEncoder();
         var cached = new CachedTextEncoder(inner, capacity: 2);
         using (var states = cached.Encode(["a"]))
-            states.States.fill_(100);
-        using (NewDisposeScope())
-            ShouldEqual(cached.Encode(["a"]), new CountingEncoder().Encode(["a"]));
-        TensorCount.ShouldBe(before + 2);
-        using (cached.Encode(["a", "b", "c", "d"]))
         {
+            states.States.fill_(100);
         }
+
+        using (NewDisposeScope())
+        {
+            ShouldEqual(cached.Encode(["a"]), new CountingEncoder().Encode(["a"]));
+        }
+
+        TensorCount.ShouldBe(before + 2);
+        using (cached.Encode(["a", "b", "c", "d"])) { }
 
         TensorCount.ShouldBe(before + 4);
         cached.Dispose();
@@ -137,15 +166,21 @@ public sealed class TextEncoderTests : IDisposable
         var before = TensorCount.Now;
         using (var cached = new CachedTextEncoder(new CountingEncoder(), capacity: 3))
         {
-            await Task.WhenAll(Enumerable.Range(0, 4).Select(thread => Task.Run(() =>
-            {
-                for (var i = 0; i < 100; i++)
-                {
-                    using var scope = NewDisposeScope();
-                    var prompt = ((char)('a' + ((i * (thread + 1)) % 7))).ToString();
-                    cached.Encode([prompt]).States[0, 0, 0].item<float>().ShouldBe(prompt[0]);
-                }
-            })));
+            await Task.WhenAll(
+                Enumerable
+                    .Range(0, 4)
+                    .Select(thread =>
+                        Task.Run(() =>
+                        {
+                            for (var i = 0; i < 100; i++)
+                            {
+                                using var scope = NewDisposeScope();
+                                var prompt = ((char)('a' + ((i * (thread + 1)) % 7))).ToString();
+                                cached.Encode([prompt]).States[0, 0, 0].item<float>().ShouldBe(prompt[0]);
+                            }
+                        })
+                    )
+            );
             cached.Count.ShouldBe(3);
         }
 
@@ -173,7 +208,10 @@ public sealed class TextEncoderTests : IDisposable
         public TextStates Encode(IReadOnlyList<string> prompts)
         {
             lock (Encoded)
+            {
                 Encoded.AddRange(prompts);
+            }
+
             using var scope = NewDisposeScope();
             var states = stack(prompts.Select(prompt => full([4, 3], prompt[0], ScalarType.Float32)).ToArray(), 0);
             var mask = ones([prompts.Count, 4], ScalarType.Bool);

@@ -83,7 +83,10 @@ public sealed class CheckpointTests : IDisposable
         using var module = new Two();
         module.LoadWeights(Checkpoint("views.pt"), new LoadOptions { KeyMap = name => name is "base" or "same" or "transposed" ? name : null });
         using (no_grad())
+        {
             module.same.fill_(-1);
+        }
+
         Values(module.@base).ShouldBe(Enumerable.Range(0, 24).Select(i => (double)i));
         Values(module.transposed[1]).ShouldBe([1, 7, 13, 19]);
         Values(module.same).ShouldAllBe(value => value == -1);
@@ -110,7 +113,15 @@ public sealed class CheckpointTests : IDisposable
     {
         using var file = WeightsFile.Open(Checkpoint("training.pt"));
         file.Sections.ShouldBe([new("model", 3, false), new("ema", 3, true)]);
-        file.Metadata.ShouldBe(new Dictionary<string, string> { ["epoch"] = "3", ["loss"] = "0.25", ["name"] = "tiny" }, ignoreOrder: true);
+        file.Metadata.ShouldBe(
+            new Dictionary<string, string>
+            {
+                ["epoch"] = "3",
+                ["loss"] = "0.25",
+                ["name"] = "tiny",
+            },
+            ignoreOrder: true
+        );
         Problem(() => WeightsFile.Open(Checkpoint("training.pt"), "best")).ShouldContain("no section 'best'. It has: 'model', 'ema'");
         SafetensorsWriter.Write(_folder["a.safetensors"], []);
         Problem(() => WeightsFile.Open(_folder["a.safetensors"], "ema")).ShouldContain("no PyTorch checkpoint");
@@ -128,7 +139,10 @@ public sealed class CheckpointTests : IDisposable
         using var module = new Small();
         var path = Checkpoint(name);
         if (!File.Exists(path))
+        {
             File.Copy(Checkpoint("state_dict.pth"), path = _folder[name]); // contents count, not names
+        }
+
         var report = module.LoadWeights(path);
         string.Join(", ", report.Unwrapped).ShouldBe(unwrapped);
         report.Loaded.ShouldBe(["linear.bias", "linear.weight", "table"], ignoreOrder: true);
@@ -165,13 +179,39 @@ public sealed class CheckpointTests : IDisposable
     public void Tensors_of_newer_versions_are_read()
     {
         using var scope = NewDisposeScope();
-        byte[] storage = [.. "("u8, .. Pickle.Text("storage"), .. "ctorch.storage\nUntypedStorage\n"u8, .. Pickle.Text("0"), .. Pickle.Text("cpu"), .. "K\x08tQ"u8];
-        byte[] ofBytes = [.. "ctorch._utils\n_rebuild_tensor_v3\n("u8, .. storage, .. "K\x01K\x02"u8, 0x85, .. "K\x01"u8, 0x85, 0x89, .. ")ctorch\nint16\ntR"u8];
-        byte[] ofClass = [.. "ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_tensor_v2\nctorch.nn.parameter\nParameter\n"u8,
-            .. Pickle.Tensor("1", 3)["ctorch._utils\n_rebuild_tensor_v2\n".Length..^1], .. "}tR"u8];
-        var path = Zip("new.pt",
+        byte[] storage =
+        [
+            .. "("u8,
+            .. Pickle.Text("storage"),
+            .. "ctorch.storage\nUntypedStorage\n"u8,
+            .. Pickle.Text("0"),
+            .. Pickle.Text("cpu"),
+            .. "K\x08tQ"u8,
+        ];
+        byte[] ofBytes =
+        [
+            .. "ctorch._utils\n_rebuild_tensor_v3\n("u8,
+            .. storage,
+            .. "K\x01K\x02"u8,
+            0x85,
+            .. "K\x01"u8,
+            0x85,
+            0x89,
+            .. ")ctorch\nint16\ntR"u8,
+        ];
+        byte[] ofClass =
+        [
+            .. "ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_tensor_v2\nctorch.nn.parameter\nParameter\n"u8,
+            .. Pickle.Tensor("1", 3)["ctorch._utils\n_rebuild_tensor_v2\n".Length..^1],
+            .. "}tR"u8,
+        ];
+        var path = Zip(
+            "new.pt",
             ("a/data.pkl", [0x80, 2, .. "}("u8, .. Pickle.Text("typed"), .. ofBytes, .. Pickle.Text("class"), .. ofClass, .. "u."u8]),
-            ("a/data/0", [1, 0, 2, 0, 3, 0, 4, 0]), ("a/data/1", [0, 0, 128, 63, 0, 0, 0, 64, 0, 0, 64, 64]), ("a/byteorder", "little"u8.ToArray()));
+            ("a/data/0", [1, 0, 2, 0, 3, 0, 4, 0]),
+            ("a/data/1", [0, 0, 128, 63, 0, 0, 0, 64, 0, 0, 64, 64]),
+            ("a/byteorder", "little"u8.ToArray())
+        );
         using var file = WeightsFile.Open(path);
         var typed = file.Read("typed");
         typed.dtype.ShouldBe(ScalarType.Int16);
@@ -202,8 +242,21 @@ public sealed class CheckpointTests : IDisposable
     public void A_tensor_that_reaches_beyond_its_storage_is_refused(int size, int stride, int offset, string problem)
     {
         static byte[] Int(int number) => [(byte)'J', .. BitConverter.GetBytes(number)];
-        byte[] tensor = [.. "ctorch._utils\n_rebuild_tensor\n(("u8, .. Pickle.Text("storage"), .. "ctorch\nFloatStorage\n"u8, .. Pickle.Text("0"), .. Pickle.Text("cpu"), .. "K\x04tQ"u8,
-            .. Int(offset), .. Int(size), 0x85, .. Int(stride), 0x85, .. "tR"u8];
+        byte[] tensor =
+        [
+            .. "ctorch._utils\n_rebuild_tensor\n(("u8,
+            .. Pickle.Text("storage"),
+            .. "ctorch\nFloatStorage\n"u8,
+            .. Pickle.Text("0"),
+            .. Pickle.Text("cpu"),
+            .. "K\x04tQ"u8,
+            .. Int(offset),
+            .. Int(size),
+            0x85,
+            .. Int(stride),
+            0x85,
+            .. "tR"u8,
+        ];
         var path = Zip("beyond.pt", ("a/data.pkl", [0x80, 2, .. "}"u8, .. Pickle.Text("x"), .. tensor, .. "s."u8]), ("a/data/0", new byte[16]));
         Problem(() => WeightsFile.Open(path)).ShouldContain(problem);
     }
@@ -242,11 +295,15 @@ public sealed class CheckpointTests : IDisposable
         Problem(() => WeightsFile.Open(Write("old.tar", tar))).ShouldMatch("tar archive.*torch.save\\(torch.load");
         Problem(() => WeightsFile.Open(Zip("other.zip", ("readme.txt", "hello"u8.ToArray())))).ShouldContain("without data.pkl");
         Problem(() => WeightsFile.Open(Zip("arrays.npz", ("a.npy", [1])))).ShouldContain("NumPy");
-        Problem(() => WeightsFile.Open(Zip("big.pt", ("a/data.pkl", [0x80, 2, .. "}."u8]), ("a/byteorder", "big"u8.ToArray())))).ShouldContain("big-endian");
+        Problem(() => WeightsFile.Open(Zip("big.pt", ("a/data.pkl", [0x80, 2, .. "}."u8]), ("a/byteorder", "big"u8.ToArray()))))
+            .ShouldContain("big-endian");
         Problem(() => WeightsFile.Open(Zip("empty.pt", ("a/data.pkl", [0x80, 2, .. "}."u8])))).ShouldContain("no dictionary of tensors");
         using (var compressed = new System.IO.Compression.ZipArchive(File.Create(_folder["packed.pt"]), System.IO.Compression.ZipArchiveMode.Create))
         using (var entry = compressed.CreateEntry("a/data.pkl").Open())
+        {
             entry.Write(new byte[1000]);
+        }
+
         Problem(() => WeightsFile.Open(_folder["packed.pt"])).ShouldContain("'a/data.pkl' is compressed");
         Problem(() => WeightsFile.Open(Write("cut.pt", File.ReadAllBytes(Checkpoint("types.pt"))[..2000]))).ShouldContain("truncated");
         Should.Throw<FileNotFoundException>(() => WeightsFile.Open(_folder["absent.pt"]));
@@ -258,9 +315,14 @@ public sealed class CheckpointTests : IDisposable
     {
         using var scope = NewDisposeScope();
         using var module = new Small();
-        SafetensorsWriter.Write(_folder["model-1.safetensors"], [KeyValuePair.Create("linear.weight", ones(3, 4)), KeyValuePair.Create("table", zeros(2))]);
+        SafetensorsWriter.Write(
+            _folder["model-1.safetensors"],
+            [KeyValuePair.Create("linear.weight", ones(3, 4)), KeyValuePair.Create("table", zeros(2))]
+        );
         SafetensorsWriter.Write(_folder["model-2.safetensors"], [KeyValuePair.Create("linear.bias", ones(3)), KeyValuePair.Create("table", ones(2))]);
-        var index = Index("""{"metadata": {"total_size": 68}, "weight_map": {"linear.weight": "model-1.safetensors", "linear.bias": "model-2.safetensors", "table": "model-2.safetensors"}}""");
+        var index = Index(
+            """{"metadata": {"total_size": 68}, "weight_map": {"linear.weight": "model-1.safetensors", "linear.bias": "model-2.safetensors", "table": "model-2.safetensors"}}"""
+        );
         using (var file = WeightsFile.Open(index))
         {
             file.Format.ShouldBe("2 shards, safetensors");
@@ -273,7 +335,8 @@ public sealed class CheckpointTests : IDisposable
         Values(module.table).ShouldBe([1, 1]);
 
         Problem("""{"weight_map": {"linear.weight": "model-1.safetensors", "linear.bias": "model-2.safetensors"}}""").ShouldContain("in two shards");
-        Problem("""{"weight_map": {"linear.weight": "model-2.safetensors", "table": "model-2.safetensors"}}""").ShouldContain("belong to another index");
+        Problem("""{"weight_map": {"linear.weight": "model-2.safetensors", "table": "model-2.safetensors"}}""")
+            .ShouldContain("belong to another index");
         Problem("""{"weight_map": {"linear.weight": "model-3.safetensors"}}""").ShouldContain("is not there");
         Problem("""{"weight_map": {"linear.weight": "../model-1.safetensors"}}""").ShouldContain("beside it");
         Problem("""{"weight_map": {"linear.weight": "model.safetensors.index.json"}}""").ShouldContain("beside it");
@@ -314,7 +377,9 @@ public sealed class CheckpointTests : IDisposable
             using var file = WeightsFile.Open(Checkpoint("views.pt"));
             using var maps = mapped ? new TensorMaps() : null;
             foreach (var name in file.Tensors.Keys)
+            {
                 file.Read(name, maps);
+            }
         }
 
         before.More.ShouldBe(0);

@@ -36,14 +36,20 @@ public sealed class FuzzTests : IDisposable
             large += Limit(bytes.Length) == 2L * bytes.Length ? 1 : 0;
             most = Math.Max(most, allocated / (double)Limit(bytes.Length));
             if (refused is null)
+            {
                 read++;
+            }
             else
+            {
                 reasons[refused[..Math.Min(30, refused.Length)]] = reasons.GetValueOrDefault(refused[..Math.Min(30, refused.Length)]) + 1;
+            }
         }
 
         File.Exists("opensora-command-was-run").ShouldBeFalse();
         before.More.ShouldBe(0);
-        TestContext.Current.TestOutputHelper?.WriteLine($"{count} files: {read} read, {count - read} refused for {reasons.Count} kinds of reasons; at most {most:P0} of the allowance, {longest.TotalMilliseconds:F0} ms.");
+        TestContext.Current.TestOutputHelper?.WriteLine(
+            $"{count} files: {read} read, {count - read} refused for {reasons.Count} kinds of reasons; at most {most:P0} of the allowance, {longest.TotalMilliseconds:F0} ms."
+        );
         read.ShouldBeGreaterThan(count / 50);
         large.ShouldBeGreaterThan(count / 50); // whose allowance is exactly twice their length
         reasons.Count.ShouldBeGreaterThan(15); // mutations reach far behind the first checks
@@ -64,8 +70,19 @@ public sealed class FuzzTests : IDisposable
     public void Headers_made_to_exhaust_memory_are_refused()
     {
         var entries = string.Join(',', Enumerable.Range(0, 60_000).Select(i => $"\"{i}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}"));
-        foreach (var header in new[] { $"{{{entries}}}", "{\"__metadata__\":{" + string.Join(',', Enumerable.Range(0, 150_000).Select(i => $"\"{i}\":\"\"")) + "}}", new string('[', 500_000), $"{{\"{new string('x', 500_000)}\":1}}" })
+        foreach (
+            var header in new[]
+            {
+                $"{{{entries}}}",
+                "{\"__metadata__\":{" + string.Join(',', Enumerable.Range(0, 150_000).Select(i => $"\"{i}\":\"\"")) + "}}",
+                new string('[', 500_000),
+                $"{{\"{new string('x', 500_000)}\":1}}",
+            }
+        )
+        {
             Try(Safetensors(header, []), header[..20], out _).ShouldNotBeNull();
+        }
+
         Try(Safetensors($"{{{entries}}}", []), "entries", out _)!.ShouldContain("exhaust memory");
     }
 
@@ -74,7 +91,10 @@ public sealed class FuzzTests : IDisposable
     {
         using (NewDisposeScope())
         {
-            SafetensorsWriter.Write(_folder["many"], Enumerable.Range(0, 3000).Select(i => KeyValuePair.Create($"blocks.{i}.attention.projection.weight", ones(16))));
+            SafetensorsWriter.Write(
+                _folder["many"],
+                Enumerable.Range(0, 3000).Select(i => KeyValuePair.Create($"blocks.{i}.attention.projection.weight", ones(16)))
+            );
             using var file = WeightsFile.Open(_folder["many"]);
             file.Tensors.Count.ShouldBe(3000);
         }
@@ -124,7 +144,10 @@ public sealed class FuzzTests : IDisposable
         catch (InvalidWeightsException exception)
         {
             if (allocated == 0)
+            {
                 (allocated = GC.GetAllocatedBytesForCurrentThread() - start).ShouldBeLessThanOrEqualTo(Limit(bytes.Length) + OfExceptions, what);
+            }
+
             exception.Reason.Length.ShouldBeInRange(10, 2000, what);
             return exception.Reason;
         }
@@ -139,7 +162,10 @@ public sealed class FuzzTests : IDisposable
     private static void Touch(Tensor tensor, TensorEntry entry)
     {
         if (entry.Elements == 0)
+        {
             return;
+        }
+
         if (entry.Elements < 100_000)
         {
             tensor.to_type(ScalarType.Float64).sum().item<double>();
@@ -150,7 +176,10 @@ public sealed class FuzzTests : IDisposable
         {
             var corner = tensor;
             while (corner.dim() > 0)
+            {
                 corner = corner.select(0, last ? corner.shape[0] - 1 : 0);
+            }
+
             corner.to_type(ScalarType.Float64).item<double>();
         }
     }
@@ -158,15 +187,20 @@ public sealed class FuzzTests : IDisposable
     private byte[] SafetensorsSeed()
     {
         using var scope = NewDisposeScope();
-        SafetensorsWriter.Write(_folder["seed"], new Dictionary<string, Tensor>
-        {
-            ["one"] = arange(0, 12, ScalarType.Float32).view(3, 4),
-            ["two"] = arange(0, 5, ScalarType.Int64),
-            ["three"] = ones([2, 2], ScalarType.Bool),
-            ["four"] = ones(3, ScalarType.BFloat16),
-        }, new Dictionary<string, string> { ["format"] = "pt" });
+        SafetensorsWriter.Write(
+            _folder["seed"],
+            new Dictionary<string, Tensor>
+            {
+                ["one"] = arange(0, 12, ScalarType.Float32).view(3, 4),
+                ["two"] = arange(0, 5, ScalarType.Int64),
+                ["three"] = ones([2, 2], ScalarType.Bool),
+                ["four"] = ones(3, ScalarType.BFloat16),
+            },
+            new Dictionary<string, string> { ["format"] = "pt" }
+        );
         return File.ReadAllBytes(_folder["seed"]);
     }
 
-    private static byte[] Safetensors(string header, byte[] data) => [.. BitConverter.GetBytes((long)Encoding.UTF8.GetByteCount(header)), .. Encoding.UTF8.GetBytes(header), .. data];
+    private static byte[] Safetensors(string header, byte[] data) =>
+        [.. BitConverter.GetBytes((long)Encoding.UTF8.GetByteCount(header)), .. Encoding.UTF8.GetBytes(header), .. data];
 }

@@ -46,7 +46,9 @@ public sealed class InspectTests : IDisposable
     [Fact]
     public void What_would_be_missing_or_unexpected_is_told()
     {
-        using var file = new Published("opensora_v1.0_stdit_xl2_16x256x256", "", name => name is "t_block.1.bias" ? null : name is "final_layer.linear.bias" ? "final_layer.extra" : name);
+        using var file = new Published("opensora_v1.0_stdit_xl2_16x256x256", "", name => name is "t_block.1.bias" ? null
+            : name is "final_layer.linear.bias" ? "final_layer.extra"
+            : name);
         var fit = Fit.Of(file)[0];
         fit.Architecture.ShouldBe("STDiT-XL/2");
         fit.Report.Missing.ShouldBe(["final_layer.linear.bias", "t_block.1.bias"], ignoreOrder: true);
@@ -68,7 +70,15 @@ public sealed class InspectTests : IDisposable
     public void Weights_that_only_look_like_a_known_model_fit_none()
     {
         using var scope = NewDisposeScope();
-        foreach (var (name, size) in new[] { ("x_embedder.proj.weight", 0), ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 8), ("text_model.embeddings.token_embedding.weight", 8), ("encoder.layers.0.weight", 0) })
+        foreach (
+            var (name, size) in new[]
+            {
+                ("x_embedder.proj.weight", 0),
+                ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 8),
+                ("text_model.embeddings.token_embedding.weight", 8),
+                ("encoder.layers.0.weight", 0),
+            }
+        )
         {
             SafetensorsWriter.Write(_folder["odd"], [KeyValuePair.Create(name, zeros(size, 4))]);
             using var file = WeightsFile.Open(_folder["odd"]);
@@ -111,7 +121,14 @@ public sealed class InspectTests : IDisposable
     public void Small_models_are_recognised_without_a_preset()
     {
         using var scope = NewDisposeScope();
-        using var vae = new AutoencoderKL(new AutoencoderKLConfig { BlockOutChannels = [8, 16], LayersPerBlock = 1, NormNumGroups = 4 });
+        using var vae = new AutoencoderKL(
+            new AutoencoderKLConfig
+            {
+                BlockOutChannels = [8, 16],
+                LayersPerBlock = 1,
+                NormNumGroups = 4,
+            }
+        );
         vae.SaveWeights(_folder["vae.safetensors"]);
         var text = Print(_folder["vae.safetensors"]);
         text.ShouldContain("vae.safetensors: safetensors");
@@ -124,13 +141,43 @@ public sealed class InspectTests : IDisposable
     public void Other_parts_of_models_are_recognised()
     {
         using var scope = NewDisposeScope();
-        using var clip = new ClipTextModel(new ClipTextConfig { VocabSize = 30, HiddenSize = 16, IntermediateSize = 20, NumHiddenLayers = 2, NumAttentionHeads = 2, MaxPositionEmbeddings = 7, ProjectionDim = 8, EosTokenId = 29 });
+        using var clip = new ClipTextModel(
+            new ClipTextConfig
+            {
+                VocabSize = 30,
+                HiddenSize = 16,
+                IntermediateSize = 20,
+                NumHiddenLayers = 2,
+                NumAttentionHeads = 2,
+                MaxPositionEmbeddings = 7,
+                ProjectionDim = 8,
+                EosTokenId = 29,
+            }
+        );
         clip.SaveWeights(_folder["clip"]);
         Print(_folder["clip"]).ShouldContain("fits CLIP text encoder (width 16, 2 blocks, 7 tokens)");
-        using var video = new AutoencoderKLTemporalDecoder(new AutoencoderKLConfig { BlockOutChannels = [8, 16], LayersPerBlock = 1, NormNumGroups = 4 });
+        using var video = new AutoencoderKLTemporalDecoder(
+            new AutoencoderKLConfig
+            {
+                BlockOutChannels = [8, 16],
+                LayersPerBlock = 1,
+                NormNumGroups = 4,
+            }
+        );
         video.SaveWeights(_folder["video"]);
         Print(_folder["video"]).ShouldContain("fits autoencoder with the temporal decoder of Stable Video Diffusion");
-        using var t5 = new T5Encoder(new T5Config { VocabSize = 50, DModel = 16, DKv = 4, DFf = 24, NumLayers = 2, NumHeads = 2, FeedForwardProj = "relu" });
+        using var t5 = new T5Encoder(
+            new T5Config
+            {
+                VocabSize = 50,
+                DModel = 16,
+                DKv = 4,
+                DFf = 24,
+                NumLayers = 2,
+                NumHeads = 2,
+                FeedForwardProj = "relu",
+            }
+        );
         t5.SaveWeights(_folder["t5"]);
         Print(_folder["t5"]).ShouldContain("fits T5 encoder (width 16, 2 blocks, 2 heads of 4, 50 tokens)");
     }
@@ -139,8 +186,22 @@ public sealed class InspectTests : IDisposable
     public void A_training_checkpoint_shows_the_model_in_it()
     {
         using var scope = NewDisposeScope();
-        using var model = new StdiT(new StdiTConfig { InputSize = [2, 4, 4], HiddenSize = 24, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 });
-        var tensors = model.state_dict().SelectMany(pair => new[] { KeyValuePair.Create($"weights.model.{pair.Key}", pair.Value), KeyValuePair.Create($"adam.mean.model.{pair.Key}", pair.Value) });
+        using var model = new StdiT(
+            new StdiTConfig
+            {
+                InputSize = [2, 4, 4],
+                HiddenSize = 24,
+                Depth = 2,
+                NumHeads = 4,
+                CaptionChannels = 12,
+                ModelMaxLength = 5,
+            }
+        );
+        var tensors = model
+            .state_dict()
+            .SelectMany(pair =>
+                new[] { KeyValuePair.Create($"weights.model.{pair.Key}", pair.Value), KeyValuePair.Create($"adam.mean.model.{pair.Key}", pair.Value) }
+            );
         SafetensorsWriter.Write(_folder["checkpoint"], tensors, new Dictionary<string, string> { ["opensora.training"] = "{}" });
         var text = Print(_folder["checkpoint"]);
         text.ShouldContain("fits STDiT (width 24, 2 blocks");
@@ -154,9 +215,19 @@ public sealed class InspectTests : IDisposable
         using var model = new TinyAutoencoder(TinyAutoencoderConfig.Preset("TAESD3"));
         model.SaveWeights(_folder["both"]);
         var halves = model.state_dict().ToLookup(pair => pair.Key.StartsWith("encoder.", StringComparison.Ordinal));
-        SafetensorsWriter.Write(_folder["encoder"], halves[true].Select(pair => KeyValuePair.Create(pair.Key["encoder.layers.".Length..], pair.Value)));
-        SafetensorsWriter.Write(_folder["decoder"], halves[false].Select(pair => pair.Key["decoder.layers.".Length..].Split('.', 2) is [var layer, var rest]
-            ? KeyValuePair.Create($"{int.Parse(layer) + 1}.{rest}", pair.Value) : default));
+        SafetensorsWriter.Write(
+            _folder["encoder"],
+            halves[true].Select(pair => KeyValuePair.Create(pair.Key["encoder.layers.".Length..], pair.Value))
+        );
+        SafetensorsWriter.Write(
+            _folder["decoder"],
+            halves[false]
+                .Select(pair =>
+                    pair.Key["decoder.layers.".Length..].Split('.', 2) is [var layer, var rest]
+                        ? KeyValuePair.Create($"{int.Parse(layer) + 1}.{rest}", pair.Value)
+                        : default
+                )
+        );
         Print(_folder["both"]).ShouldContain("fits TAESD3 or TAEF1 (16 latent channels)");
         Print(_folder["encoder"]).ShouldContain("fits TAESD3 or TAEF1, the encoder");
         Print(_folder["decoder"]).ShouldContain("fits TAESD3 or TAEF1, the decoder");
@@ -179,7 +250,9 @@ public sealed class InspectTests : IDisposable
     {
         var text = Print(Path.Combine(TestFiles.Data("..", ".."), "models", "stickers"));
         text.ShouldContain("stickers: a model folder");
-        text.ShouldMatch(@"denoiser: stdit[\s\S]*fits STDiT \(width 320, 8 blocks[\s\S]*autoencoder: autoencoder_kl[\s\S]*fits autoencoder[\s\S]*text encoder: t5[\s\S]*fits T5 v1.1 encoder");
+        text.ShouldMatch(
+            @"denoiser: stdit[\s\S]*fits STDiT \(width 320, 8 blocks[\s\S]*autoencoder: autoencoder_kl[\s\S]*fits autoencoder[\s\S]*text encoder: t5[\s\S]*fits T5 v1.1 encoder"
+        );
     }
 
     [Fact]
@@ -187,7 +260,10 @@ public sealed class InspectTests : IDisposable
     {
         Should.Throw<InvalidWeightsException>(() => Print(_folder.Path)).Message.ShouldContain("hold weights");
         foreach (var part in new[] { "transformer", "vae" })
+        {
             File.Copy(CheckpointTests.Checkpoint("state_dict.pth"), Path.Combine(Directory.CreateDirectory(_folder[part]).FullName, "weights.pth"));
+        }
+
         var text = Print(_folder.Path);
         text.ShouldContain(Path.Combine("transformer", "weights.pth"));
         text.ShouldContain(Path.Combine("vae", "weights.pth"));
@@ -197,7 +273,14 @@ public sealed class InspectTests : IDisposable
     public void Names_with_markup_and_control_characters_are_shown_as_they_are()
     {
         using (NewDisposeScope())
-            SafetensorsWriter.Write(_folder["odd.safetensors"], [KeyValuePair.Create("[red]x[/]\u001b[2J", ones(1))], new Dictionary<string, string> { ["[bold]"] = "[/]" });
+        {
+            SafetensorsWriter.Write(
+                _folder["odd.safetensors"],
+                [KeyValuePair.Create("[red]x[/]\u001b[2J", ones(1))],
+                new Dictionary<string, string> { ["[bold]"] = "[/]" }
+            );
+        }
+
         var text = Print(_folder["odd.safetensors"]);
         text.ShouldContain("[red]x[/]\uFFFD[2J");
         text.ShouldContain("[bold] = [/]");
@@ -208,35 +291,55 @@ public sealed class InspectTests : IDisposable
     {
         var before = TensorCount.Settled;
         using (var file = new Published("opensora_v1.2_stdit3_xl2", ""))
+        {
             Fit.Of(file).Count.ShouldBe(1);
+        }
+
         TensorCount.ShouldBe(before);
     }
 
     private static string Print(string path, bool all = false)
     {
         using var writer = new StringWriter();
-        var console = AnsiConsole.Create(new AnsiConsoleSettings { Ansi = AnsiSupport.No, ColorSystem = ColorSystemSupport.NoColors, Out = new AnsiConsoleOutput(writer) });
+        var console = AnsiConsole.Create(
+            new AnsiConsoleSettings
+            {
+                Ansi = AnsiSupport.No,
+                ColorSystem = ColorSystemSupport.NoColors,
+                Out = new AnsiConsoleOutput(writer),
+            }
+        );
         console.Profile.Width = 200;
         new Printer(console, all).Print(path, null);
         return writer.ToString();
     }
 
     /// <summary>A published checkpoint's names and shapes, without its values.</summary>
-    private sealed class Published(string manifest, string prefix, Func<string, string?>? rename = null, (string Name, long[] Shape)? claim = null) : WeightsFile(manifest)
+    private sealed class Published(string manifest, string prefix, Func<string, string?>? rename = null, (string Name, long[] Shape)? claim = null)
+        : WeightsFile(manifest)
     {
         public override string Format => "names and shapes";
 
         public override IReadOnlyDictionary<string, string> Metadata { get; } = new Dictionary<string, string>();
 
-        public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; } = Manifest.Read(manifest)
-            .Select(pair => (Name: rename is null ? pair.Key : rename(pair.Key), pair.Value)).Where(pair => pair.Name is not null)
-            .ToDictionary(pair => prefix + pair.Name, pair => new TensorEntry(
-                prefix + pair.Name, "F32", claim is { } known && string.Equals(pair.Name, known.Name, StringComparison.Ordinal) ? known.Shape : pair.Value, 0, 4 * pair.Value.Aggregate(1L, (a, b) => a * b)));
+        public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; } =
+            Manifest
+                .Read(manifest)
+                .Select(pair => (Name: rename is null ? pair.Key : rename(pair.Key), pair.Value))
+                .Where(pair => pair.Name is not null)
+                .ToDictionary(
+                    pair => prefix + pair.Name,
+                    pair => new TensorEntry(
+                        prefix + pair.Name,
+                        "F32",
+                        claim is { } known && string.Equals(pair.Name, known.Name, StringComparison.Ordinal) ? known.Shape : pair.Value,
+                        0,
+                        4 * pair.Value.Aggregate(1L, (a, b) => a * b)
+                    )
+                );
 
         private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => throw new NotSupportedException("There are no values.");
 
-        private protected override void Close()
-        {
-        }
+        private protected override void Close() { }
     }
 }

@@ -23,7 +23,9 @@ public sealed class KeyMapTests : IDisposable
             var mapped = Original([128, 256, 512, 512], 2).ToDictionary(pair => map(prefix + pair.Key)!, pair => pair.Value);
             mapped.Keys.ShouldBe(published.Keys, ignoreOrder: true);
             foreach (var (name, shape) in mapped)
+            {
                 (shape is [.., 1, 1] && published[name].Length == 2 ? shape[..2] : shape).ShouldBe(published[name], name);
+            }
         }
     }
 
@@ -35,7 +37,9 @@ public sealed class KeyMapTests : IDisposable
         var map = KeyMaps.StableDiffusionVae();
         var names = Manifest.Read("sd_vae_ft_mse_diffusers");
         foreach (var (name, shape) in Manifest.Read(manifest))
+        {
             names[map(name).ShouldNotBeNull()].ShouldBe(shape, name);
+        }
     }
 
     [Theory]
@@ -55,7 +59,12 @@ public sealed class KeyMapTests : IDisposable
     public void Weights_under_the_original_names_give_the_same_autoencoder(string prefix)
     {
         using var scope = NewDisposeScope();
-        var config = new AutoencoderKLConfig { BlockOutChannels = [8, 16, 16], LayersPerBlock = 2, NormNumGroups = 4 };
+        var config = new AutoencoderKLConfig
+        {
+            BlockOutChannels = [8, 16, 16],
+            LayersPerBlock = 2,
+            NormNumGroups = 4,
+        };
         using var source = TransformerFamily.Randomised(new AutoencoderKL(config));
         using var target = new AutoencoderKL(config, initialize: false);
         var (values, map) = (source.state_dict(), KeyMaps.StableDiffusionVae(levels: 3));
@@ -67,7 +76,9 @@ public sealed class KeyMapTests : IDisposable
         report.Dropped.ShouldBe(["loss.logvar"]);
         report.Reshaped.Count.ShouldBe(8); // attention, 1x1 convolutions
         foreach (var (name, tensor) in target.state_dict())
+        {
             tensor.eq(values[name]).all().item<bool>().ShouldBeTrue(name);
+        }
     }
 
     [Fact]
@@ -88,25 +99,51 @@ public sealed class KeyMapTests : IDisposable
     public void A_text_encoder_in_shards_is_loaded_by_its_folder(string table, string? second)
     {
         using var scope = NewDisposeScope();
-        var config = new T5Config { VocabSize = 50, DModel = 16, DKv = 4, DFf = 24, NumLayers = 2, NumHeads = 2 };
+        var config = new T5Config
+        {
+            VocabSize = 50,
+            DModel = 16,
+            DKv = 4,
+            DFf = 24,
+            NumLayers = 2,
+            NumHeads = 2,
+        };
         using var source = new T5Encoder(config);
         using var target = new T5Encoder(config, initialize: false);
         var tensors = source.state_dict().ToDictionary(pair => pair.Key is "shared.weight" ? table : pair.Key, pair => pair.Value);
         if (second is not null)
+        {
             tensors[second] = tensors[table];
+        }
+
         tensors["decoder.final_layer_norm.weight"] = zeros(16);
         var shards = tensors.Keys.Order(StringComparer.Ordinal).Chunk((tensors.Count + 2) / 3).ToList();
         for (var i = 0; i < shards.Count; i++)
-            SafetensorsWriter.Write(_folder[$"model-{i}.safetensors"], shards[i].Select(name => KeyValuePair.Create(name, tensors[name])));
-        File.WriteAllText(_folder["model.safetensors.index.json"], System.Text.Json.JsonSerializer.Serialize(new
         {
-            weight_map = shards.SelectMany((names, i) => names.Select(name => (name, i))).ToDictionary(pair => pair.name, pair => $"model-{pair.i}.safetensors"),
-        }));
+            SafetensorsWriter.Write(_folder[$"model-{i}.safetensors"], shards[i].Select(name => KeyValuePair.Create(name, tensors[name])));
+        }
+
+        File.WriteAllText(
+            _folder["model.safetensors.index.json"],
+            System.Text.Json.JsonSerializer.Serialize(
+                new
+                {
+                    weight_map = shards
+                        .SelectMany((names, i) => names.Select(name => (name, i)))
+                        .ToDictionary(pair => pair.name, pair => $"model-{pair.i}.safetensors"),
+                }
+            )
+        );
 
         var report = T5TextEncoder.LoadWeights(target, _folder.Path);
-        report.Dropped.ShouldBe(second is null ? ["decoder.final_layer_norm.weight"] : ["decoder.final_layer_norm.weight", second], ignoreOrder: true);
+        report.Dropped.ShouldBe(
+            second is null ? ["decoder.final_layer_norm.weight"] : ["decoder.final_layer_norm.weight", second],
+            ignoreOrder: true
+        );
         foreach (var (name, tensor) in target.state_dict())
+        {
             tensor.eq(source.state_dict()[name]).all().item<bool>().ShouldBeTrue(name);
+        }
     }
 
     /// <summary>Names and shapes of the autoencoder as Stable Diffusion's own code lays it out (Rombach et al., 2022).</summary>
@@ -119,9 +156,14 @@ public sealed class KeyMapTests : IDisposable
         for (var level = 0; level < channels.Length; level++)
         {
             for (var block = 0; block < blocks; block++)
+            {
                 Residual($"encoder.down.{level}.block.{block}", ref width, channels[level]);
+            }
+
             if (level < channels.Length - 1)
+            {
                 Conv2d($"encoder.down.{level}.downsample.conv", width, width);
+            }
         }
 
         Middle("encoder", width);
@@ -134,9 +176,14 @@ public sealed class KeyMapTests : IDisposable
         for (var level = channels.Length - 1; level >= 0; level--)
         {
             for (var block = 0; block <= blocks; block++)
+            {
                 Residual($"decoder.up.{level}.block.{block}", ref width, channels[level]);
+            }
+
             if (level > 0)
+            {
                 Conv2d($"decoder.up.{level}.upsample.conv", width, width);
+            }
         }
 
         LayerNorm("decoder.norm_out", width);
@@ -148,7 +195,10 @@ public sealed class KeyMapTests : IDisposable
             Residual($"{part}.mid.block_1", ref size, size);
             LayerNorm($"{part}.mid.attn_1.norm", size);
             foreach (var matrix in new[] { "q", "k", "v", "proj_out" })
+            {
                 Conv2d($"{part}.mid.attn_1.{matrix}", size, size, 1);
+            }
+
             Residual($"{part}.mid.block_2", ref size, size);
         }
 
@@ -159,11 +209,15 @@ public sealed class KeyMapTests : IDisposable
             LayerNorm($"{name}.norm2", to);
             Conv2d($"{name}.conv2", to, to);
             if (from != to)
+            {
                 Conv2d($"{name}.nin_shortcut", from, to, 1);
+            }
+
             from = to;
         }
 
-        void Conv2d(string name, long from, long to, long kernel = 3) => (tensors[$"{name}.weight"], tensors[$"{name}.bias"]) = ([to, from, kernel, kernel], [to]);
+        void Conv2d(string name, long from, long to, long kernel = 3) =>
+            (tensors[$"{name}.weight"], tensors[$"{name}.bias"]) = ([to, from, kernel, kernel], [to]);
 
         void LayerNorm(string name, long size) => (tensors[$"{name}.weight"], tensors[$"{name}.bias"]) = ([size], [size]);
     }

@@ -43,8 +43,23 @@ public sealed class ModelFolderTests : IDisposable
         description.Name.ShouldBe("tiny");
         description.TextEncoder.MaxTokens.ShouldBe(20);
         description.TextEncoder.CleanCaptions.ShouldBeFalse();
-        description.Diffusion.ShouldBe(new DiffusionProcess { Schedule = NoiseSchedule.SquaredCosine, Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
-        description.Sampling.ShouldBe(new SamplingDefaults { Sampler = SamplerKind.DpmSolver, Steps = 20, GuidanceScale = 4.5, GuidedChannels = 4 });
+        description.Diffusion.ShouldBe(
+            new DiffusionProcess
+            {
+                Schedule = NoiseSchedule.SquaredCosine,
+                Prediction = Prediction.Sample,
+                Variance = Variance.FixedSmall,
+            }
+        );
+        description.Sampling.ShouldBe(
+            new SamplingDefaults
+            {
+                Sampler = SamplerKind.DpmSolver,
+                Steps = 20,
+                GuidanceScale = 4.5,
+                GuidedChannels = 4,
+            }
+        );
         description.Video.WidthRange.ShouldBe(new AllowedRange(64, 128, 16));
         description.Attribution.ShouldBe([new Attribution("Pictures", "MIT", "Somebody")]);
         model.ReadConfig<StdiTConfig>(description.Denoiser).HiddenSize.ShouldBe(48);
@@ -58,34 +73,64 @@ public sealed class ModelFolderTests : IDisposable
     {
         var root = AppContext.BaseDirectory;
         while (!File.Exists(Path.Combine(root, "OpenSora.Lib.sln")))
+        {
             root = Path.GetDirectoryName(root)!;
+        }
+
         var text = File.ReadAllText(Path.Combine(root, "docs", "apps.md")).ReplaceLineEndings("\n");
         var from = text.IndexOf("```json\n", StringComparison.Ordinal) + 8;
-        foreach (var file in new[] { "OpenSora-v1-HQ-16x256x256.pth", "sd-vae-ft-mse/diffusion_pytorch_model.safetensors", "t5-v1_1-xxl/pytorch_model.bin.index.json", "t5-v1_1-xxl/spiece.model" })
+        foreach (
+            var file in new[]
+            {
+                "OpenSora-v1-HQ-16x256x256.pth",
+                "sd-vae-ft-mse/diffusion_pytorch_model.safetensors",
+                "t5-v1_1-xxl/pytorch_model.bin.index.json",
+                "t5-v1_1-xxl/spiece.model",
+            }
+        )
         {
             Directory.CreateDirectory(Path.GetDirectoryName(_folder[file])!);
             File.WriteAllText(_folder[file], "");
         }
         File.WriteAllText(_folder[ModelFolder.FileName], text[from..text.IndexOf("```", from, StringComparison.Ordinal)]);
         var model = ModelFolder.Open(_folder.Path);
-        string Written<T>(T config) where T : class => ModelFolder.WriteConfig(config).GetRawText();
-        Written(model.ReadConfig<StdiTConfig>(model.Description.Denoiser)).ShouldBe(Written(StdiTConfig.Preset("STDiT-XL/2") with { SpaceScale = 0.5 }));
+        string Written<T>(T config)
+            where T : class => ModelFolder.WriteConfig(config).GetRawText();
+        Written(model.ReadConfig<StdiTConfig>(model.Description.Denoiser))
+            .ShouldBe(Written(StdiTConfig.Preset("STDiT-XL/2") with { SpaceScale = 0.5 }));
         Written(model.ReadConfig<AutoencoderKLConfig>(model.Description.Vae)).ShouldBe(Written(new AutoencoderKLConfig()));
-        (model.Description.TextEncoder.MaxTokens, model.Description.Sampling.Steps, model.Description.Sampling.GuidanceScale, model.Description.Video.Frames).ShouldBe((120, 100, 7.0, 16));
+        (
+            model.Description.TextEncoder.MaxTokens,
+            model.Description.Sampling.Steps,
+            model.Description.Sampling.GuidanceScale,
+            model.Description.Video.Frames
+        ).ShouldBe((120, 100, 7.0, 16));
     }
 
     [Fact]
     public void What_is_saved_is_read()
     {
         var first = ModelFolder.Open(Make());
-        var config = new StdiTConfig { HiddenSize = 96, Depth = 3, NumHeads = 4 };
-        var description = first.Description with { Name = "other", Denoiser = first.Description.Denoiser with { Config = ModelFolder.WriteConfig(config) } };
+        var config = new StdiTConfig
+        {
+            HiddenSize = 96,
+            Depth = 3,
+            NumHeads = 4,
+        };
+        var description = first.Description with
+        {
+            Name = "other",
+            Denoiser = first.Description.Denoiser with { Config = ModelFolder.WriteConfig(config) },
+        };
         ModelFolder.Save(first.Path, description);
         var second = ModelFolder.Open(first.Path);
         second.Description.Name.ShouldBe("other");
         second.Description.Video.ShouldBe(first.Description.Video);
         second.Description.Training!.Value.GetProperty("steps").GetInt32().ShouldBe(1000);
-        ModelFolder.WriteConfig(second.ReadConfig<StdiTConfig>(second.Description.Denoiser)).GetRawText().ShouldBe(ModelFolder.WriteConfig(config).GetRawText());
+        ModelFolder
+            .WriteConfig(second.ReadConfig<StdiTConfig>(second.Description.Denoiser))
+            .GetRawText()
+            .ShouldBe(ModelFolder.WriteConfig(config).GetRawText());
 
         Should.Throw<InvalidModelException>(() => ModelFolder.Save(_folder["empty"], description)).Message.ShouldContain("is not there");
         Directory.Exists(_folder["empty"]).ShouldBeFalse();
@@ -122,11 +167,17 @@ public sealed class ModelFolderTests : IDisposable
     {
         var folder = Make();
         var path = place.Split('.');
-        var root = JsonNode.Parse(Complete, documentOptions: new() { CommentHandling = System.Text.Json.JsonCommentHandling.Skip, AllowTrailingCommas = true })!;
+        var root = JsonNode.Parse(
+            Complete,
+            documentOptions: new() { CommentHandling = System.Text.Json.JsonCommentHandling.Skip, AllowTrailingCommas = true }
+        )!;
         var parent = path[..^1].Aggregate(root, (node, name) => node[name]!).AsObject();
         parent.Remove(path[^1]);
         if (value is not null)
+        {
             parent[path[^1]] = JsonNode.Parse(value);
+        }
+
         File.WriteAllText(Path.Combine(folder, ModelFolder.FileName), root.ToJsonString());
 
         var exception = Should.Throw<InvalidModelException>(() => ModelFolder.Open(folder));
@@ -177,14 +228,25 @@ public sealed class ModelFolderTests : IDisposable
         }
     }
 
-    private string Make(string json = Complete) => Other("tiny-model",
-        (ModelFolder.FileName, json), ("denoiser.safetensors", ""), ("vae.safetensors", ""), ("text.safetensors", ""), ("spiece.model", ""), ("LICENCE.txt", ""));
+    private string Make(string json = Complete) =>
+        Other(
+            "tiny-model",
+            (ModelFolder.FileName, json),
+            ("denoiser.safetensors", ""),
+            ("vae.safetensors", ""),
+            ("text.safetensors", ""),
+            ("spiece.model", ""),
+            ("LICENCE.txt", "")
+        );
 
     private string Other(string name, params (string Name, string Text)[] files)
     {
         var folder = Directory.CreateDirectory(_folder[name]).FullName;
         foreach (var (file, text) in files)
+        {
             File.WriteAllText(Path.Combine(folder, file), text);
+        }
+
         return folder;
     }
 }

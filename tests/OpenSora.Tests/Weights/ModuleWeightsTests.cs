@@ -19,14 +19,20 @@ public sealed class ModuleWeightsTests : IDisposable
         using var a = new Small();
         using var b = new Small();
         using (no_grad())
+        {
             a.table.fill_(3);
+        }
+
         a.SaveWeights(_folder["a.safetensors"]);
         var report = b.LoadWeights(_folder["a.safetensors"]);
 
         report.Loaded.ShouldBe(["linear.bias", "linear.weight", "table"], ignoreOrder: true);
         report.IsComplete.ShouldBeTrue();
         foreach (var (name, tensor) in a.state_dict())
+        {
             b.state_dict()[name].eq(tensor).all().item<bool>().ShouldBeTrue(name);
+        }
+
         b.linear.weight!.requires_grad.ShouldBeTrue();
         b.linear.weight!.is_leaf.ShouldBeTrue();
     }
@@ -42,7 +48,10 @@ public sealed class ModuleWeightsTests : IDisposable
         using var b = new Small();
         a.SaveWeights(_folder["a"], dtype);
         using (var file = SafetensorsFile.Open(_folder["a"]))
+        {
             file.Tensors["linear.weight"].Dtype.ShouldBe(dtype);
+        }
+
         b.LoadWeights(_folder["a"]).Loaded.Count.ShouldBe(3);
         b.linear.weight!.dtype.ShouldBe(ScalarType.Float32);
         (b.linear.weight! - a.linear.weight!).abs().max().item<float>().ShouldBeLessThan(0.01f);
@@ -141,7 +150,10 @@ public sealed class ModuleWeightsTests : IDisposable
         IsMapped().ShouldBeTrue();
         File.Delete(path);
         using (NewDisposeScope())
+        {
             weight.sum().item<float>().ShouldBeInRange(-1000, 1000);
+        }
+
         module.Dispose();
         _ = TensorCount.Settled; // TorchSharp leaves one handle of every new parameter to the finalizer
         IsMapped().ShouldBeFalse();
@@ -170,7 +182,15 @@ public sealed class ModuleWeightsTests : IDisposable
         using var file = WeightsFile.Open(path);
         using (var maps = new TensorMaps())
         {
-            maps.TryView(new MappedFile(path, 8), file.Tensors["a"].Offset, 70_000 * expected.element_size(), [70_000], dtype, (int)expected.element_size()).ShouldNotBeNull();
+            maps.TryView(
+                    new MappedFile(path, 8),
+                    file.Tensors["a"].Offset,
+                    70_000 * expected.element_size(),
+                    [70_000],
+                    dtype,
+                    (int)expected.element_size()
+                )
+                .ShouldNotBeNull();
             var (a, b) = (file.Read("a", maps), file.Read("b", maps));
             a.eq(expected).all().item<bool>().ShouldBeTrue();
             b.ne(expected).all().item<bool>().ShouldBeTrue();
@@ -236,7 +256,10 @@ public sealed class ModuleWeightsTests : IDisposable
         module.LoadWeights(_folder["a"]);
         using var old = SafetensorsFile.Open(_folder["a"]);
         using (no_grad())
+        {
             module.linear.weight!.fill_(5);
+        }
+
         var bias = module.linear.bias!.clone();
         module.SaveWeights(_folder["a"]);
         module.linear.bias!.eq(bias).all().item<bool>().ShouldBeTrue();
@@ -258,7 +281,10 @@ public sealed class ModuleWeightsTests : IDisposable
         var weight = module.linear.weight!.clone();
         module.LoadWeights(_folder["a"], new LoadOptions { Copy = true });
         using (var stream = File.Open(_folder["a"], FileMode.Open, FileAccess.Write))
+        {
             stream.SetLength(0);
+        }
+
         module.linear.weight!.eq(weight).all().item<bool>().ShouldBeTrue();
     }
 
@@ -272,7 +298,10 @@ public sealed class ModuleWeightsTests : IDisposable
         bytes[^1] = 7; // booleans, the narrowest type, come last
         File.WriteAllBytes(_folder["a"], bytes);
         using (no_grad())
+        {
             module.weight.fill_(9);
+        }
+
         Should.Throw<InvalidWeightsException>(() => module.LoadWeights(_folder["a"])).Message.ShouldContain("boolean tensor 'flags'");
         module.weight.eq(9).all().item<bool>().ShouldBeTrue();
     }
@@ -285,7 +314,10 @@ public sealed class ModuleWeightsTests : IDisposable
         module.SaveWeights(_folder["a"]);
         using var file = SafetensorsFile.Open(_folder["a"]);
         using (var stream = File.Open(_folder["a"], FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
+        {
             stream.SetLength(stream.Length - 4);
+        }
+
         Should.Throw<InvalidWeightsException>(() => module.LoadWeights(file)).Message.ShouldContain("truncated");
     }
 
@@ -293,7 +325,10 @@ public sealed class ModuleWeightsTests : IDisposable
     {
         SafetensorsWriter.Write(_folder["saved.safetensors"], tensors.Select(pair => KeyValuePair.Create(pair.Name, pair.Tensor)));
         foreach (var (_, tensor) in tensors)
+        {
             tensor.Dispose();
+        }
+
         return _folder["saved.safetensors"];
     }
 

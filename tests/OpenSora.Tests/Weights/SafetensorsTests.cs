@@ -13,8 +13,18 @@ public sealed class SafetensorsTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     public static TheoryData<ScalarType> Types =>
-        [ScalarType.Bool, ScalarType.Byte, ScalarType.Int8, ScalarType.Int16, ScalarType.Int32, ScalarType.Int64,
-            ScalarType.Float16, ScalarType.BFloat16, ScalarType.Float32, ScalarType.Float64];
+        [
+            ScalarType.Bool,
+            ScalarType.Byte,
+            ScalarType.Int8,
+            ScalarType.Int16,
+            ScalarType.Int32,
+            ScalarType.Int64,
+            ScalarType.Float16,
+            ScalarType.BFloat16,
+            ScalarType.Float32,
+            ScalarType.Float64,
+        ];
 
     [Theory]
     [MemberData(nameof(Types))]
@@ -23,14 +33,18 @@ public sealed class SafetensorsTests : IDisposable
         using var scope = NewDisposeScope();
         var matrix = (arange(0, 6) - 2).to_type(dtype).view(2, 3);
         var path = _folder["a.safetensors"];
-        SafetensorsWriter.Write(path, new Dictionary<string, Tensor>
-        {
-            ["matrix"] = matrix,
-            ["transposed"] = matrix.t(),
-            ["scalar"] = matrix[1, 2],
-            ["nothing"] = empty([3, 0, 2], dtype),
-            ["a \"name\"\n with ü 🐐"] = matrix[1],
-        }, new Dictionary<string, string> { ["format"] = "pt", ["ключ"] = "значение" });
+        SafetensorsWriter.Write(
+            path,
+            new Dictionary<string, Tensor>
+            {
+                ["matrix"] = matrix,
+                ["transposed"] = matrix.t(),
+                ["scalar"] = matrix[1, 2],
+                ["nothing"] = empty([3, 0, 2], dtype),
+                ["a \"name\"\n with ü 🐐"] = matrix[1],
+            },
+            new Dictionary<string, string> { ["format"] = "pt", ["ключ"] = "значение" }
+        );
 
         foreach (var mapped in new[] { true, false })
         {
@@ -88,7 +102,8 @@ public sealed class SafetensorsTests : IDisposable
     {
         using var scope = NewDisposeScope();
         SafetensorsWriter.Write(_folder["a"], new Dictionary<string, Tensor> { ["x"] = arange(0, 100_000, ScalarType.Float32) });
-        Tensor x, view;
+        Tensor x,
+            view;
         using (var file = SafetensorsFile.Open(_folder["a"]))
         {
             x = file.Read("x");
@@ -108,7 +123,10 @@ public sealed class SafetensorsTests : IDisposable
         SafetensorsWriter.Write(_folder["a"], new Dictionary<string, Tensor> { ["x"] = zeros(4) });
         var before = File.ReadAllBytes(_folder["a"]);
         using (var file = SafetensorsFile.Open(_folder["a"]))
+        {
             file.Read("x").fill_(1).sum().item<float>().ShouldBe(4);
+        }
+
         File.ReadAllBytes(_folder["a"]).ShouldBe(before);
     }
 
@@ -200,7 +218,10 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void Types_without_tensors_and_impossible_booleans_are_refused_when_read()
     {
-        var path = WriteRaw("""{"b":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]},"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[2,4]}}""", [1, 2, 3, 4]);
+        var path = WriteRaw(
+            """{"b":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]},"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[2,4]}}""",
+            [1, 2, 3, 4]
+        );
         using var file = SafetensorsFile.Open(path);
         Should.Throw<InvalidWeightsException>(() => file.Read("x")).Message.ShouldContain("F8_E4M3");
         Should.Throw<InvalidWeightsException>(() => file.Read("b")).Message.ShouldContain("boolean");
@@ -212,12 +233,16 @@ public sealed class SafetensorsTests : IDisposable
         var before = TensorCount.Now;
         using (NewDisposeScope())
         {
-            SafetensorsWriter.Write(_folder["a"], new Dictionary<string, Tensor>
-            {
-                ["one"] = arange(0, 12, ScalarType.Float32).view(3, 4),
-                ["two"] = arange(0, 5, ScalarType.Int64),
-                ["three"] = ones([2, 2], ScalarType.Bool),
-            }, new Dictionary<string, string> { ["format"] = "pt" });
+            SafetensorsWriter.Write(
+                _folder["a"],
+                new Dictionary<string, Tensor>
+                {
+                    ["one"] = arange(0, 12, ScalarType.Float32).view(3, 4),
+                    ["two"] = arange(0, 5, ScalarType.Int64),
+                    ["three"] = ones([2, 2], ScalarType.Bool),
+                },
+                new Dictionary<string, string> { ["format"] = "pt" }
+            );
         }
 
         var original = File.ReadAllBytes(_folder["a"]);
@@ -229,18 +254,29 @@ public sealed class SafetensorsTests : IDisposable
             for (var changes = random.Next(1, 4); changes > 0; changes--)
             {
                 var at = random.Next(random.Next(2) == 0 ? 8 : 260) % bytes.Length;
-                bytes[at] = random.Next(3) switch { 0 => (byte)random.Next(256), 1 => (byte)"0129{}[]\":,"[random.Next(11)], _ => (byte)(bytes[at] ^ (1 << random.Next(8))) };
+                bytes[at] = random.Next(3) switch
+                {
+                    0 => (byte)random.Next(256),
+                    1 => (byte)"0129{}[]\":,"[random.Next(11)],
+                    _ => (byte)(bytes[at] ^ (1 << random.Next(8))),
+                };
             }
 
             if (random.Next(4) == 0)
+            {
                 Array.Resize(ref bytes, random.Next(bytes.Length + 20));
+            }
+
             File.WriteAllBytes(_folder["b"], bytes);
             try
             {
                 using var scope = NewDisposeScope();
                 using var file = SafetensorsFile.Open(_folder["b"]);
                 foreach (var name in file.Tensors.Keys)
+                {
                     file.Read(name).to_type(ScalarType.Float64).sum().item<double>();
+                }
+
                 read++;
             }
             catch (InvalidWeightsException)
@@ -268,13 +304,20 @@ public sealed class SafetensorsTests : IDisposable
         {
             var path = _folder[$"target{old}"];
             if (old)
+            {
                 File.WriteAllText(path, "old");
-            var exception = Should.Throw<IOException>(() => SafetensorsWriter.Write(path, tensors, null, temporary => new FullStream(temporary, capacity)));
+            }
+
+            var exception = Should.Throw<IOException>(() =>
+                SafetensorsWriter.Write(path, tensors, null, temporary => new FullStream(temporary, capacity))
+            );
             exception.Message.ShouldContain(path);
             exception.Message.ShouldContain("No space left");
             File.Exists(path).ShouldBe(old);
             if (old)
+            {
                 File.ReadAllText(path).ShouldBe("old");
+            }
         }
 
         Directory.GetFiles(_folder.Path).Length.ShouldBe(1);
@@ -285,7 +328,14 @@ public sealed class SafetensorsTests : IDisposable
     {
         Assert.SkipUnless(File.Exists("/dev/full"), "This system has no /dev/full.");
         using var scope = NewDisposeScope();
-        Should.Throw<IOException>(() => SafetensorsWriter.Write(_folder["a"], [KeyValuePair.Create("x", ones(3))], null, _ => new FileStream("/dev/full", FileMode.Open, FileAccess.Write)))
+        Should
+            .Throw<IOException>(() =>
+                SafetensorsWriter.Write(_folder["a"], [KeyValuePair.Create("x", ones(3))], null, _ => new FileStream(
+                    "/dev/full",
+                    FileMode.Open,
+                    FileAccess.Write
+                ))
+            )
             .Message.ShouldContain("Could not write");
         Directory.GetFiles(_folder.Path).ShouldBeEmpty();
     }
@@ -295,10 +345,14 @@ public sealed class SafetensorsTests : IDisposable
     {
         using var scope = NewDisposeScope();
         var x = zeros(1);
-        Should.Throw<ArgumentException>(() => SafetensorsWriter.Write(_folder["a"], [KeyValuePair.Create("x", x), KeyValuePair.Create("x", x.to_type(ScalarType.Int64))]))
+        Should
+            .Throw<ArgumentException>(() =>
+                SafetensorsWriter.Write(_folder["a"], [KeyValuePair.Create("x", x), KeyValuePair.Create("x", x.to_type(ScalarType.Int64))])
+            )
             .Message.ShouldContain("'x'");
         Should.Throw<ArgumentException>(() => SafetensorsWriter.Write(_folder["a"], [KeyValuePair.Create("__metadata__", x)]));
-        Should.Throw<ArgumentException>(() => SafetensorsWriter.Write(_folder["a"], [KeyValuePair.Create("x", x.to_type(ScalarType.ComplexFloat32))]))
+        Should
+            .Throw<ArgumentException>(() => SafetensorsWriter.Write(_folder["a"], [KeyValuePair.Create("x", x.to_type(ScalarType.ComplexFloat32))]))
             .Message.ShouldContain("ComplexFloat32");
         Directory.GetFiles(_folder.Path).ShouldBeEmpty();
     }
@@ -339,12 +393,19 @@ public sealed class SafetensorsTests : IDisposable
 
         public override long Length => _file.Length;
 
-        public override long Position { get => _file.Position; set => throw new NotSupportedException(); }
+        public override long Position
+        {
+            get => _file.Position;
+            set => throw new NotSupportedException();
+        }
 
         public override void Write(byte[] buffer, int offset, int count)
         {
             if (_file.Position + count > capacity)
+            {
                 throw new IOException("No space left on device.");
+            }
+
             _file.Write(buffer, offset, count);
         }
 

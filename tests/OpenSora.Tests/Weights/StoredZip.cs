@@ -19,16 +19,47 @@ internal static class StoredZip
             var text = Encoding.UTF8.GetBytes(name);
             var local = (uint)file.Position;
             var padding = (int)(-(file.Position + 30 + text.Length) & 63);
-            Write(file, 0x04034b50u, (ushort)20, (ushort)0, (ushort)0, 0u, 0u, (uint)bytes.Length, (uint)bytes.Length, (ushort)text.Length, (ushort)padding);
+            Write(
+                file,
+                0x04034b50u,
+                (ushort)20,
+                (ushort)0,
+                (ushort)0,
+                0u,
+                0u,
+                (uint)bytes.Length,
+                (uint)bytes.Length,
+                (ushort)text.Length,
+                (ushort)padding
+            );
             file.Write(text);
             file.Write(new byte[padding]);
             file.Write(bytes);
             var (length, place, extra) = wide ? (uint.MaxValue, uint.MaxValue, (ushort)34) : ((uint)bytes.Length, local, (ushort)0);
-            Write(directory, 0x02014b50u, (ushort)20, (ushort)20, (ushort)0, (ushort)0, 0u, 0u, length, length,
-                (ushort)text.Length, extra, (ushort)0, (ushort)0, (ushort)0, 0u, place);
+            Write(
+                directory,
+                0x02014b50u,
+                (ushort)20,
+                (ushort)20,
+                (ushort)0,
+                (ushort)0,
+                0u,
+                0u,
+                length,
+                length,
+                (ushort)text.Length,
+                extra,
+                (ushort)0,
+                (ushort)0,
+                (ushort)0,
+                0u,
+                place
+            );
             directory.Write(text);
             if (wide) // after a field of another kind
+            {
                 Write(directory, (ushort)0x5455, (ushort)2, (ushort)7, (ushort)1, (ushort)24, (ulong)bytes.Length, (ulong)bytes.Length, (ulong)local);
+            }
         }
 
         var start = (uint)file.Position;
@@ -36,7 +67,19 @@ internal static class StoredZip
         if (wide)
         {
             var end = (ulong)file.Position;
-            Write(file, 0x06064b50u, 44UL, (ushort)45, (ushort)45, 0u, 0u, (ulong)entries.Count, (ulong)entries.Count, (ulong)directory.Length, (ulong)start);
+            Write(
+                file,
+                0x06064b50u,
+                44UL,
+                (ushort)45,
+                (ushort)45,
+                0u,
+                0u,
+                (ulong)entries.Count,
+                (ulong)entries.Count,
+                (ulong)directory.Length,
+                (ulong)start
+            );
             Write(file, 0x07064b50u, 0u, end, 1u);
             Write(file, 0x06054b50u, (ushort)0, (ushort)0, ushort.MaxValue, ushort.MaxValue, uint.MaxValue, uint.MaxValue, (ushort)0);
             return file.ToArray();

@@ -9,7 +9,14 @@ namespace OpenSora.Training.Tests.Planning;
 
 public class TrainingPlanTests
 {
-    private static readonly StdiTConfig Small = new() { HiddenSize = 256, Depth = 6, NumHeads = 4, CaptionChannels = 128, ModelMaxLength = 20 };
+    private static readonly StdiTConfig Small = new()
+    {
+        HiddenSize = 256,
+        Depth = 6,
+        NumHeads = 4,
+        CaptionChannels = 128,
+        ModelMaxLength = 20,
+    };
 
     private static TrainingPlan One(PlannedStage stage) => new() { Model = Small, Stages = [stage] };
 
@@ -52,7 +59,15 @@ public class TrainingPlanTests
     [Fact]
     public void A_step_is_three_forward_passes_or_four_with_checkpointing_and_encoding_is_one()
     {
-        var stage = new PlannedStage { Name = "clips", Steps = 10, BatchSize = 2, Accumulation = 3, CachedLatents = true, CachedText = true };
+        var stage = new PlannedStage
+        {
+            Name = "clips",
+            Steps = 10,
+            BatchSize = 2,
+            Accumulation = 3,
+            CachedLatents = true,
+            CachedText = true,
+        };
         var plain = One(stage).Estimate()[0];
         plain.Encoding.Total.ShouldBe(0);
         plain.Samples.ShouldBe(60);
@@ -60,7 +75,10 @@ public class TrainingPlanTests
         (One(stage with { GradientCheckpointing = true }).Estimate()[0].Flops / (60 * plain.Forward.Total)).ShouldBe(4, 1e-9);
         var encoded = One(stage with { CachedLatents = false, CachedText = false }).Estimate()[0];
         (encoded.Flops / 60 - 3 * plain.Forward.Total).ShouldBe(encoded.Encoding.Total, 1);
-        encoded.Encoding.Total.ShouldBe(FlopEstimate.OfEncoding(new AutoencoderKLConfig(), 16, 256, 256).Total + FlopEstimate.OfEncoding(new T5Config(), 20).Total, 1);
+        encoded.Encoding.Total.ShouldBe(
+            FlopEstimate.OfEncoding(new AutoencoderKLConfig(), 16, 256, 256).Total + FlopEstimate.OfEncoding(new T5Config(), 20).Total,
+            1
+        );
         encoded.Memory.Encoders.ShouldBeGreaterThan(9e9);
         plain.Memory.Encoders.ShouldBe(0);
     }
@@ -70,22 +88,51 @@ public class TrainingPlanTests
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var stdit = new StdiTConfig { InputSize = [4, 8, 12], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5 };
+        var stdit = new StdiTConfig
+        {
+            InputSize = [4, 8, 12],
+            HiddenSize = 32,
+            Depth = 2,
+            NumHeads = 4,
+            CaptionChannels = 12,
+            ModelMaxLength = 5,
+        };
         using var first = new StdiT(stdit);
         first.eval();
-        Counted(first, () => first.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null)).ShouldBe(FlopEstimate.Of(stdit, 4, 8, 12).Linear);
+        Counted(first, () => first.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null))
+            .ShouldBe(FlopEstimate.Of(stdit, 4, 8, 12).Linear);
 
-        var dit = new DiTConfig { InputSize = [4, 8, 12], HiddenSize = 32, Depth = 2, NumHeads = 4, CaptionChannels = 12 };
+        var dit = new DiTConfig
+        {
+            InputSize = [4, 8, 12],
+            HiddenSize = 32,
+            Depth = 2,
+            NumHeads = 4,
+            CaptionChannels = 12,
+        };
         using var second = new DiT(dit);
         second.eval();
         Counted(second, () => second.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 1, 12))).ShouldBe(FlopEstimate.Of(dit, 4, 8, 12).Linear);
         FlopEstimate.Of(dit, 4, 8, 12).SpatialAttention.ShouldBe(2 * 2 * 2.0 * 96 * 96 * 32);
 
-        var vae = new AutoencoderKLConfig { BlockOutChannels = [8, 16, 32], NormNumGroups = 4, LayersPerBlock = 2 };
+        var vae = new AutoencoderKLConfig
+        {
+            BlockOutChannels = [8, 16, 32],
+            NormNumGroups = 4,
+            LayersPerBlock = 2,
+        };
         using var third = new AutoencoderKL(vae);
         Counted(third, () => third.EncodeImages(randn(3, 3, 16, 32))).ShouldBe(FlopEstimate.OfEncoding(vae, 3, 16, 32).Linear);
 
-        var t5 = new T5Config { VocabSize = 50, DModel = 16, DKv = 4, DFf = 40, NumLayers = 2, NumHeads = 3 };
+        var t5 = new T5Config
+        {
+            VocabSize = 50,
+            DModel = 16,
+            DKv = 4,
+            DFf = 40,
+            NumLayers = 2,
+            NumHeads = 3,
+        };
         using var fourth = new T5Encoder(t5);
         Counted(fourth, () => fourth.forward(ones([1, 7], ScalarType.Int64), null)).ShouldBe(FlopEstimate.OfEncoding(t5, 7).Linear);
     }
@@ -101,7 +148,15 @@ public class TrainingPlanTests
         using var noGradients = no_grad();
         var stdit = new StdiTConfig
         {
-            InputSize = [4, 8, 12], HiddenSize = 48, Depth = 3, NumHeads = 4, CaptionChannels = 12, ModelMaxLength = 5, AttentionOrder = order, QkNorm = true, SizeConditioning = true,
+            InputSize = [4, 8, 12],
+            HiddenSize = 48,
+            Depth = 3,
+            NumHeads = 4,
+            CaptionChannels = 12,
+            ModelMaxLength = 5,
+            AttentionOrder = order,
+            QkNorm = true,
+            SizeConditioning = true,
         };
         using var first = new StdiT(stdit);
         first.eval();
@@ -110,7 +165,15 @@ public class TrainingPlanTests
         (operations.SpatialAttention, operations.TemporalAttention).ShouldBe((4 * 48 * spatial, 4 * 48 * temporal));
         MemoryEstimate.ParameterCount(stdit).ShouldBe(first.parameters().Sum(parameter => parameter.numel()));
 
-        var dit = new DiTConfig { InputSize = [4, 8, 12], HiddenSize = 48, Depth = 3, NumHeads = 4, CaptionChannels = 12, AttentionOrder = order };
+        var dit = new DiTConfig
+        {
+            InputSize = [4, 8, 12],
+            HiddenSize = 48,
+            Depth = 3,
+            NumHeads = 4,
+            CaptionChannels = 12,
+            AttentionOrder = order,
+        };
         using var second = new DiT(dit);
         second.eval();
         operations = FlopEstimate.Of(dit, 4, 8, 12);
@@ -129,14 +192,27 @@ public class TrainingPlanTests
         var stage = new PlannedStage { Name = "clips", Steps = 1 };
         One(stage with { CachedLatents = true }).Estimate()[0].Memory.Encoders.ShouldBe(2 * 4_762_310_656.0);
         using var vae = new AutoencoderKL(new AutoencoderKLConfig(), initialize: false);
-        One(stage with { CachedText = true }).Estimate()[0].Memory.Encoders.ShouldBe(2.0 * vae.named_parameters()
-            .Where(pair => pair.name.StartsWith("encoder.", StringComparison.Ordinal) || pair.name.StartsWith("quant_conv.", StringComparison.Ordinal)).Sum(pair => pair.parameter.numel()));
+        One(stage with { CachedText = true })
+            .Estimate()[0]
+            .Memory.Encoders.ShouldBe(
+                2.0
+                    * vae.named_parameters()
+                        .Where(pair =>
+                            pair.name.StartsWith("encoder.", StringComparison.Ordinal)
+                            || pair.name.StartsWith("quant_conv.", StringComparison.Ordinal)
+                        )
+                        .Sum(pair => pair.parameter.numel())
+            );
     }
 
-    public static TheoryData<int, int, int, bool, bool> Sizes => new()
-    {
-        { 2, 8, 16, false, false }, { 1, 4, 32, true, false }, { 2, 8, 16, false, true }, { 4, 8, 16, true, true },
-    };
+    public static TheoryData<int, int, int, bool, bool> Sizes =>
+        new()
+        {
+            { 2, 8, 16, false, false },
+            { 1, 4, 32, true, false },
+            { 2, 8, 16, false, true },
+            { 4, 8, 16, true, true },
+        };
 
     [Theory]
     [MemberData(nameof(Sizes))]
@@ -175,14 +251,21 @@ public class TrainingPlanTests
     public void Bad_plans_are_refused()
     {
         var stage = new PlannedStage { Name = "clips", Steps = 10 };
-        foreach (var (plan, message) in new[]
+        foreach (
+            var (plan, message) in new[]
+            {
+                (One(stage with { Steps = 0 }), "Stage 'clips' has 0 Steps"),
+                (One(stage with { Width = 250 }), "256x250 pixels; expected multiples of 16x16"),
+                (One(stage with { Frames = 0 }), "0 Frames"),
+                (One(stage with { BatchSize = 0 }), "both must be above 0"),
+                (One(stage) with { Devices = 0 }, "0 Devices"),
+                (One(stage) with { Hardware = Hardware.H800 with { Utilisation = 2 } }, "a share of the peak"),
+                (One(stage) with { Hardware = Hardware.H800 with { Memory = double.NaN } }, "Memory NaN"),
+            }
+        )
         {
-            (One(stage with { Steps = 0 }), "Stage 'clips' has 0 Steps"), (One(stage with { Width = 250 }), "256x250 pixels; expected multiples of 16x16"),
-            (One(stage with { Frames = 0 }), "0 Frames"), (One(stage with { BatchSize = 0 }), "both must be above 0"), (One(stage) with { Devices = 0 }, "0 Devices"),
-            (One(stage) with { Hardware = Hardware.H800 with { Utilisation = 2 } }, "a share of the peak"),
-            (One(stage) with { Hardware = Hardware.H800 with { Memory = double.NaN } }, "Memory NaN"),
-        })
             Should.Throw<InvalidOperationException>(plan.Estimate).Message.ShouldContain(message);
+        }
     }
 
     // Operations of every linear layer and convolution that runs: each of its outputs is a sum over its weights.
@@ -191,13 +274,22 @@ public class TrainingPlanTests
         var total = 0.0;
         foreach (var module in model.modules())
         {
-            var weight = module switch { Linear dense => dense.weight, Conv2d conv => conv.weight, _ => null };
+            var weight = module switch
+            {
+                Linear dense => dense.weight,
+                Conv2d conv => conv.weight,
+                _ => null,
+            };
             if (weight is not null)
-                ((nn.Module<Tensor, Tensor>)module).register_forward_hook((_, _, output) =>
-                {
-                    total += 2.0 * output.numel() * (weight.numel() / weight.shape[0]);
-                    return output;
-                });
+            {
+                ((nn.Module<Tensor, Tensor>)module).register_forward_hook(
+                    (_, _, output) =>
+                    {
+                        total += 2.0 * output.numel() * (weight.numel() / weight.shape[0]);
+                        return output;
+                    }
+                );
+            }
         }
         run();
         return total;

@@ -28,9 +28,7 @@ public sealed class Ddim : ISampler
     /// <param name="steps">Sampling steps, 1 to 1000.</param>
     /// <param name="eta">How much noise each step adds, from 0 to 1.</param>
     public Ddim(int steps = 50, double eta = 0)
-        : this(new Iddpm(steps), eta)
-    {
-    }
+        : this(new Iddpm(steps), eta) { }
 
     /// <summary>How much noise each step adds, from 0 to 1.</summary>
     public double Eta { get; }
@@ -39,10 +37,21 @@ public sealed class Ddim : ISampler
     public int? GuidedChannels => Guidance.IddpmChannels;
 
     /// <inheritdoc/>
-    public Tensor Sample(Denoiser denoiser, Tensor noise, Generator? generator = null, IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default) => Sample(denoiser, noise, Iddpm.Random(generator), progress, cancellationToken);
+    public Tensor Sample(
+        Denoiser denoiser,
+        Tensor noise,
+        Generator? generator = null,
+        IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default
+    ) => Sample(denoiser, noise, Iddpm.Random(generator), progress, cancellationToken);
 
-    internal Tensor Sample(Denoiser denoiser, Tensor noise, NoiseSource source, IProgress<SamplingStep>? progress, CancellationToken cancellationToken)
+    internal Tensor Sample(
+        Denoiser denoiser,
+        Tensor noise,
+        NoiseSource source,
+        IProgress<SamplingStep>? progress,
+        CancellationToken cancellationToken
+    )
     {
         var schedule = process.Schedule;
         return process.Reverse(denoiser, noise, Step, progress, cancellationToken);

@@ -4,7 +4,8 @@ namespace OpenSora.Diffusion;
 
 /// <summary>DPM-Solver++ (2M): follows the process's differential equation in few steps, each using the step before; deterministic.</summary>
 /// <remarks>
-/// Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", algorithm 2. Time runs evenly from 1 to 1 / steps of the schedule (0.001). Immutable.
+/// Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", algorithm 2. Time runs evenly from 1 to 1 /
+/// steps of the schedule (0.001). Immutable.
 /// </remarks>
 public sealed class DpmSolver : ISampler
 {
@@ -25,7 +26,10 @@ public sealed class DpmSolver : ISampler
         schedule ??= IddpmSchedule.Linear();
         if (schedule.Steps < 2 || schedule.TimestepMap[^1] != schedule.Steps - 1)
         {
-            throw new ArgumentException("DPM-Solver chooses its own times: give the full schedule that the model was trained with, not a respaced one.", nameof(schedule));
+            throw new ArgumentException(
+                "DPM-Solver chooses its own times: give the full schedule that the model was trained with, not a respaced one.",
+                nameof(schedule)
+            );
         }
 
         if (!Enum.IsDefined(prediction))
@@ -47,8 +51,13 @@ public sealed class DpmSolver : ISampler
 
     /// <inheritdoc/>
     /// <remarks>The generator is not used: nothing is random after the noise.</remarks>
-    public Tensor Sample(Denoiser denoiser, Tensor noise, Generator? generator = null, IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default)
+    public Tensor Sample(
+        Denoiser denoiser,
+        Tensor noise,
+        Generator? generator = null,
+        IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default
+    )
     {
         ArgumentNullException.ThrowIfNull(denoiser);
         Iddpm.CheckNoise(noise);

@@ -4,7 +4,8 @@ namespace OpenSora.Diffusion;
 
 /// <summary>All that diffusion knows of a model: the output for noisy latents at given time steps.</summary>
 /// <param name="x">Noisy latents <c>[batch, channels, ...]</c>, float32 or float64; not to be changed or disposed of.</param>
-/// <param name="t">The original process's time steps, <c>[batch]</c>, float32 on the device of <paramref name="x"/> (fractional for DPM-Solver).</param>
+/// <param name="t">The original process's time steps, <c>[batch]</c>, float32 on the device of <paramref name="x"/> (fractional for
+/// DPM-Solver).</param>
 /// <returns><c>[batch, channels or 2 * channels, ...]</c>: the second half holds the learned variance where there is one.</returns>
 /// <remarks>Called within a dispose scope that ends with the step, so a denoiser need not dispose of what it makes.</remarks>
 public delegate Tensor Denoiser(Tensor x, Tensor t);
@@ -32,8 +33,13 @@ public interface ISampler
     /// <exception cref="ArgumentException">The noise is of a wrong type or shape.</exception>
     /// <exception cref="InvalidOperationException">The denoiser's output has another shape than the sampler needs.</exception>
     /// <exception cref="OperationCanceledException">The token was cancelled; no tensor is left behind.</exception>
-    Tensor Sample(Denoiser denoiser, Tensor noise, Generator? generator = null, IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default);
+    Tensor Sample(
+        Denoiser denoiser,
+        Tensor noise,
+        Generator? generator = null,
+        IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default
+    );
 }
 
 /// <summary>A denoiser of videos of which some frames are given.</summary>
@@ -48,7 +54,8 @@ public interface IFrameSampler : ISampler
 {
     /// <summary>Makes the frames of a video that are not given: continues it, or fills in between.</summary>
     /// <param name="denoiser">The model, guidance included; told which frames are noisy.</param>
-    /// <param name="latents">Given frames, and standard normal noise elsewhere: <c>[batch, channels, frames, height, width]</c>, float32 or float64; not changed.</param>
+    /// <param name="latents">Given frames, and standard normal noise elsewhere: <c>[batch, channels, frames, height, width]</c>, float32 or float64;
+    /// not changed.</param>
     /// <param name="share">How much of each frame is made anew, <c>[batch, frames]</c>, float: 1 all of it, 0 nothing (or what the process's
     /// first step makes of it), and between these a given frame is taken back to that time and made again from there.</param>
     /// <param name="generator">Source of the noise that such frames get; null takes the global generator.</param>
@@ -58,6 +65,12 @@ public interface IFrameSampler : ISampler
     /// <exception cref="ArgumentException">A shape does not fit.</exception>
     /// <exception cref="InvalidOperationException">The denoiser's output has another shape than the latents.</exception>
     /// <exception cref="OperationCanceledException">The token was cancelled; no tensor is left behind.</exception>
-    Tensor SampleFrames(FrameDenoiser denoiser, Tensor latents, Tensor share, Generator? generator = null, IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default);
+    Tensor SampleFrames(
+        FrameDenoiser denoiser,
+        Tensor latents,
+        Tensor share,
+        Generator? generator = null,
+        IProgress<SamplingStep>? progress = null,
+        CancellationToken cancellationToken = default
+    );
 }

@@ -45,7 +45,9 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
     public void Remember(string revision, string commit)
     {
         if (!string.Equals(revision, commit, StringComparison.Ordinal))
+        {
             AtomicFile.Write(RefPath(revision), stream => stream.Write(Encoding.ASCII.GetBytes(commit)));
+        }
     }
 
     /// <summary>Waits until no other process or thread works at a blob; the lock ends when it is disposed of.</summary>
@@ -81,9 +83,13 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
             if (!TryLink(temporary, Path.GetRelativePath(Path.GetDirectoryName(path)!, Blob(hash))))
             {
                 if (isNew)
+                {
                     File.Move(Blob(hash), temporary);
+                }
                 else
+                {
                     File.Copy(Blob(hash), temporary);
+                }
             }
 
             File.Move(temporary, path, overwrite: true);
@@ -98,13 +104,26 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
     /// <summary>Whether a file's content is what a hash says: SHA-256, or the SHA-1 of a git blob.</summary>
     public static async Task<bool> MatchesAsync(string path, string hash, CancellationToken cancellationToken)
     {
-        using var stream = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, 1 << 20, FileOptions.Asynchronous | FileOptions.SequentialScan);
+        using var stream = new FileStream(
+            path,
+            FileMode.Open,
+            FileAccess.Read,
+            FileShare.Read,
+            1 << 20,
+            FileOptions.Asynchronous | FileOptions.SequentialScan
+        );
         using var algorithm = IncrementalHash.CreateHash(hash.Length == HubNames.Sha256Length ? HashAlgorithmName.SHA256 : HashAlgorithmName.SHA1);
         if (hash.Length != HubNames.Sha256Length)
+        {
             algorithm.AppendData(Encoding.ASCII.GetBytes(string.Create(CultureInfo.InvariantCulture, $"blob {stream.Length}\0")));
+        }
+
         var buffer = new byte[1 << 20];
         while (await stream.ReadAsync(buffer, cancellationToken).ConfigureAwait(false) is var count and > 0)
+        {
             algorithm.AppendData(buffer, 0, count);
+        }
+
         return string.Equals(Convert.ToHexStringLower(algorithm.GetHashAndReset()), hash, StringComparison.Ordinal);
     }
 
@@ -113,7 +132,10 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
     private bool TryLink(string path, string target)
     {
         if (!links)
+        {
             return false;
+        }
+
         try
         {
             File.CreateSymbolicLink(path, target);
@@ -126,16 +148,21 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
     }
 
     // EWOULDBLOCK of Linux and of macOS, ERROR_SHARING_VIOLATION and ERROR_LOCK_VIOLATION of Windows
-    private static bool IsHeldElsewhere(IOException exception) => exception.HResult is 11 or 35 or unchecked((int)0x80070020) or unchecked((int)0x80070021);
+    private static bool IsHeldElsewhere(IOException exception) =>
+        exception.HResult is 11 or 35 or unchecked((int)0x80070020) or unchecked((int)0x80070021);
 }
 
 /// <summary>What names may look like, so that none leads out of the cache.</summary>
 internal static class HubNames
 {
-    public const int Sha1Length = 40, Sha256Length = 64;
+    public const int Sha1Length = 40,
+        Sha256Length = 64;
 
-    public static bool IsRepository(string name) => name.Split('/') is { Length: 1 or 2 } parts && Array.TrueForAll(parts, IsPlain)
-        && !name.Contains("--", StringComparison.Ordinal) && name.Length <= 200;
+    public static bool IsRepository(string name) =>
+        name.Split('/') is { Length: 1 or 2 } parts
+        && Array.TrueForAll(parts, IsPlain)
+        && !name.Contains("--", StringComparison.Ordinal)
+        && name.Length <= 200;
 
     public static bool IsRevision(string name) => name.Length <= 200 && Array.TrueForAll(name.Split('/'), IsPlain);
 
@@ -145,10 +172,17 @@ internal static class HubNames
     public static bool IsHash(string tag) => tag.Length is Sha1Length or Sha256Length && IsHex(tag);
 
     /// <summary>Whether a path stays within the folder that it is relative to, on every system.</summary>
-    public static bool IsPath(string path) => path.Length <= 1000 && Array.TrueForAll(path.Split('/'),
-        part => part.Length > 0 && part is not ("." or "..") && part.AsSpan().IndexOfAny(@"\:*?""<>|") < 0 && !part.AsSpan().ContainsAnyInRange('\0', '\x1F'));
+    public static bool IsPath(string path) =>
+        path.Length <= 1000
+        && Array.TrueForAll(path.Split('/'), part =>
+            part.Length > 0
+            && part is not ("." or "..")
+            && part.AsSpan().IndexOfAny(@"\:*?""<>|") < 0
+            && !part.AsSpan().ContainsAnyInRange('\0', '\x1F')
+        );
 
-    private static bool IsPlain(string part) => part.Length > 0 && part is not ("." or "..") && part.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '_' or '-' or '+');
+    private static bool IsPlain(string part) =>
+        part.Length > 0 && part is not ("." or "..") && part.All(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '_' or '-' or '+');
 
     private static bool IsHex(string text) => text.All(char.IsAsciiHexDigitLower);
 }

@@ -10,7 +10,8 @@ namespace OpenSora.ModelFolders;
 /// <summary>Speaks with the hub: repeats what fails for a while, follows redirects, and shows the token to the hub alone.</summary>
 internal sealed class HubClient : IDisposable
 {
-    private const int MaxRedirects = 10, MaxListing = 64 << 20;
+    private const int MaxRedirects = 10,
+        MaxListing = 64 << 20;
     private static readonly TimeSpan MaxWait = TimeSpan.FromMinutes(1);
 
     private readonly HttpClient http;
@@ -20,48 +21,82 @@ internal sealed class HubClient : IDisposable
     public HubClient(ModelHubOptions options, Uri endpoint, HttpMessageHandler? handler)
     {
         (this.options, this.endpoint) = (options, endpoint);
-        http = new HttpClient(handler ?? new SocketsHttpHandler { AllowAutoRedirect = false, ConnectTimeout = options.StallTimeout }, disposeHandler: handler is null)
+        http = new HttpClient(
+            handler ?? new SocketsHttpHandler { AllowAutoRedirect = false, ConnectTimeout = options.StallTimeout },
+            disposeHandler: handler is null
+        )
         {
             Timeout = Timeout.InfiniteTimeSpan,
         };
-        http.DefaultRequestHeaders.UserAgent.Add(new ProductInfoHeaderValue("OpenSora.Lib", typeof(HubClient).Assembly.GetName().Version?.ToString(2)));
+        http.DefaultRequestHeaders.UserAgent.Add(
+            new ProductInfoHeaderValue("OpenSora.Lib", typeof(HubClient).Assembly.GetName().Version?.ToString(2))
+        );
         http.DefaultRequestHeaders.AcceptEncoding.Add(new StringWithQualityHeaderValue("identity"));
     }
 
     /// <summary>The commit of a revision and the files in it.</summary>
     public Task<(string Commit, IReadOnlyList<string> Files)> ListAsync(string repository, string revision, CancellationToken cancellationToken) =>
-        RepeatAsync(async () =>
-        {
-            var url = new Uri(endpoint, $"api/models/{repository}/revision/{Uri.EscapeDataString(revision)}");
-            using var response = await FollowAsync(HttpMethod.Get, url, null, stopAt: null, cancellationToken).ConfigureAwait(false);
-            Check(response, $"'{repository}' at revision '{revision}'");
-            using var listing = new MemoryStream();
-            await foreach (var part in PartsAsync(response, cancellationToken).ConfigureAwait(false))
+        RepeatAsync(
+            async () =>
             {
-                if (listing.Length + part.Length > MaxListing)
-                    throw new ModelHubException($"The hub's list of the files of '{repository}' is longer than {MaxListing >> 20} MB. Is the endpoint a hub?");
-                listing.Write(part.Span);
-            }
+                var url = new Uri(endpoint, $"api/models/{repository}/revision/{Uri.EscapeDataString(revision)}");
+                using var response = await FollowAsync(HttpMethod.Get, url, null, stopAt: null, cancellationToken).ConfigureAwait(false);
+                Check(response, $"'{repository}' at revision '{revision}'");
+                using var listing = new MemoryStream();
+                await foreach (var part in PartsAsync(response, cancellationToken).ConfigureAwait(false))
+                {
+                    if (listing.Length + part.Length > MaxListing)
+                    {
+                        throw new ModelHubException(
+                            $"The hub's list of the files of '{repository}' is longer than {MaxListing >> 20} MB. Is the endpoint a hub?"
+                        );
+                    }
 
-            return Parse(repository, listing.ToArray());
-        }, cancellationToken);
+                    listing.Write(part.Span);
+                }
+
+                return Parse(repository, listing.ToArray());
+            },
+            cancellationToken
+        );
 
     /// <summary>A file's checksum and size, if the hub says it.</summary>
     public Task<(string Hash, long? Size)> DescribeAsync(string repository, string commit, string file, CancellationToken cancellationToken) =>
-        RepeatAsync(async () =>
-        {
-            // Large files are redirected to a store, and the hub's own answer has what we need.
-            using var response = await FollowAsync(HttpMethod.Head, UrlOf(repository, commit, file), null, stopAt: answer => Header(answer, "X-Linked-Etag") is not null, cancellationToken).ConfigureAwait(false);
-            var linked = Header(response, "X-Linked-Etag");
-            if (linked is null)
-                Check(response, $"'{file}' of '{repository}'");
-            var tag = linked ?? Header(response, "ETag") ?? "";
-            var hash = (tag.StartsWith("W/", StringComparison.Ordinal) ? tag[2..] : tag).Trim('"').ToLowerInvariant();
-            if (!HubNames.IsHash(hash))
-                throw new ModelHubException($"The hub says no checksum of '{file}' of '{repository}'; its tag is '{Shortened(tag)}'. Expected a SHA-256 or a git SHA-1. Is the endpoint a hub?");
-            var size = Header(response, "X-Linked-Size") is { } text && long.TryParse(text, CultureInfo.InvariantCulture, out var said) ? said : linked is null ? response.Content.Headers.ContentLength : null;
-            return (hash, size);
-        }, cancellationToken);
+        RepeatAsync(
+            async () =>
+            {
+                // Large files are redirected to a store, and the hub's own answer has what we need.
+                using var response = await FollowAsync(
+                        HttpMethod.Head,
+                        UrlOf(repository, commit, file),
+                        null,
+                        stopAt: answer => Header(answer, "X-Linked-Etag") is not null,
+                        cancellationToken
+                    )
+                    .ConfigureAwait(false);
+                var linked = Header(response, "X-Linked-Etag");
+                if (linked is null)
+                {
+                    Check(response, $"'{file}' of '{repository}'");
+                }
+
+                var tag = linked ?? Header(response, "ETag") ?? "";
+                var hash = (tag.StartsWith("W/", StringComparison.Ordinal) ? tag[2..] : tag).Trim('"').ToLowerInvariant();
+                if (!HubNames.IsHash(hash))
+                {
+                    throw new ModelHubException(
+                        $"The hub says no checksum of '{file}' of '{repository}'; its tag is '{Shortened(tag)}'. Expected a SHA-256 or a git SHA-1. Is the endpoint a hub?"
+                    );
+                }
+
+                var size =
+                    Header(response, "X-Linked-Size") is { } text && long.TryParse(text, CultureInfo.InvariantCulture, out var said) ? said
+                    : linked is null ? response.Content.Headers.ContentLength
+                    : null;
+                return (hash, size);
+            },
+            cancellationToken
+        );
 
     /// <summary>Downloads a file, going on where an earlier download stopped.</summary>
     /// <param name="repository">The repository.</param>
@@ -71,28 +106,45 @@ internal sealed class HubClient : IDisposable
     /// <param name="path">What there is so far, or nothing.</param>
     /// <param name="report">Takes the bytes that are on disk.</param>
     /// <param name="cancellationToken">Ends the download; what there is stays.</param>
-    public async Task DownloadAsync(string repository, string commit, string file, long? size, string path, Action<long> report, CancellationToken cancellationToken)
+    public async Task DownloadAsync(
+        string repository,
+        string commit,
+        string file,
+        long? size,
+        string path,
+        Action<long> report,
+        CancellationToken cancellationToken
+    )
     {
         using var target = new FileStream(path, FileMode.OpenOrCreate, FileAccess.Write, FileShare.Read, 1 << 20, FileOptions.Asynchronous);
         if (target.Length > (size ?? long.MaxValue))
+        {
             target.SetLength(0);
+        }
+
         var most = target.Length;
         while (size is null || target.Length < size)
         {
-            var complete = await RepeatAsync(async () =>
-            {
-                try
-                {
-                    return await ContinueAsync(target).ConfigureAwait(false);
-                }
-                catch (Exception exception) when (IsTransient(exception, cancellationToken) && target.Length > most)
-                {
-                    most = target.Length;
-                    return false; // it failed, but not without progress
-                }
-            }, cancellationToken).ConfigureAwait(false);
+            var complete = await RepeatAsync(
+                    async () =>
+                    {
+                        try
+                        {
+                            return await ContinueAsync(target).ConfigureAwait(false);
+                        }
+                        catch (Exception exception) when (IsTransient(exception, cancellationToken) && target.Length > most)
+                        {
+                            most = target.Length;
+                            return false; // it failed, but not without progress
+                        }
+                    },
+                    cancellationToken
+                )
+                .ConfigureAwait(false);
             if (complete)
+            {
                 break;
+            }
         }
 
         await target.FlushAsync(cancellationToken).ConfigureAwait(false);
@@ -101,7 +153,8 @@ internal sealed class HubClient : IDisposable
         async Task<bool> ContinueAsync(FileStream stream)
         {
             var range = stream.Length == 0 ? null : new RangeHeaderValue(stream.Length, null);
-            using var response = await FollowAsync(HttpMethod.Get, UrlOf(repository, commit, file), range, stopAt: null, cancellationToken).ConfigureAwait(false);
+            using var response = await FollowAsync(HttpMethod.Get, UrlOf(repository, commit, file), range, stopAt: null, cancellationToken)
+                .ConfigureAwait(false);
             if (response.StatusCode == HttpStatusCode.RequestedRangeNotSatisfiable)
             {
                 stream.SetLength(0);
@@ -117,7 +170,10 @@ internal sealed class HubClient : IDisposable
             }
 
             if (!resumes)
+            {
                 stream.SetLength(0); // all of it comes, from the start
+            }
+
             stream.Position = stream.Length;
 
             await foreach (var part in PartsAsync(response, cancellationToken).ConfigureAwait(false))
@@ -133,7 +189,10 @@ internal sealed class HubClient : IDisposable
             }
 
             if (size is { } expected && stream.Length < expected)
+            {
                 throw new IOException($"The connection ended after {stream.Length} of {expected} bytes.");
+            }
+
             return true;
         }
     }
@@ -141,7 +200,10 @@ internal sealed class HubClient : IDisposable
     public void Dispose() => http.Dispose();
 
     // An answer as it comes, each part valid until the next; that none comes for a while ends it.
-    private async IAsyncEnumerable<ReadOnlyMemory<byte>> PartsAsync(HttpResponseMessage response, [EnumeratorCancellation] CancellationToken cancellationToken)
+    private async IAsyncEnumerable<ReadOnlyMemory<byte>> PartsAsync(
+        HttpResponseMessage response,
+        [EnumeratorCancellation] CancellationToken cancellationToken
+    )
     {
         using var content = await response.Content.ReadAsStreamAsync(cancellationToken).ConfigureAwait(false);
         var buffer = new byte[1 << 17];
@@ -150,12 +212,16 @@ internal sealed class HubClient : IDisposable
             using var watch = Watch(cancellationToken);
             var count = await content.ReadAsync(buffer, watch.Token).ConfigureAwait(false);
             if (count == 0)
+            {
                 yield break;
+            }
+
             yield return buffer.AsMemory(0, count);
         }
     }
 
-    private Uri UrlOf(string repository, string commit, string file) => new(endpoint, $"{repository}/resolve/{commit}/{string.Join('/', file.Split('/').Select(Uri.EscapeDataString))}");
+    private Uri UrlOf(string repository, string commit, string file) =>
+        new(endpoint, $"{repository}/resolve/{commit}/{string.Join('/', file.Split('/').Select(Uri.EscapeDataString))}");
 
     /// <summary>Sends a request, and again to where the answer leads.</summary>
     /// <param name="method">The method.</param>
@@ -163,22 +229,43 @@ internal sealed class HubClient : IDisposable
     /// <param name="range">The part of the file that is wanted; null: all.</param>
     /// <param name="stopAt">Says of a redirect whether it is the answer already.</param>
     /// <param name="cancellationToken">Cancels.</param>
-    private async Task<HttpResponseMessage> FollowAsync(HttpMethod method, Uri url, RangeHeaderValue? range, Func<HttpResponseMessage, bool>? stopAt, CancellationToken cancellationToken)
+    private async Task<HttpResponseMessage> FollowAsync(
+        HttpMethod method,
+        Uri url,
+        RangeHeaderValue? range,
+        Func<HttpResponseMessage, bool>? stopAt,
+        CancellationToken cancellationToken
+    )
     {
         for (var hop = 0; hop <= MaxRedirects; hop++)
         {
             using var request = new HttpRequestMessage(method, url);
             request.Headers.Range = range;
             if (options.ResolvedToken is { } token && IsEndpoint(url) && (IsEncrypted(url) || url.IsLoopback))
+            {
                 request.Headers.Authorization = new AuthenticationHeaderValue("Bearer", token);
+            }
+
             using var watch = Watch(cancellationToken);
             var response = await http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, watch.Token).ConfigureAwait(false);
-            if ((int)response.StatusCode is not (301 or 302 or 303 or 307 or 308) || response.Headers.Location is not { } location || stopAt?.Invoke(response) == true)
+            if (
+                (int)response.StatusCode is not (301 or 302 or 303 or 307 or 308)
+                || response.Headers.Location is not { } location
+                || stopAt?.Invoke(response) == true
+            )
+            {
                 return response;
+            }
+
             response.Dispose();
             var next = new Uri(url, location);
             if (!IsEncrypted(next) && (IsEncrypted(url) || !string.Equals(next.Scheme, Uri.UriSchemeHttp, StringComparison.Ordinal)))
-                throw new ModelHubException($"The hub redirects from {url.Scheme} to {next.Scheme} at '{next.Host}', which is less safe; it was not followed.");
+            {
+                throw new ModelHubException(
+                    $"The hub redirects from {url.Scheme} to {next.Scheme} at '{next.Host}', which is less safe; it was not followed."
+                );
+            }
+
             url = next;
         }
 
@@ -187,7 +274,8 @@ internal sealed class HubClient : IDisposable
 
     private static bool IsEncrypted(Uri url) => string.Equals(url.Scheme, Uri.UriSchemeHttps, StringComparison.Ordinal);
 
-    private bool IsEndpoint(Uri url) => Uri.Compare(url, endpoint, UriComponents.SchemeAndServer, UriFormat.UriEscaped, StringComparison.OrdinalIgnoreCase) == 0;
+    private bool IsEndpoint(Uri url) =>
+        Uri.Compare(url, endpoint, UriComponents.SchemeAndServer, UriFormat.UriEscaped, StringComparison.OrdinalIgnoreCase) == 0;
 
     private async Task<T> RepeatAsync<T>(Func<Task<T>> action, CancellationToken cancellationToken)
     {
@@ -201,22 +289,37 @@ internal sealed class HubClient : IDisposable
             {
                 var busy = exception as BusyException;
                 if (attempt >= options.Retries)
-                    throw new ModelHubException($"The hub at {endpoint.Host} could not be reached or did not finish in {attempt + 1} attempts: "
-                        + $"{(exception is OperationCanceledException ? $"nothing came for {options.StallTimeout.TotalSeconds} s." : exception.Message)} "
-                        + "What was downloaded is kept; try again later, or use what is in the cache with ModelHubOptions.Offline.", busy?.Status, exception);
+                {
+                    throw new ModelHubException(
+                        $"The hub at {endpoint.Host} could not be reached or did not finish in {attempt + 1} attempts: "
+                            + $"{(exception is OperationCanceledException ? $"nothing came for {options.StallTimeout.TotalSeconds} s." : exception.Message)} "
+                            + "What was downloaded is kept; try again later, or use what is in the cache with ModelHubOptions.Offline.",
+                        busy?.Status,
+                        exception
+                    );
+                }
+
                 var wait = options.RetryDelay * Math.Pow(2, Math.Min(attempt, 16));
                 if (busy?.Wait is { } asked && asked > wait)
+                {
                     wait = asked;
+                }
+
                 await Task.Delay(wait < MaxWait ? wait : MaxWait, cancellationToken).ConfigureAwait(false);
             }
         }
     }
 
-    private static bool IsTransient(Exception exception, CancellationToken cancellationToken) => !cancellationToken.IsCancellationRequested
-        && (exception is BusyException or HttpRequestException or OperationCanceledException || (exception is IOException and not (FileNotFoundException or DirectoryNotFoundException) && !IsDisk(exception)));
+    private static bool IsTransient(Exception exception, CancellationToken cancellationToken) =>
+        !cancellationToken.IsCancellationRequested
+        && (
+            exception is BusyException or HttpRequestException or OperationCanceledException
+            || (exception is IOException and not (FileNotFoundException or DirectoryNotFoundException) && !IsDisk(exception))
+        );
 
     // Errors of the connection have the code of IOException itself; those of the disk one of the system's.
-    private static bool IsDisk(Exception exception) => exception is not HttpIOException && exception.InnerException is null && exception.HResult != new IOException().HResult;
+    private static bool IsDisk(Exception exception) =>
+        exception is not HttpIOException && exception.InnerException is null && exception.HResult != new IOException().HResult;
 
     private CancellationTokenSource Watch(CancellationToken cancellationToken)
     {
@@ -229,17 +332,37 @@ internal sealed class HubClient : IDisposable
     private void Check(HttpResponseMessage response, string what)
     {
         if (response.IsSuccessStatusCode)
+        {
             return;
+        }
+
         var said = Header(response, "X-Error-Message") is { Length: > 0 } message ? $" It says: {Shortened(message)}" : "";
         var (status, code) = (response.StatusCode, (int)response.StatusCode);
         throw status switch
         {
-            HttpStatusCode.RequestTimeout or HttpStatusCode.TooManyRequests or >= HttpStatusCode.InternalServerError =>
-                new BusyException($"it answers {code} for {what}.{said}", status, response.Headers.RetryAfter is { } after ? after.Delta ?? after.Date - DateTimeOffset.UtcNow : null),
-            HttpStatusCode.Unauthorized => new ModelHubException($"The hub refuses {what} (401): it does not exist, or it is for certain people only. "
-                + (options.ResolvedToken is null ? "Check the name, or set HF_TOKEN or ModelHubOptions.Token." : "Check the name and whether the token is valid.") + said, status),
-            HttpStatusCode.Forbidden => new ModelHubException($"The hub refuses {what} (403): its terms may have to be accepted on its page first, by whom the token belongs to.{said}", status),
-            HttpStatusCode.NotFound => new ModelHubException($"The hub has no {what} (404). Check the names of the repository, the revision and the file.{said}", status),
+            HttpStatusCode.RequestTimeout or HttpStatusCode.TooManyRequests or >= HttpStatusCode.InternalServerError => new BusyException(
+                $"it answers {code} for {what}.{said}",
+                status,
+                response.Headers.RetryAfter is { } after ? after.Delta ?? after.Date - DateTimeOffset.UtcNow : null
+            ),
+            HttpStatusCode.Unauthorized => new ModelHubException(
+                $"The hub refuses {what} (401): it does not exist, or it is for certain people only. "
+                    + (
+                        options.ResolvedToken is null
+                            ? "Check the name, or set HF_TOKEN or ModelHubOptions.Token."
+                            : "Check the name and whether the token is valid."
+                    )
+                    + said,
+                status
+            ),
+            HttpStatusCode.Forbidden => new ModelHubException(
+                $"The hub refuses {what} (403): its terms may have to be accepted on its page first, by whom the token belongs to.{said}",
+                status
+            ),
+            HttpStatusCode.NotFound => new ModelHubException(
+                $"The hub has no {what} (404). Check the names of the repository, the revision and the file.{said}",
+                status
+            ),
             _ => new ModelHubException($"The hub answers {code} for {what}.{said}", status),
         };
     }
@@ -250,20 +373,35 @@ internal sealed class HubClient : IDisposable
         {
             using var document = JsonDocument.Parse(json);
             var commit = document.RootElement.GetProperty("sha").GetString() ?? "";
-            var files = document.RootElement.GetProperty("siblings").EnumerateArray().Select(file => file.GetProperty("rfilename").GetString() ?? "").ToList();
+            var files = document
+                .RootElement.GetProperty("siblings")
+                .EnumerateArray()
+                .Select(file => file.GetProperty("rfilename").GetString() ?? "")
+                .ToList();
             if (!HubNames.IsCommit(commit))
-                throw new ModelHubException($"The hub says that the commit of '{repository}' is '{Shortened(commit)}'; expected 40 hexadecimal digits.");
+            {
+                throw new ModelHubException(
+                    $"The hub says that the commit of '{repository}' is '{Shortened(commit)}'; expected 40 hexadecimal digits."
+                );
+            }
+
             return files.Find(file => !HubNames.IsPath(file)) is { } bad
-                ? throw new ModelHubException($"The hub lists the file '{Shortened(bad)}' in '{repository}', whose name leads out of the folder or cannot be used on every system; nothing was downloaded.")
+                ? throw new ModelHubException(
+                    $"The hub lists the file '{Shortened(bad)}' in '{repository}', whose name leads out of the folder or cannot be used on every system; nothing was downloaded."
+                )
                 : (commit, files);
         }
         catch (Exception exception) when (exception is JsonException or KeyNotFoundException or InvalidOperationException)
         {
-            throw new ModelHubException($"The hub's list of the files of '{repository}' cannot be read: {exception.Message} Is the endpoint a hub?", innerException: exception);
+            throw new ModelHubException(
+                $"The hub's list of the files of '{repository}' cannot be read: {exception.Message} Is the endpoint a hub?",
+                innerException: exception
+            );
         }
     }
 
-    private static string? Header(HttpResponseMessage response, string name) => response.Headers.TryGetValues(name, out var values) ? values.FirstOrDefault() : null;
+    private static string? Header(HttpResponseMessage response, string name) =>
+        response.Headers.TryGetValues(name, out var values) ? values.FirstOrDefault() : null;
 
     private static string Shortened(string text) => text.Length > 200 ? text[..200] + "..." : text;
 

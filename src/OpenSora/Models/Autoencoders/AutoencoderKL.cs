@@ -7,7 +7,8 @@ namespace OpenSora.Models;
 
 /// <summary>The autoencoder of Stable Diffusion, applied to video frame by frame: a convolutional network with a Gaussian bottleneck.</summary>
 /// <remarks>
-/// Sources: "High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al., 2022); "Auto-Encoding Variational Bayes" (Kingma and Welling,
+/// Sources: "High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al., 2022); "Auto-Encoding Variational Bayes" (Kingma and
+/// Welling,
 /// 2014). Names of parameters are diffusers'. <see cref="Encode(Tensor, Generator?)"/> and <see cref="Decode"/> keep no gradients; training uses
 /// <see cref="forward(Tensor)"/>, or <see cref="EncodeImages"/> and <see cref="DecodeImages"/>.
 /// </remarks>
@@ -22,7 +23,8 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public AutoencoderKL(AutoencoderKLConfig config, bool initialize = true) : base(nameof(AutoencoderKL))
+    public AutoencoderKL(AutoencoderKLConfig config, bool initialize = true)
+        : base(nameof(AutoencoderKL))
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -33,7 +35,9 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
         post_quant_conv = new Conv2d(config.LatentChannels, config.LatentChannels, 1);
         RegisterComponents();
         if (initialize)
+        {
             Initialize();
+        }
     }
 
     /// <summary>The sizes and choices that the model was made with.</summary>
@@ -54,7 +58,8 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <summary>Where training draws the posterior's noise; null: PyTorch's global generator.</summary>
     public Generator? NoiseGenerator { get; set; }
 
-    /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions and linear layers, gain 1 and shift 0 for norms.</summary>
+    /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions and linear layers, gain 1 and shift 0 for
+    /// norms.</summary>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null) => Parameters.InitializeConvolutions(this, generator);
 
@@ -94,13 +99,17 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
 
     /// <inheritdoc/>
     /// <exception cref="ArgumentException">The shape does not fit.</exception>
-    public Tensor Encode(Tensor video, Generator? generator = null) => Encode(video, (posterior, _) => generator is null ? posterior.Mean : posterior.Sample(generator));
+    public Tensor Encode(Tensor video, Generator? generator = null) =>
+        Encode(video, (posterior, _) => generator is null ? posterior.Mean : posterior.Sample(generator));
 
-    /// <summary>Encodes with a given choice from each micro batch's posterior; its second argument is the first frame's index among all frames.</summary>
+    /// <summary>Encodes with a given choice from each micro batch's posterior; its second argument is the first frame's index among all
+    /// frames.</summary>
     internal Tensor Encode(Tensor video, Func<GaussianPosterior, long, Tensor> choose)
     {
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
-        return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, first) => choose(EncodeImages(frames), first) * Config.ScalingFactor);
+        return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, first) =>
+            choose(EncodeImages(frames), first) * Config.ScalingFactor
+        );
     }
 
     /// <inheritdoc/>
@@ -188,12 +197,25 @@ internal sealed class VaeEncoder : nn.Module<Tensor, Tensor>
     public readonly GroupNorm conv_norm_out;
     public readonly Conv2d conv_out;
 
-    public VaeEncoder(AutoencoderKLConfig config) : base(nameof(VaeEncoder))
+    public VaeEncoder(AutoencoderKLConfig config)
+        : base(nameof(VaeEncoder))
     {
         var (channels, groups) = (config.BlockOutChannels, config.NormNumGroups);
         conv_in = new Conv2d(config.InChannels, channels[0], 3, padding: 1);
-        down_blocks = nn.ModuleList(channels.Select((outputs, i) => new VaeLevel(channels[Math.Max(0, i - 1)], outputs, config.LayersPerBlock, groups,
-            i < channels.Count - 1 ? VaeResize.Down : VaeResize.None)).ToArray());
+        down_blocks = nn.ModuleList(
+            channels
+                .Select(
+                    (outputs, i) =>
+                        new VaeLevel(
+                            channels[Math.Max(0, i - 1)],
+                            outputs,
+                            config.LayersPerBlock,
+                            groups,
+                            i < channels.Count - 1 ? VaeResize.Down : VaeResize.None
+                        )
+                )
+                .ToArray()
+        );
         mid_block = new VaeMiddle(channels[^1], groups);
         conv_norm_out = new GroupNorm(channels[^1], groups);
         conv_out = new Conv2d(channels[^1], 2L * config.LatentChannels, 3, padding: 1);
@@ -205,7 +227,10 @@ internal sealed class VaeEncoder : nn.Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         x = conv_in.call(x);
         foreach (var block in down_blocks)
+        {
             x = block.call(x);
+        }
+
         return conv_out.call(nn.functional.silu(conv_norm_out.call(mid_block.call(x)))).MoveToOuterDisposeScope();
     }
 }
@@ -219,13 +244,26 @@ internal sealed class VaeDecoder : nn.Module<Tensor, Tensor>
     public readonly GroupNorm conv_norm_out;
     public readonly Conv2d conv_out;
 
-    public VaeDecoder(AutoencoderKLConfig config) : base(nameof(VaeDecoder))
+    public VaeDecoder(AutoencoderKLConfig config)
+        : base(nameof(VaeDecoder))
     {
         var (channels, groups) = (config.BlockOutChannels.Reverse().ToArray(), config.NormNumGroups);
         conv_in = new Conv2d(config.LatentChannels, channels[0], 3, padding: 1);
         mid_block = new VaeMiddle(channels[0], groups);
-        up_blocks = nn.ModuleList(channels.Select((outputs, i) => new VaeLevel(channels[Math.Max(0, i - 1)], outputs, config.LayersPerBlock + 1, groups,
-            i < channels.Length - 1 ? VaeResize.Up : VaeResize.None)).ToArray());
+        up_blocks = nn.ModuleList(
+            channels
+                .Select(
+                    (outputs, i) =>
+                        new VaeLevel(
+                            channels[Math.Max(0, i - 1)],
+                            outputs,
+                            config.LayersPerBlock + 1,
+                            groups,
+                            i < channels.Length - 1 ? VaeResize.Up : VaeResize.None
+                        )
+                )
+                .ToArray()
+        );
         conv_norm_out = new GroupNorm(channels[^1], groups);
         conv_out = new Conv2d(channels[^1], config.OutChannels, 3, padding: 1);
         RegisterComponents();
@@ -259,7 +297,8 @@ internal sealed class VaeLevel : nn.Module<Tensor, Tensor>
     public readonly ModuleList<VaeDownsample>? downsamplers;
     public readonly ModuleList<VaeUpsample>? upsamplers;
 
-    public VaeLevel(int inputs, int outputs, int layers, int groups, VaeResize resize) : base(nameof(VaeLevel))
+    public VaeLevel(int inputs, int outputs, int layers, int groups, VaeResize resize)
+        : base(nameof(VaeLevel))
     {
         resnets = nn.ModuleList(Enumerable.Range(0, layers).Select(i => new VaeResidual(i == 0 ? inputs : outputs, outputs, groups)).ToArray());
         downsamplers = resize == VaeResize.Down ? nn.ModuleList(new VaeDownsample(outputs)) : null;
@@ -271,7 +310,10 @@ internal sealed class VaeLevel : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         foreach (var resnet in resnets)
+        {
             x = resnet.call(x);
+        }
+
         return (downsamplers?[0].call(x) ?? upsamplers?[0].call(x) ?? x).MoveToOuterDisposeScope();
     }
 }
@@ -282,7 +324,8 @@ internal sealed class VaeMiddle : nn.Module<Tensor, Tensor>
     public readonly ModuleList<VaeAttention> attentions;
     public readonly ModuleList<VaeResidual> resnets;
 
-    public VaeMiddle(int channels, int groups) : base(nameof(VaeMiddle))
+    public VaeMiddle(int channels, int groups)
+        : base(nameof(VaeMiddle))
     {
         attentions = nn.ModuleList(new VaeAttention(channels, groups));
         resnets = nn.ModuleList(new VaeResidual(channels, channels, groups), new VaeResidual(channels, channels, groups));
@@ -305,7 +348,8 @@ internal sealed class VaeResidual : nn.Module<Tensor, Tensor>
     public readonly Conv2d conv2;
     public readonly Conv2d? conv_shortcut;
 
-    public VaeResidual(int inputs, int outputs, int groups) : base(nameof(VaeResidual))
+    public VaeResidual(int inputs, int outputs, int groups)
+        : base(nameof(VaeResidual))
     {
         norm1 = new GroupNorm(inputs, groups);
         conv1 = new Conv2d(inputs, outputs, 3, padding: 1);
@@ -332,7 +376,8 @@ internal sealed class VaeAttention : nn.Module<Tensor, Tensor>
     public readonly Linear to_v;
     public readonly ModuleList<Linear> to_out;
 
-    public VaeAttention(int channels, int groups) : base(nameof(VaeAttention))
+    public VaeAttention(int channels, int groups)
+        : base(nameof(VaeAttention))
     {
         group_norm = new GroupNorm(channels, groups);
         to_q = new Linear(channels, channels);
@@ -345,7 +390,7 @@ internal sealed class VaeAttention : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
-        var tokens = group_norm.call(x).flatten(2).transpose(1, 2);                            // [n, places, channels]
+        var tokens = group_norm.call(x).flatten(2).transpose(1, 2); // [n, places, channels]
         var y = DotProduct.Attend(to_q.call(tokens), to_k.call(tokens), to_v.call(tokens), 1 / Math.Sqrt(x.shape[1]));
         return (x + to_out[0].call(y).transpose(1, 2).reshape(x.shape)).MoveToOuterDisposeScope();
     }
@@ -356,7 +401,8 @@ internal sealed class VaeDownsample : nn.Module<Tensor, Tensor>
 {
     public readonly Conv2d conv;
 
-    public VaeDownsample(int channels) : base(nameof(VaeDownsample))
+    public VaeDownsample(int channels)
+        : base(nameof(VaeDownsample))
     {
         conv = new Conv2d(channels, channels, 3, stride: 2);
         RegisterComponents();
@@ -374,7 +420,8 @@ internal sealed class VaeUpsample : nn.Module<Tensor, Tensor>
 {
     public readonly Conv2d conv;
 
-    public VaeUpsample(int channels) : base(nameof(VaeUpsample))
+    public VaeUpsample(int channels)
+        : base(nameof(VaeUpsample))
     {
         conv = new Conv2d(channels, channels, 3, padding: 1);
         RegisterComponents();

@@ -32,21 +32,43 @@ public sealed record AutoencoderKLConfig
     public void Validate()
     {
         Check(BlockOutChannels is { Count: > 0 }, nameof(BlockOutChannels), "BlockOutChannels is empty; it needs the channels of each level.");
-        foreach (var (size, name) in new[]
+        foreach (
+            var (size, name) in new[]
+            {
+                (InChannels, nameof(InChannels)),
+                (OutChannels, nameof(OutChannels)),
+                (LayersPerBlock, nameof(LayersPerBlock)),
+                (NormNumGroups, nameof(NormNumGroups)),
+                (LatentChannels, nameof(LatentChannels)),
+                (MicroBatchSize ?? 1, nameof(MicroBatchSize)),
+            }
+        )
         {
-            (InChannels, nameof(InChannels)), (OutChannels, nameof(OutChannels)), (LayersPerBlock, nameof(LayersPerBlock)),
-            (NormNumGroups, nameof(NormNumGroups)), (LatentChannels, nameof(LatentChannels)), (MicroBatchSize ?? 1, nameof(MicroBatchSize)),
-        })
             Check(size > 0, name, $"{name} is {size}; it must be positive.");
-        Check(LayersPerBlock <= 100 && BlockOutChannels.Count <= 16, nameof(LayersPerBlock), $"there are {BlockOutChannels.Count} levels of {LayersPerBlock} layers; it must be at most 16 of 100.");
+        }
+
+        Check(
+            LayersPerBlock <= 100 && BlockOutChannels.Count <= 16,
+            nameof(LayersPerBlock),
+            $"there are {BlockOutChannels.Count} levels of {LayersPerBlock} layers; it must be at most 16 of 100."
+        );
         foreach (var channels in BlockOutChannels)
-            Check(channels > 0 && channels % NormNumGroups == 0, nameof(BlockOutChannels), $"{channels} of BlockOutChannels is not a positive multiple of NormNumGroups {NormNumGroups}.");
+        {
+            Check(
+                channels > 0 && channels % NormNumGroups == 0,
+                nameof(BlockOutChannels),
+                $"{channels} of BlockOutChannels is not a positive multiple of NormNumGroups {NormNumGroups}."
+            );
+        }
+
         Check(ScalingFactor is > 0 and < double.PositiveInfinity, nameof(ScalingFactor), $"ScalingFactor is {ScalingFactor}; it must be positive.");
     }
 
     private static void Check(bool right, string name, string message)
     {
         if (!right)
+        {
             throw new ArgumentException($"The autoencoder's configuration is wrong: {message}", name);
+        }
     }
 }

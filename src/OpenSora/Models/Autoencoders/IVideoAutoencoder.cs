@@ -16,7 +16,8 @@ public interface IVideoAutoencoder : IDisposable
     /// <summary>How many frames one latent frame covers; 1 for an image autoencoder applied frame by frame.</summary>
     int TemporalFactor { get; }
 
-    /// <summary>The most latent frames that are decoded in one call where memory is to be saved: 4 of an autoencoder whose frames know nothing of each other, all where frames go together.
+    /// <summary>The most latent frames that are decoded in one call where memory is to be saved: 4 of an autoencoder whose frames know nothing of
+    /// each other, all where frames go together.
     /// One whose decoder mixes frames names the number that it was made for.</summary>
     int FramesAtOnce => TemporalFactor == 1 ? 4 : int.MaxValue;
 
@@ -24,7 +25,8 @@ public interface IVideoAutoencoder : IDisposable
     double ScalingFactor => 1;
 
     /// <summary>Encodes video to scaled latents.</summary>
-    /// <param name="video">Pixels in [-1, 1], <c>[batch, 3, frames, height, width]</c>; height and width are multiples of <see cref="SpatialFactor"/>.</param>
+    /// <param name="video">Pixels in [-1, 1], <c>[batch, 3, frames, height, width]</c>; height and width are multiples of
+    /// <see cref="SpatialFactor"/>.</param>
     /// <param name="generator">Source of the posterior's noise; null takes the posterior's mean instead of a sample.</param>
     /// <returns>Latents <c>[batch, channels, frames, height / factor, width / factor]</c>, owned by the caller.</returns>
     Tensor Encode(Tensor video, Generator? generator = null);

@@ -5,11 +5,15 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>The autoencoder of Stable Video Diffusion: pictures are encoded one by one, and decoded together, so that the video does not flicker.</summary>
+/// <summary>The autoencoder of Stable Video Diffusion: pictures are encoded one by one, and decoded together, so that the video does not
+/// flicker.</summary>
 /// <remarks>
-/// Source: "Stable Video Diffusion" (Blattmann et al., 2023), whose decoder adds temporal layers to Stable Diffusion's as "Align your Latents" does (Blattmann et
-/// al., 2023, section 3). Its latents are those of Stable Diffusion's <see cref="AutoencoderKL"/>, of whose videos it can decode too. Names of parameters are
-/// diffusers'. Shapes in comments: B batch, T frames, C channels. <see cref="Encode"/> and <see cref="Decode"/> keep no gradients; <see cref="forward"/> does.
+/// Source: "Stable Video Diffusion" (Blattmann et al., 2023), whose decoder adds temporal layers to Stable Diffusion's as "Align your Latents" does
+/// (Blattmann et
+/// al., 2023, section 3). Its latents are those of Stable Diffusion's <see cref="AutoencoderKL"/>, of whose videos it can decode too. Names of
+/// parameters are
+/// diffusers'. Shapes in comments: B batch, T frames, C channels. <see cref="Encode"/> and <see cref="Decode"/> keep no gradients;
+/// <see cref="forward"/> does.
 /// </remarks>
 public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
 {
@@ -21,7 +25,8 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     /// <param name="config">Sizes and choices; <see cref="AutoencoderKLConfig.MicroBatchSize"/> is for encoding.</param>
     /// <param name="initialize">False leaves the parameters unset, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public AutoencoderKLTemporalDecoder(AutoencoderKLConfig config, bool initialize = true) : base(nameof(AutoencoderKLTemporalDecoder))
+    public AutoencoderKLTemporalDecoder(AutoencoderKLConfig config, bool initialize = true)
+        : base(nameof(AutoencoderKLTemporalDecoder))
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -31,7 +36,9 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
         quant_conv = new Conv2d(2L * config.LatentChannels, 2L * config.LatentChannels, 1);
         RegisterComponents();
         if (initialize)
+        {
             Initialize();
+        }
     }
 
     /// <summary>The sizes and choices that the model was made with.</summary>
@@ -64,7 +71,8 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     /// <inheritdoc/>
     public double ScalingFactor => Config.ScalingFactor;
 
-    /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions and linear layers, gain 1 and shift 0 for norms, half of the
+    /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions and linear layers, gain 1 and shift 0 for norms, half of
+    /// the
     /// temporal branch in every mix.</summary>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
@@ -72,7 +80,9 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
         Parameters.InitializeConvolutions(this, generator);
         using var noGradients = no_grad();
         foreach (var mix in modules().OfType<TemporalMix>())
+        {
             Parameters.Constant(mix.mix_factor, 0);
+        }
     }
 
     /// <summary>Decodes latents that are not scaled, all frames together, with gradients.</summary>
@@ -84,7 +94,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
         FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
         using var scope = NewDisposeScope();
         var (b, t) = (latents.shape[0], latents.shape[2]);
-        var frames = FrameBatches.ChannelsLast(latents.transpose(1, 2).flatten(0, 1));                // [B T, C, H, W]
+        var frames = FrameBatches.ChannelsLast(latents.transpose(1, 2).flatten(0, 1)); // [B T, C, H, W]
         return decoder.call(frames, b).In(ScalarType.Float32).unflatten(0, b, t).transpose(1, 2).contiguous().MoveToOuterDisposeScope();
     }
 
@@ -129,13 +139,20 @@ internal sealed class TemporalDecoder : nn.Module<Tensor, long, Tensor>
     public readonly Conv2d conv_out;
     public readonly TemporalConv time_conv_out;
 
-    public TemporalDecoder(AutoencoderKLConfig config) : base(nameof(TemporalDecoder))
+    public TemporalDecoder(AutoencoderKLConfig config)
+        : base(nameof(TemporalDecoder))
     {
         var (channels, groups) = (config.BlockOutChannels.Reverse().ToArray(), config.NormNumGroups);
         conv_in = new Conv2d(config.LatentChannels, channels[0], 3, padding: 1);
         mid_block = new TemporalMiddle(channels[0], groups);
-        up_blocks = nn.ModuleList(channels.Select((outputs, i) =>
-            new TemporalLevel(channels[Math.Max(0, i - 1)], outputs, config.LayersPerBlock + 1, groups, i < channels.Length - 1)).ToArray());
+        up_blocks = nn.ModuleList(
+            channels
+                .Select(
+                    (outputs, i) =>
+                        new TemporalLevel(channels[Math.Max(0, i - 1)], outputs, config.LayersPerBlock + 1, groups, i < channels.Length - 1)
+                )
+                .ToArray()
+        );
         conv_norm_out = new GroupNorm(channels[^1], groups);
         conv_out = new Conv2d(channels[^1], config.OutChannels, 3, padding: 1);
         time_conv_out = new TemporalConv(config.OutChannels, config.OutChannels);
@@ -166,9 +183,12 @@ internal sealed class TemporalLevel : nn.Module<Tensor, long, Tensor>
     public readonly ModuleList<SpatioTemporalResidual> resnets;
     public readonly ModuleList<VaeUpsample>? upsamplers;
 
-    public TemporalLevel(int inputs, int outputs, int layers, int groups, bool up) : base(nameof(TemporalLevel))
+    public TemporalLevel(int inputs, int outputs, int layers, int groups, bool up)
+        : base(nameof(TemporalLevel))
     {
-        resnets = nn.ModuleList(Enumerable.Range(0, layers).Select(i => new SpatioTemporalResidual(i == 0 ? inputs : outputs, outputs, groups)).ToArray());
+        resnets = nn.ModuleList(
+            Enumerable.Range(0, layers).Select(i => new SpatioTemporalResidual(i == 0 ? inputs : outputs, outputs, groups)).ToArray()
+        );
         upsamplers = up ? nn.ModuleList(new VaeUpsample(outputs)) : null;
         RegisterComponents();
     }
@@ -177,7 +197,10 @@ internal sealed class TemporalLevel : nn.Module<Tensor, long, Tensor>
     {
         using var scope = NewDisposeScope();
         foreach (var resnet in resnets)
+        {
             x = resnet.call(x, batch);
+        }
+
         return (upsamplers?[0].call(x) ?? x).MoveToOuterDisposeScope();
     }
 }
@@ -188,7 +211,8 @@ internal sealed class TemporalMiddle : nn.Module<Tensor, long, Tensor>
     public readonly ModuleList<VaeAttention> attentions;
     public readonly ModuleList<SpatioTemporalResidual> resnets;
 
-    public TemporalMiddle(int channels, int groups) : base(nameof(TemporalMiddle))
+    public TemporalMiddle(int channels, int groups)
+        : base(nameof(TemporalMiddle))
     {
         attentions = nn.ModuleList(new VaeAttention(channels, groups));
         resnets = nn.ModuleList(new SpatioTemporalResidual(channels, channels, groups), new SpatioTemporalResidual(channels, channels, groups));
@@ -209,7 +233,8 @@ internal sealed class SpatioTemporalResidual : nn.Module<Tensor, long, Tensor>
     public readonly TemporalResidual temporal_res_block;
     public readonly TemporalMix time_mixer;
 
-    public SpatioTemporalResidual(int inputs, int outputs, int groups) : base(nameof(SpatioTemporalResidual))
+    public SpatioTemporalResidual(int inputs, int outputs, int groups)
+        : base(nameof(SpatioTemporalResidual))
     {
         spatial_res_block = new VaeResidual(inputs, outputs, groups);
         temporal_res_block = new TemporalResidual(outputs, groups);
@@ -234,7 +259,8 @@ internal sealed class TemporalResidual : nn.Module<Tensor, Tensor>
     public readonly GroupNorm norm2;
     public readonly TemporalConv conv2;
 
-    public TemporalResidual(int channels, int groups) : base(nameof(TemporalResidual))
+    public TemporalResidual(int channels, int groups)
+        : base(nameof(TemporalResidual))
     {
         norm1 = new GroupNorm(channels, groups, 1e-5);
         conv1 = new TemporalConv(channels, channels);
@@ -252,12 +278,14 @@ internal sealed class TemporalResidual : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Mixes what is before and after the temporal block, with the weights 1 - s and s = sigmoid of the parameter <c>mix_factor [1]</c>.</summary>
+/// <summary>Mixes what is before and after the temporal block, with the weights 1 - s and s = sigmoid of the parameter <c>mix_factor
+/// [1]</c>.</summary>
 internal sealed class TemporalMix : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly Parameter mix_factor;
 
-    public TemporalMix() : base(nameof(TemporalMix))
+    public TemporalMix()
+        : base(nameof(TemporalMix))
     {
         mix_factor = Parameters.Create(1);
         RegisterComponents();
@@ -278,7 +306,10 @@ internal static class TimeLayout
     public static Tensor To(Tensor x, long batch)
     {
         using var scope = NewDisposeScope();
-        return x.permute(0, 2, 3, 1).reshape(batch, x.shape[0] / batch, x.shape[2] * x.shape[3], x.shape[1]).permute(0, 3, 1, 2).MoveToOuterDisposeScope();
+        return x.permute(0, 2, 3, 1)
+            .reshape(batch, x.shape[0] / batch, x.shape[2] * x.shape[3], x.shape[1])
+            .permute(0, 3, 1, 2)
+            .MoveToOuterDisposeScope();
     }
 
     /// <summary><c>[B, C, T, H W]</c> to the shape <c>[B T, C, H, W]</c>.</summary>

@@ -28,7 +28,8 @@ public sealed record TinyAutoencoderConfig
     /// <summary>Channels of a latent.</summary>
     public int LatentChannels { get; init; } = 4;
 
-    /// <summary>Whether the blocks of the smallest level have a branch with group normalisation, through which places far apart see each other.</summary>
+    /// <summary>Whether the blocks of the smallest level have a branch with group normalisation, through which places far apart see each
+    /// other.</summary>
     public bool MiddleNorm { get; init; }
 
     /// <summary>What latents are multiplied with. 1: these networks were trained on latents as diffusion sees them.</summary>
@@ -43,42 +44,65 @@ public sealed record TinyAutoencoderConfig
     /// <summary>The sizes of a published model.</summary>
     /// <param name="name">One of <see cref="Presets"/>: for the latents of Stable Diffusion 1 and 2, XL, 3, FLUX.1 and FLUX.2.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static TinyAutoencoderConfig Preset(string name) => name switch
-    {
-        "TAESD" or "TAESDXL" => new(),
-        "TAESD3" or "TAEF1" => new() { LatentChannels = 16 },
-        "TAEF2" => new() { LatentChannels = 32, MiddleNorm = true },
-        _ => throw new ArgumentException($"There is no tiny autoencoder '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
-    };
+    public static TinyAutoencoderConfig Preset(string name) =>
+        name switch
+        {
+            "TAESD" or "TAESDXL" => new(),
+            "TAESD3" or "TAEF1" => new() { LatentChannels = 16 },
+            "TAEF2" => new() { LatentChannels = 32, MiddleNorm = true },
+            _ => throw new ArgumentException($"There is no tiny autoencoder '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+        };
 
     /// <summary>Checks that a model can be made of these sizes.</summary>
     /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
     public void Validate()
     {
-        foreach (var (size, name) in new[]
+        foreach (
+            var (size, name) in new[]
+            {
+                (InChannels, nameof(InChannels)),
+                (OutChannels, nameof(OutChannels)),
+                (Channels, nameof(Channels)),
+                (LatentChannels, nameof(LatentChannels)),
+                (MicroBatchSize, nameof(MicroBatchSize)),
+            }
+        )
         {
-            (InChannels, nameof(InChannels)), (OutChannels, nameof(OutChannels)), (Channels, nameof(Channels)),
-            (LatentChannels, nameof(LatentChannels)), (MicroBatchSize, nameof(MicroBatchSize)),
-        })
             Check(size > 0, name, $"{name} is {size}; it must be positive.");
+        }
+
         foreach (var (blocks, name) in new[] { (NumEncoderBlocks, nameof(NumEncoderBlocks)), (NumDecoderBlocks, nameof(NumDecoderBlocks)) })
-            Check(blocks is { Count: > 0 } && blocks.All(count => count is >= 0 and <= 100), name, $"{name} is [{string.Join(", ", blocks ?? [])}]; it must name the blocks of each level, at most 100.");
-        Check(NumEncoderBlocks.Count == NumDecoderBlocks.Count, nameof(NumDecoderBlocks),
-            $"NumEncoderBlocks has {NumEncoderBlocks.Count} levels, NumDecoderBlocks {NumDecoderBlocks.Count}; both must have as many.");
+        {
+            Check(
+                blocks is { Count: > 0 } && blocks.All(count => count is >= 0 and <= 100),
+                name,
+                $"{name} is [{string.Join(", ", blocks ?? [])}]; it must name the blocks of each level, at most 100."
+            );
+        }
+
+        Check(
+            NumEncoderBlocks.Count == NumDecoderBlocks.Count,
+            nameof(NumDecoderBlocks),
+            $"NumEncoderBlocks has {NumEncoderBlocks.Count} levels, NumDecoderBlocks {NumDecoderBlocks.Count}; both must have as many."
+        );
         Check(ScalingFactor is > 0 and < double.PositiveInfinity, nameof(ScalingFactor), $"ScalingFactor is {ScalingFactor}; it must be positive.");
     }
 
     private static void Check(bool right, string name, string message)
     {
         if (!right)
+        {
             throw new ArgumentException($"The tiny autoencoder's configuration is wrong: {message}", name);
+        }
     }
 }
 
 /// <summary>A small, fast stand-in for a large autoencoder with the same latents: convolutions and ReLU, no attention, no sampling.</summary>
 /// <remarks>
-/// Source: TAESD and its relatives (Ollin Boer Bohan, "Tiny AutoEncoder for Stable Diffusion", 2023), distilled from the autoencoders whose latents they share.
-/// Names of parameters are diffusers'; <see cref="LoadPair"/> reads the two files of the original as well. <see cref="Encode"/> and <see cref="Decode"/> keep no
+/// Source: TAESD and its relatives (Ollin Boer Bohan, "Tiny AutoEncoder for Stable Diffusion", 2023), distilled from the autoencoders whose latents
+/// they share.
+/// Names of parameters are diffusers'; <see cref="LoadPair"/> reads the two files of the original as well. <see cref="Encode"/> and
+/// <see cref="Decode"/> keep no
 /// gradients; training uses <see cref="EncodeImages"/> and <see cref="DecodeImages"/>.
 /// </remarks>
 public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
@@ -92,7 +116,8 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public TinyAutoencoder(TinyAutoencoderConfig config, bool initialize = true) : base(nameof(TinyAutoencoder))
+    public TinyAutoencoder(TinyAutoencoderConfig config, bool initialize = true)
+        : base(nameof(TinyAutoencoder))
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -101,7 +126,9 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
         decoder = new TinyStack(DecoderLayers(config));
         RegisterComponents();
         if (initialize)
+        {
             Initialize();
+        }
     }
 
     /// <summary>The sizes and choices that the model was made with.</summary>
@@ -189,7 +216,8 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     {
         var dot = name.IndexOf('.', StringComparison.Ordinal);
         return dot > 0 && int.TryParse(name.AsSpan(0, dot), NumberStyles.None, CultureInfo.InvariantCulture, out var layer) && layer > 0
-            ? string.Create(CultureInfo.InvariantCulture, $"layers.{layer - 1}{name.AsSpan(dot)}") : name;
+            ? string.Create(CultureInfo.InvariantCulture, $"layers.{layer - 1}{name.AsSpan(dot)}")
+            : name;
     }
 
     private static IEnumerable<nn.Module<Tensor, Tensor>> EncoderLayers(TinyAutoencoderConfig config)
@@ -199,7 +227,9 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
         {
             yield return level == 0 ? new Conv2d(config.InChannels, c, 3, padding: 1) : new Conv2d(c, c, 3, stride: 2, padding: 1, hasBias: false);
             for (var i = 0; i < config.NumEncoderBlocks[level]; i++)
+            {
                 yield return new TinyBlock(c, config.MiddleNorm && level == levels - 1);
+            }
         }
         yield return new Conv2d(c, config.LatentChannels, 3, padding: 1);
     }
@@ -212,7 +242,10 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
         for (var level = 0; level < levels; level++)
         {
             for (var i = 0; i < config.NumDecoderBlocks[level]; i++)
+            {
                 yield return new TinyBlock(c, config.MiddleNorm && level == 0);
+            }
+
             if (level < levels - 1)
             {
                 yield return new Doubling();
@@ -228,7 +261,8 @@ internal sealed class TinyStack : nn.Module<Tensor, Tensor>
 {
     public readonly Sequential layers;
 
-    public TinyStack(IEnumerable<nn.Module<Tensor, Tensor>> modules) : base(nameof(TinyStack))
+    public TinyStack(IEnumerable<nn.Module<Tensor, Tensor>> modules)
+        : base(nameof(TinyStack))
     {
         layers = nn.Sequential(modules.ToArray());
         RegisterComponents();
@@ -237,19 +271,33 @@ internal sealed class TinyStack : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x) => layers.call(x);
 }
 
-/// <summary>Three convolutions beside a shortcut. Parameters <c>conv.0</c>, <c>conv.2</c>, <c>conv.4</c>, with the normalised branch before them <c>pool.0</c>, <c>pool.1</c>, <c>pool.3</c>.</summary>
+/// <summary>Three convolutions beside a shortcut. Parameters <c>conv.0</c>, <c>conv.2</c>, <c>conv.4</c>, with the normalised branch before them
+/// <c>pool.0</c>, <c>pool.1</c>, <c>pool.3</c>.</summary>
 internal sealed class TinyBlock : nn.Module<Tensor, Tensor>
 {
-    private const int Wider = 4, Groups = 4;
+    private const int Wider = 4,
+        Groups = 4;
     public readonly Sequential conv;
     public readonly Sequential? pool;
 
-    public TinyBlock(int channels, bool norm) : base(nameof(TinyBlock))
+    public TinyBlock(int channels, bool norm)
+        : base(nameof(TinyBlock))
     {
         var c = channels;
-        conv = nn.Sequential(new Conv2d(c, c, 3, padding: 1), nn.ReLU(inplace: true), new Conv2d(c, c, 3, padding: 1), nn.ReLU(inplace: true), new Conv2d(c, c, 3, padding: 1));
+        conv = nn.Sequential(
+            new Conv2d(c, c, 3, padding: 1),
+            nn.ReLU(inplace: true),
+            new Conv2d(c, c, 3, padding: 1),
+            nn.ReLU(inplace: true),
+            new Conv2d(c, c, 3, padding: 1)
+        );
         pool = norm
-            ? nn.Sequential(new Conv2d(c, Wider * c, 1, hasBias: false), new GroupNorm(Wider * c, Groups, 1e-5), nn.ReLU(inplace: true), new Conv2d(Wider * c, c, 1, hasBias: false))
+            ? nn.Sequential(
+                new Conv2d(c, Wider * c, 1, hasBias: false),
+                new GroupNorm(Wider * c, Groups, 1e-5),
+                nn.ReLU(inplace: true),
+                new Conv2d(Wider * c, c, 1, hasBias: false)
+            )
             : null;
         RegisterComponents();
     }
@@ -258,7 +306,10 @@ internal sealed class TinyBlock : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         if (pool is not null)
+        {
             x = x + pool.call(x);
+        }
+
         return conv.call(x).add_(x).relu_().MoveToOuterDisposeScope();
     }
 }
@@ -266,7 +317,8 @@ internal sealed class TinyBlock : nn.Module<Tensor, Tensor>
 /// <summary>Doubles height and width: nearest neighbours.</summary>
 internal sealed class Doubling : nn.Module<Tensor, Tensor>
 {
-    public Doubling() : base(nameof(Doubling)) => RegisterComponents();
+    public Doubling()
+        : base(nameof(Doubling)) => RegisterComponents();
 
     public override Tensor forward(Tensor x) => nn.functional.interpolate(x, scale_factor: [2, 2], mode: InterpolationMode.Nearest);
 }

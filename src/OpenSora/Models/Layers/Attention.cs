@@ -18,20 +18,29 @@ internal static class DotProduct
     {
         using var scope = NewDisposeScope();
         if (q.dim() == 3)
+        {
             return Attend(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), scale, bias?.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
+        }
+
         var factor = scale * Math.Sqrt(q.shape[^1]); // the operator itself divides by the root
         if (Math.Abs(factor - 1) > 1e-12)
+        {
             q = q * factor;
+        }
+
         return nn.functional.scaled_dot_product_attention(q, k, v, bias?.In(q.dtype)).MoveToOuterDisposeScope();
     }
 }
 
 /// <summary>Multi-head self attention along one axis of a grid of tokens.</summary>
-/// <remarks>Parameters <c>qkv</c> (split as 3, heads, channels of a head), <c>proj</c>, and with normalised queries and keys <c>q_norm</c>, <c>k_norm</c>.</remarks>
+/// <remarks>Parameters <c>qkv</c> (split as 3, heads, channels of a head), <c>proj</c>, and with normalised queries and keys <c>q_norm</c>,
+/// <c>k_norm</c>.</remarks>
 public sealed class SelfAttention : nn.Module<Tensor, Tensor>
 {
     /// <summary>The axes of <c>[batch, frames, places, channels]</c> to attend along; <see cref="All"/> is both as one.</summary>
-    internal const int All = 0, Time = 1, Space = 2;
+    internal const int All = 0,
+        Time = 1,
+        Space = 2;
 
     internal readonly Linear qkv;
     internal readonly Linear proj;
@@ -44,11 +53,15 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
     /// <param name="heads">Heads.</param>
     /// <param name="qkNorm">Whether queries and keys are normalised: by their mean and variance (STDiT)...</param>
     /// <param name="rms">...or by their root mean square (STDiT2, STDiT3).</param>
-    public SelfAttention(int channels, int heads, bool qkNorm = false, bool rms = false) : base(nameof(SelfAttention))
+    public SelfAttention(int channels, int heads, bool qkNorm = false, bool rms = false)
+        : base(nameof(SelfAttention))
     {
         _heads = heads;
         qkv = new Linear(channels, 3L * channels);
-        nn.Module<Tensor, Tensor>? HeadNorm() => !qkNorm ? null : rms ? new RMSNorm(channels / heads, 1e-6) : new LayerNorm(channels / heads, 1e-5);
+        nn.Module<Tensor, Tensor>? HeadNorm() =>
+            !qkNorm ? null
+            : rms ? new RMSNorm(channels / heads, 1e-6)
+            : new LayerNorm(channels / heads, 1e-5);
         (q_norm, k_norm) = (HeadNorm(), HeadNorm());
         proj = new Linear(channels, channels);
         RegisterComponents();
@@ -71,12 +84,16 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
         if (axis == All)
+        {
             return AttendAlong(Space, x.view(b, 1, t * s, c)).view(b, t, s, c).MoveToOuterDisposeScope();
+        }
+
         var projected = qkv.call(x).view(b, t, s, 3, _heads, -1);
-        var y = axis == Space
-            ? Attend(projected.view(b * t, s, 3, _heads, -1), rope, ropeFirst)
-            // One sample after the other, because the places of several samples have no common stride and would have to be copied.
-            : stack(projected.unbind(0).Select(sample => Attend(sample.transpose(0, 1), rope, ropeFirst).transpose(0, 1)));
+        var y =
+            axis == Space
+                ? Attend(projected.view(b * t, s, 3, _heads, -1), rope, ropeFirst)
+                // One sample after the other, because the places of several samples have no common stride and would have to be copied.
+                : stack(projected.unbind(0).Select(sample => Attend(sample.transpose(0, 1), rope, ropeFirst).transpose(0, 1)));
         return proj.call(y.reshape(b, t, s, c)).MoveToOuterDisposeScope();
     }
 
@@ -86,11 +103,20 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
         var parts = qkv.permute(2, 0, 3, 1, 4).unbind(0); // [batch, heads, length, d]
         var (q, k, v) = (parts[0], parts[1], parts[2]);
         if (rope is not null && ropeFirst)
+        {
             (q, k) = (rope.call(q), rope.call(k));
+        }
+
         if (q_norm is not null && k_norm is not null)
+        {
             (q, k) = (q_norm.call(q).In(q.dtype), k_norm.call(k).In(k.dtype));
+        }
+
         if (rope is not null && !ropeFirst)
+        {
             (q, k) = (rope.call(q), rope.call(k));
+        }
+
         return DotProduct.Attend(q, k, v, 1 / Math.Sqrt(q.shape[^1])).transpose(1, 2);
     }
 }
@@ -104,7 +130,8 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
     public readonly Linear proj;
     private readonly int _heads;
 
-    public CrossAttention(int channels, int heads) : base(nameof(CrossAttention))
+    public CrossAttention(int channels, int heads)
+        : base(nameof(CrossAttention))
     {
         _heads = heads;
         q_linear = new Linear(channels, channels);
@@ -122,29 +149,39 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
         using var scope = NewDisposeScope();
         var (b, n, m, c) = (x.shape[0], x.shape[1], y.shape[1], x.shape[2]);
         var d = c / _heads;
-        var q = q_linear.call(x).view(b, n, _heads, d).transpose(1, 2);                             // [b, heads, n, d]
-        var kv = kv_linear.call(y).view(b, m, 2, _heads, d).permute(2, 0, 3, 1, 4).unbind(0);       // 2 of [b, heads, m, d]
+        var q = q_linear.call(x).view(b, n, _heads, d).transpose(1, 2); // [b, heads, n, d]
+        var kv = kv_linear.call(y).view(b, m, 2, _heads, d).permute(2, 0, 3, 1, 4).unbind(0); // 2 of [b, heads, m, d]
         var z = DotProduct.Attend(q, kv[0], kv[1], 1 / Math.Sqrt(d), bias?.view(b, _heads, 1, m));
         return proj.call(z.transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
     }
 
     /// <summary>Cuts the text's tokens after the last one that any row uses, and masks the rest.</summary>
     /// <param name="text"><c>[batch, m, channels]</c></param>
-    /// <param name="mask"><c>[rows, m]</c>, not 0 where a token counts; null: all do. Fewer rows than the batch are repeated over it as a whole.</param>
+    /// <param name="mask"><c>[rows, m]</c>, not 0 where a token counts; null: all do. Fewer rows than the batch are repeated over it as a
+    /// whole.</param>
     /// <param name="heads">Heads of the attention.</param>
     /// <returns>The text <c>[batch, used, channels]</c>, and what <see cref="KeyBias"/> makes of the mask where it is needed.</returns>
     /// <exception cref="ArgumentException">A row of the mask has no token.</exception>
     public static (Tensor Text, Tensor? Bias) Keys(Tensor text, Tensor? mask, int heads)
     {
         if (mask is null)
+        {
             return (text, null);
+        }
+
         using var scope = NewDisposeScope();
         var real = mask.ne(0);
         if (!real.any(1).all().item<bool>())
+        {
             throw new ArgumentException("A row of the text mask has no token. Keep at least the closing token of every prompt.", nameof(mask));
+        }
+
         var used = real.any(0).nonzero().max().item<long>() + 1;
         if (mask.shape[0] != text.shape[0])
+        {
             real = real.repeat(text.shape[0] / mask.shape[0], 1);
+        }
+
         var bias = real.all().item<bool>() ? null : KeyBias(real.narrow(1, 0, used), heads);
         return (text.narrow(1, 0, used).MoveToOuterDisposeScope(), bias?.MoveToOuterDisposeScope());
     }

@@ -14,7 +14,8 @@ public sealed class Mlp : nn.Module<Tensor, Tensor>
     /// <param name="inputs">Channels of the input.</param>
     /// <param name="hidden">Channels between the layers.</param>
     /// <param name="outputs">Channels of the output.</param>
-    public Mlp(long inputs, long hidden, long outputs) : base(nameof(Mlp))
+    public Mlp(long inputs, long hidden, long outputs)
+        : base(nameof(Mlp))
     {
         fc1 = new Linear(inputs, hidden);
         fc2 = new Linear(hidden, outputs);
@@ -36,7 +37,8 @@ internal sealed class LayerNorm : nn.Module<Tensor, Tensor>
     public readonly Parameter bias;
     private readonly double _eps;
 
-    public LayerNorm(long channels, double eps) : base(nameof(LayerNorm))
+    public LayerNorm(long channels, double eps)
+        : base(nameof(LayerNorm))
     {
         _eps = eps;
         weight = Parameters.Create(channels);
@@ -58,7 +60,8 @@ internal sealed class RMSNorm : nn.Module<Tensor, Tensor>
     public readonly Parameter weight;
     private readonly double _eps;
 
-    public RMSNorm(long channels, double eps) : base(nameof(RMSNorm))
+    public RMSNorm(long channels, double eps)
+        : base(nameof(RMSNorm))
     {
         _eps = eps;
         weight = Parameters.Create(channels);
@@ -105,9 +108,11 @@ public static class AdaLn
     public static Tensor AddGated(Tensor x, Tensor gate, Tensor branch) => x.addcmul(gate, branch, 1);
 
     /// <summary>The same for an <paramref name="x"/> that nothing else needs: without gradients its memory is used again.</summary>
-    internal static Tensor AddGatedTo(Tensor x, Tensor gate, Tensor branch) => is_grad_enabled() ? x.addcmul(gate, branch, 1) : x.addcmul_(gate, branch, 1);
+    internal static Tensor AddGatedTo(Tensor x, Tensor gate, Tensor branch) =>
+        is_grad_enabled() ? x.addcmul(gate, branch, 1) : x.addcmul_(gate, branch, 1);
 
-    /// <summary>The residual step <c>x + branch</c> for an <paramref name="x"/> that nothing else needs: without gradients its memory is used again.</summary>
+    /// <summary>The residual step <c>x + branch</c> for an <paramref name="x"/> that nothing else needs: without gradients its memory is used
+    /// again.</summary>
     internal static Tensor AddTo(Tensor x, Tensor branch) => is_grad_enabled() ? x + branch : x.add_(branch);
 }
 
@@ -117,7 +122,8 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
     public readonly Parameter scale_shift_table;
     public readonly Linear linear;
 
-    public FinalLayer(long channels, long outputs) : base(nameof(FinalLayer))
+    public FinalLayer(long channels, long outputs)
+        : base(nameof(FinalLayer))
     {
         scale_shift_table = Parameters.Create(2, channels);
         linear = new Linear(channels, outputs) { Exact = true };
@@ -133,7 +139,8 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
         return linear.call(Modulate(x, t)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The same where some tokens are of given frames, at time 0. What comes of these is of no use to anybody; as published, they are modulated twice.</summary>
+    /// <summary>The same where some tokens are of given frames, at time 0. What comes of these is of no use to anybody; as published, they are
+    /// modulated twice.</summary>
     /// <param name="x"><c>[batch, tokens, channels]</c></param>
     /// <param name="t"><c>[batch, channels]</c></param>
     /// <param name="clean">The embedding of time 0, <c>[batch, channels]</c>.</param>
@@ -160,7 +167,8 @@ internal sealed class GroupNorm : nn.Module<Tensor, Tensor>
     private readonly int _groups;
     private readonly double _eps;
 
-    public GroupNorm(long channels, int groups, double eps = 1e-6) : base(nameof(GroupNorm))
+    public GroupNorm(long channels, int groups, double eps = 1e-6)
+        : base(nameof(GroupNorm))
     {
         (_groups, _eps) = (groups, eps);
         weight = Parameters.Create(channels);

@@ -17,13 +17,17 @@ internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
     public override string Name => nameof(Checkpointed);
 
     /// <summary>Runs a function of tensors and of a module's parameters.</summary>
-    /// <param name="module">The module. Its parameters are inputs of the operation as well, so that gradients reach them however they are asked for.</param>
+    /// <param name="module">The module. Its parameters are inputs of the operation as well, so that gradients reach them however they are asked
+    /// for.</param>
     /// <param name="function">The function; it gets the inputs in their order.</param>
     /// <param name="inputs">All tensors, apart from the parameters, that the function depends on.</param>
     public static Tensor Run(nn.Module module, Func<Tensor?[], Tensor> function, params Tensor?[] inputs)
     {
         if (!is_grad_enabled())
+        {
             return function(inputs);
+        }
+
         Parameter[] parameters = [.. module.parameters().Where(parameter => parameter.requires_grad)];
         var call = new Call(function, Array.ConvertAll(inputs, input => input is not null), parameters);
         return apply([call, .. inputs.OfType<Tensor>(), .. parameters]);

@@ -14,7 +14,8 @@ public sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
     /// <param name="inputs">Channels of the video.</param>
     /// <param name="channels">Channels of a token.</param>
     /// <param name="patch">Frames, height and width of a patch.</param>
-    public PatchEmbedder(long inputs, long channels, (long T, long H, long W) patch) : base(nameof(PatchEmbedder))
+    public PatchEmbedder(long inputs, long channels, (long T, long H, long W) patch)
+        : base(nameof(PatchEmbedder))
     {
         _patch = patch;
         proj = new Linear(inputs, channels, true, patch.T, patch.H, patch.W);
@@ -29,7 +30,10 @@ public sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         var (t, h, w) = _patch;
         if (x.shape[2] % t != 0 || x.shape[3] % h != 0 || x.shape[4] % w != 0)
+        {
             x = nn.functional.pad(x, [0, Missing(x.shape[4], w), 0, Missing(x.shape[3], h), 0, Missing(x.shape[2], t)], PaddingModes.Constant);
+        }
+
         var (b, c) = (x.shape[0], x.shape[1]);
         var (frames, rows, columns) = (x.shape[2] / t, x.shape[3] / h, x.shape[4] / w);
         var patches = x.view(b, c, frames, t, rows, h, columns, w).permute(0, 2, 4, 6, 1, 3, 5, 7);
@@ -47,8 +51,11 @@ public sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         var ((t, h, w), b) = (_patch, x.shape[0]);
-        return x.view(b, frames, rows, columns, t, h, w, channels).permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(b, channels, frames * t, rows * h, columns * w)
-            .In(ScalarType.Float32).MoveToOuterDisposeScope();
+        return x.view(b, frames, rows, columns, t, h, w, channels)
+            .permute(0, 7, 1, 4, 2, 5, 3, 6)
+            .reshape(b, channels, frames * t, rows * h, columns * w)
+            .In(ScalarType.Float32)
+            .MoveToOuterDisposeScope();
     }
 
     private static long Missing(long size, long patch) => (patch - size % patch) % patch;
@@ -62,7 +69,8 @@ public sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
 
     /// <summary>Initializes an embedder whose weights have no values yet.</summary>
     /// <param name="channels">Channels of the embedding.</param>
-    public TimestepEmbedder(long channels) : base(nameof(TimestepEmbedder))
+    public TimestepEmbedder(long channels)
+        : base(nameof(TimestepEmbedder))
     {
         mlp = nn.Sequential(new Linear(Frequencies, channels) { Exact = true }, nn.SiLU(), new Linear(channels, channels) { Exact = true });
         RegisterComponents();
@@ -95,7 +103,8 @@ internal sealed class SizeEmbedder : nn.Module<Tensor, Tensor>
     private const int Frequencies = 256;
     public readonly Sequential mlp;
 
-    public SizeEmbedder(long channels) : base(nameof(SizeEmbedder))
+    public SizeEmbedder(long channels)
+        : base(nameof(SizeEmbedder))
     {
         mlp = nn.Sequential(new Linear(Frequencies, channels) { Exact = true }, nn.SiLU(), new Linear(channels, channels) { Exact = true });
         RegisterComponents();
@@ -116,7 +125,8 @@ internal sealed class CaptionEmbedder : nn.Module<Tensor, Tensor?, Tensor>
     public readonly Tensor y_embedding;
     public readonly Mlp y_proj;
 
-    public CaptionEmbedder(long inputs, long channels, long tokens) : base(nameof(CaptionEmbedder))
+    public CaptionEmbedder(long inputs, long channels, long tokens)
+        : base(nameof(CaptionEmbedder))
     {
         y_embedding = Parameters.Buffer(tokens, inputs);
         y_proj = new Mlp(inputs, channels, channels);
@@ -131,7 +141,10 @@ internal sealed class CaptionEmbedder : nn.Module<Tensor, Tensor?, Tensor>
     {
         using var scope = NewDisposeScope();
         if (drop is not null)
+        {
             captions = where(drop.view(-1, 1, 1, 1), y_embedding.narrow(0, 0, captions.shape[2]).In(captions.dtype), captions);
+        }
+
         return y_proj.call(captions).MoveToOuterDisposeScope();
     }
 }
@@ -142,7 +155,8 @@ internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
     public readonly Embedding embedding_table;
     private readonly long _classes;
 
-    public LabelEmbedder(long classes, long channels) : base(nameof(LabelEmbedder))
+    public LabelEmbedder(long classes, long channels)
+        : base(nameof(LabelEmbedder))
     {
         _classes = classes;
         embedding_table = new Embedding(classes + 1, channels);
@@ -162,7 +176,8 @@ internal sealed class Embedding : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
 
-    public Embedding(long rows, long channels) : base(nameof(Embedding))
+    public Embedding(long rows, long channels)
+        : base(nameof(Embedding))
     {
         weight = Parameters.Create(rows, channels);
         RegisterComponents();

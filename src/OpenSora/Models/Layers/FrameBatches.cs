@@ -26,7 +26,8 @@ internal static class FrameBatches
         return cat(parts).unflatten(0, b, t).transpose(1, 2).contiguous().MoveToOuterDisposeScope();
     }
 
-    /// <summary>The same numbers with the channels innermost in memory: faster convolutions, on CPUs above all, and every layer keeps the order.</summary>
+    /// <summary>The same numbers with the channels innermost in memory: faster convolutions, on CPUs above all, and every layer keeps the
+    /// order.</summary>
     /// <param name="images"><c>[n, C, H, W]</c></param>
     public static Tensor ChannelsLast(Tensor images) => images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2);
 
@@ -36,9 +37,15 @@ internal static class FrameBatches
     {
         var shape = tensor.shape;
         if (shape.Length == dimensions && shape[1] == channels && shape.All(size => size > 0) && shape[^1] % factor == 0 && shape[^2] % factor == 0)
+        {
             return;
+        }
+
         var sizes = dimensions == 5 ? "frames, height, width" : "height, width";
-        throw new ArgumentException($"The {parameter} have shape [{string.Join(", ", shape)}]; expected [batch, {channels}, {sizes}]"
-            + (factor == 1 ? "." : $", height and width multiples of {factor}."), parameter);
+        throw new ArgumentException(
+            $"The {parameter} have shape [{string.Join(", ", shape)}]; expected [batch, {channels}, {sizes}]"
+                + (factor == 1 ? "." : $", height and width multiples of {factor}."),
+            parameter
+        );
     }
 }

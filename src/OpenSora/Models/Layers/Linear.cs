@@ -13,7 +13,8 @@ internal interface IComputeLayer
 }
 
 /// <summary>A linear layer: <c>x W^T + b</c>. Its output stays in the type that it computes in.</summary>
-/// <remarks>Parameters <c>weight [outputs, inputs, kernel...]</c> and <c>bias [outputs]</c>. A kernel makes it the projection of flattened patches.</remarks>
+/// <remarks>Parameters <c>weight [outputs, inputs, kernel...]</c> and <c>bias [outputs]</c>. A kernel makes it the projection of flattened
+/// patches.</remarks>
 public sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
 {
     /// <summary><c>[outputs, inputs, kernel...]</c></summary>
@@ -27,7 +28,8 @@ public sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
     /// <param name="outputs">Channels of the output.</param>
     /// <param name="hasBias">Whether the layer has a bias.</param>
     /// <param name="kernel">Further sizes of the weight, for the projection of patches.</param>
-    public Linear(long inputs, long outputs, bool hasBias = true, params long[] kernel) : base(nameof(Linear))
+    public Linear(long inputs, long outputs, bool hasBias = true, params long[] kernel)
+        : base(nameof(Linear))
     {
         weight = Parameters.Create([outputs, inputs, .. kernel]);
         bias = hasBias ? Parameters.Create(outputs) : null;
@@ -59,7 +61,8 @@ internal sealed class Conv2d : nn.Module<Tensor, Tensor>, IComputeLayer
     private readonly long[] _strides;
     private readonly long[] _padding;
 
-    public Conv2d(long inputs, long outputs, long size, long stride = 1, long padding = 0, bool hasBias = true) : base(nameof(Conv2d))
+    public Conv2d(long inputs, long outputs, long size, long stride = 1, long padding = 0, bool hasBias = true)
+        : base(nameof(Conv2d))
     {
         weight = Parameters.Create(outputs, inputs, size, size);
         bias = hasBias ? Parameters.Create(outputs) : null;
@@ -84,7 +87,8 @@ internal sealed class TemporalConv : nn.Module<Tensor, Tensor>, IComputeLayer
     public readonly Parameter weight;
     public readonly Parameter bias;
 
-    public TemporalConv(long inputs, long outputs) : base(nameof(TemporalConv))
+    public TemporalConv(long inputs, long outputs)
+        : base(nameof(TemporalConv))
     {
         weight = Parameters.Create(outputs, inputs, 3, 1, 1);
         bias = Parameters.Create(outputs);
@@ -126,7 +130,8 @@ internal static class Parameters
     /// <summary>An uninitialised tensor that no dispose scope owns.</summary>
     public static Tensor Buffer(params long[] shape) => empty(shape, dtype: ScalarType.Float32, device: _device).DetachFromDisposeScope();
 
-    /// <summary>Until the result is disposed of, models made on this thread get the shapes of their parameters but no memory for them (the meta device): to
+    /// <summary>Until the result is disposed of, models made on this thread get the shapes of their parameters but no memory for them (the meta
+    /// device): to
     /// look at an architecture without having the room for it. They must be made with <c>initialize: false</c> and cannot run.</summary>
     public static IDisposable ShapesOnly()
     {
@@ -176,7 +181,9 @@ internal static class Parameters
                 var fanIn = weight.numel() / weight.shape[0];
                 FanIn(weight, fanIn, generator);
                 if (bias is not null)
+                {
                     FanIn(bias, fanIn, generator);
+                }
             }
             if (module is GroupNorm norm)
             {

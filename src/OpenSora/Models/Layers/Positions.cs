@@ -21,7 +21,10 @@ public static class Positions
     {
         var table = new float[length * channels];
         for (var i = 0; i < length; i++)
+        {
             Fill(table.AsSpan(i * channels, channels), i / scale);
+        }
+
         return tensor(table, [1, length, channels]);
     }
 
@@ -44,7 +47,10 @@ public static class Positions
         {
             var table = new float[size * half];
             for (var i = 0; i < size; i++)
+            {
                 Fill(table.AsSpan(i * half, half), (float)(i / scale) * (baseSize is { } side ? (float)side / size : 1));
+            }
+
             return tensor(table);
         }
     }
@@ -60,13 +66,15 @@ public static class Positions
     }
 }
 
-/// <summary>Rotary positions: neighbouring channels are pairs, which turn by the token's place times a frequency, so that products of queries and keys depend on how
+/// <summary>Rotary positions: neighbouring channels are pairs, which turn by the token's place times a frequency, so that products of queries and
+/// keys depend on how
 /// far apart they are (Su et al., 2021, "RoFormer"). Parameter <c>freqs [channels / 2]</c>, not trained.</summary>
 internal sealed class Rope : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter freqs;
 
-    public Rope(int channels) : base(nameof(Rope))
+    public Rope(int channels)
+        : base(nameof(Rope))
     {
         freqs = Parameters.Create(channels / 2);
         freqs.requires_grad = false;
@@ -86,7 +94,7 @@ internal sealed class Rope : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         var (tokens, pairs) = (x.shape[^2], x.shape[^1] / 2);
-        var angles = arange(0, tokens, ScalarType.Float32, x.device).unsqueeze(1) * freqs.detach().In(ScalarType.Float32);  // [tokens, pairs]
+        var angles = arange(0, tokens, ScalarType.Float32, x.device).unsqueeze(1) * freqs.detach().In(ScalarType.Float32); // [tokens, pairs]
         var (cos, sin) = (angles.cos(), angles.sin());
         var both = x.In(ScalarType.Float32).unflatten(x.dim() - 1, pairs, 2).unbind(-1);
         var turned = stack([both[0] * cos - both[1] * sin, both[1] * cos + both[0] * sin], -1);

@@ -37,7 +37,9 @@ public sealed class CachedTextEncoder : ITextEncoder
         get
         {
             lock (_lock)
+            {
                 return _recent.Count;
+            }
         }
     }
 
@@ -46,7 +48,10 @@ public sealed class CachedTextEncoder : ITextEncoder
     {
         ArgumentNullException.ThrowIfNull(prompts);
         if (prompts.Count == 0)
+        {
             throw new ArgumentException("There is no prompt to encode; give at least one, which may be empty.", nameof(prompts));
+        }
+
         using var scope = NewDisposeScope();
         var found = new Dictionary<string, TextStates>(StringComparer.Ordinal); // each of a batch of one
         lock (_lock)
@@ -91,10 +96,16 @@ public sealed class CachedTextEncoder : ITextEncoder
         lock (_lock)
         {
             if (_disposed)
+            {
                 return;
+            }
+
             _disposed = true;
             foreach (var (_, states) in _recent)
+            {
                 states.Dispose();
+            }
+
             _recent.Clear();
             _places.Clear();
         }
@@ -107,11 +118,17 @@ public sealed class CachedTextEncoder : ITextEncoder
         lock (_lock)
         {
             if (_disposed || _places.ContainsKey(prompt))
+            {
                 return;
+            }
+
             var kept = new TextStates(states.States.alias().DetachFromDisposeScope(), states.Mask.alias().DetachFromDisposeScope());
             _places.Add(prompt, _recent.AddFirst((prompt, kept)));
             if (_recent.Count <= _capacity)
+            {
                 return;
+            }
+
             var (oldest, leaving) = _recent.Last!.Value;
             _recent.RemoveLast();
             _places.Remove(oldest);

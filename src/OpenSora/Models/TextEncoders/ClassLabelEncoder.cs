@@ -16,7 +16,8 @@ public sealed record ClassLabels
 
 /// <summary>Takes a class for a prompt: the text encoder of models that are conditioned on classes, such as the official DiT and Latte.</summary>
 /// <remarks>
-/// A prompt is a number, as in <c>207</c> or <c>class 207</c>, or one of the names, whatever its case. An empty prompt is no class. The state of a prompt is its
+/// A prompt is a number, as in <c>207</c> or <c>class 207</c>, or one of the names, whatever its case. An empty prompt is no class. The state of a
+/// prompt is its
 /// class's number.
 /// </remarks>
 public sealed class ClassLabelEncoder : ITextEncoder
@@ -34,15 +35,26 @@ public sealed class ClassLabelEncoder : ITextEncoder
     {
         ArgumentNullException.ThrowIfNull(labels);
         if (labels.Count < 1)
+        {
             throw new ArgumentException($"The class labels are wrong: Count is {labels.Count}; it must be positive.", nameof(labels));
+        }
+
         if (labels.Names is { } given && given.Count != labels.Count)
-            throw new ArgumentException($"The class labels are wrong: there are {given.Count} names for {labels.Count} classes; give one a class, or none.", nameof(labels));
+        {
+            throw new ArgumentException(
+                $"The class labels are wrong: there are {given.Count} names for {labels.Count} classes; give one a class, or none.",
+                nameof(labels)
+            );
+        }
+
         (_labels, _device) = (labels, device ?? CPU);
         foreach (var (number, names) in (labels.Names ?? []).Index())
         {
             // A name that several classes share (ImageNet's two cranes) is the first one's.
             foreach (var name in names.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries).Append(names.Trim()))
+            {
                 _numbers.TryAdd(name, number);
+            }
         }
     }
 
@@ -59,7 +71,10 @@ public sealed class ClassLabelEncoder : ITextEncoder
     {
         ArgumentNullException.ThrowIfNull(prompts);
         if (prompts.Count == 0)
+        {
             throw new ArgumentException("There is no class to encode; give at least one, which may be empty.", nameof(prompts));
+        }
+
         float[] numbers = [.. prompts.Select(prompt => (float)NumberOf(prompt))];
         using var scope = NewDisposeScope();
         var states = tensor(numbers, [prompts.Count, 1, 1], device: _device);
@@ -76,19 +91,37 @@ public sealed class ClassLabelEncoder : ITextEncoder
         ArgumentNullException.ThrowIfNull(prompt);
         var text = prompt.Trim();
         if (text.Length == 0)
+        {
             return _labels.Count;
+        }
+
         if (_numbers.TryGetValue(text, out var number))
+        {
             return number;
+        }
+
         var digits = text.StartsWith(Prefix, StringComparison.OrdinalIgnoreCase) ? text[Prefix.Length..].Trim() : text;
         if (int.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out number) && number < _labels.Count)
+        {
             return number;
-        var near = _numbers.Keys.Where(name => name.Contains(text, StringComparison.OrdinalIgnoreCase)).Order(StringComparer.OrdinalIgnoreCase).Take(5).ToList();
-        throw new ArgumentException($"There is no class '{text}'. This model makes videos of {_labels.Count} classes rather than of texts: give a number from 0 to {_labels.Count - 1}, as in 'class 0'"
-            + (_labels.Names is null ? "." : near.Count == 0 ? $", or a name such as '{_labels.Names[0]}'." : $", or a name: {string.Join("; ", near)}."), nameof(prompt));
+        }
+
+        var near = _numbers
+            .Keys.Where(name => name.Contains(text, StringComparison.OrdinalIgnoreCase))
+            .Order(StringComparer.OrdinalIgnoreCase)
+            .Take(5)
+            .ToList();
+        throw new ArgumentException(
+            $"There is no class '{text}'. This model makes videos of {_labels.Count} classes rather than of texts: give a number from 0 to {_labels.Count - 1}, as in 'class 0'"
+                + (
+                    _labels.Names is null ? "."
+                    : near.Count == 0 ? $", or a name such as '{_labels.Names[0]}'."
+                    : $", or a name: {string.Join("; ", near)}."
+                ),
+            nameof(prompt)
+        );
     }
 
     /// <summary>Holds nothing.</summary>
-    public void Dispose()
-    {
-    }
+    public void Dispose() { }
 }

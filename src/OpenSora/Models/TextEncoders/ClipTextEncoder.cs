@@ -35,7 +35,13 @@ public sealed class ClipTextEncoder : ITextEncoder
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(tokenizer);
         if (output == ClipOutput.Projected && model.Config.ProjectionDim is null)
-            throw new ArgumentException("The projected output is wanted, but the model has no projection; set ProjectionDim in its configuration.", nameof(output));
+        {
+            throw new ArgumentException(
+                "The projected output is wanted, but the model has no projection; set ProjectionDim in its configuration.",
+                nameof(output)
+            );
+        }
+
         (_model, _tokenizer, _output) = (model, tokenizer, output);
         model.eval();
     }
@@ -58,8 +64,15 @@ public sealed class ClipTextEncoder : ITextEncoder
         ArgumentNullException.ThrowIfNull(config);
         var pieces = ClipTokenizer.Open(tokenizer);
         if (pieces.Count > config.VocabSize || pieces.EosId != config.EosTokenId)
-            throw new InvalidTokenizerException(tokenizer, $"it has {pieces.Count} pieces and closes texts with {pieces.EosId}, but the text encoder's vocabulary has {config.VocabSize} "
-                + $"and its texts close with {config.EosTokenId}.", "the tokenizer that the network was trained with");
+        {
+            throw new InvalidTokenizerException(
+                tokenizer,
+                $"it has {pieces.Count} pieces and closes texts with {pieces.EosId}, but the text encoder's vocabulary has {config.VocabSize} "
+                    + $"and its texts close with {config.EosTokenId}.",
+                "the tokenizer that the network was trained with"
+            );
+        }
+
         var model = new ClipTextModel(config, initialize: false);
         try
         {
@@ -78,7 +91,9 @@ public sealed class ClipTextEncoder : ITextEncoder
     {
         ArgumentNullException.ThrowIfNull(prompts);
         if (prompts.Count == 0)
+        {
             throw new ArgumentException("There is no prompt to encode; give at least one, which may be empty.", nameof(prompts));
+        }
 
         var places = _model.Config.MaxPositionEmbeddings;
         var ids = new long[prompts.Count, places];
@@ -97,8 +112,13 @@ public sealed class ClipTextEncoder : ITextEncoder
         using var scope = NewDisposeScope();
         var device = _model.parameters().First().device;
         var output = _model.call(tensor(ids).to(device));
-        var (states, real) = _output == ClipOutput.States ? (output.States, tensor(mask).to(device))
-            : ((_output == ClipOutput.Pooled ? output.Pooled : output.Projected!).unsqueeze(1), ones([prompts.Count, 1], ScalarType.Bool, device));
+        var (states, real) =
+            _output == ClipOutput.States
+                ? (output.States, tensor(mask).to(device))
+                : (
+                    (_output == ClipOutput.Pooled ? output.Pooled : output.Projected!).unsqueeze(1),
+                    ones([prompts.Count, 1], ScalarType.Bool, device)
+                );
         return new TextStates(states.MoveToOuterDisposeScope(), real.MoveToOuterDisposeScope());
     }
 

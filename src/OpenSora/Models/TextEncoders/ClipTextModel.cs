@@ -26,7 +26,8 @@ public sealed record ClipTextConfig
     /// <summary>The most tokens.</summary>
     public int MaxPositionEmbeddings { get; init; } = 77;
 
-    /// <summary>Channels of the vector that is compared with pictures; null: the model has no such projection, as text encoders of diffusion models.</summary>
+    /// <summary>Channels of the vector that is compared with pictures; null: the model has no such projection, as text encoders of diffusion
+    /// models.</summary>
     public int? ProjectionDim { get; init; }
 
     /// <summary><c>quick_gelu</c> (OpenAI's models) or <c>gelu</c> (OpenCLIP's).</summary>
@@ -44,25 +45,45 @@ public sealed record ClipTextConfig
     /// <summary>The sizes of the text half of a published model (Radford et al., 2021, table 20), without the projection.</summary>
     /// <param name="name">One of <see cref="Presets"/>, which name the other half.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static ClipTextConfig Preset(string name) => name switch
-    {
-        "ViT-B/32" or "ViT-B/16" => new(),
-        "ViT-L/14" => new() { HiddenSize = 768, IntermediateSize = 3072, NumAttentionHeads = 12 },
-        _ => throw new ArgumentException($"There is no CLIP preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
-    };
+    public static ClipTextConfig Preset(string name) =>
+        name switch
+        {
+            "ViT-B/32" or "ViT-B/16" => new(),
+            "ViT-L/14" => new()
+            {
+                HiddenSize = 768,
+                IntermediateSize = 3072,
+                NumAttentionHeads = 12,
+            },
+            _ => throw new ArgumentException($"There is no CLIP preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+        };
 
     /// <summary>Checks that a model can be made of these sizes.</summary>
     /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
     public void Validate()
     {
-        foreach (var (size, name) in new[]
+        foreach (
+            var (size, name) in new[]
+            {
+                (VocabSize, nameof(VocabSize)),
+                (HiddenSize, nameof(HiddenSize)),
+                (IntermediateSize, nameof(IntermediateSize)),
+                (NumHiddenLayers, nameof(NumHiddenLayers)),
+                (NumAttentionHeads, nameof(NumAttentionHeads)),
+                (MaxPositionEmbeddings, nameof(MaxPositionEmbeddings)),
+                (ProjectionDim ?? 1, nameof(ProjectionDim)),
+            }
+        )
         {
-            (VocabSize, nameof(VocabSize)), (HiddenSize, nameof(HiddenSize)), (IntermediateSize, nameof(IntermediateSize)), (NumHiddenLayers, nameof(NumHiddenLayers)),
-            (NumAttentionHeads, nameof(NumAttentionHeads)), (MaxPositionEmbeddings, nameof(MaxPositionEmbeddings)), (ProjectionDim ?? 1, nameof(ProjectionDim)),
-        })
             Check(size > 0, name, $"{name} is {size}; it must be positive.");
+        }
+
         Check(NumHiddenLayers <= 1000, nameof(NumHiddenLayers), $"NumHiddenLayers is {NumHiddenLayers}; it must be at most 1000.");
-        Check(HiddenSize % NumAttentionHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumAttentionHeads {NumAttentionHeads}.");
+        Check(
+            HiddenSize % NumAttentionHeads == 0,
+            nameof(HiddenSize),
+            $"HiddenSize {HiddenSize} is not a multiple of NumAttentionHeads {NumAttentionHeads}."
+        );
         Check(HiddenAct is "quick_gelu" or "gelu", nameof(HiddenAct), $"HiddenAct is '{HiddenAct}'; known are 'quick_gelu' and 'gelu'.");
         Check(LayerNormEps > 0, nameof(LayerNormEps), $"LayerNormEps is {LayerNormEps}; it must be positive.");
         Check(EosTokenId >= 0 && EosTokenId < VocabSize, nameof(EosTokenId), $"EosTokenId is {EosTokenId}; the vocabulary has 0 to {VocabSize - 1}.");
@@ -71,13 +92,16 @@ public sealed record ClipTextConfig
     private static void Check(bool right, string name, string message)
     {
         if (!right)
+        {
             throw new ArgumentException($"The CLIP configuration is wrong: {message}", name);
+        }
     }
 }
 
 /// <summary>The text encoder of CLIP: a transformer in which tokens attend to those before them.</summary>
 /// <remarks>
-/// Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021, section 2.4). Names of parameters are those of
+/// Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021, section 2.4). Names of parameters are those
+/// of
 /// transformers. Shapes in comments: B batch, N tokens, C channels.
 /// </remarks>
 public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
@@ -89,7 +113,8 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public ClipTextModel(ClipTextConfig config, bool initialize = true) : base(nameof(ClipTextModel))
+    public ClipTextModel(ClipTextConfig config, bool initialize = true)
+        : base(nameof(ClipTextModel))
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -98,7 +123,9 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
         text_projection = config.ProjectionDim is { } projection ? new Linear(config.HiddenSize, projection, false) { Exact = true } : null;
         RegisterComponents();
         if (initialize)
+        {
             Initialize();
+        }
     }
 
     /// <summary>The sizes and choices that the model was made with.</summary>
@@ -118,8 +145,10 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
         {
             if (module is Linear dense)
             {
-                var std = name.EndsWith("out_proj", StringComparison.Ordinal) || name.EndsWith("fc2", StringComparison.Ordinal) ? output
-                    : name.EndsWith("fc1", StringComparison.Ordinal) ? width / Math.Sqrt(2) : width;
+                var std =
+                    name.EndsWith("out_proj", StringComparison.Ordinal) || name.EndsWith("fc2", StringComparison.Ordinal) ? output
+                    : name.EndsWith("fc1", StringComparison.Ordinal) ? width / Math.Sqrt(2)
+                    : width;
                 Parameters.Normal(dense.weight, std, generator);
                 Parameters.Constant(dense.bias!, 0);
             }
@@ -130,48 +159,76 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
             }
         }
         if (text_projection is not null)
+        {
             Parameters.Normal(text_projection.weight, width, generator);
+        }
     }
 
-    /// <summary>The name that a parameter has here; null for what a whole CLIP has besides: its picture half, and the projection if this model has none.</summary>
+    /// <summary>The name that a parameter has here; null for what a whole CLIP has besides: its picture half, and the projection if this model has
+    /// none.</summary>
     /// <param name="name">A parameter's name in a file; a key map for <see cref="Weights.LoadOptions.KeyMap"/>.</param>
     public string? CurrentName(string name)
     {
         ArgumentNullException.ThrowIfNull(name);
-        var isElsewhere = name.StartsWith("vision_model.", StringComparison.Ordinal) || name.StartsWith("visual_projection.", StringComparison.Ordinal)
-            || name is "logit_scale" or "text_model.embeddings.position_ids" || (text_projection is null && name is "text_projection.weight");
+        var isElsewhere =
+            name.StartsWith("vision_model.", StringComparison.Ordinal)
+            || name.StartsWith("visual_projection.", StringComparison.Ordinal)
+            || name is "logit_scale" or "text_model.embeddings.position_ids"
+            || (text_projection is null && name is "text_projection.weight");
         return isElsewhere ? null : name;
     }
 
     /// <summary>Encodes token ids.</summary>
-    /// <param name="ids">Token ids, int64, <c>[B, N]</c>; each row has an end-of-text token. What follows the first one has no influence on what stands before.</param>
+    /// <param name="ids">Token ids, int64, <c>[B, N]</c>; each row has an end-of-text token. What follows the first one has no influence on what
+    /// stands before.</param>
     /// <returns>States and what they say together, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape or an id does not fit.</exception>
     public override ClipTextOutput forward(Tensor ids)
     {
         if (ids.dim() != 2 || ids.numel() == 0 || ids.dtype != ScalarType.Int64 || ids.shape[1] > Config.MaxPositionEmbeddings)
-            throw new ArgumentException($"The token ids are {ids.dtype} of shape [{string.Join(", ", ids.shape)}]; expected Int64 of shape [batch, tokens], "
-                + $"not empty and of at most {Config.MaxPositionEmbeddings} tokens.", nameof(ids));
+        {
+            throw new ArgumentException(
+                $"The token ids are {ids.dtype} of shape [{string.Join(", ", ids.shape)}]; expected Int64 of shape [batch, tokens], "
+                    + $"not empty and of at most {Config.MaxPositionEmbeddings} tokens.",
+                nameof(ids)
+            );
+        }
 
         using var scope = NewDisposeScope();
         var (lowest, highest) = (ids.min().item<long>(), ids.max().item<long>());
         if (lowest < 0 || highest >= Config.VocabSize)
-            throw new ArgumentException($"Token ids go from {lowest} to {highest}; the vocabulary has 0 to {Config.VocabSize - 1}. Was another tokenizer used?", nameof(ids));
+        {
+            throw new ArgumentException(
+                $"Token ids go from {lowest} to {highest}; the vocabulary has 0 to {Config.VocabSize - 1}. Was another tokenizer used?",
+                nameof(ids)
+            );
+        }
+
         var ends = ids.eq(Config.EosTokenId);
         if (!ends.any(1).all().item<bool>())
-            throw new ArgumentException($"A row of the token ids has no end-of-text token ({Config.EosTokenId}). Was another tokenizer used?", nameof(ids));
+        {
+            throw new ArgumentException(
+                $"A row of the token ids has no end-of-text token ({Config.EosTokenId}). Was another tokenizer used?",
+                nameof(ids)
+            );
+        }
 
-        var states = text_model.call(ids);                                                      // [B, N, C]
-        var end = ends.to(ScalarType.Int64).argmax(1);                                          // [B], the first one
+        var states = text_model.call(ids); // [B, N, C]
+        var end = ends.to(ScalarType.Int64).argmax(1); // [B], the first one
         var pooled = states.gather(1, end.view(-1, 1, 1).expand(-1, 1, Config.HiddenSize)).squeeze(1);
-        return new ClipTextOutput(states.MoveToOuterDisposeScope(), pooled.MoveToOuterDisposeScope(), text_projection?.call(pooled).MoveToOuterDisposeScope());
+        return new ClipTextOutput(
+            states.MoveToOuterDisposeScope(),
+            pooled.MoveToOuterDisposeScope(),
+            text_projection?.call(pooled).MoveToOuterDisposeScope()
+        );
     }
 }
 
 /// <summary>Encoded texts.</summary>
 /// <param name="States">Of every token, after the last norm, <c>[B, N, HiddenSize]</c>.</param>
 /// <param name="Pooled">Of the end-of-text token, <c>[B, HiddenSize]</c>.</param>
-/// <param name="Projected">The same in the space that texts and pictures share, not normalised, <c>[B, ProjectionDim]</c>; null without projection.</param>
+/// <param name="Projected">The same in the space that texts and pictures share, not normalised, <c>[B, ProjectionDim]</c>; null without
+/// projection.</param>
 public sealed record ClipTextOutput(Tensor States, Tensor Pooled, Tensor? Projected) : IDisposable
 {
     /// <summary>Disposes of all tensors.</summary>
@@ -190,7 +247,8 @@ internal sealed class ClipTextTransformer : nn.Module<Tensor, Tensor>
     public readonly ClipLayers encoder;
     public readonly LayerNorm final_layer_norm;
 
-    public ClipTextTransformer(ClipTextConfig config) : base(nameof(ClipTextTransformer))
+    public ClipTextTransformer(ClipTextConfig config)
+        : base(nameof(ClipTextTransformer))
     {
         embeddings = new ClipEmbeddings(config);
         encoder = new ClipLayers(config);
@@ -211,7 +269,8 @@ internal sealed class ClipEmbeddings : nn.Module<Tensor, Tensor>
     public readonly Embedding token_embedding;
     public readonly Embedding position_embedding;
 
-    public ClipEmbeddings(ClipTextConfig config) : base(nameof(ClipEmbeddings))
+    public ClipEmbeddings(ClipTextConfig config)
+        : base(nameof(ClipEmbeddings))
     {
         token_embedding = new Embedding(config.VocabSize, config.HiddenSize);
         position_embedding = new Embedding(config.MaxPositionEmbeddings, config.HiddenSize);
@@ -229,7 +288,8 @@ internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
 {
     public readonly ModuleList<ClipLayer> layers;
 
-    public ClipLayers(ClipTextConfig config) : base(nameof(ClipLayers))
+    public ClipLayers(ClipTextConfig config)
+        : base(nameof(ClipLayers))
     {
         layers = nn.ModuleList(Enumerable.Range(0, config.NumHiddenLayers).Select(_ => new ClipLayer(config)).ToArray());
         RegisterComponents();
@@ -258,7 +318,8 @@ internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>, ICheckpoint
     public readonly ClipMlp mlp;
     public readonly LayerNorm layer_norm2;
 
-    public ClipLayer(ClipTextConfig config) : base(nameof(ClipLayer))
+    public ClipLayer(ClipTextConfig config)
+        : base(nameof(ClipLayer))
     {
         self_attn = new ClipAttention(config);
         layer_norm1 = new LayerNorm(config.HiddenSize, config.LayerNormEps);
@@ -288,7 +349,8 @@ internal sealed class ClipAttention : nn.Module<Tensor, Tensor, Tensor>
     public readonly Linear out_proj;
     private readonly int _heads;
 
-    public ClipAttention(ClipTextConfig config) : base(nameof(ClipAttention))
+    public ClipAttention(ClipTextConfig config)
+        : base(nameof(ClipAttention))
     {
         var c = config.HiddenSize;
         _heads = config.NumAttentionHeads;
@@ -302,7 +364,13 @@ internal sealed class ClipAttention : nn.Module<Tensor, Tensor, Tensor>
         using var scope = NewDisposeScope();
         var (b, n, c, d) = (x.shape[0], x.shape[1], x.shape[2], x.shape[2] / _heads);
         Tensor Heads(Tensor states) => states.view(b, n, _heads, d).transpose(1, 2).reshape(b * _heads, n, d);
-        var y = DotProduct.Attend(Heads(q_proj.call(x)), Heads(k_proj.call(x)), Heads(v_proj.call(x)), 1 / Math.Sqrt(d), bias.expand(b * _heads, n, n));
+        var y = DotProduct.Attend(
+            Heads(q_proj.call(x)),
+            Heads(k_proj.call(x)),
+            Heads(v_proj.call(x)),
+            1 / Math.Sqrt(d),
+            bias.expand(b * _heads, n, n)
+        );
         return out_proj.call(y.view(b, _heads, n, d).transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
     }
 }
@@ -314,7 +382,8 @@ internal sealed class ClipMlp : nn.Module<Tensor, Tensor>
     public readonly Linear fc2;
     private readonly bool _quick;
 
-    public ClipMlp(ClipTextConfig config) : base(nameof(ClipMlp))
+    public ClipMlp(ClipTextConfig config)
+        : base(nameof(ClipMlp))
     {
         _quick = config.HiddenAct is "quick_gelu";
         fc1 = new Linear(config.HiddenSize, config.IntermediateSize);

@@ -42,32 +42,55 @@ public sealed record T5Config
     /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
     public void Validate()
     {
-        foreach (var (size, name) in new[]
+        foreach (
+            var (size, name) in new[]
+            {
+                (VocabSize, nameof(VocabSize)),
+                (DModel, nameof(DModel)),
+                (DKv, nameof(DKv)),
+                (DFf, nameof(DFf)),
+                (NumLayers, nameof(NumLayers)),
+                (NumHeads, nameof(NumHeads)),
+            }
+        )
         {
-            (VocabSize, nameof(VocabSize)), (DModel, nameof(DModel)), (DKv, nameof(DKv)), (DFf, nameof(DFf)),
-            (NumLayers, nameof(NumLayers)), (NumHeads, nameof(NumHeads)),
-        })
             Check(size > 0, name, $"{name} is {size}; it must be positive.");
+        }
+
         Check(NumLayers <= 1000, nameof(NumLayers), $"NumLayers is {NumLayers}; it must be at most 1000.");
-        Check(RelativeAttentionNumBuckets >= 4 && RelativeAttentionNumBuckets % 4 == 0, nameof(RelativeAttentionNumBuckets),
-            $"RelativeAttentionNumBuckets is {RelativeAttentionNumBuckets}; it must be a positive multiple of 4.");
-        Check(RelativeAttentionMaxDistance > RelativeAttentionNumBuckets / 4, nameof(RelativeAttentionMaxDistance),
-            $"RelativeAttentionMaxDistance is {RelativeAttentionMaxDistance}; it must be more than a quarter of RelativeAttentionNumBuckets.");
+        Check(
+            RelativeAttentionNumBuckets >= 4 && RelativeAttentionNumBuckets % 4 == 0,
+            nameof(RelativeAttentionNumBuckets),
+            $"RelativeAttentionNumBuckets is {RelativeAttentionNumBuckets}; it must be a positive multiple of 4."
+        );
+        Check(
+            RelativeAttentionMaxDistance > RelativeAttentionNumBuckets / 4,
+            nameof(RelativeAttentionMaxDistance),
+            $"RelativeAttentionMaxDistance is {RelativeAttentionMaxDistance}; it must be more than a quarter of RelativeAttentionNumBuckets."
+        );
         Check(LayerNormEpsilon > 0, nameof(LayerNormEpsilon), $"LayerNormEpsilon is {LayerNormEpsilon}; it must be positive.");
-        Check(FeedForwardProj is "relu" or "gated-gelu", nameof(FeedForwardProj), $"FeedForwardProj is '{FeedForwardProj}'; known are 'relu' and 'gated-gelu'.");
+        Check(
+            FeedForwardProj is "relu" or "gated-gelu",
+            nameof(FeedForwardProj),
+            $"FeedForwardProj is '{FeedForwardProj}'; known are 'relu' and 'gated-gelu'."
+        );
     }
 
     private static void Check(bool right, string name, string message)
     {
         if (!right)
+        {
             throw new ArgumentException($"The T5 configuration is wrong: {message}", name);
+        }
     }
 }
 
 /// <summary>The encoder of T5, versions 1.0 and 1.1.</summary>
 /// <remarks>
-/// Source: "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (Raffel et al., 2020); 1.1 has the gated GELU of Shazeer
-/// (2020). Attention logits are not scaled by the head's width. Names of parameters are those of transformers; <c>shared.weight</c> is the token table, of which
+/// Source: "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (Raffel et al., 2020); 1.1 has the gated GELU of
+/// Shazeer
+/// (2020). Attention logits are not scaled by the head's width. Names of parameters are those of transformers; <c>shared.weight</c> is the token
+/// table, of which
 /// <c>encoder.embed_tokens.weight</c> in files is another name. Shapes in comments: B batch, N tokens.
 /// </remarks>
 public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
@@ -79,7 +102,8 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public T5Encoder(T5Config config, bool initialize = true) : base(nameof(T5Encoder))
+    public T5Encoder(T5Config config, bool initialize = true)
+        : base(nameof(T5Encoder))
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -88,7 +112,9 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
         encoder = new T5Stack(config);
         RegisterComponents();
         if (initialize)
+        {
             Initialize();
+        }
     }
 
     /// <summary>The sizes and choices that the model was made with.</summary>
@@ -111,9 +137,19 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
             Parameters.Normal(attention.v.weight, Math.Pow(model, -0.5), generator);
             Parameters.Normal(attention.o.weight, Math.Pow(inner, -0.5), generator);
             if (attention.relative_attention_bias is { } table)
+            {
                 Parameters.Normal(table.weight, Math.Pow(model, -0.5), generator);
+            }
+
             foreach (var (name, dense) in block.FeedForward.DenseReluDense.named_children())
-                Parameters.Normal(((Linear)dense).weight, Math.Pow(string.Equals(name, "wo", StringComparison.Ordinal) ? Config.DFf : model, -0.5), generator);
+            {
+                Parameters.Normal(
+                    ((Linear)dense).weight,
+                    Math.Pow(string.Equals(name, "wo", StringComparison.Ordinal) ? Config.DFf : model, -0.5),
+                    generator
+                );
+            }
+
             Parameters.Constant(block.Attention.layer_norm.weight, 1);
             Parameters.Constant(block.FeedForward.layer_norm.weight, 1);
         }
@@ -121,21 +157,36 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
 
     /// <summary>Encodes token ids.</summary>
     /// <param name="ids">Token ids, int64, <c>[B, N]</c>.</param>
-    /// <param name="mask">Which ids are text: <c>[B, N]</c>, not 0 = real token; null = all. Padding gets states too, but nobody attends to it.</param>
+    /// <param name="mask">Which ids are text: <c>[B, N]</c>, not 0 = real token; null = all. Padding gets states too, but nobody attends to
+    /// it.</param>
     /// <returns>States <c>[B, N, DModel]</c>, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape or an id does not fit.</exception>
     public override Tensor forward(Tensor ids, Tensor? mask)
     {
         static string Shape(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}]";
         if (ids.dim() != 2 || ids.numel() == 0 || ids.dtype != ScalarType.Int64)
-            throw new ArgumentException($"The token ids are {ids.dtype} of shape {Shape(ids)}; expected Int64 of shape [batch, tokens], not empty.", nameof(ids));
+        {
+            throw new ArgumentException(
+                $"The token ids are {ids.dtype} of shape {Shape(ids)}; expected Int64 of shape [batch, tokens], not empty.",
+                nameof(ids)
+            );
+        }
+
         if (mask is not null && (mask.dim() != 2 || mask.shape[0] != ids.shape[0] || mask.shape[1] != ids.shape[1]))
+        {
             throw new ArgumentException($"The mask has shape {Shape(mask)}; expected {Shape(ids)} like the token ids.", nameof(mask));
+        }
 
         using var scope = NewDisposeScope();
         var (lowest, highest) = (ids.min().item<long>(), ids.max().item<long>());
         if (lowest < 0 || highest >= Config.VocabSize)
-            throw new ArgumentException($"Token ids go from {lowest} to {highest}; the vocabulary has 0 to {Config.VocabSize - 1}. Was another tokenizer used?", nameof(ids));
+        {
+            throw new ArgumentException(
+                $"Token ids go from {lowest} to {highest}; the vocabulary has 0 to {Config.VocabSize - 1}. Was another tokenizer used?",
+                nameof(ids)
+            );
+        }
+
         return encoder.call(shared.call(ids), mask).MoveToOuterDisposeScope();
     }
 
@@ -144,8 +195,16 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
     {
         var half = config.RelativeAttentionNumBuckets / 2;
         var (exact, distance) = (half / 2, Math.Abs(relative));
-        var bucket = distance < exact ? distance
-            : Math.Min(half - 1, exact + (int)(MathF.Log((float)distance / exact) / (float)Math.Log((double)config.RelativeAttentionMaxDistance / exact) * (half - exact)));
+        var bucket =
+            distance < exact
+                ? distance
+                : Math.Min(
+                    half - 1,
+                    exact
+                        + (int)(
+                            MathF.Log((float)distance / exact) / (float)Math.Log((double)config.RelativeAttentionMaxDistance / exact) * (half - exact)
+                        )
+                );
         return relative > 0 ? half + bucket : bucket;
     }
 
@@ -159,7 +218,8 @@ internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
     public readonly ModuleList<T5Block> block;
     public readonly RMSNorm final_layer_norm;
 
-    public T5Stack(T5Config config) : base(nameof(T5Stack))
+    public T5Stack(T5Config config)
+        : base(nameof(T5Stack))
     {
         block = nn.ModuleList(Enumerable.Range(0, config.NumLayers).Select(i => new T5Block(config, i == 0)).ToArray());
         final_layer_norm = new RMSNorm(config.DModel, config.LayerNormEpsilon);
@@ -171,9 +231,12 @@ internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
         using var scope = NewDisposeScope();
         var (b, n) = (x.shape[0], x.shape[1]);
         var attention = block[0].Attention.SelfAttention;
-        var bias = attention.PositionBias(n).expand(b, -1, n, n);                               // [B, heads, N, N]
+        var bias = attention.PositionBias(n).expand(b, -1, n, n); // [B, heads, N, N]
         if (mask is not null)
+        {
             bias = bias.masked_fill(mask.eq(0).view(b, 1, 1, n), float.MinValue);
+        }
+
         bias = bias.reshape(-1, n, n);
         foreach (var layer in block)
         {
@@ -190,7 +253,8 @@ internal sealed class T5Block : nn.Module<Tensor, Tensor, Tensor>
 {
     private readonly ModuleList<nn.Module> layer;
 
-    public T5Block(T5Config config, bool positions) : base(nameof(T5Block))
+    public T5Block(T5Config config, bool positions)
+        : base(nameof(T5Block))
     {
         layer = nn.ModuleList<nn.Module>(new T5AttentionLayer(config, positions), new T5FeedForwardLayer(config));
         RegisterComponents();
@@ -212,7 +276,8 @@ internal sealed class T5AttentionLayer : nn.Module<Tensor, Tensor, Tensor>
     public readonly T5Attention SelfAttention;
     public readonly RMSNorm layer_norm;
 
-    public T5AttentionLayer(T5Config config, bool positions) : base(nameof(T5AttentionLayer))
+    public T5AttentionLayer(T5Config config, bool positions)
+        : base(nameof(T5AttentionLayer))
     {
         SelfAttention = new T5Attention(config, positions);
         layer_norm = new RMSNorm(config.DModel, config.LayerNormEpsilon);
@@ -231,7 +296,8 @@ internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
     public readonly T5FeedForward DenseReluDense;
     public readonly RMSNorm layer_norm;
 
-    public T5FeedForwardLayer(T5Config config) : base(nameof(T5FeedForwardLayer))
+    public T5FeedForwardLayer(T5Config config)
+        : base(nameof(T5FeedForwardLayer))
     {
         DenseReluDense = new T5FeedForward(config);
         layer_norm = new RMSNorm(config.DModel, config.LayerNormEpsilon);
@@ -255,7 +321,8 @@ internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
     public readonly Embedding? relative_attention_bias;
     private readonly T5Config _config;
 
-    public T5Attention(T5Config config, bool positions) : base(nameof(T5Attention))
+    public T5Attention(T5Config config, bool positions)
+        : base(nameof(T5Attention))
     {
         _config = config;
         var inner = (long)config.NumHeads * config.DKv;
@@ -283,8 +350,13 @@ internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
         using var scope = NewDisposeScope();
         var buckets = new long[tokens * tokens];
         for (var query = 0; query < tokens; query++)
+        {
             for (var key = 0; key < tokens; key++)
+            {
                 buckets[query * tokens + key] = T5Encoder.Bucket(key - query, _config);
+            }
+        }
+
         var table = relative_attention_bias!;
         return table.call(tensor(buckets, [tokens, tokens], device: table.weight.device)).permute(2, 0, 1).unsqueeze(0).MoveToOuterDisposeScope();
     }
@@ -298,7 +370,8 @@ internal sealed class T5FeedForward : nn.Module<Tensor, Tensor>
     public readonly Linear? wi_1;
     public readonly Linear wo;
 
-    public T5FeedForward(T5Config config) : base(nameof(T5FeedForward))
+    public T5FeedForward(T5Config config)
+        : base(nameof(T5FeedForward))
     {
         var gated = string.Equals(config.FeedForwardProj, "gated-gelu", StringComparison.Ordinal);
         wi = gated ? null : new Linear(config.DModel, config.DFf, false);

@@ -48,7 +48,13 @@ public sealed class T5TextEncoder : ITextEncoder
         ArgumentNullException.ThrowIfNull(config);
         var pieces = SentencePieceTokenizer.Open(tokenizer);
         if (pieces.Count > config.VocabSize)
-            throw new InvalidTokenizerException(tokenizer, $"it has {pieces.Count} pieces, but the text encoder's vocabulary has {config.VocabSize}.");
+        {
+            throw new InvalidTokenizerException(
+                tokenizer,
+                $"it has {pieces.Count} pieces, but the text encoder's vocabulary has {config.VocabSize}."
+            );
+        }
+
         var model = new T5Encoder(config, initialize: false);
         try
         {
@@ -62,7 +68,8 @@ public sealed class T5TextEncoder : ITextEncoder
         }
     }
 
-    /// <summary>Loads a T5 network from a file with the names of transformers, strictly; the decoder of a whole T5 and second names of the token table are dropped.</summary>
+    /// <summary>Loads a T5 network from a file with the names of transformers, strictly; the decoder of a whole T5 and second names of the token
+    /// table are dropped.</summary>
     /// <param name="model">The network to fill.</param>
     /// <param name="weights">A file, the index of shards, or a folder.</param>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
@@ -77,7 +84,9 @@ public sealed class T5TextEncoder : ITextEncoder
     {
         ArgumentNullException.ThrowIfNull(prompts);
         if (prompts.Count == 0)
+        {
             throw new ArgumentException("There is no prompt to encode; give at least one, which may be empty.", nameof(prompts));
+        }
 
         var ids = new long[prompts.Count, MaxTokens];
         var mask = new bool[prompts.Count, MaxTokens];

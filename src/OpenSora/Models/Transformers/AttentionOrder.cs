@@ -3,7 +3,8 @@ namespace OpenSora.Models;
 /// <summary>How the blocks of a video transformer attend within frames and along time.</summary>
 public enum AttentionOrder
 {
-    /// <summary>Every block attends within each frame, then along time at each place (Open-Sora 1.0: STDiT). Time's attention has parameters of its own.</summary>
+    /// <summary>Every block attends within each frame, then along time at each place (Open-Sora 1.0: STDiT). Time's attention has parameters of its
+    /// own.</summary>
     Serial,
 
     /// <summary>As <see cref="Serial"/>, but both attentions of a block read its input, and their outputs are added.</summary>

@@ -14,7 +14,8 @@ public interface IVideoTransformer : IDisposable
     /// <summary>What latent frames, height and width must be multiples of; 1 for a network that pads them to its patches itself.</summary>
     IReadOnlyList<int> LatentMultiple { get; }
 
-    /// <summary>The size of the latents that the model is configured for, <c>[frames, height, width]</c>; null for a model that has no size of its own.</summary>
+    /// <summary>The size of the latents that the model is configured for, <c>[frames, height, width]</c>; null for a model that has no size of its
+    /// own.</summary>
     IReadOnlyList<int>? LatentSize => null;
 
     /// <summary>Channels of a text state. 1 for a model of classes, whose states are class numbers.</summary>
@@ -45,13 +46,15 @@ public interface IVideoTransformer : IDisposable
 
 /// <summary>What a transformer is told of the videos it denoises: of all in a batch the same, apart from text and frames.</summary>
 /// <param name="Text">Text states <c>[batch, tokens, width]</c>.</param>
-/// <param name="TextMask">Which tokens are text: <c>[rows, tokens]</c>, not 0 = real token; null = all. Fewer rows than the batch are repeated over it as a whole.</param>
+/// <param name="TextMask">Which tokens are text: <c>[rows, tokens]</c>, not 0 = real token; null = all. Fewer rows than the batch are repeated over
+/// it as a whole.</param>
 public sealed record DenoiserConditions(Tensor Text, Tensor? TextMask = null)
 {
     /// <summary><c>[batch, frames of the latents]</c>, boolean: false where a frame is given, and clean; null = all are noisy.</summary>
     public Tensor? NoisyFrames { get; init; }
 
-    /// <summary><c>[batch]</c>, boolean: true where the text is replaced by the null caption; null: nowhere, but in training mode at random, as often as
+    /// <summary><c>[batch]</c>, boolean: true where the text is replaced by the null caption; null: nowhere, but in training mode at random, as often
+    /// as
     /// <see cref="IVideoTransformer.CaptionDropout"/> says.</summary>
     public Tensor? DroppedText { get; init; }
 
@@ -67,7 +70,8 @@ public sealed record DenoiserConditions(Tensor Text, Tensor? TextMask = null)
     /// <summary>Frames a second; <see cref="ImageFramesPerSecond"/> for a single one.</summary>
     public double FramesPerSecond { get; init; } = 24;
 
-    /// <summary><c>[rows]</c>, float32: frames a second of each video, where they differ; fewer rows than the batch are repeated over it as a whole. Null: <see cref="FramesPerSecond"/> of all.</summary>
+    /// <summary><c>[rows]</c>, float32: frames a second of each video, where they differ; fewer rows than the batch are repeated over it as a whole.
+    /// Null: <see cref="FramesPerSecond"/> of all.</summary>
     public Tensor? FrameRates { get; init; }
 
     /// <summary>The frame rate by which <see cref="StdiT2"/> and <see cref="StdiT3"/> know single images, as in their training.</summary>

@@ -1,14 +1,14 @@
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices that <see cref="StdiT2"/> and <see cref="StdiT3"/> share: models of any resolution, aspect ratio and length. Latents that are no multiple of
+/// <summary>Sizes and choices that <see cref="StdiT2"/> and <see cref="StdiT3"/> share: models of any resolution, aspect ratio and length. Latents
+/// that are no multiple of
 /// <see cref="TransformerConfig.PatchSize"/> are padded.</summary>
 public abstract record MultiResolutionConfig : TransformerConfig
 {
-    private protected MultiResolutionConfig()
-    {
-    }
+    private protected MultiResolutionConfig() { }
 
-    /// <summary>Height and width in pixels of the squares that the image model's positions are of: those of other sizes are stretched to them.</summary>
+    /// <summary>Height and width in pixels of the squares that the image model's positions are of: those of other sizes are stretched to
+    /// them.</summary>
     public int InputSqSize { get; init; } = 512;
 
     /// <summary>The most tokens of a caption; rows of the null caption.</summary>
@@ -27,6 +27,10 @@ public abstract record MultiResolutionConfig : TransformerConfig
     {
         base.Validate();
         Positive((InputSqSize, nameof(InputSqSize)), (ModelMaxLength, nameof(ModelMaxLength)));
-        Check(HiddenSize % (2 * NumHeads) == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not an even multiple of NumHeads {NumHeads}, which the rotary positions need.");
+        Check(
+            HiddenSize % (2 * NumHeads) == 0,
+            nameof(HiddenSize),
+            $"HiddenSize {HiddenSize} is not an even multiple of NumHeads {NumHeads}, which the rotary positions need."
+        );
     }
 }

@@ -12,12 +12,13 @@ namespace OpenSora.Models;
 internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Block, bool TemporalNorm = false)
 {
     /// <summary>The axis of the block's own attention.</summary>
-    public int Axis => Order switch
-    {
-        AttentionOrder.Full => SelfAttention.All,
-        AttentionOrder.Interleaved when Block % 2 == 1 => SelfAttention.Time,
-        _ => SelfAttention.Space,
-    };
+    public int Axis =>
+        Order switch
+        {
+            AttentionOrder.Full => SelfAttention.All,
+            AttentionOrder.Interleaved when Block % 2 == 1 => SelfAttention.Time,
+            _ => SelfAttention.Space,
+        };
 
     /// <summary>Whether the block has a second attention, along time.</summary>
     public bool HasTemporal => Order is AttentionOrder.Serial or AttentionOrder.Parallel;
@@ -34,12 +35,24 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
     /// <param name="gate">See <paramref name="shift"/>.</param>
     /// <param name="temporalGate">Gate of the second one, whose input is not modulated, and normalised only if so chosen.</param>
     /// <param name="frames">Positions along time <c>[1, T, C]</c>; of a second attention they are seen by it alone.</param>
-    public Tensor Run(Tensor x, SelfAttention attention, SelfAttention? temporal, Tensor shift, Tensor scale, Tensor gate, Tensor temporalGate, Tensor? frames)
+    public Tensor Run(
+        Tensor x,
+        SelfAttention attention,
+        SelfAttention? temporal,
+        Tensor shift,
+        Tensor scale,
+        Tensor gate,
+        Tensor temporalGate,
+        Tensor? frames
+    )
     {
         using var scope = NewDisposeScope();
         var positions = frames?.unsqueeze(2).In(x.dtype);
         if (positions is not null && !HasTemporal)
+        {
             x = x + positions;
+        }
+
         var y = AdaLn.AddGated(x, gate, attention.AttendAlong(Axis, AdaLn.NormModulate(x, shift, scale)));
         if (temporal is not null)
         {

@@ -6,12 +6,16 @@ using static TorchSharp.torch;
 namespace OpenSora.Models;
 
 /// <summary>
-/// STDiT, the spatial-temporal diffusion transformer of Open-Sora 1.0: a PixArt-alpha transformer whose blocks attend within each frame, then along time at
-/// each place, then to the text. Other orders of attention make relatives of the same blocks (<see cref="StdiTConfig.AttentionOrder"/>, <see cref="PixArt"/>).
+/// STDiT, the spatial-temporal diffusion transformer of Open-Sora 1.0: a PixArt-alpha transformer whose blocks attend within each frame, then along
+/// time at
+/// each place, then to the text. Other orders of attention make relatives of the same blocks (<see cref="StdiTConfig.AttentionOrder"/>,
+/// <see cref="PixArt"/>).
 /// </summary>
 /// <remarks>
-/// Sources: Open-Sora 1.0 report; "PixArt-alpha" (Chen et al., 2023) for adaLN-single and cross attention; "Scalable Diffusion Models with Transformers"
-/// (Peebles and Xie, 2023). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
+/// Sources: Open-Sora 1.0 report; "PixArt-alpha" (Chen et al., 2023) for adaLN-single and cross attention; "Scalable Diffusion Models with
+/// Transformers"
+/// (Peebles and Xie, 2023). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or
+/// loads it.
 /// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
 /// </remarks>
 public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoTransformer
@@ -31,11 +35,11 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public StdiT(StdiTConfig config, bool initialize = true) : this(nameof(StdiT), config, initialize)
-    {
-    }
+    public StdiT(StdiTConfig config, bool initialize = true)
+        : this(nameof(StdiT), config, initialize) { }
 
-    private protected StdiT(string name, StdiTConfig config, bool initialize) : base(name)
+    private protected StdiT(string name, StdiTConfig config, bool initialize)
+        : base(name)
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -56,7 +60,9 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         pos_embed_temporal.DetachFromDisposeScope();
         RegisterComponents();
         if (initialize)
+        {
             Initialize();
+        }
     }
 
     /// <inheritdoc/>
@@ -89,7 +95,8 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <inheritdoc/>
     public double CaptionDropout => Config.ClassDropoutProb;
 
-    /// <summary>Whether the temporal attention runs. Off, the model is its image model: what training on images saves time with, as long as the temporal
+    /// <summary>Whether the temporal attention runs. Off, the model is its image model: what training on images saves time with, as long as the
+    /// temporal
     /// attention's output is zero anyway. Of no effect where blocks have no second attention (<see cref="AttentionOrder"/>).</summary>
     public bool TemporalAttention
     {
@@ -97,7 +104,9 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         set
         {
             foreach (var block in blocks)
+            {
                 block.TemporalAttention = value;
+            }
         }
     }
 
@@ -106,7 +115,8 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
 
     /// <summary>Gives every parameter its starting value.</summary>
     /// <remarks>
-    /// As DiT and PixArt-alpha do: Xavier-uniform matrices, small normal embeddings, and zeros wherever a new branch joins, so that cross attention, temporal
+    /// As DiT and PixArt-alpha do: Xavier-uniform matrices, small normal embeddings, and zeros wherever a new branch joins, so that cross attention,
+    /// temporal
     /// attention and the output begin as nothing.
     /// </remarks>
     /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
@@ -124,11 +134,20 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
             Parameters.Constant(norm.weight, 1);
             Parameters.Constant(norm.bias, 0);
         }
-        foreach (var embedding in new nn.Module?[] { t_embedder, t_block, csize_embedder, ar_embedder }.OfType<nn.Module>().SelectMany(m => m.modules().OfType<Linear>()))
+        foreach (
+            var embedding in new nn.Module?[] { t_embedder, t_block, csize_embedder, ar_embedder }
+                .OfType<nn.Module>()
+                .SelectMany(m => m.modules().OfType<Linear>())
+        )
+        {
             Parameters.Normal(embedding.weight, 0.02, generator);
+        }
         // 0.02 for T5-v1.1-XXL's 4096 channels; a narrow text encoder would be too faint with it for cross attention to learn from.
         foreach (var projection in y_embedder.modules().OfType<Linear>())
+        {
             Parameters.Normal(projection.weight, Math.Max(0.02, 1 / Math.Sqrt(Config.CaptionChannels)), generator);
+        }
+
         Parameters.Normal(y_embedder.y_embedding, 1 / Math.Sqrt(Config.CaptionChannels), generator);
 
         foreach (var block in blocks)
@@ -136,7 +155,9 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
             Parameters.Normal(block.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
             Parameters.Constant(block.cross_attn.proj.weight, 0);
             if (Config.ZeroInitTemporal && block.AlongTime is { } temporal)
+            {
                 Parameters.Constant(temporal.proj.weight, 0);
+            }
         }
         Parameters.Normal(final_layer.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
         Parameters.Constant(final_layer.linear.weight, 0);
@@ -147,7 +168,8 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
     /// <param name="y">Text states <c>[B, M, width]</c> or <c>[B, 1, M, width]</c>.</param>
-    /// <param name="mask">Which tokens are text: <c>[B, M]</c>, not 0 = real token; null = all. Fewer rows are repeated over the batch as a whole, so that under guidance
+    /// <param name="mask">Which tokens are text: <c>[B, M]</c>, not 0 = real token; null = all. Fewer rows are repeated over the batch as a whole, so
+    /// that under guidance
     /// the null caption is cut by the prompt's own mask.</param>
     /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
@@ -158,7 +180,8 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     }
 
     // Which captions training drops; null: none.
-    private Tensor? Drop(Tensor y) => training && Config.ClassDropoutProb > 0 ? rand(y.shape[0], device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
+    private Tensor? Drop(Tensor y) =>
+        training && Config.ClassDropoutProb > 0 ? rand(y.shape[0], device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
 
     /// <summary>As <see cref="forward(Tensor, Tensor, Tensor, Tensor?)"/>, with the captions to drop given.</summary>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
@@ -166,42 +189,66 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <param name="y">Text states <c>[B, M, width]</c> or <c>[B, 1, M, width]</c>.</param>
     /// <param name="mask">Real tokens, as above.</param>
     /// <param name="drop"><c>[B]</c>, boolean, true = use the null caption; null = drop none.</param>
-    /// <param name="noisyFrames"><c>[B, frames of tokens]</c>, boolean: false where a frame is given, which is modulated as one at time 0 (Open-Sora 1.1 and 1.2:
+    /// <param name="noisyFrames"><c>[B, frames of tokens]</c>, boolean: false where a frame is given, which is modulated as one at time 0 (Open-Sora
+    /// 1.1 and 1.2:
     /// from images to video); null = all are noisy.</param>
-    /// <param name="size">Height and width in pixels, <c>[B, 2]</c>, for <see cref="StdiTConfig.SizeConditioning"/>; null = 8 pixels a latent, as Stable Diffusion's
+    /// <param name="size">Height and width in pixels, <c>[B, 2]</c>, for <see cref="StdiTConfig.SizeConditioning"/>; null = 8 pixels a latent, as
+    /// Stable Diffusion's
     /// autoencoder has.</param>
-    /// <param name="aspectRatio">Height divided by width, <c>[B]</c> or <c>[B, 1]</c>, where training rounded it to a bucket's; null = that of the size.</param>
+    /// <param name="aspectRatio">Height divided by width, <c>[B]</c> or <c>[B, 1]</c>, where training rounded it to a bucket's; null = that of the
+    /// size.</param>
     /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
-    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? drop, Tensor? noisyFrames = null, Tensor? size = null, Tensor? aspectRatio = null)
+    public Tensor forward(
+        Tensor x,
+        Tensor timestep,
+        Tensor y,
+        Tensor? mask,
+        Tensor? drop,
+        Tensor? noisyFrames = null,
+        Tensor? size = null,
+        Tensor? aspectRatio = null
+    )
     {
         using var scope = NewDisposeScope();
         if (y.dim() == 3)
+        {
             y = y.unsqueeze(1);
+        }
+
         CheckShapes(x, timestep, y, mask, noisyFrames, size);
         var (b, c) = (x.shape[0], Config.HiddenSize);
         var (t, h, w) = (x.shape[2] / Config.PatchSize[0], x.shape[3] / Config.PatchSize[1], x.shape[4] / Config.PatchSize[2]);
         var (places, frames) = PositionsFor(t, h, w, x.device);
 
-        var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
+        var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
         tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
-        var ofSize = SizeEmbedding(x, size, aspectRatio);                                                    // [B, C]
+        var ofSize = SizeEmbedding(x, size, aspectRatio); // [B, C]
         Tensor Time(Tensor steps) => ofSize is null ? t_embedder.call(steps) : t_embedder.call(steps) + ofSize;
-        var time = Time(timestep);                                                              // [B, C]
-        var modulation = t_block.call(time).view(b, 6, c);                                      // [B, 6, C]
-        var clean = noisyFrames is null ? null : Time(zeros_like(timestep));                    // [B, C], given frames are at time 0
-        var frameModulation = noisyFrames is null ? null                                        // [B, T, 6, C]
+        var time = Time(timestep); // [B, C]
+        var modulation = t_block.call(time).view(b, 6, c); // [B, 6, C]
+        var clean = noisyFrames is null ? null : Time(zeros_like(timestep)); // [B, C], given frames are at time 0
+        var frameModulation = noisyFrames is null
+            ? null // [B, T, 6, C]
             : where(noisyFrames.view(b, t, 1, 1), modulation.unsqueeze(1), t_block.call(clean!).view(b, 1, 6, c));
         var (text, textBias) = CrossAttention.Keys(y_embedder.call(y, drop).squeeze(1), mask, Config.NumHeads); // [B, M, C]
 
         foreach (var block in blocks)
         {
-            var next = block.call(tokens, modulation, frameModulation, text, textBias, block.TakesFramePositions && !Config.NoTemporalPosEmb ? frames : null);
+            var next = block.call(
+                tokens,
+                modulation,
+                frameModulation,
+                text,
+                textBias,
+                block.TakesFramePositions && !Config.NoTemporalPosEmb ? frames : null
+            );
             tokens.Dispose();
             tokens = next;
         }
         tokens = tokens.view(b, -1, c).In(ScalarType.Float32);
-        var output = noisyFrames is null ? final_layer.call(tokens, time)
+        var output = noisyFrames is null
+            ? final_layer.call(tokens, time)
             : final_layer.OfFrames(tokens, time, clean!, noisyFrames.view(b, t, 1).expand(b, t, h * w).reshape(b, -1, 1));
         return x_embedder.Unpatchify(output, t, h, w, OutChannels).MoveToOuterDisposeScope();
     }
@@ -211,8 +258,12 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     {
         ArgumentNullException.ThrowIfNull(conditions);
         using var scope = NewDisposeScope();
-        var size = Config.SizeConditioning && conditions is { Height: > 0, Width: > 0 } ? tensor(new float[] { conditions.Height, conditions.Width }, device: x.device).expand(x.shape[0], 2) : null;
-        return forward(x, t, conditions.Text, conditions.TextMask, conditions.DroppedText ?? Drop(conditions.Text), conditions.NoisyFrames, size).MoveToOuterDisposeScope();
+        var size =
+            Config.SizeConditioning && conditions is { Height: > 0, Width: > 0 }
+                ? tensor(new float[] { conditions.Height, conditions.Width }, device: x.device).expand(x.shape[0], 2)
+                : null;
+        return forward(x, t, conditions.Text, conditions.TextMask, conditions.DroppedText ?? Drop(conditions.Text), conditions.NoisyFrames, size)
+            .MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -226,7 +277,10 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     private Tensor? SizeEmbedding(Tensor x, Tensor? size, Tensor? aspectRatio)
     {
         if (csize_embedder is null || ar_embedder is null)
+        {
             return null;
+        }
+
         using var scope = NewDisposeScope();
         size ??= tensor(new float[] { 8 * x.shape[3], 8 * x.shape[4] }, device: x.device).expand(x.shape[0], 2);
         var ratio = aspectRatio?.view(-1, 1) ?? size.narrow(1, 0, 1) / size.narrow(1, 1, 1);
@@ -238,7 +292,10 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     {
         var (size, patch) = (Config.InputSize, Config.PatchSize);
         if ((t, h, w) == (size[0] / patch[0], size[1] / patch[1], size[2] / patch[2]))
+        {
             return (pos_embed, pos_embed_temporal);
+        }
+
         var (places, frames) = Grid((int)t, (int)h, (int)w);
         return (places.to(device), frames.to(device));
     }
@@ -247,8 +304,10 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     private (Tensor Places, Tensor Frames) Grid(int t, int h, int w)
     {
         var places = Config.InputSize[1] / Config.PatchSize[1] * (Config.InputSize[2] / Config.PatchSize[2]);
-        return (Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(places) : null),
-            Positions.Line(Config.HiddenSize, t, Config.TimeScale));
+        return (
+            Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(places) : null),
+            Positions.Line(Config.HiddenSize, t, Config.TimeScale)
+        );
     }
 
     private void CheckShapes(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? noisyFrames, Tensor? size)
@@ -257,27 +316,57 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         static void Check(bool right, string message, string parameter)
         {
             if (!right)
+            {
                 throw new ArgumentException(message, parameter);
+            }
         }
 
-        Check(x.dim() == 5 && x.shape[1] == Config.InChannels && Enumerable.Range(0, 3).All(i => x.shape[2 + i] > 0 && x.shape[2 + i] % Config.PatchSize[i] == 0),
+        Check(
+            x.dim() == 5
+                && x.shape[1] == Config.InChannels
+                && Enumerable.Range(0, 3).All(i => x.shape[2 + i] > 0 && x.shape[2 + i] % Config.PatchSize[i] == 0),
             $"The latents have shape {Shape(x)}; expected [batch, {Config.InChannels}, frames, height, width] with sizes that are multiples of the patch "
-            + $"[{string.Join(", ", Config.PatchSize)}].", nameof(x));
-        Check(timestep.dim() == 1 && timestep.shape[0] == x.shape[0],
-            $"The time steps have shape {Shape(timestep)}; expected [{x.shape[0]}], one a sample.", nameof(timestep));
-        Check(y.dim() == 4 && y.shape[0] == x.shape[0] && y.shape[1] == 1 && y.shape[2] > 0 && y.shape[2] <= Config.ModelMaxLength && y.shape[3] == Config.CaptionChannels,
-            $"The text states have shape {Shape(y)}; expected [{x.shape[0]}, 1, tokens, {Config.CaptionChannels}] with at most {Config.ModelMaxLength} tokens.", nameof(y));
-        Check(mask is null || (mask.dim() == 2 && mask.shape[1] == y.shape[2] && mask.shape[0] > 0 && x.shape[0] % mask.shape[0] == 0),
-            $"The text mask has shape {(mask is null ? "" : Shape(mask))}; expected [rows, {y.shape[2]}], where the batch {x.shape[0]} is a multiple of the rows.", nameof(mask));
-        Check(noisyFrames is null || (noisyFrames.dtype == ScalarType.Bool && noisyFrames.shape.AsSpan().SequenceEqual([x.shape[0], x.shape[2] / Config.PatchSize[0]])),
-            $"The mask of noisy frames is {noisyFrames?.dtype} of shape {(noisyFrames is null ? "" : Shape(noisyFrames))}; expected booleans [{x.shape[0]}, {x.shape[2] / Config.PatchSize[0]}].", nameof(noisyFrames));
-        Check(size is null || (Config.SizeConditioning && size.shape.AsSpan().SequenceEqual([x.shape[0], 2])), Config.SizeConditioning
-            ? $"The sizes have shape {(size is null ? "" : Shape(size))}; expected [{x.shape[0]}, 2], height and width of each sample in pixels."
-            : "This model is not conditioned on the size (SizeConditioning is off); leave it out.", nameof(size));
+                + $"[{string.Join(", ", Config.PatchSize)}].",
+            nameof(x)
+        );
+        Check(
+            timestep.dim() == 1 && timestep.shape[0] == x.shape[0],
+            $"The time steps have shape {Shape(timestep)}; expected [{x.shape[0]}], one a sample.",
+            nameof(timestep)
+        );
+        Check(
+            y.dim() == 4
+                && y.shape[0] == x.shape[0]
+                && y.shape[1] == 1
+                && y.shape[2] > 0
+                && y.shape[2] <= Config.ModelMaxLength
+                && y.shape[3] == Config.CaptionChannels,
+            $"The text states have shape {Shape(y)}; expected [{x.shape[0]}, 1, tokens, {Config.CaptionChannels}] with at most {Config.ModelMaxLength} tokens.",
+            nameof(y)
+        );
+        Check(
+            mask is null || (mask.dim() == 2 && mask.shape[1] == y.shape[2] && mask.shape[0] > 0 && x.shape[0] % mask.shape[0] == 0),
+            $"The text mask has shape {(mask is null ? "" : Shape(mask))}; expected [rows, {y.shape[2]}], where the batch {x.shape[0]} is a multiple of the rows.",
+            nameof(mask)
+        );
+        Check(
+            noisyFrames is null
+                || (noisyFrames.dtype == ScalarType.Bool && noisyFrames.shape.AsSpan().SequenceEqual([x.shape[0], x.shape[2] / Config.PatchSize[0]])),
+            $"The mask of noisy frames is {noisyFrames?.dtype} of shape {(noisyFrames is null ? "" : Shape(noisyFrames))}; expected booleans [{x.shape[0]}, {x.shape[2] / Config.PatchSize[0]}].",
+            nameof(noisyFrames)
+        );
+        Check(
+            size is null || (Config.SizeConditioning && size.shape.AsSpan().SequenceEqual([x.shape[0], 2])),
+            Config.SizeConditioning
+                ? $"The sizes have shape {(size is null ? "" : Shape(size))}; expected [{x.shape[0]}, 2], height and width of each sample in pixels."
+                : "This model is not conditioned on the size (SizeConditioning is off); leave it out.",
+            nameof(size)
+        );
     }
 }
 
-/// <summary>A block of STDiT and PixArt: attention, cross attention to the text, then an MLP, modulated by one time embedding for all blocks (adaLN-single).</summary>
+/// <summary>A block of STDiT and PixArt: attention, cross attention to the text, then an MLP, modulated by one time embedding for all blocks
+/// (adaLN-single).</summary>
 internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Tensor?, Tensor?, Tensor>, ICheckpointedBlock
 {
     public readonly Parameter scale_shift_table;
@@ -287,7 +376,8 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
     public readonly SelfAttention? attn_temp;
     private readonly SpaceTimeAttention _attention;
 
-    public StdiTBlock(StdiTConfig config, int number) : base(nameof(StdiTBlock))
+    public StdiTBlock(StdiTConfig config, int number)
+        : base(nameof(StdiTBlock))
     {
         var (c, heads) = (config.HiddenSize, config.NumHeads);
         _attention = new SpaceTimeAttention(config.AttentionOrder, number, config.TemporalNorm);
@@ -317,9 +407,10 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
     /// <param name="text"><c>[B, M, C]</c></param>
     /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
     /// <param name="frames">Positions along time <c>[1, T, C]</c>, in the block that brings them in.</param>
-    public override Tensor forward(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames) => GradientCheckpointing
-        ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames)
-        : Compute(x, modulation, frameModulation, text, textBias, frames);
+    public override Tensor forward(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames) =>
+        GradientCheckpointing
+            ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames)
+            : Compute(x, modulation, frameModulation, text, textBias, frames);
 
     private Tensor Compute(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames)
     {

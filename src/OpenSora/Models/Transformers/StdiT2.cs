@@ -11,7 +11,8 @@ public sealed record StdiT2Config : MultiResolutionConfig
     /// <summary>Makes the published configuration.</summary>
     public StdiT2Config() => ModelMaxLength = 200;
 
-    /// <summary>Whether queries and keys along time are rotated before they are normalised, as in Open-Sora 1.1 and its weights; Open-Sora 1.2 has it the other way round.</summary>
+    /// <summary>Whether queries and keys along time are rotated before they are normalised, as in Open-Sora 1.1 and its weights; Open-Sora 1.2 has it
+    /// the other way round.</summary>
     public bool QkNormLegacy { get; init; } = true;
 
     /// <summary>Names that <see cref="Preset"/> knows.</summary>
@@ -20,27 +21,35 @@ public sealed record StdiT2Config : MultiResolutionConfig
     /// <summary>The sizes of a named model with patches of 1x2x2.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static StdiT2Config Preset(string name) => name switch
-    {
-        "STDiT2-XL/2" => new(),
-        _ => throw new ArgumentException($"There is no STDiT2 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
-    };
+    public static StdiT2Config Preset(string name) =>
+        name switch
+        {
+            "STDiT2-XL/2" => new(),
+            _ => throw new ArgumentException($"There is no STDiT2 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+        };
 
     /// <inheritdoc/>
     public override void Validate()
     {
         base.Validate();
-        Check(HiddenSize % 3 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 3: height, width and aspect ratio get a third each.");
+        Check(
+            HiddenSize % 3 == 0,
+            nameof(HiddenSize),
+            $"HiddenSize {HiddenSize} is not a multiple of 3: height, width and aspect ratio get a third each."
+        );
     }
 }
 
 /// <summary>
-/// STDiT2, the transformer of Open-Sora 1.1, for videos of any resolution, aspect ratio and length: blocks as those of <see cref="StdiT"/>, told the size, the aspect ratio, the
+/// STDiT2, the transformer of Open-Sora 1.1, for videos of any resolution, aspect ratio and length: blocks as those of <see cref="StdiT"/>, told the
+/// size, the aspect ratio, the
 /// number of frames, the frame rate, and which frames are given.
 /// </summary>
 /// <remarks>
-/// Source: Open-Sora 1.1 report; size and aspect ratio as in PixArt-alpha (Chen et al., 2023), rotary positions along time after Su et al. (2021), normalised queries and keys after
-/// Henry et al. (2020). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
+/// Source: Open-Sora 1.1 report; size and aspect ratio as in PixArt-alpha (Chen et al., 2023), rotary positions along time after Su et al. (2021),
+/// normalised queries and keys after
+/// Henry et al. (2020). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads
+/// it.
 /// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
 /// </remarks>
 public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
@@ -62,7 +71,8 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public StdiT2(StdiT2Config config, bool initialize = true) : base(nameof(StdiT2))
+    public StdiT2(StdiT2Config config, bool initialize = true)
+        : base(nameof(StdiT2))
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -82,7 +92,9 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         (fl_embedder, fps_embedder) = (new SizeEmbedder(c), new SizeEmbedder(c));
         RegisterComponents();
         if (initialize)
+        {
             Initialize();
+        }
     }
 
     /// <summary>The sizes and choices that the model was made with.</summary>
@@ -128,7 +140,8 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>, unless the conditions say which.</remarks>
+    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>, unless the conditions say
+    /// which.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
     /// <param name="conditions">Text, size, length, frame rate and given frames.</param>
@@ -143,18 +156,18 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         Tensor Row(params double[] values) => MultiResolution.Row(x.device, values);
 
         var (height, width) = (conditions.Height, conditions.Width);
-        var size = cat([csize_embedder.call(Row(height, width)), ar_embedder.call(Row((double)height / width))], 1);           // [1, C]
-        var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(MultiResolution.Rates(conditions, x));        // [1 or B, C]
-        var time = t_embedder.call(timestep);                                                   // [B, C]
-        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device));         // [1, C], given frames are at time 0
-        Tensor Modulation(Sequential shared, Tensor told, int parts) =>                         // [B, 1 or T, parts, C]
+        var size = cat([csize_embedder.call(Row(height, width)), ar_embedder.call(Row((double)height / width))], 1); // [1, C]
+        var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(MultiResolution.Rates(conditions, x)); // [1 or B, C]
+        var time = t_embedder.call(timestep); // [B, C]
+        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)); // [1, C], given frames are at time 0
+        Tensor Modulation(Sequential shared, Tensor told, int parts) => // [B, 1 or T, parts, C]
             MultiResolution.Modulation(shared.call(time + told), clean is null ? null : shared.call(clean + told), noisy, parts);
         var (inFrames, alongTime) = (Modulation(t_block, size, 6), Modulation(t_block_temp, length, 3));
         var drop = conditions.DroppedText ?? MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
-        var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1);          // [B, M, C]
+        var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1); // [B, M, C]
         var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
 
-        var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
+        var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
         tokens = tokens + MultiResolution.Places(Config, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
         foreach (var block in blocks)
         {
@@ -163,7 +176,9 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
             tokens = next;
         }
         // As published, the last layer is told the size for given frames only.
-        return MultiResolution.Video(Config, x_embedder, final_layer, tokens, time, clean is null ? null : clean + size, noisy, x).MoveToOuterDisposeScope();
+        return MultiResolution
+            .Video(Config, x_embedder, final_layer, tokens, time, clean is null ? null : clean + size, noisy, x)
+            .MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -177,7 +192,8 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 }
 
-/// <summary>A block: attention within frames, along time, to the text, then an MLP. Attention along time has a norm and a modulation of its own.</summary>
+/// <summary>A block: attention within frames, along time, to the text, then an MLP. Attention along time has a norm and a modulation of its
+/// own.</summary>
 internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
 {
     public readonly Parameter scale_shift_table;
@@ -188,7 +204,8 @@ internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
     public readonly SelfAttention attn_temp;
     private readonly Func<Tensor, Tensor> _attendAlongTime;
 
-    public StdiT2Block(StdiT2Config config, Rope rope) : base(nameof(StdiT2Block))
+    public StdiT2Block(StdiT2Config config, Rope rope)
+        : base(nameof(StdiT2Block))
     {
         var (c, heads) = (config.HiddenSize, config.NumHeads);
         scale_shift_table = Parameters.Create(6, c);
@@ -209,17 +226,18 @@ internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
     /// <param name="alongTime">What all blocks share of time, length and frame rate: <c>[B, 1 or T, 3, C]</c>.</param>
     /// <param name="text"><c>[B, M, C]</c></param>
     /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
-    public override Tensor forward(Tensor x, Tensor inFrames, Tensor alongTime, Tensor text, Tensor? textBias) => GradientCheckpointing
-        ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]!, i[4]), x, inFrames, alongTime, text, textBias)
-        : Compute(x, inFrames, alongTime, text, textBias);
+    public override Tensor forward(Tensor x, Tensor inFrames, Tensor alongTime, Tensor text, Tensor? textBias) =>
+        GradientCheckpointing
+            ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]!, i[4]), x, inFrames, alongTime, text, textBias)
+            : Compute(x, inFrames, alongTime, text, textBias);
 
     private Tensor Compute(Tensor x, Tensor inFrames, Tensor alongTime, Tensor text, Tensor? textBias)
     {
         using var scope = NewDisposeScope();
-        var m = MultiResolution.Parts(scale_shift_table, inFrames, x.dtype);                    // 6 of [B, 1 or T, 1, C]
+        var m = MultiResolution.Parts(scale_shift_table, inFrames, x.dtype); // 6 of [B, 1 or T, 1, C]
         var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
-        m = MultiResolution.Parts(scale_shift_table_temporal, alongTime, x.dtype);              // 3 of [B, 1 or T, 1, C]
+        m = MultiResolution.Parts(scale_shift_table_temporal, alongTime, x.dtype); // 3 of [B, 1 or T, 1, C]
         var (shiftTemporal, scaleTemporal, gateTemporal) = (m[0], m[1], m[2]);
 
         x = AdaLn.AddGated(x, gateAttention, attn.AttendAlong(SelfAttention.Space, AdaLn.NormModulate(x, shiftAttention, scaleAttention)));

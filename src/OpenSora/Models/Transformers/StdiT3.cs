@@ -14,19 +14,22 @@ public sealed record StdiT3Config : MultiResolutionConfig
     /// <summary>The sizes of a named model with patches of 1x2x2.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>
     /// <exception cref="ArgumentException">The name is not known.</exception>
-    public static StdiT3Config Preset(string name) => name switch
-    {
-        "STDiT3-XL/2" => new(),
-        _ => throw new ArgumentException($"There is no STDiT3 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
-    };
+    public static StdiT3Config Preset(string name) =>
+        name switch
+        {
+            "STDiT3-XL/2" => new(),
+            _ => throw new ArgumentException($"There is no STDiT3 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+        };
 }
 
 /// <summary>
-/// STDiT3, the transformer of Open-Sora 1.2, for videos of any resolution, aspect ratio and length. Blocks within frames and blocks along time take turns; each attends,
+/// STDiT3, the transformer of Open-Sora 1.2, for videos of any resolution, aspect ratio and length. Blocks within frames and blocks along time take
+/// turns; each attends,
 /// then attends to the text, then has an MLP. It is told the frame rate, and which frames are given.
 /// </summary>
 /// <remarks>
-/// Source: Open-Sora 1.2 report; rotary positions along time after Su et al. (2021), normalised queries and keys after Henry et al. (2020). Trained as a rectified flow. Names of
+/// Source: Open-Sora 1.2 report; rotary positions along time after Su et al. (2021), normalised queries and keys after Henry et al. (2020). Trained
+/// as a rectified flow. Names of
 /// parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
 /// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
 /// </remarks>
@@ -46,7 +49,8 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// <param name="config">Sizes and choices.</param>
     /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
     /// <exception cref="ArgumentException">The configuration is wrong.</exception>
-    public StdiT3(StdiT3Config config, bool initialize = true) : base(nameof(StdiT3))
+    public StdiT3(StdiT3Config config, bool initialize = true)
+        : base(nameof(StdiT3))
     {
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
@@ -60,12 +64,15 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         fps_embedder = new SizeEmbedder(c);
         t_block = nn.Sequential(nn.SiLU(), new Linear(c, 6L * c) { Exact = true });
         y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
-        ModuleList<StdiT3Block> Blocks(Rope? along) => nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new StdiT3Block(config, along)).ToArray());
+        ModuleList<StdiT3Block> Blocks(Rope? along) =>
+            nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new StdiT3Block(config, along)).ToArray());
         (spatial_blocks, temporal_blocks) = (Blocks(null), Blocks(rope));
         final_layer = new FinalLayer(c, t * h * w * config.OutChannels);
         RegisterComponents();
         if (initialize)
+        {
             Initialize();
+        }
     }
 
     /// <summary>The sizes and choices that the model was made with.</summary>
@@ -114,7 +121,8 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <summary>Predicts the velocity, and a second half that a rectified flow leaves unused.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>, unless the conditions say which.</remarks>
+    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>, unless the conditions say
+    /// which.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
     /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
     /// <param name="conditions">Text, size, frame rate and given frames.</param>
@@ -127,15 +135,15 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         var (b, c, noisy) = (x.shape[0], Config.HiddenSize, conditions.NoisyFrames);
         var (t, h, w) = MultiResolution.Grid(Config, x);
 
-        var fps = fps_embedder.call(MultiResolution.Rates(conditions, x));                      // [1 or B, C]
-        var time = t_embedder.call(timestep) + fps;                                             // [B, C]
-        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps;   // [1 or B, C], given frames are at time 0
+        var fps = fps_embedder.call(MultiResolution.Rates(conditions, x)); // [1 or B, C]
+        var time = t_embedder.call(timestep) + fps; // [B, C]
+        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps; // [1 or B, C], given frames are at time 0
         var modulation = MultiResolution.Modulation(t_block.call(time), clean is null ? null : t_block.call(clean), noisy, 6); // [B, 1 or T, 6, C]
         var drop = conditions.DroppedText ?? MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
-        var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1);          // [B, M, C]
+        var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1); // [B, M, C]
         var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
 
-        var tokens = x_embedder.call(x).view(b, t, h * w, c);                                   // [B, T, S, C]
+        var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
         tokens = tokens + MultiResolution.Places(Config, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
         foreach (var block in spatial_blocks.Zip(temporal_blocks, (spatial, temporal) => new[] { spatial, temporal }).SelectMany(pair => pair))
         {
@@ -157,7 +165,8 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 }
 
-/// <summary>A block: attention within frames or along time, to the text, then an MLP, modulated by one time embedding for all blocks (adaLN-single).</summary>
+/// <summary>A block: attention within frames or along time, to the text, then an MLP, modulated by one time embedding for all blocks
+/// (adaLN-single).</summary>
 internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
 {
     public readonly Parameter scale_shift_table;
@@ -169,7 +178,8 @@ internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, T
     /// <summary>Makes a block.</summary>
     /// <param name="config">Sizes.</param>
     /// <param name="rope">The model's rotary positions, for a block along time; null: one within frames.</param>
-    public StdiT3Block(StdiT3Config config, Rope? rope) : base(nameof(StdiT3Block))
+    public StdiT3Block(StdiT3Config config, Rope? rope)
+        : base(nameof(StdiT3Block))
     {
         var (c, heads) = (config.HiddenSize, config.NumHeads);
         scale_shift_table = Parameters.Create(6, c);
@@ -187,14 +197,15 @@ internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, T
     /// <param name="modulation">What all blocks share of the time: <c>[B, 1 or T, 6, C]</c>.</param>
     /// <param name="text"><c>[B, M, C]</c></param>
     /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
-    public override Tensor forward(Tensor x, Tensor modulation, Tensor text, Tensor? textBias) => GradientCheckpointing
-        ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]), x, modulation, text, textBias)
-        : Compute(x, modulation, text, textBias);
+    public override Tensor forward(Tensor x, Tensor modulation, Tensor text, Tensor? textBias) =>
+        GradientCheckpointing
+            ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]), x, modulation, text, textBias)
+            : Compute(x, modulation, text, textBias);
 
     private Tensor Compute(Tensor x, Tensor modulation, Tensor text, Tensor? textBias)
     {
         using var scope = NewDisposeScope();
-        var m = MultiResolution.Parts(scale_shift_table, modulation, x.dtype);                  // 6 of [B, 1 or T, 1, C]
+        var m = MultiResolution.Parts(scale_shift_table, modulation, x.dtype); // 6 of [B, 1 or T, 1, C]
         var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
         x = AdaLn.AddGated(x, gateAttention, _attend(AdaLn.NormModulate(x, shiftAttention, scaleAttention)));

@@ -8,7 +8,8 @@ namespace OpenSora.Models;
 /// <remarks>Sizes are checked by <see cref="Build"/>. A builder may build several models; each gets parameters of its own.</remarks>
 /// <example><code>
 /// using var model = new StdiTBuilder().Preset("STDiT-S/2").Latents(frames: 16, height: 16, width: 16).Text(width: 256, tokens: 32).Seed(1).Build();
-/// using var fromImages = new StdiTBuilder().Latents(16, 64, 64).LoadImageWeights("PixArt-XL-2-512x512.pth").Build(); // begins as PixArt-alpha, frame by frame
+/// using var fromImages = new StdiTBuilder().Latents(16, 64, 64).LoadImageWeights("PixArt-XL-2-512x512.pth").Build(); // begins as PixArt-alpha,
+/// frame by frame
 /// </code></example>
 public sealed class StdiTBuilder
 {
@@ -101,9 +102,12 @@ public sealed class StdiTBuilder
         return this;
     }
 
-    /// <summary>Begins with an image model's weights: PixArt-alpha's for <see cref="Build"/>, DiT's for <see cref="BuildForClasses"/>. Patch projections get an axis
-    /// of time, positions are made for the latents' size, the null caption is cut or lengthened, and attention along time keeps its start at zero, so that
-    /// the model makes of every frame what the image model makes of it (<see cref="AttentionOrder.Serial"/> and <see cref="AttentionOrder.Parallel"/> order).</summary>
+    /// <summary>Begins with an image model's weights: PixArt-alpha's for <see cref="Build"/>, DiT's for <see cref="BuildForClasses"/>. Patch
+    /// projections get an axis
+    /// of time, positions are made for the latents' size, the null caption is cut or lengthened, and attention along time keeps its start at zero, so
+    /// that
+    /// the model makes of every frame what the image model makes of it (<see cref="AttentionOrder.Serial"/> and <see cref="AttentionOrder.Parallel"/>
+    /// order).</summary>
     /// <param name="path">The checkpoint; it is read when a model is built. See <see cref="PublishedWeights"/>.</param>
     public StdiTBuilder LoadImageWeights(string path)
     {
@@ -133,7 +137,12 @@ public sealed class StdiTBuilder
     /// <exception cref="InvalidOperationException">Image weights were given, but the order is <see cref="AttentionOrder.Interleaved"/>.</exception>
     /// <exception cref="FileNotFoundException">There are no such image weights.</exception>
     /// <exception cref="InvalidWeightsException">The image weights are damaged or do not fit.</exception>
-    public StdiT Build() => Started(new StdiT(_config, initialize: false), static (model, generator) => model.Initialize(generator), static (model, path) => model.LoadImageWeights(path));
+    public StdiT Build() =>
+        Started(
+            new StdiT(_config, initialize: false),
+            static (model, generator) => model.Initialize(generator),
+            static (model, path) => model.LoadImageWeights(path)
+        );
 
     /// <summary>Makes the relative that is told a class instead of a text: a <see cref="DiT"/> of these sizes and this order of attention.</summary>
     /// <param name="classes">The number of classes (ImageNet: 1000).</param>
@@ -146,17 +155,38 @@ public sealed class StdiTBuilder
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(classes);
         if (_config is not { SpaceScale: 1, TimeScale: 1, StretchPositions: false, SizeConditioning: false, QkNorm: false, TemporalNorm: false })
-            throw new ArgumentException("A model of classes is a DiT, which has no scaled or stretched positions, no size conditioning and no norm of queries and keys or of the temporal attention. Leave these out.", nameof(classes));
+        {
+            throw new ArgumentException(
+                "A model of classes is a DiT, which has no scaled or stretched positions, no size conditioning and no norm of queries and keys or of the temporal attention. Leave these out.",
+                nameof(classes)
+            );
+        }
+
         var config = new DiTConfig
         {
-            InputSize = _config.InputSize, InChannels = _config.InChannels, PatchSize = _config.PatchSize, HiddenSize = _config.HiddenSize, Depth = _config.Depth,
-            NumHeads = _config.NumHeads, MlpRatio = _config.MlpRatio, Condition = $"label_{classes}", ClassDropoutProb = _config.ClassDropoutProb,
-            LearnSigma = _config.PredSigma, NoTemporalPosEmb = _config.NoTemporalPosEmb, AttentionOrder = _config.AttentionOrder, ZeroInitTemporal = _config.ZeroInitTemporal,
+            InputSize = _config.InputSize,
+            InChannels = _config.InChannels,
+            PatchSize = _config.PatchSize,
+            HiddenSize = _config.HiddenSize,
+            Depth = _config.Depth,
+            NumHeads = _config.NumHeads,
+            MlpRatio = _config.MlpRatio,
+            Condition = $"label_{classes}",
+            ClassDropoutProb = _config.ClassDropoutProb,
+            LearnSigma = _config.PredSigma,
+            NoTemporalPosEmb = _config.NoTemporalPosEmb,
+            AttentionOrder = _config.AttentionOrder,
+            ZeroInitTemporal = _config.ZeroInitTemporal,
         };
-        return Started(new DiT(config, initialize: false), static (model, generator) => model.Initialize(generator), static (model, path) => model.LoadImageWeights(path));
+        return Started(
+            new DiT(config, initialize: false),
+            static (model, generator) => model.Initialize(generator),
+            static (model, path) => model.LoadImageWeights(path)
+        );
     }
 
-    private TModel Started<TModel>(TModel model, Action<TModel, Generator?> initialize, Func<TModel, string, LoadReport> load) where TModel : nn.Module
+    private TModel Started<TModel>(TModel model, Action<TModel, Generator?> initialize, Func<TModel, string, LoadReport> load)
+        where TModel : nn.Module
     {
         try
         {

@@ -3,7 +3,8 @@ namespace OpenSora.Models;
 /// <summary>Sizes and choices of an <see cref="StdiT"/>.</summary>
 public record StdiTConfig : TransformerConfig
 {
-    /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the way.</summary>
+    /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the
+    /// way.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
 
     /// <summary>The most tokens of a caption; rows of the null caption.</summary>
@@ -21,8 +22,10 @@ public record StdiTConfig : TransformerConfig
     /// <summary>Leaves the temporal positions out.</summary>
     public bool NoTemporalPosEmb { get; init; }
 
-    /// <summary>Normalises what the second attention of every block, along time, sees, and tells it the frames' positions in every block. The published model does neither, and
-    /// its weights need this off. Its tokens grow from block to block, and with them logits and gradients: in a model of one's own that shall learn motions, training can run
+    /// <summary>Normalises what the second attention of every block, along time, sees, and tells it the frames' positions in every block. The
+    /// published model does neither, and
+    /// its weights need this off. Its tokens grow from block to block, and with them logits and gradients: in a model of one's own that shall learn
+    /// motions, training can run
     /// away (recipes/stickers/TRAINING.md has a measured case). Adds no parameters; of no effect where blocks have no second attention.</summary>
     public bool TemporalNorm { get; init; }
 
@@ -35,11 +38,13 @@ public record StdiTConfig : TransformerConfig
     /// <summary>How blocks attend within frames and along time.</summary>
     public AttentionOrder AttentionOrder { get; init; } = AttentionOrder.Serial;
 
-    /// <summary>Stretches spatial positions to the square with as many tokens as <see cref="InputSize"/> has, as PixArt-alpha does. It has no effect on latents
+    /// <summary>Stretches spatial positions to the square with as many tokens as <see cref="InputSize"/> has, as PixArt-alpha does. It has no effect
+    /// on latents
     /// of that size if they are square.</summary>
     public bool StretchPositions { get; init; }
 
-    /// <summary>Tells the model height, width and their ratio beside the time, as PixArt-alpha's models of many sizes do. Needs a multiple of 3 channels.</summary>
+    /// <summary>Tells the model height, width and their ratio beside the time, as PixArt-alpha's models of many sizes do. Needs a multiple of 3
+    /// channels.</summary>
     public bool SizeConditioning { get; init; }
 
     /// <summary>Names that <see cref="Preset"/> knows: the sizes of DiT (Peebles and Xie, 2023, table 1) with patches of 1x2x2.</summary>
@@ -59,6 +64,10 @@ public record StdiTConfig : TransformerConfig
         Positive((ModelMaxLength, nameof(ModelMaxLength)));
         Check(SpaceScale > 0, nameof(SpaceScale), $"SpaceScale is {SpaceScale}; it must be positive.");
         Check(TimeScale > 0, nameof(TimeScale), $"TimeScale is {TimeScale}; it must be positive.");
-        Check(!SizeConditioning || HiddenSize % 3 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 3, which SizeConditioning needs.");
+        Check(
+            !SizeConditioning || HiddenSize % 3 == 0,
+            nameof(HiddenSize),
+            $"HiddenSize {HiddenSize} is not a multiple of 3, which SizeConditioning needs."
+        );
     }
 }
