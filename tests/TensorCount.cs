@@ -6,9 +6,9 @@ namespace OpenSora;
 /// <summary>Counts tensors, to find those that a test leaves.</summary>
 internal sealed class TensorCount
 {
-    private readonly long start;
+    private readonly long _start;
 
-    private TensorCount() => start = Settled; // what earlier tests left to the finalizer must not vanish while this one counts
+    private TensorCount() => _start = Settled; // what earlier tests left to the finalizer must not vanish while this one counts
 
     /// <summary>Tensors that exist now.</summary>
     public static long Now => Tensor.TotalCount - Gradients.AbsentCount;
@@ -25,7 +25,7 @@ internal sealed class TensorCount
     }
 
     /// <summary>Tensors made since the start and not yet disposed of. Modules are not to be made meanwhile.</summary>
-    public long More => Now - start;
+    public long More => Now - _start;
 
     public static TensorCount Start() => new();
 

@@ -29,7 +29,7 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         [-1, 1, 1],
     ];
 
-    private readonly SampleOrder order = new(clips);
+    private readonly SampleOrder _order = new(clips);
 
     public readonly record struct Caption(int Shape, int Colour, int Direction);
 
@@ -42,7 +42,7 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         var random = Randomness.Of(seed, number, 1);
         var pixels = new float[count * 3 * frames * size * size];
         var captions = new Caption[count];
-        foreach (var (i, clip) in order.Batch(number, count, seed).Index())
+        foreach (var (i, clip) in _order.Batch(number, count, seed).Index())
         {
             var own = Randomness.Of(17, clip);
             captions[i] = Draw(own);

@@ -7,41 +7,41 @@ namespace OpenSora.Samples;
 internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposable
 {
     private const int BarWidth = 24;
-    private readonly bool terminal = !Console.IsErrorRedirected;
-    private readonly Stopwatch watch = Stopwatch.StartNew();
-    private GenerationStage? stage;
+    private readonly bool _terminal = !Console.IsErrorRedirected;
+    private readonly Stopwatch _watch = Stopwatch.StartNew();
+    private GenerationStage? _stage;
 
     public void Report(GenerationProgress value)
     {
-        if (value.Stage != stage)
+        if (value.Stage != _stage)
         {
-            stage = value.Stage;
-            watch.Restart();
-            if (!terminal)
+            _stage = value.Stage;
+            _watch.Restart();
+            if (!_terminal)
             {
                 Console.Error.WriteLine(Name(value.Stage) + (value.Stage == GenerationStage.Denoising ? $" in {value.Steps} steps" : ""));
             }
         }
-        if (!terminal)
+        if (!_terminal)
         {
             return;
         }
 
         var filled = BarWidth * value.Step / value.Steps;
         var left =
-            value.Step > 0 && value.Step < value.Steps ? $", {watch.Elapsed.TotalSeconds / value.Step * (value.Steps - value.Step):0} s left" : "";
+            value.Step > 0 && value.Step < value.Steps ? $", {_watch.Elapsed.TotalSeconds / value.Step * (value.Steps - value.Step):0} s left" : "";
         var steps = value.Stage is GenerationStage.Denoising or GenerationStage.Decoding ? $" {value.Step}/{value.Steps}{left}" : "";
         Console.Error.Write($"\r\e[K{new string('█', filled)}{new string('░', BarWidth - filled)} {Name(value.Stage)}{steps}");
     }
 
     public void Clear()
     {
-        if (terminal && stage is not null)
+        if (_terminal && _stage is not null)
         {
             Console.Error.Write("\r\e[K");
         }
 
-        stage = null;
+        _stage = null;
     }
 
     public void Dispose() => Clear();

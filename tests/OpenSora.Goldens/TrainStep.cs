@@ -89,12 +89,12 @@ internal static class TrainStepGoldens
     /// <summary>The recorded batch, noise, time steps and dropped captions of each step.</summary>
     private sealed class Recorded(GoldenFile file, StdiT model) : ITrainingObjective, ITrainingData
     {
-        private readonly DiffusionTraining objective = new(model);
-        private int step;
+        private readonly DiffusionTraining _objective = new(model);
+        private int _step;
 
         public List<Diffusion.TrainingLosses> Losses { get; } = [];
 
-        public IReadOnlyDictionary<string, nn.Module> Modules => objective.Modules;
+        public IReadOnlyDictionary<string, nn.Module> Modules => _objective.Modules;
 
         public long Count => 1;
 
@@ -102,7 +102,7 @@ internal static class TrainStepGoldens
 
         public void Restart()
         {
-            step = 0;
+            _step = 0;
             Losses.Clear();
         }
 
@@ -112,13 +112,13 @@ internal static class TrainStepGoldens
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
         {
             var weights = ones(batch.Video.shape[0]);
-            var (loss, losses) = objective.Loss(
+            var (loss, losses) = _objective.Loss(
                 batch,
                 batch.Video,
-                file["input.t"][step],
+                file["input.t"][_step],
                 weights,
-                file["input.noise"][step],
-                file["input.drop_ids"][step]
+                file["input.noise"][_step],
+                file["input.drop_ids"][_step]
             );
             Losses.Add(
                 new Diffusion.TrainingLosses(
@@ -127,7 +127,7 @@ internal static class TrainStepGoldens
                     losses.VariationalBound?.detach().clone().DetachFromDisposeScope()
                 )
             );
-            step++;
+            _step++;
             return loss;
         }
     }

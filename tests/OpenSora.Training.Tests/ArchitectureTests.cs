@@ -146,7 +146,7 @@ public class ArchitectureTests
 
     private sealed class Watched : nn.Module, IVideoTransformer
     {
-        private readonly NoModule inner = new();
+        private readonly NoModule _inner = new();
 
         public Watched()
             : base(nameof(Watched)) { }
@@ -155,25 +155,25 @@ public class ArchitectureTests
 
         public bool[]? Dropped { get; private set; }
 
-        public int LatentChannels => inner.LatentChannels;
+        public int LatentChannels => _inner.LatentChannels;
 
-        public IReadOnlyList<int> LatentMultiple => inner.LatentMultiple;
+        public IReadOnlyList<int> LatentMultiple => _inner.LatentMultiple;
 
-        public int TextWidth => inner.TextWidth;
+        public int TextWidth => _inner.TextWidth;
 
-        public int TextTokens => inner.TextTokens;
+        public int TextTokens => _inner.TextTokens;
 
         public bool SupportsNoisyFrames => true;
 
         public double CaptionDropout => 0.5;
 
-        public Tensor NullCaption(long batch = 1) => inner.NullCaption(batch);
+        public Tensor NullCaption(long batch = 1) => _inner.NullCaption(batch);
 
         public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions)
         {
             Told = conditions;
             Dropped = conditions.DroppedText!.data<bool>().ToArray();
-            return inner.Denoise(x, t, conditions);
+            return _inner.Denoise(x, t, conditions);
         }
     }
 

@@ -774,13 +774,13 @@ public class StagedTrainerTests
 
     private sealed class FailsOnAnotherThread(ITrainingObjective inner) : ITrainingObjective
     {
-        private int calls;
+        private int _calls;
 
         public IReadOnlyDictionary<string, nn.Module> Modules => inner.Modules;
 
         // The first step works; in the second, the worker that has a thread of its own fails.
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-            Interlocked.Increment(ref calls) > 2 && !Thread.CurrentThread.IsThreadPoolThread
+            Interlocked.Increment(ref _calls) > 2 && !Thread.CurrentThread.IsThreadPoolThread
                 ? throw new InvalidDataException("bad sample")
                 : inner.Loss(batch, stage, generator);
     }

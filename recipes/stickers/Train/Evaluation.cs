@@ -22,13 +22,13 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
 {
     private const int Small = 32; // pixels of the pictures that are compared
 
-    private int frames; // of each video: the model's
+    private int _frames; // of each video: the model's
 
-    private HashSet<(string Style, string Thing, string Colour)> shown = []; // what training shows on which colours
+    private HashSet<(string Style, string Thing, string Colour)> _shown = []; // what training shows on which colours
 
-    private readonly int[] chosenStills = place.Chosen(stills),
-        chosenClips = place.Chosen(clips),
-        chosenFlat = place.Recipe.HasFlat ? place.Chosen(stills, StickerSet.Flat) : [];
+    private readonly int[] _chosenStills = place.Chosen(stills),
+        _chosenClips = place.Chosen(clips),
+        _chosenFlat = place.Recipe.HasFlat ? place.Chosen(stills, StickerSet.Flat) : [];
 
     private sealed record Question(
         string Kind,
@@ -69,8 +69,8 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             .Configure(options => options.Precision = bfloat16 ? ScalarType.BFloat16 : null)
             .Build();
         await generator.LoadAsync(cancellationToken: cancellation);
-        frames = (await generator.DescribeAsync(cancellation)).Video.Frames;
-        shown = Shown();
+        _frames = (await generator.DescribeAsync(cancellation)).Video.Frames;
+        _shown = Shown();
         var questions = Questions(each);
         CheckMotions();
 
@@ -83,7 +83,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             {
                 var video = await generator
                     .Request(question.Prompt)
-                    .Frames(frames)
+                    .Frames(_frames)
                     .Steps(steps)
                     .Guidance(guidance)
                     .Seed(1000 * seed + i)
@@ -104,7 +104,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         Print(
             "prompts",
             FormattableString.Invariant(
-                $"{questions.Count}, {seeds} seeds each, {frames} frames; {clock.Elapsed.TotalSeconds / answers.Count:F1} s a video"
+                $"{questions.Count}, {seeds} seeds each, {_frames} frames; {clock.Elapsed.TotalSeconds / answers.Count:F1} s a video"
             )
         );
         Things(answers);
@@ -114,7 +114,11 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             Print(
                 $"background colour, combinations {words}",
                 Share(
-                    [.. answers.Where(answer => shown.Contains((answer.Question.Style, answer.Question.Thing, answer.Question.Colour.Name)) == seen)],
+                    [
+                        .. answers.Where(answer =>
+                            _shown.Contains((answer.Question.Style, answer.Question.Thing, answer.Question.Colour.Name)) == seen
+                        ),
+                    ],
                     answer => Nearest(Border(answer.Video)) == answer.Question.Colour
                 )
             );
@@ -149,17 +153,17 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         var white = stills.Palette[0];
         List<Question> questions = [];
         bool IsAsked(Sticker sticker) => asked?.Contains(sticker.Thing) != false;
-        var animated = chosenClips.Select(i => clips.Items[i].Thing).ToHashSet(StringComparer.Ordinal);
-        var still = Shuffled([.. chosenStills.Where(i => !animated.Contains(stills.Items[i].Thing) && IsAsked(stills.Items[i]))], 1);
+        var animated = _chosenClips.Select(i => clips.Items[i].Thing).ToHashSet(StringComparer.Ordinal);
+        var still = Shuffled([.. _chosenStills.Where(i => !animated.Contains(stills.Items[i].Thing) && IsAsked(stills.Items[i]))], 1);
         foreach (var i in still.Take(each))
         {
             questions.Add(new("still things", stills.Items[i].Plain[0], stills.Items[i].Thing, white, Motion.All[0], Seen: true, null));
         }
         // Half of the animated things on white, half on a colour on which training did not show them.
-        foreach (var (turn, i) in Shuffled([.. chosenClips.Where(i => IsAsked(clips.Items[i]))], 2).Take(each).Index())
+        foreach (var (turn, i) in Shuffled([.. _chosenClips.Where(i => IsAsked(clips.Items[i]))], 2).Take(each).Index())
         {
             var (clip, seen) = (clips.Items[i], turn % 2 == 0);
-            var others = stills.Palette.Where(colour => !shown.Contains((clip.Style, clip.Thing, colour.Name))).ToArray();
+            var others = stills.Palette.Where(colour => !_shown.Contains((clip.Style, clip.Thing, colour.Name))).ToArray();
             if (!seen && others.Length == 0)
             {
                 continue; // it is shown on all of them
@@ -178,10 +182,10 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                 )
             );
         }
-        OnColours("on a colour", chosenStills, 3);
-        if (chosenFlat.Length > 0)
+        OnColours("on a colour", _chosenStills, 3);
+        if (_chosenFlat.Length > 0)
         {
-            OnColours("flat", chosenFlat, 8);
+            OnColours("flat", _chosenFlat, 8);
         }
 
         var moved = place.Moved(stills, clips);
@@ -216,7 +220,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             foreach (var (turn, i) in Shuffled([.. chosen.Where(i => IsAsked(stills.Items[i]))], key).Take(each).Index())
             {
                 var (sticker, seen) = (stills.Items[i], turn % 2 == 0);
-                var colours = stills.Palette.Where(colour => shown.Contains((sticker.Style, sticker.Thing, colour.Name)) == seen).ToArray();
+                var colours = stills.Palette.Where(colour => _shown.Contains((sticker.Style, sticker.Thing, colour.Name)) == seen).ToArray();
                 if (colours.Length == 0)
                 {
                     continue; // it is shown on all of them
@@ -253,9 +257,9 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         foreach (
             var (set, chosen, backgrounds) in new[]
             {
-                (stills, chosenStills, place.Recipe.StillBackgrounds),
-                (stills, chosenFlat, place.Recipe.StillBackgrounds),
-                (clips, chosenClips, place.Recipe.ClipBackgrounds),
+                (stills, _chosenStills, place.Recipe.StillBackgrounds),
+                (stills, _chosenFlat, place.Recipe.StillBackgrounds),
+                (clips, _chosenClips, place.Recipe.ClipBackgrounds),
             }
         )
         {
@@ -294,12 +298,12 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             using var scope = NewDisposeScope();
             List<Sticker> shownBy = [];
             List<Tensor> pictures = [];
-            foreach (var i in chosenStills.Concat(chosenFlat))
+            foreach (var i in _chosenStills.Concat(_chosenFlat))
             {
                 Add(stills.Items[i], stills.On(i, group.Key, 0, 1));
             }
 
-            foreach (var i in chosenClips)
+            foreach (var i in _chosenClips)
             {
                 Add(clips.Items[i], clips.On(i, group.Key, 0, clips.Frames));
             }
@@ -329,7 +333,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         Print(
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"thing, nearest of {chosenStills.Select(i => stills.Items[i].Thing).Distinct(StringComparer.Ordinal).Count()}"
+                $"thing, nearest of {_chosenStills.Select(i => stills.Items[i].Thing).Distinct(StringComparer.Ordinal).Count()}"
             ),
             Share(told, IsFirst)
         );
@@ -339,7 +343,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         }
 
         Print("thing, among the nearest five", Share(told, answer => answer.Nearest.Contains(answer.Question.Thing, StringComparer.Ordinal)));
-        if (chosenFlat.Length > 0)
+        if (_chosenFlat.Length > 0)
         {
             Print("style, that of the nearest", Share(told, answer => string.Equals(answer.Style, answer.Question.Style, StringComparison.Ordinal)));
         }
@@ -464,7 +468,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         foreach (var i in some)
         {
             using var scope = NewDisposeScope();
-            var video = VideoFrames.FromTensor(moved.Load(i, new Random(0)).Video.narrow(1, (clips.Frames - frames) / 2, frames), 8);
+            var video = VideoFrames.FromTensor(moved.Load(i, new Random(0)).Video.narrow(1, (clips.Frames - _frames) / 2, _frames), 8);
             right += string.Equals(MotionOf(video), moved.Clips[i].Motion.Phrase, StringComparison.Ordinal) ? 1 : 0;
         }
         Print("motion, as told of true clips", Share(right, some.Length));
@@ -477,7 +481,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             .Select(answer =>
             {
                 using var scope = NewDisposeScope();
-                var real = VideoFrames.FromTensor(clips.On(answer.Question.Clip!.Value, answer.Question.Colour, 0, frames), 8);
+                var real = VideoFrames.FromTensor(clips.On(answer.Question.Clip!.Value, answer.Question.Colour, 0, _frames), 8);
                 return Change(answer.Video) / Math.Max(1e-4, Change(real));
             })
             .Order()
@@ -511,7 +515,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         var heldOut = wanted
             .Select(answer => answer.Question)
             .Distinct()
-            .Select(question => clips.On(question.Clip!.Value, question.Colour, 0, frames))
+            .Select(question => clips.On(question.Clip!.Value, question.Colour, 0, _frames))
             .ToArray();
         var real = cat([.. heldOut.Select(Features)]);
         var back = cat([.. heldOut.Select(video => Features(vae.Decode(vae.Encode(video.unsqueeze(0)))[0].clamp(-1, 1)))]);

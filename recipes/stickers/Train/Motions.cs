@@ -68,14 +68,14 @@ internal sealed record Motion(string Phrase, Func<double, (double Size, double W
 /// <summary>Stills that are moved: each in some motions on some backgrounds, none of which is held out.</summary>
 internal sealed class MovedStickers : IClipSource
 {
-    private readonly StickerSet set;
-    private readonly int frames,
-        shrink;
-    private readonly List<(int Sticker, PaletteColour Colour, Motion Motion)> clips = [];
+    private readonly StickerSet _set;
+    private readonly int _frames,
+        _shrink;
+    private readonly List<(int Sticker, PaletteColour Colour, Motion Motion)> _clips = [];
 
     public MovedStickers(StickerSet set, IReadOnlyList<int> chosen, int each, int frames, int shrink = 1)
     {
-        (this.set, this.frames, this.shrink) = (set, frames, shrink);
+        (this._set, this._frames, this._shrink) = (set, frames, shrink);
         foreach (var (i, sticker) in chosen.Index())
         {
             var (random, thing) = (Randomness.Of(16, sticker), set.Items[sticker].Thing);
@@ -85,7 +85,7 @@ internal sealed class MovedStickers : IClipSource
                 var motion = Motion.All[turn == 0 ? 0 : 1 + (i * (each - 1) + turn - 1) % (Motion.All.Count - 1)];
                 var colours = set.Palette.Where((colour, place) => !Motion.HeldOut(thing, colour.Name, motion.Phrase)).ToArray();
                 // Half of them on white, which captions need not name.
-                clips.Add(
+                _clips.Add(
                     (
                         sticker,
                         random.Next(2) == 0 && ReferenceEquals(colours[0], set.Palette[0]) ? colours[0] : colours[random.Next(colours.Length)],
@@ -96,25 +96,25 @@ internal sealed class MovedStickers : IClipSource
         }
     }
 
-    public int Count => clips.Count;
+    public int Count => _clips.Count;
 
     /// <summary>What is moved, and how.</summary>
-    public IReadOnlyList<(int Sticker, PaletteColour Colour, Motion Motion)> Clips => clips;
+    public IReadOnlyList<(int Sticker, PaletteColour Colour, Motion Motion)> Clips => _clips;
 
     public string Fingerprint =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{set.Fingerprint} moved, {clips.Count} clips of {frames} ({Randomness.Mix(0, [.. clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(0.3)} {motion.At(1)}"))}{StickersOnColours.Shrunk(shrink)}"
+            $"{_set.Fingerprint} moved, {_clips.Count} clips of {_frames} ({Randomness.Mix(0, [.. _clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(0.3)} {motion.At(1)}"))}{StickersOnColours.Shrunk(_shrink)}"
         );
 
     public CaptionedClip Load(int index, Random random)
     {
-        var (sticker, colour, motion) = clips[index];
+        var (sticker, colour, motion) = _clips[index];
         using var scope = NewDisposeScope();
-        var video = StickersOnColours.Shrink(motion.Render(set.Rgba(sticker), colour, frames), shrink);
+        var video = StickersOnColours.Shrink(motion.Render(_set.Rgba(sticker), colour, _frames), _shrink);
         return new CaptionedClip(
             video.MoveToOuterDisposeScope(),
-            [.. set.CaptionsOn(sticker, colour).Select(caption => motion.Told(caption, set.Items[sticker].Thing))]
+            [.. _set.CaptionsOn(sticker, colour).Select(caption => motion.Told(caption, _set.Items[sticker].Thing))]
         );
     }
 }

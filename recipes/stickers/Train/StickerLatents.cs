@@ -16,12 +16,12 @@ internal sealed class StickerLatents(
     StageSettings? stage = null
 ) : IDisposable
 {
-    private readonly AutoencoderKL vae = place.Vae();
-    private readonly StickerSet stills = StickerSet.Stills(place.Data),
-        clips = StickerSet.Clips(place.Data);
-    private readonly ITokenizer tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
-    private readonly Dictionary<string, LatentCache> caches = new(StringComparer.Ordinal);
-    private readonly Dictionary<(LatentCache, int?, string?), LatentData> made = [];
+    private readonly AutoencoderKL _vae = place.Vae();
+    private readonly StickerSet _stills = StickerSet.Stills(place.Data),
+        _clips = StickerSet.Clips(place.Data);
+    private readonly ITokenizer _tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
+    private readonly Dictionary<string, LatentCache> _caches = new(StringComparer.Ordinal);
+    private readonly Dictionary<(LatentCache, int?, string?), LatentData> _made = [];
 
     public IReadOnlyList<IReadOnlyList<string>> StillCaptions => StillCache(small: false, StickerSet.Usual).Captions;
 
@@ -31,8 +31,8 @@ internal sealed class StickerLatents(
     /// <summary>Stills, on some colours each, perhaps of half the size.</summary>
     public LatentData Stills(bool small = false, string style = StickerSet.Usual)
     {
-        var chosen = place.Chosen(stills, style);
-        return Data(StillCache(small, style), i => stills.Items[chosen[i / place.Recipe.StillBackgrounds]].Thing);
+        var chosen = place.Chosen(_stills, style);
+        return Data(StillCache(small, style), i => _stills.Items[chosen[i / place.Recipe.StillBackgrounds]].Thing);
     }
 
     /// <summary>Clips of things that move by themselves.</summary>
@@ -41,10 +41,10 @@ internal sealed class StickerLatents(
     /// <summary>Stills of the other things, moved, perhaps in one way only.</summary>
     public LatentData Moved(bool small = false, string style = StickerSet.Usual, string? motion = null)
     {
-        var moved = place.Moved(stills, clips, small ? 2 : 1, style);
+        var moved = place.Moved(_stills, _clips, small ? 2 : 1, style);
         return Data(
             Cache((small ? "small-moved" : "moved") + Of(style), () => moved),
-            i => stills.Items[moved.Clips[i].Sticker].Thing,
+            i => _stills.Items[moved.Clips[i].Sticker].Thing,
             place.Recipe.Frames,
             motion,
             i =>
@@ -58,42 +58,44 @@ internal sealed class StickerLatents(
 
     private LatentCache StillCache(bool small, string style) =>
         Cache((small ? "small" : "stills") + Of(style), () =>
-            new StickersOnColours(stills, place.Chosen(stills, style), place.Recipe.StillBackgrounds, small ? 2 : 1)
+            new StickersOnColours(_stills, place.Chosen(_stills, style), place.Recipe.StillBackgrounds, small ? 2 : 1)
         );
 
     private LatentCache ClipCache(bool small) =>
-        Cache(small ? "small-clips" : "clips", () => new StickersOnColours(clips, place.Chosen(clips), place.Recipe.ClipBackgrounds, small ? 2 : 1));
+        Cache(small ? "small-clips" : "clips", () =>
+            new StickersOnColours(_clips, place.Chosen(_clips), place.Recipe.ClipBackgrounds, small ? 2 : 1)
+        );
 
     private LatentData Clips(LatentCache cache, int frames)
     {
-        var chosen = place.Chosen(clips);
-        return Data(cache, i => clips.Items[chosen[i / place.Recipe.ClipBackgrounds]].Thing, frames);
+        var chosen = place.Chosen(_clips);
+        return Data(cache, i => _clips.Items[chosen[i / place.Recipe.ClipBackgrounds]].Thing, frames);
     }
 
     private static string Of(string style) => string.Equals(style, StickerSet.Usual, StringComparison.Ordinal) ? "" : "-" + style;
 
     public void Dispose()
     {
-        foreach (var data in made.Values)
+        foreach (var data in _made.Values)
         {
             data.Dispose();
         }
 
-        foreach (var cache in caches.Values)
+        foreach (var cache in _caches.Values)
         {
             cache.Dispose();
         }
 
-        stills.Dispose();
-        clips.Dispose();
-        vae.Dispose();
+        _stills.Dispose();
+        _clips.Dispose();
+        _vae.Dispose();
     }
 
     private LatentCache Cache(string name, Func<IClipSource> source)
     {
-        if (!caches.TryGetValue(name, out var cache))
+        if (!_caches.TryGetValue(name, out var cache))
         {
-            caches[name] = cache = place.Cache(name, source(), vae, cancellation);
+            _caches[name] = cache = place.Cache(name, source(), _vae, cancellation);
         }
 
         return cache;
@@ -101,11 +103,11 @@ internal sealed class StickerLatents(
 
     private LatentData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null, string? motion = null, Func<int, bool>? taken = null)
     {
-        if (!made.TryGetValue((cache, frames, motion), out var data))
+        if (!_made.TryGetValue((cache, frames, motion), out var data))
         {
             var some = Enumerable.Range(0, cache.Captions.Count).Where(i => things?.Contains(thingOf(i)) != false && taken?.Invoke(i) != false);
             var interval = frames > 1 ? stage?.FrameInterval ?? 1 : 1;
-            made[(cache, frames, motion)] = data = new LatentData(cache, tokenizer, place.Recipe.Tokens, some, cleanCaptions: false)
+            _made[(cache, frames, motion)] = data = new LatentData(cache, _tokenizer, place.Recipe.Tokens, some, cleanCaptions: false)
             {
                 Frames = (frames - 1) / interval + 1,
                 FrameInterval = interval,

@@ -16,9 +16,9 @@ internal sealed record Sticker(string Code, string Thing, string Style, string C
 /// <summary>What prepare.mjs packed: RGBA bytes of all stickers, and index.json, which says what they are.</summary>
 internal sealed class StickerSet : IDisposable
 {
-    private readonly MemoryMappedFile file;
-    private readonly MemoryMappedViewAccessor view;
-    private readonly long length;
+    private readonly MemoryMappedFile _file;
+    private readonly MemoryMappedViewAccessor _view;
+    private readonly long _length;
 
     private StickerSet(string folder, string kind)
     {
@@ -30,14 +30,14 @@ internal sealed class StickerSet : IDisposable
         var shape = part.GetProperty("shape").Deserialize<int[]>()!;
         (Frames, Height, Width) = shape.Length == 5 ? (shape[1], shape[2], shape[3]) : (1, shape[1], shape[2]);
         var path = Path.Combine(folder, part.GetProperty("file").GetString()!);
-        length = new FileInfo(path).Length;
-        if (length != (long)Items.Length * Frames * Height * Width * 4)
+        _length = new FileInfo(path).Length;
+        if (_length != (long)Items.Length * Frames * Height * Width * 4)
         {
-            throw new InvalidDataException($"'{path}' has {length} bytes, which is not what index.json says. Run data/prepare.mjs again.");
+            throw new InvalidDataException($"'{path}' has {_length} bytes, which is not what index.json says. Run data/prepare.mjs again.");
         }
 
-        file = MemoryMappedFile.CreateFromFile(path, FileMode.Open, mapName: null, 0, MemoryMappedFileAccess.Read);
-        view = file.CreateViewAccessor(0, 0, MemoryMappedFileAccess.Read);
+        _file = MemoryMappedFile.CreateFromFile(path, FileMode.Open, mapName: null, 0, MemoryMappedFileAccess.Read);
+        _view = _file.CreateViewAccessor(0, 0, MemoryMappedFileAccess.Read);
         Fingerprint = string.Create(CultureInfo.InvariantCulture, $"{kind} {string.Join('x', shape)}");
     }
 
@@ -70,10 +70,10 @@ internal sealed class StickerSet : IDisposable
         var pixels = Height * Width;
         var result = new float[3 * frames * pixels];
         byte* start = null;
-        view.SafeMemoryMappedViewHandle.AcquirePointer(ref start);
+        _view.SafeMemoryMappedViewHandle.AcquirePointer(ref start);
         try
         {
-            var source = start + view.PointerOffset + ((long)index * Frames + firstFrame) * pixels * 4;
+            var source = start + _view.PointerOffset + ((long)index * Frames + firstFrame) * pixels * 4;
             for (var channel = 0; channel < 3; channel++)
             {
                 var under = background.Rgb[channel];
@@ -86,7 +86,7 @@ internal sealed class StickerSet : IDisposable
         }
         finally
         {
-            view.SafeMemoryMappedViewHandle.ReleasePointer();
+            _view.SafeMemoryMappedViewHandle.ReleasePointer();
         }
         return tensor(result, [3, frames, Height, Width]).MoveToOuterDisposeScope();
     }
@@ -96,7 +96,7 @@ internal sealed class StickerSet : IDisposable
     {
         using var scope = NewDisposeScope();
         var bytes = new byte[Height * Width * 4];
-        view.ReadArray((long)index * Frames * bytes.Length, bytes, 0, bytes.Length);
+        _view.ReadArray((long)index * Frames * bytes.Length, bytes, 0, bytes.Length);
         var rgba = tensor(bytes, [Height, Width, 4]).to(ScalarType.Float32).permute(2, 0, 1) / 255;
         var alpha = rgba.narrow(0, 3, 1);
         return cat([rgba.narrow(0, 0, 3) * alpha, alpha]).MoveToOuterDisposeScope();
@@ -124,8 +124,8 @@ internal sealed class StickerSet : IDisposable
 
     public void Dispose()
     {
-        view.Dispose();
-        file.Dispose();
+        _view.Dispose();
+        _file.Dispose();
     }
 }
 

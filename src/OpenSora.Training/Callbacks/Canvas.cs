@@ -30,38 +30,41 @@ internal interface ICanvas
 /// <summary>Draws as SVG text.</summary>
 internal sealed class SvgCanvas(int width, int height) : ICanvas
 {
-    private readonly StringBuilder body = new();
-    private string clip = "";
-    private int clips;
+    private readonly StringBuilder _body = new();
+    private string _clip = "";
+    private int _clips;
 
     public (double Left, double Top, double Right, double Bottom)? Clip
     {
         set
         {
-            clip = "";
+            _clip = "";
             if (value is not var (left, top, right, bottom))
             {
                 return;
             }
 
-            body.Append(
+            _body
+                .Append(
                     CultureInfo.InvariantCulture,
-                    $"""<clipPath id="c{++clips}"><rect x="{left:0.##}" y="{top:0.##}" width="{right - left:0.##}" height="{bottom - top:0.##}"/></clipPath>"""
+                    $"""<clipPath id="c{++_clips}"><rect x="{left:0.##}" y="{top:0.##}" width="{right - left:0.##}" height="{bottom - top:0.##}"/></clipPath>"""
                 )
                 .Append('\n');
-            clip = $""" clip-path="url(#c{clips})" """.TrimEnd();
+            _clip = $""" clip-path="url(#c{_clips})" """.TrimEnd();
         }
     }
 
     public void Line(IReadOnlyList<(double X, double Y)> points, string color, double width, double opacity = 1) =>
-        body.Append(
+        _body
+            .Append(
                 CultureInfo.InvariantCulture,
-                $"""<polyline points="{Points(points)}" fill="none" stroke="{color}" stroke-width="{width:0.##}" stroke-linejoin="round" stroke-linecap="round"{Opacity("stroke", opacity)}{clip}/>"""
+                $"""<polyline points="{Points(points)}" fill="none" stroke="{color}" stroke-width="{width:0.##}" stroke-linejoin="round" stroke-linecap="round"{Opacity("stroke", opacity)}{_clip}/>"""
             )
             .Append('\n');
 
     public void Area(IReadOnlyList<(double X, double Y)> corners, string color, double opacity = 1) =>
-        body.Append(CultureInfo.InvariantCulture, $"""<polygon points="{Points(corners)}" fill="{color}"{Opacity("fill", opacity)}{clip}/>""")
+        _body
+            .Append(CultureInfo.InvariantCulture, $"""<polygon points="{Points(corners)}" fill="{color}"{Opacity("fill", opacity)}{_clip}/>""")
             .Append('\n');
 
     public void Text(
@@ -84,7 +87,8 @@ internal sealed class SvgCanvas(int width, int height) : ICanvas
             },
             upwards ? string.Create(CultureInfo.InvariantCulture, $" transform=\"rotate(-90 {x:0.##} {y:0.##})\"") : ""
         );
-        body.Append(
+        _body
+            .Append(
                 CultureInfo.InvariantCulture,
                 $"""<text x="{x:0.##}" y="{y:0.##}" font-size="{size:0.##}" fill="{color}" text-anchor="{middle}"{(bold ? " font-weight=\"600\"" : "")}{turn}>{WebUtility.HtmlEncode(text)}</text>"""
             )
@@ -94,7 +98,7 @@ internal sealed class SvgCanvas(int width, int height) : ICanvas
     public override string ToString() =>
         $"""<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="'Segoe UI', 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif">"""
         + "\n"
-        + body
+        + _body
         + "</svg>\n";
 
     private static string Points(IReadOnlyList<(double X, double Y)> points) =>
@@ -109,14 +113,14 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
 {
     private const int Rows = 4; // that a pixel is divided into to fill areas
 
-    private readonly int width = width * scale,
-        height = height * scale;
-    private readonly byte[] pixels = new byte[width * scale * height * scale * 3];
-    private readonly float[] cover = new float[width * scale * height * scale];
+    private readonly int _width = width * scale,
+        _height = height * scale;
+    private readonly byte[] _pixels = new byte[width * scale * height * scale * 3];
+    private readonly float[] _cover = new float[width * scale * height * scale];
 
     public (double Left, double Top, double Right, double Bottom)? Clip { get; set; }
 
-    public VideoFrames ToFrames() => new(pixels, 1, height, width, 1);
+    public VideoFrames ToFrames() => new(_pixels, 1, _height, _width, 1);
 
     public void Line(IReadOnlyList<(double X, double Y)> points, string color, double width, double opacity = 1) =>
         Stroke([points], color, width, opacity);
@@ -143,7 +147,7 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
                         var (px, py) = (x + 0.5 - x1, y + 0.5 - y1);
                         var along = length > 0 ? Math.Clamp((px * dx + py * dy) / length, 0, 1) : 0;
                         var distance = Math.Sqrt(Math.Pow(px - along * dx, 2) + Math.Pow(py - along * dy, 2));
-                        ref var covered = ref cover[y * this.width + x];
+                        ref var covered = ref _cover[y * this._width + x];
                         covered = Math.Max(covered, (float)Math.Clamp(half + 0.5 - distance, 0, Math.Min(1, 2 * half)));
                     }
                 }
@@ -179,7 +183,7 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
                 var (from, to) = (Math.Max(crossings[i], box.Left), Math.Min(crossings[i + 1], box.Right));
                 for (var x = (int)from; x < to; x++)
                 {
-                    cover[row / Rows * width + x] += (float)((Math.Min(to, x + 1) - Math.Max(from, x)) / Rows);
+                    _cover[row / Rows * _width + x] += (float)((Math.Min(to, x + 1) - Math.Max(from, x)) / Rows);
                 }
             }
         }
@@ -225,8 +229,8 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
         {
             for (var x = box.Left; x < box.Right; x++)
             {
-                var share = Math.Min(1, cover[y * width + x]) * opacity;
-                cover[y * width + x] = 0;
+                var share = Math.Min(1, _cover[y * _width + x]) * opacity;
+                _cover[y * _width + x] = 0;
                 if (share <= 0)
                 {
                     continue;
@@ -234,7 +238,7 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
 
                 for (var c = 0; c < 3; c++)
                 {
-                    ref var pixel = ref pixels[(y * width + x) * 3 + c];
+                    ref var pixel = ref _pixels[(y * _width + x) * 3 + c];
                     pixel = (byte)Math.Round(pixel + (ink[c] - pixel) * share);
                 }
             }
@@ -243,7 +247,7 @@ internal sealed class PixelCanvas(int width, int height, int scale) : ICanvas
 
     private Bounds Within(double left, double top, double right, double bottom)
     {
-        var (l, t, r, b) = Clip is var (cl, ct, cr, cb) ? (cl * scale, ct * scale, cr * scale, cb * scale) : (0, 0, width, height);
+        var (l, t, r, b) = Clip is var (cl, ct, cr, cb) ? (cl * scale, ct * scale, cr * scale, cb * scale) : (0, 0, _width, _height);
         return new(
             (int)Math.Clamp(left, l, r),
             (int)Math.Clamp(top, t, b),

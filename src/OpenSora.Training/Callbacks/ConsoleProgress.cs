@@ -13,17 +13,17 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
 {
     private const double Steps = 100; // that losses are smoothed over
 
-    private readonly TimeProvider time = time ?? TimeProvider.System;
-    private readonly TimeSpan every = every ?? TimeSpan.FromSeconds(15);
-    private readonly Dictionary<string, (double Sum, double Weight)> smoothed = new(StringComparer.Ordinal);
-    private long? last;
+    private readonly TimeProvider _time = time ?? TimeProvider.System;
+    private readonly TimeSpan _every = every ?? TimeSpan.FromSeconds(15);
+    private readonly Dictionary<string, (double Sum, double Weight)> _smoothed = new(StringComparer.Ordinal);
+    private long? _last;
 
     /// <inheritdoc/>
     public void StageStarted(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        smoothed.Clear();
-        last = null;
+        _smoothed.Clear();
+        _last = null;
         var stage = run.Stage;
         Print(
             string.Create(CultureInfo.InvariantCulture, $"{stage.Name}: {stage.Steps:N0} steps of {stage.BatchSize * stage.Accumulation} samples")
@@ -52,12 +52,12 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
         }
 
         var done = progress.Step == progress.Steps || progress.TimeLeft == TimeSpan.Zero;
-        if (!done && last is { } then && time.GetElapsedTime(then) < every)
+        if (!done && _last is { } then && _time.GetElapsedTime(then) < _every)
         {
             return;
         }
 
-        last = time.GetTimestamp();
+        _last = _time.GetTimestamp();
 
         var line = new StringBuilder();
         var width = string.Create(CultureInfo.InvariantCulture, $"{progress.Steps:N0}").Length;
@@ -65,7 +65,7 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
             CultureInfo.InvariantCulture,
             $"{progress.Stage}  {progress.Step.ToString("N0", CultureInfo.InvariantCulture).PadLeft(width)}/{progress.Steps:N0} {(double)progress.Step / progress.Steps, 5:P0}"
         );
-        foreach (var (name, (sum, weight)) in smoothed)
+        foreach (var (name, (sum, weight)) in _smoothed)
         {
             line.Append(CultureInfo.InvariantCulture, $"  {name} {Number(sum / weight)}");
         }
@@ -102,14 +102,14 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
     {
         foreach (var (name, value) in progress.Parts.Prepend(new("loss", progress.Loss)))
         {
-            var (sum, weight) = smoothed.GetValueOrDefault(name);
+            var (sum, weight) = _smoothed.GetValueOrDefault(name);
             var keep = 1 - 1 / Steps;
-            smoothed[name] = (sum * keep + value, weight * keep + 1);
+            _smoothed[name] = (sum * keep + value, weight * keep + 1);
         }
     }
 
     private void Print(string line) =>
-        (output ?? Console.Out).WriteLine(string.Create(CultureInfo.InvariantCulture, $"{time.GetLocalNow():HH:mm:ss}  {line}"));
+        (output ?? Console.Out).WriteLine(string.Create(CultureInfo.InvariantCulture, $"{_time.GetLocalNow():HH:mm:ss}  {line}"));
 
     private static string Number(double value) =>
         value == 0 || Math.Abs(value) is >= 0.01 and < 10000

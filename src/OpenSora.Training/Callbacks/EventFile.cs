@@ -11,7 +11,7 @@ internal sealed class EventFile : IDisposable
 {
     private static int files;
 
-    private readonly FileStream file;
+    private readonly FileStream _file;
 
     public EventFile(string folder)
     {
@@ -19,7 +19,7 @@ internal sealed class EventFile : IDisposable
         var name = FormattableString.Invariant(
             $"events.out.tfevents.{DateTimeOffset.UtcNow.ToUnixTimeSeconds():D10}.{Environment.MachineName}.{Environment.ProcessId}.{Interlocked.Increment(ref files)}"
         );
-        file = new FileStream(Path.Combine(folder, name), FileMode.CreateNew, FileAccess.Write, FileShare.Read, bufferSize: 0);
+        _file = new FileStream(Path.Combine(folder, name), FileMode.CreateNew, FileAccess.Write, FileShare.Read, bufferSize: 0);
         WriteEvent(0, output => WriteString(output, 3, "brain.Event:2")); // file_version
     }
 
@@ -56,7 +56,7 @@ internal sealed class EventFile : IDisposable
                     });
                 })));
 
-    public void Dispose() => file.Dispose();
+    public void Dispose() => _file.Dispose();
 
     private void WriteEvent(long step, Action<CodedOutputStream> what) =>
         WriteRecord(
@@ -77,7 +77,7 @@ internal sealed class EventFile : IDisposable
         BinaryPrimitives.WriteUInt32LittleEndian(record.AsSpan(8), MaskedCrc(record.AsSpan(0, 8)));
         data.CopyTo(record, 12);
         BinaryPrimitives.WriteUInt32LittleEndian(record.AsSpan(12 + data.Length), MaskedCrc(data));
-        file.Write(record);
+        _file.Write(record);
     }
 
     // CRC-32C, turned and shifted so that checksums of data that hold checksums stay good.

@@ -41,9 +41,9 @@ public record TrainingObservation(string Name)
 /// <summary>The stage that is being trained, as callbacks see it.</summary>
 public sealed class TrainingRun
 {
-    private readonly IReadOnlyList<ITrainingCallback> callbacks;
-    private readonly MovingAverage? average;
-    private readonly long before;
+    private readonly IReadOnlyList<ITrainingCallback> _callbacks;
+    private readonly MovingAverage? _average;
+    private readonly long _before;
 
     internal TrainingRun(
         TrainingStage stage,
@@ -55,7 +55,7 @@ public sealed class TrainingRun
     )
     {
         (Stage, Modules, CancellationToken) = (stage, modules, cancellationToken);
-        (this.average, this.before, this.callbacks) = (average, before, callbacks);
+        (this._average, this._before, this._callbacks) = (average, before, callbacks);
     }
 
     /// <summary>The stage's settings.</summary>
@@ -68,7 +68,7 @@ public sealed class TrainingRun
     public long Step { get; internal set; }
 
     /// <summary>Steps done in this stage and all before it.</summary>
-    public long TotalStep => before + Step;
+    public long TotalStep => _before + Step;
 
     /// <summary>Stops the run.</summary>
     public CancellationToken CancellationToken { get; }
@@ -89,7 +89,7 @@ public sealed class TrainingRun
         ArgumentNullException.ThrowIfNull(work);
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        using var exchanged = averages ? average?.Exchange() : null;
+        using var exchanged = averages ? _average?.Exchange() : null;
         foreach (var module in Modules.Values)
         {
             module.eval();
@@ -110,7 +110,7 @@ public sealed class TrainingRun
 
     internal void Notify(Action<ITrainingCallback> notify)
     {
-        foreach (var callback in callbacks)
+        foreach (var callback in _callbacks)
         {
             notify(callback);
         }

@@ -21,7 +21,7 @@ public sealed class LossChart
     // Distinct for colour-blind eyes too, on screen and paper (P. Tol, "Colour Schemes", 2021, "bright").
     private static readonly string[] Colors = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777"];
 
-    private readonly List<(string Name, IReadOnlyList<(double Step, double Value)>[] Runs)> series = [];
+    private readonly List<(string Name, IReadOnlyList<(double Step, double Value)>[] Runs)> _series = [];
 
     /// <summary>A line above the chart.</summary>
     public string Title { get; set; } = "";
@@ -70,7 +70,7 @@ public sealed class LossChart
             );
         }
 
-        series.Add((name, runs));
+        _series.Add((name, runs));
         return this;
     }
 
@@ -115,7 +115,7 @@ public sealed class LossChart
 
     private void Draw(ICanvas canvas)
     {
-        var curves = series.Select(one => Curve.Of(one.Runs, Smoothing, LogX, LogY)).ToArray();
+        var curves = _series.Select(one => Curve.Of(one.Runs, Smoothing, LogX, LogY)).ToArray();
         if (curves.All(curve => curve.Middle.Count == 0))
         {
             throw new InvalidOperationException(
@@ -199,13 +199,13 @@ public sealed class LossChart
     // The curves' names in rows above the plot; returns where these end.
     private double Legend(ICanvas canvas, double top)
     {
-        if (series.Count == 1 && series[0].Name.Length == 0)
+        if (_series.Count == 1 && _series[0].Name.Length == 0)
         {
             return top;
         }
 
         var at = Left;
-        foreach (var (i, (name, _)) in series.Index())
+        foreach (var (i, (name, _)) in _series.Index())
         {
             var width = 28 + StrokeFont.Width(name, TextSize) * 1.1 + 26;
             if (at > Left && at + width - 26 > Width - Right)
@@ -305,13 +305,13 @@ public sealed class LossChart
 /// <summary>An axis with round ticks.</summary>
 internal sealed class ChartAxis
 {
-    private readonly double low,
-        high;
-    private readonly bool log;
+    private readonly double _low,
+        _high;
+    private readonly bool _log;
 
     private ChartAxis(double low, double high, bool log, double[] ticks, double? step)
     {
-        (this.low, this.high, this.log) = (low, high, log);
+        (this._low, this._high, this._log) = (low, high, log);
         var largest = ticks.Select(Math.Abs).DefaultIfEmpty().Max();
         Ticks = Array.ConvertAll(ticks, tick => (tick, step is { } even ? Label(tick, even, largest) : Label(tick, tick, tick)));
     }
@@ -369,7 +369,7 @@ internal sealed class ChartAxis
     }
 
     /// <summary>Where a value lies, 0 to 1.</summary>
-    public double Place(double value) => log ? Math.Log(value / low) / Math.Log(high / low) : (value - low) / (high - low);
+    public double Place(double value) => _log ? Math.Log(value / _low) / Math.Log(_high / _low) : (value - _low) / (_high - _low);
 
     // Powers of ten, and where there are few, their multiples too.
     private static double[] LogTicks(double low, double high, double count)

@@ -12,13 +12,13 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
 {
     private const string Header = "total_step,stage,step,loss,gradient_norm,learning_rate";
 
-    private readonly string folder = string.IsNullOrEmpty(folder)
+    private readonly string _folder = string.IsNullOrEmpty(folder)
         ? throw new ArgumentException("Loss curves need a folder to be written to.", nameof(folder))
         : folder;
-    private readonly List<(string Stage, List<(double Step, double Loss)> Points)> stages = [];
-    private readonly Interval interval = new();
-    private StreamWriter? writer;
-    private long last; // the step that was written last
+    private readonly List<(string Stage, List<(double Step, double Loss)> Points)> _stages = [];
+    private readonly Interval _interval = new();
+    private StreamWriter? _writer;
+    private long _last; // the step that was written last
 
     /// <summary>Time between pictures.</summary>
     public TimeSpan Every { get; set; } = TimeSpan.FromMinutes(1);
@@ -30,15 +30,15 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     public void StageStarted(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (writer is not null && run.TotalStep >= last)
+        if (_writer is not null && run.TotalStep >= _last)
         {
             return;
         }
 
-        writer?.Dispose(); // the run goes on from a checkpoint before that step
-        stages.Clear();
-        Directory.CreateDirectory(folder);
-        var path = Path.Combine(folder, "losses.csv");
+        _writer?.Dispose(); // the run goes on from a checkpoint before that step
+        _stages.Clear();
+        Directory.CreateDirectory(_folder);
+        var path = Path.Combine(_folder, "losses.csv");
         var kept = run.TotalStep == 0 || !File.Exists(path) ? [] : Rows(path).Where(row => row.TotalStep <= run.TotalStep).ToList();
         foreach (var (total, stage, loss, _) in kept)
         {
@@ -49,7 +49,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
             .Media.AtomicOutput.WriteFileAsync(path, temporary => File.WriteAllLinesAsync(temporary, kept.Select(row => row.Line).Prepend(Header)))
             .GetAwaiter()
             .GetResult();
-        writer = new StreamWriter(new FileStream(path, FileMode.Append, FileAccess.Write, FileShare.Read)) { AutoFlush = true };
+        _writer = new StreamWriter(new FileStream(path, FileMode.Append, FileAccess.Write, FileShare.Read)) { AutoFlush = true };
     }
 
     /// <inheritdoc/>
@@ -57,15 +57,15 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(progress);
-        last = run.TotalStep;
-        Add(progress.Stage, last, progress.Loss);
-        (writer ?? throw new ObjectDisposedException(nameof(LossCurves))).WriteLine(
+        _last = run.TotalStep;
+        Add(progress.Stage, _last, progress.Loss);
+        (_writer ?? throw new ObjectDisposedException(nameof(LossCurves))).WriteLine(
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"{last},{Quoted(progress.Stage)},{progress.Step},{progress.Loss:R},{progress.GradientNorm:R},{progress.LearningRate:R}"
+                $"{_last},{Quoted(progress.Stage)},{progress.Step},{progress.Loss:R},{progress.GradientNorm:R},{progress.LearningRate:R}"
             )
         );
-        if (interval.IsDue(run, null, Every))
+        if (_interval.IsDue(run, null, Every))
         {
             Draw(run);
         }
@@ -81,8 +81,8 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     /// <summary>Closes the file.</summary>
     public void Dispose()
     {
-        writer?.Dispose();
-        writer = null;
+        _writer?.Dispose();
+        _writer = null;
     }
 
     /// <summary>The losses of a <c>losses.csv</c> by stage, against the steps of all stages together: what <see cref="LossChart.Add"/>
@@ -98,24 +98,24 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
 
     private void Draw(TrainingRun run)
     {
-        var chart = new LossChart { LogY = LogY && stages.Any(stage => stage.Points.Any(point => point.Loss > 0)) };
-        foreach (var (stage, points) in stages)
+        var chart = new LossChart { LogY = LogY && _stages.Any(stage => stage.Points.Any(point => point.Loss > 0)) };
+        foreach (var (stage, points) in _stages)
         {
             chart.Add(stage, points);
         }
 
-        chart.SaveAsync(Path.Combine(folder, "losses.svg"), run.CancellationToken).GetAwaiter().GetResult();
-        interval.Done(run);
+        chart.SaveAsync(Path.Combine(_folder, "losses.svg"), run.CancellationToken).GetAwaiter().GetResult();
+        _interval.Done(run);
     }
 
     private void Add(string stage, long step, double loss)
     {
-        if (stages.Count == 0 || !string.Equals(stages[^1].Stage, stage, StringComparison.Ordinal))
+        if (_stages.Count == 0 || !string.Equals(_stages[^1].Stage, stage, StringComparison.Ordinal))
         {
-            stages.Add((stage, []));
+            _stages.Add((stage, []));
         }
 
-        stages[^1].Points.Add((step, loss));
+        _stages[^1].Points.Add((step, loss));
     }
 
     // A line that was cut short by a kill is passed over.

@@ -15,9 +15,9 @@ namespace OpenSora.Training.Callbacks;
 /// (<see cref="ITrainingCallback.Observed"/>).</summary>
 public sealed class PreviewVideos : ITrainingCallback
 {
-    private readonly string folder;
-    private readonly Func<CancellationToken, IReadOnlyList<VideoFrames>> render;
-    private readonly Interval interval = new();
+    private readonly string _folder;
+    private readonly Func<CancellationToken, IReadOnlyList<VideoFrames>> _render;
+    private readonly Interval _interval = new();
 
     /// <summary>Previews of any kind, such as an autoencoder's reconstructions.</summary>
     /// <param name="folder">Where they are written to.</param>
@@ -26,7 +26,7 @@ public sealed class PreviewVideos : ITrainingCallback
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
         ArgumentNullException.ThrowIfNull(render);
-        (this.folder, this.render) = (folder, render);
+        (this._folder, this._render) = (folder, render);
     }
 
     /// <summary>Previews of prompts.</summary>
@@ -64,7 +64,7 @@ public sealed class PreviewVideos : ITrainingCallback
     public void StepDone(TrainingRun run, TrainingProgress progress)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (interval.IsDue(run, EverySteps, Every))
+        if (_interval.IsDue(run, EverySteps, Every))
         {
             RenderNow(run);
         }
@@ -74,7 +74,7 @@ public sealed class PreviewVideos : ITrainingCallback
     public void StageFinished(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (!interval.IsDone(run))
+        if (!_interval.IsDone(run))
         {
             RenderNow(run);
         }
@@ -83,9 +83,9 @@ public sealed class PreviewVideos : ITrainingCallback
     private void RenderNow(TrainingRun run)
     {
         IReadOnlyList<VideoFrames> videos = [];
-        run.Evaluate(() => videos = render(run.CancellationToken));
+        run.Evaluate(() => videos = _render(run.CancellationToken));
         var name = string.Concat(run.Stage.Name.Split(Path.GetInvalidFileNameChars()));
-        var path = Path.Combine(folder, string.Create(CultureInfo.InvariantCulture, $"{name}-{run.Step:D8}"));
+        var path = Path.Combine(_folder, string.Create(CultureInfo.InvariantCulture, $"{name}-{run.Step:D8}"));
         var tiles = ContactSheet.Tile(videos, Columns);
         new ImageCodec()
             .WriteAsync(tiles.Count == 1 ? tiles : ContactSheet.OfVideos(videos), path + ".png", run.CancellationToken)
@@ -96,7 +96,7 @@ public sealed class PreviewVideos : ITrainingCallback
             new VideoWriter().WriteAsync(tiles, path + ".mp4", cancellationToken: run.CancellationToken).GetAwaiter().GetResult();
         }
 
-        interval.Done(run);
+        _interval.Done(run);
         run.Tell(new TrainingObservation("preview") { Videos = new Dictionary<string, VideoFrames>(StringComparer.Ordinal) { [name] = tiles } });
     }
 }
@@ -137,10 +137,10 @@ public class PreviewOptions
 /// <summary>Generates the videos of fixed prompts from fixed noise.</summary>
 internal sealed class PromptRenderer
 {
-    private readonly VideoPipeline pipeline;
-    private readonly PipelineSettings settings;
-    private readonly string[] prompts;
-    private readonly PreviewOptions options;
+    private readonly VideoPipeline _pipeline;
+    private readonly PipelineSettings _settings;
+    private readonly string[] _prompts;
+    private readonly PreviewOptions _options;
 
     public PromptRenderer(IVideoTransformer model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions options)
     {
@@ -152,8 +152,8 @@ internal sealed class PromptRenderer
             throw new ArgumentException("Previews need at least one prompt.", nameof(prompts));
         }
 
-        (this.prompts, this.options) = ([.. prompts], options);
-        pipeline = new VideoPipeline(model, text, vae, options.Sampler ?? new DpmSolver(steps: 20)) { GuidedChannels = options.GuidedChannels };
+        (this._prompts, this._options) = ([.. prompts], options);
+        _pipeline = new VideoPipeline(model, text, vae, options.Sampler ?? new DpmSolver(steps: 20)) { GuidedChannels = options.GuidedChannels };
         var (temporal, spatial, own) = (vae?.TemporalFactor ?? 1, vae?.SpatialFactor ?? 1, model.LatentSize);
         if (
             (options.Frames ?? own?[0] * temporal, options.Height ?? own?[1] * spatial, options.Width ?? own?[2] * spatial)
@@ -167,7 +167,7 @@ internal sealed class PromptRenderer
             );
         }
 
-        settings = new PipelineSettings
+        _settings = new PipelineSettings
         {
             Frames = frames,
             Height = height,
@@ -180,10 +180,10 @@ internal sealed class PromptRenderer
     public IReadOnlyList<VideoFrames> Render(CancellationToken cancellationToken)
     {
         List<VideoFrames> videos = [];
-        for (var start = 0; start < prompts.Length; start += options.BatchSize)
+        for (var start = 0; start < _prompts.Length; start += _options.BatchSize)
         {
-            var batch = prompts[start..Math.Min(start + options.BatchSize, prompts.Length)];
-            videos.AddRange(pipeline.Generate(batch, settings, options.Seed + start, cancellationToken: cancellationToken));
+            var batch = _prompts[start..Math.Min(start + _options.BatchSize, _prompts.Length)];
+            videos.AddRange(_pipeline.Generate(batch, _settings, _options.Seed + start, cancellationToken: cancellationToken));
         }
         return videos;
     }

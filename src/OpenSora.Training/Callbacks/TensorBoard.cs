@@ -12,14 +12,14 @@ namespace OpenSora.Training.Callbacks;
 /// <param name="everySteps">Steps between scalars; the last of a stage is always written.</param>
 public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingCallback, IDisposable
 {
-    private readonly string folder = string.IsNullOrEmpty(folder)
+    private readonly string _folder = string.IsNullOrEmpty(folder)
         ? throw new ArgumentException("TensorBoard needs a folder to write to.", nameof(folder))
         : folder;
-    private readonly int everySteps =
+    private readonly int _everySteps =
         everySteps > 0 ? everySteps : throw new ArgumentOutOfRangeException(nameof(everySteps), everySteps, "The number of steps must be above 0.");
-    private EventFile? file;
-    private long last; // the step that was written last
-    private bool disposed;
+    private EventFile? _file;
+    private long _last; // the step that was written last
+    private bool _disposed;
 
     /// <inheritdoc/>
     public void StageStarted(TrainingRun run)
@@ -33,7 +33,7 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(progress);
-        if (run.TotalStep % everySteps != 0 && progress.TimeLeft > TimeSpan.Zero)
+        if (run.TotalStep % _everySteps != 0 && progress.TimeLeft > TimeSpan.Zero)
         {
             return;
         }
@@ -75,22 +75,22 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
     /// <summary>Closes the file.</summary>
     public void Dispose()
     {
-        disposed = true;
-        file?.Dispose();
-        file = null;
+        _disposed = true;
+        _file?.Dispose();
+        _file = null;
     }
 
     // The file, told where a run begins or goes on: TensorBoard drops what was written before of the next step and those after it.
     private EventFile At(TrainingRun run)
     {
-        ObjectDisposedException.ThrowIf(disposed, this);
-        if (file is null || run.TotalStep < last)
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        if (_file is null || run.TotalStep < _last)
         {
-            file ??= new EventFile(folder);
-            file.WriteStart(run.TotalStep + 1);
+            _file ??= new EventFile(_folder);
+            _file.WriteStart(run.TotalStep + 1);
         }
-        last = run.TotalStep;
-        return file;
+        _last = run.TotalStep;
+        return _file;
     }
 
     private static byte[] Encode(VideoFrames video)

@@ -22,9 +22,9 @@ public sealed record ValidationResult(double Loss, IReadOnlyList<double> Bands) 
 /// <param name="data">Held-out data.</param>
 public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData data) : ITrainingCallback
 {
-    private readonly IDenoisingObjective objective = objective ?? throw new ArgumentNullException(nameof(objective));
-    private readonly ITrainingData data = data ?? throw new ArgumentNullException(nameof(data));
-    private readonly Interval interval = new();
+    private readonly IDenoisingObjective _objective = objective ?? throw new ArgumentNullException(nameof(objective));
+    private readonly ITrainingData _data = data ?? throw new ArgumentNullException(nameof(data));
+    private readonly Interval _interval = new();
 
     /// <summary>Steps between measurements; null: by time only.</summary>
     public int? EverySteps
@@ -65,7 +65,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     public void StepDone(TrainingRun run, TrainingProgress progress)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (interval.IsDue(run, EverySteps, Every))
+        if (_interval.IsDue(run, EverySteps, Every))
         {
             MeasureNow(run);
         }
@@ -75,7 +75,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     public void StageFinished(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (!interval.IsDone(run))
+        if (!_interval.IsDone(run))
         {
             MeasureNow(run);
         }
@@ -86,7 +86,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
         ValidationResult? result = null;
         run.Evaluate(() => result = Measure(run.CancellationToken), Averages);
         run.Tell(result!);
-        interval.Done(run);
+        _interval.Done(run);
     }
 
     /// <summary>Measures, whether something is being trained or not. The modules must be in evaluation mode.</summary>
@@ -103,12 +103,12 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
 
         using var noGradients = no_grad();
         var sums = new double[Bands];
-        var device = objective.Modules.Values.SelectMany(module => module.parameters()).FirstOrDefault()?.device ?? CPU;
+        var device = _objective.Modules.Values.SelectMany(module => module.parameters()).FirstOrDefault()?.device ?? CPU;
         var done = 0;
         for (var number = 0; done < Samples; number++)
         {
             using var scope = NewDisposeScope();
-            using var whole = data.GetBatch(number, BatchSize, Seed).MoveTo(device);
+            using var whole = _data.GetBatch(number, BatchSize, Seed).MoveTo(device);
             var count = (int)Math.Min(whole.Video.shape[0], Samples - done); // some data choose the size of their batches
             var batch = whole.Narrow(0, count);
             using var generator = new Generator(Randomness.Mix(Seed, done) >> 1);
@@ -119,7 +119,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
                 using var inner = NewDisposeScope();
                 // The samples' times are spread evenly over the band.
                 var times = (arange(done, done + count, ScalarType.Float32).add(0.5).div(Samples).to(device) + band) / Bands;
-                sums[band] += objective.SampleLosses(batch, times, noise).sum().cpu().item<float>();
+                sums[band] += _objective.SampleLosses(batch, times, noise).sum().cpu().item<float>();
             }
             done += count;
         }

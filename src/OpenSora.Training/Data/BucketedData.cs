@@ -58,8 +58,8 @@ public sealed record Bucket(int Frames, int Height, int Width, int BatchSize, do
 /// in mixed order.</summary>
 public sealed class BucketedData : ITrainingData
 {
-    private readonly (Bucket Bucket, ITrainingData Data, int Batches)[] buckets;
-    private readonly SampleOrder order;
+    private readonly (Bucket Bucket, ITrainingData Data, int Batches)[] _buckets;
+    private readonly SampleOrder _order;
 
     /// <summary>Takes batches from buckets. The buckets' batch sizes count, not the stage's.</summary>
     /// <param name="buckets">The buckets with their clips; of those without clips nothing is taken.</param>
@@ -67,7 +67,7 @@ public sealed class BucketedData : ITrainingData
     public BucketedData(params IEnumerable<(Bucket Bucket, ITrainingData Data)> buckets)
     {
         ArgumentNullException.ThrowIfNull(buckets);
-        this.buckets =
+        this._buckets =
         [
             .. buckets
                 .Where(bucket => bucket.Data.Count > 0)
@@ -77,30 +77,30 @@ public sealed class BucketedData : ITrainingData
                         : throw new ArgumentException($"{bucket.Bucket} has no batch size above 0.", nameof(buckets))
                 ),
         ];
-        if (this.buckets.Length == 0)
+        if (this._buckets.Length == 0)
         {
             throw new ArgumentException("No bucket holds a clip.", nameof(buckets));
         }
 
-        order = new SampleOrder(this.buckets.Sum(bucket => bucket.Batches));
+        _order = new SampleOrder(this._buckets.Sum(bucket => bucket.Batches));
     }
 
     /// <inheritdoc/>
-    public long Count => buckets.Sum(bucket => bucket.Data.Count);
+    public long Count => _buckets.Sum(bucket => bucket.Data.Count);
 
     /// <inheritdoc/>
     public string Fingerprint =>
         string.Join(
             " + ",
-            buckets.Select(bucket => string.Create(CultureInfo.InvariantCulture, $"{bucket.Bucket.BatchSize} of ({bucket.Data.Fingerprint})"))
+            _buckets.Select(bucket => string.Create(CultureInfo.InvariantCulture, $"{bucket.Bucket.BatchSize} of ({bucket.Data.Fingerprint})"))
         );
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
-        var epoch = number / buckets.Sum(bucket => bucket.Batches);
-        var place = order.Batch(number, 1, seed)[0];
-        foreach (var (bucket, data, batches) in buckets)
+        var epoch = number / _buckets.Sum(bucket => bucket.Batches);
+        var place = _order.Batch(number, 1, seed)[0];
+        foreach (var (bucket, data, batches) in _buckets)
         {
             if (place < batches)
             {

@@ -43,8 +43,8 @@ public enum FrameMask
 /// <remarks>Masked training of Open-Sora 1.1 (report, section "Masked DiT as image/video-to-video model"). Single images get no mask.</remarks>
 public sealed class FrameMaskedData : ITrainingData
 {
-    private readonly ITrainingData data;
-    private readonly KeyValuePair<FrameMask, double>[] shares;
+    private readonly ITrainingData _data;
+    private readonly KeyValuePair<FrameMask, double>[] _shares;
 
     /// <summary>Adds masks to batches.</summary>
     /// <param name="data">The clips.</param>
@@ -53,12 +53,12 @@ public sealed class FrameMaskedData : ITrainingData
     public FrameMaskedData(ITrainingData data, IReadOnlyDictionary<FrameMask, double>? shares = null)
     {
         ArgumentNullException.ThrowIfNull(data);
-        this.data = data;
-        this.shares = [.. (shares ?? OpenSora11).OrderBy(share => share.Key)];
-        if (this.shares.Any(share => !(share.Value >= 0) || !Enum.IsDefined(share.Key)) || this.shares.Sum(share => share.Value) > 1 + 1e-9)
+        this._data = data;
+        this._shares = [.. (shares ?? OpenSora11).OrderBy(share => share.Key)];
+        if (this._shares.Any(share => !(share.Value >= 0) || !Enum.IsDefined(share.Key)) || this._shares.Sum(share => share.Value) > 1 + 1e-9)
         {
             throw new ArgumentException(
-                $"The shares of masks must not be negative and be at most 1 together; they are {string.Join(", ", this.shares)}.",
+                $"The shares of masks must not be negative and be at most 1 together; they are {string.Join(", ", this._shares)}.",
                 nameof(shares)
             );
         }
@@ -95,16 +95,16 @@ public sealed class FrameMaskedData : ITrainingData
         };
 
     /// <inheritdoc/>
-    public long Count => data.Count;
+    public long Count => _data.Count;
 
     /// <inheritdoc/>
     public string Fingerprint =>
-        $"{data.Fingerprint}, masks {string.Join(" ", shares.Select(share => string.Create(CultureInfo.InvariantCulture, $"{share.Key} {share.Value}")))}";
+        $"{_data.Fingerprint}, masks {string.Join(" ", _shares.Select(share => string.Create(CultureInfo.InvariantCulture, $"{share.Key} {share.Value}")))}";
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
-        var batch = data.GetBatch(number, size, seed);
+        var batch = _data.GetBatch(number, size, seed);
         var (count, frames) = ((int)batch.Video.shape[0], (int)batch.Video.shape[2]);
         var random = Randomness.Of(seed, number, 2); // apart from the numbers that the data drew
         var noisy = Enumerable.Range(0, count).SelectMany(_ => Draw(frames, random)).ToArray();
@@ -114,7 +114,7 @@ public sealed class FrameMaskedData : ITrainingData
     private bool[] Draw(int frames, Random random)
     {
         var left = random.NextDouble();
-        foreach (var (mask, share) in shares)
+        foreach (var (mask, share) in _shares)
         {
             left -= share;
             if (left < 0)

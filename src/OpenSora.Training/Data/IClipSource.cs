@@ -31,26 +31,26 @@ public interface IClipSource
 /// <summary>Pixels as they are, without text: the data of an autoencoder.</summary>
 public sealed class PixelData : ITrainingData
 {
-    private readonly IClipSource source;
-    private readonly SampleOrder order;
+    private readonly IClipSource _source;
+    private readonly SampleOrder _order;
 
     /// <summary>Batches of a source's clips.</summary>
     /// <param name="source">The clips; they must have the same size if they are not cropped, and the same number of frames.</param>
     public PixelData(IClipSource source)
     {
         ArgumentNullException.ThrowIfNull(source);
-        this.source = source;
-        order = new SampleOrder(source.Count);
+        this._source = source;
+        _order = new SampleOrder(source.Count);
     }
 
     /// <summary>Side of a square that is cut out at a random place; null: all of the picture.</summary>
     public int? Crop { get; set; }
 
     /// <inheritdoc/>
-    public long Count => source.Count;
+    public long Count => _source.Count;
 
     /// <inheritdoc/>
-    public string Fingerprint => FormattableString.Invariant($"{source.Fingerprint}, crop {Crop}");
+    public string Fingerprint => FormattableString.Invariant($"{_source.Fingerprint}, crop {Crop}");
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
@@ -58,9 +58,9 @@ public sealed class PixelData : ITrainingData
         using var scope = NewDisposeScope();
         var random = Randomness.Of(seed, number);
         var videos = new List<Tensor>(size);
-        foreach (var index in order.Batch(number, size, seed))
+        foreach (var index in _order.Batch(number, size, seed))
         {
-            var video = source.Load(index, random).Video;
+            var video = _source.Load(index, random).Video;
             videos.Add(Crop is { } side ? Cut(video, side, random) : video);
         }
         return new TrainingBatch(stack(videos).MoveToOuterDisposeScope());

@@ -78,7 +78,7 @@ public interface ITrainingData
 /// <summary>Batches in turns from several sources, such as images and clips (joint training).</summary>
 public sealed class MixedData : ITrainingData
 {
-    private readonly (ITrainingData Data, double Samples)[] turns;
+    private readonly (ITrainingData Data, double Samples)[] _turns;
 
     /// <summary>Takes turns.</summary>
     /// <param name="turns">The sources in the order of their turns, each with the size of its batches as a multiple of the stage's batch size:
@@ -92,22 +92,23 @@ public sealed class MixedData : ITrainingData
             throw new ArgumentException("Mixed data need at least one source, each with a batch size above 0.", nameof(turns));
         }
 
-        this.turns = turns;
+        this._turns = turns;
     }
 
     /// <inheritdoc/>
-    public long Count => turns.Select(turn => turn.Data).Distinct().Sum(data => data.Count);
+    public long Count => _turns.Select(turn => turn.Data).Distinct().Sum(data => data.Count);
 
     /// <inheritdoc/>
-    public string Fingerprint => string.Join(" + ", turns.Select(turn => FormattableString.Invariant($"{turn.Samples} x ({turn.Data.Fingerprint})")));
+    public string Fingerprint =>
+        string.Join(" + ", _turns.Select(turn => FormattableString.Invariant($"{turn.Samples} x ({turn.Data.Fingerprint})")));
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
-        var (data, samples) = turns[number % turns.Length];
+        var (data, samples) = _turns[number % _turns.Length];
         // Batches of one source are numbered without gaps, over all its turns.
-        var own = turns.Count(turn => ReferenceEquals(turn.Data, data));
-        var before = turns.Take((int)(number % turns.Length)).Count(turn => ReferenceEquals(turn.Data, data));
-        return data.GetBatch(number / turns.Length * own + before, Math.Max(1, (int)Math.Round(size * samples)), seed);
+        var own = _turns.Count(turn => ReferenceEquals(turn.Data, data));
+        var before = _turns.Take((int)(number % _turns.Length)).Count(turn => ReferenceEquals(turn.Data, data));
+        return data.GetBatch(number / _turns.Length * own + before, Math.Max(1, (int)Math.Round(size * samples)), seed);
     }
 }

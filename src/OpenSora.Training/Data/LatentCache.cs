@@ -16,20 +16,20 @@ public sealed class LatentCache : IDisposable
     private const string KeyName = "opensora.latents.key",
         CaptionsName = "opensora.latents.captions",
         LatentsName = "latents";
-    private readonly Tensor latents;
+    private readonly Tensor _latents;
 
     private LatentCache(SafetensorsFile file)
     {
         Path = file.Path;
         Key = file.Metadata[KeyName];
         Captions = JsonSerializer.Deserialize<string[][]>(file.Metadata[CaptionsName])!;
-        latents = file.Read(LatentsName);
-        latents.DetachFromDisposeScope();
-        if (latents.dim() != 5 || latents.shape[0] != Captions.Count)
+        _latents = file.Read(LatentsName);
+        _latents.DetachFromDisposeScope();
+        if (_latents.dim() != 5 || _latents.shape[0] != Captions.Count)
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"it holds latents of shape [{string.Join(", ", latents.shape)}] and captions for {Captions.Count} clips. Make it anew."
+                $"it holds latents of shape [{string.Join(", ", _latents.shape)}] and captions for {Captions.Count} clips. Make it anew."
             );
         }
     }
@@ -44,7 +44,7 @@ public sealed class LatentCache : IDisposable
     public IReadOnlyList<IReadOnlyList<string>> Captions { get; }
 
     /// <summary>All latents, scaled, <c>[clips, channels, frames, height, width]</c>, in 16 bits. They belong to this object.</summary>
-    public Tensor Latents => latents;
+    public Tensor Latents => _latents;
 
     /// <summary>The key under which latents of these clips by these weights are kept.</summary>
     /// <param name="source">The clips.</param>
@@ -196,20 +196,20 @@ public sealed class LatentCache : IDisposable
     }
 
     /// <summary>Closes the cache; tensors made from it stay valid.</summary>
-    public void Dispose() => latents.Dispose();
+    public void Dispose() => _latents.Dispose();
 }
 
 /// <summary>Batches of cached latents with captions.</summary>
 public sealed class LatentData : ITrainingData, IDisposable
 {
-    private readonly LatentCache cache;
-    private readonly int[] clips;
-    private readonly SampleOrder order;
-    private readonly Func<string, (int[]? Tokens, Tensor? States)> textOf;
-    private readonly int maxTokens,
-        padId;
-    private readonly string prepared = "";
-    private readonly Dictionary<string, Tensor> states = new(StringComparer.Ordinal);
+    private readonly LatentCache _cache;
+    private readonly int[] _clips;
+    private readonly SampleOrder _order;
+    private readonly Func<string, (int[]? Tokens, Tensor? States)> _textOf;
+    private readonly int _maxTokens,
+        _padId;
+    private readonly string _prepared = "";
+    private readonly Dictionary<string, Tensor> _states = new(StringComparer.Ordinal);
 
     /// <summary>Captions as token ids, for a text encoder that is trained too or is as small as that.</summary>
     /// <param name="cache">The latents; stay the caller's.</param>
@@ -222,9 +222,9 @@ public sealed class LatentData : ITrainingData, IDisposable
         : this(cache, clips)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
-        (this.maxTokens, padId) = (maxTokens, tokenizer.PadId);
-        prepared = cleanCaptions ? ", captions cleaned" : ", captions lower-cased";
-        textOf = caption => ([.. tokenizer.Encode(cleanCaptions ? CaptionCleaner.Clean(caption) : CaptionCleaner.Lower(caption), maxTokens)], null);
+        (this._maxTokens, _padId) = (maxTokens, tokenizer.PadId);
+        _prepared = cleanCaptions ? ", captions cleaned" : ", captions lower-cased";
+        _textOf = caption => ([.. tokenizer.Encode(cleanCaptions ? CaptionCleaner.Clean(caption) : CaptionCleaner.Lower(caption), maxTokens)], null);
     }
 
     /// <summary>Captions as text states, each encoded when it is first needed and then kept.</summary>
@@ -235,17 +235,17 @@ public sealed class LatentData : ITrainingData, IDisposable
         : this(cache, clips)
     {
         ArgumentNullException.ThrowIfNull(encoder);
-        maxTokens = encoder.MaxTokens;
-        textOf = caption =>
+        _maxTokens = encoder.MaxTokens;
+        _textOf = caption =>
         {
-            if (!states.TryGetValue(caption, out var kept))
+            if (!_states.TryGetValue(caption, out var kept))
             {
                 using var noGradients = no_grad();
                 using var encoded = encoder.Encode([caption]);
                 var tokens = encoded.Mask.sum().cpu().item<long>();
                 kept = encoded.States[0].narrow(0, 0, tokens).clone();
                 kept.DetachFromDisposeScope();
-                states[caption] = kept;
+                _states[caption] = kept;
             }
             return (null, kept);
         };
@@ -254,10 +254,10 @@ public sealed class LatentData : ITrainingData, IDisposable
     private LatentData(LatentCache cache, IEnumerable<int>? clips)
     {
         ArgumentNullException.ThrowIfNull(cache);
-        this.cache = cache;
-        this.clips = [.. clips ?? Enumerable.Range(0, cache.Captions.Count)];
-        order = new SampleOrder(this.clips.Length);
-        textOf = _ => default;
+        this._cache = cache;
+        this._clips = [.. clips ?? Enumerable.Range(0, cache.Captions.Count)];
+        _order = new SampleOrder(this._clips.Length);
+        _textOf = _ => default;
     }
 
     /// <summary>Frames of a window that is taken at a random place (see <see cref="FirstFrame"/>); null: all frames.</summary>
@@ -297,45 +297,45 @@ public sealed class LatentData : ITrainingData, IDisposable
     } = 1;
 
     /// <inheritdoc/>
-    public long Count => clips.Length;
+    public long Count => _clips.Length;
 
     /// <inheritdoc/>
     public string Fingerprint =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"latents {cache.Key}, {clips.Length} of {cache.Captions.Count} clips{Which()}, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}{(FirstFrame is null ? "" : $" from {FirstFrame}")}, tokens {maxTokens}{prepared}"
+            $"latents {_cache.Key}, {_clips.Length} of {_cache.Captions.Count} clips{Which()}, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}{(FirstFrame is null ? "" : $" from {FirstFrame}")}, tokens {_maxTokens}{_prepared}"
         );
 
     // Others of the same number are other data.
     private string Which() =>
-        clips.Length == cache.Captions.Count
+        _clips.Length == _cache.Captions.Count
             ? ""
-            : string.Create(CultureInfo.InvariantCulture, $" ({Randomness.Mix(0, Array.ConvertAll(clips, clip => (long)clip)):x})");
+            : string.Create(CultureInfo.InvariantCulture, $" ({Randomness.Mix(0, Array.ConvertAll(_clips, clip => (long)clip)):x})");
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
         using var scope = NewDisposeScope();
         var random = Randomness.Of(seed, number);
-        var indices = Array.ConvertAll(order.Batch(number, size, seed), i => clips[i]);
+        var indices = Array.ConvertAll(_order.Batch(number, size, seed), i => _clips[i]);
         var videos = new Tensor[size];
         var texts = new (int[]? Tokens, Tensor? States)[size];
         for (var i = 0; i < size; i++)
         {
-            var all = cache.Latents.shape[2];
+            var all = _cache.Latents.shape[2];
             var most = (all - 1) / FrameInterval + 1;
             var frames = Math.Min(Frames ?? most, most);
             var span = (frames - 1) * FrameInterval + 1;
             var from = FirstFrame is { } chosen ? Math.Min(chosen, all - span) : random.NextInt64(all - span + 1);
-            videos[i] = cache.Latents[indices[i]].slice(1, from, from + span, FrameInterval);
-            var captions = cache.Captions[indices[i]];
-            texts[i] = textOf(captions[random.Next(captions.Count)]);
+            videos[i] = _cache.Latents[indices[i]].slice(1, from, from + span, FrameInterval);
+            var captions = _cache.Captions[indices[i]];
+            texts[i] = _textOf(captions[random.Next(captions.Count)]);
         }
 
-        var mask = zeros([size, maxTokens], ScalarType.Bool);
+        var mask = zeros([size, _maxTokens], ScalarType.Bool);
         var text = texts[0].States is { } first
-            ? zeros([size, maxTokens, first.shape[1]], first.dtype)
-            : full([size, maxTokens], padId, dtype: ScalarType.Int64);
+            ? zeros([size, _maxTokens, first.shape[1]], first.dtype)
+            : full([size, _maxTokens], _padId, dtype: ScalarType.Int64);
         for (var i = 0; i < size; i++)
         {
             var row = texts[i].States ?? tensor(Array.ConvertAll(texts[i].Tokens!, id => (long)id));
@@ -352,11 +352,11 @@ public sealed class LatentData : ITrainingData, IDisposable
     /// <summary>Disposes of the text states that were kept.</summary>
     public void Dispose()
     {
-        foreach (var kept in states.Values)
+        foreach (var kept in _states.Values)
         {
             kept.Dispose();
         }
 
-        states.Clear();
+        _states.Clear();
     }
 }

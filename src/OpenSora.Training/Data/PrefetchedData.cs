@@ -7,10 +7,10 @@ namespace OpenSora.Training.Data;
 /// without.</summary>
 public sealed class PrefetchedData : ITrainingData, IDisposable
 {
-    private readonly ITrainingData data;
-    private readonly int ahead;
-    private readonly Lock mutex = new();
-    private Run? run;
+    private readonly ITrainingData _data;
+    private readonly int _ahead;
+    private readonly Lock _mutex = new();
+    private Run? _run;
 
     /// <summary>Prefetches batches.</summary>
     /// <param name="data">Where they come from; it is asked by one thread at a time.</param>
@@ -19,25 +19,25 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
     {
         ArgumentNullException.ThrowIfNull(data);
         ArgumentOutOfRangeException.ThrowIfLessThan(ahead, 1);
-        (this.data, this.ahead) = (data, ahead);
+        (this._data, this._ahead) = (data, ahead);
     }
 
     /// <inheritdoc/>
-    public long Count => data.Count;
+    public long Count => _data.Count;
 
     /// <inheritdoc/>
-    public string Fingerprint => data.Fingerprint;
+    public string Fingerprint => _data.Fingerprint;
 
     /// <inheritdoc/>
     /// <remarks>Asked in the order of their numbers, batches are ready; any other number starts anew from there.</remarks>
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
-        lock (mutex)
+        lock (_mutex)
         {
-            if (run is not { } going || going.Next != (number, size, seed))
+            if (_run is not { } going || going.Next != (number, size, seed))
             {
-                run?.Dispose();
-                run = going = new Run(data, ahead, number, size, seed);
+                _run?.Dispose();
+                _run = going = new Run(_data, _ahead, number, size, seed);
             }
             return going.Take();
         }
@@ -46,25 +46,25 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
     /// <summary>Ends the thread and disposes of the batches that wait. The data stay the caller's.</summary>
     public void Dispose()
     {
-        lock (mutex)
+        lock (_mutex)
         {
-            run?.Dispose();
-            run = null;
+            _run?.Dispose();
+            _run = null;
         }
     }
 
     /// <summary>Batches from a number on.</summary>
     private sealed class Run : IDisposable
     {
-        private readonly Channel<TrainingBatch> ready;
-        private readonly CancellationTokenSource stop = new();
-        private readonly Task work;
+        private readonly Channel<TrainingBatch> _ready;
+        private readonly CancellationTokenSource _stop = new();
+        private readonly Task _work;
 
         public Run(ITrainingData data, int ahead, long number, int size, int seed)
         {
             Next = (number, size, seed);
-            ready = Channel.CreateBounded<TrainingBatch>(ahead);
-            work = Task.Factory.StartNew(
+            _ready = Channel.CreateBounded<TrainingBatch>(ahead);
+            _work = Task.Factory.StartNew(
                 () => Make(data, number, size, seed),
                 CancellationToken.None,
                 TaskCreationOptions.LongRunning,
@@ -78,7 +78,7 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
         {
             try
             {
-                var batch = ready.Reader.ReadAsync().AsTask().GetAwaiter().GetResult();
+                var batch = _ready.Reader.ReadAsync().AsTask().GetAwaiter().GetResult();
                 Next = Next with { Number = Next.Number + 1 };
                 return batch;
             }
@@ -92,26 +92,26 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
 
         public void Dispose()
         {
-            stop.Cancel();
-            work.GetAwaiter().GetResult();
-            while (ready.Reader.TryRead(out var batch))
+            _stop.Cancel();
+            _work.GetAwaiter().GetResult();
+            while (_ready.Reader.TryRead(out var batch))
             {
                 batch.Dispose();
             }
 
-            stop.Dispose();
+            _stop.Dispose();
         }
 
         private void Make(ITrainingData data, long number, int size, int seed)
         {
             try
             {
-                for (; !stop.IsCancellationRequested; number++)
+                for (; !_stop.IsCancellationRequested; number++)
                 {
                     var batch = data.GetBatch(number, size, seed);
                     try
                     {
-                        ready.Writer.WriteAsync(batch, stop.Token).AsTask().GetAwaiter().GetResult();
+                        _ready.Writer.WriteAsync(batch, _stop.Token).AsTask().GetAwaiter().GetResult();
                     }
                     catch (OperationCanceledException)
                     {
@@ -122,7 +122,7 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
 #pragma warning disable CA1031 // told to whoever takes the next batch
             catch (Exception e)
             {
-                ready.Writer.Complete(e);
+                _ready.Writer.Complete(e);
             }
 #pragma warning restore CA1031
         }

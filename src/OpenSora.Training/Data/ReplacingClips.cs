@@ -10,10 +10,10 @@ public sealed record BadClip(int Index, string Reason);
 /// <summary>Clips of which some cannot be read: others take their places, each time the same ones, and the bad ones are told and counted.</summary>
 public sealed class ReplacingClips : IClipSource
 {
-    private readonly IClipSource source;
-    private readonly IProgress<BadClip>? told;
-    private readonly double most;
-    private readonly ConcurrentDictionary<int, string> bad = new();
+    private readonly IClipSource _source;
+    private readonly IProgress<BadClip>? _told;
+    private readonly double _most;
+    private readonly ConcurrentDictionary<int, string> _bad = new();
 
     /// <summary>Replaces what cannot be read.</summary>
     /// <param name="source">The clips.</param>
@@ -23,17 +23,17 @@ public sealed class ReplacingClips : IClipSource
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentOutOfRangeException.ThrowIfNegative(most);
-        (this.source, this.told, this.most) = (source, told, most);
+        (this._source, this._told, this._most) = (source, told, most);
     }
 
     /// <inheritdoc/>
-    public int Count => source.Count;
+    public int Count => _source.Count;
 
     /// <inheritdoc/>
-    public string Fingerprint => source.Fingerprint;
+    public string Fingerprint => _source.Fingerprint;
 
     /// <summary>The bad clips seen so far.</summary>
-    public IReadOnlyCollection<BadClip> Bad => [.. bad.OrderBy(clip => clip.Key).Select(clip => new BadClip(clip.Key, clip.Value))];
+    public IReadOnlyCollection<BadClip> Bad => [.. _bad.OrderBy(clip => clip.Key).Select(clip => new BadClip(clip.Key, clip.Value))];
 
     /// <inheritdoc/>
     /// <exception cref="InvalidDataException">Too many clips are bad; the message names the last one's reason.</exception>
@@ -43,19 +43,19 @@ public sealed class ReplacingClips : IClipSource
         {
             try
             {
-                return source.Load(current, random);
+                return _source.Load(current, random);
             }
             catch (Exception e) when (e is IOException or InvalidDataException)
             {
-                if (bad.TryAdd(current, e.Message))
+                if (_bad.TryAdd(current, e.Message))
                 {
-                    told?.Report(new BadClip(current, e.Message));
+                    _told?.Report(new BadClip(current, e.Message));
                 }
 
-                if (bad.Count > Math.Max(1, most * Count) || bad.Count == Count)
+                if (_bad.Count > Math.Max(1, _most * Count) || _bad.Count == Count)
                 {
                     throw new InvalidDataException(
-                        $"{bad.Count} of {Count} clips could not be loaded, more than the {most:P0} that are replaced. The last one, clip {current}: {e.Message}",
+                        $"{_bad.Count} of {Count} clips could not be loaded, more than the {_most:P0} that are replaced. The last one, clip {current}: {e.Message}",
                         e
                     );
                 }

@@ -4,16 +4,16 @@ namespace OpenSora.Training.Data;
 /// <remarks>The last permutation is kept; one object may serve several threads.</remarks>
 public sealed class SampleOrder
 {
-    private readonly int count;
-    private readonly Lock mutex = new();
-    private (int Seed, long Epoch, int[] Order)? last;
+    private readonly int _count;
+    private readonly Lock _mutex = new();
+    private (int Seed, long Epoch, int[] Order)? _last;
 
     /// <summary>An order of samples.</summary>
     /// <param name="count">Samples in an epoch, at least 1.</param>
     public SampleOrder(int count)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(count, 1);
-        this.count = count;
+        this._count = count;
     }
 
     /// <summary>The samples of a batch. A batch may span two epochs: no sample is left out.</summary>
@@ -27,7 +27,7 @@ public sealed class SampleOrder
         var samples = new int[size];
         for (var i = 0; i < size; i++)
         {
-            var (epoch, place) = Math.DivRem(number * size + i, count);
+            var (epoch, place) = Math.DivRem(number * size + i, _count);
             samples[i] = Epoch(seed, epoch)[place];
         }
         return samples;
@@ -35,16 +35,16 @@ public sealed class SampleOrder
 
     private int[] Epoch(int seed, long epoch)
     {
-        lock (mutex)
+        lock (_mutex)
         {
-            if (last is { } kept && kept.Seed == seed && kept.Epoch == epoch)
+            if (_last is { } kept && kept.Seed == seed && kept.Epoch == epoch)
             {
                 return kept.Order;
             }
 
-            var order = Enumerable.Range(0, count).ToArray();
+            var order = Enumerable.Range(0, _count).ToArray();
             Randomness.Of(seed, epoch).Shuffle(order);
-            last = (seed, epoch, order);
+            _last = (seed, epoch, order);
             return order;
         }
     }

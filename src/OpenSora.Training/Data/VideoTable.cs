@@ -43,10 +43,10 @@ public sealed class VideoTable : IClipSource
         ".bmp",
     };
 
-    private readonly IReadOnlyList<Row> rows;
-    private readonly IVideoReader reader;
-    private readonly ClipOptions clip;
-    private readonly ClipVariation? vary;
+    private readonly IReadOnlyList<Row> _rows;
+    private readonly IVideoReader _reader;
+    private readonly ClipOptions _clip;
+    private readonly ClipVariation? _vary;
 
     /// <summary>Reads the table; the files are decoded when they are needed.</summary>
     /// <param name="csv">The CSV file.</param>
@@ -75,7 +75,7 @@ public sealed class VideoTable : IClipSource
             );
         }
 
-        (this.rows, this.reader, this.clip, this.vary) = (rows, reader, clip, vary);
+        (this._rows, this._reader, this._clip, this._vary) = (rows, reader, clip, vary);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         foreach (var row in rows)
         {
@@ -121,19 +121,19 @@ public sealed class VideoTable : IClipSource
     }
 
     /// <inheritdoc/>
-    public int Count => rows.Count;
+    public int Count => _rows.Count;
 
     /// <inheritdoc/>
     public string Fingerprint { get; }
 
     /// <summary>The files, each once.</summary>
-    public IReadOnlyList<string> Paths => [.. rows.Select(row => row.File.FullName)];
+    public IReadOnlyList<string> Paths => [.. _rows.Select(row => row.File.FullName)];
 
     /// <summary>Some of the files, perhaps at another size: the clips of a <see cref="Bucket"/>.</summary>
     /// <param name="indices">Which.</param>
     /// <param name="other">Size and part of every clip; null: as here.</param>
     public VideoTable Select(IEnumerable<int> indices, ClipOptions? other = null) =>
-        new([.. indices.Select(index => rows[index])], reader, other ?? clip, vary);
+        new([.. indices.Select(index => _rows[index])], _reader, other ?? _clip, _vary);
 
     /// <summary>What <see cref="Bucket.Sort"/> wants to know of every file: its size, and how many frames of the asked rate and interval it
     /// has.</summary>
@@ -146,14 +146,14 @@ public sealed class VideoTable : IClipSource
         CancellationToken cancellationToken = default
     )
     {
-        var sizes = new (int, int, int)[rows.Count];
+        var sizes = new (int, int, int)[_rows.Count];
         await Parallel
-            .ForAsync(0, rows.Count, cancellationToken, async (i, token) =>
+            .ForAsync(0, _rows.Count, cancellationToken, async (i, token) =>
             {
                 try
                 {
-                    var info = await reader.ProbeAsync(rows[i].File.FullName, token).ConfigureAwait(false);
-                    sizes[i] = ((FramesOf(info) - clip.StartFrame + clip.FrameInterval - 1) / clip.FrameInterval, info.Height, info.Width);
+                    var info = await _reader.ProbeAsync(_rows[i].File.FullName, token).ConfigureAwait(false);
+                    sizes[i] = ((FramesOf(info) - _clip.StartFrame + _clip.FrameInterval - 1) / _clip.FrameInterval, info.Height, info.Width);
                 }
                 catch (IOException e) when (told is not null)
                 {
@@ -168,38 +168,38 @@ public sealed class VideoTable : IClipSource
     public CaptionedClip Load(int index, Random random)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(index);
-        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(index, rows.Count);
+        ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(index, _rows.Count);
         ArgumentNullException.ThrowIfNull(random);
-        var path = rows[index].File.FullName;
+        var path = _rows[index].File.FullName;
         using var scope = NewDisposeScope();
-        var video = vary is null ? Read(path, clip) : Vary(path, vary, random);
-        if (clip.Frames is { } wanted && wanted > video.shape[1])
+        var video = _vary is null ? Read(path, _clip) : Vary(path, _vary, random);
+        if (_clip.Frames is { } wanted && wanted > video.shape[1])
         {
             video = cat([video, video.narrow(1, video.shape[1] - 1, 1).expand(-1, wanted - video.shape[1], -1, -1)], 1);
         }
 
-        return new CaptionedClip(video.MoveToOuterDisposeScope(), rows[index].Captions);
+        return new CaptionedClip(video.MoveToOuterDisposeScope(), _rows[index].Captions);
     }
 
-    private Tensor Read(string path, ClipOptions part) => reader.ReadAsync(path, part).GetAwaiter().GetResult().ToTensor().squeeze(0);
+    private Tensor Read(string path, ClipOptions part) => _reader.ReadAsync(path, part).GetAwaiter().GetResult().ToTensor().squeeze(0);
 
     private Tensor Vary(string path, ClipVariation vary, Random random)
     {
         var (start, top, left, mirrored) = (random.NextDouble(), random.NextDouble(), random.NextDouble(), random.NextDouble() < vary.Mirror);
-        var info = reader.ProbeAsync(path).GetAwaiter().GetResult();
+        var info = _reader.ProbeAsync(path).GetAwaiter().GetResult();
         var part = new ClipOptions
         {
-            Width = clip.Width,
-            Height = clip.Height,
-            Fit = clip.Fit,
-            FramesPerSecond = clip.FramesPerSecond,
-            StartFrame = clip.StartFrame,
-            FrameInterval = clip.FrameInterval,
-            Frames = clip.Frames,
+            Width = _clip.Width,
+            Height = _clip.Height,
+            Fit = _clip.Fit,
+            FramesPerSecond = _clip.FramesPerSecond,
+            StartFrame = _clip.StartFrame,
+            FrameInterval = _clip.FrameInterval,
+            Frames = _clip.Frames,
         };
-        if (vary.Start && clip.Frames is { } frames)
+        if (vary.Start && _clip.Frames is { } frames)
         {
-            part.StartFrame += (int)(start * Math.Max(1, FramesOf(info) - clip.StartFrame - (frames - 1) * clip.FrameInterval));
+            part.StartFrame += (int)(start * Math.Max(1, FramesOf(info) - _clip.StartFrame - (frames - 1) * _clip.FrameInterval));
         }
 
         if (!vary.Crop)
@@ -208,7 +208,7 @@ public sealed class VideoTable : IClipSource
         }
 
         // Scaled until it covers the size, as otherwise, but cut here.
-        var (height, width) = (clip.Height!.Value, clip.Width!.Value);
+        var (height, width) = (_clip.Height!.Value, _clip.Width!.Value);
         var scale = Math.Max((double)width / info.Width, (double)height / info.Height);
         (part.Width, part.Height, part.Fit) = (
             Math.Max(width, (int)Math.Round(info.Width * scale)),
@@ -228,7 +228,7 @@ public sealed class VideoTable : IClipSource
 
     // Counted at the asked rate; a picture is one frame.
     private int FramesOf(VideoInfo info) =>
-        info.Duration is { } duration ? Math.Max(1, (int)Math.Round(duration.TotalSeconds * (clip.FramesPerSecond ?? info.FramesPerSecond))) : 1;
+        info.Duration is { } duration ? Math.Max(1, (int)Math.Round(duration.TotalSeconds * (_clip.FramesPerSecond ?? info.FramesPerSecond))) : 1;
 
     private static string[] CaptionsOf(string file)
     {

@@ -13,10 +13,10 @@ namespace OpenSora.Training.Objectives;
 /// variational bound of the variances; Nichol and Dhariwal, 2021), or <see cref="RectifiedFlow"/>.</remarks>
 public sealed class DiffusionTraining : IDenoisingObjective
 {
-    private readonly IVideoTransformer model;
-    private readonly T5Encoder? text;
-    private readonly ITrainingProcess process;
-    private readonly ITimestepSampler? timesteps;
+    private readonly IVideoTransformer _model;
+    private readonly T5Encoder? _text;
+    private readonly ITrainingProcess _process;
+    private readonly ITimestepSampler? _timesteps;
 
     /// <summary>An objective for a model.</summary>
     /// <param name="model">The denoiser; stays the caller's.</param>
@@ -27,9 +27,9 @@ public sealed class DiffusionTraining : IDenoisingObjective
     public DiffusionTraining(IVideoTransformer model, T5Encoder? text = null, ITrainingProcess? process = null, ITimestepSampler? timesteps = null)
     {
         ArgumentNullException.ThrowIfNull(model);
-        (this.model, this.text) = (model, text);
-        this.process = process ?? new Iddpm(IddpmSchedule.Linear());
-        this.timesteps = timesteps;
+        (this._model, this._text) = (model, text);
+        this._process = process ?? new Iddpm(IddpmSchedule.Linear());
+        this._timesteps = timesteps;
         var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal)
         {
             ["model"] =
@@ -59,7 +59,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
 
     /// <inheritdoc/>
     /// <remarks>What process and time steps say of themselves (<see cref="object.ToString"/>).</remarks>
-    public string Fingerprint => $"{process}; {timesteps?.ToString() ?? "its own time steps"}";
+    public string Fingerprint => $"{_process}; {_timesteps?.ToString() ?? "its own time steps"}";
 
     /// <inheritdoc/>
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
@@ -69,8 +69,8 @@ public sealed class DiffusionTraining : IDenoisingObjective
         var latents = batch.Video.to_type(ScalarType.Float32);
         var count = (int)latents.shape[0];
         var noise = randn(latents.shape, generator: generator).to(latents.device);
-        using var times = timesteps?.Sample(count, process.Steps, generator) ?? process.DrawTimesteps(latents, generator);
-        var rate = stage.CaptionDropout ?? model.CaptionDropout;
+        using var times = _timesteps?.Sample(count, _process.Steps, generator) ?? _process.DrawTimesteps(latents, generator);
+        var rate = stage.CaptionDropout ?? _model.CaptionDropout;
         var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
         return Loss(batch, latents, times.Timesteps, times.Weights, noise, drop).Loss;
     }
@@ -81,7 +81,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
         ArgumentNullException.ThrowIfNull(batch);
         ArgumentNullException.ThrowIfNull(times);
         using var scope = NewDisposeScope();
-        var steps = times.mul(process.Steps).to(ScalarType.Int64).clamp(0, process.Steps - 1);
+        var steps = times.mul(_process.Steps).to(ScalarType.Int64).clamp(0, _process.Steps - 1);
         return Loss(batch, batch.Video.to_type(ScalarType.Float32), steps, ones_like(times), noise, drop: null)
             .Samples.Loss.MoveToOuterDisposeScope();
     }
@@ -99,7 +99,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
         var states = batch.Text ?? throw new ArgumentException("A diffusion model is trained with captions: the batch has no text.", nameof(batch));
         if (states.dtype == ScalarType.Int64)
         {
-            if (text is null)
+            if (_text is null)
             {
                 throw new ArgumentException(
                     "The batch holds token ids, but no text encoder was given. Give one, or put text states into the data.",
@@ -107,13 +107,13 @@ public sealed class DiffusionTraining : IDenoisingObjective
                 );
             }
 
-            states = text.forward(states, batch.Mask);
+            states = _text.forward(states, batch.Mask);
         }
 
-        if (batch.NoisyFrames is not null && !model.SupportsNoisyFrames)
+        if (batch.NoisyFrames is not null && !_model.SupportsNoisyFrames)
         {
             throw new ArgumentException(
-                $"The batch has given frames (see {nameof(FrameMaskedData)}), but {model.GetType().Name} cannot be told which they are. Use an STDiT whose patches are one frame long, or data without given frames.",
+                $"The batch has given frames (see {nameof(FrameMaskedData)}), but {_model.GetType().Name} cannot be told which they are. Use an STDiT whose patches are one frame long, or data without given frames.",
                 nameof(batch)
             );
         }
@@ -128,7 +128,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
             Width = width * SpatialFactor,
             FramesPerSecond = frames == 1 ? DenoiserConditions.ImageFramesPerSecond : FramesPerSecond,
         };
-        var losses = process.TrainingLosses((x, t) => model.Denoise(x, t, shown), latents, timesteps, noise, noisyFrames: batch.NoisyFrames);
+        var losses = _process.TrainingLosses((x, t) => _model.Denoise(x, t, shown), latents, timesteps, noise, noisyFrames: batch.NoisyFrames);
         var total = (losses.Loss * weights.to(losses.Loss.device)).mean();
         var parts = new Dictionary<string, double>(StringComparer.Ordinal);
         if (losses.Mse is not null)

@@ -11,13 +11,13 @@ namespace OpenSora.Training.Objectives;
 /// <param name="exponent">Below 1 prefers late, noisy steps; 1 is uniform.</param>
 public sealed class SkewedTimesteps(double exponent) : ITimestepSampler
 {
-    private readonly double exponent =
+    private readonly double _exponent =
         double.IsFinite(exponent) && exponent > 0
             ? exponent
             : throw new ArgumentOutOfRangeException(nameof(exponent), exponent, "The exponent must be above 0.");
 
     /// <summary>The exponent, as checkpoints name it.</summary>
-    public override string ToString() => FormattableString.Invariant($"{nameof(SkewedTimesteps)} {exponent:R}");
+    public override string ToString() => FormattableString.Invariant($"{nameof(SkewedTimesteps)} {_exponent:R}");
 
     /// <inheritdoc/>
     public TimestepBatch Sample(int batch, int steps, Generator? generator = null)
@@ -25,7 +25,7 @@ public sealed class SkewedTimesteps(double exponent) : ITimestepSampler
         ArgumentOutOfRangeException.ThrowIfLessThan(batch, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
         using var scope = NewDisposeScope();
-        var times = rand([batch], generator: generator).pow(exponent).mul(steps).to(ScalarType.Int64).clamp(0, steps - 1);
+        var times = rand([batch], generator: generator).pow(_exponent).mul(steps).to(ScalarType.Int64).clamp(0, steps - 1);
         return new TimestepBatch(times.MoveToOuterDisposeScope(), ones([batch]).MoveToOuterDisposeScope());
     }
 }

@@ -26,8 +26,8 @@ public class VaeTrainingOptions
 /// <summary>Trains an image autoencoder to give back its pictures. Every frame of a batch is a picture.</summary>
 public sealed class VaeTraining : ITrainingObjective
 {
-    private readonly AutoencoderKL vae;
-    private readonly VaeTrainingOptions options;
+    private readonly AutoencoderKL _vae;
+    private readonly VaeTrainingOptions _options;
 
     /// <summary>An objective for an autoencoder.</summary>
     /// <param name="vae">The autoencoder; stays the caller's.</param>
@@ -35,8 +35,8 @@ public sealed class VaeTraining : ITrainingObjective
     public VaeTraining(AutoencoderKL vae, VaeTrainingOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(vae);
-        this.vae = vae;
-        this.options = options ?? new VaeTrainingOptions();
+        this._vae = vae;
+        this._options = options ?? new VaeTrainingOptions();
         Modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["vae"] = vae };
     }
 
@@ -46,7 +46,7 @@ public sealed class VaeTraining : ITrainingObjective
     /// <inheritdoc/>
     public string Fingerprint =>
         FormattableString.Invariant(
-            $"{nameof(VaeTraining)}: absolute {options.Absolute:R}, squared {options.Squared:R}, edges {options.Edges:R}, divergence {options.Divergence:R}"
+            $"{nameof(VaeTraining)}: absolute {_options.Absolute:R}, squared {_options.Squared:R}, edges {_options.Edges:R}, divergence {_options.Divergence:R}"
         );
 
     /// <inheritdoc/>
@@ -57,17 +57,17 @@ public sealed class VaeTraining : ITrainingObjective
         var (c, h, w) = (video.shape[1], video.shape[3], video.shape[4]);
         var frames = video.transpose(1, 2).reshape(-1, c, h, w);
 
-        var posterior = vae.EncodeImages(frames);
+        var posterior = _vae.EncodeImages(frames);
         var (mean, logVariance) = (posterior.Mean, posterior.LogVariance);
         var noise = randn(mean.shape, generator: generator).to(mean.device);
-        var output = vae.DecodeImages(posterior.Sample(noise));
+        var output = _vae.DecodeImages(posterior.Sample(noise));
 
         var difference = output - frames.to_type(ScalarType.Float32);
         var absolute = difference.abs().mean();
         var squared = difference.square().mean();
         var edges = Edges(difference);
         var divergence = (mean.square() + logVariance.exp() - 1 - logVariance).mean() / 2;
-        var total = absolute * options.Absolute + squared * options.Squared + edges * options.Edges + divergence * options.Divergence;
+        var total = absolute * _options.Absolute + squared * _options.Squared + edges * _options.Edges + divergence * _options.Divergence;
         return new TrainingLoss(
             total,
             new Dictionary<string, double>(StringComparer.Ordinal)

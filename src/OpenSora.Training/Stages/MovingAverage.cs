@@ -7,32 +7,32 @@ namespace OpenSora.Training.Stages;
 /// <summary>An exponential moving average of parameters, in float32; buffers have none, as published.</summary>
 internal sealed class MovingAverage : IDisposable
 {
-    private readonly IReadOnlyList<(string Name, Parameter Parameter)> parameters;
-    private readonly Dictionary<string, Tensor> averages = new(StringComparer.Ordinal);
+    private readonly IReadOnlyList<(string Name, Parameter Parameter)> _parameters;
+    private readonly Dictionary<string, Tensor> _averages = new(StringComparer.Ordinal);
 
     public MovingAverage(IReadOnlyList<(string Name, Parameter Parameter)> parameters)
     {
-        this.parameters = parameters;
+        this._parameters = parameters;
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         foreach (var (name, parameter) in parameters)
         {
             var average = parameter.detach().to(ScalarType.Float32, copy: true);
             average.DetachFromDisposeScope();
-            averages[name] = average;
+            _averages[name] = average;
         }
     }
 
-    public IReadOnlyDictionary<string, Tensor> Averages => averages;
+    public IReadOnlyDictionary<string, Tensor> Averages => _averages;
 
     /// <summary><c>average = decay * average + (1 - decay) * parameter</c></summary>
     public void Update(double decay)
     {
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        foreach (var (name, parameter) in parameters)
+        foreach (var (name, parameter) in _parameters)
         {
-            averages[name].mul_(decay).add_(parameter, 1 - decay);
+            _averages[name].mul_(decay).add_(parameter, 1 - decay);
         }
     }
 
@@ -41,9 +41,9 @@ internal sealed class MovingAverage : IDisposable
     {
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        foreach (var (name, parameter) in parameters)
+        foreach (var (name, parameter) in _parameters)
         {
-            parameter.copy_(averages[name]);
+            parameter.copy_(_averages[name]);
         }
     }
 
@@ -52,7 +52,7 @@ internal sealed class MovingAverage : IDisposable
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var weights = parameters.Select(pair => pair.Parameter.detach().clone().MoveToOuterDisposeScope()).ToArray();
+        var weights = _parameters.Select(pair => pair.Parameter.detach().clone().MoveToOuterDisposeScope()).ToArray();
         CopyToParameters();
         return new Exchanged(this, weights);
     }
@@ -62,7 +62,7 @@ internal sealed class MovingAverage : IDisposable
         public void Dispose()
         {
             using var noGradients = no_grad();
-            foreach (var (i, (_, parameter)) in owner.parameters.Index())
+            foreach (var (i, (_, parameter)) in owner._parameters.Index())
             {
                 parameter.copy_(weights[i]);
                 weights[i].Dispose();
@@ -72,7 +72,7 @@ internal sealed class MovingAverage : IDisposable
 
     public void Dispose()
     {
-        foreach (var average in averages.Values)
+        foreach (var average in _averages.Values)
         {
             average.Dispose();
         }

@@ -9,16 +9,16 @@ namespace OpenSora.Training.Stages;
 /// anew whenever one is told how many it has.</summary>
 internal sealed class StageWorkers : IDisposable
 {
-    private readonly BlockingCollection<Action>[] queues;
-    private readonly Thread[] threads;
+    private readonly BlockingCollection<Action>[] _queues;
+    private readonly Thread[] _threads;
 
     public StageWorkers(int count)
     {
         var each = Math.Max(1, get_num_threads() / count);
-        queues = [.. Enumerable.Range(0, count).Select(_ => new BlockingCollection<Action>(boundedCapacity: 1))];
-        threads =
+        _queues = [.. Enumerable.Range(0, count).Select(_ => new BlockingCollection<Action>(boundedCapacity: 1))];
+        _threads =
         [
-            .. queues.Select(
+            .. _queues.Select(
                 (queue, number) =>
                     new Thread(() =>
                     {
@@ -34,7 +34,7 @@ internal sealed class StageWorkers : IDisposable
                     }
             ),
         ];
-        Array.ForEach(threads, thread => thread.Start());
+        Array.ForEach(_threads, thread => thread.Start());
     }
 
     /// <summary>Runs work on the first <paramref name="count"/> workers, each with its number, and waits for all of them.</summary>
@@ -46,7 +46,7 @@ internal sealed class StageWorkers : IDisposable
         for (var i = 0; i < count; i++)
         {
             var number = i;
-            queues[number]
+            _queues[number]
                 .Add(() =>
                 {
                     try
@@ -72,9 +72,9 @@ internal sealed class StageWorkers : IDisposable
 
     public void Dispose()
     {
-        Array.ForEach(queues, queue => queue.CompleteAdding());
-        Array.ForEach(threads, thread => thread.Join());
-        Array.ForEach(queues, queue => queue.Dispose());
+        Array.ForEach(_queues, queue => queue.CompleteAdding());
+        Array.ForEach(_threads, thread => thread.Join());
+        Array.ForEach(_queues, queue => queue.Dispose());
         set_num_threads(get_num_threads()); // a BLAS library may have one number for all threads
     }
 }

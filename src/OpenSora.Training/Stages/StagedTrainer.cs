@@ -20,14 +20,14 @@ namespace OpenSora.Training.Stages;
 /// </remarks>
 public sealed class StagedTrainer : IDisposable
 {
-    private readonly ITrainingObjective objective;
-    private readonly List<TrainingStage> stages = [];
-    private readonly List<ITrainingCallback> callbacks = [];
-    private CheckpointOptions? checkpoints;
-    private string? resumeFrom;
-    private bool resumeIfAny;
-    private MovingAverage? average;
-    private int running;
+    private readonly ITrainingObjective _objective;
+    private readonly List<TrainingStage> _stages = [];
+    private readonly List<ITrainingCallback> _callbacks = [];
+    private CheckpointOptions? _checkpoints;
+    private string? _resumeFrom;
+    private bool _resumeIfAny;
+    private MovingAverage? _average;
+    private int _running;
 
     /// <summary>A trainer of a diffusion transformer with the published loss.</summary>
     /// <param name="model">The model; stays the caller's.</param>
@@ -40,18 +40,18 @@ public sealed class StagedTrainer : IDisposable
     public StagedTrainer(ITrainingObjective objective)
     {
         ArgumentNullException.ThrowIfNull(objective);
-        this.objective = objective;
+        this._objective = objective;
     }
 
     /// <summary>The stages, in their order.</summary>
-    public IReadOnlyList<TrainingStage> Stages => stages;
+    public IReadOnlyList<TrainingStage> Stages => _stages;
 
     /// <summary>Adds a stage.</summary>
     /// <param name="stage">Its settings; it is looked at when the run begins.</param>
     public StagedTrainer AddStage(TrainingStage stage)
     {
         ArgumentNullException.ThrowIfNull(stage);
-        stages.Add(stage);
+        _stages.Add(stage);
         return this;
     }
 
@@ -60,7 +60,7 @@ public sealed class StagedTrainer : IDisposable
     public StagedTrainer AddCallback(ITrainingCallback callback)
     {
         ArgumentNullException.ThrowIfNull(callback);
-        callbacks.Add(callback);
+        _callbacks.Add(callback);
         return this;
     }
 
@@ -76,7 +76,7 @@ public sealed class StagedTrainer : IDisposable
             throw new ArgumentException(problem, nameof(options));
         }
 
-        checkpoints = options;
+        _checkpoints = options;
         return this;
     }
 
@@ -90,7 +90,7 @@ public sealed class StagedTrainer : IDisposable
     public StagedTrainer Resume(string path, bool ifAny = false)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
-        (resumeFrom, resumeIfAny) = (path, ifAny);
+        (_resumeFrom, _resumeIfAny) = (path, ifAny);
         return this;
     }
 
@@ -105,7 +105,7 @@ public sealed class StagedTrainer : IDisposable
     public StagedTrainer InitialiseFrom(string path, bool averages = true, LoadOptions? options = null)
     {
         using var file = WeightsFile.Open(Existing(path), options?.Section);
-        LoadReports = Checkpoint.ReadWeights(file, objective.Modules, averages, options);
+        LoadReports = Checkpoint.ReadWeights(file, _objective.Modules, averages, options);
         return this;
     }
 
@@ -119,15 +119,15 @@ public sealed class StagedTrainer : IDisposable
     /// <exception cref="TrainingDivergedException">A loss or gradient is not finite, or too many in a row were out of proportion.</exception>
     public Task RunAsync(IProgress<TrainingProgress>? progress = null, CancellationToken cancellationToken = default)
     {
-        if (stages.Count == 0)
+        if (_stages.Count == 0)
         {
             throw new InvalidOperationException("There is nothing to train: add a stage with AddStage.");
         }
 
-        foreach (var stage in stages)
+        foreach (var stage in _stages)
         {
             stage.Validate();
-            if (stage.Objective?.Modules.Values.Except(objective.Modules.Values).Any() is true)
+            if (stage.Objective?.Modules.Values.Except(_objective.Modules.Values).Any() is true)
             {
                 throw new InvalidOperationException(
                     $"The objective of stage '{stage.Name}' has modules that the trainer does not know. Make the trainer with an objective that has all modules."
@@ -140,14 +140,14 @@ public sealed class StagedTrainer : IDisposable
     /// <summary>Puts the last stage's moving averages into the modules: the weights to generate with.</summary>
     /// <exception cref="InvalidOperationException">No stage that keeps averages has been run.</exception>
     public void UseAverages() =>
-        (average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();
+        (_average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();
 
     /// <summary>Disposes of the moving averages. The modules stay the caller's.</summary>
-    public void Dispose() => average?.Dispose();
+    public void Dispose() => _average?.Dispose();
 
     private void Run(IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
     {
-        if (Interlocked.Exchange(ref running, 1) == 1)
+        if (Interlocked.Exchange(ref _running, 1) == 1)
         {
             throw new InvalidOperationException("This trainer is already running.");
         }
@@ -155,12 +155,12 @@ public sealed class StagedTrainer : IDisposable
         try
         {
             var path =
-                resumeFrom is null ? null
-                : resumeIfAny ? Checkpoint.Newest(resumeFrom)
-                : Existing(resumeFrom);
-            if (checkpoints is not null)
+                _resumeFrom is null ? null
+                : _resumeIfAny ? Checkpoint.Newest(_resumeFrom)
+                : Existing(_resumeFrom);
+            if (_checkpoints is not null)
             {
-                Checkpoint.Prepare(checkpoints.Folder, path);
+                Checkpoint.Prepare(_checkpoints.Folder, path);
             }
 
             using var file = path is null ? null : SafetensorsFile.Open(path);
@@ -168,11 +168,11 @@ public sealed class StagedTrainer : IDisposable
             if (file is not null)
             {
                 CheckFits(state!, file.Path);
-                Checkpoint.ReadWeights(file, objective.Modules, averages: false, options: null);
+                Checkpoint.ReadWeights(file, _objective.Modules, averages: false, options: null);
             }
 
             var steps = state?.StepsBefore ?? 0;
-            for (var i = state?.Stage ?? 0; i < stages.Count; i++)
+            for (var i = state?.Stage ?? 0; i < _stages.Count; i++)
             {
                 cancellationToken.ThrowIfCancellationRequested();
                 var resumed = i == state?.Stage ? state : null;
@@ -181,7 +181,7 @@ public sealed class StagedTrainer : IDisposable
         }
         finally
         {
-            Volatile.Write(ref running, 0);
+            Volatile.Write(ref _running, 0);
         }
     }
 
@@ -196,20 +196,20 @@ public sealed class StagedTrainer : IDisposable
     )
     {
         using var scope = NewDisposeScope();
-        var stage = stages[index];
+        var stage = _stages[index];
         var trained = ChooseParameters(stage);
-        foreach (var module in objective.Modules.Values)
+        foreach (var module in _objective.Modules.Values)
         {
             module.UseGradientCheckpointing(stage.GradientCheckpointing);
         }
 
         if (resumed is null && index > 0 && stage.StartFromEma)
         {
-            average?.CopyToParameters(); // of the stage before
+            _average?.CopyToParameters(); // of the stage before
         }
 
-        average?.Dispose();
-        average = stage.EmaDecay is null ? null : new MovingAverage(trained);
+        _average?.Dispose();
+        _average = stage.EmaDecay is null ? null : new MovingAverage(trained);
 
         using var optimizer = new AdamWOptimizers(trained.Select(pair => pair.Parameter), stage);
         using var workers = stage.Workers == 1 ? null : new StageWorkers(stage.Workers);
@@ -228,7 +228,7 @@ public sealed class StagedTrainer : IDisposable
         }
 
         var spikes = stage.Spikes is null ? null : new SpikeWatch(stage.Spikes, resumed?.Spikes);
-        var run = new TrainingRun(stage, objective.Modules, average, stepsBefore, callbacks, cancellationToken) { Step = step };
+        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken) { Step = step };
         run.Notify(callback => callback.StageStarted(run));
 
         var clock = Stopwatch.StartNew();
@@ -259,7 +259,7 @@ public sealed class StagedTrainer : IDisposable
             {
                 run.Notify(callback => callback.StepDone(run, now));
             }
-            catch when (checkpoints is not null)
+            catch when (_checkpoints is not null)
             {
                 Save();
                 throw;
@@ -267,11 +267,11 @@ public sealed class StagedTrainer : IDisposable
 
             // Not amid spikes: the newest checkpoint is a good one.
             if (
-                checkpoints is not null
+                _checkpoints is not null
                 && (
                     finished
                     || cancellationToken.IsCancellationRequested
-                    || (spikes?.InARow is null or 0 && (step % checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= checkpoints.Every))
+                    || (spikes?.InARow is null or 0 && (step % _checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= _checkpoints.Every))
                 )
             )
             {
@@ -289,7 +289,7 @@ public sealed class StagedTrainer : IDisposable
 
         string Save() =>
             Checkpoint.Write(
-                checkpoints!,
+                _checkpoints!,
                 new CheckpointState
                 {
                     Stage = index,
@@ -298,18 +298,18 @@ public sealed class StagedTrainer : IDisposable
                     StepsBefore = stepsBefore,
                     Seconds = (before + clock.Elapsed).TotalSeconds,
                     Settings = stage.Settings,
-                    Objective = (stage.Objective ?? objective).Fingerprint,
+                    Objective = (stage.Objective ?? _objective).Fingerprint,
                     Data = stage.Data!.Fingerprint,
                     Spikes = spikes?.History,
                 },
-                objective.Modules,
+                _objective.Modules,
                 Averages,
                 trained,
                 optimizer
             );
     }
 
-    private IReadOnlyDictionary<string, Tensor> Averages => average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);
+    private IReadOnlyDictionary<string, Tensor> Averages => _average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);
 
     // One optimizer step, or none, where the gradients are out of proportion.
     private TrainingProgress Step(
@@ -322,7 +322,7 @@ public sealed class StagedTrainer : IDisposable
         double rate
     )
     {
-        foreach (var module in objective.Modules.Values)
+        foreach (var module in _objective.Modules.Values)
         {
             module.train();
             module.zero_grad();
@@ -364,7 +364,7 @@ public sealed class StagedTrainer : IDisposable
         if (spike is null || !stage.Spikes!.SkipSteps)
         {
             optimizer.Step(rate);
-            average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
+            _average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
         }
         return new TrainingProgress
         {
@@ -392,7 +392,7 @@ public sealed class StagedTrainer : IDisposable
     )
     {
         using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
-        var loss = (stage.Objective ?? objective).Loss(batch, stage, generator);
+        var loss = (stage.Objective ?? _objective).Loss(batch, stage, generator);
         backward(loss.Total * share);
         return (loss.Total.detach().cpu().item<float>(), loss.Parts);
     }
@@ -482,7 +482,7 @@ public sealed class StagedTrainer : IDisposable
 
     private TrainingDivergedException Diverged(TrainingStage stage, long step, string what)
     {
-        var kept = checkpoints is null ? null : Checkpoint.Newest(checkpoints.Folder);
+        var kept = _checkpoints is null ? null : Checkpoint.Newest(_checkpoints.Folder);
         return new TrainingDivergedException(
             $"Stage '{stage.Name}', step {step + 1}: {what}. The step was not taken. Lower the learning rate or look at the data"
                 + (kept is null ? "." : $"; the last checkpoint is '{kept}'.")
@@ -512,7 +512,7 @@ public sealed class StagedTrainer : IDisposable
     private List<(string Name, Parameter Parameter)> ChooseParameters(TrainingStage stage)
     {
         var trained = new List<(string, Parameter)>();
-        foreach (var (part, module) in objective.Modules)
+        foreach (var (part, module) in _objective.Modules)
         {
             foreach (var (name, parameter) in module.named_parameters())
             {
@@ -531,14 +531,14 @@ public sealed class StagedTrainer : IDisposable
 
     private void CheckFits(CheckpointState state, string path)
     {
-        if (state.Stage >= stages.Count || !string.Equals(stages[state.Stage].Name, state.StageName, StringComparison.Ordinal))
+        if (state.Stage >= _stages.Count || !string.Equals(_stages[state.Stage].Name, state.StageName, StringComparison.Ordinal))
         {
             throw new InvalidOperationException(
                 $"'{path}' is of stage {state.Stage + 1}, '{state.StageName}', which this run does not have there. Resume continues the same run; InitialiseFrom begins a new one from its weights."
             );
         }
 
-        var stage = stages[state.Stage];
+        var stage = _stages[state.Stage];
         if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
         {
             throw new InvalidOperationException(
@@ -546,7 +546,7 @@ public sealed class StagedTrainer : IDisposable
             );
         }
 
-        var aim = stage.Objective ?? objective;
+        var aim = stage.Objective ?? _objective;
         // Earlier checkpoints name no objective, or only its type.
         if (
             state.Objective.Length > 0

@@ -10,9 +10,9 @@ namespace OpenSora.DependencyInjection;
 /// <summary>Replaces parts of what AddOpenSora registered.</summary>
 public sealed class OpenSoraBuilder
 {
-    private readonly PartFactories parts;
+    private readonly PartFactories _parts;
 
-    internal OpenSoraBuilder(IServiceCollection services, PartFactories parts) => (Services, this.parts) = (services, parts);
+    internal OpenSoraBuilder(IServiceCollection services, PartFactories parts) => (Services, this._parts) = (services, parts);
 
     /// <summary>The services to which OpenSora was added.</summary>
     public IServiceCollection Services { get; }
@@ -25,7 +25,7 @@ public sealed class OpenSoraBuilder
     /// <summary>Decodes with the autoencoder that the function makes; the generator disposes of it.</summary>
     public OpenSoraBuilder UseVae(Func<PartContext, IVideoAutoencoder> factory)
     {
-        parts.Vae = factory;
+        _parts.Vae = factory;
         return this;
     }
 
@@ -37,14 +37,14 @@ public sealed class OpenSoraBuilder
     /// <summary>Encodes prompts with the encoder that the function makes; the generator disposes of it.</summary>
     public OpenSoraBuilder UseTextEncoder(Func<PartContext, ITextEncoder> factory)
     {
-        parts.TextEncoder = factory;
+        _parts.TextEncoder = factory;
         return this;
     }
 
     /// <summary>Samples with what the function makes for a number of steps.</summary>
     public OpenSoraBuilder UseSampler(Func<int, ISampler> factory)
     {
-        parts.Sampler = factory;
+        _parts.Sampler = factory;
         return this;
     }
 
@@ -52,7 +52,7 @@ public sealed class OpenSoraBuilder
     /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
     public OpenSoraBuilder AddArchitecture(Architecture<IVideoTransformer> transformer)
     {
-        parts.Architectures = parts.Architectures.Add(transformer);
+        _parts.Architectures = _parts.Architectures.Add(transformer);
         return this;
     }
 
@@ -60,7 +60,7 @@ public sealed class OpenSoraBuilder
     /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
     public OpenSoraBuilder AddArchitecture(Architecture<IVideoAutoencoder> autoencoder)
     {
-        parts.Architectures = parts.Architectures.Add(autoencoder);
+        _parts.Architectures = _parts.Architectures.Add(autoencoder);
         return this;
     }
 

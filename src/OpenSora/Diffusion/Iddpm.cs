@@ -15,11 +15,11 @@ internal delegate Tensor NoiseSource(int step, Tensor like);
 /// </remarks>
 public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
 {
-    private readonly Prediction prediction;
-    private readonly Variance variance;
-    private readonly DiffusionLoss loss;
-    private readonly bool clipDenoised;
-    private readonly double? minSnrGamma;
+    private readonly Prediction _prediction;
+    private readonly Variance _variance;
+    private readonly DiffusionLoss _loss;
+    private readonly bool _clipDenoised;
+    private readonly double? _minSnrGamma;
 
     /// <summary>Makes a process: the full schedule for training, a respaced one for sampling.</summary>
     /// <param name="schedule">The noise schedule; its steps are the sampling steps.</param>
@@ -50,11 +50,11 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         }
 
         Schedule = schedule;
-        prediction = options.Prediction;
-        variance = options.Variance;
-        loss = options.Loss;
-        clipDenoised = options.ClipDenoised;
-        minSnrGamma = options.MinSnrGamma;
+        _prediction = options.Prediction;
+        _variance = options.Variance;
+        _loss = options.Loss;
+        _clipDenoised = options.ClipDenoised;
+        _minSnrGamma = options.MinSnrGamma;
     }
 
     /// <summary>The process of the Open-Sora family for sampling: linear schedule, 1000 steps respaced, learned variance.</summary>
@@ -68,8 +68,8 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     /// <summary>The parameterisation in a few words, as checkpoints name it.</summary>
     public override string ToString() =>
         FormattableString.Invariant(
-            $"{nameof(Iddpm)} of {Schedule.Steps} steps to {Schedule.SqrtAlphasCumprod[^1]:G3}, {prediction}, {variance}, {loss}"
-        ) + (minSnrGamma is { } gamma ? FormattableString.Invariant($", min-SNR {gamma:R}") : "");
+            $"{nameof(Iddpm)} of {Schedule.Steps} steps to {Schedule.SqrtAlphasCumprod[^1]:G3}, {_prediction}, {_variance}, {_loss}"
+        ) + (_minSnrGamma is { } gamma ? FormattableString.Invariant($", min-SNR {gamma:R}") : "");
 
     /// <summary>3, as published: the official DiT, PixArt and Open-Sora 1.0 guide the first three latent channels only.</summary>
     public int? GuidedChannels => Guidance.IddpmChannels;
@@ -174,7 +174,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     {
         var (predicted, values) = Split(output, x);
         var x0 =
-            prediction == Prediction.Sample
+            _prediction == Prediction.Sample
                 ? predicted
                 : At(Schedule.SqrtRecipAlphasCumprod, t, x) * x - At(Schedule.SqrtRecipM1AlphasCumprod, t, x) * predicted;
         if (clip)
@@ -192,7 +192,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     {
         if (values is null)
         {
-            return At(variance == Variance.FixedSmall ? Schedule.PosteriorLogVarianceClipped : Schedule.FixedLargeLogVariance, t, x);
+            return At(_variance == Variance.FixedSmall ? Schedule.PosteriorLogVarianceClipped : Schedule.FixedLargeLogVariance, t, x);
         }
 
         // Values of [-1, 1] go from the posterior's variance to beta.
@@ -205,7 +205,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     // The prediction and, where the variance is learned, the second half of the channels.
     private (Tensor Predicted, Tensor? Variance) Split(Tensor output, Tensor x)
     {
-        var learned = variance == Variance.LearnedRange;
+        var learned = _variance == Variance.LearnedRange;
         CheckOutput(
             output,
             x,
@@ -246,7 +246,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
             {
                 var start = begin?.Invoke(x, t) ?? x;
                 var output = denoiser(start, full(x.shape[0], (float)Schedule.TimestepMap[t], dtype: ScalarType.Float32, device: x.device));
-                x = step(Denoise(output, start, [t], clipDenoised), start, t).MoveToOuterDisposeScope();
+                x = step(Denoise(output, start, [t], _clipDenoised), start, t).MoveToOuterDisposeScope();
             }
 
             if (!ReferenceEquals(previous, noise))

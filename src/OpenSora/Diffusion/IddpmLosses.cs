@@ -40,16 +40,16 @@ public sealed partial class Iddpm
         var modelTimes = tensor(Array.ConvertAll(steps, i => (float)Schedule.TimestepMap[i]), dtype: ScalarType.Float32, device: x.device);
         var output = denoiser(x, modelTimes);
 
-        if (loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl)
+        if (_loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl)
         {
             var bound = VariationalBound(output, x0, x, steps, noisyFrames);
-            bound = loss == DiffusionLoss.RescaledKl ? bound * Schedule.Steps : bound;
+            bound = _loss == DiffusionLoss.RescaledKl ? bound * Schedule.Steps : bound;
             return new TrainingLosses(bound.alias(), null, bound).MoveToOuterDisposeScope();
         }
 
         var (predicted, values) = Split(output, x);
-        var mse = NoisyFrames.Mean((predicted - (prediction == Prediction.Sample ? x0 : noise)).square(), noisyFrames);
-        var weighted = minSnrGamma is null ? mse.alias() : mse * tensor(Array.ConvertAll(steps, MinSnrWeight), dtype: mse.dtype, device: mse.device);
+        var mse = NoisyFrames.Mean((predicted - (_prediction == Prediction.Sample ? x0 : noise)).square(), noisyFrames);
+        var weighted = _minSnrGamma is null ? mse.alias() : mse * tensor(Array.ConvertAll(steps, MinSnrWeight), dtype: mse.dtype, device: mse.device);
         if (values is null)
         {
             return new TrainingLosses(weighted, mse, null).MoveToOuterDisposeScope();
@@ -57,7 +57,7 @@ public sealed partial class Iddpm
 
         // The bound trains the variance only: the mean's way back is cut.
         var vb = VariationalBound(cat([predicted.detach(), values], 1), x0, x, steps, noisyFrames);
-        vb = loss == DiffusionLoss.RescaledMse ? vb * (Schedule.Steps / 1000.0) : vb;
+        vb = _loss == DiffusionLoss.RescaledMse ? vb * (Schedule.Steps / 1000.0) : vb;
         return new TrainingLosses(weighted + vb, mse, vb).MoveToOuterDisposeScope();
     }
 
@@ -65,7 +65,7 @@ public sealed partial class Iddpm
     internal double MinSnrWeight(int t)
     {
         var ratio = Schedule.AlphasCumprod[t] / (1 - Schedule.AlphasCumprod[t]);
-        return Math.Min(ratio, minSnrGamma ?? double.PositiveInfinity) / (prediction == Prediction.Sample ? 1 : ratio);
+        return Math.Min(ratio, _minSnrGamma ?? double.PositiveInfinity) / (_prediction == Prediction.Sample ? 1 : ratio);
     }
 
     /// <summary>One term of the variational bound, in bits per dimension: at step 0 the negative log likelihood of the data (as 8-bit values

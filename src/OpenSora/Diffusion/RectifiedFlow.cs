@@ -42,12 +42,12 @@ public sealed class RectifiedFlowOptions
 /// </remarks>
 public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
 {
-    private readonly int samplingSteps;
-    private readonly int spatialFactor;
-    private readonly bool wholeSteps;
-    private readonly bool logitNormal;
-    private readonly bool shiftBySize;
-    private readonly double[]? lossWeights;
+    private readonly int _samplingSteps;
+    private readonly int _spatialFactor;
+    private readonly bool _wholeSteps;
+    private readonly bool _logitNormal;
+    private readonly bool _shiftBySize;
+    private readonly double[]? _lossWeights;
 
     /// <summary>Makes a process.</summary>
     /// <param name="options">How it is trained and sampled, copied; null takes the defaults.</param>
@@ -55,14 +55,14 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     public RectifiedFlow(RectifiedFlowOptions? options = null)
     {
         options ??= new RectifiedFlowOptions();
-        lossWeights = options.LossWeights is { } weights ? [.. weights] : null;
+        _lossWeights = options.LossWeights is { } weights ? [.. weights] : null;
         if (
-            lossWeights is not null
-            && (lossWeights.Length != options.Steps || !Array.TrueForAll(lossWeights, weight => double.IsFinite(weight) && weight >= 0))
+            _lossWeights is not null
+            && (_lossWeights.Length != options.Steps || !Array.TrueForAll(_lossWeights, weight => double.IsFinite(weight) && weight >= 0))
         )
         {
             throw new ArgumentException(
-                $"LossWeights must be {options.Steps} finite numbers from 0, one for each step; there are {lossWeights.Length}.",
+                $"LossWeights must be {options.Steps} finite numbers from 0, one for each step; there are {_lossWeights.Length}.",
                 nameof(options)
             );
         }
@@ -75,8 +75,8 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
             );
         }
 
-        (Steps, samplingSteps, spatialFactor) = (options.Steps, options.SamplingSteps, options.SpatialFactor);
-        (wholeSteps, logitNormal, shiftBySize) = (options.WholeSteps, options.LogitNormal, options.ShiftBySize);
+        (Steps, _samplingSteps, _spatialFactor) = (options.Steps, options.SamplingSteps, options.SpatialFactor);
+        (_wholeSteps, _logitNormal, _shiftBySize) = (options.WholeSteps, options.LogitNormal, options.ShiftBySize);
     }
 
     /// <inheritdoc/>
@@ -85,7 +85,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     /// <summary>The parameterisation in a few words, as checkpoints name it.</summary>
     public override string ToString() =>
         FormattableString.Invariant(
-            $"{nameof(RectifiedFlow)} of {Steps}{(wholeSteps ? " whole" : "")} steps{(logitNormal ? ", logit-normal" : "")}{(shiftBySize ? $", shifted by size, {spatialFactor}" : "")}"
+            $"{nameof(RectifiedFlow)} of {Steps}{(_wholeSteps ? " whole" : "")} steps{(_logitNormal ? ", logit-normal" : "")}{(_shiftBySize ? $", shifted by size, {_spatialFactor}" : "")}"
         );
 
     /// <summary>Null: guidance acts on all latent channels, as published.</summary>
@@ -121,9 +121,9 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         ArgumentNullException.ThrowIfNull(x0);
         using var scope = NewDisposeScope();
         var batch = x0.shape[0];
-        var times = (logitNormal ? randn([batch], generator: generator).sigmoid() : rand([batch], generator: generator)) * Steps;
-        times = wholeSteps ? times.floor().clamp_max(Steps - 1) : times;
-        if (shiftBySize)
+        var times = (_logitNormal ? randn([batch], generator: generator).sigmoid() : rand([batch], generator: generator)) * Steps;
+        times = _wholeSteps ? times.floor().clamp_max(Steps - 1) : times;
+        if (_shiftBySize)
         {
             var shifted = times.data<float>().ToArray();
             times = tensor(Array.ConvertAll(shifted, time => (float)Shift(time, SizeRatio(x0))));
@@ -156,11 +156,11 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         t = t.to(x0.device).to_type(ScalarType.Float32);
         var x = NoisyFrames.Choose(noisyFrames, AddNoise(x0, t, noise), x0);
         var mse = NoisyFrames.Mean((Velocity(denoiser(x, t), x) - (x0 - noise)).square(), noisyFrames);
-        var weighted = lossWeights is null
+        var weighted = _lossWeights is null
             ? mse.alias()
             : mse
-                * tensor(lossWeights, dtype: mse.dtype, device: mse.device)
-                    .index_select(0, t.to_type(ScalarType.Int64).clamp(0, lossWeights.Length - 1));
+                * tensor(_lossWeights, dtype: mse.dtype, device: mse.device)
+                    .index_select(0, t.to_type(ScalarType.Int64).clamp(0, _lossWeights.Length - 1));
         return new TrainingLosses(weighted, mse, null).MoveToOuterDisposeScope();
     }
 
@@ -248,21 +248,21 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     internal double[] SamplingTimes(double ratio) =>
         [
             .. Enumerable
-                .Range(0, samplingSteps)
+                .Range(0, _samplingSteps)
                 .Select(i =>
                 {
-                    var time = (1 - (double)i / samplingSteps) * Steps;
-                    return Shift(wholeSteps ? Math.Round(time) : time, ratio);
+                    var time = (1 - (double)i / _samplingSteps) * Steps;
+                    return Shift(_wholeSteps ? Math.Round(time) : time, ratio);
                 }),
         ];
 
-    private double[] SamplingTimes(Tensor x) => SamplingTimes(shiftBySize ? SizeRatio(x) : 1);
+    private double[] SamplingTimes(Tensor x) => SamplingTimes(_shiftBySize ? SizeRatio(x) : 1);
 
     private double Shift(double time, double ratio) => ratio * time / (1 + (ratio - 1) * time / Steps);
 
     private double SizeRatio(Tensor x) =>
         x.dim() == 5
-            ? SizeRatio(x.shape[2], x.shape[3] * spatialFactor, x.shape[4] * spatialFactor)
+            ? SizeRatio(x.shape[2], x.shape[3] * _spatialFactor, x.shape[4] * _spatialFactor)
             : throw new ArgumentException(
                 $"Times are shifted by the size of [batch, channels, frames, height, width], got {Iddpm.Shape(x)}.",
                 nameof(x)

@@ -6,11 +6,11 @@ namespace OpenSora.Generation;
 /// <summary>A generated video, in managed memory: there is nothing to dispose of.</summary>
 public sealed class GeneratedVideo
 {
-    private readonly IVideoWriter writer;
-    private readonly IImageCodec images;
+    private readonly IVideoWriter _writer;
+    private readonly IImageCodec _images;
 
     internal GeneratedVideo(VideoFrames frames, VideoMetadata metadata, IVideoWriter writer, IImageCodec images) =>
-        (Frames, Metadata, this.writer, this.images) = (frames, metadata, writer, images);
+        (Frames, Metadata, this._writer, this._images) = (frames, metadata, writer, images);
 
     /// <summary>The pixels.</summary>
     public VideoFrames Frames { get; }
@@ -27,12 +27,12 @@ public sealed class GeneratedVideo
     /// <param name="cancellationToken">Stops the writing; no file is left then.</param>
     /// <exception cref="MediaException">It could not be written; the message says why.</exception>
     public Task SaveMp4Async(string path, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
-        WriteAsync(() => writer.WriteAsync(Frames, path, VideoFormat.Mp4, cancellationToken), progress);
+        WriteAsync(() => _writer.WriteAsync(Frames, path, VideoFormat.Mp4, cancellationToken), progress);
 
     /// <summary>Writes an endless GIF, replacing an older file.</summary>
     /// <inheritdoc cref="SaveMp4Async"/>
     public Task SaveGifAsync(string path, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
-        WriteAsync(() => writer.WriteAsync(Frames, path, VideoFormat.Gif, cancellationToken), progress);
+        WriteAsync(() => _writer.WriteAsync(Frames, path, VideoFormat.Gif, cancellationToken), progress);
 
     /// <summary>Writes every frame as <c>frame_00001.png</c> and on.</summary>
     /// <param name="folder">Must not exist, or be empty.</param>
@@ -41,7 +41,7 @@ public sealed class GeneratedVideo
     /// <exception cref="MediaException">It could not be written; the message says why.</exception>
     /// <exception cref="IOException">The folder is not empty.</exception>
     public Task SavePngSequenceAsync(string folder, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
-        WriteAsync(() => writer.WriteAsync(Frames, folder, VideoFormat.PngSequence, cancellationToken), progress);
+        WriteAsync(() => _writer.WriteAsync(Frames, folder, VideoFormat.PngSequence, cancellationToken), progress);
 
     /// <summary>Writes one PNG of frames spread evenly over the video, replacing an older file.</summary>
     /// <param name="path">The file.</param>
@@ -54,7 +54,7 @@ public sealed class GeneratedVideo
         int columns = 4,
         IProgress<GenerationProgress>? progress = null,
         CancellationToken cancellationToken = default
-    ) => WriteAsync(() => images.WriteAsync(ContactSheet.OfFrames(Frames, columns), path, cancellationToken), progress);
+    ) => WriteAsync(() => _images.WriteAsync(ContactSheet.OfFrames(Frames, columns), path, cancellationToken), progress);
 
     private static async Task WriteAsync(Func<Task> write, IProgress<GenerationProgress>? progress)
     {

@@ -9,9 +9,9 @@ namespace OpenSora.Generation;
 /// <summary>A model's networks in memory, ready to be used by many requests at once: they hold weights and nothing else.</summary>
 internal sealed class LoadedModel : IDisposable
 {
-    private readonly Func<ITextEncoder> makeTextEncoder;
-    private readonly Lock encoding = new();
-    private ITextEncoder? textEncoder;
+    private readonly Func<ITextEncoder> _makeTextEncoder;
+    private readonly Lock _encoding = new();
+    private ITextEncoder? _textEncoder;
 
     private LoadedModel(
         ModelFolder folder,
@@ -20,7 +20,7 @@ internal sealed class LoadedModel : IDisposable
         IVideoAutoencoder vae,
         Func<ITextEncoder> makeTextEncoder
     ) =>
-        (Description, Backend, Device, Transformer, Vae, this.makeTextEncoder) = (
+        (Description, Backend, Device, Transformer, Vae, this._makeTextEncoder) = (
             folder.Description,
             backend.Name,
             backend.Device,
@@ -72,7 +72,7 @@ internal sealed class LoadedModel : IDisposable
             var model = new LoadedModel(folder, backend, transformer, vae, () => parts.TextEncoder?.Invoke(context) ?? text.MakeTextEncoder());
             if (!options.ReleaseTextEncoder)
             {
-                model.textEncoder = Keep(model.makeTextEncoder());
+                model._textEncoder = Keep(model._makeTextEncoder());
             }
 
             model.CheckParts();
@@ -103,14 +103,14 @@ internal sealed class LoadedModel : IDisposable
     /// <returns>States and mask, in the caller's dispose scope.</returns>
     internal TextStates EncodeText(IReadOnlyList<string> prompts)
     {
-        if (textEncoder is not null)
+        if (_textEncoder is not null)
         {
-            return textEncoder.Encode(prompts);
+            return _textEncoder.Encode(prompts);
         }
 
-        lock (encoding) // at most one copy in memory
+        lock (_encoding) // at most one copy in memory
         {
-            using var encoder = makeTextEncoder();
+            using var encoder = _makeTextEncoder();
             CheckTextEncoder(encoder);
             return encoder.Encode(prompts);
         }
@@ -135,9 +135,9 @@ internal sealed class LoadedModel : IDisposable
             );
         }
 
-        if (textEncoder is not null)
+        if (_textEncoder is not null)
         {
-            CheckTextEncoder(textEncoder);
+            CheckTextEncoder(_textEncoder);
         }
     }
 
@@ -156,6 +156,6 @@ internal sealed class LoadedModel : IDisposable
     {
         Transformer.Dispose();
         Vae.Dispose();
-        textEncoder?.Dispose();
+        _textEncoder?.Dispose();
     }
 }

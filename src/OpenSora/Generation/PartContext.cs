@@ -8,10 +8,10 @@ namespace OpenSora.Generation;
 /// services.</summary>
 public sealed class PartContext : IServiceProvider
 {
-    private readonly IServiceProvider services;
+    private readonly IServiceProvider _services;
 
     internal PartContext(string modelPath, Device device, IServiceProvider services) =>
-        (ModelPath, Device, this.services) = (modelPath, device, services);
+        (ModelPath, Device, this._services) = (modelPath, device, services);
 
     /// <summary>The model's folder.</summary>
     public string ModelPath { get; }
@@ -23,7 +23,7 @@ public sealed class PartContext : IServiceProvider
     public object? GetService(Type serviceType) =>
         serviceType == typeof(PartContext) ? this
         : serviceType == typeof(Device) ? Device
-        : services.GetService(serviceType);
+        : _services.GetService(serviceType);
 }
 
 /// <summary>The parts that replace a model's own.</summary>

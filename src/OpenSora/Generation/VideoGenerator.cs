@@ -15,18 +15,18 @@ namespace OpenSora.Generation;
 /// <remarks>The model is read when it is first needed. Disposing waits for no one: requests that run are finished, new ones are refused.</remarks>
 public sealed partial class VideoGenerator : IDisposable
 {
-    private readonly OpenSoraOptions options;
-    private readonly PartFactories parts;
-    private readonly BackendSelector backends;
-    private readonly IVideoWriter writer;
-    private readonly IImageCodec images;
-    private readonly IServiceProvider services;
-    private readonly ILogger logger;
-    private readonly SemaphoreSlim loading = new(1, 1);
-    private readonly Lock users = new();
-    private LoadedModel? loaded;
-    private int running;
-    private bool disposed;
+    private readonly OpenSoraOptions _options;
+    private readonly PartFactories _parts;
+    private readonly BackendSelector _backends;
+    private readonly IVideoWriter _writer;
+    private readonly IImageCodec _images;
+    private readonly IServiceProvider _services;
+    private readonly ILogger _logger;
+    private readonly SemaphoreSlim _loading = new(1, 1);
+    private readonly Lock _users = new();
+    private LoadedModel? _loaded;
+    private int _running;
+    private bool _disposed;
 
     internal VideoGenerator(
         OpenSoraOptions options,
@@ -38,7 +38,7 @@ public sealed partial class VideoGenerator : IDisposable
         ILogger? logger = null
     )
     {
-        (this.options, this.parts, this.backends, this.writer, this.images, this.services) = (
+        (this._options, this._parts, this._backends, this._writer, this._images, this._services) = (
             options.Clone(),
             parts,
             backends,
@@ -46,7 +46,7 @@ public sealed partial class VideoGenerator : IDisposable
             images,
             services
         );
-        this.logger = logger ?? NullLogger.Instance;
+        this._logger = logger ?? NullLogger.Instance;
     }
 
     /// <summary>Puts a generator together without a container: <c>VideoGenerator.Create().UseModel("stickers").Build()</c>.</summary>
@@ -93,7 +93,7 @@ public sealed partial class VideoGenerator : IDisposable
             cancellationToken.ThrowIfCancellationRequested();
             RequestPlan.CheckAnyModel(copy); // before the model is read
             var model = await GetModelAsync(progress, cancellationToken).ConfigureAwait(false);
-            var plan = RequestPlan.For(copy, options, model);
+            var plan = RequestPlan.For(copy, _options, model);
             return await Task.Run(() => Generate(model, plan, progress, cancellationToken), cancellationToken).ConfigureAwait(false);
         });
     }
@@ -105,7 +105,7 @@ public sealed partial class VideoGenerator : IDisposable
         using var scope = NewDisposeScope();
         using var generator = new Generator(unchecked((ulong)plan.Seed), model.Device);
 
-        var sampler = parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
+        var sampler = _parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
         if (plan.Given.Count > 0 && sampler is not IFrameSampler)
         {
             throw new InvalidOperationException(
@@ -141,38 +141,38 @@ public sealed partial class VideoGenerator : IDisposable
                 model.Backend,
                 watch.Elapsed
             ),
-            writer,
-            images
+            _writer,
+            _images
         );
     }
 
     private async Task<LoadedModel> GetModelAsync(IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
     {
-        await loading.WaitAsync(cancellationToken).ConfigureAwait(false);
+        await _loading.WaitAsync(cancellationToken).ConfigureAwait(false);
         try
         {
-            if (loaded is null)
+            if (_loaded is null)
             {
                 var watch = Stopwatch.StartNew();
-                var backend = backends.Select(options.Backend);
-                loaded = await Task.Run(() => LoadedModel.Load(options, parts, backend, services, progress, cancellationToken), cancellationToken)
+                var backend = _backends.Select(_options.Backend);
+                _loaded = await Task.Run(() => LoadedModel.Load(_options, _parts, backend, _services, progress, cancellationToken), cancellationToken)
                     .ConfigureAwait(false);
-                LogLoaded(loaded.Description.Name, backend.Name, watch.Elapsed.TotalSeconds);
+                LogLoaded(_loaded.Description.Name, backend.Name, watch.Elapsed.TotalSeconds);
             }
-            return loaded;
+            return _loaded;
         }
         finally
         {
-            loading.Release();
+            _loading.Release();
         }
     }
 
     private async Task<T> UseAsync<T>(Func<Task<T>> use)
     {
-        lock (users)
+        lock (_users)
         {
-            ObjectDisposedException.ThrowIf(disposed, this);
-            running++;
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            _running++;
         }
         try
         {
@@ -180,9 +180,9 @@ public sealed partial class VideoGenerator : IDisposable
         }
         finally
         {
-            lock (users)
+            lock (_users)
             {
-                running--;
+                _running--;
                 FreeWhenUnused();
             }
         }
@@ -191,23 +191,23 @@ public sealed partial class VideoGenerator : IDisposable
     /// <summary>Frees the model as soon as no request uses it.</summary>
     public void Dispose()
     {
-        lock (users)
+        lock (_users)
         {
-            disposed = true;
+            _disposed = true;
             FreeWhenUnused();
         }
     }
 
     private void FreeWhenUnused()
     {
-        if (!disposed || running > 0)
+        if (!_disposed || _running > 0)
         {
             return;
         }
 
-        loaded?.Dispose();
-        loaded = null;
-        loading.Dispose();
+        _loaded?.Dispose();
+        _loaded = null;
+        _loading.Dispose();
     }
 
     [LoggerMessage(Level = LogLevel.Information, Message = "Loaded {Model} on {Backend} in {Seconds:F1} s")]

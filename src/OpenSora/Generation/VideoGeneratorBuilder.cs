@@ -13,10 +13,10 @@ namespace OpenSora.Generation;
 /// <summary>Puts a <see cref="VideoGenerator"/> together without a container.</summary>
 public sealed class VideoGeneratorBuilder
 {
-    private readonly OpenSoraOptions options = new();
-    private readonly PartFactories parts = new();
-    private readonly List<IComputeBackend> backends = [new CpuBackend(), .. BackendSelector.Discovered.Value];
-    private ILogger? logger;
+    private readonly OpenSoraOptions _options = new();
+    private readonly PartFactories _parts = new();
+    private readonly List<IComputeBackend> _backends = [new CpuBackend(), .. BackendSelector.Discovered.Value];
+    private ILogger? _logger;
 
     internal VideoGeneratorBuilder() { }
 
@@ -30,7 +30,7 @@ public sealed class VideoGeneratorBuilder
     public VideoGeneratorBuilder UseBackend(IComputeBackend backend)
     {
         ArgumentNullException.ThrowIfNull(backend);
-        backends.Add(backend);
+        _backends.Add(backend);
         return UseBackend(backend.Name);
     }
 
@@ -40,7 +40,7 @@ public sealed class VideoGeneratorBuilder
     /// <summary>Samples with what the function makes for a number of steps.</summary>
     public VideoGeneratorBuilder UseSampler(Func<int, ISampler> factory)
     {
-        parts.Sampler = factory;
+        _parts.Sampler = factory;
         return this;
     }
 
@@ -51,7 +51,7 @@ public sealed class VideoGeneratorBuilder
     /// <summary>Decodes with the autoencoder that the function makes; the generator disposes of it.</summary>
     public VideoGeneratorBuilder UseVae(Func<PartContext, IVideoAutoencoder> factory)
     {
-        parts.Vae = factory;
+        _parts.Vae = factory;
         return this;
     }
 
@@ -62,7 +62,7 @@ public sealed class VideoGeneratorBuilder
     /// <summary>Encodes prompts with the encoder that the function makes; the generator disposes of it.</summary>
     public VideoGeneratorBuilder UseTextEncoder(Func<PartContext, ITextEncoder> factory)
     {
-        parts.TextEncoder = factory;
+        _parts.TextEncoder = factory;
         return this;
     }
 
@@ -70,7 +70,7 @@ public sealed class VideoGeneratorBuilder
     /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
     public VideoGeneratorBuilder AddArchitecture(Architecture<IVideoTransformer> transformer)
     {
-        parts.Architectures = parts.Architectures.Add(transformer);
+        _parts.Architectures = _parts.Architectures.Add(transformer);
         return this;
     }
 
@@ -78,7 +78,7 @@ public sealed class VideoGeneratorBuilder
     /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
     public VideoGeneratorBuilder AddArchitecture(Architecture<IVideoAutoencoder> autoencoder)
     {
-        parts.Architectures = parts.Architectures.Add(autoencoder);
+        _parts.Architectures = _parts.Architectures.Add(autoencoder);
         return this;
     }
 
@@ -86,14 +86,14 @@ public sealed class VideoGeneratorBuilder
     public VideoGeneratorBuilder Configure(Action<OpenSoraOptions> configure)
     {
         ArgumentNullException.ThrowIfNull(configure);
-        configure(options);
+        configure(_options);
         return this;
     }
 
     /// <summary>Logs to the given logger.</summary>
     public VideoGeneratorBuilder UseLogger(ILogger value)
     {
-        logger = value;
+        _logger = value;
         return this;
     }
 
@@ -102,21 +102,21 @@ public sealed class VideoGeneratorBuilder
     /// <exception cref="BackendUnavailableException">The backend cannot be used here.</exception>
     public VideoGenerator Build()
     {
-        if (options.Problems().ToList() is { Count: > 0 } problems)
+        if (_options.Problems().ToList() is { Count: > 0 } problems)
         {
             throw new OptionsValidationException(nameof(OpenSoraOptions), typeof(OpenSoraOptions), problems);
         }
 
-        var selector = new BackendSelector(backends);
-        selector.Select(options.Backend);
+        var selector = new BackendSelector(_backends);
+        selector.Select(_options.Backend);
         return new VideoGenerator(
-            options,
-            parts.Clone(),
+            _options,
+            _parts.Clone(),
             selector,
-            new VideoWriter(options.FFmpegFolder),
-            new ImageCodec(options.FFmpegFolder),
+            new VideoWriter(_options.FFmpegFolder),
+            new ImageCodec(_options.FFmpegFolder),
             NoServices.Instance,
-            logger
+            _logger
         );
     }
 

@@ -12,9 +12,9 @@ namespace OpenSora.Generation;
 /// pipeline owns none of its parts and may be used by several threads at once.</remarks>
 public sealed class VideoPipeline
 {
-    private readonly IVideoTransformer transformer;
-    private readonly Func<IReadOnlyList<string>, TextStates> encodeText;
-    private readonly IVideoAutoencoder? autoencoder;
+    private readonly IVideoTransformer _transformer;
+    private readonly Func<IReadOnlyList<string>, TextStates> _encodeText;
+    private readonly IVideoAutoencoder? _autoencoder;
 
     /// <summary>Initializes a pipeline.</summary>
     /// <param name="transformer">The denoiser.</param>
@@ -41,7 +41,7 @@ public sealed class VideoPipeline
                 nameof(autoencoder)
             );
         }
-        (this.transformer, this.encodeText, this.autoencoder, Sampler) = (transformer, encodeText, autoencoder, sampler);
+        (this._transformer, this._encodeText, this._autoencoder, Sampler) = (transformer, encodeText, autoencoder, sampler);
     }
 
     /// <summary>The sampler.</summary>
@@ -90,8 +90,8 @@ public sealed class VideoPipeline
     internal long[] LatentShape(PipelineSettings settings)
     {
         ArgumentNullException.ThrowIfNull(settings);
-        var (temporal, spatial) = (autoencoder?.TemporalFactor ?? 1, autoencoder?.SpatialFactor ?? 1);
-        var multiple = transformer.LatentMultiple;
+        var (temporal, spatial) = (_autoencoder?.TemporalFactor ?? 1, _autoencoder?.SpatialFactor ?? 1);
+        var multiple = _transformer.LatentMultiple;
         (string Name, int Value, int Multiple)[] sizes =
         [
             (nameof(settings.Frames), settings.Frames, temporal * multiple[0]),
@@ -105,7 +105,7 @@ public sealed class VideoPipeline
                 throw new ArgumentException($"{name} is {value}; it must be a positive multiple of {factor}.", nameof(settings));
             }
         }
-        return [1, transformer.LatentChannels, settings.Frames / temporal, settings.Height / spatial, settings.Width / spatial];
+        return [1, _transformer.LatentChannels, settings.Frames / temporal, settings.Height / spatial, settings.Width / spatial];
     }
 
     internal IReadOnlyList<VideoFrames> Generate(
@@ -136,7 +136,7 @@ public sealed class VideoPipeline
         Tensor? fraction = null;
         if (given.Count > 0)
         {
-            (latents, fraction) = GivenFrames.Into(given, latents, settings, autoencoder!, generator, progress, cancellationToken);
+            (latents, fraction) = GivenFrames.Into(given, latents, settings, _autoencoder!, generator, progress, cancellationToken);
         }
 
         // 3. Denoise.
@@ -161,8 +161,8 @@ public sealed class VideoPipeline
     {
         var batch = prompts.Count;
         var isEmpty = prompts.Select(string.IsNullOrWhiteSpace).ToArray();
-        var (states, mask) = encodeText([.. prompts.Select((prompt, i) => isEmpty[i] ? "" : prompt)]);
-        var nothing = transformer.NullCaption(batch).narrow(1, 0, states.shape[1]);
+        var (states, mask) = _encodeText([.. prompts.Select((prompt, i) => isEmpty[i] ? "" : prompt)]);
+        var nothing = _transformer.NullCaption(batch).narrow(1, 0, states.shape[1]);
         if (Array.Exists(isEmpty, empty => empty))
         {
             states = cat([.. isEmpty.Select((empty, i) => (empty ? nothing : states).narrow(0, i, 1))]);
@@ -170,18 +170,18 @@ public sealed class VideoPipeline
         var conditions = Conditions(states, mask);
         if (settings.Guidance == 1 || Array.TrueForAll(isEmpty, empty => empty))
         {
-            return (x, t, noisy) => transformer.Denoise(x, t, conditions with { NoisyFrames = noisy });
+            return (x, t, noisy) => _transformer.Denoise(x, t, conditions with { NoisyFrames = noisy });
         }
 
         var (otherStates, otherMask) = string.IsNullOrWhiteSpace(settings.NegativePrompt)
             ? new TextStates(nothing, mask)
-            : encodeText([.. Enumerable.Repeat(settings.NegativePrompt, batch)]);
+            : _encodeText([.. Enumerable.Repeat(settings.NegativePrompt, batch)]);
         var both = Conditions(cat([states, otherStates]), cat([mask, otherMask]));
         return (x, t, noisy) =>
         {
             var shown = noisy is null ? both : both with { NoisyFrames = cat([noisy, noisy]) };
             return Guidance.ClassifierFree(
-                (twice, times) => transformer.Denoise(twice, times, shown),
+                (twice, times) => _transformer.Denoise(twice, times, shown),
                 settings.Guidance,
                 GuidedChannels ?? Sampler.GuidedChannels
             )(x, t);
@@ -199,19 +199,19 @@ public sealed class VideoPipeline
 
     private Tensor Decode(Tensor latents, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
     {
-        if (autoencoder is null)
+        if (_autoencoder is null)
         {
             return latents;
         }
         var frames = (int)latents.shape[2];
-        var atOnce = Math.Clamp(autoencoder.FramesAtOnce, 1, frames);
+        var atOnce = Math.Clamp(_autoencoder.FramesAtOnce, 1, frames);
         List<Tensor> pieces = [];
         for (var frame = 0; frame < frames; frame += atOnce)
         {
             cancellationToken.ThrowIfCancellationRequested();
             progress?.Report(new(GenerationStage.Decoding, frame, frames));
             using var scope = NewDisposeScope();
-            pieces.Add(autoencoder.Decode(latents.narrow(2, frame, Math.Min(atOnce, frames - frame))).MoveToOuterDisposeScope());
+            pieces.Add(_autoencoder.Decode(latents.narrow(2, frame, Math.Min(atOnce, frames - frame))).MoveToOuterDisposeScope());
         }
         progress?.Report(new(GenerationStage.Decoding, frames, frames));
         cancellationToken.ThrowIfCancellationRequested();
@@ -229,7 +229,7 @@ public sealed class VideoPipeline
         }
     }
 
-    private Device Device() => ((nn.Module)transformer).parameters().First().device;
+    private Device Device() => ((nn.Module)_transformer).parameters().First().device;
 
     private sealed class SamplingProgress(IProgress<GenerationProgress>? progress) : IProgress<SamplingStep>
     {

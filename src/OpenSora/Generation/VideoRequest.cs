@@ -128,14 +128,14 @@ public sealed class VideoRequest
 /// <summary>A request put together in one expression: <c>generator.Request("a goat").Frames(16).Seed(42).GenerateAsync()</c>.</summary>
 public sealed class VideoRequestBuilder
 {
-    private readonly VideoGenerator generator;
-    private readonly VideoRequest request;
+    private readonly VideoGenerator _generator;
+    private readonly VideoRequest _request;
 
     internal VideoRequestBuilder(VideoGenerator generator, string prompt)
     {
         ArgumentNullException.ThrowIfNull(prompt);
-        this.generator = generator;
-        request = new VideoRequest { Prompt = prompt };
+        this._generator = generator;
+        _request = new VideoRequest { Prompt = prompt };
     }
 
     /// <summary>Sets <see cref="VideoRequest.NegativePrompt"/>.</summary>
@@ -174,15 +174,15 @@ public sealed class VideoRequestBuilder
         With(r => r.ConditionOn(references, maskStrategies));
 
     /// <summary>The request so far, as an object of its own.</summary>
-    public VideoRequest Build() => request.Clone();
+    public VideoRequest Build() => _request.Clone();
 
     /// <summary>Generates the video; see <see cref="VideoGenerator.GenerateAsync"/>.</summary>
     public Task<GeneratedVideo> GenerateAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
-        generator.GenerateAsync(request, progress, cancellationToken);
+        _generator.GenerateAsync(_request, progress, cancellationToken);
 
     private VideoRequestBuilder With(Action<VideoRequest> set)
     {
-        set(request);
+        set(_request);
         return this;
     }
 }

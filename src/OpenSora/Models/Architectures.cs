@@ -10,11 +10,11 @@ namespace OpenSora.Models;
 public sealed class Architecture<TNetwork>
     where TNetwork : class
 {
-    private readonly Func<object, TNetwork> create;
-    private readonly Func<object, LoadOptions>? loading;
+    private readonly Func<object, TNetwork> _create;
+    private readonly Func<object, LoadOptions>? _loading;
 
     private Architecture(string name, Type configType, Func<object, TNetwork> create, Func<object, LoadOptions>? loading) =>
-        (Name, ConfigType, this.create, this.loading) = (name, configType, create, loading);
+        (Name, ConfigType, this._create, this._loading) = (name, configType, create, loading);
 
     /// <summary>The name in <c>model.json</c>, in snake case; upper and lower case are the same.</summary>
     public string Name { get; }
@@ -70,13 +70,13 @@ public sealed class Architecture<TNetwork>
         {
             throw new ArgumentException($"The configuration of {Name} is {ConfigType.Name}, not {config.GetType().Name}.", nameof(config));
         }
-        var network = create(config);
+        var network = _create(config);
         var module =
             network as nn.Module
             ?? throw new InvalidOperationException($"The architecture {Name} makes {network.GetType().Name}, which is not a TorchSharp module.");
         try
         {
-            module.LoadWeights(weights, loading?.Invoke(config));
+            module.LoadWeights(weights, _loading?.Invoke(config));
             module.eval();
             module.to(device ?? CPU);
             module.UseComputeType(precision);
@@ -95,13 +95,13 @@ public sealed class Architecture<TNetwork>
 /// registry.</remarks>
 public sealed class Architectures
 {
-    private readonly Dictionary<string, Architecture<IVideoTransformer>> transformers;
-    private readonly Dictionary<string, Architecture<IVideoAutoencoder>> autoencoders;
+    private readonly Dictionary<string, Architecture<IVideoTransformer>> _transformers;
+    private readonly Dictionary<string, Architecture<IVideoAutoencoder>> _autoencoders;
 
     private Architectures(IEnumerable<Architecture<IVideoTransformer>> transformers, IEnumerable<Architecture<IVideoAutoencoder>> autoencoders)
     {
-        this.transformers = transformers.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
-        this.autoencoders = autoencoders.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
+        this._transformers = transformers.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
+        this._autoencoders = autoencoders.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
     }
 
     /// <summary>The architectures of the library.</summary>
@@ -148,10 +148,10 @@ public sealed class Architectures
         );
 
     /// <summary>The transformers.</summary>
-    public IReadOnlyCollection<Architecture<IVideoTransformer>> Transformers => transformers.Values;
+    public IReadOnlyCollection<Architecture<IVideoTransformer>> Transformers => _transformers.Values;
 
     /// <summary>The autoencoders.</summary>
-    public IReadOnlyCollection<Architecture<IVideoAutoencoder>> Autoencoders => autoencoders.Values;
+    public IReadOnlyCollection<Architecture<IVideoAutoencoder>> Autoencoders => _autoencoders.Values;
 
     /// <summary>Adds a transformer.</summary>
     /// <returns>A collection with it; this one is unchanged.</returns>
@@ -159,7 +159,7 @@ public sealed class Architectures
     public Architectures Add(Architecture<IVideoTransformer> transformer)
     {
         ArgumentNullException.ThrowIfNull(transformer);
-        return new Architectures(transformers.Values.Append(transformer), autoencoders.Values);
+        return new Architectures(_transformers.Values.Append(transformer), _autoencoders.Values);
     }
 
     /// <summary>Adds an autoencoder.</summary>
@@ -168,6 +168,6 @@ public sealed class Architectures
     public Architectures Add(Architecture<IVideoAutoencoder> autoencoder)
     {
         ArgumentNullException.ThrowIfNull(autoencoder);
-        return new Architectures(transformers.Values, autoencoders.Values.Append(autoencoder));
+        return new Architectures(_transformers.Values, _autoencoders.Values.Append(autoencoder));
     }
 }

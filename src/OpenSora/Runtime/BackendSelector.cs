@@ -14,7 +14,7 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
     /// <summary>The name that stands for the best of the available backends.</summary>
     public const string Auto = "auto";
 
-    private readonly IComputeBackend[] backends =
+    private readonly IComputeBackend[] _backends =
     [
         .. backends.GroupBy(b => b.Name, StringComparer.OrdinalIgnoreCase).Select(g => g.Last()).OrderByDescending(b => b.Priority),
     ];
@@ -34,7 +34,7 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
 
     /// <summary>All backends, the preferred first, with what was found about each.</summary>
     public IReadOnlyList<(IComputeBackend Backend, BackendAvailability Availability)> Describe() =>
-        [.. backends.Select(b => (b, b.CheckAvailability()))];
+        [.. _backends.Select(b => (b, b.CheckAvailability()))];
 
     /// <summary>Takes the backend asked for, or the best.</summary>
     /// <param name="name">A backend's name; null or <see cref="Auto"/> for the best of the available ones.</param>
@@ -43,11 +43,11 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
     {
         if (name is null || name.Equals(Auto, StringComparison.OrdinalIgnoreCase))
         {
-            return backends.FirstOrDefault(b => b.CheckAvailability().IsAvailable)
+            return _backends.FirstOrDefault(b => b.CheckAvailability().IsAvailable)
                 ?? throw new BackendUnavailableException($"No backend can be used here. {Listing()}");
         }
 
-        var backend = backends.FirstOrDefault(b => b.Name.Equals(name, StringComparison.OrdinalIgnoreCase))
+        var backend = _backends.FirstOrDefault(b => b.Name.Equals(name, StringComparison.OrdinalIgnoreCase))
             ?? throw new BackendUnavailableException($"There is no backend '{name}'. {Listing()} Is the package that brings it referenced?");
         var availability = backend.CheckAvailability();
         return availability.IsAvailable

@@ -26,14 +26,14 @@ public sealed class HubFolderTests : IDisposable
          "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"]}
         """;
 
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     private void Write(string name, string text)
     {
-        Directory.CreateDirectory(Path.GetDirectoryName(folder[name])!);
-        File.WriteAllText(folder[name], text);
+        Directory.CreateDirectory(Path.GetDirectoryName(_folder[name])!);
+        File.WriteAllText(_folder[name], text);
     }
 
     private static string Changed(string json, string name, JsonNode? value)
@@ -53,16 +53,16 @@ public sealed class HubFolderTests : IDisposable
         {
             using var model = new AutoencoderKL(Vae);
             Write("vae/config.json", VaeJson);
-            model.SaveWeights(folder["vae/diffusion_pytorch_model.safetensors"]);
+            model.SaveWeights(_folder["vae/diffusion_pytorch_model.safetensors"]);
             Write("vae/diffusion_pytorch_model.fp16.safetensors", "of another precision, not taken");
             var video = rand([1, 3, 2, 8, 8]);
-            foreach (var path in new[] { folder.Path, folder["vae"] })
+            foreach (var path in new[] { _folder.Path, _folder["vae"] })
             {
                 using var loaded = HubFolder.LoadAutoencoder(path).ShouldBeOfType<AutoencoderKL>();
                 loaded.training.ShouldBeFalse();
                 Difference(loaded.Encode(video), model.Encode(video)).ShouldBe(0);
             }
-            using var rough = HubFolder.LoadAutoencoder(folder.Path, CPU, ScalarType.BFloat16);
+            using var rough = HubFolder.LoadAutoencoder(_folder.Path, CPU, ScalarType.BFloat16);
             Difference(rough.Encode(video), model.Encode(video)).ShouldBeInRange(1e-6, 0.1);
         }
         TensorCount.ShouldBe(before);
@@ -74,8 +74,8 @@ public sealed class HubFolderTests : IDisposable
         using var scope = NewDisposeScope();
         using var model = new AutoencoderKLTemporalDecoder(Vae);
         Write("config.json", Changed(VaeJson, "_class_name", "AutoencoderKLTemporalDecoder"));
-        model.SaveWeights(folder["diffusion_pytorch_model.safetensors"], ScalarType.Float16);
-        using var loaded = HubFolder.LoadAutoencoder(folder.Path).ShouldBeOfType<AutoencoderKLTemporalDecoder>();
+        model.SaveWeights(_folder["diffusion_pytorch_model.safetensors"], ScalarType.Float16);
+        using var loaded = HubFolder.LoadAutoencoder(_folder.Path).ShouldBeOfType<AutoencoderKLTemporalDecoder>();
         var latents = rand([1, 4, 3, 4, 4]);
         Difference(loaded.Decode(latents), model.Decode(latents)).ShouldBeInRange(1e-7, 1e-2); // what half precision loses
     }
@@ -98,14 +98,14 @@ public sealed class HubFolderTests : IDisposable
              "latent_magnitude": 3, "latent_shift": 0.5, "num_decoder_blocks": [2, 1], "num_encoder_blocks": [1, 2], "out_channels": 3, "scaling_factor": 1.0, "upsampling_scaling_factor": 2}
             """;
         Write("config.json", json);
-        model.SaveWeights(folder["diffusion_pytorch_model.safetensors"]);
-        using (var loaded = HubFolder.LoadAutoencoder(folder.Path))
+        model.SaveWeights(_folder["diffusion_pytorch_model.safetensors"]);
+        using (var loaded = HubFolder.LoadAutoencoder(_folder.Path))
         {
             var latents = rand([1, 6, 1, 4, 4]);
             Difference(loaded.Decode(latents), model.Decode(latents)).ShouldBe(0);
         }
         Write("config.json", Changed(json, "decoder_block_out_channels", new JsonArray(8, 16)));
-        Should.Throw<InvalidModelException>(() => HubFolder.LoadAutoencoder(folder.Path)).Message.ShouldContain("layers of 8, 16 channels");
+        Should.Throw<InvalidModelException>(() => HubFolder.LoadAutoencoder(_folder.Path)).Message.ShouldContain("layers of 8, 16 channels");
     }
 
     [Fact]
@@ -135,8 +135,8 @@ public sealed class HubFolderTests : IDisposable
             );
             var weights = model.state_dict().ToList();
             var half = weights.Count / 2;
-            SafetensorsWriter.Write(folder["text_encoder/model-00001-of-00002.safetensors"], weights.Take(half));
-            SafetensorsWriter.Write(folder["text_encoder/model-00002-of-00002.safetensors"], weights.Skip(half));
+            SafetensorsWriter.Write(_folder["text_encoder/model-00001-of-00002.safetensors"], weights.Take(half));
+            SafetensorsWriter.Write(_folder["text_encoder/model-00002-of-00002.safetensors"], weights.Skip(half));
             Write(
                 "text_encoder/model.safetensors.index.json",
                 JsonSerializer.Serialize(
@@ -149,11 +149,11 @@ public sealed class HubFolderTests : IDisposable
                     }
                 )
             );
-            Should.Throw<InvalidModelException>(() => HubFolder.LoadT5(folder.Path)).Message.ShouldContain("its tokenizer's spiece.model");
-            Directory.CreateDirectory(folder["tokenizer"]);
-            File.Copy(TestFiles.Data("sentencepiece", "t5.model"), folder["tokenizer/spiece.model"]);
-            using var loaded = HubFolder.LoadT5(folder.Path, maxTokens: 9);
-            using var direct = new T5TextEncoder(model, SentencePieceTokenizer.Open(folder["tokenizer/spiece.model"]), 9);
+            Should.Throw<InvalidModelException>(() => HubFolder.LoadT5(_folder.Path)).Message.ShouldContain("its tokenizer's spiece.model");
+            Directory.CreateDirectory(_folder["tokenizer"]);
+            File.Copy(TestFiles.Data("sentencepiece", "t5.model"), _folder["tokenizer/spiece.model"]);
+            using var loaded = HubFolder.LoadT5(_folder.Path, maxTokens: 9);
+            using var direct = new T5TextEncoder(model, SentencePieceTokenizer.Open(_folder["tokenizer/spiece.model"]), 9);
             Difference(loaded.Encode(["a goat"]).States, direct.Encode(["a goat"]).States).ShouldBe(0);
         }
         TensorCount.ShouldBe(before);
@@ -196,7 +196,7 @@ public sealed class HubFolderTests : IDisposable
             weights["vision_model.post_layernorm.bias"] = zeros(4);
         }
 
-        SafetensorsWriter.Write(folder[part + "model.safetensors"], weights);
+        SafetensorsWriter.Write(_folder[part + "model.safetensors"], weights);
         foreach (var name in new[] { "vocab.json", "merges.txt" })
         {
             Write((whole ? "" : "tokenizer/") + name, File.ReadAllText(TestFiles.Data("clip", name)));
@@ -204,7 +204,7 @@ public sealed class HubFolderTests : IDisposable
 
         foreach (var output in Enum.GetValues<ClipOutput>())
         {
-            using var loaded = HubFolder.LoadClip(folder.Path, output);
+            using var loaded = HubFolder.LoadClip(_folder.Path, output);
             var direct = new ClipTextEncoder(model, ClipTokenizer.Open(TestFiles.Data("clip")), output);
             Difference(loaded.Encode(["a cat"]).States, direct.Encode(["a cat"]).States).ShouldBe(0);
         }
@@ -230,8 +230,8 @@ public sealed class HubFolderTests : IDisposable
              "pred_sigma": true, "qk_norm": true, "torch_dtype": "float32"}
             """;
         Write("config.json", json);
-        model.SaveWeights(folder["model.safetensors"]);
-        using var loaded = HubFolder.LoadTransformer(folder.Path).ShouldBeOfType<StdiT3>();
+        model.SaveWeights(_folder["model.safetensors"]);
+        using var loaded = HubFolder.LoadTransformer(_folder.Path).ShouldBeOfType<StdiT3>();
         loaded.Config.ModelMaxLength.ShouldBe(5);
         var theirs = loaded.state_dict();
         foreach (var (name, tensor) in model.state_dict())
@@ -240,7 +240,7 @@ public sealed class HubFolderTests : IDisposable
         }
 
         Write("config.json", Changed(json, "depth", 2));
-        Should.Throw<InvalidWeightsException>(() => HubFolder.LoadTransformer(folder.Path)).Message.ShouldContain("Missing: ");
+        Should.Throw<InvalidWeightsException>(() => HubFolder.LoadTransformer(_folder.Path)).Message.ShouldContain("Missing: ");
     }
 
     [Fact]
@@ -248,21 +248,21 @@ public sealed class HubFolderTests : IDisposable
     {
         var before = TensorCount.Now;
         void Refused(string message, Func<object> load) => Should.Throw<InvalidModelException>(load).Message.ShouldContain(message);
-        Refused("There is no such folder", () => HubFolder.LoadAutoencoder(folder["none"]));
-        Refused("there is no config.json in it, nor in a folder 'vae' in it", () => HubFolder.LoadAutoencoder(folder.Path));
+        Refused("There is no such folder", () => HubFolder.LoadAutoencoder(_folder["none"]));
+        Refused("there is no config.json in it, nor in a folder 'vae' in it", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", "{");
-        Refused("its config.json is not valid", () => HubFolder.LoadAutoencoder(folder.Path));
+        Refused("its config.json is not valid", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", "[]");
-        Refused("It is no object", () => HubFolder.LoadClip(folder.Path));
+        Refused("It is no object", () => HubFolder.LoadClip(_folder.Path));
         Write("config.json", """{"model_type": "bert"}""");
-        Refused("describes 'bert'; expected an autoencoder", () => HubFolder.LoadAutoencoder(folder.Path));
-        Refused("describes 'bert'; expected a T5", () => HubFolder.LoadT5(folder.Path));
-        Refused("describes 'bert'; expected a CLIP", () => HubFolder.LoadClip(folder.Path));
-        Refused("describes 'bert'; expected a transformer", () => HubFolder.LoadTransformer(folder.Path));
+        Refused("describes 'bert'; expected an autoencoder", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("describes 'bert'; expected a T5", () => HubFolder.LoadT5(_folder.Path));
+        Refused("describes 'bert'; expected a CLIP", () => HubFolder.LoadClip(_folder.Path));
+        Refused("describes 'bert'; expected a transformer", () => HubFolder.LoadTransformer(_folder.Path));
         Write("config.json", """{"model_type": "t5", "d_model": 4}""");
-        Refused("does not say 'vocab_size'", () => HubFolder.LoadT5(folder.Path));
+        Refused("does not say 'vocab_size'", () => HubFolder.LoadT5(_folder.Path));
         Write("config.json", Changed(VaeJson, "block_out_channels", "wide"));
-        Refused("does not fit AutoencoderKLConfig", () => HubFolder.LoadAutoencoder(folder.Path));
+        Refused("does not fit AutoencoderKLConfig", () => HubFolder.LoadAutoencoder(_folder.Path));
         foreach (
             var (name, value) in new (string, JsonNode)[]
             {
@@ -275,19 +275,19 @@ public sealed class HubFolderTests : IDisposable
         )
         {
             Write("config.json", Changed(VaeJson, name, value));
-            Refused($"says \"{name}\": ", () => HubFolder.LoadAutoencoder(folder.Path));
+            Refused($"says \"{name}\": ", () => HubFolder.LoadAutoencoder(_folder.Path));
         }
         Write("config.json", Changed(VaeJson, "block_out_channels", new JsonArray()));
-        Refused("BlockOutChannels is empty", () => HubFolder.LoadAutoencoder(folder.Path));
+        Refused("BlockOutChannels is empty", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", Changed(VaeJson, "layers_per_block", 2_000_000_000));
-        Refused("at most 16 of 100", () => HubFolder.LoadAutoencoder(folder.Path));
+        Refused("at most 16 of 100", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write(
             "config.json",
             """{"_class_name": "AutoencoderTiny", "encoder_block_out_channels": null, "decoder_block_out_channels": [8], "num_encoder_blocks": [1], "num_decoder_blocks": [1]}"""
         );
-        Refused("is null", () => HubFolder.LoadAutoencoder(folder.Path));
+        Refused("is null", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", VaeJson);
-        Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(folder.Path)).Message.ShouldContain("holds no weights");
+        Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(_folder.Path)).Message.ShouldContain("holds no weights");
         TensorCount.ShouldBe(before);
     }
 }

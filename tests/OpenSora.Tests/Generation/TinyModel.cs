@@ -13,7 +13,7 @@ namespace OpenSora.Tests.Generation;
 internal sealed class TinyModel : IDisposable
 {
     public const string Name = "tiny";
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
     public TinyModel(Func<ModelDescription, ModelDescription>? change = null, double spread = 0.1, string architecture = "stdit")
     {
@@ -121,9 +121,9 @@ internal sealed class TinyModel : IDisposable
         module.Dispose();
     }
 
-    public string Path => folder.Path;
+    public string Path => _folder.Path;
 
-    public string this[string file] => folder[file];
+    public string this[string file] => _folder[file];
 
     public VideoGeneratorBuilder Builder() =>
         VideoGenerator.Create().UseModel(Path).UseBackend("cpu").UseVae<TinyVae>().UseTextEncoder<HashTextEncoder>();
@@ -132,7 +132,7 @@ internal sealed class TinyModel : IDisposable
 
     public VideoGenerator Generator() => Builder().Build();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 }
 
 /// <summary>Each word's state is noise that the word seeds.</summary>
@@ -172,12 +172,12 @@ internal sealed class HashTextEncoder : ITextEncoder
 /// <summary>Latents are means of 4x4 pixels.</summary>
 internal sealed class TinyVae : IVideoAutoencoder
 {
-    private readonly Tensor colours = tensor(new float[] { 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f })
+    private readonly Tensor _colours = tensor(new float[] { 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f })
         .reshape(3, 4)
         .DetachFromDisposeScope();
 
     // The colours' pseudo-inverse: what is encoded decodes to itself.
-    private readonly Tensor inverse = tensor(
+    private readonly Tensor _inverse = tensor(
             new float[]
             {
                 1.7410650f,
@@ -208,7 +208,7 @@ internal sealed class TinyVae : IVideoAutoencoder
         using var scope = NewDisposeScope();
         var (b, f, h, w) = (video.shape[0], video.shape[2], video.shape[3] / SpatialFactor, video.shape[4] / SpatialFactor);
         var pixels = video.view(b, 3, f, h, SpatialFactor, w, SpatialFactor).mean([4, 6]);
-        var small = einsum("co,bofhw->bcfhw", inverse, pixels);
+        var small = einsum("co,bofhw->bcfhw", _inverse, pixels);
         return (small.sign() * ((small.abs() * 8).exp() - 1)).MoveToOuterDisposeScope();
     }
 
@@ -216,14 +216,14 @@ internal sealed class TinyVae : IVideoAutoencoder
     {
         using var scope = NewDisposeScope();
         var small = latents.sign() * latents.abs().log1p() / 8; // an untrained model gives large latents
-        var pixels = einsum("oc,bcfhw->bofhw", colours, small);
+        var pixels = einsum("oc,bcfhw->bofhw", _colours, small);
         return pixels.repeat_interleave(SpatialFactor, 3).repeat_interleave(SpatialFactor, 4).MoveToOuterDisposeScope();
     }
 
     public void Dispose()
     {
-        colours.Dispose();
-        inverse.Dispose();
+        _colours.Dispose();
+        _inverse.Dispose();
     }
 }
 

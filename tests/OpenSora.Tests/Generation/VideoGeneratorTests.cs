@@ -496,19 +496,19 @@ public class VideoGeneratorTests
 
     private sealed class GreetingEncoder : ITextEncoder
     {
-        private readonly HashTextEncoder inner = new();
+        private readonly HashTextEncoder _inner = new();
 
         public GreetingEncoder(Greeting greeting, PartContext context) => Heard = $"{greeting.Text} from {context.ModelPath} on {context.Device}";
 
         public static string? Heard { get; private set; }
 
-        public int Width => inner.Width;
+        public int Width => _inner.Width;
 
-        public int MaxTokens => inner.MaxTokens;
+        public int MaxTokens => _inner.MaxTokens;
 
-        public TextStates Encode(IReadOnlyList<string> prompts) => inner.Encode(prompts);
+        public TextStates Encode(IReadOnlyList<string> prompts) => _inner.Encode(prompts);
 
-        public void Dispose() => inner.Dispose();
+        public void Dispose() => _inner.Dispose();
     }
 
     private sealed class WideVae : IVideoAutoencoder

@@ -11,14 +11,14 @@ namespace OpenSora.Tests.Hub;
 /// <summary>A hub on this machine, which can misbehave in every way that <see cref="Misbehave"/> says.</summary>
 internal sealed class FakeHub : IAsyncDisposable
 {
-    private readonly TcpListener listener = new(IPAddress.Loopback, 0);
-    private readonly CancellationTokenSource stopping = new();
-    private readonly Task serving;
+    private readonly TcpListener _listener = new(IPAddress.Loopback, 0);
+    private readonly CancellationTokenSource _stopping = new();
+    private readonly Task _serving;
 
     public FakeHub()
     {
-        listener.Start();
-        serving = ServeAsync();
+        _listener.Start();
+        _serving = ServeAsync();
     }
 
     public string Repository { get; set; } = "org/name";
@@ -38,7 +38,7 @@ internal sealed class FakeHub : IAsyncDisposable
 
     public string Address => $"http://127.0.0.1:{Port}";
 
-    public int Port => ((IPEndPoint)listener.LocalEndpoint).Port;
+    public int Port => ((IPEndPoint)_listener.LocalEndpoint).Port;
 
     public IEnumerable<Request> Asked(string method, string part) =>
         Requests.Where(request => request.Is(method) && request.Path.Contains(part, StringComparison.Ordinal));
@@ -52,10 +52,10 @@ internal sealed class FakeHub : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
-        await stopping.CancelAsync();
-        await serving; // before the listener stops: to accept on a stopped one is an error of another kind
-        listener.Stop();
-        stopping.Dispose();
+        await _stopping.CancelAsync();
+        await _serving; // before the listener stops: to accept on a stopped one is an error of another kind
+        _listener.Stop();
+        _stopping.Dispose();
     }
 
     private static bool IsLarge(byte[] content) => content.Length > 1000;
@@ -67,7 +67,7 @@ internal sealed class FakeHub : IAsyncDisposable
         {
             while (true)
             {
-                connections.Add(AnswerAsync(await listener.AcceptSocketAsync(stopping.Token)));
+                connections.Add(AnswerAsync(await _listener.AcceptSocketAsync(_stopping.Token)));
             }
         }
         catch (Exception exception) when (exception is OperationCanceledException or SocketException or ObjectDisposedException)
@@ -81,7 +81,7 @@ internal sealed class FakeHub : IAsyncDisposable
         using var stream = new NetworkStream(socket, ownsSocket: true);
         try
         {
-            if (await ReadAsync(stream, stopping.Token) is not { } request)
+            if (await ReadAsync(stream, _stopping.Token) is not { } request)
             {
                 return;
             }
@@ -97,16 +97,16 @@ internal sealed class FakeHub : IAsyncDisposable
                 head.Append($"{name}: {value}\r\n");
             }
 
-            await stream.WriteAsync(Encoding.ASCII.GetBytes(head.Append("\r\n").ToString()), stopping.Token);
+            await stream.WriteAsync(Encoding.ASCII.GetBytes(head.Append("\r\n").ToString()), _stopping.Token);
             if (!request.Is("HEAD"))
             {
-                await stream.WriteAsync(answer.Body.AsMemory(0, Math.Min(answer.Body.Length, answer.CutAfter ?? int.MaxValue)), stopping.Token);
+                await stream.WriteAsync(answer.Body.AsMemory(0, Math.Min(answer.Body.Length, answer.CutAfter ?? int.MaxValue)), _stopping.Token);
             }
 
-            await stream.FlushAsync(stopping.Token);
+            await stream.FlushAsync(_stopping.Token);
             if (answer.StallFor is { } time)
             {
-                await Task.Delay(time, stopping.Token);
+                await Task.Delay(time, _stopping.Token);
             }
 
             if (answer.CutAfter is not null)

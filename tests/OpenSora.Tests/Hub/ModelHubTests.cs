@@ -7,36 +7,36 @@ namespace OpenSora.Tests.Hub;
 
 public sealed class ModelHubTests : IAsyncLifetime
 {
-    private readonly TemporaryFolder folder = new();
-    private readonly FakeHub server = new();
-    private readonly byte[] large = new byte[3_000_000];
-    private readonly byte[] config = "{\"a\": 1}"u8.ToArray();
+    private readonly TemporaryFolder _folder = new();
+    private readonly FakeHub _server = new();
+    private readonly byte[] _large = new byte[3_000_000];
+    private readonly byte[] _config = "{\"a\": 1}"u8.ToArray();
 
     public ModelHubTests()
     {
-        new Random(1).NextBytes(large);
-        server.Files["config.json"] = config;
-        server.Files["vae/model v2.safetensors"] = large;
-        server.Files["vae/config.json"] = config;
+        new Random(1).NextBytes(_large);
+        _server.Files["config.json"] = _config;
+        _server.Files["vae/model v2.safetensors"] = _large;
+        _server.Files["vae/config.json"] = _config;
     }
 
     public ValueTask InitializeAsync() => ValueTask.CompletedTask;
 
     public async ValueTask DisposeAsync()
     {
-        await server.DisposeAsync();
-        folder.Dispose();
+        await _server.DisposeAsync();
+        _folder.Dispose();
     }
 
-    private string Cache => folder["hub"];
+    private string Cache => _folder["hub"];
 
-    private string LargeBlob => Path.Combine(Cache, "models--org--name", "blobs", FakeHub.Sha256(large));
+    private string LargeBlob => Path.Combine(Cache, "models--org--name", "blobs", FakeHub.Sha256(_large));
 
     private ModelHubOptions Options(Action<ModelHubOptions>? set = null)
     {
         var options = new ModelHubOptions
         {
-            Endpoint = server.Address,
+            Endpoint = _server.Address,
             CacheFolder = Cache,
             Token = "",
             Offline = false,
@@ -64,7 +64,7 @@ public sealed class ModelHubTests : IAsyncLifetime
 
     private void ShouldBeComplete(string snapshot)
     {
-        foreach (var (path, content) in server.Files)
+        foreach (var (path, content) in _server.Files)
         {
             File.ReadAllBytes(Path.Combine(snapshot, path)).AsSpan().SequenceEqual(content).ShouldBeTrue(path);
         }
@@ -80,31 +80,31 @@ public sealed class ModelHubTests : IAsyncLifetime
     {
         var snapshot = await Download();
         var repository = Path.Combine(Cache, "models--org--name");
-        snapshot.ShouldBe(Path.Combine(repository, "snapshots", server.Commit));
+        snapshot.ShouldBe(Path.Combine(repository, "snapshots", _server.Commit));
         ShouldBeComplete(snapshot);
-        File.ReadAllText(Path.Combine(repository, "refs", "main")).ShouldBe(server.Commit);
+        File.ReadAllText(Path.Combine(repository, "refs", "main")).ShouldBe(_server.Commit);
         Directory
             .GetFiles(Path.Combine(repository, "blobs"))
             .Select(Path.GetFileName)
             .Order()
-            .ShouldBe(new[] { FakeHub.Sha256(large), FakeHub.GitSha1(config) }.Order());
-        new FileInfo(Path.Combine(snapshot, "config.json")).LinkTarget.ShouldBe($"../../blobs/{FakeHub.GitSha1(config)}");
-        new FileInfo(Path.Combine(snapshot, "vae", "model v2.safetensors")).LinkTarget.ShouldBe($"../../../blobs/{FakeHub.Sha256(large)}");
-        server.Asked("GET", "config.json").Count().ShouldBe(1); // two files of one content
+            .ShouldBe(new[] { FakeHub.Sha256(_large), FakeHub.GitSha1(_config) }.Order());
+        new FileInfo(Path.Combine(snapshot, "config.json")).LinkTarget.ShouldBe($"../../blobs/{FakeHub.GitSha1(_config)}");
+        new FileInfo(Path.Combine(snapshot, "vae", "model v2.safetensors")).LinkTarget.ShouldBe($"../../../blobs/{FakeHub.Sha256(_large)}");
+        _server.Asked("GET", "config.json").Count().ShouldBe(1); // two files of one content
     }
 
     [Fact]
     public async Task What_is_there_is_not_asked_for_again()
     {
         await Download();
-        server.Requests.Clear();
+        _server.Requests.Clear();
         await Download();
-        server.Requests.Count.ShouldBe(1); // the list
+        _server.Requests.Count.ShouldBe(1); // the list
 
-        (server.Commit, server.Files["config.json"]) = (new string('b', 40), "{\"a\": 2}"u8.ToArray());
+        (_server.Commit, _server.Files["config.json"]) = (new string('b', 40), "{\"a\": 2}"u8.ToArray());
         var next = await Download();
         ShouldBeComplete(next);
-        server.Asked("GET", "/store/").ShouldBeEmpty();
+        _server.Asked("GET", "/store/").ShouldBeEmpty();
         File.ReadAllText(Path.Combine(Cache, "models--org--name", "snapshots", new string('a', 40), "config.json")).ShouldBe("{\"a\": 1}");
     }
 
@@ -114,18 +114,18 @@ public sealed class ModelHubTests : IAsyncLifetime
         var snapshot = await Download(links: false);
         ShouldBeComplete(snapshot);
         Directory.EnumerateFiles(snapshot, "*", SearchOption.AllDirectories).ShouldAllBe(path => new FileInfo(path).LinkTarget == null);
-        server.Requests.Clear();
+        _server.Requests.Clear();
         await Download(links: false);
-        server.Requests.Count.ShouldBe(1);
+        _server.Requests.Count.ShouldBe(1);
     }
 
     [Fact]
     public async Task A_connection_that_ends_is_taken_up_where_it_ended()
     {
         var cuts = 0;
-        server.Misbehave = (request, answer) => request.IsFor("/store/") && cuts++ < 4 ? answer with { CutAfter = 600_000 } : null; // more often than it may fail without progress
+        _server.Misbehave = (request, answer) => request.IsFor("/store/") && cuts++ < 4 ? answer with { CutAfter = 600_000 } : null; // more often than it may fail without progress
         ShouldBeComplete(await Download());
-        server
+        _server
             .Asked("GET", "/store/")
             .Select(request => request.Headers.GetValueOrDefault("Range"))
             .ShouldBe([null, "bytes=600000-", "bytes=1200000-", "bytes=1800000-", "bytes=2400000-"]);
@@ -134,7 +134,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     [Fact]
     public async Task A_later_call_goes_on_where_an_earlier_one_failed()
     {
-        server.Misbehave = (request, answer) =>
+        _server.Misbehave = (request, answer) =>
             request.IsFor("/store/")
                 ? request.Headers.ContainsKey("Range")
                     ? new FakeHub.Answer(503, [])
@@ -151,10 +151,10 @@ public sealed class ModelHubTests : IAsyncLifetime
         File.Exists(LargeBlob).ShouldBeFalse();
         File.Exists(Path.Combine(Cache, "models--org--name", "refs", "main")).ShouldBeFalse();
 
-        server.Misbehave = null;
-        server.Requests.Clear();
+        _server.Misbehave = null;
+        _server.Requests.Clear();
         ShouldBeComplete(await Download());
-        server.Asked("GET", "/store/").Single().Headers["Range"].ShouldBe("bytes=1000000-");
+        _server.Asked("GET", "/store/").Single().Headers["Range"].ShouldBe("bytes=1000000-");
     }
 
     [Fact]
@@ -170,19 +170,19 @@ public sealed class ModelHubTests : IAsyncLifetime
         });
         await Should.ThrowAsync<OperationCanceledException>(() => Download(progress: progress, cancellation: cancellation.Token));
         File.Exists(LargeBlob + ".incomplete").ShouldBeTrue();
-        server.Requests.Clear();
+        _server.Requests.Clear();
         ShouldBeComplete(await Download());
-        server.Asked("GET", "/store/").Single().Headers["Range"].ShouldStartWith("bytes=");
+        _server.Asked("GET", "/store/").Single().Headers["Range"].ShouldStartWith("bytes=");
     }
 
     [Fact]
     public async Task A_server_without_ranges_starts_again()
     {
         var answers = 0;
-        server.Misbehave = (request, answer) =>
+        _server.Misbehave = (request, answer) =>
             !request.IsFor("/store/") ? null
             : answers++ == 0 ? answer with { CutAfter = 500_000 }
-            : new FakeHub.Answer(200, large);
+            : new FakeHub.Answer(200, _large);
         ShouldBeComplete(await Download());
     }
 
@@ -190,11 +190,11 @@ public sealed class ModelHubTests : IAsyncLifetime
     public async Task A_part_that_was_not_asked_for_is_not_taken()
     {
         var answers = 0;
-        server.Misbehave = (request, answer) =>
+        _server.Misbehave = (request, answer) =>
             !request.IsFor("/store/") ? null
             : answers++ == 0 ? answer with { CutAfter = 500_000 }
             : answer.Status == 206
-                ? new FakeHub.Answer(206, large[100..]) { Headers = { ["Content-Range"] = $"bytes 100-{large.Length - 1}/{large.Length}" } }
+                ? new FakeHub.Answer(206, _large[100..]) { Headers = { ["Content-Range"] = $"bytes 100-{_large.Length - 1}/{_large.Length}" } }
             : null;
         ShouldBeComplete(await Download());
     }
@@ -203,10 +203,10 @@ public sealed class ModelHubTests : IAsyncLifetime
     public async Task A_silent_server_counts_as_gone()
     {
         var stalls = 0;
-        server.Misbehave = (request, answer) =>
+        _server.Misbehave = (request, answer) =>
             request.IsFor("/store/") && stalls++ == 0 ? answer with { CutAfter = 500_000, StallFor = TimeSpan.FromMinutes(1) } : null;
         ShouldBeComplete(await Download(options => options.StallTimeout = TimeSpan.FromSeconds(1)));
-        server.Misbehave = (_, answer) => answer with { StallFor = TimeSpan.FromMinutes(1), CutAfter = 0 };
+        _server.Misbehave = (_, answer) => answer with { StallFor = TimeSpan.FromMinutes(1), CutAfter = 0 };
         (await Fails(options => (options.StallTimeout, options.Retries) = (TimeSpan.FromMilliseconds(100), 1))).Message.ShouldContain(
             "nothing came for 0.1 s"
         );
@@ -219,17 +219,17 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData("size", "ended after 3000000 of 3000001 bytes")]
     public async Task Lies_about_the_length_are_seen(string lie, string reason)
     {
-        server.Misbehave = (request, answer) =>
+        _server.Misbehave = (request, answer) =>
             lie switch
             {
-                "shorter" when request.IsFor("/store/") => new FakeHub.Answer(200, large[..1000]),
-                "longer" when request.IsFor("/store/") => new FakeHub.Answer(200, large) { Length = large.Length + 10 },
-                "more" when request.IsFor("/store/") => new FakeHub.Answer(200, [.. large, 1]),
+                "shorter" when request.IsFor("/store/") => new FakeHub.Answer(200, _large[..1000]),
+                "longer" when request.IsFor("/store/") => new FakeHub.Answer(200, _large) { Length = _large.Length + 10 },
+                "more" when request.IsFor("/store/") => new FakeHub.Answer(200, [.. _large, 1]),
                 "size" when answer.Headers.ContainsKey("X-Linked-Size") => answer with
                 {
                     Headers = new(answer.Headers) { ["X-Linked-Size"] = "3000001" },
                 },
-                "size" when answer.Status == 416 => new FakeHub.Answer(200, large),
+                "size" when answer.Status == 416 => new FakeHub.Answer(200, _large),
                 _ => null,
             };
         if (lie is "longer")
@@ -240,7 +240,7 @@ public sealed class ModelHubTests : IAsyncLifetime
 
         (await Fails()).Message.ShouldContain(reason);
         File.Exists(LargeBlob).ShouldBeFalse();
-        Directory.Exists(Path.Combine(Cache, "models--org--name", "snapshots", server.Commit, "vae")).ShouldBeFalse();
+        Directory.Exists(Path.Combine(Cache, "models--org--name", "snapshots", _server.Commit, "vae")).ShouldBeFalse();
     }
 
     [Theory]
@@ -248,17 +248,17 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData("/store/")]
     public async Task Wrong_content_never_gets_its_name(string part)
     {
-        server.Misbehave = (request, answer) =>
+        _server.Misbehave = (request, answer) =>
             request.Is("GET") && request.Path.Contains(part) ? answer with { Body = [.. answer.Body[..^1], (byte)(answer.Body[^1] ^ 1)] } : null;
         var error = await Fails();
         error.Message.ShouldContain("arrived damaged");
         error.Message.ShouldContain("try again");
-        var hash = part is "config.json" ? FakeHub.GitSha1(config) : FakeHub.Sha256(large);
+        var hash = part is "config.json" ? FakeHub.GitSha1(_config) : FakeHub.Sha256(_large);
         Directory
             .EnumerateFiles(Cache, "*", SearchOption.AllDirectories)
             .Select(Path.GetFileName)
             .ShouldNotContain(name => name!.StartsWith(hash, StringComparison.Ordinal) && !name.EndsWith(".lock", StringComparison.Ordinal));
-        server.Misbehave = null;
+        _server.Misbehave = null;
         ShouldBeComplete(await Download());
     }
 
@@ -268,7 +268,7 @@ public sealed class ModelHubTests : IAsyncLifetime
         Directory.CreateDirectory(Path.GetDirectoryName(LargeBlob)!);
         File.WriteAllBytes(LargeBlob + ".incomplete", new byte[1000]);
         ShouldBeComplete(await Download());
-        server.Asked("GET", "/store/").Select(request => request.Headers.GetValueOrDefault("Range")).ShouldBe(["bytes=1000-", null]);
+        _server.Asked("GET", "/store/").Select(request => request.Headers.GetValueOrDefault("Range")).ShouldBe(["bytes=1000-", null]);
     }
 
     [Fact]
@@ -283,10 +283,10 @@ public sealed class ModelHubTests : IAsyncLifetime
     public async Task The_token_is_shown_to_the_hub_alone()
     {
         await using var store = new FakeHub();
-        store.Files["x"] = large;
-        server.Store = store;
+        store.Files["x"] = _large;
+        _server.Store = store;
         ShouldBeComplete(await Download(options => options.Token = "hf_secret"));
-        server.Requests.ShouldAllBe(request => request.Headers["Authorization"] == "Bearer hf_secret");
+        _server.Requests.ShouldAllBe(request => request.Headers["Authorization"] == "Bearer hf_secret");
         store.Requests.ShouldNotBeEmpty();
         store.Requests.ShouldAllBe(request => !request.Headers.ContainsKey("Authorization"));
     }
@@ -294,19 +294,19 @@ public sealed class ModelHubTests : IAsyncLifetime
     [Fact]
     public async Task A_redirect_within_the_hub_keeps_the_token_and_endless_ones_end()
     {
-        server.Misbehave = (request, answer) =>
+        _server.Misbehave = (request, answer) =>
             request.IsFor("/old/name/")
                 ? new FakeHub.Answer(307, []) { Headers = { ["Location"] = request.Path.Replace("/old/name/", "/org/name/") } }
             : request.IsFor("/api/models/old/name/")
                 ? new FakeHub.Answer(307, []) { Headers = { ["Location"] = request.Path.Replace("/old/name/", "/org/name/") } }
             : null;
         using var hub = new ModelHub(Options(options => options.Token = "hf_secret"));
-        File.ReadAllBytes(Path.Combine(await hub.DownloadAsync("old/name"), "config.json")).ShouldBe(config);
-        server.Requests.ShouldAllBe(request => request.Headers["Authorization"] == "Bearer hf_secret");
+        File.ReadAllBytes(Path.Combine(await hub.DownloadAsync("old/name"), "config.json")).ShouldBe(_config);
+        _server.Requests.ShouldAllBe(request => request.Headers["Authorization"] == "Bearer hf_secret");
 
-        server.Misbehave = (_, _) => new FakeHub.Answer(302, []) { Headers = { ["Location"] = "/again" } };
+        _server.Misbehave = (_, _) => new FakeHub.Answer(302, []) { Headers = { ["Location"] = "/again" } };
         (await Fails()).Message.ShouldContain("redirects more than 10 times");
-        server.Misbehave = (_, _) => new FakeHub.Answer(302, []) { Headers = { ["Location"] = "file:///etc/passwd" } };
+        _server.Misbehave = (_, _) => new FakeHub.Answer(302, []) { Headers = { ["Location"] = "file:///etc/passwd" } };
         (await Fails()).Message.ShouldContain("less safe");
     }
 
@@ -317,13 +317,13 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData(418, "answers 418")]
     public async Task A_refusal_is_not_repeated(int status, string reason)
     {
-        server.Misbehave = (_, _) => new FakeHub.Answer(status, []) { Headers = { ["X-Error-Message"] = "Because." } };
+        _server.Misbehave = (_, _) => new FakeHub.Answer(status, []) { Headers = { ["X-Error-Message"] = "Because." } };
         var error = await Fails();
         error.Status.ShouldBe((HttpStatusCode)status);
         error.Message.ShouldContain(reason);
         error.Message.ShouldContain("It says: Because.");
         error.Message.ShouldContain("'org/name' at revision 'main'");
-        server.Requests.Count.ShouldBe(1);
+        _server.Requests.Count.ShouldBe(1);
         (await Fails(options => options.Token = "hf_secret")).Message.ShouldNotContain("hf_secret");
     }
 
@@ -334,7 +334,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     public async Task A_busy_hub_is_asked_again(int status)
     {
         var failures = 2;
-        server.Misbehave = (_, _) => failures-- > 0 ? new FakeHub.Answer(status, []) { Headers = { ["Retry-After"] = "0" } } : null;
+        _server.Misbehave = (_, _) => failures-- > 0 ? new FakeHub.Answer(status, []) { Headers = { ["Retry-After"] = "0" } } : null;
         ShouldBeComplete(await Download());
         failures = 100;
         var error = await Fails();
@@ -371,32 +371,32 @@ public sealed class ModelHubTests : IAsyncLifetime
                 (await Should.ThrowAsync<ModelHubException>(() => hub.DownloadAsync("org/name"))).Message.ShouldContain("HF_ENDPOINT");
             }
 
-            Environment.SetEnvironmentVariable("XDG_CACHE_HOME", folder["xdg"]);
-            new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(folder["xdg"], "huggingface", "hub"));
-            Environment.SetEnvironmentVariable("HF_HOME", folder["home"]);
-            new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(folder["home"], "hub"));
+            Environment.SetEnvironmentVariable("XDG_CACHE_HOME", _folder["xdg"]);
+            new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(_folder["xdg"], "huggingface", "hub"));
+            Environment.SetEnvironmentVariable("HF_HOME", _folder["home"]);
+            new ModelHubOptions().ResolvedCacheFolder.ShouldBe(Path.Combine(_folder["home"], "hub"));
             Environment.SetEnvironmentVariable("HF_HOME", "~/models");
             new ModelHubOptions().ResolvedCacheFolder.ShouldBe(
                 Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), "models", "hub")
             );
             Environment.SetEnvironmentVariable("HF_HUB_CACHE", Cache);
-            Environment.SetEnvironmentVariable("HF_ENDPOINT", server.Address + "/");
+            Environment.SetEnvironmentVariable("HF_ENDPOINT", _server.Address + "/");
             Environment.SetEnvironmentVariable("HF_TOKEN", " hf_secret\n");
             using (var hub = new ModelHub())
             {
                 ShouldBeComplete(await hub.DownloadAsync("org/name"));
             }
 
-            server.Requests.ShouldAllBe(request => request.Headers["Authorization"] == "Bearer hf_secret");
+            _server.Requests.ShouldAllBe(request => request.Headers["Authorization"] == "Bearer hf_secret");
 
             Environment.SetEnvironmentVariable("HF_HUB_OFFLINE", "true");
-            server.Requests.Clear();
+            _server.Requests.Clear();
             using (var hub = new ModelHub())
             {
                 ShouldBeComplete(await hub.DownloadAsync("org/name"));
             }
 
-            server.Requests.ShouldBeEmpty();
+            _server.Requests.ShouldBeEmpty();
         }
         finally
         {
@@ -415,16 +415,16 @@ public sealed class ModelHubTests : IAsyncLifetime
         hub.Find("org/name").ShouldBeNull();
 
         var snapshot = await Download(include: ["config.json"]);
-        server.Requests.Clear();
+        _server.Requests.Clear();
         (await hub.DownloadAsync("org/name")).ShouldBe(snapshot);
-        (await hub.DownloadAsync("org/name", server.Commit)).ShouldBe(snapshot);
+        (await hub.DownloadAsync("org/name", _server.Commit)).ShouldBe(snapshot);
         (await hub.DownloadAsync("org/name", "main", ["*.json"])).ShouldBe(snapshot);
         (await Should.ThrowAsync<ModelHubException>(() => hub.DownloadAsync("org/name", "main", ["vae/"]))).Message.ShouldContain("with vae/");
         hub.Find("org/name", "other").ShouldBeNull();
         hub.Find("org/other").ShouldBeNull();
-        File.Delete(Path.Combine(Cache, "models--org--name", "blobs", FakeHub.GitSha1(config)));
+        File.Delete(Path.Combine(Cache, "models--org--name", "blobs", FakeHub.GitSha1(_config)));
         hub.Find("org/name").ShouldBeNull(); // a link that leads nowhere
-        server.Requests.ShouldBeEmpty();
+        _server.Requests.ShouldBeEmpty();
         ShouldBeComplete(await Download());
     }
 
@@ -458,7 +458,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData("")]
     public async Task Names_that_lead_out_are_refused(string name)
     {
-        server.Files[name] = config;
+        _server.Files[name] = _config;
         (await Fails()).Message.ShouldContain("nothing was downloaded");
         Directory.Exists(Cache).ShouldBeFalse();
     }
@@ -468,15 +468,15 @@ public sealed class ModelHubTests : IAsyncLifetime
     {
         FakeHub.Answer? List(FakeHub.Request request, string json) =>
             request.IsFor("/api/") ? new FakeHub.Answer(200, Encoding.UTF8.GetBytes(json)) : null;
-        server.Misbehave = (request, _) => List(request, "<html>");
+        _server.Misbehave = (request, _) => List(request, "<html>");
         (await Fails()).Message.ShouldContain("Is the endpoint a hub?");
-        server.Misbehave = (request, _) => List(request, "{\"sha\": 3}");
+        _server.Misbehave = (request, _) => List(request, "{\"sha\": 3}");
         (await Fails()).Message.ShouldContain("cannot be read");
-        server.Misbehave = (request, _) => List(request, new string(' ', 65 << 20));
+        _server.Misbehave = (request, _) => List(request, new string(' ', 65 << 20));
         (await Fails()).Message.ShouldContain("longer than 64 MB");
-        server.Misbehave = (request, _) => List(request, "{\"sha\": \"../../x\", \"siblings\": []}");
+        _server.Misbehave = (request, _) => List(request, "{\"sha\": \"../../x\", \"siblings\": []}");
         (await Fails()).Message.ShouldContain("expected 40 hexadecimal digits");
-        server.Misbehave = (request, answer) => request.Is("HEAD") ? answer with { Headers = new() { ["ETag"] = "\"../../../x\"" } } : null;
+        _server.Misbehave = (request, answer) => request.Is("HEAD") ? answer with { Headers = new() { ["ETag"] = "\"../../../x\"" } } : null;
         (await Fails()).Message.ShouldContain("says no checksum of 'config.json'");
         Directory.Exists(Cache).ShouldBeFalse();
     }
@@ -498,12 +498,12 @@ public sealed class ModelHubTests : IAsyncLifetime
         Should.Throw<ArgumentException>(() => new ModelHub(Options(options => options.Retries = -1))).Message.ShouldContain("Retries is -1");
         using var following = new HttpClientHandler();
         Should.Throw<ArgumentException>(() => new ModelHub(Options(), following)).Message.ShouldContain("AllowAutoRedirect");
-        server.Requests.ShouldBeEmpty();
+        _server.Requests.ShouldBeEmpty();
 
         using var handler = new SocketsHttpHandler { AllowAutoRedirect = false };
         using var mine = new ModelHub(Options(), handler);
         ShouldBeComplete(await mine.DownloadAsync("org/name", "refs/pr/1"));
-        File.ReadAllText(Path.Combine(Cache, "models--org--name", "refs", "refs", "pr", "1")).ShouldBe(server.Commit);
+        File.ReadAllText(Path.Combine(Cache, "models--org--name", "refs", "refs", "pr", "1")).ShouldBe(_server.Commit);
     }
 
     [Fact]
@@ -512,19 +512,19 @@ public sealed class ModelHubTests : IAsyncLifetime
         var snapshots = await Task.WhenAll(Enumerable.Range(0, 4).Select(i => Task.Run(() => Download(links: i % 2 == 0))));
         snapshots.Distinct().Count().ShouldBe(1);
         ShouldBeComplete(snapshots[0]);
-        server.Asked("GET", "/store/").Count().ShouldBe(1);
+        _server.Asked("GET", "/store/").Count().ShouldBe(1);
     }
 
     [Fact]
     public async Task What_another_process_is_downloading_is_waited_for()
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Another process is played by flock, which takes locks as the Python tools do.");
-        var @lock = Path.Combine(Cache, ".locks", "models--org--name", FakeHub.Sha256(large) + ".lock");
+        var @lock = Path.Combine(Cache, ".locks", "models--org--name", FakeHub.Sha256(_large) + ".lock");
         Directory.CreateDirectory(Path.GetDirectoryName(@lock)!);
         Directory.CreateDirectory(Path.GetDirectoryName(LargeBlob)!);
-        File.WriteAllBytes(folder["elsewhere"], large);
+        File.WriteAllBytes(_folder["elsewhere"], _large);
         using var other = Process.Start(
-            new ProcessStartInfo("flock", [@lock, "sh", "-c", "echo locked; read go; mv \"$0\" \"$1\"", folder["elsewhere"], LargeBlob])
+            new ProcessStartInfo("flock", [@lock, "sh", "-c", "echo locked; read go; mv \"$0\" \"$1\"", _folder["elsewhere"], LargeBlob])
             {
                 RedirectStandardInput = true,
                 RedirectStandardOutput = true,
@@ -546,7 +546,7 @@ public sealed class ModelHubTests : IAsyncLifetime
         await Task.WhenAny(reached.Task, download);
         await other.StandardInput.WriteLineAsync("go");
         ShouldBeComplete(await download);
-        server.Asked("GET", "/store/").ShouldBeEmpty();
+        _server.Asked("GET", "/store/").ShouldBeEmpty();
         await other.WaitForExitAsync();
     }
 
@@ -557,8 +557,8 @@ public sealed class ModelHubTests : IAsyncLifetime
         await Download(progress: new Steps(steps.Add));
         steps.Count.ShouldBeGreaterThan(10);
         steps.Zip(steps.Skip(1)).ShouldAllBe(pair => pair.Second.BytesDone >= pair.First.BytesDone && pair.Second.FilesDone >= pair.First.FilesDone);
-        steps.ShouldAllBe(step => step.Bytes == large.Length + 2 * config.Length && step.Files == 3);
-        (steps[^1].FilesDone, steps[^1].BytesDone).ShouldBe((3, large.Length + 2 * config.Length));
+        steps.ShouldAllBe(step => step.Bytes == _large.Length + 2 * _config.Length && step.Files == 3);
+        (steps[^1].FilesDone, steps[^1].BytesDone).ShouldBe((3, _large.Length + 2 * _config.Length));
     }
 
     [Theory]

@@ -16,9 +16,9 @@ public sealed class TinyAutoencoderTests : IDisposable
         MicroBatchSize = 2,
     };
 
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     private static TinyAutoencoder Make(TinyAutoencoderConfig config)
     {
@@ -64,7 +64,7 @@ public sealed class TinyAutoencoderTests : IDisposable
         using var model = Make(Small);
         void Save(string half, int shift) =>
             SafetensorsWriter.Write(
-                folder[half + ".safetensors"],
+                _folder[half + ".safetensors"],
                 model
                     .state_dict()
                     .Where(pair => pair.Key.StartsWith(half, StringComparison.Ordinal))
@@ -78,11 +78,11 @@ public sealed class TinyAutoencoderTests : IDisposable
         Save("decoder", 1);
 
         using var loaded = new TinyAutoencoder(Small, initialize: false);
-        loaded.LoadPair(folder["encoder.safetensors"], folder["decoder.safetensors"]);
+        loaded.LoadPair(_folder["encoder.safetensors"], _folder["decoder.safetensors"]);
         var video = Video(1, 3, 8);
         Difference(loaded.Decode(loaded.Encode(video)), model.Decode(model.Encode(video))).ShouldBe(0);
         Should
-            .Throw<InvalidWeightsException>(() => loaded.LoadPair(folder["decoder.safetensors"], folder["encoder.safetensors"]))
+            .Throw<InvalidWeightsException>(() => loaded.LoadPair(_folder["decoder.safetensors"], _folder["encoder.safetensors"]))
             .Message.ShouldContain("do not fit the model");
     }
 

@@ -23,9 +23,9 @@ public sealed class ClipTextEncoderTests : IDisposable
         EosTokenId = 653,
     };
 
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     private static ClipTextModel Make(ClipTextConfig config)
     {
@@ -108,11 +108,11 @@ public sealed class ClipTextEncoderTests : IDisposable
         file["visual_projection.weight"] = zeros(3);
         file["logit_scale"] = zeros(1);
         file["text_model.embeddings.position_ids"] = zeros([1, 12], ScalarType.Int64);
-        SafetensorsWriter.Write(folder["clip.safetensors"], file);
+        SafetensorsWriter.Write(_folder["clip.safetensors"], file);
         using var same = new ClipTextEncoder(Make(Small), ClipTokenizer.Open(Tokenizer));
         foreach (var projection in new int?[] { 6, null })
         {
-            using var loaded = ClipTextEncoder.Load(Small with { ProjectionDim = projection }, folder["clip.safetensors"], Tokenizer);
+            using var loaded = ClipTextEncoder.Load(Small with { ProjectionDim = projection }, _folder["clip.safetensors"], Tokenizer);
             Difference(loaded.Encode(["a cat"]).States, same.Encode(["a cat"]).States).ShouldBe(0);
         }
     }
@@ -174,15 +174,15 @@ public sealed class ClipTextEncoderTests : IDisposable
                 new ClipTextEncoder(new ClipTextModel(Small with { ProjectionDim = null }), ClipTokenizer.Open(Tokenizer), ClipOutput.Projected)
             );
             Refused("There is no prompt", () => new ClipTextEncoder(model, ClipTokenizer.Open(Tokenizer)).Encode([]));
-            model.SaveWeights(folder["clip.safetensors"]);
+            model.SaveWeights(_folder["clip.safetensors"]);
         }
         GC.Collect();
         GC.WaitForPendingFinalizers();
         Should
-            .Throw<InvalidWeightsException>(() => ClipTextEncoder.Load(Small with { NumHiddenLayers = 3 }, folder["clip.safetensors"], Tokenizer))
+            .Throw<InvalidWeightsException>(() => ClipTextEncoder.Load(Small with { NumHiddenLayers = 3 }, _folder["clip.safetensors"], Tokenizer))
             .Message.ShouldContain("Missing: text_model.encoder.layers.2");
         Should
-            .Throw<InvalidTokenizerException>(() => ClipTextEncoder.Load(Small with { EosTokenId = 3 }, folder["clip.safetensors"], Tokenizer))
+            .Throw<InvalidTokenizerException>(() => ClipTextEncoder.Load(Small with { EosTokenId = 3 }, _folder["clip.safetensors"], Tokenizer))
             .Message.ShouldContain("closes texts with 653");
         TensorCount.ShouldBe(before);
     }

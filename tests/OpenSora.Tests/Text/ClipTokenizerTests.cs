@@ -8,9 +8,9 @@ public sealed class ClipTokenizerTests : IDisposable
 {
     private static readonly ClipTokenizer Small = ClipTokenizer.Open(TestFiles.Data("clip"));
 
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     [Fact]
     public void Ids_are_those_of_the_plain_algorithm()
@@ -101,38 +101,38 @@ public sealed class ClipTokenizerTests : IDisposable
     public void The_padding_token_comes_from_the_files_or_the_caller()
     {
         CopyFiles();
-        File.WriteAllText(folder["special_tokens_map.json"], """{"pad_token": "!", "eos_token": {"content": "<|endoftext|>"}}""");
-        ClipTokenizer.Open(folder.Path).PadId.ShouldBe(0);
-        File.WriteAllText(folder["special_tokens_map.json"], """{"pad_token": {"content": "\"", "lstrip": false}}""");
-        ClipTokenizer.Open(folder.Path).PadId.ShouldBe(1);
-        ClipTokenizer.Open(folder.Path, "!").PadId.ShouldBe(0);
-        File.WriteAllText(folder["special_tokens_map.json"], "{}");
-        ClipTokenizer.Open(folder.Path).PadId.ShouldBe(653);
-        Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(folder.Path, "<pad>")).Message.ShouldContain("no piece '<pad>'");
-        File.WriteAllText(folder["special_tokens_map.json"], """{"pad_token": 3}""");
-        Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(folder.Path)).Message.ShouldContain("pad_token");
+        File.WriteAllText(_folder["special_tokens_map.json"], """{"pad_token": "!", "eos_token": {"content": "<|endoftext|>"}}""");
+        ClipTokenizer.Open(_folder.Path).PadId.ShouldBe(0);
+        File.WriteAllText(_folder["special_tokens_map.json"], """{"pad_token": {"content": "\"", "lstrip": false}}""");
+        ClipTokenizer.Open(_folder.Path).PadId.ShouldBe(1);
+        ClipTokenizer.Open(_folder.Path, "!").PadId.ShouldBe(0);
+        File.WriteAllText(_folder["special_tokens_map.json"], "{}");
+        ClipTokenizer.Open(_folder.Path).PadId.ShouldBe(653);
+        Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(_folder.Path, "<pad>")).Message.ShouldContain("no piece '<pad>'");
+        File.WriteAllText(_folder["special_tokens_map.json"], """{"pad_token": 3}""");
+        Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(_folder.Path)).Message.ShouldContain("pad_token");
     }
 
     [Fact]
     public void Damaged_files_are_refused()
     {
-        Should.Throw<FileNotFoundException>(() => ClipTokenizer.Open(folder.Path)).Message.ShouldContain("has no vocab.json");
+        Should.Throw<FileNotFoundException>(() => ClipTokenizer.Open(_folder.Path)).Message.ShouldContain("has no vocab.json");
         CopyFiles();
-        File.Delete(folder["merges.txt"]);
-        Should.Throw<FileNotFoundException>(() => ClipTokenizer.Open(folder.Path)).Message.ShouldContain("has no merges.txt");
+        File.Delete(_folder["merges.txt"]);
+        Should.Throw<FileNotFoundException>(() => ClipTokenizer.Open(_folder.Path)).Message.ShouldContain("has no merges.txt");
         CopyFiles();
 
-        var vocabulary = File.ReadAllText(folder["vocab.json"]);
+        var vocabulary = File.ReadAllText(_folder["vocab.json"]);
         void Refused(string reason, string vocab, string? merges = null)
         {
             CopyFiles();
-            File.WriteAllText(folder["vocab.json"], vocab);
+            File.WriteAllText(_folder["vocab.json"], vocab);
             if (merges is not null)
             {
-                File.WriteAllText(folder["merges.txt"], merges);
+                File.WriteAllText(_folder["merges.txt"], merges);
             }
 
-            var error = Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(folder.Path));
+            var error = Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(_folder.Path));
             error.Message.ShouldContain(reason);
             error.Message.ShouldContain("Expected CLIP's vocab.json and merges.txt.");
         }
@@ -151,7 +151,7 @@ public sealed class ClipTokenizerTests : IDisposable
     {
         foreach (var name in new[] { "vocab.json", "merges.txt" })
         {
-            File.Copy(TestFiles.Data("clip", name), folder[name], overwrite: true);
+            File.Copy(TestFiles.Data("clip", name), _folder[name], overwrite: true);
         }
     }
 }

@@ -6,7 +6,7 @@ namespace OpenSora.Diffusion;
 /// <remarks>Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16. A learned variance is not used. Immutable.</remarks>
 public sealed class Ddim : ISampler
 {
-    private readonly Iddpm process;
+    private readonly Iddpm _process;
 
     /// <summary>Makes a sampler.</summary>
     /// <param name="process">The process; its schedule's steps are the sampling steps.</param>
@@ -20,7 +20,7 @@ public sealed class Ddim : ISampler
             throw new ArgumentOutOfRangeException(nameof(eta), eta, "Eta goes from 0 (deterministic) to 1 (as random as ancestral sampling).");
         }
 
-        this.process = process;
+        this._process = process;
         Eta = eta;
     }
 
@@ -53,8 +53,8 @@ public sealed class Ddim : ISampler
         CancellationToken cancellationToken
     )
     {
-        var schedule = process.Schedule;
-        return process.Reverse(denoiser, noise, Step, progress, cancellationToken);
+        var schedule = _process.Schedule;
+        return _process.Reverse(denoiser, noise, Step, progress, cancellationToken);
 
         Tensor Step(Iddpm.Denoised p, Tensor x, int t)
         {

@@ -11,9 +11,9 @@ public sealed class DpmSolver : ISampler
 {
     private const float FirstTime = 1;
 
-    private readonly Prediction prediction;
-    private readonly float[] logAlphas;
-    private readonly float lastTime; // the process's first step
+    private readonly Prediction _prediction;
+    private readonly float[] _logAlphas;
+    private readonly float _lastTime; // the process's first step
 
     /// <summary>Makes a sampler.</summary>
     /// <param name="steps">Sampling steps, at least 1. PixArt and Open-Sora 1.0 publish 20.</param>
@@ -38,9 +38,9 @@ public sealed class DpmSolver : ISampler
         }
 
         Steps = steps;
-        this.prediction = prediction;
-        lastTime = 1f / schedule.Steps;
-        logAlphas = [.. schedule.AlphasCumprod.Select(a => (float)(0.5 * Math.Log(a)))];
+        this._prediction = prediction;
+        _lastTime = 1f / schedule.Steps;
+        _logAlphas = [.. schedule.AlphasCumprod.Select(a => (float)(0.5 * Math.Log(a)))];
     }
 
     /// <summary>Sampling steps.</summary>
@@ -108,28 +108,28 @@ public sealed class DpmSolver : ISampler
     private Tensor PredictSample(Denoiser denoiser, Tensor x, float time)
     {
         // Time 1 is the process's last step, so step 0 lies at 1 / steps.
-        var modelTime = (time - 1f / logAlphas.Length) * logAlphas.Length;
+        var modelTime = (time - 1f / _logAlphas.Length) * _logAlphas.Length;
         var output = denoiser(x, full(x.shape[0], modelTime, dtype: ScalarType.Float32, device: x.device));
         var channels = x.shape[1];
         var learned = output.dim() == x.dim() && output.shape[1] == 2 * channels;
         Iddpm.CheckOutput(output, x, learned ? 2 : 1, "as many channels as the latents, or twice as many with a learned variance, which is not used");
         output = output.narrow(1, 0, channels).to_type(x.dtype);
-        return prediction == Prediction.Sample ? output : (x - Sigma(time) * output) / Alpha(time);
+        return _prediction == Prediction.Sample ? output : (x - Sigma(time) * output) / Alpha(time);
     }
 
     // The schedule between its steps, in single precision as published: close to time 0 its rounding is part of the published numbers.
     internal float Time(int i)
     {
-        var step = (lastTime - FirstTime) / Steps;
-        return i < (Steps + 1) / 2 ? FirstTime + i * step : lastTime - (Steps - i) * step; // from both ends, so that both are exact
+        var step = (_lastTime - FirstTime) / Steps;
+        return i < (Steps + 1) / 2 ? FirstTime + i * step : _lastTime - (Steps - i) * step; // from both ends, so that both are exact
     }
 
     internal float LogAlpha(float time)
     {
-        var n = logAlphas.Length;
+        var n = _logAlphas.Length;
         var left = Math.Clamp((int)MathF.Ceiling(time * n) - 2, 0, n - 2); // knots lie at 1/n, 2/n ... 1; beyond them the line goes on
         var (t0, t1) = ((left + 1f) / n, (left + 2f) / n);
-        return logAlphas[left] + (time - t0) * (logAlphas[left + 1] - logAlphas[left]) / (t1 - t0);
+        return _logAlphas[left] + (time - t0) * (_logAlphas[left + 1] - _logAlphas[left]) / (t1 - t0);
     }
 
     internal float Alpha(float time) => MathF.Exp(LogAlpha(time));
@@ -143,10 +143,10 @@ public sealed class DpmSolver : ISampler
     internal float InverseLambda(float lambda)
     {
         var logAlpha = -0.5f * (MathF.Max(-2 * lambda, 0) + MathF.Log(1 + MathF.Exp(-MathF.Abs(2 * lambda))));
-        var n = logAlphas.Length;
-        var right = Array.FindIndex(logAlphas, value => value <= logAlpha);
+        var n = _logAlphas.Length;
+        var right = Array.FindIndex(_logAlphas, value => value <= logAlpha);
         var left = Math.Clamp((right < 0 ? n : right) - 1, 0, n - 2);
         var (t0, t1) = ((left + 1f) / n, (left + 2f) / n);
-        return t0 + (logAlpha - logAlphas[left]) * (t1 - t0) / (logAlphas[left + 1] - logAlphas[left]);
+        return t0 + (logAlpha - _logAlphas[left]) * (t1 - t0) / (_logAlphas[left + 1] - _logAlphas[left]);
     }
 }

@@ -13,9 +13,9 @@ namespace OpenSora.ModelFolders;
 internal sealed class HubCache(string cacheFolder, string repository, bool links = true)
 {
     private const int Poll = 50; // milliseconds between looks at a lock that another process holds
-    private readonly string name = "models--" + repository.Replace("/", "--", StringComparison.Ordinal);
+    private readonly string _name = "models--" + repository.Replace("/", "--", StringComparison.Ordinal);
 
-    private string Folder => Path.Combine(cacheFolder, name);
+    private string Folder => Path.Combine(cacheFolder, _name);
 
     public string Snapshot(string commit) => Path.Combine(Folder, "snapshots", commit);
 
@@ -53,7 +53,7 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
     /// <summary>Waits until no other process or thread works at a blob; the lock ends when it is disposed of.</summary>
     public async Task<IDisposable> LockAsync(string hash, CancellationToken cancellationToken)
     {
-        var path = Path.Combine(cacheFolder, ".locks", name, hash + ".lock");
+        var path = Path.Combine(cacheFolder, ".locks", _name, hash + ".lock");
         Directory.CreateDirectory(Path.GetDirectoryName(path)!);
         while (true)
         {

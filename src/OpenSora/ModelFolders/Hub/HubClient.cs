@@ -14,24 +14,24 @@ internal sealed class HubClient : IDisposable
         MaxListing = 64 << 20;
     private static readonly TimeSpan MaxWait = TimeSpan.FromMinutes(1);
 
-    private readonly HttpClient http;
-    private readonly Uri endpoint;
-    private readonly ModelHubOptions options;
+    private readonly HttpClient _http;
+    private readonly Uri _endpoint;
+    private readonly ModelHubOptions _options;
 
     public HubClient(ModelHubOptions options, Uri endpoint, HttpMessageHandler? handler)
     {
-        (this.options, this.endpoint) = (options, endpoint);
-        http = new HttpClient(
+        (this._options, this._endpoint) = (options, endpoint);
+        _http = new HttpClient(
             handler ?? new SocketsHttpHandler { AllowAutoRedirect = false, ConnectTimeout = options.StallTimeout },
             disposeHandler: handler is null
         )
         {
             Timeout = Timeout.InfiniteTimeSpan,
         };
-        http.DefaultRequestHeaders.UserAgent.Add(
+        _http.DefaultRequestHeaders.UserAgent.Add(
             new ProductInfoHeaderValue("OpenSora.Lib", typeof(HubClient).Assembly.GetName().Version?.ToString(2))
         );
-        http.DefaultRequestHeaders.AcceptEncoding.Add(new StringWithQualityHeaderValue("identity"));
+        _http.DefaultRequestHeaders.AcceptEncoding.Add(new StringWithQualityHeaderValue("identity"));
     }
 
     /// <summary>The commit of a revision and the files in it.</summary>
@@ -39,7 +39,7 @@ internal sealed class HubClient : IDisposable
         RepeatAsync(
             async () =>
             {
-                var url = new Uri(endpoint, $"api/models/{repository}/revision/{Uri.EscapeDataString(revision)}");
+                var url = new Uri(_endpoint, $"api/models/{repository}/revision/{Uri.EscapeDataString(revision)}");
                 using var response = await FollowAsync(HttpMethod.Get, url, null, stopAt: null, cancellationToken).ConfigureAwait(false);
                 Check(response, $"'{repository}' at revision '{revision}'");
                 using var listing = new MemoryStream();
@@ -197,7 +197,7 @@ internal sealed class HubClient : IDisposable
         }
     }
 
-    public void Dispose() => http.Dispose();
+    public void Dispose() => _http.Dispose();
 
     // An answer as it comes, each part valid until the next; that none comes for a while ends it.
     private async IAsyncEnumerable<ReadOnlyMemory<byte>> PartsAsync(
@@ -221,7 +221,7 @@ internal sealed class HubClient : IDisposable
     }
 
     private Uri UrlOf(string repository, string commit, string file) =>
-        new(endpoint, $"{repository}/resolve/{commit}/{string.Join('/', file.Split('/').Select(Uri.EscapeDataString))}");
+        new(_endpoint, $"{repository}/resolve/{commit}/{string.Join('/', file.Split('/').Select(Uri.EscapeDataString))}");
 
     /// <summary>Sends a request, and again to where the answer leads.</summary>
     /// <param name="method">The method.</param>
@@ -241,13 +241,13 @@ internal sealed class HubClient : IDisposable
         {
             using var request = new HttpRequestMessage(method, url);
             request.Headers.Range = range;
-            if (options.ResolvedToken is { } token && IsEndpoint(url) && (IsEncrypted(url) || url.IsLoopback))
+            if (_options.ResolvedToken is { } token && IsEndpoint(url) && (IsEncrypted(url) || url.IsLoopback))
             {
                 request.Headers.Authorization = new AuthenticationHeaderValue("Bearer", token);
             }
 
             using var watch = Watch(cancellationToken);
-            var response = await http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, watch.Token).ConfigureAwait(false);
+            var response = await _http.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, watch.Token).ConfigureAwait(false);
             if (
                 (int)response.StatusCode is not (301 or 302 or 303 or 307 or 308)
                 || response.Headers.Location is not { } location
@@ -275,7 +275,7 @@ internal sealed class HubClient : IDisposable
     private static bool IsEncrypted(Uri url) => string.Equals(url.Scheme, Uri.UriSchemeHttps, StringComparison.Ordinal);
 
     private bool IsEndpoint(Uri url) =>
-        Uri.Compare(url, endpoint, UriComponents.SchemeAndServer, UriFormat.UriEscaped, StringComparison.OrdinalIgnoreCase) == 0;
+        Uri.Compare(url, _endpoint, UriComponents.SchemeAndServer, UriFormat.UriEscaped, StringComparison.OrdinalIgnoreCase) == 0;
 
     private async Task<T> RepeatAsync<T>(Func<Task<T>> action, CancellationToken cancellationToken)
     {
@@ -288,18 +288,18 @@ internal sealed class HubClient : IDisposable
             catch (Exception exception) when (IsTransient(exception, cancellationToken))
             {
                 var busy = exception as BusyException;
-                if (attempt >= options.Retries)
+                if (attempt >= _options.Retries)
                 {
                     throw new ModelHubException(
-                        $"The hub at {endpoint.Host} could not be reached or did not finish in {attempt + 1} attempts: "
-                            + $"{(exception is OperationCanceledException ? $"nothing came for {options.StallTimeout.TotalSeconds} s." : exception.Message)} "
+                        $"The hub at {_endpoint.Host} could not be reached or did not finish in {attempt + 1} attempts: "
+                            + $"{(exception is OperationCanceledException ? $"nothing came for {_options.StallTimeout.TotalSeconds} s." : exception.Message)} "
                             + "What was downloaded is kept; try again later, or use what is in the cache with ModelHubOptions.Offline.",
                         busy?.Status,
                         exception
                     );
                 }
 
-                var wait = options.RetryDelay * Math.Pow(2, Math.Min(attempt, 16));
+                var wait = _options.RetryDelay * Math.Pow(2, Math.Min(attempt, 16));
                 if (busy?.Wait is { } asked && asked > wait)
                 {
                     wait = asked;
@@ -324,7 +324,7 @@ internal sealed class HubClient : IDisposable
     private CancellationTokenSource Watch(CancellationToken cancellationToken)
     {
         var source = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        source.CancelAfter(options.StallTimeout);
+        source.CancelAfter(_options.StallTimeout);
         return source;
     }
 
@@ -348,7 +348,7 @@ internal sealed class HubClient : IDisposable
             HttpStatusCode.Unauthorized => new ModelHubException(
                 $"The hub refuses {what} (401): it does not exist, or it is for certain people only. "
                     + (
-                        options.ResolvedToken is null
+                        _options.ResolvedToken is null
                             ? "Check the name, or set HF_TOKEN or ModelHubOptions.Token."
                             : "Check the name and whether the token is valid."
                     )

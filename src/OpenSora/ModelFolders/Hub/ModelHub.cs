@@ -10,11 +10,11 @@ namespace OpenSora.ModelFolders;
 /// </remarks>
 public sealed class ModelHub : IDisposable
 {
-    private readonly ModelHubOptions options;
-    private readonly HttpMessageHandler? handler;
-    private readonly bool links;
-    private readonly Lock making = new();
-    private HubClient? client;
+    private readonly ModelHubOptions _options;
+    private readonly HttpMessageHandler? _handler;
+    private readonly bool _links;
+    private readonly Lock _making = new();
+    private HubClient? _client;
 
     /// <summary>Makes a client; nothing is sent before something is asked for.</summary>
     /// <param name="options">Where to download from and to; null: all from the environment.</param>
@@ -33,12 +33,12 @@ public sealed class ModelHub : IDisposable
             );
         }
 
-        (this.options, this.handler, this.links) = (options ?? new ModelHubOptions(), handler, links);
-        if (this.options.Retries < 0 || this.options.RetryDelay < TimeSpan.Zero || this.options.StallTimeout <= TimeSpan.Zero)
+        (this._options, this._handler, this._links) = (options ?? new ModelHubOptions(), handler, links);
+        if (this._options.Retries < 0 || this._options.RetryDelay < TimeSpan.Zero || this._options.StallTimeout <= TimeSpan.Zero)
         {
             throw new ArgumentException(
-                $"Retries is {this.options.Retries} and RetryDelay {this.options.RetryDelay}, which must not be negative; "
-                    + $"StallTimeout is {this.options.StallTimeout}, which must be positive.",
+                $"Retries is {this._options.Retries} and RetryDelay {this._options.RetryDelay}, which must not be negative; "
+                    + $"StallTimeout is {this._options.StallTimeout}, which must be positive.",
                 nameof(options)
             );
         }
@@ -64,11 +64,11 @@ public sealed class ModelHub : IDisposable
     )
     {
         CheckNames(repository, revision);
-        if (options.ResolvedOffline)
+        if (_options.ResolvedOffline)
         {
             return Find(repository, revision, include)
                 ?? throw new ModelHubException(
-                    $"'{repository}' at revision '{revision}' is not in the cache at {options.ResolvedCacheFolder}"
+                    $"'{repository}' at revision '{revision}' is not in the cache at {_options.ResolvedCacheFolder}"
                         + $"{(include is null ? "" : $" with {string.Join(", ", include)}")}, and the hub is not asked because HF_HUB_OFFLINE or ModelHubOptions.Offline says so."
                 );
         }
@@ -85,7 +85,7 @@ public sealed class ModelHub : IDisposable
         }
 
         // A commit never changes: what is in its folder is not asked for again.
-        var cache = new HubCache(options.ResolvedCacheFolder, repository, links);
+        var cache = new HubCache(_options.ResolvedCacheFolder, repository, _links);
         var wanted = new List<(string File, string Hash, long? Size)>();
         var (filesDone, bytesDone) = (0, 0L);
         foreach (var file in files)
@@ -141,7 +141,7 @@ public sealed class ModelHub : IDisposable
     public string? Find(string repository, string revision = "main", IReadOnlyList<string>? include = null)
     {
         CheckNames(repository, revision);
-        var cache = new HubCache(options.ResolvedCacheFolder, repository, links);
+        var cache = new HubCache(_options.ResolvedCacheFolder, repository, _links);
         if (cache.Commit(revision) is not { } commit)
         {
             return null;
@@ -163,7 +163,7 @@ public sealed class ModelHub : IDisposable
     }
 
     /// <summary>Closes connections.</summary>
-    public void Dispose() => client?.Dispose();
+    public void Dispose() => _client?.Dispose();
 
     private static async Task DownloadBlobAsync(
         HubClient hub,
@@ -205,9 +205,9 @@ public sealed class ModelHub : IDisposable
 
     private HubClient Client()
     {
-        lock (making)
+        lock (_making)
         {
-            return client ??= new HubClient(options, options.ResolvedEndpoint(), handler);
+            return _client ??= new HubClient(_options, _options.ResolvedEndpoint(), _handler);
         }
     }
 
