@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The project's script. Each verb does the set-up that it needs and says what it installs.
-#   ./build.sh setup            installs ffmpeg where it is missing (Debian and Ubuntu); nothing else is needed but the .NET SDK
-#   ./build.sh demo [PROMPT]    makes a video with the shipped model, into out/
+# The project's build script. Each verb performs the setup that it needs and prints what it installs.
+#   ./build.sh setup            installs ffmpeg if it is missing (Debian and Ubuntu); the only other requirement is the .NET SDK
+#   ./build.sh demo [PROMPT]    generates a video with the bundled model, in out/
 #   ./build.sh test             builds everything and runs all tests
-#   ./build.sh golden DIR       checks our numbers against recorded ones, one line per case
-#   ./build.sh bench [NAME]     the benchmarks
-#   ./build.sh pack             the NuGet packages, into out/packages/
+#   ./build.sh golden DIR       compares the library's numbers with recorded ones, one line per case
+#   ./build.sh bench [NAME]     runs the benchmarks
+#   ./build.sh pack             creates the NuGet packages in out/packages/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export DOTNET_NOLOGO=1 DOTNET_CLI_TELEMETRY_OPTOUT=1
@@ -14,18 +14,18 @@ say() { printf '%s\n' "$*" >&2; }
 fail() { say "build.sh: $*"; exit 1; }
 
 as_root() {
-  if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else fail "not root and no sudo: run '$*' yourself, then call again."; fi
+  if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else fail "root privileges are required and sudo is not available: run '$*' as root, then try again."; fi
 }
 
 setup() {
-  command -v dotnet >/dev/null || fail "the .NET SDK 10 is needed: https://dot.net"
+  command -v dotnet >/dev/null || fail "the .NET SDK 10 is required: https://dot.net"
   command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null && return
   if command -v apt-get >/dev/null; then
     say "Installing the Debian package ffmpeg"
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null
   else
-    fail "ffmpeg and ffprobe are needed on the PATH: https://ffmpeg.org"
+    fail "ffmpeg and ffprobe are required on the PATH: https://ffmpeg.org"
   fi
 }
 
@@ -70,10 +70,10 @@ case $verb in
   test)
     setup
     build OpenSora.Lib.sln
-    # Few threads: the numbers of a run must not depend on how many cores the machine has.
+    # Few threads, so that results do not depend on the number of cores of the machine.
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} run_tests ;;
   golden)
-    [ $# -ge 1 ] || fail "which folder? ./build.sh golden DIR"
+    [ $# -ge 1 ] || fail "missing folder. Usage: ./build.sh golden DIR"
     folder=$(realpath "$1"); shift
     setup
     build tests/OpenSora.Goldens

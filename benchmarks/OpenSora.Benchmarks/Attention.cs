@@ -7,9 +7,9 @@ using static TorchSharp.torch;
 namespace OpenSora.Benchmarks;
 
 /// <summary>
-/// A training step (forward, backward, AdamW) of STDiT and of DiT with full attention, of one width and depth, on one clip. The two take turns.
-/// Processor
-/// time of one thread is measured, which other programs on the machine change little, and the quickest step of each counts.
+/// Compares the training step (forward, backward, AdamW) of STDiT with that of DiT with full attention, at the same width and depth, on one clip. The
+/// two models alternate. The benchmark measures the CPU time of one thread, which other programs on the machine hardly affect, and reports the
+/// fastest step of each model.
 /// </summary>
 internal static class Attention
 {
@@ -23,7 +23,7 @@ internal static class Attention
         set_num_threads(1);
         Console.WriteLine($"  width {Width}, {Heads} heads, depth {Depth}, batch 1, {TextTokens} text tokens, 1 thread");
         Console.WriteLine(
-            "| type | places a frame | frames | tokens | STDiT s | DiT s | DiT / STDiT, measured | operations, DiT / STDiT |\n|---|---|---|---|---|---|---|---|"
+            "| type | patches per frame | frames | tokens | STDiT s | DiT s | DiT / STDiT, measured | operations, DiT / STDiT |\n|---|---|---|---|---|---|---|---|"
         );
         foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
         {
@@ -69,7 +69,7 @@ internal static class Attention
         {
             var one = Step(stditOptimizer, () => stdit.forward(x, t, states, null, null), target);
             var other = Step(ditOptimizer, () => dit.forward(x, t, vector), target);
-            if (run > 0) // the first makes the optimizer's state
+            if (run > 0) // the first step creates the optimizer state
             {
                 (a, b) = (a < one ? a : one, b < other ? b : other);
             }

@@ -8,16 +8,16 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>What is claimed of this way of training, tried out in a world of moving shapes (<see cref="MovingShapes"/>), three seeds each.</summary>
+/// <summary>Tests the claims about this training method on synthetic clips of moving shapes (<see cref="MovingShapes"/>), with three seeds
+/// each.</summary>
 internal static class Claims
 {
     private const int Seeds = 3,
         Side = 12,
         Frames = 8;
 
-    /// <summary>Claim 1: temporal attention that begins with an output of zero, on weights of an image model, learns faster than one that begins at
-    /// random, and than
-    /// a model without image training.</summary>
+    /// <summary>Tests claim 1: with weights of an image model, temporal attention with a zero-initialized output learns faster than randomly
+    /// initialized temporal attention, and faster than a model without image training.</summary>
     public static void ZeroInit()
     {
         const int imageSteps = 400,
@@ -50,8 +50,8 @@ internal static class Claims
         Report("zero-init", curves);
     }
 
-    /// <summary>Claim 2: images, then small clips, then few fine, large and long ones are better than the same compute spent on the last stage
-    /// alone.</summary>
+    /// <summary>Tests claim 2: training on images, then on small clips, then on a few high-quality, large and long clips is better than spending the
+    /// same compute on the last stage alone.</summary>
     public static void Stages()
     {
         const int large = 2 * Side,
@@ -65,7 +65,7 @@ internal static class Claims
             var stages = new[] { ImageStage(first, seed, noise: 0.3), ClipStage(second, seed, noise: 0.3), FineStage(third, seed) };
             var compute = stages.Sum(Tokens);
 
-            // Each size has a table of positions of its own; the coordinates of the small sizes are doubled.
+            // Each size has its own position table; the coordinates of the small size are doubled.
             using var small = Model(seed, Side, Frames, spaceScale: 0.5);
             Train(small, stages[0]);
             Train(small, stages[1]);
@@ -122,7 +122,7 @@ internal static class Claims
     private static TrainingStage ClipStage(int steps, int seed, double noise = 0) =>
         Stage("clips", new MovingShapes(Side, Frames, noise: noise), steps, 8, seed);
 
-    // What a stage costs, in tokens that pass the model: patches of 1 x 2 x 2.
+    // The cost of a stage in tokens processed by the model: patches of 1 x 2 x 2.
     private static double Tokens(TrainingStage stage)
     {
         using var batch = stage.Data!.GetBatch(0, stage.BatchSize, 0);
@@ -188,7 +188,7 @@ internal static class Claims
         }
     }
 
-    // The distance of generated clips from the nearest true ones; fixed captions and noise.
+    // Measures the distance of generated clips from the nearest true clips, with fixed captions and noise.
     private sealed class Watch(StdiT model, MovingShapes world, int every, Action<long, double> loss, Action<long, double> error) : ITrainingCallback
     {
         public void Observed(TrainingRun run, TrainingObservation observation)
@@ -222,7 +222,7 @@ internal static class Claims
         }
     }
 
-    // Means over the seeds, with the deviation, as tables, and as charts in out/.
+    // Reports means and standard deviations over the seeds, as tables and as charts in out/.
     private static void Report(string name, List<Curve> curves)
     {
         foreach (

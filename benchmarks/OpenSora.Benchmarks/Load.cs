@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>What loading STDiT-XL/2 costs before, and after, its weights are first used.</summary>
+/// <summary>Measures the cost of loading STDiT-XL/2, before and after its weights are first used.</summary>
 internal static class Load
 {
     public static void Run()
@@ -18,7 +18,7 @@ internal static class Load
             var path = Path.Combine(folder.FullName, "stdit-xl-2.safetensors");
             MakeFile(path);
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"file: {new FileInfo(path).Length / 1e9:F2} GB\n"));
-            Console.WriteLine("| step | CPU s | wall s | resident MB, growth since before the model |\n|---|---|---|---|");
+            Console.WriteLine("| step | CPU s | wall s | growth of resident memory since the start, MB |\n|---|---|---|---|");
             Measure(path);
         }
         finally
@@ -29,7 +29,7 @@ internal static class Load
 
     private static void Measure(string path)
     {
-        // The library's own code and libraries are loaded by a tiny model.
+        // Load a tiny model first, so that the code and native libraries are already in memory.
         var tiny = Path.ChangeExtension(path, ".tiny.safetensors");
         using (
             var model = new StdiT(
@@ -50,7 +50,7 @@ internal static class Load
 
         var before = Resident();
         StdiT? stdit = null;
-        Step("make the model, parameters unset", () => stdit = new StdiT(StdiTConfig.Preset("STDiT-XL/2"), initialize: false));
+        Step("create the model without initializing parameters", () => stdit = new StdiT(StdiTConfig.Preset("STDiT-XL/2"), initialize: false));
         Step("load", () => stdit!.LoadWeights(path));
         Step("use every weight once", () =>
         {
@@ -77,7 +77,7 @@ internal static class Load
         }
     }
 
-    /// <summary>Writes random weights of the published size.</summary>
+    /// <summary>Writes a file of random weights with the published size.</summary>
     private static void MakeFile(string path)
     {
         using var scope = NewDisposeScope();
@@ -92,6 +92,6 @@ internal static class Load
         model.SaveWeights(path);
     }
 
-    /// <summary>Bytes of memory that the process has in RAM, those of mapped files included.</summary>
+    /// <summary>Gets the resident memory of the process in bytes, including memory-mapped files.</summary>
     private static long Resident() => Environment.WorkingSet;
 }

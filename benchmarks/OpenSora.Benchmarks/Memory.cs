@@ -19,7 +19,7 @@ internal static class Memory
         Console.WriteLine(
             "| width | depth | heads | batch | clip | type | checkpointing | estimated MB | measured MB | estimate / measured |\n|---|---|---|---|---|---|---|---|---|---|"
         );
-        // The first run of a process maps the libraries' own memory.
+        // The first run loads the libraries into memory and is not counted.
         new MemoryCase(Model with { Depth = 1 }, 1, 2, 8, BFloat16: true, Checkpointing: true).Measure();
         foreach (
             var (model, batch, frames, side) in new[]

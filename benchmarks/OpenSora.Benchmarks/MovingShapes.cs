@@ -4,13 +4,13 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>A small world that is known completely: four shapes in six colours that move in eight directions, drawn at any size. What leaves on one
-/// side comes
-/// back on the other. A caption is three words, each a state of its own. Pixels serve as latents.</summary>
-/// <param name="size">Pixels of a side.</param>
-/// <param name="frames">Frames of a clip.</param>
-/// <param name="clips">Clips in the set; each is a caption and a place to start.</param>
-/// <param name="noise">Deviation of the noise on every pixel: what makes data cheap or fine.</param>
+/// <summary>A synthetic data set that is known completely: four shapes in six colors that move in eight directions, drawn at any size. Shapes that
+/// leave on one side reappear on the opposite side. A caption has three words, each with its own one-hot embedding. Pixels serve as
+/// latents.</summary>
+/// <param name="size">The width and height in pixels.</param>
+/// <param name="frames">The number of frames per clip.</param>
+/// <param name="clips">The number of clips in the data set. A clip is defined by its caption and its starting position.</param>
+/// <param name="noise">The standard deviation of the noise added to every pixel; low-quality data has more noise.</param>
 internal sealed class MovingShapes(int size, int frames, int clips = 20_000, double noise = 0) : ITrainingData
 {
     public const int Words = Shapes + Colours + Directions;
@@ -18,7 +18,7 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         Colours = 6,
         Directions = 8;
     private const double Radius = 0.25,
-        Step = 1.0 / 12; // of a side; a frame
+        Step = 1.0 / 12; // fraction of the width, per frame
     private static readonly float[][] Rgb =
     [
         [1, -1, -1],
@@ -60,7 +60,7 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
 
     public static Caption Draw(Random random) => new(random.Next(Shapes), random.Next(Colours), random.Next(Directions));
 
-    /// <summary>Captions as states <c>[batch, 3, Words]</c>.</summary>
+    /// <summary>Encodes captions as one-hot embeddings <c>[batch, 3, Words]</c>.</summary>
     public static Tensor Encode(IReadOnlyList<Caption> captions)
     {
         var states = new float[captions.Count * 3 * Words];
@@ -73,9 +73,10 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         return tensor(states, [captions.Count, 3, Words]);
     }
 
-    /// <summary>Root mean squared error of a video against the nearest clip of its caption, wherever that starts.</summary>
-    /// <param name="video">In [-1, 1], <c>[3, frames, size, size]</c>.</param>
-    /// <param name="caption">What was asked for.</param>
+    /// <summary>Computes the root mean squared error between a video and the nearest clip with the same caption, over all starting
+    /// positions.</summary>
+    /// <param name="video">The video <c>[3, frames, size, size]</c>, with values in [-1, 1].</param>
+    /// <param name="caption">The caption that the video was generated from.</param>
     public double DistanceToNearest(Tensor video, Caption caption)
     {
         const int places = 24;
@@ -120,14 +121,14 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         }
     }
 
-    // To -0.5 .. 0.5: the world is a torus.
+    // Wraps a distance to [-0.5, 0.5], because the scene is a torus.
     private static double Wrapped(double distance) => distance - Math.Round(distance);
 
-    // How far outside the shape a place is; negative inside.
+    // The distance of a point from the shape; negative inside the shape.
     private static double Outside(int shape, double x, double y) =>
         shape switch
         {
-            0 => Math.Sqrt(x * x + y * y) - Radius, // a disc
+            0 => Math.Sqrt(x * x + y * y) - Radius, // a disk
             1 => Math.Max(Math.Abs(x), Math.Abs(y)) - 0.85 * Radius, // a square
             2 => Math.Max(Math.Min(Math.Abs(x), Math.Abs(y)) - 0.3 * Radius, Math.Max(Math.Abs(x), Math.Abs(y)) - Radius), // a cross
             _ => Math.Abs(Math.Sqrt(x * x + y * y) - 0.8 * Radius) - 0.25 * Radius, // a ring

@@ -23,7 +23,7 @@ internal static class Operators
                 x.add(x).Dispose();
             }
         });
-        Console.WriteLine($"  add_ of a number       {add.TotalMicroseconds / Calls:F2} us a call");
-        Console.WriteLine($"  add, result disposed   {created.TotalMicroseconds / Calls:F2} us a call");
+        Console.WriteLine($"  add_ of a number       {add.TotalMicroseconds / Calls:F2} us per call");
+        Console.WriteLine($"  add, result disposed   {created.TotalMicroseconds / Calls:F2} us per call");
     }
 }

@@ -5,8 +5,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>The profile of an STDiT block: each of its operations alone, on tensors of the size that the table of <see cref="Performance"/>
-/// uses.</summary>
+/// <summary>Profiles an STDiT block: measures each operation separately, on tensors of the size that <see cref="Performance"/> uses.</summary>
 internal static class Parts
 {
     private const long Batch = 2,
@@ -19,7 +18,7 @@ internal static class Parts
 
     public static void Run()
     {
-        Console.WriteLine("| operation of a block | times | float32 ms | bfloat16 ms |\n|---|---|---|---|");
+        Console.WriteLine("| operation in a block | count | float32 ms | bfloat16 ms |\n|---|---|---|---|");
         using var scope = NewDisposeScope();
         using var mode = no_grad();
         var total = new double[2];
@@ -28,8 +27,8 @@ internal static class Parts
         Row("linear 384 to 384 (projections, text query)", 4, Linear(Channels, Channels));
         Row("linear 384 to 1536 (MLP)", 1, Linear(Channels, 4 * Channels));
         Row("linear 1536 to 384 (MLP)", 1, Linear(4 * Channels, Channels));
-        Row("attention along space, 192 x [256, 64]", 1, Attention(Batch * Frames, Places, 3));
-        Row("attention along time, 3072 x [16, 64]", 1, type =>
+        Row("spatial attention, 192 x [256, 64]", 1, Attention(Batch * Frames, Places, 3));
+        Row("temporal attention, 3072 x [16, 64]", 1, type =>
         {
             var samples = Normal(type, Batch, Frames, Places, 3, Heads, Channels / Heads).unbind(0);
             return () =>
@@ -41,12 +40,12 @@ internal static class Parts
                     })
                 );
         });
-        Row("attention to the text, 12 x [4096 to 120, 64]", 1, type =>
+        Row("cross-attention to the text, 12 x [4096 to 120, 64]", 1, type =>
         {
             var (q, k) = (Normal(type, Batch, Heads, Frames * Places, 64), Normal(type, Batch, Heads, TextTokens, 64));
             return () => nn.functional.scaled_dot_product_attention(q, k, k);
         });
-        Row("copy of an attention's result", 2, type =>
+        Row("copy of the attention result", 2, type =>
         {
             var x = Normal(type, Batch, Heads, Frames * Places, 64);
             return () => x.transpose(1, 2).reshape(Tokens, Channels);
@@ -76,12 +75,12 @@ internal static class Parts
             var x = Normal(type, Tokens, 4 * Channels);
             return () => nn.functional.gelu(x, GELU.Approximate.tanh, inplace: true);
         });
-        Row("cast of a block's weights", 1, type =>
+        Row("cast of the weights of a block", 1, type =>
         {
             var weights = randn(14 * Channels, Channels);
             return () => type == ScalarType.Float32 ? weights : weights.to(type);
         });
-        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"| all of a block | | {total[0]:F1} | {total[1]:F1} |"));
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"| whole block | | {total[0]:F1} | {total[1]:F1} |"));
 
         void Row(string name, int times, Func<ScalarType, Func<Tensor>> prepare)
         {

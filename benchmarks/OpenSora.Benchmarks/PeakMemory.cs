@@ -9,12 +9,12 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>One size of training step whose memory is measured and estimated.</summary>
+/// <summary>A configuration of a training step, used to measure and estimate its memory.</summary>
 internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int Side, bool BFloat16, bool Checkpointing)
 {
     public MemoryEstimate Estimate() => MemoryEstimate.Of(Model, Batch, Frames, Side, Side, BFloat16 ? 2 : 4, Checkpointing);
 
-    /// <summary>Trains a few steps and tells by how many bytes the process grew at most. Linux only.</summary>
+    /// <summary>Trains a few steps and returns the peak growth of the process's resident memory in bytes. Linux only.</summary>
     public double Measure()
     {
         using var scope = NewDisposeScope();
@@ -56,17 +56,17 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
     }
 }
 
-/// <summary>How much memory the process has, and how much it had at most.</summary>
+/// <summary>Measures the current and peak resident memory of the process. Linux only.</summary>
 internal static partial class ResidentMemory
 {
     private const int TrimThreshold = -1,
         MapThreshold = -3;
 
-    /// <summary>Forgets the peak so far.</summary>
-    /// <returns>Bytes that the process has now.</returns>
+    /// <summary>Resets the peak.</summary>
+    /// <returns>The current resident memory in bytes.</returns>
     public static double Start()
     {
-        // Every tensor gets pages of its own, which go back to the system with it: otherwise what malloc keeps for later would count.
+        // Give every tensor its own pages, which are released with it. Otherwise memory that malloc keeps for reuse would be counted.
         _ = Option(MapThreshold, 64 << 10);
         _ = Option(TrimThreshold, 64 << 10);
         GC.Collect();
@@ -76,7 +76,7 @@ internal static partial class ResidentMemory
         return Read("VmRSS:");
     }
 
-    /// <summary>The most bytes since the start.</summary>
+    /// <summary>Gets the peak resident memory since the last reset in bytes.</summary>
     public static double Peak() => Read("VmHWM:");
 
     private static double Read(string name)

@@ -9,13 +9,13 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>One table of what the library computes: time, speed as a fraction of the matrix multiplication's, and peak memory, in float32 and
-/// bfloat16. The transformer has the
-/// size at which the original code is timed: depth 12, width 384, 6 heads, latents of 16x32x32, batch 2, 120 text tokens.</summary>
+/// <summary>Measures the main computations of the library in float32 and bfloat16: time, speed as a fraction of the speed of a matrix multiplication,
+/// and peak memory. The transformer has the size at which the original code is timed: depth 12, width 384, 6 heads, latents of 16x32x32, batch size
+/// 2, 120 text tokens.</summary>
 internal static class Performance
 {
-    /// <summary>The environment variable with a folder that holds bench_reference.py and the original's sources in ref/; without it the original is
-    /// not run.</summary>
+    /// <summary>The environment variable with the path of a folder that contains bench_reference.py and the original source code in ref/. If it is
+    /// not set, the original code is not run.</summary>
     private const string ReferenceVariable = "OPENSORA_REFERENCE";
 
     private const int Runs = 3;
@@ -31,12 +31,13 @@ internal static class Performance
         ClassDropoutProb = 0,
     };
 
-    /// <param name="rows">Only the rows whose names contain this text are measured.</param>
+    /// <summary>Runs the benchmark and prints a table.</summary>
+    /// <param name="rows">Text that selects the rows to measure by name, or null to measure all rows.</param>
     public static void Run(string? rows)
     {
         var last = 0.0;
         var product = new Dictionary<ScalarType, double>();
-        Console.WriteLine("| what | type | seconds | GFLOP/s | of the matrix multiplication's | peak MB |\n|---|---|---|---|---|---|");
+        Console.WriteLine("| operation | type | seconds | GFLOP/s | fraction of matrix multiplication | peak MB |\n|---|---|---|---|---|---|");
         foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
         {
             const double Operations = 2.0 * 8192 * 1152 * 1152;
@@ -114,7 +115,7 @@ internal static class Performance
             }
         }
 
-        // The original runs right after each of our rows, because the speed of a shared machine changes within minutes.
+        // Run the original code right after each of our rows, because the speed of a shared machine changes within minutes.
         void Original(string name, string mode)
         {
             var folder = Environment.GetEnvironmentVariable(ReferenceVariable);
@@ -135,7 +136,7 @@ internal static class Performance
             process.WaitForExit();
             if (process.ExitCode != 0)
             {
-                throw new InvalidOperationException($"The original failed with exit code {process.ExitCode}.");
+                throw new InvalidOperationException($"The original code failed with exit code {process.ExitCode}.");
             }
 
             using var json = JsonDocument.Parse(output);
@@ -143,7 +144,7 @@ internal static class Performance
             Console.WriteLine(
                 string.Create(
                     CultureInfo.InvariantCulture,
-                    $"| original {name}, 16x32x32 (ours takes 1/{seconds / last:F2} of it) | float32 | {seconds:F3} | | | {json.RootElement.GetProperty("peak_rss_mib").GetDouble() * 1.048576:F0} (whole process) |"
+                    $"| original {name}, 16x32x32 (ours is {seconds / last:F2} times as fast) | float32 | {seconds:F3} | | | {json.RootElement.GetProperty("peak_rss_mib").GetDouble() * 1.048576:F0} (whole process) |"
                 )
             );
         }

@@ -7,7 +7,7 @@ internal static class Precision
     public static void Run()
     {
         using var mode = no_grad();
-        Report("matrix product 4096 x 1024 x 256", 2.0 * 4096 * 1024 * 256, type =>
+        Report("matrix multiplication 4096 x 1024 x 256", 2.0 * 4096 * 1024 * 256, type =>
         {
             var a = randn(4096, 256).to(type);
             var b = randn(256, 1024).to(type);

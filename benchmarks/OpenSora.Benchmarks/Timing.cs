@@ -4,7 +4,7 @@ namespace OpenSora.Benchmarks;
 
 internal static class Timing
 {
-    /// <summary>The median time of some runs, after one that is not counted.</summary>
+    /// <summary>Measures the median time of several runs, after one warm-up run that is not counted.</summary>
     public static TimeSpan Median(int runs, Action action)
     {
         action();

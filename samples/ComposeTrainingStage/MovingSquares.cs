@@ -4,7 +4,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Samples;
 
-/// <summary>Training data in a page: squares of four colours that move in four directions. A caption is two words, each a state of its own.</summary>
+/// <summary>Synthetic training data: squares in four colors move in four directions. A caption consists of two words, encoded as one one-hot state
+/// each.</summary>
 internal sealed class MovingSquares(int frames) : ITrainingData
 {
     public const int Frames = 6;
@@ -25,7 +26,7 @@ internal sealed class MovingSquares(int frames) : ITrainingData
 
     public string Fingerprint => $"squares, {frames} frames";
 
-    /// <summary>A batch is a function of its number and the seed, so that a run can be resumed anywhere.</summary>
+    /// <summary>Creates a batch. It depends only on its number and the seed, so a run can be resumed at any step.</summary>
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
         var random = Randomness.Of(seed, number);
@@ -50,7 +51,7 @@ internal sealed class MovingSquares(int frames) : ITrainingData
         return new TrainingBatch(tensor(pixels, [size, 3, frames, Size, Size]), Encode(captions));
     }
 
-    /// <summary>Captions as states <c>[batch, 2, Words]</c>.</summary>
+    /// <summary>Encodes captions as one-hot states, <c>[batch, 2, Words]</c>.</summary>
     public static Tensor Encode(IReadOnlyList<(int Colour, int Direction)> captions)
     {
         var states = new float[captions.Count * 2 * Words];
@@ -62,7 +63,7 @@ internal sealed class MovingSquares(int frames) : ITrainingData
         return tensor(states, [captions.Count, 2, Words]);
     }
 
-    // What leaves on one side comes back on the other.
+    // The square wraps around at the edges.
     private void Draw(Span<float> video, int frame, float[] colour, int left, int top)
     {
         for (var dy = 0; dy < Side; dy++)

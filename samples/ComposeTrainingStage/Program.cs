@@ -1,7 +1,8 @@
-// Trains a small STDiT from nothing in two stages, first on images, then on clips, and shows what it learned.
-// The data are drawn while training: coloured squares that move. They are so small that pixels serve as latents.
-// The default 1000 steps a stage take some minutes and teach the colours and roughly the shape; motion takes some thousand steps more.
-// dotnet run -c Release --project samples/ComposeTrainingStage [steps of a stage]
+// Trains a small STDiT from scratch in two stages, first on images and then on clips, and generates sample videos.
+// The data are synthetic: moving colored squares. They are so small that the model can be trained on pixels instead of latents.
+// With the default of 1000 steps per stage, training takes a few minutes; the model learns the colors and roughly the shape. Motion requires a few
+// thousand more steps.
+// dotnet run -c Release --project samples/ComposeTrainingStage [steps per stage]
 using System.Globalization;
 using OpenSora.Diffusion;
 using OpenSora.Media;
@@ -23,7 +24,7 @@ using var model = new StdiTBuilder()
     .Seed(1)
     .Build();
 
-// A stage is a plain object: take one of the published recipe's and change it, or fill in a new one.
+// A stage is a plain object: start from a stage of the published recipe and change it, or create a new one.
 var images = TrainingStage.ImagePretraining(new MovingSquares(frames: 1), steps);
 (images.BatchSize, images.LearningRate, images.WarmUpSteps, images.EmaDecay) = (32, 1e-3, 20, 0.99);
 var clips = new TrainingStage
@@ -37,24 +38,24 @@ var clips = new TrainingStage
     EmaDecay = 0.99,
 };
 
-// Published models predict the noise and a variance; to predict the clean sample is quicker learned where time is short.
+// Published models predict the noise and a variance. Predicting the clean sample is learned faster, which suits short runs.
 var process = new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
 using var trainer = new StagedTrainer(new DiffusionTraining(model, process: process))
     .AddStage(images)
     .AddStage(clips)
     .SaveTo(new CheckpointOptions { Folder = "out/squares", KeepLast = 1 })
-    .Resume("out/squares", ifAny: true); // killed and started again, it goes on where it was
+    .Resume("out/squares", ifAny: true); // continues from the latest checkpoint, if any
 try
 {
     await trainer.RunAsync(new Printer(), cancel.Token);
 }
 catch (OperationCanceledException)
 {
-    Console.WriteLine("Stopped; start again to go on.");
+    Console.WriteLine("Stopped. Run the program again to resume.");
     return;
 }
 
-// One video of each colour, all in one call, tiled into one GIF.
+// Generate one video of each color in a single batch, and tile them into one GIF.
 trainer.UseAverages();
 model.eval();
 using var noGradients = no_grad();
@@ -66,7 +67,7 @@ var noise = randn([4, 3, MovingSquares.Frames, MovingSquares.Size, MovingSquares
 var videos = new DpmSolver(steps: 20, prediction: Prediction.Sample).Sample(denoiser, noise).repeat_interleave(16, 3).repeat_interleave(16, 4);
 var tiles = ContactSheet.Tile([.. Enumerable.Range(0, 4).Select(i => VideoFrames.FromTensor(videos[i], 6))], columns: 4);
 await new VideoWriter().WriteAsync(tiles, "out/squares.gif", VideoFormat.Gif);
-Console.WriteLine("out/squares.gif; asked for: red to the right, green to the left, blue down, yellow up.");
+Console.WriteLine("Saved out/squares.gif. Prompts: red to the right, green to the left, blue down, yellow up.");
 
 internal sealed class Printer : IProgress<TrainingProgress>
 {

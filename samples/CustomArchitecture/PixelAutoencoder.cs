@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Samples;
 
-/// <summary>No autoencoder: the latents are the pixels of a small video, which is enlarged when it is decoded.</summary>
+/// <summary>A trivial autoencoder: the latents are the pixels of a downscaled video, and decoding enlarges them.</summary>
 internal sealed class PixelAutoencoder : IVideoAutoencoder
 {
     public int LatentChannels => 3;

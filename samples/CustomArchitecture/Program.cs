@@ -1,5 +1,5 @@
-// Defines a transformer outside the library (TokenTransformer.cs), trains it, generates from it in memory, saves it as a model folder and generates
-// from that.
+// Defines a custom transformer outside the library (TokenTransformer.cs), trains it, generates videos with the model in memory, saves it as a model
+// folder and generates a video from that folder.
 // dotnet run -c Release --project samples/CustomArchitecture [steps] [folder]
 using System.Globalization;
 using OpenSora.Diffusion;
@@ -18,7 +18,7 @@ var steps = args.Length > 0 ? int.Parse(args[0], CultureInfo.InvariantCulture) :
 var folder = Path.GetFullPath(args.Length > 1 ? args[1] : "out/custom");
 Directory.CreateDirectory(folder);
 
-// 1. Train it. The model predicts the clean sample, which is learned quickly.
+// 1. Train the model. It predicts the clean sample, which is learned quickly.
 random.manual_seed(1);
 var config = new TokenTransformerConfig { InputSize = [Squares.Frames, Squares.Size, Squares.Size], Classes = Squares.Names.Count };
 using var model = new TokenTransformer(config);
@@ -51,7 +51,7 @@ using (
 }
 model.eval();
 
-// 2. Generate from the network in memory.
+// 2. Generate videos with the model in memory.
 string[] prompts = ["red right", "green left", "blue down", "yellow up"];
 var labels = new ClassLabels { Count = Squares.Names.Count, Names = Squares.Names };
 using var autoencoder = new PixelAutoencoder();
@@ -71,7 +71,7 @@ var videos = pipeline.Generate(
 );
 await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, columns: 4), Path.Combine(folder, "squares.gif"), VideoFormat.Gif);
 
-// 3. Save it as a model folder.
+// 3. Save the model as a model folder.
 model.SaveWeights(Path.Combine(folder, "transformer.safetensors"));
 ModelFolder.Save(
     folder,
@@ -107,7 +107,7 @@ ModelFolder.Save(
     }
 );
 
-// 4. Generate from the folder: the application names the architecture and the autoencoder.
+// 4. Generate a video from the folder. The application registers the custom architecture and autoencoder.
 using var generator = VideoGenerator
     .Create()
     .UseModel(folder)

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Samples;
 
-/// <summary>Training data that is drawn while training: a square of one of four colors moves in one of four directions.</summary>
+/// <summary>Synthetic training data: a square in one of four colors moves in one of four directions.</summary>
 internal sealed class Squares : ITrainingData
 {
     public const int Frames = 6;
@@ -19,7 +19,7 @@ internal sealed class Squares : ITrainingData
     ];
     private static readonly (string Name, int X, int Y)[] Directions = [("right", 1, 0), ("left", -1, 0), ("down", 0, 1), ("up", 0, -1)];
 
-    /// <summary>The names of the classes, such as "red right".</summary>
+    /// <summary>Gets the names of the classes, such as "red right".</summary>
     public static IReadOnlyList<string> Names { get; } =
     [.. from color in Colors from direction in Directions select $"{color.Name} {direction.Name}"];
 
@@ -27,7 +27,7 @@ internal sealed class Squares : ITrainingData
 
     public string Fingerprint => "squares";
 
-    /// <summary>A batch depends on its number and the seed alone, so that a run can be resumed anywhere.</summary>
+    /// <summary>Creates a batch. It depends only on its number and the seed, so a run can be resumed at any step.</summary>
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
         var random = Randomness.Of(seed, number);
@@ -45,7 +45,7 @@ internal sealed class Squares : ITrainingData
                     {
                         for (var x = 0; x < Size; x++)
                         {
-                            // What leaves on one side comes back on the other.
+                            // The square wraps around at the edges.
                             var isInside = Wrap(x - left - frame * dx) < Side && Wrap(y - top - frame * dy) < Side;
                             video[i, channel, frame, y, x] = isInside ? rgb[channel] : -1;
                         }

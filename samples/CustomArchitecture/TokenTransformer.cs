@@ -7,31 +7,31 @@ using Linear = OpenSora.Models.Layers.Linear;
 
 namespace OpenSora.Samples;
 
-/// <summary>The settings of a <see cref="TokenTransformer"/>, as <c>model.json</c> stores them.</summary>
+/// <summary>The configuration of a <see cref="TokenTransformer"/>, as stored in <c>model.json</c>.</summary>
 public sealed record TokenTransformerConfig
 {
-    /// <summary>Channels of the latents.</summary>
+    /// <summary>Gets the number of latent channels.</summary>
     public int InChannels { get; init; } = 3;
 
-    /// <summary>Frames, height and width of the latents.</summary>
+    /// <summary>Gets the number of frames, the height and the width of the latents.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [6, 8, 8];
 
-    /// <summary>Channels of a token.</summary>
+    /// <summary>Gets the number of channels of each token.</summary>
     public int HiddenSize { get; init; } = 64;
 
-    /// <summary>Number of blocks.</summary>
+    /// <summary>Gets the number of transformer blocks.</summary>
     public int Depth { get; init; } = 4;
 
-    /// <summary>Number of attention heads.</summary>
+    /// <summary>Gets the number of attention heads.</summary>
     public int NumHeads { get; init; } = 4;
 
-    /// <summary>Number of classes that the model can be asked for.</summary>
+    /// <summary>Gets the number of classes.</summary>
     public int Classes { get; init; } = 16;
 }
 
-/// <summary>A transformer of its own kind: the class is a token among those of the video, and every token attends to every other one.</summary>
-/// <remarks>It is made of the library's layers, so that reduced precision (<c>UseComputeType</c>) and gradient checkpointing work as they do in the
-/// library's models.</remarks>
+/// <summary>A class-conditional video transformer. The class is an additional token, and every token attends to all tokens.</summary>
+/// <remarks>The model is built from the layers of the library, so reduced precision (<c>UseComputeType</c>) and gradient checkpointing work as in
+/// the library's own models.</remarks>
 public sealed class TokenTransformer : nn.Module, IVideoTransformer
 {
     private const int Patch = 2;
@@ -41,14 +41,15 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
     private readonly ModuleList<TokenBlock> blocks;
     private readonly Linear final;
 
-    /// <summary>Makes a transformer with random weights.</summary>
+    /// <summary>Initializes a transformer with random weights.</summary>
+    /// <param name="config">The configuration.</param>
     public TokenTransformer(TokenTransformerConfig config)
         : base(nameof(TokenTransformer))
     {
         Config = config;
         x_embedder = new PatchEmbedder(config.InChannels, config.HiddenSize, (1, Patch, Patch));
         t_embedder = new TimestepEmbedder(config.HiddenSize);
-        class_embedder = nn.Embedding(config.Classes + 1, config.HiddenSize); // the last row stands for no class
+        class_embedder = nn.Embedding(config.Classes + 1, config.HiddenSize); // the last row represents "no class"
         blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new TokenBlock(config.HiddenSize, config.NumHeads)).ToArray());
         final = new Linear(config.HiddenSize, Patch * Patch * config.InChannels);
         RegisterComponents();
@@ -62,11 +63,11 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
         final.weight.zero_(); // the first prediction is zero
     }
 
-    /// <summary>What makes the architecture known to model folders.</summary>
+    /// <summary>Gets the description that registers the architecture for use in model folders.</summary>
     public static Architecture<IVideoTransformer> Architecture { get; } =
         Architecture<IVideoTransformer>.Of<TokenTransformerConfig>("token_transformer", config => new TokenTransformer(config));
 
-    /// <summary>The settings.</summary>
+    /// <summary>Gets the configuration.</summary>
     public TokenTransformerConfig Config { get; }
 
     /// <inheritdoc/>
@@ -79,7 +80,7 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
     public IReadOnlyList<int>? LatentSize => Config.InputSize;
 
     /// <inheritdoc/>
-    public int TextWidth => 1; // a prompt is the number of a class
+    public int TextWidth => 1; // the prompt is encoded as a class index
 
     /// <inheritdoc/>
     public int TextTokens => 1;
@@ -99,12 +100,12 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
         using var scope = NewDisposeScope();
         var (frames, rows, columns) = (x.shape[2], x.shape[3] / Patch, x.shape[4] / Patch);
 
-        // 1. Tokens of the patches with their positions: [B, T*S, C].
+        // 1. Embed the patches and add position embeddings: [B, T*S, C].
         var places = Positions.Grid(Config.HiddenSize, (int)rows, (int)columns).unsqueeze(1); // [1, 1, S, C]
         var times = Positions.Line(Config.HiddenSize, (int)frames).unsqueeze(2); // [1, T, 1, C]
         var tokens = x_embedder.call(x) + (places + times).flatten(1, 2).to(x.device);
 
-        // 2. One token for the class: [B, 1, C].
+        // 2. Prepend one token for the class: [B, 1, C].
         var label = conditions.Text.view(-1).to(ScalarType.Int64);
         if (conditions.DroppedText is { } dropped)
         {
@@ -112,21 +113,21 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
         }
         tokens = cat([class_embedder.call(label).unsqueeze(1), tokens], 1);
 
-        // 3. Blocks, modulated by the time.
+        // 3. Apply the blocks, modulated by the timestep.
         var time = t_embedder.call(t); // [B, C]
         foreach (var block in blocks)
         {
             tokens = block.call(tokens, time);
         }
 
-        // 4. Back to patches, without the token of the class.
+        // 4. Drop the class token and convert the tokens back to latents.
         return x_embedder
             .Unpatchify(final.call(tokens.narrow(1, 1, frames * rows * columns)), frames, rows, columns, Config.InChannels)
             .MoveToOuterDisposeScope();
     }
 }
 
-/// <summary>Attention and MLP with adaptive layer normalization (Peebles and Xie, 2023).</summary>
+/// <summary>A transformer block: attention and MLP with adaptive layer normalization (Peebles and Xie, 2023).</summary>
 internal sealed class TokenBlock : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
 {
     private readonly SelfAttention attn;
@@ -150,7 +151,7 @@ internal sealed class TokenBlock : nn.Module<Tensor, Tensor, Tensor>, ICheckpoin
     private Tensor Compute(Tensor x, Tensor time)
     {
         using var scope = NewDisposeScope();
-        var m = modulation.call(nn.functional.silu(time)).unsqueeze(1).chunk(6, 2); // 6 of [B, 1, C]
+        var m = modulation.call(nn.functional.silu(time)).unsqueeze(1).chunk(6, 2); // six tensors [B, 1, C]
         x = AdaLn.AddGated(x, m[2], attn.call(AdaLn.NormModulate(x, m[0], m[1])));
         return AdaLn.AddGated(x, m[5], mlp.call(AdaLn.NormModulate(x, m[3], m[4]))).MoveToOuterDisposeScope();
     }

@@ -3,7 +3,7 @@ using OpenSora.Generation;
 
 namespace OpenSora.Samples;
 
-/// <summary>One line that is drawn over and over on a terminal; a line for each stage where the output goes to a file.</summary>
+/// <summary>Shows progress as a single line that is redrawn on a terminal, or as one line per stage if the output is redirected.</summary>
 internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposable
 {
     private const int BarWidth = 24;

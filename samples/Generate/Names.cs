@@ -4,7 +4,7 @@ namespace OpenSora.Samples;
 
 internal static class Names
 {
-    /// <summary>"A goat, jumping!" and 42 make "a-goat-jumping-42".</summary>
+    /// <summary>Creates a file name from a prompt and a seed: "A goat, jumping!" and 42 give "a-goat-jumping-42".</summary>
     public static string ForFile(string prompt, long seed)
     {
         var words = new string([.. prompt.ToLowerInvariant().Select(c => char.IsLetterOrDigit(c) ? c : ' ')]).Split(
@@ -15,7 +15,7 @@ internal static class Names
         return string.Create(CultureInfo.InvariantCulture, $"{name[..Math.Min(name.Length, 60)].TrimEnd('-')}-{seed}");
     }
 
-    /// <summary>Reads "128x96"; null where it is none.</summary>
+    /// <summary>Parses a size such as "128x96". Returns null if the text is not a size.</summary>
     public static (int Width, int Height)? ParseSize(string? text) =>
         text?.Split('x') is [var w, var h]
         && int.TryParse(w, CultureInfo.InvariantCulture, out var width)

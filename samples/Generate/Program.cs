@@ -1,40 +1,40 @@
-// From a prompt to a video: dotnet run --project samples/Generate -- "a goat"
+// Generates a video from a prompt: dotnet run --project samples/Generate -- "a goat"
 using System.CommandLine;
 using System.Diagnostics;
 using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.Samples;
 
-var prompt = new Argument<string>("prompt") { Description = "What to show.", DefaultValueFactory = _ => "a goat" };
-var model = new Option<string?>("--model") { Description = "A model's name, or the path of a model folder." };
-var backend = new Option<string?>("--backend") { Description = "cpu or cuda; the best available one where left out." };
+var prompt = new Argument<string>("prompt") { Description = "The description of the video.", DefaultValueFactory = _ => "a goat" };
+var model = new Option<string?>("--model") { Description = "The name of a model, or the path of a model folder." };
+var backend = new Option<string?>("--backend") { Description = "cpu or cuda; the best available backend by default." };
 var output = new Option<string>("--out") { Description = "The folder to write to.", DefaultValueFactory = _ => "out" };
-var seed = new Option<long?>("--seed") { Description = "The same seed gives the same video; drawn where left out." };
-var frames = new Option<int?>("--frames") { Description = "Number of frames." };
-var size = new Option<string?>("--size") { Description = "Width and height in pixels, such as 128x128." };
-var steps = new Option<int?>("--steps") { Description = "Denoising steps: more are slower and finer." };
-var guidance = new Option<double?>("--guidance") { Description = "How closely to follow the prompt; 1 = no guidance." };
-var negative = new Option<string?>("--negative") { Description = "What to stay away from." };
+var seed = new Option<long?>("--seed") { Description = "The random seed. The same seed gives the same video; random by default." };
+var frames = new Option<int?>("--frames") { Description = "The number of frames." };
+var size = new Option<string?>("--size") { Description = "The width and height in pixels, such as 128x128." };
+var steps = new Option<int?>("--steps") { Description = "The number of denoising steps. More steps take longer and give more detail." };
+var guidance = new Option<double?>("--guidance") { Description = "The classifier-free guidance scale; 1 means no guidance." };
+var negative = new Option<string?>("--negative") { Description = "The negative prompt: what the video should not show." };
 var references = new Option<string[]>("--reference")
 {
-    Description = "Pictures and videos whose frames are given to the result, for models that were trained so.",
+    Description = "Images and videos that provide conditioning frames, for models that were trained with them.",
 };
 var strategy = new Option<string>("--mask-strategy")
 {
     Description =
-        "Which frames of the references go where, as in Open-Sora: loop,reference,reference start,target start,length,edit ratio;... The default animates a picture, "
-        + "0,0,-4,0,4 continues a video from its last four frames.",
+        "The placement of the reference frames, as in Open-Sora: loop,reference,reference start,target start,length,edit ratio;... "
+        + "The default animates an image; 0,0,-4,0,4 continues a video from its last four frames.",
     DefaultValueFactory = _ => "0",
 };
 size.Validators.Add(result =>
 {
     if (result.GetValueOrDefault<string?>() is { } text && Names.ParseSize(text) is null)
     {
-        result.AddError("--size takes a width and a height, such as 128x128.");
+        result.AddError("--size expects a width and a height, such as 128x128.");
     }
 });
 
-var command = new RootCommand("Generates a video from a text and writes it as MP4, GIF and contact sheet.")
+var command = new RootCommand("Generates a video from a prompt and saves it as MP4, GIF and contact sheet.")
 {
     prompt,
     model,
@@ -97,8 +97,8 @@ command.SetAction(
                 $"  model {how.Model} on {how.Backend}, {how.Sampler} with {how.Steps} steps, guidance {how.Guidance:0.##}, seed {how.Seed}"
             );
             Console.WriteLine(
-                $"  {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height} at {video.Frames.FramesPerSecond:0.##} a second, "
-                    + $"made in {watch.Elapsed.TotalSeconds:0.0} s"
+                $"  {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height} at {video.Frames.FramesPerSecond:0.##} fps, "
+                    + $"generated in {watch.Elapsed.TotalSeconds:0.0} s"
             );
             foreach (var extension in new[] { "mp4", "gif", "png" })
             {
@@ -110,10 +110,10 @@ command.SetAction(
         catch (OperationCanceledException)
         {
             progress.Clear();
-            Console.Error.WriteLine("Cancelled.");
+            Console.Error.WriteLine("Canceled.");
             return 130;
         }
-        catch (Exception e) // the library's messages say what was wrong and what to do
+        catch (Exception e) // the library's messages explain the problem and how to resolve it
         {
             progress.Clear();
             Console.Error.WriteLine(e.Message);
@@ -122,5 +122,5 @@ command.SetAction(
     }
 );
 
-// Ctrl+C lets the step that runs end.
+// On Ctrl+C, let the current step finish.
 return await command.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) });

@@ -1,4 +1,4 @@
-// Generation as a service of an application: options from appsettings.json, one generator shared by many requests.
+// Uses video generation as a service: options come from appsettings.json, and all requests share one generator.
 using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
@@ -13,7 +13,7 @@ services.AddOpenSora(options => options.FramesPerSecond ??= 12);
 services.AddSingleton<Postcards>();
 
 await using var provider = services.BuildServiceProvider();
-provider.GetRequiredService<IStartupValidator>().Validate(); // a generic host does this by itself
+provider.GetRequiredService<IStartupValidator>().Validate(); // a generic host does this automatically
 foreach (var (backend, availability) in provider.GetRequiredService<BackendSelector>().Describe())
 {
     Console.WriteLine($"{backend.Name}: {(availability.IsAvailable ? "available" : "not available")}, {availability.Reason}");
@@ -21,10 +21,10 @@ foreach (var (backend, availability) in provider.GetRequiredService<BackendSelec
 
 await provider.GetRequiredService<Postcards>().SendAsync(args.Length > 0 ? args : ["a goat", "a rocket"]);
 
-/// <summary>A service of the application that generates.</summary>
+/// <summary>An application service that generates videos.</summary>
 internal sealed class Postcards(VideoGenerator generator, ILogger<Postcards> logger)
 {
-    // Requests may run at the same time: they share the model's weights.
+    // Requests can run concurrently: they share the weights of the model.
     public Task SendAsync(IEnumerable<string> prompts) =>
         Task.WhenAll(
             prompts.Select(
@@ -32,7 +32,7 @@ internal sealed class Postcards(VideoGenerator generator, ILogger<Postcards> log
                 {
                     var video = await generator.GenerateAsync(new VideoRequest { Prompt = prompt, Seed = number });
                     await video.SaveMp4Async($"out/postcard-{number}.mp4");
-                    logger.LogInformation("{Prompt} is in out/postcard-{Number}.mp4", prompt, number);
+                    logger.LogInformation("Saved {Prompt} to out/postcard-{Number}.mp4", prompt, number);
                 }
             )
         );

@@ -1,4 +1,4 @@
-// Trains the three stages on your own clips, starting from the shipped sticker model, and shows what it learned:
+// Trains a model on your own clips in three stages, starting from the included sticker model, and generates sample videos:
 // dotnet run -c Release --project samples/TrainYourOwn -- FOLDER_OF_CLIPS --minutes 6
 using System.CommandLine;
 using System.Runtime.Intrinsics.X86;
@@ -17,12 +17,12 @@ using static TorchSharp.torch;
 
 var clips = new Argument<string>("clips")
 {
-    Description = "A folder of clips. Captions: the lines of dog.txt beside dog.mp4, or else the file's name; or captions.csv with path,caption.",
+    Description = "A folder of clips. Captions: the lines of dog.txt beside dog.mp4, or else the file name; or captions.csv with path,caption.",
 };
-var minutes = new Option<double>("--minutes") { Description = "Time to train for, all stages together.", DefaultValueFactory = _ => 6 };
-var output = new Option<string>("--out") { Description = "Where checkpoints, previews and the model go.", DefaultValueFactory = _ => "out/mine" };
-var start = new Option<string>("--model") { Description = "The model to start from: a name or a folder.", DefaultValueFactory = _ => "stickers" };
-var command = new RootCommand("Trains the three stages on a folder of clips.") { clips, minutes, output, start };
+var minutes = new Option<double>("--minutes") { Description = "The total training time in minutes, for all stages.", DefaultValueFactory = _ => 6 };
+var output = new Option<string>("--out") { Description = "The folder for checkpoints, previews and model.", DefaultValueFactory = _ => "out/mine" };
+var start = new Option<string>("--model") { Description = "The initial model: a model name or a folder.", DefaultValueFactory = _ => "stickers" };
+var command = new RootCommand("Trains a model on a folder of clips in three stages.") { clips, minutes, output, start };
 command.SetAction(
     async (parsed, cancellationToken) =>
     {
@@ -38,10 +38,10 @@ command.SetAction(
         }
         catch (OperationCanceledException)
         {
-            Console.WriteLine("Stopped; the same command goes on.");
+            Console.WriteLine("Stopped. Run the same command again to resume.");
             return 130;
         }
-        catch (Exception e) // the library's messages say what was wrong and what to do
+        catch (Exception e) // the library's messages explain the problem and how to resolve it
         {
             Console.Error.WriteLine(e.Message);
             return 1;
@@ -52,7 +52,7 @@ return await command.Parse(args).InvokeAsync(new InvocationConfiguration { Proce
 
 static async Task<int> TrainAsync(string folder, double minutes, string output, string start, CancellationToken cancellationToken)
 {
-    // The parts of the model to start from.
+    // Load the parts of the model to start from.
     var origin = ModelFolder.Open(start);
     var (about, config, size) = (origin.Description, origin.ReadConfig<StdiTConfig>(origin.Description.Denoiser), origin.Description.Video);
     using var vae = new AutoencoderKL(origin.ReadConfig<AutoencoderKLConfig>(about.Vae));
@@ -66,13 +66,13 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     );
     using var model = new StdiT(config);
     model.LoadWeights(origin.DenoiserWeights);
-    if (Avx512BW.IsSupported) // bfloat16 pays where the processor has it
+    if (Avx512BW.IsSupported) // bfloat16 is faster on processors that support it
     {
         vae.UseComputeType(ScalarType.BFloat16);
         model.UseComputeType(ScalarType.BFloat16);
     }
 
-    // The clips, encoded once: every frame through the autoencoder.
+    // Encode every frame of the clips once with the autoencoder.
     var wanted = new ClipOptions
     {
         Width = size.Width,
@@ -84,7 +84,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     var table = File.Exists(csv) ? new VideoTable(csv, new VideoReader(), wanted) : VideoTable.FromFolder(folder, new VideoReader(), wanted);
     var all = table;
     var sizes = await all.SizesAsync(
-        new Progress<BadClip>(bad => Console.WriteLine($"left out: {all.Paths[bad.Index]}: {bad.Reason}")),
+        new Progress<BadClip>(bad => Console.WriteLine($"skipped {all.Paths[bad.Index]}: {bad.Reason}")),
         cancellationToken
     );
     table = all.Select(Enumerable.Range(0, all.Count).Where(i => sizes[i].Frames > 0));
@@ -98,15 +98,15 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     );
     Console.WriteLine($"{table.Count} clips, {cache.Captions.SelectMany(all => all).Distinct(StringComparer.Ordinal).Count()} captions");
 
-    // The finest tenth of them, one at least: those with the most pixels.
+    // Select the tenth of the clips with the most pixels, at least one clip.
     var finest = Enumerable
         .Range(0, table.Count)
         .OrderByDescending(i => (long)sizes[i].Frames * sizes[i].Height * sizes[i].Width)
         .Take(Math.Max(1, table.Count / 10))
         .ToArray();
-    Console.WriteLine($"the finest: {string.Join(", ", finest.Select(i => Path.GetFileName(table.Paths[i])))}");
+    Console.WriteLine($"highest resolution: {string.Join(", ", finest.Select(i => Path.GetFileName(table.Paths[i])))}");
 
-    // Three stages: single frames, half as many frames as the model has, and the finest tenth at full length.
+    // Train in three stages: single frames, clips of half the model's length, and the highest-resolution clips at full length.
     using var images = new LatentData(cache, text) { Frames = 1 };
     using var shorter = new LatentData(cache, text) { Frames = Math.Max(1, size.Frames / 2) };
     using var longer = new LatentData(cache, text, finest) { Frames = size.Frames };
@@ -156,10 +156,10 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
             )
         )
         .SaveTo(new CheckpointOptions { Folder = Path.Combine(output, "checkpoints"), KeepLast = 1 })
-        .Resume(Path.Combine(output, "checkpoints"), ifAny: true); // stopped and started again, it goes on where it was
+        .Resume(Path.Combine(output, "checkpoints"), ifAny: true); // continues from the latest checkpoint, if any
     await trainer.RunAsync(cancellationToken: cancellationToken);
 
-    // A model folder like the one it came from, and a video of each caption made with it.
+    // Save the trained model as a model folder, and generate a video for each prompt from it.
     trainer.UseAverages();
     var mine = Path.Combine(output, "model");
     Directory.CreateDirectory(mine);
@@ -181,6 +181,6 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     await new ImageCodec().WriteAsync(ContactSheet.OfVideos(videos, 6), Path.Combine(output, "result.png"), cancellationToken);
     await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, 4), Path.Combine(output, "result.mp4"), cancellationToken: cancellationToken);
     Console.WriteLine($"{Path.Combine(output, "result.mp4")} and .png show: {string.Join("; ", prompts)}");
-    Console.WriteLine($"The model is in {mine}: samples/Generate takes it with --model.");
+    Console.WriteLine($"The model was saved to {mine}; use it in samples/Generate with --model.");
     return 0;
 }

@@ -6,19 +6,19 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Cli;
 
-/// <summary>An architecture that weights could be of, with the sizes that they show.</summary>
-/// <param name="Name">Its name, or a preset's.</param>
-/// <param name="Sizes">The sizes in words.</param>
-/// <param name="Make">Makes the module.</param>
-/// <param name="Options">How such weights are loaded.</param>
+/// <summary>An architecture that weights may belong to, with the sizes inferred from their shapes.</summary>
+/// <param name="Name">The name of the architecture or of a preset.</param>
+/// <param name="Sizes">A description of the sizes.</param>
+/// <param name="Make">A function that creates the module.</param>
+/// <param name="Options">The options for loading such weights.</param>
 internal sealed record Candidate(string Name, string Sizes, Func<nn.Module> Make, LoadOptions Options);
 
-/// <summary>Recognises the architectures of this library by the names and shapes of weights.</summary>
+/// <summary>Detects the architectures of this library from the names and shapes of weights.</summary>
 internal static class Architectures
 {
     private const string Patches = "x_embedder.proj.weight";
 
-    /// <summary>The architectures that weights could be of.</summary>
+    /// <summary>Returns the architectures that the weights may belong to.</summary>
     public static IEnumerable<Candidate> Candidates(WeightsFile file)
     {
         IEnumerable<Candidate>[] all = [Transformers(file), Autoencoders(file), TinyAutoencoders(file), T5(file), Clip(file)];
@@ -144,7 +144,7 @@ internal static class Architectures
         };
         var words =
             $"{Width(hidden, depth)}, {Latents(shapes, dit.InChannels)}, {(classes > 0 ? $"{classes} classes" : $"text {dit.CaptionChannels}")}";
-        if (!shapes.Has("temp_embed")) // Latte's own table of frames
+        if (!shapes.Has("temp_embed")) // the temporal position table, which only Latte has
         {
             yield return new(name ?? "DiT", words, () => new DiT(dit, initialize: false), PublishedWeights.Options());
         }
@@ -244,7 +244,7 @@ internal static class Architectures
         if (shapes.Has("decoder.time_conv_out.weight"))
         {
             yield return new(
-                "autoencoder with the temporal decoder of Stable Video Diffusion",
+                "Stable Video Diffusion autoencoder with temporal decoder",
                 words,
                 () => new AutoencoderKLTemporalDecoder(config, initialize: false),
                 options
@@ -253,7 +253,7 @@ internal static class Architectures
         else
         {
             yield return new(
-                channels is [128, 256, 512, 512] && latents == 4 ? "Stable Diffusion's autoencoder" : "autoencoder of Stable Diffusion's kind",
+                channels is [128, 256, 512, 512] && latents == 4 ? "Stable Diffusion autoencoder" : "Stable Diffusion-style autoencoder",
                 words,
                 () => new AutoencoderKL(config, initialize: false),
                 options
@@ -261,7 +261,8 @@ internal static class Architectures
         }
     }
 
-    /// <summary>Diffusers' file of both halves, or one of the original's two, whose names are the numbers of layers.</summary>
+    /// <summary>Returns candidates for the diffusers file with both halves, or for one of the two original files, in which names are layer
+    /// numbers.</summary>
     private static IEnumerable<Candidate> TinyAutoencoders(WeightsFile file)
     {
         (string First, string Half, LoadOptions Options)[] forms =
@@ -366,7 +367,7 @@ internal static class Architectures
             () => new ClipTextModel(config, initialize: false),
             new LoadOptions
             {
-                // The half that reads pictures, and a table that is the numbers from 0 on.
+                // Omit the vision encoder and the table of consecutive position IDs.
                 KeyMap = key =>
                     key.StartsWith("vision_model.", StringComparison.Ordinal)
                     || key is "visual_projection.weight" or "logit_scale" or "text_model.embeddings.position_ids"
@@ -409,7 +410,7 @@ internal static class Architectures
 
     private static int RopeHeads(Shapes shapes, int hidden) => shapes["rope.freqs", 0] is > 0 and var pairs ? Math.Max(1, hidden / (2 * pairs)) : 1;
 
-    /// <summary>Some number of heads: without norms of queries and keys, weights do not show it.</summary>
+    /// <summary>Returns a plausible number of heads. Without query-key normalization, the weights do not determine it.</summary>
     private static int Divisor(int hidden) => hidden % 64 == 0 ? hidden / 64 : 1;
 
     private static string Width(int hidden, int depth) => $"width {hidden}, {depth} blocks";

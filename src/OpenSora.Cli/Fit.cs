@@ -5,18 +5,17 @@ using OpenSora.Weights;
 
 namespace OpenSora.Cli;
 
-/// <summary>How weights fit an architecture of the sizes that they seem to have.</summary>
-/// <param name="Architecture">Its name, or a preset's.</param>
-/// <param name="Sizes">The sizes in words.</param>
-/// <param name="Report">What loading would do.</param>
+/// <summary>The result of comparing weights with an architecture with sizes inferred from the weights.</summary>
+/// <param name="Architecture">The name of the architecture or of a preset.</param>
+/// <param name="Sizes">A description of the sizes.</param>
+/// <param name="Report">The report that loading would return.</param>
 internal sealed record Fit(string Architecture, string Sizes, LoadReport Report)
 {
-    /// <summary>Tensors that have no counterpart on the other side, or one of another shape.</summary>
+    /// <summary>The number of missing, unexpected and mismatched tensors.</summary>
     public int Problems => Report.Missing.Count + Report.Unexpected.Count + Report.Mismatched.Count;
 
-    /// <summary>Compares weights with all architectures that they could be of, the best fit first. No model is given memory. Weights whose sizes make
-    /// no model
-    /// fit none; so do such as claim sizes that their bytes cannot have.</summary>
+    /// <summary>Compares weights with all architectures that they may belong to and returns the results, best fit first. No memory is allocated for
+    /// the models. The list is empty if the sizes are not valid for any model, or are too large for the size of the tensors in the file.</summary>
     public static IReadOnlyList<Fit> Of(WeightsFile file)
     {
         var fits = new List<Fit>();
@@ -35,15 +34,15 @@ internal sealed record Fit(string Architecture, string Sizes, LoadReport Report)
             }
             catch (Exception exception) when (exception is ArgumentException or InvalidOperationException or ExternalException or ArithmeticException)
             {
-                // Its sizes make no model.
+                // The sizes are not valid for a model.
             }
         }
 
         return [.. fits.OrderBy(fit => fit.Problems).ThenBy(fit => fit.Report.Initialised.Count)];
     }
 
-    /// <summary>A training checkpoint of this library's holds the weights of its parts as <c>weights.PART.NAME</c>, averages and optimizer beside
-    /// them.</summary>
+    /// <summary>Adapts load options to a training checkpoint of this library, which stores the weights of its parts as <c>weights.PART.NAME</c>,
+    /// together with moving averages and the optimizer state.</summary>
     private static LoadOptions InCheckpoint(WeightsFile file, LoadOptions options)
     {
         const string weights = "weights.";

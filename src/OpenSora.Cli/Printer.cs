@@ -5,16 +5,16 @@ using Spectre.Console;
 
 namespace OpenSora.Cli;
 
-/// <summary>Prints what weights hold.</summary>
-/// <param name="console">Where to.</param>
-/// <param name="all">Whether every tensor is listed, or the first few.</param>
+/// <summary>Prints the contents of weights files.</summary>
+/// <param name="console">The console to print to.</param>
+/// <param name="all">true to list every tensor; false to list only the first few.</param>
 internal sealed class Printer(IAnsiConsole console, bool all)
 {
     private const int Few = 12;
 
-    /// <summary>Prints what a file or folder holds.</summary>
-    /// <exception cref="InvalidWeightsException">Weights are damaged or of no known format.</exception>
-    /// <exception cref="InvalidModelException">A model folder's description is not valid.</exception>
+    /// <summary>Prints the contents of a weights file, a model folder or a folder with weights.</summary>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or have an unsupported format.</exception>
+    /// <exception cref="InvalidModelException">The description of a model folder is not valid.</exception>
     public void Print(string path, string? section)
     {
         if (!Directory.Exists(path))
@@ -57,14 +57,14 @@ internal sealed class Printer(IAnsiConsole console, bool all)
         }
     }
 
-    /// <summary>A folder of weights, or folders of them, as the hub lays out pipelines.</summary>
+    /// <summary>Prints a folder with weights, or with subfolders that contain weights, as in a pipeline from a hub.</summary>
     private void Folder(string path, string? section)
     {
         string[] folders = [path, .. Directory.GetDirectories(path).Order(StringComparer.Ordinal)];
         var files = folders.SelectMany(folder => WeightsFile.InFolder(folder)).ToList();
         if (files.Count == 0)
         {
-            throw new InvalidWeightsException(path, "neither the folder nor those in it hold weights.");
+            throw new InvalidWeightsException(path, "neither the folder nor its subfolders contain weights.");
         }
 
         foreach (var file in files)
@@ -96,20 +96,20 @@ internal sealed class Printer(IAnsiConsole console, bool all)
 
         var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(Numbers);
         Line(
-            $"{file.Tensors.Count} tensors: {string.Join("; ", types.Select(group => $"{group.Count()} of {group.Key} with {Number(Numbers(group))} numbers"))}"
+            $"{file.Tensors.Count} tensors: {string.Join("; ", types.Select(group => $"{group.Count()} of {group.Key} with {Number(Numbers(group))} elements"))}"
         );
         Fits(Fit.Of(file));
         Tensors(file);
     }
 
     private static string Section(WeightsSection section) =>
-        $"{Escaped(section.Name.Length == 0 ? "(outermost)" : section.Name)} ({section.Tensors} tensors{(section.Chosen ? ", looked at" : "")})";
+        $"{Escaped(section.Name.Length == 0 ? "(outermost)" : section.Name)} ({section.Tensors} tensors{(section.Chosen ? ", selected" : "")})";
 
     private void Fits(IReadOnlyList<Fit> fits)
     {
         if (fits.Count == 0)
         {
-            Line("[yellow]fits no architecture that is known here[/]");
+            Line("[yellow]fits no known architecture[/]");
             return;
         }
 
@@ -117,16 +117,16 @@ internal sealed class Printer(IAnsiConsole console, bool all)
         foreach (var fit in complete.Count > 0 ? complete : [fits[0]])
         {
             var report = fit.Report;
-            Line((fit.Problems == 0 ? "[green]fits[/] " : "[yellow]nearest is[/] ") + $"[bold]{Escaped(fit.Architecture)}[/] ({Escaped(fit.Sizes)})");
+            Line((fit.Problems == 0 ? "[green]fits[/] " : "[yellow]closest:[/] ") + $"[bold]{Escaped(fit.Architecture)}[/] ({Escaped(fit.Sizes)})");
             (string What, IReadOnlyList<string> Names)[] lists =
             [
                 ("loaded", report.Loaded),
-                ("loaded in another shape", report.Reshaped),
-                ("made anew", report.Initialised),
-                ("left out", report.Dropped),
+                ("loaded after reshaping", report.Reshaped),
+                ("initialized", report.Initialised),
+                ("dropped", report.Dropped),
                 ("missing", report.Missing),
                 ("unexpected", report.Unexpected),
-                ("of another shape or type", report.Mismatched),
+                ("with a different shape or type", report.Mismatched),
             ];
             foreach (var (what, names) in lists.Where(list => list.Names.Count > 0))
             {
@@ -137,20 +137,20 @@ internal sealed class Printer(IAnsiConsole console, bool all)
 
             if (report.Unwrapped.Count > 0)
             {
-                Line($"  taken out of {Escaped(string.Join(", ", report.Unwrapped))}");
+                Line($"  extracted from {Escaped(string.Join(", ", report.Unwrapped))}");
             }
         }
 
         if (complete.Count > 1)
         {
-            Line("Names and shapes fit all of these; the file does not say which was meant.");
+            Line("The names and shapes fit all of these; the file does not specify which one is intended.");
         }
     }
 
     private void Tensors(WeightsFile file)
     {
         var table = new Table().Border(TableBorder.Simple).AddColumns("tensor", "type", "shape");
-        table.AddColumn(new TableColumn("numbers").RightAligned());
+        table.AddColumn(new TableColumn("elements").RightAligned());
         foreach (var entry in file.Tensors.Values.Take(all ? int.MaxValue : Few))
         {
             table.AddRow(
@@ -178,7 +178,7 @@ internal sealed class Printer(IAnsiConsole console, bool all)
 
     private static string Escaped(string text) => Markup.Escape(InvalidWeightsException.Shown(text, int.MaxValue));
 
-    // Strides of 0 let small files claim large tensors.
+    // With strides of 0, small files can declare large tensors.
     private static Int128 Numbers(IEnumerable<TensorEntry> entries) => entries.Aggregate(Int128.Zero, (sum, entry) => sum + entry.Elements);
 
     private static string Number(Int128 number) => number.ToString("N0", CultureInfo.InvariantCulture);

@@ -6,14 +6,14 @@ using Spectre.Console;
 
 var path = new Argument<string>("path")
 {
-    Description = "A file of weights (safetensors, .pt, .pth, .bin, .ckpt), the index of shards, a model folder, or a folder of weights.",
+    Description = "A weights file (safetensors, .pt, .pth, .bin, .ckpt), the index of a sharded file, a model folder, or a folder with weights.",
 };
 var section = new Option<string?>("--section")
 {
-    Description = "Which dictionary of tensors of a PyTorch checkpoint to look at, such as model; default: ema if there is one.",
+    Description = "The section (dictionary of tensors) of a PyTorch checkpoint to inspect, such as model. The default is ema if present.",
 };
 var all = new Option<bool>("--all") { Description = "List every tensor." };
-var inspect = new Command("inspect", "Tells what weights hold and which model they fit. Nothing of a file is executed.") { path, section, all };
+var inspect = new Command("inspect", "Shows the contents of weights and the models that they fit, without executing code.") { path, section, all };
 inspect.SetAction(result =>
 {
     if (Console.IsOutputRedirected)
@@ -33,6 +33,6 @@ inspect.SetAction(result =>
     }
 });
 
-return new RootCommand("Tools for models of the Open-Sora family.") { inspect }
+return new RootCommand("Tools for Open-Sora models.") { inspect }
     .Parse(args)
     .Invoke();

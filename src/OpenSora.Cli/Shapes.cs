@@ -3,17 +3,18 @@ using OpenSora.Weights;
 
 namespace OpenSora.Cli;
 
-/// <summary>The shapes of weights by name, without what stands before every name.</summary>
+/// <summary>The shapes of weights by name, without the common prefix of the names.</summary>
 internal sealed class Shapes
 {
     private readonly Dictionary<string, IReadOnlyList<long>> _shapes;
 
     private Shapes(Dictionary<string, IReadOnlyList<long>> shapes) => _shapes = shapes;
 
-    /// <summary>The tensors beside the one of a given name, wherever that stands; null if there is none.</summary>
-    /// <param name="file">The weights.</param>
-    /// <param name="name">A name that an architecture has.</param>
-    /// <param name="map">Gives the architecture's names; null: they are the file's.</param>
+    /// <summary>Finds a tensor by the end of its name and returns the shapes of all tensors with the same prefix, or null if there is no such
+    /// tensor.</summary>
+    /// <param name="file">The weights file.</param>
+    /// <param name="name">A tensor name of the architecture, without a prefix.</param>
+    /// <param name="map">A function that maps names in the file to names of the architecture. If null, names are used unchanged.</param>
     public static Shapes? Beside(WeightsFile file, string name, Func<string, string?>? map = null)
     {
         var names = file
@@ -38,20 +39,20 @@ internal sealed class Shapes
         );
     }
 
-    /// <summary>Whether there is a tensor of that name.</summary>
+    /// <summary>Determines whether there is a tensor with this name.</summary>
     public bool Has(string name) => _shapes.ContainsKey(name);
 
-    /// <summary>A size of a tensor; 0 if there is no such tensor or dimension.</summary>
+    /// <summary>Gets the size of a dimension of a tensor, or 0 if there is no such tensor or dimension.</summary>
     public int this[string name, int dimension] =>
         _shapes.TryGetValue(name, out var shape) && dimension < shape.Count ? (int)Math.Min(shape[dimension], int.MaxValue) : 0;
 
-    /// <summary>The same, or the usual size where the weights do not tell it.</summary>
+    /// <summary>Gets the size of a dimension of a tensor, or a default if there is no such tensor or dimension.</summary>
     public int Or(int usual, string name, int dimension) => this[name, dimension] is > 0 and var size ? size : usual;
 
-    /// <summary>How many dimensions a tensor has.</summary>
+    /// <summary>Gets the number of dimensions of a tensor, or 0 if there is no such tensor.</summary>
     public int Dimensions(string name) => _shapes.TryGetValue(name, out var shape) ? shape.Count : 0;
 
-    /// <summary>How many numbers follow a name, as in <c>blocks.0</c>, <c>blocks.1</c>.</summary>
+    /// <summary>Counts the distinct indices that follow a name, as in <c>blocks.0</c>, <c>blocks.1</c>.</summary>
     public int Count(string list) =>
         _shapes
             .Keys.Where(name => name.StartsWith(list + ".", StringComparison.Ordinal))

@@ -8,11 +8,11 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Cuda;
 
-/// <summary>NVIDIA graphics cards, through a libtorch that was built with CUDA.</summary>
-/// <param name="deviceIndex">Which card, from 0.</param>
+/// <summary>The backend for NVIDIA GPUs. It requires a libtorch that was built with CUDA.</summary>
+/// <param name="deviceIndex">The index of the GPU, starting at 0.</param>
 public sealed class CudaBackend(int deviceIndex) : IComputeBackend
 {
-    /// <summary>The first card.</summary>
+    /// <summary>Initializes a new backend for the first GPU.</summary>
     public CudaBackend()
         : this(0) { }
 
@@ -35,7 +35,7 @@ public sealed class CudaBackend(int deviceIndex) : IComputeBackend
                 return new(
                     false,
                     HasDriver()
-                        ? $"an NVIDIA driver is there, but libtorch finds no CUDA device. Supply a libtorch built with CUDA: " + Remedy
+                        ? $"an NVIDIA driver is installed, but libtorch finds no CUDA device. Use a libtorch that was built with CUDA: " + Remedy
                         : "no NVIDIA driver was found on this machine."
                 );
             }
@@ -43,7 +43,7 @@ public sealed class CudaBackend(int deviceIndex) : IComputeBackend
             var devices = cuda.device_count();
             return deviceIndex < devices
                 ? new(true, $"device {deviceIndex} of {devices}")
-                : new(false, $"device {deviceIndex} was asked for, and there are {devices} (counted from 0).");
+                : new(false, $"device {deviceIndex} was requested, but the number of devices is {devices} (counted from 0).");
         }
         catch (Exception e) when (e is ExternalException or DllNotFoundException or TypeInitializationException or NotSupportedException)
         {

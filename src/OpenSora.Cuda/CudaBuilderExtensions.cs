@@ -3,13 +3,13 @@ using OpenSora.DependencyInjection;
 
 namespace Microsoft.Extensions.DependencyInjection;
 
-/// <summary>Adds CUDA in code: needed for a card other than the first, and in trimmed programs. Otherwise a reference to the package is
-/// enough.</summary>
+/// <summary>Extension methods that add the CUDA backend in code. This is only required for a GPU other than the first one and in trimmed or
+/// single-file applications; otherwise a reference to the package is enough.</summary>
 public static class CudaBuilderExtensions
 {
-    /// <summary>Offers the CUDA backend; it is chosen when the program runs if a CUDA libtorch and a device are found.</summary>
-    /// <param name="builder">What AddOpenSora returned.</param>
-    /// <param name="deviceIndex">Which card, from 0.</param>
+    /// <summary>Adds the CUDA backend. It is available at run time if a libtorch built with CUDA and a GPU are found.</summary>
+    /// <param name="builder">The builder that <c>AddOpenSora</c> returned.</param>
+    /// <param name="deviceIndex">The index of the GPU, starting at 0.</param>
     public static OpenSoraBuilder AddCuda(this OpenSoraBuilder builder, int deviceIndex = 0)
     {
         ArgumentNullException.ThrowIfNull(builder);

@@ -141,7 +141,7 @@ public class ArchitectureTests
         objective.Loss(new TrainingBatch(randn([2, 2, 1, 4, 6]), randn([2, 4, 8])), new TrainingStage { CaptionDropout = 0 }, generator);
         (model.Told.Frames, model.Told.FramesPerSecond).ShouldBe((2, DenoiserConditions.ImageFramesPerSecond));
         model.Dropped.ShouldBe([false, false]);
-        Should.Throw<ArgumentException>(() => new DiffusionTraining(new NoModule())).Message.ShouldContain("NoModule is no Module");
+        Should.Throw<ArgumentException>(() => new DiffusionTraining(new NoModule())).Message.ShouldContain("NoModule is not a Module");
     }
 
     private sealed class Watched : nn.Module, IVideoTransformer

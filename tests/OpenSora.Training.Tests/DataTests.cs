@@ -272,7 +272,7 @@ public class DataTests
         using var vae = Vae(1);
         Should
             .Throw<InvalidDataException>(() => LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(3) { Growing = true }, vae))
-            .Message.ShouldContain("one size");
+            .Message.ShouldContain("the same size");
         Directory.GetFileSystemEntries(folder.Path).ShouldBeEmpty();
     }
 

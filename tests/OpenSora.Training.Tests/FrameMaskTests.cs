@@ -123,7 +123,7 @@ public class FrameMaskTests
         var batch = new TrainingBatch(randn([1, 2, 2, 4, 4]), randn([1, 4, 8]), null, tensor([false, true], [1, 2]));
         Should
             .Throw<ArgumentException>(() => new DiffusionTraining(model).Loss(batch, new TrainingStage(), generator))
-            .Message.ShouldContain("DiT cannot be told which they are");
+            .Message.ShouldContain("DiT does not support them");
     }
 
     [Fact]

@@ -312,7 +312,7 @@ public class StagedTrainerTests
 
             using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(data: new Numbers(1))).Resume(folder.Path))
             {
-                (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("other data");
+                (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("different data");
             }
 
             using (var trainer = new StagedTrainer(model, text).AddStage(other).InitialiseFrom(folder.Path))

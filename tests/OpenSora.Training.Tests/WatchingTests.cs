@@ -165,7 +165,7 @@ public class WatchingTests
         await RunAsync(trainer => trainer.SaveTo(new CheckpointOptions { Folder = folder.Path }), line => new Drops(line));
         (
             await Should.ThrowAsync<InvalidOperationException>(() => RunAsync(trainer => trainer.Resume(folder.Path), line => new Line(line)))
-        ).Message.ShouldContain("another objective");
+        ).Message.ShouldContain("a different objective");
         (
             await Should.ThrowAsync<OpenSora.Weights.InvalidWeightsException>(() =>
                 RunAsync(trainer => trainer.Resume(folder.Path), line => new Drops(line), name => name.EndsWith("bias", StringComparison.Ordinal))
@@ -283,7 +283,7 @@ public class WatchingTests
             )
             .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 });
         var error = await Should.ThrowAsync<TrainingDivergedException>(() => trainer.RunAsync());
-        error.Message.ShouldContain("step 10: this is step 3 in a row");
+        error.Message.ShouldContain("step 10: this is spike 3 in a row");
         error.Message.ShouldContain("line.weight");
         error.Message.ShouldContain("checkpoint-01-00000007");
         Directory.GetFiles(folder.Path).Select(Path.GetFileName).Max().ShouldBe("checkpoint-01-00000007.safetensors");

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packs the library and builds a program that references the packages, in a folder outside the repository: it must make a video, and without libtorch
-# it must say which package to reference.
+# Packs the library and builds a program that references the packages, in a folder outside the repository. The program must generate a video; without
+# libtorch, it must report which package to reference.
 set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 folder=$(mktemp -d)
@@ -13,7 +13,7 @@ done
 mkdir "$folder/app" && cd "$folder/app"
 cp "$repository/tests/Packages/App.csproj.txt" App.csproj
 cp "$repository/tests/Packages/Program.cs.txt" Program.cs
-# Our packages go into a folder of this test; the others come from where this machine keeps them.
+# Our packages are restored to a temporary folder; the others come from the global packages folder of this machine.
 global=$(dotnet nuget locals global-packages --list | sed 's/^global-packages: //')
 build() {
   rm -rf bin obj
@@ -23,8 +23,8 @@ build() {
 
 build libtorch-cpu-linux-x64
 "$(find bin -name App -type f)" >out.log 2>&1 || { cat out.log; fail "the program failed"; }
-grep -q '^sum 3$' out.log || fail "TorchSharp computed something else"
-[ "$(ffprobe -v error -count_frames -select_streams v -show_entries stream=nb_read_frames -of csv=p=0 goat.mp4)" = 8 ] || fail "goat.mp4 does not hold 8 frames"
+grep -q '^sum 3$' out.log || fail "TorchSharp computed a wrong result"
+[ "$(ffprobe -v error -count_frames -select_streams v -show_entries stream=nb_read_frames -of csv=p=0 goat.mp4)" = 8 ] || fail "goat.mp4 does not contain 8 frames"
 
 build ''
 "$(find bin -name App -type f)" >out.log 2>&1 && fail "the program ran without libtorch"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs the samples on tiny settings, in a folder that is deleted. The last line is 'N passed, N failed'.
+# Runs the samples with small settings in a temporary folder. The last line is 'N passed, N failed'.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 passed=0 failed=0
 
-# check NAME FILE ARGUMENTS...: the sample ends well and leaves the file.
+# check NAME FILE ARGUMENTS...: checks that the sample succeeds and creates the file.
 check() {
   local name=$1 file=$2; shift 2
   if (cd "$folder" && dotnet "$root/samples/$name/bin/Release/net10.0/$name.dll" "$@") > "$folder/log" 2>&1 && [ -s "$folder/$file" ]; then

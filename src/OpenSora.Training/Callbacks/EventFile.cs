@@ -1,12 +1,13 @@
 using System.Buffers.Binary;
 using System.Numerics;
 using Google.Protobuf;
+using Tensorboard;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>An event file as TensorBoard reads it: TFRecords that hold tensorflow.Event messages (event.proto, summary.proto). Every record is handed
-/// to
-/// the system with one call, so that a process that dies leaves at worst a last record that is cut short, which readers pass over.</summary>
+/// <summary>Writes an event file for TensorBoard: TFRecords with the messages of event.proto and summary.proto.</summary>
+/// <remarks>Every record is handed to the operating system with one call, so that a process that dies leaves at worst a truncated last record, which
+/// readers skip. TorchSharp's SummaryWriter buffers records and does not offer session logs.</remarks>
 internal sealed class EventFile : IDisposable
 {
     private static int files;
@@ -20,54 +21,44 @@ internal sealed class EventFile : IDisposable
             $"events.out.tfevents.{DateTimeOffset.UtcNow.ToUnixTimeSeconds():D10}.{Environment.MachineName}.{Environment.ProcessId}.{Interlocked.Increment(ref files)}"
         );
         _file = new FileStream(Path.Combine(folder, name), FileMode.CreateNew, FileAccess.Write, FileShare.Read, bufferSize: 0);
-        WriteEvent(0, output => WriteString(output, 3, "brain.Event:2")); // file_version
+        Write(0, new Event { FileVersion = "brain.Event:2" });
     }
 
-    /// <summary>Says that what an earlier run wrote for later steps is void.</summary>
-    public void WriteStart(long step) => WriteEvent(step, output => WriteMessage(output, 7, log => WriteVarint(log, 1, 1))); // session_log.status = START
+    /// <summary>Declares what an earlier run wrote for later steps void.</summary>
+    public void WriteStart(long step) => Write(step, new Event { SessionLog = new SessionLog { Status = SessionLog.Types.SessionStatus.Start } });
 
     /// <summary>Writes numbers by their tags.</summary>
-    public void WriteScalars(long step, IEnumerable<KeyValuePair<string, double>> scalars) =>
-        WriteEvent(step, output => WriteMessage(output, 5, summary =>
-            {
-                foreach (var (tag, number) in scalars)
-                {
-                    WriteMessage(summary, 1, value =>
-                    {
-                        WriteString(value, 1, tag);
-                        value.WriteTag(2, WireFormat.WireType.Fixed32);
-                        value.WriteFloat((float)number);
-                    });
-                }
-            }));
+    public void WriteScalars(long step, IEnumerable<KeyValuePair<string, double>> scalars)
+    {
+        var summary = new Summary();
+        summary.Value.AddRange(scalars.Select(scalar => new Summary.Types.Value { Tag = scalar.Key, SimpleValue = (float)scalar.Value }));
+        Write(step, new Event { Summary = summary });
+    }
 
-    /// <summary>Writes a picture; GIFs move.</summary>
-    public void WriteImage(long step, string tag, int width, int height, byte[] encoded) =>
-        WriteEvent(step, output => WriteMessage(output, 5, summary => WriteMessage(summary, 1, value =>
-                {
-                    WriteString(value, 1, tag);
-                    WriteMessage(value, 4, image =>
-                    {
-                        WriteVarint(image, 1, height);
-                        WriteVarint(image, 2, width);
-                        WriteVarint(image, 3, 3); // RGB
-                        image.WriteTag(4, WireFormat.WireType.LengthDelimited);
-                        image.WriteBytes(ByteString.CopyFrom(encoded));
-                    });
-                })));
+    /// <summary>Writes an encoded image; GIFs are shown moving.</summary>
+    public void WriteImage(long step, string tag, int width, int height, byte[] encoded)
+    {
+        const int Rgb = 3;
+        var image = new Summary.Types.Image
+        {
+            Width = width,
+            Height = height,
+            Colorspace = Rgb,
+            EncodedImageString = ByteString.CopyFrom(encoded),
+        };
+        var summary = new Summary();
+        summary.Value.Add(new Summary.Types.Value { Tag = tag, Image = image });
+        Write(step, new Event { Summary = summary });
+    }
 
     public void Dispose() => _file.Dispose();
 
-    private void WriteEvent(long step, Action<CodedOutputStream> what) =>
-        WriteRecord(
-            Message(output =>
-            {
-                output.WriteTag(1, WireFormat.WireType.Fixed64);
-                output.WriteDouble((DateTimeOffset.UtcNow - DateTimeOffset.UnixEpoch).TotalSeconds);
-                WriteVarint(output, 2, step);
-                what(output);
-            })
-        );
+    private void Write(long step, Event message)
+    {
+        message.WallTime = (DateTimeOffset.UtcNow - DateTimeOffset.UnixEpoch).TotalSeconds;
+        message.Step = step;
+        WriteRecord(message.ToByteArray());
+    }
 
     // Length, its checksum, data, their checksum.
     private void WriteRecord(byte[] data)
@@ -80,7 +71,7 @@ internal sealed class EventFile : IDisposable
         _file.Write(record);
     }
 
-    // CRC-32C, turned and shifted so that checksums of data that hold checksums stay good.
+    // CRC-32C, rotated and shifted so that checksums of data that contain checksums stay good.
     private static uint MaskedCrc(ReadOnlySpan<byte> data)
     {
         var crc = uint.MaxValue;
@@ -90,34 +81,5 @@ internal sealed class EventFile : IDisposable
         }
 
         return BitOperations.RotateRight(~crc, 15) + 0xa282ead8;
-    }
-
-    private static byte[] Message(Action<CodedOutputStream> write)
-    {
-        using var stream = new MemoryStream();
-        using (var output = new CodedOutputStream(stream, leaveOpen: true))
-        {
-            write(output);
-        }
-
-        return stream.ToArray();
-    }
-
-    private static void WriteMessage(CodedOutputStream output, int field, Action<CodedOutputStream> write)
-    {
-        output.WriteTag(field, WireFormat.WireType.LengthDelimited);
-        output.WriteBytes(ByteString.CopyFrom(Message(write)));
-    }
-
-    private static void WriteString(CodedOutputStream output, int field, string value)
-    {
-        output.WriteTag(field, WireFormat.WireType.LengthDelimited);
-        output.WriteString(value);
-    }
-
-    private static void WriteVarint(CodedOutputStream output, int field, long value)
-    {
-        output.WriteTag(field, WireFormat.WireType.Varint);
-        output.WriteInt64(value);
     }
 }

@@ -55,7 +55,7 @@ public sealed class TrainingRun
     )
     {
         (Stage, Modules, CancellationToken) = (stage, modules, cancellationToken);
-        (this._average, this._before, this._callbacks) = (average, before, callbacks);
+        (_average, _before, _callbacks) = (average, before, callbacks);
     }
 
     /// <summary>The stage's settings.</summary>

@@ -132,7 +132,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         {
             using var one = new StringReader(line);
             if (
-                Csv.Record(one) is not [var total, var stage, _, var loss, _, _]
+                Csv.Records(one).FirstOrDefault() is not [var total, var stage, _, var loss, _, _]
                 || !long.TryParse(total, CultureInfo.InvariantCulture, out var step)
                 || !double.TryParse(loss, CultureInfo.InvariantCulture, out var value)
             )

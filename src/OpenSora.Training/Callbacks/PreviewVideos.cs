@@ -26,7 +26,7 @@ public sealed class PreviewVideos : ITrainingCallback
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
         ArgumentNullException.ThrowIfNull(render);
-        (this._folder, this._render) = (folder, render);
+        (_folder, _render) = (folder, render);
     }
 
     /// <summary>Previews of prompts.</summary>
@@ -152,7 +152,7 @@ internal sealed class PromptRenderer
             throw new ArgumentException("Previews need at least one prompt.", nameof(prompts));
         }
 
-        (this._prompts, this._options) = ([.. prompts], options);
+        (_prompts, _options) = ([.. prompts], options);
         _pipeline = new VideoPipeline(model, text, vae, options.Sampler ?? new DpmSolver(steps: 20)) { GuidedChannels = options.GuidedChannels };
         var (temporal, spatial, own) = (vae?.TemporalFactor ?? 1, vae?.SpatialFactor ?? 1, model.LatentSize);
         if (

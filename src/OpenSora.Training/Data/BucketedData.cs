@@ -2,21 +2,20 @@ using System.Globalization;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>A size that clips are brought to, so that clips of one size make a batch.</summary>
-/// <param name="Frames">Frames of a clip; 1: images.</param>
-/// <param name="Height">Pixels.</param>
-/// <param name="Width">Pixels.</param>
-/// <param name="BatchSize">Samples in a batch: more of what is small.</param>
-/// <param name="Share">Of the clips that would come into this bucket, the share that does; the rest goes on to the next smaller one.</param>
+/// <summary>A size to which clips are scaled and cropped, so that clips of the same size form a batch.</summary>
+/// <param name="Frames">The number of frames of a clip; 1 for images.</param>
+/// <param name="Height">The height in pixels.</param>
+/// <param name="Width">The width in pixels.</param>
+/// <param name="BatchSize">The number of samples in a batch, usually larger for smaller sizes.</param>
+/// <param name="Share">The fraction of matching clips that the bucket accepts. The other clips are passed on to the next smaller bucket.</param>
 public sealed record Bucket(int Frames, int Height, int Width, int BatchSize, double Share = 1)
 {
-    /// <summary>Sorts clips into buckets: each into the one that keeps most of it, among those that it fills (Open-Sora 1.1 report, section "Support
-    /// for
-    /// multi-time/resolution/aspect ratio/fps training").</summary>
-    /// <param name="clips">What the clips are: frames, height and width.</param>
+    /// <summary>Sorts clips into buckets. Each clip goes to the bucket that keeps the largest part of it, among the buckets that it fills (Open-Sora
+    /// 1.1 report, section "Support for multi-time/resolution/aspect ratio/fps training").</summary>
+    /// <param name="clips">The number of frames, the height and the width of each clip.</param>
     /// <param name="buckets">The buckets.</param>
-    /// <param name="seed">Seed of the shares.</param>
-    /// <returns>The clips of every bucket by their numbers, and those that fill no bucket or were left over by the shares.</returns>
+    /// <param name="seed">The seed for choosing which clips a bucket accepts (see <see cref="Share"/>).</param>
+    /// <returns>The indices of the clips in each bucket, and the indices of the clips that fill no bucket or that no bucket accepted.</returns>
     public static (IReadOnlyList<int[]> Clips, int[] LeftOut) Sort(
         IReadOnlyList<(int Frames, int Height, int Width)> clips,
         IReadOnlyList<Bucket> buckets,
@@ -46,7 +45,7 @@ public sealed record Bucket(int Frames, int Height, int Width, int BatchSize, do
 
     private bool IsFilledBy((int Frames, int Height, int Width) clip) => clip.Frames >= Frames && clip.Height >= Height && clip.Width >= Width;
 
-    // Pixels of all frames that are left of the clip, after what another aspect ratio cuts off.
+    // Returns the number of pixels, over all frames, that remain of the clip after cropping it to the aspect ratio of the bucket.
     private double Keeps((int Frames, int Height, int Width) clip)
     {
         var (vertical, horizontal) = ((double)Height / clip.Height, (double)Width / clip.Width);
@@ -54,35 +53,35 @@ public sealed record Bucket(int Frames, int Height, int Width, int BatchSize, do
     }
 }
 
-/// <summary>Batches of clips of several sizes and lengths, a batch from one bucket. In an epoch every bucket has as many batches as its clips fill,
-/// in mixed order.</summary>
+/// <summary>Data with clips of several sizes and lengths. Each batch comes from one bucket. In an epoch, every bucket has as many batches as its
+/// clips fill, in random order.</summary>
 public sealed class BucketedData : ITrainingData
 {
     private readonly (Bucket Bucket, ITrainingData Data, int Batches)[] _buckets;
     private readonly SampleOrder _order;
 
-    /// <summary>Takes batches from buckets. The buckets' batch sizes count, not the stage's.</summary>
-    /// <param name="buckets">The buckets with their clips; of those without clips nothing is taken.</param>
-    /// <exception cref="ArgumentException">There is no clip in any bucket, or a batch size is not above 0.</exception>
+    /// <summary>Creates data from buckets. The batch sizes of the buckets are used instead of the stage's.</summary>
+    /// <param name="buckets">The buckets with their clips. Buckets without clips are ignored.</param>
+    /// <exception cref="ArgumentException">No bucket contains a clip, or a batch size is not above 0.</exception>
     public BucketedData(params IEnumerable<(Bucket Bucket, ITrainingData Data)> buckets)
     {
         ArgumentNullException.ThrowIfNull(buckets);
-        this._buckets =
+        _buckets =
         [
             .. buckets
                 .Where(bucket => bucket.Data.Count > 0)
                 .Select(bucket =>
                     bucket.Bucket.BatchSize > 0
                         ? (bucket.Bucket, bucket.Data, checked((int)((bucket.Data.Count + bucket.Bucket.BatchSize - 1) / bucket.Bucket.BatchSize)))
-                        : throw new ArgumentException($"{bucket.Bucket} has no batch size above 0.", nameof(buckets))
+                        : throw new ArgumentException($"The batch size of {bucket.Bucket} must be above 0.", nameof(buckets))
                 ),
         ];
-        if (this._buckets.Length == 0)
+        if (_buckets.Length == 0)
         {
-            throw new ArgumentException("No bucket holds a clip.", nameof(buckets));
+            throw new ArgumentException("No bucket contains a clip.", nameof(buckets));
         }
 
-        _order = new SampleOrder(this._buckets.Sum(bucket => bucket.Batches));
+        _order = new SampleOrder(_buckets.Sum(bucket => bucket.Batches));
     }
 
     /// <inheritdoc/>
@@ -104,7 +103,7 @@ public sealed class BucketedData : ITrainingData
         {
             if (place < batches)
             {
-                return data.GetBatch(epoch * batches + place, bucket.BatchSize, seed); // each of a bucket's batches once an epoch
+                return data.GetBatch(epoch * batches + place, bucket.BatchSize, seed); // each batch of a bucket once per epoch
             }
 
             place -= batches;

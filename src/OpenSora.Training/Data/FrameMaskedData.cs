@@ -4,31 +4,32 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>Which frames of a clip are given while the others are learned. A quarter is any number of frames up to a fourth of the clip.</summary>
+/// <summary>The choice of conditioning frames in a clip; the model learns the other frames. In the names, a quarter is any number of frames up to a
+/// quarter of the clip.</summary>
 public enum FrameMask
 {
-    /// <summary>Each frame is given with a chance that is drawn for the clip, between 0.1 and 0.9.</summary>
+    /// <summary>Each frame is a conditioning frame with a probability between 0.1 and 0.9, which is drawn for the clip.</summary>
     Random,
 
-    /// <summary>Every other frame is given.</summary>
+    /// <summary>Every other frame is a conditioning frame.</summary>
     Interpolate,
 
-    /// <summary>A quarter somewhere in the clip.</summary>
+    /// <summary>Up to a quarter of the clip at a random position.</summary>
     QuarterRandom,
 
-    /// <summary>A quarter at the beginning.</summary>
+    /// <summary>Up to a quarter of the clip at the beginning.</summary>
     QuarterHead,
 
-    /// <summary>A quarter at the end.</summary>
+    /// <summary>Up to a quarter of the clip at the end.</summary>
     QuarterTail,
 
-    /// <summary>A quarter at either end.</summary>
+    /// <summary>Up to a quarter of the clip at each end.</summary>
     QuarterHeadTail,
 
-    /// <summary>Up to a quarter of the frames, scattered.</summary>
+    /// <summary>Up to a quarter of the frames at random positions.</summary>
     ImageRandom,
 
-    /// <summary>The first frame: from an image to a video.</summary>
+    /// <summary>The first frame, for generating a video from an image.</summary>
     ImageHead,
 
     /// <summary>The last frame.</summary>
@@ -38,34 +39,36 @@ public enum FrameMask
     ImageHeadTail,
 }
 
-/// <summary>Data of which some clips come with frames that are given: training on them teaches a model to animate images, to continue clips and to
-/// fill gaps.</summary>
-/// <remarks>Masked training of Open-Sora 1.1 (report, section "Masked DiT as image/video-to-video model"). Single images get no mask.</remarks>
+/// <summary>Data in which some clips have conditioning frames. Training on them teaches a model to animate images, extend clips and fill
+/// gaps.</summary>
+/// <remarks>Implements the masked training of Open-Sora 1.1 (report, section "Masked DiT as image/video-to-video model"). Single images are not
+/// masked.</remarks>
 public sealed class FrameMaskedData : ITrainingData
 {
     private readonly ITrainingData _data;
     private readonly KeyValuePair<FrameMask, double>[] _shares;
 
-    /// <summary>Adds masks to batches.</summary>
+    /// <summary>Creates data that adds masks to the batches of other data.</summary>
     /// <param name="data">The clips.</param>
-    /// <param name="shares">Which share of the clips gets which mask; together at most 1, the rest gets none. Null: <see cref="OpenSora11"/>.</param>
-    /// <exception cref="ArgumentException">A share is negative, or they are more than 1 together.</exception>
+    /// <param name="shares">The fraction of the clips for each mask. The fractions add up to at most 1; the remaining clips have no mask. Null for
+    /// <see cref="OpenSora11"/>.</param>
+    /// <exception cref="ArgumentException">A fraction is negative, or the fractions add up to more than 1.</exception>
     public FrameMaskedData(ITrainingData data, IReadOnlyDictionary<FrameMask, double>? shares = null)
     {
         ArgumentNullException.ThrowIfNull(data);
-        this._data = data;
-        this._shares = [.. (shares ?? OpenSora11).OrderBy(share => share.Key)];
-        if (this._shares.Any(share => !(share.Value >= 0) || !Enum.IsDefined(share.Key)) || this._shares.Sum(share => share.Value) > 1 + 1e-9)
+        _data = data;
+        _shares = [.. (shares ?? OpenSora11).OrderBy(share => share.Key)];
+        if (_shares.Any(share => !(share.Value >= 0) || !Enum.IsDefined(share.Key)) || _shares.Sum(share => share.Value) > 1 + 1e-9)
         {
             throw new ArgumentException(
-                $"The shares of masks must not be negative and be at most 1 together; they are {string.Join(", ", this._shares)}.",
+                $"The fractions of masks must not be negative and must add up to at most 1; they are {string.Join(", ", _shares)}.",
                 nameof(shares)
             );
         }
     }
 
-    /// <summary>The shares published for Open-Sora 1.1: a quarter of the clips, all kinds alike but head and tail together, which comes twice as
-    /// often.</summary>
+    /// <summary>Gets the fractions published for Open-Sora 1.1: a quarter of the clips have a mask. The masks are equally frequent, except that masks
+    /// of both the head and the tail are twice as frequent.</summary>
     public static IReadOnlyDictionary<FrameMask, double> OpenSora11 { get; } =
         new Dictionary<FrameMask, double>
         {
@@ -79,7 +82,8 @@ public sealed class FrameMaskedData : ITrainingData
             [FrameMask.ImageHeadTail] = 0.05,
         };
 
-    /// <summary>The shares published for the last stage of Open-Sora 1.2: a quarter of the clips, nearly always their first frame.</summary>
+    /// <summary>Gets the fractions published for the last stage of Open-Sora 1.2: a quarter of the clips have a mask, nearly always with the first
+    /// frame as the conditioning frame.</summary>
     public static IReadOnlyDictionary<FrameMask, double> OpenSora12 { get; } =
         new Dictionary<FrameMask, double>
         {
@@ -106,7 +110,7 @@ public sealed class FrameMaskedData : ITrainingData
     {
         var batch = _data.GetBatch(number, size, seed);
         var (count, frames) = ((int)batch.Video.shape[0], (int)batch.Video.shape[2]);
-        var random = Randomness.Of(seed, number, 2); // apart from the numbers that the data drew
+        var random = Randomness.Of(seed, number, 2); // independent of the random numbers that the data used
         var noisy = Enumerable.Range(0, count).SelectMany(_ => Draw(frames, random)).ToArray();
         return noisy.All(frame => frame) ? batch : batch with { NoisyFrames = tensor(noisy, [count, frames]) };
     }
@@ -125,7 +129,7 @@ public sealed class FrameMaskedData : ITrainingData
         return Noisy(null, frames, random);
     }
 
-    /// <summary>A mask: true where a frame is noisy. At least one is.</summary>
+    /// <summary>Creates a mask that is true for noisy frames. At least one frame is noisy.</summary>
     internal static bool[] Noisy(FrameMask? mask, int frames, Random random)
     {
         var noisy = new bool[frames];

@@ -3,47 +3,48 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>A clip and what it may be called. An image is a clip of one frame.</summary>
+/// <summary>A clip and its captions. An image is a clip of one frame.</summary>
 /// <param name="Video">Pixels in [-1, 1], <c>[3, frames, height, width]</c>.</param>
-/// <param name="Captions">At least one text; training takes one of them at random.</param>
+/// <param name="Captions">The captions, at least one. Training uses one of them at random.</param>
 public sealed record CaptionedClip(Tensor Video, IReadOnlyList<string> Captions) : IDisposable
 {
-    /// <summary>Disposes of the pixels.</summary>
+    /// <summary>Disposes the pixels.</summary>
     public void Dispose() => Video.Dispose();
 }
 
-/// <summary>Numbered clips with captions.</summary>
+/// <summary>A source of captioned clips that are accessed by index.</summary>
 public interface IClipSource
 {
-    /// <summary>How many there are.</summary>
+    /// <summary>Gets the number of clips.</summary>
     int Count { get; }
 
-    /// <summary>What the clips are: equal for equal contents.</summary>
+    /// <summary>Gets a description of the clips that is equal for equal contents.</summary>
     string Fingerprint { get; }
 
     /// <summary>Loads a clip.</summary>
-    /// <param name="index">From 0.</param>
-    /// <param name="random">For sources that vary what they give; the only source of randomness to be used.</param>
+    /// <param name="index">The zero-based index of the clip.</param>
+    /// <param name="random">The random number generator for sources that vary their clips. Implementations must use no other source of
+    /// randomness.</param>
     /// <returns>The clip, owned by the caller.</returns>
     CaptionedClip Load(int index, Random random);
 }
 
-/// <summary>Pixels as they are, without text: the data of an autoencoder.</summary>
+/// <summary>Data of pixels without text, for training an autoencoder.</summary>
 public sealed class PixelData : ITrainingData
 {
     private readonly IClipSource _source;
     private readonly SampleOrder _order;
 
-    /// <summary>Batches of a source's clips.</summary>
-    /// <param name="source">The clips; they must have the same size if they are not cropped, and the same number of frames.</param>
+    /// <summary>Creates data from the clips of a source.</summary>
+    /// <param name="source">The clips. They must have the same number of frames and, unless they are cropped, the same size.</param>
     public PixelData(IClipSource source)
     {
         ArgumentNullException.ThrowIfNull(source);
-        this._source = source;
+        _source = source;
         _order = new SampleOrder(source.Count);
     }
 
-    /// <summary>Side of a square that is cut out at a random place; null: all of the picture.</summary>
+    /// <summary>The side length in pixels of a square that is cropped at a random position; null for the whole image.</summary>
     public int? Crop { get; set; }
 
     /// <inheritdoc/>

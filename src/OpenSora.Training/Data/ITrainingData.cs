@@ -3,18 +3,19 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>What a training step sees. The receiver disposes of it.</summary>
-/// <param name="Video">Pixels in [-1, 1] or latents, <c>[batch, channels, frames, height, width]</c>.</param>
-/// <param name="Text">Text states <c>[batch, tokens, width]</c>, or token ids <c>[batch, tokens]</c> (int64) for a text encoder that is trained
-/// too.</param>
-/// <param name="Mask">Real tokens, <c>[batch, tokens]</c>, boolean; null where every token counts.</param>
-/// <param name="NoisyFrames">Which frames are to be learned, <c>[batch, frames]</c>, boolean; the others are given, without noise. Null: all. See
-/// <see cref="FrameMaskedData"/>.</param>
+/// <summary>A batch of samples for a training step. The receiver must dispose it.</summary>
+/// <param name="Video">The pixels in [-1, 1] or the latents, <c>[batch, channels, frames, height, width]</c>.</param>
+/// <param name="Text">The text encoder states, <c>[batch, tokens, width]</c>, or the token IDs, <c>[batch, tokens]</c>, int64, for a text encoder
+/// that is trained too.</param>
+/// <param name="Mask">The token mask, <c>[batch, tokens]</c>, boolean; true marks a token and false marks padding. Null if there is no
+/// padding.</param>
+/// <param name="NoisyFrames">The frame mask, <c>[batch, frames]</c>, boolean; true marks a frame to learn and false marks a conditioning frame
+/// without noise. Null if all frames are to be learned. See <see cref="FrameMaskedData"/>.</param>
 public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Mask = null, Tensor? NoisyFrames = null) : IDisposable
 {
-    /// <summary>Some of the samples, as views that belong to the current dispose scope.</summary>
-    /// <param name="start">The first.</param>
-    /// <param name="count">How many.</param>
+    /// <summary>Gets a range of the samples as views that belong to the current dispose scope.</summary>
+    /// <param name="start">The index of the first sample.</param>
+    /// <param name="count">The number of samples.</param>
     public TrainingBatch Narrow(long start, long count)
     {
         Tensor Part(Tensor tensor) => tensor.narrow(0, start, count);
@@ -22,9 +23,10 @@ public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Ma
         return new(Part(Video), PartOrNull(Text), PartOrNull(Mask), PartOrNull(NoisyFrames));
     }
 
-    /// <summary>The same on a device. Tensors that are there already are in both batches; the others of this one are disposed of.</summary>
-    /// <param name="device">Where the model under training is.</param>
-    /// <returns>The batch to go on with, in place of this one.</returns>
+    /// <summary>Moves the batch to a device. Tensors that are already on the device are shared with the new batch; the other tensors of this batch
+    /// are disposed.</summary>
+    /// <param name="device">The device of the model that is trained.</param>
+    /// <returns>The batch to use in place of this one.</returns>
     public TrainingBatch MoveTo(Device device)
     {
         ArgumentNullException.ThrowIfNull(device);
@@ -44,7 +46,7 @@ public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Ma
         return new(Moved(Video), MovedOrNull(Text), MovedOrNull(Mask), MovedOrNull(NoisyFrames));
     }
 
-    /// <summary>Disposes of the tensors.</summary>
+    /// <summary>Disposes the tensors.</summary>
     public void Dispose()
     {
         Video.Dispose();
@@ -54,35 +56,35 @@ public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Ma
     }
 }
 
-/// <summary>Where a stage's batches come from.</summary>
+/// <summary>A source of batches for a training stage.</summary>
 /// <remarks>
-/// A batch is a function of its number and a seed and of nothing else. That makes every run repeatable, and a position in the data is one
-/// number, so that training goes on in the middle of an epoch.
+/// A batch depends only on its number and a seed. This makes runs reproducible, and because a position in the data is a single number, training can
+/// resume in the middle of an epoch.
 /// </remarks>
 public interface ITrainingData
 {
-    /// <summary>Samples in one pass over the data.</summary>
+    /// <summary>Gets the number of samples in one pass over the data.</summary>
     long Count { get; }
 
-    /// <summary>What the data are, in a few words and numbers: written into checkpoints and compared when a run is resumed.</summary>
+    /// <summary>Gets a short description of the data. It is written to checkpoints and compared when a run is resumed.</summary>
     string Fingerprint { get; }
 
-    /// <summary>Makes a batch.</summary>
-    /// <param name="number">Batches before this one.</param>
-    /// <param name="size">Samples wanted.</param>
-    /// <param name="seed">The stage's seed.</param>
+    /// <summary>Creates a batch.</summary>
+    /// <param name="number">The zero-based number of the batch.</param>
+    /// <param name="size">The requested number of samples.</param>
+    /// <param name="seed">The seed of the stage.</param>
     /// <returns>The batch, owned by the caller.</returns>
     TrainingBatch GetBatch(long number, int size, int seed);
 }
 
-/// <summary>Batches in turns from several sources, such as images and clips (joint training).</summary>
+/// <summary>Data that alternates between several sources, such as images and clips (joint training).</summary>
 public sealed class MixedData : ITrainingData
 {
     private readonly (ITrainingData Data, double Samples)[] _turns;
 
-    /// <summary>Takes turns.</summary>
-    /// <param name="turns">The sources in the order of their turns, each with the size of its batches as a multiple of the stage's batch size:
-    /// an image is as much work as one frame of a clip. A source may come several times.</param>
+    /// <summary>Creates data that takes batches from several sources in turn.</summary>
+    /// <param name="turns">The sources in the order of their turns, each with its batch size as a multiple of the stage's batch size, because an
+    /// image is as much work as one frame of a clip. A source can occur several times.</param>
     /// <exception cref="ArgumentException">There is no source, or a multiple is not above 0.</exception>
     public MixedData(params (ITrainingData Data, double Samples)[] turns)
     {
@@ -92,7 +94,7 @@ public sealed class MixedData : ITrainingData
             throw new ArgumentException("Mixed data need at least one source, each with a batch size above 0.", nameof(turns));
         }
 
-        this._turns = turns;
+        _turns = turns;
     }
 
     /// <inheritdoc/>
@@ -106,7 +108,7 @@ public sealed class MixedData : ITrainingData
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
         var (data, samples) = _turns[number % _turns.Length];
-        // Batches of one source are numbered without gaps, over all its turns.
+        // The batches of a source are numbered consecutively over all its turns.
         var own = _turns.Count(turn => ReferenceEquals(turn.Data, data));
         var before = _turns.Take((int)(number % _turns.Length)).Count(turn => ReferenceEquals(turn.Data, data));
         return data.GetBatch(number / _turns.Length * own + before, Math.Max(1, (int)Math.Round(size * samples)), seed);

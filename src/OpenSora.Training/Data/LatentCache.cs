@@ -10,7 +10,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>Clips as latents, encoded once and kept in a safetensors file that is mapped into memory.</summary>
+/// <summary>A cache of clips that are encoded to latents once and stored in a memory-mapped safetensors file.</summary>
 public sealed class LatentCache : IDisposable
 {
     private const string KeyName = "opensora.latents.key",
@@ -29,26 +29,27 @@ public sealed class LatentCache : IDisposable
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"it holds latents of shape [{string.Join(", ", _latents.shape)}] and captions for {Captions.Count} clips. Make it anew."
+                $"it contains latents of shape [{string.Join(", ", _latents.shape)}] but captions for {Captions.Count} clips. Delete the file and create it again."
             );
         }
     }
 
-    /// <summary>The file.</summary>
+    /// <summary>Gets the path of the file.</summary>
     public string Path { get; }
 
-    /// <summary>Made of the clips' contents, of the autoencoder's weights and factor, and of the seed.</summary>
+    /// <summary>Gets the key of the cache, which is derived from the contents of the clips, the weights and scaling factor of the autoencoder, and
+    /// the seed.</summary>
     public string Key { get; }
 
-    /// <summary>Every clip's captions.</summary>
+    /// <summary>Gets the captions of every clip.</summary>
     public IReadOnlyList<IReadOnlyList<string>> Captions { get; }
 
-    /// <summary>All latents, scaled, <c>[clips, channels, frames, height, width]</c>, in 16 bits. They belong to this object.</summary>
+    /// <summary>Gets the scaled latents of all clips, <c>[clips, channels, frames, height, width]</c>, bfloat16. The cache owns them.</summary>
     public Tensor Latents => _latents;
 
-    /// <summary>The key under which latents of these clips by these weights are kept.</summary>
+    /// <summary>Computes the key for the latents of clips that an autoencoder encodes.</summary>
     /// <param name="source">The clips.</param>
-    /// <param name="vae">The autoencoder: its weights and its <see cref="IVideoAutoencoder.ScalingFactor"/>.</param>
+    /// <param name="vae">The autoencoder. The key depends on its weights and its <see cref="IVideoAutoencoder.ScalingFactor"/>.</param>
     public static string KeyOf(IClipSource source, nn.Module vae)
     {
         ArgumentNullException.ThrowIfNull(source);
@@ -69,11 +70,11 @@ public sealed class LatentCache : IDisposable
         return Convert.ToHexStringLower(hash.GetHashAndReset())[..32];
     }
 
-    /// <summary>Bytes that a cache will take.</summary>
-    /// <param name="clips">Number of clips.</param>
-    /// <param name="frames">Frames of one.</param>
-    /// <param name="height">Pixels.</param>
-    /// <param name="width">Pixels.</param>
+    /// <summary>Computes the size of a cache in bytes.</summary>
+    /// <param name="clips">The number of clips.</param>
+    /// <param name="frames">The number of frames of a clip.</param>
+    /// <param name="height">The height of a clip in pixels.</param>
+    /// <param name="width">The width of a clip in pixels.</param>
     /// <param name="vae">The autoencoder.</param>
     public static long SizeOf(long clips, int frames, int height, int width, IVideoAutoencoder vae)
     {
@@ -86,16 +87,17 @@ public sealed class LatentCache : IDisposable
             * (width / vae.SpatialFactor);
     }
 
-    /// <summary>Opens the cache of these clips, or makes it where it is missing or belongs to other clips or weights.</summary>
-    /// <param name="path">The file.</param>
-    /// <param name="key">What <see cref="KeyOf"/> says.</param>
-    /// <param name="source">The clips, all of one size.</param>
+    /// <summary>Opens the cache of the specified clips, or creates it if the file does not exist or belongs to other clips or weights.</summary>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="key">The key that <see cref="KeyOf"/> returns.</param>
+    /// <param name="source">The clips, which must all have the same size.</param>
     /// <param name="vae">The autoencoder.</param>
-    /// <param name="seed">Seed of what the source varies; a cache of another seed is another one.</param>
-    /// <param name="progress">Told the number of encoded clips.</param>
-    /// <param name="cancellationToken">Stops encoding; no file is left.</param>
-    /// <param name="size">Told the bytes that the file and, until it is written, memory will take, when the first clips are encoded.</param>
-    /// <exception cref="IOException">The disk has no room for it.</exception>
+    /// <param name="seed">The seed for sources that vary their clips. A cache with another seed is a different cache.</param>
+    /// <param name="progress">Receives the number of clips encoded so far.</param>
+    /// <param name="cancellationToken">Stops encoding. No file is created in this case.</param>
+    /// <param name="size">Receives the size of the file in bytes when the first clips are encoded. The same amount of memory is needed until the file
+    /// is written.</param>
+    /// <exception cref="IOException">The disk does not have enough free space.</exception>
     public static LatentCache OpenOrCreate(
         string path,
         string key,
@@ -128,7 +130,7 @@ public sealed class LatentCache : IDisposable
             {
                 cancellationToken.ThrowIfCancellationRequested();
                 using var inner = NewDisposeScope();
-                List<Tensor> videos = []; // small clips together: many frames at once are faster
+                List<Tensor> videos = []; // small clips are encoded together, because larger batches of frames are faster
                 for (var frames = 0L; i + videos.Count < source.Count && frames < 32; )
                 {
                     var clip = source.Load(i + videos.Count, Randomness.Of(seed, i + videos.Count));
@@ -136,7 +138,7 @@ public sealed class LatentCache : IDisposable
                     if (videos.Count > 0 && !clip.Video.shape.AsSpan().SequenceEqual(videos[0].shape))
                     {
                         throw new InvalidDataException(
-                            $"Clip {i + videos.Count} has shape [{string.Join(", ", clip.Video.shape)}], the one before it [{string.Join(", ", videos[0].shape)}]: a cache holds clips of one size."
+                            $"Clip {i + videos.Count} has shape [{string.Join(", ", clip.Video.shape)}], but the clip before it has shape [{string.Join(", ", videos[0].shape)}]; all clips in a cache must have the same size."
                         );
                     }
 
@@ -155,7 +157,7 @@ public sealed class LatentCache : IDisposable
                 if (!encoded.shape.AsSpan(1).SequenceEqual(all.shape.AsSpan(1)))
                 {
                     throw new InvalidDataException(
-                        $"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], the ones before it [{string.Join(", ", all.shape)}]: a cache holds clips of one size."
+                        $"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], but the clips before it have latents of shape [{string.Join(", ", all.shape)}]; all clips in a cache must have the same size."
                     );
                 }
 
@@ -173,7 +175,7 @@ public sealed class LatentCache : IDisposable
         return new LatentCache(written);
     }
 
-    // Tells how much a cache takes, and fails now rather than at the end if there is no room for it.
+    // Reports the size of a cache, and fails immediately if the disk does not have enough free space.
     private static void CheckRoom(string path, long bytes, IProgress<long>? told)
     {
         told?.Report(bytes);
@@ -185,21 +187,21 @@ public sealed class LatentCache : IDisposable
         }
         catch (ArgumentException)
         {
-            return; // a share of another machine has no drive that could be asked
+            return; // a network folder has no drive to query
         }
         if (bytes > free)
         {
             throw new IOException(
-                $"The latents will take {bytes >> 20} MiB in '{path}', but only {free >> 20} MiB are free there. Make room, or take fewer or smaller clips."
+                $"The latents need {bytes >> 20} MiB in '{path}', but only {free >> 20} MiB are free on the disk. Free up space, or use fewer or smaller clips."
             );
         }
     }
 
-    /// <summary>Closes the cache; tensors made from it stay valid.</summary>
+    /// <summary>Closes the cache. Tensors created from it remain valid.</summary>
     public void Dispose() => _latents.Dispose();
 }
 
-/// <summary>Batches of cached latents with captions.</summary>
+/// <summary>Data of cached latents with captions.</summary>
 public sealed class LatentData : ITrainingData, IDisposable
 {
     private readonly LatentCache _cache;
@@ -211,26 +213,26 @@ public sealed class LatentData : ITrainingData, IDisposable
     private readonly string _prepared = "";
     private readonly Dictionary<string, Tensor> _states = new(StringComparer.Ordinal);
 
-    /// <summary>Captions as token ids, for a text encoder that is trained too or is as small as that.</summary>
-    /// <param name="cache">The latents; stay the caller's.</param>
-    /// <param name="tokenizer">The text encoder's tokenizer.</param>
-    /// <param name="maxTokens">Tokens that captions are padded or cut to.</param>
-    /// <param name="clips">Which of the cache's clips are taken; null: all.</param>
-    /// <param name="cleanCaptions">Whether captions are cleaned (<see cref="CaptionCleaner.Clean"/>) or only lower-cased; as in the
-    /// <see cref="T5TextEncoder"/> that will read prompts.</param>
+    /// <summary>Creates data with captions as token IDs, for a text encoder that is trained too or is small enough to run in every step.</summary>
+    /// <param name="cache">The latents. The caller keeps ownership of the cache.</param>
+    /// <param name="tokenizer">The tokenizer of the text encoder.</param>
+    /// <param name="maxTokens">The number of tokens that captions are padded or truncated to.</param>
+    /// <param name="clips">The indices of the clips to use; null for all clips.</param>
+    /// <param name="cleanCaptions">true to clean captions (<see cref="CaptionCleaner.Clean"/>); false to only convert them to lowercase. Use the
+    /// setting of the <see cref="T5TextEncoder"/> that will encode prompts.</param>
     public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens, IEnumerable<int>? clips = null, bool cleanCaptions = true)
         : this(cache, clips)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
-        (this._maxTokens, _padId) = (maxTokens, tokenizer.PadId);
+        (_maxTokens, _padId) = (maxTokens, tokenizer.PadId);
         _prepared = cleanCaptions ? ", captions cleaned" : ", captions lower-cased";
         _textOf = caption => ([.. tokenizer.Encode(cleanCaptions ? CaptionCleaner.Clean(caption) : CaptionCleaner.Lower(caption), maxTokens)], null);
     }
 
-    /// <summary>Captions as text states, each encoded when it is first needed and then kept.</summary>
-    /// <param name="cache">The latents; stay the caller's.</param>
-    /// <param name="encoder">The text encoder; stays the caller's.</param>
-    /// <param name="clips">Which of the cache's clips are taken; null: all.</param>
+    /// <summary>Creates data with captions as text encoder states. Each caption is encoded when it is first needed and then cached.</summary>
+    /// <param name="cache">The latents. The caller keeps ownership of the cache.</param>
+    /// <param name="encoder">The text encoder. The caller keeps ownership of it.</param>
+    /// <param name="clips">The indices of the clips to use; null for all clips.</param>
     public LatentData(LatentCache cache, ITextEncoder encoder, IEnumerable<int>? clips = null)
         : this(cache, clips)
     {
@@ -254,20 +256,19 @@ public sealed class LatentData : ITrainingData, IDisposable
     private LatentData(LatentCache cache, IEnumerable<int>? clips)
     {
         ArgumentNullException.ThrowIfNull(cache);
-        this._cache = cache;
-        this._clips = [.. clips ?? Enumerable.Range(0, cache.Captions.Count)];
-        _order = new SampleOrder(this._clips.Length);
+        _cache = cache;
+        _clips = [.. clips ?? Enumerable.Range(0, cache.Captions.Count)];
+        _order = new SampleOrder(_clips.Length);
         _textOf = _ => default;
     }
 
-    /// <summary>Frames of a window that is taken at a random place (see <see cref="FirstFrame"/>); null: all frames.</summary>
+    /// <summary>The number of frames of a window at a random position (see <see cref="FirstFrame"/>); null for all frames.</summary>
     public int? Frames { get; set; }
 
-    /// <summary>The frame that every window begins with, from 0; null: any that leaves room for the rest. Where captions speak of the course of a
-    /// whole clip, and few of its frames are shown
-    /// (<see cref="FrameInterval"/>), these are then always the same ones, and each has its own look. In a shorter clip a window begins as late as it
-    /// can.</summary>
-    /// <exception cref="ArgumentOutOfRangeException">It is negative.</exception>
+    /// <summary>The zero-based first frame of every window; null for a random frame that leaves room for the rest of the window. If captions describe
+    /// the course of a whole clip and only a few of its frames are used (see <see cref="FrameInterval"/>), a fixed first frame ensures that they are
+    /// always the same frames, each with its characteristic content. In a shorter clip, the window starts as late as possible.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">The value is negative.</exception>
     public int? FirstFrame
     {
         get;
@@ -282,10 +283,10 @@ public sealed class LatentData : ITrainingData, IDisposable
         }
     }
 
-    /// <summary>Takes every n-th frame of a window, which then spans as many more: motions are learned from a part of their frames at that part of
-    /// the price. A transformer
-    /// knows the frames by <see cref="StdiTConfig.TimeScale"/> 1/n.</summary>
-    /// <exception cref="ArgumentOutOfRangeException">It is below 1.</exception>
+    /// <summary>The interval between the frames of a window. A window contains every n-th frame and spans n times as many frames, so motion is
+    /// learned from 1/n of the frames at 1/n of the cost. Set <see cref="StdiTConfig.TimeScale"/> of the transformer to 1/n, so that frames keep
+    /// their temporal positions.</summary>
+    /// <exception cref="ArgumentOutOfRangeException">The value is below 1.</exception>
     public int FrameInterval
     {
         get;
@@ -306,7 +307,7 @@ public sealed class LatentData : ITrainingData, IDisposable
             $"latents {_cache.Key}, {_clips.Length} of {_cache.Captions.Count} clips{Which()}, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}{(FirstFrame is null ? "" : $" from {FirstFrame}")}, tokens {_maxTokens}{_prepared}"
         );
 
-    // Others of the same number are other data.
+    // A different selection of the same size is different data.
     private string Which() =>
         _clips.Length == _cache.Captions.Count
             ? ""
@@ -349,7 +350,7 @@ public sealed class LatentData : ITrainingData, IDisposable
         );
     }
 
-    /// <summary>Disposes of the text states that were kept.</summary>
+    /// <summary>Disposes the cached text encoder states.</summary>
     public void Dispose()
     {
         foreach (var kept in _states.Values)

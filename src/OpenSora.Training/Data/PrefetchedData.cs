@@ -3,8 +3,7 @@ using System.Threading.Channels;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>Makes the batches to come on a thread of its own, while training is busy with the one before. The batches are the same as
-/// without.</summary>
+/// <summary>Prepares batches on a background thread while training uses the previous ones. The batches are the same as without prefetching.</summary>
 public sealed class PrefetchedData : ITrainingData, IDisposable
 {
     private readonly ITrainingData _data;
@@ -12,14 +11,14 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
     private readonly Lock _mutex = new();
     private Run? _run;
 
-    /// <summary>Prefetches batches.</summary>
-    /// <param name="data">Where they come from; it is asked by one thread at a time.</param>
-    /// <param name="ahead">How many wait at most.</param>
+    /// <summary>Creates data that prefetches batches.</summary>
+    /// <param name="data">The source of the batches. Only one thread at a time calls it.</param>
+    /// <param name="ahead">The maximum number of batches to prepare in advance.</param>
     public PrefetchedData(ITrainingData data, int ahead = 2)
     {
         ArgumentNullException.ThrowIfNull(data);
         ArgumentOutOfRangeException.ThrowIfLessThan(ahead, 1);
-        (this._data, this._ahead) = (data, ahead);
+        (_data, _ahead) = (data, ahead);
     }
 
     /// <inheritdoc/>
@@ -29,7 +28,8 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
     public string Fingerprint => _data.Fingerprint;
 
     /// <inheritdoc/>
-    /// <remarks>Asked in the order of their numbers, batches are ready; any other number starts anew from there.</remarks>
+    /// <remarks>Batches that are requested in the order of their numbers are prefetched. A request for any other number restarts prefetching from
+    /// that number.</remarks>
     public TrainingBatch GetBatch(long number, int size, int seed)
     {
         lock (_mutex)
@@ -43,7 +43,7 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
         }
     }
 
-    /// <summary>Ends the thread and disposes of the batches that wait. The data stay the caller's.</summary>
+    /// <summary>Stops the thread and disposes the prepared batches. The caller keeps ownership of the data.</summary>
     public void Dispose()
     {
         lock (_mutex)
@@ -53,7 +53,7 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
         }
     }
 
-    /// <summary>Batches from a number on.</summary>
+    /// <summary>Prepares consecutive batches, beginning with a specified number.</summary>
     private sealed class Run : IDisposable
     {
         private readonly Channel<TrainingBatch> _ready;
@@ -84,7 +84,7 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
             }
             catch (ChannelClosedException e) when (e.InnerException is { } failure)
             {
-                Next = default; // asked again, it is tried again
+                Next = default; // a repeated request tries again
                 ExceptionDispatchInfo.Throw(failure);
                 throw;
             }
@@ -119,7 +119,7 @@ public sealed class PrefetchedData : ITrainingData, IDisposable
                     }
                 }
             }
-#pragma warning disable CA1031 // told to whoever takes the next batch
+#pragma warning disable CA1031 // rethrown to the caller that takes the next batch
             catch (Exception e)
             {
                 _ready.Writer.Complete(e);

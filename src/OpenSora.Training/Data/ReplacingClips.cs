@@ -2,12 +2,13 @@ using System.Collections.Concurrent;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>A clip that could not be loaded, and another one that took its place.</summary>
-/// <param name="Index">The clip.</param>
-/// <param name="Reason">What was wrong with it.</param>
+/// <summary>A clip that could not be loaded and is replaced by another clip.</summary>
+/// <param name="Index">The index of the clip.</param>
+/// <param name="Reason">The reason why the clip could not be loaded.</param>
 public sealed record BadClip(int Index, string Reason);
 
-/// <summary>Clips of which some cannot be read: others take their places, each time the same ones, and the bad ones are told and counted.</summary>
+/// <summary>A clip source that replaces unreadable clips with other clips, always the same ones. The unreadable clips are reported and
+/// counted.</summary>
 public sealed class ReplacingClips : IClipSource
 {
     private readonly IClipSource _source;
@@ -15,15 +16,15 @@ public sealed class ReplacingClips : IClipSource
     private readonly double _most;
     private readonly ConcurrentDictionary<int, string> _bad = new();
 
-    /// <summary>Replaces what cannot be read.</summary>
+    /// <summary>Creates a source that replaces unreadable clips.</summary>
     /// <param name="source">The clips.</param>
-    /// <param name="told">Told of every bad clip once.</param>
-    /// <param name="most">The share of clips that may be bad; more, and something else is wrong.</param>
+    /// <param name="told">Receives each unreadable clip once.</param>
+    /// <param name="most">The maximum fraction of unreadable clips. A larger fraction suggests another problem and causes an exception.</param>
     public ReplacingClips(IClipSource source, IProgress<BadClip>? told = null, double most = 0.1)
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentOutOfRangeException.ThrowIfNegative(most);
-        (this._source, this._told, this._most) = (source, told, most);
+        (_source, _told, _most) = (source, told, most);
     }
 
     /// <inheritdoc/>
@@ -32,11 +33,11 @@ public sealed class ReplacingClips : IClipSource
     /// <inheritdoc/>
     public string Fingerprint => _source.Fingerprint;
 
-    /// <summary>The bad clips seen so far.</summary>
+    /// <summary>Gets the unreadable clips found so far.</summary>
     public IReadOnlyCollection<BadClip> Bad => [.. _bad.OrderBy(clip => clip.Key).Select(clip => new BadClip(clip.Key, clip.Value))];
 
     /// <inheritdoc/>
-    /// <exception cref="InvalidDataException">Too many clips are bad; the message names the last one's reason.</exception>
+    /// <exception cref="InvalidDataException">Too many clips are unreadable. The message contains the reason for the last one.</exception>
     public CaptionedClip Load(int index, Random random)
     {
         for (var (current, attempt) = (index, 1); ; attempt++)
@@ -55,7 +56,7 @@ public sealed class ReplacingClips : IClipSource
                 if (_bad.Count > Math.Max(1, _most * Count) || _bad.Count == Count)
                 {
                     throw new InvalidDataException(
-                        $"{_bad.Count} of {Count} clips could not be loaded, more than the {_most:P0} that are replaced. The last one, clip {current}: {e.Message}",
+                        $"{_bad.Count} of {Count} clips could not be loaded, which is more than the limit of {_most:P0}. The last one was clip {current}: {e.Message}",
                         e
                     );
                 }

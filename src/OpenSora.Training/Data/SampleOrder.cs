@@ -1,25 +1,25 @@
 namespace OpenSora.Training.Data;
 
-/// <summary>The order in which samples are seen: each epoch a new permutation, made of the seed and the epoch's number alone.</summary>
-/// <remarks>The last permutation is kept; one object may serve several threads.</remarks>
+/// <summary>The order of samples: a different permutation in each epoch, which depends only on the seed and the number of the epoch.</summary>
+/// <remarks>The last permutation is cached. Several threads can use an instance at the same time.</remarks>
 public sealed class SampleOrder
 {
     private readonly int _count;
     private readonly Lock _mutex = new();
     private (int Seed, long Epoch, int[] Order)? _last;
 
-    /// <summary>An order of samples.</summary>
-    /// <param name="count">Samples in an epoch, at least 1.</param>
+    /// <summary>Creates an order of samples.</summary>
+    /// <param name="count">The number of samples in an epoch, at least 1.</param>
     public SampleOrder(int count)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(count, 1);
-        this._count = count;
+        _count = count;
     }
 
-    /// <summary>The samples of a batch. A batch may span two epochs: no sample is left out.</summary>
-    /// <param name="number">Batches of this size before this one.</param>
-    /// <param name="size">Samples in a batch.</param>
-    /// <param name="seed">The order's seed.</param>
+    /// <summary>Gets the indices of the samples in a batch. A batch can span two epochs, so that no sample is left out.</summary>
+    /// <param name="number">The zero-based number of the batch, if all batches have this size.</param>
+    /// <param name="size">The number of samples in a batch.</param>
+    /// <param name="seed">The seed of the order.</param>
     public int[] Batch(long number, int size, int seed)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(number);
@@ -50,10 +50,10 @@ public sealed class SampleOrder
     }
 }
 
-/// <summary>Random numbers that depend on nothing but the numbers given: the same on every machine and in every run.</summary>
+/// <summary>Random numbers that depend only on the specified numbers, and are the same on every machine and in every run.</summary>
 public static class Randomness
 {
-    /// <summary>A number for a seed and any further numbers, well mixed (SplitMix64's finaliser, Steele et al., 2014).</summary>
+    /// <summary>Computes a well-mixed number from a seed and any further numbers (the finalizer of SplitMix64; Steele et al., 2014).</summary>
     public static ulong Mix(long seed, params ReadOnlySpan<long> numbers)
     {
         var state = Scramble((ulong)seed + 0x9e3779b97f4a7c15);
@@ -72,6 +72,7 @@ public static class Randomness
         }
     }
 
-    /// <summary>A source of random numbers for a seed and any further numbers. Seeded, .NET's algorithm is fixed.</summary>
+    /// <summary>Creates a random number generator from a seed and any further numbers. The algorithm of seeded generators in .NET does not
+    /// change.</summary>
     public static Random Of(long seed, params ReadOnlySpan<long> numbers) => new((int)(Mix(seed, numbers) & int.MaxValue));
 }

@@ -1,30 +1,31 @@
 using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
+using CsvHelper;
+using CsvHelper.Configuration;
 using OpenSora.Media;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>What a clip is cut and turned to at random, each time that it is loaded. Nothing is, by default: the middle of the picture from the first
-/// frame on.</summary>
-/// <remarks>A cache of latents holds what was drawn when it was made.</remarks>
+/// <summary>Random variations of a clip, drawn each time it is loaded. By default there are none: the clip starts at the first frame and shows the
+/// center of the image.</summary>
+/// <remarks>A cache of latents contains the variations that were drawn when it was created.</remarks>
 public sealed class ClipVariation
 {
-    /// <summary>Starts at a random frame, where a video is longer than the clip.</summary>
+    /// <summary>Starts at a random frame if a video is longer than the clip.</summary>
     public bool Start { get; set; }
 
-    /// <summary>Cuts at a random place what another aspect ratio cuts off, rather than keeping the middle.</summary>
+    /// <summary>Crops at a random position instead of the center if the aspect ratio differs.</summary>
     public bool Crop { get; set; }
 
-    /// <summary>How often pictures are mirrored, left and right: not for captions that speak of either.</summary>
+    /// <summary>The probability of mirroring a clip horizontally, from 0 to 1. Do not use it with captions that mention left or right.</summary>
     public double Mirror { get; set; }
 }
 
-/// <summary>Videos and pictures with captions: listed in a CSV file with the columns <c>path</c> (relative to the file) and <c>caption</c>, where
-/// others are ignored
-/// and a path in several rows has several captions; or all those of a folder.</summary>
+/// <summary>A source of videos and images with captions, from a folder or from a CSV file. The file has the columns <c>path</c> (relative to the
+/// file) and <c>caption</c>; other columns are ignored. A path in several rows has several captions.</summary>
 public sealed class VideoTable : IClipSource
 {
     private static readonly HashSet<string> Extensions = new(StringComparer.OrdinalIgnoreCase)
@@ -48,13 +49,14 @@ public sealed class VideoTable : IClipSource
     private readonly ClipOptions _clip;
     private readonly ClipVariation? _vary;
 
-    /// <summary>Reads the table; the files are decoded when they are needed.</summary>
-    /// <param name="csv">The CSV file.</param>
-    /// <param name="reader">Decodes the files.</param>
-    /// <param name="clip">Size and part of every clip. Where <see cref="ClipOptions.Frames"/> is set, a shorter clip repeats its last frame.</param>
-    /// <param name="vary">What is drawn at random; null: nothing.</param>
-    /// <exception cref="FileNotFoundException">The table, or a file that it lists, is not there.</exception>
-    /// <exception cref="InvalidDataException">A column or every row is missing.</exception>
+    /// <summary>Reads a CSV file. The videos and images are decoded when they are loaded.</summary>
+    /// <param name="csv">The path of the CSV file.</param>
+    /// <param name="reader">The reader that decodes the files.</param>
+    /// <param name="clip">The size and frames of every clip. If <see cref="ClipOptions.Frames"/> is set, shorter clips repeat their last
+    /// frame.</param>
+    /// <param name="vary">The random variations; null for no variations.</param>
+    /// <exception cref="FileNotFoundException">The CSV file, or a file that it lists, does not exist.</exception>
+    /// <exception cref="InvalidDataException">The CSV file lacks a column or has no rows, or a row is malformed.</exception>
     public VideoTable(string csv, IVideoReader reader, ClipOptions clip, ClipVariation? vary = null)
         : this(Listed(csv), reader, clip, vary) { }
 
@@ -64,18 +66,18 @@ public sealed class VideoTable : IClipSource
         ArgumentNullException.ThrowIfNull(clip);
         if (vary?.Mirror is < 0 or > 1 or double.NaN)
         {
-            throw new ArgumentException($"Mirror is {vary.Mirror}; it must be from 0 to 1.", nameof(vary));
+            throw new ArgumentException($"Mirror is {vary.Mirror}; it must be between 0 and 1.", nameof(vary));
         }
 
         if (vary is { Crop: true } && (clip.Width is null || clip.Fit != FrameFit.Crop))
         {
             throw new ArgumentException(
-                $"A random crop needs the clips' Width and Height and {nameof(FrameFit)}.{nameof(FrameFit.Crop)}.",
+                $"A random crop requires clip options with Width, Height and {nameof(FrameFit)}.{nameof(FrameFit.Crop)}.",
                 nameof(vary)
             );
         }
 
-        (this._rows, this._reader, this._clip, this._vary) = (rows, reader, clip, vary);
+        (_rows, _reader, _clip, _vary) = (rows, reader, clip, vary);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         foreach (var row in rows)
         {
@@ -96,14 +98,14 @@ public sealed class VideoTable : IClipSource
             ) + (vary is null ? "" : string.Create(CultureInfo.InvariantCulture, $", start {vary.Start}, crop {vary.Crop}, mirror {vary.Mirror}"));
     }
 
-    /// <summary>All videos and pictures in a folder and the folders in it. Captions are the lines of a text file of the same name (<c>dog.mp4</c>,
-    /// <c>dog.txt</c>), or else the
-    /// file's name with spaces for dashes and underscores.</summary>
+    /// <summary>Creates a source from all videos and images in a folder and its subfolders. The captions are the lines of a text file with the same
+    /// name (<c>dog.txt</c> for <c>dog.mp4</c>). If there is none, the caption is the file name with spaces in place of dashes and
+    /// underscores.</summary>
     /// <param name="folder">The folder.</param>
-    /// <param name="reader">Decodes the files.</param>
-    /// <param name="clip">Size and part of every clip.</param>
-    /// <param name="vary">What is drawn at random; null: nothing.</param>
-    /// <exception cref="InvalidDataException">It holds no video and no picture.</exception>
+    /// <param name="reader">The reader that decodes the files.</param>
+    /// <param name="clip">The size and frames of every clip.</param>
+    /// <param name="vary">The random variations; null for no variations.</param>
+    /// <exception cref="InvalidDataException">The folder contains no videos or images.</exception>
     public static VideoTable FromFolder(string folder, IVideoReader reader, ClipOptions clip, ClipVariation? vary = null)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
@@ -117,7 +119,7 @@ public sealed class VideoTable : IClipSource
         ];
         return files.Length > 0
             ? new VideoTable(files, reader, clip, vary)
-            : throw new InvalidDataException($"'{folder}' holds no videos and no pictures ({string.Join(", ", Extensions)}).");
+            : throw new InvalidDataException($"'{folder}' contains no videos or images ({string.Join(", ", Extensions)}).");
     }
 
     /// <inheritdoc/>
@@ -126,21 +128,22 @@ public sealed class VideoTable : IClipSource
     /// <inheritdoc/>
     public string Fingerprint { get; }
 
-    /// <summary>The files, each once.</summary>
+    /// <summary>Gets the paths of the files, without duplicates.</summary>
     public IReadOnlyList<string> Paths => [.. _rows.Select(row => row.File.FullName)];
 
-    /// <summary>Some of the files, perhaps at another size: the clips of a <see cref="Bucket"/>.</summary>
-    /// <param name="indices">Which.</param>
-    /// <param name="other">Size and part of every clip; null: as here.</param>
+    /// <summary>Creates a source from some of the files, optionally with another clip size, such as for the clips of a
+    /// <see cref="Bucket"/>.</summary>
+    /// <param name="indices">The indices of the files.</param>
+    /// <param name="other">The size and frames of every clip; null for those of this source.</param>
     public VideoTable Select(IEnumerable<int> indices, ClipOptions? other = null) =>
         new([.. indices.Select(index => _rows[index])], _reader, other ?? _clip, _vary);
 
-    /// <summary>What <see cref="Bucket.Sort"/> wants to know of every file: its size, and how many frames of the asked rate and interval it
-    /// has.</summary>
-    /// <param name="told">Told of files that cannot be read; they have the size 0, which fills no bucket. Null: the first such file ends the
-    /// reading.</param>
+    /// <summary>Reads the size of every file for <see cref="Bucket.Sort"/>: the number of frames at the requested frame rate and interval, and the
+    /// height and width in pixels.</summary>
+    /// <param name="told">Receives the files that cannot be read. Their size is 0, which fills no bucket. If null, the first such file causes an
+    /// exception.</param>
     /// <param name="cancellationToken">Stops reading.</param>
-    /// <exception cref="MediaException">A file cannot be read, and nobody is told.</exception>
+    /// <exception cref="MediaException">A file cannot be read, and <paramref name="told"/> is null.</exception>
     public async Task<IReadOnlyList<(int Frames, int Height, int Width)>> SizesAsync(
         IProgress<BadClip>? told = null,
         CancellationToken cancellationToken = default
@@ -207,7 +210,7 @@ public sealed class VideoTable : IClipSource
             return Turned(Read(path, part));
         }
 
-        // Scaled until it covers the size, as otherwise, but cut here.
+        // Scaled to cover the size, as in the other cases, but cropped here.
         var (height, width) = (_clip.Height!.Value, _clip.Width!.Value);
         var scale = Math.Max((double)width / info.Width, (double)height / info.Height);
         (part.Width, part.Height, part.Fit) = (
@@ -226,7 +229,7 @@ public sealed class VideoTable : IClipSource
         Tensor Turned(Tensor video) => mirrored ? video.flip(3) : video;
     }
 
-    // Counted at the asked rate; a picture is one frame.
+    // Returns the number of frames at the requested frame rate; an image has one frame.
     private int FramesOf(VideoInfo info) =>
         info.Duration is { } duration ? Math.Max(1, (int)Math.Round(duration.TotalSeconds * (_clip.FramesPerSecond ?? info.FramesPerSecond))) : 1;
 
@@ -243,8 +246,9 @@ public sealed class VideoTable : IClipSource
         ArgumentException.ThrowIfNullOrEmpty(csv);
         var folder = Path.GetDirectoryName(Path.GetFullPath(csv))!;
         using var table = new StreamReader(csv);
-        var header = Csv.Record(table) ?? [];
-        var (pathColumn, captionColumn) = (header.IndexOf("path"), header.IndexOf("caption"));
+        var records = Csv.Records(table).ToList();
+        var header = records.FirstOrDefault() ?? [];
+        var (pathColumn, captionColumn) = (Array.IndexOf(header, "path"), Array.IndexOf(header, "caption"));
         if (pathColumn < 0 || captionColumn < 0)
         {
             throw new InvalidDataException($"'{csv}' needs the columns path and caption; it has {string.Join(", ", header)}.");
@@ -252,24 +256,20 @@ public sealed class VideoTable : IClipSource
 
         var files = new List<Row>();
         var known = new Dictionary<string, List<string>>(StringComparer.Ordinal);
-        for (var row = 2; Csv.Record(table) is { } fields; row++)
+        foreach (var (row, fields) in records.Index().Skip(1))
         {
-            if (fields is [""])
-            {
-                continue; // an empty line
-            }
-
-            if (fields.Count != header.Count || string.IsNullOrWhiteSpace(fields[pathColumn]))
+            if (fields.Length != header.Length || string.IsNullOrWhiteSpace(fields[pathColumn]))
             {
                 throw new InvalidDataException(
-                    $"Record {row} of '{csv}' has {fields.Count} fields and the path '{fields.ElementAtOrDefault(pathColumn)}'; expected {header.Count} fields, as in the first line, and a path."
+                    $"Record {row + 1} of '{csv}' has {fields.Length} fields and the path '{fields.ElementAtOrDefault(pathColumn)}'; "
+                        + $"expected {header.Length} fields, as in the first line, and a path."
                 );
             }
 
             var file = new FileInfo(Path.Combine(folder, fields[pathColumn]));
             if (!file.Exists)
             {
-                throw new FileNotFoundException($"Record {row} of '{csv}' names '{file.FullName}', which does not exist.", file.FullName);
+                throw new FileNotFoundException($"Record {row + 1} of '{csv}' names '{file.FullName}', which does not exist.", file.FullName);
             }
 
             if (!known.TryGetValue(file.FullName, out var captions))
@@ -288,56 +288,19 @@ public sealed class VideoTable : IClipSource
 /// <summary>Reads comma-separated values (RFC 4180).</summary>
 internal static class Csv
 {
-    /// <summary>The fields of the next record; null at the end. Quoted fields may hold commas, doubled quotes and line breaks.</summary>
-    public static List<string>? Record(TextReader reader)
+    /// <summary>Reads the fields of all records; blank lines are skipped. Quoted fields can contain commas, doubled quotation marks and line
+    /// breaks.</summary>
+    /// <exception cref="InvalidDataException">A record is malformed.</exception>
+    public static IEnumerable<string[]> Records(TextReader reader)
     {
-        if (reader.Peek() < 0)
+        var options = new CsvConfiguration(CultureInfo.InvariantCulture)
         {
-            return null;
-        }
-
-        var fields = new List<string>();
-        var field = new StringBuilder();
-        for (var quoted = false; ; )
+            BadDataFound = bad => throw new InvalidDataException($"The record '{bad.RawRecord.Trim()}' is malformed: a quotation mark is misplaced."),
+        };
+        using var parser = new CsvParser(reader, options, leaveOpen: true);
+        while (parser.Read())
         {
-            var c = reader.Read();
-            if (quoted && c < 0)
-            {
-                throw new InvalidDataException($"A quoted field is not closed: \"{field}");
-            }
-
-            if (quoted)
-            {
-                if (c != '"')
-                {
-                    field.Append((char)c);
-                }
-                else if (reader.Peek() == '"')
-                {
-                    field.Append((char)reader.Read());
-                }
-                else
-                {
-                    quoted = false;
-                }
-            }
-            else if (c == '"' && field.Length == 0)
-            {
-                quoted = true;
-            }
-            else if (c is ',' or '\n' or < 0)
-            {
-                fields.Add(field.ToString());
-                field.Clear();
-                if (c != ',')
-                {
-                    return fields;
-                }
-            }
-            else if (c != '\r' || reader.Peek() is not ('\n' or < 0))
-            {
-                field.Append((char)c);
-            }
+            yield return parser.Record ?? [];
         }
     }
 }

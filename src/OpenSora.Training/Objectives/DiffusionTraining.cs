@@ -7,9 +7,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Objectives;
 
-/// <summary>Trains a diffusion transformer to undo noise, and the text encoder with it where batches hold token ids.</summary>
-/// <remarks>What noise is and what is predicted is the process's affair: <see cref="Iddpm"/>, as published for Open-Sora 1.0 (mean squared error plus
-/// the
+/// <summary>Trains a diffusion transformer to remove noise. If batches contain token IDs, the text encoder is trained too.</summary>
+/// <remarks>The process defines the noise and the prediction target: <see cref="Iddpm"/>, as published for Open-Sora 1.0 (mean squared error plus the
 /// variational bound of the variances; Nichol and Dhariwal, 2021), or <see cref="RectifiedFlow"/>.</remarks>
 public sealed class DiffusionTraining : IDenoisingObjective
 {
@@ -18,23 +17,24 @@ public sealed class DiffusionTraining : IDenoisingObjective
     private readonly ITrainingProcess _process;
     private readonly ITimestepSampler? _timesteps;
 
-    /// <summary>An objective for a model.</summary>
-    /// <param name="model">The denoiser; stays the caller's.</param>
-    /// <param name="text">The text encoder for batches of token ids; null: batches hold text states.</param>
-    /// <param name="process">The noise process; null: <see cref="Iddpm"/> of 1000 steps, linear, as published.</param>
-    /// <param name="timesteps">How time steps are drawn; null: as the process does by itself, for <see cref="Iddpm"/> uniformly.</param>
-    /// <exception cref="ArgumentException">The denoiser is no module.</exception>
+    /// <summary>Creates an objective for a model.</summary>
+    /// <param name="model">The denoiser. The caller keeps ownership of it.</param>
+    /// <param name="text">The text encoder for batches of token IDs; null if batches contain text encoder states.</param>
+    /// <param name="process">The noise process; null for <see cref="Iddpm"/> with the published linear schedule of 1000 steps.</param>
+    /// <param name="timesteps">The sampler that draws timesteps; null for the default of the process, which is uniform for
+    /// <see cref="Iddpm"/>.</param>
+    /// <exception cref="ArgumentException">The denoiser is not a module.</exception>
     public DiffusionTraining(IVideoTransformer model, T5Encoder? text = null, ITrainingProcess? process = null, ITimestepSampler? timesteps = null)
     {
         ArgumentNullException.ThrowIfNull(model);
-        (this._model, this._text) = (model, text);
-        this._process = process ?? new Iddpm(IddpmSchedule.Linear());
-        this._timesteps = timesteps;
+        (_model, _text) = (model, text);
+        _process = process ?? new Iddpm(IddpmSchedule.Linear());
+        _timesteps = timesteps;
         var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal)
         {
             ["model"] =
                 model as nn.Module
-                ?? throw new ArgumentException($"{model.GetType().Name} is no {nameof(nn.Module)}: it has no parameters to train.", nameof(model)),
+                ?? throw new ArgumentException($"{model.GetType().Name} is not a {nameof(nn.Module)}: it has no parameters to train.", nameof(model)),
         };
         if (text is not null)
         {
@@ -44,21 +44,21 @@ public sealed class DiffusionTraining : IDenoisingObjective
         Modules = modules;
     }
 
-    /// <summary>Frames a second of the data, for models that are told (<see cref="StdiT2"/>, <see cref="StdiT3"/>); single images count as of
-    /// 120.</summary>
+    /// <summary>The frame rate of the data in frames per second, for models with frame rate conditioning (<see cref="StdiT2"/>,
+    /// <see cref="StdiT3"/>). Single images always use a frame rate of 120.</summary>
     public double FramesPerSecond { get; set; } = 24;
 
-    /// <summary>Pixels of height or width that a latent position of the data covers, for models that are told the size in pixels.</summary>
+    /// <summary>The height and width in pixels that a latent position of the data covers, for models with size conditioning.</summary>
     public int SpatialFactor { get; set; } = 8;
 
-    /// <summary>Frames that a latent frame of the data covers.</summary>
+    /// <summary>The number of frames that a latent frame of the data covers.</summary>
     public int TemporalFactor { get; set; } = 1;
 
     /// <inheritdoc/>
     public IReadOnlyDictionary<string, nn.Module> Modules { get; }
 
     /// <inheritdoc/>
-    /// <remarks>What process and time steps say of themselves (<see cref="object.ToString"/>).</remarks>
+    /// <remarks>Consists of the string representations of the process and the timestep sampler (<see cref="object.ToString"/>).</remarks>
     public string Fingerprint => $"{_process}; {_timesteps?.ToString() ?? "its own time steps"}";
 
     /// <inheritdoc/>
@@ -86,7 +86,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
             .Samples.Loss.MoveToOuterDisposeScope();
     }
 
-    /// <summary>The loss with all that is random given.</summary>
+    /// <summary>Computes the loss with all random values given as arguments.</summary>
     internal (TrainingLoss Loss, TrainingLosses Samples) Loss(
         TrainingBatch batch,
         Tensor latents,
@@ -96,13 +96,13 @@ public sealed class DiffusionTraining : IDenoisingObjective
         Tensor? drop
     )
     {
-        var states = batch.Text ?? throw new ArgumentException("A diffusion model is trained with captions: the batch has no text.", nameof(batch));
+        var states = batch.Text ?? throw new ArgumentException("The batch has no text, but a diffusion model requires captions.", nameof(batch));
         if (states.dtype == ScalarType.Int64)
         {
             if (_text is null)
             {
                 throw new ArgumentException(
-                    "The batch holds token ids, but no text encoder was given. Give one, or put text states into the data.",
+                    "The batch contains token IDs, but no text encoder was provided. Provide one, or use data with text encoder states.",
                     nameof(batch)
                 );
             }
@@ -113,7 +113,7 @@ public sealed class DiffusionTraining : IDenoisingObjective
         if (batch.NoisyFrames is not null && !_model.SupportsNoisyFrames)
         {
             throw new ArgumentException(
-                $"The batch has given frames (see {nameof(FrameMaskedData)}), but {_model.GetType().Name} cannot be told which they are. Use an STDiT whose patches are one frame long, or data without given frames.",
+                $"The batch has conditioning frames (see {nameof(FrameMaskedData)}), but {_model.GetType().Name} does not support them. Use an STDiT with patches of one frame, or data without conditioning frames.",
                 nameof(batch)
             );
         }

@@ -3,12 +3,11 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Objectives;
 
-/// <summary>Draws noisy time steps more often than clean ones, or the other way round: <c>t = steps * u^exponent</c> with u uniform. All weights are
-/// 1,
-/// so the loss is weighed by how often a step is drawn.</summary>
-/// <remarks>What a picture shows is decided where there is much noise, its details where there is little; a small model that has little time learns
-/// the first from late steps.</remarks>
-/// <param name="exponent">Below 1 prefers late, noisy steps; 1 is uniform.</param>
+/// <summary>Draws noisy timesteps more often than clean ones, or the reverse: <c>t = steps * u^exponent</c> with u uniform in [0, 1). All weights are
+/// 1, so the loss is weighted by how often each timestep is drawn.</summary>
+/// <remarks>The overall content of an image is determined at high noise levels, and its details at low noise levels. A small model with little
+/// training time learns the content from late timesteps.</remarks>
+/// <param name="exponent">The exponent, above 0. Values below 1 favor late, noisy timesteps; 1 is uniform.</param>
 public sealed class SkewedTimesteps(double exponent) : ITimestepSampler
 {
     private readonly double _exponent =
@@ -16,7 +15,7 @@ public sealed class SkewedTimesteps(double exponent) : ITimestepSampler
             ? exponent
             : throw new ArgumentOutOfRangeException(nameof(exponent), exponent, "The exponent must be above 0.");
 
-    /// <summary>The exponent, as checkpoints name it.</summary>
+    /// <summary>Returns the name and the exponent, as written to checkpoints.</summary>
     public override string ToString() => FormattableString.Invariant($"{nameof(SkewedTimesteps)} {_exponent:R}");
 
     /// <inheritdoc/>

@@ -6,37 +6,38 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Objectives;
 
-/// <summary>How the parts of an autoencoder's loss are weighed.</summary>
+/// <summary>The weights of the components of an autoencoder's loss.</summary>
 public class VaeTrainingOptions
 {
-    /// <summary>Weight of the mean absolute error of pixels.</summary>
+    /// <summary>The weight of the mean absolute error of pixels.</summary>
     public double Absolute { get; set; } = 1;
 
-    /// <summary>Weight of the mean squared error of pixels.</summary>
+    /// <summary>The weight of the mean squared error of pixels.</summary>
     public double Squared { get; set; } = 1;
 
-    /// <summary>Weight of the absolute error of differences between neighbouring pixels, at full, half and quarter size: keeps edges sharp.</summary>
+    /// <summary>The weight of the mean absolute error of differences between neighboring pixels, at full, half and quarter size. This term keeps
+    /// edges sharp.</summary>
     public double Edges { get; set; } = 1;
 
-    /// <summary>Weight of the divergence of the latents' distribution from a standard normal one, a mean over latent values. Small: it only keeps
-    /// the latents from growing (Rombach et al., 2022, appendix G: about 1e-6 of a sum).</summary>
+    /// <summary>The weight of the Kullback-Leibler divergence of the latent distribution from a standard normal distribution, averaged over latent
+    /// values. It is small because this term only keeps the latents from growing (Rombach et al., 2022, appendix G: about 1e-6 of a sum).</summary>
     public double Divergence { get; set; } = 1e-4;
 }
 
-/// <summary>Trains an image autoencoder to give back its pictures. Every frame of a batch is a picture.</summary>
+/// <summary>Trains an image autoencoder to reconstruct images. Every frame of a batch is treated as an image.</summary>
 public sealed class VaeTraining : ITrainingObjective
 {
     private readonly AutoencoderKL _vae;
     private readonly VaeTrainingOptions _options;
 
-    /// <summary>An objective for an autoencoder.</summary>
-    /// <param name="vae">The autoencoder; stays the caller's.</param>
-    /// <param name="options">Weights of the loss.</param>
+    /// <summary>Creates an objective for an autoencoder.</summary>
+    /// <param name="vae">The autoencoder. The caller keeps ownership of it.</param>
+    /// <param name="options">The weights of the loss components; null for the defaults.</param>
     public VaeTraining(AutoencoderKL vae, VaeTrainingOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(vae);
-        this._vae = vae;
-        this._options = options ?? new VaeTrainingOptions();
+        _vae = vae;
+        _options = options ?? new VaeTrainingOptions();
         Modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["vae"] = vae };
     }
 
@@ -73,14 +74,14 @@ public sealed class VaeTraining : ITrainingObjective
             new Dictionary<string, double>(StringComparer.Ordinal)
             {
                 ["l1"] = absolute.detach().cpu().item<float>(),
-                ["psnr"] = -10 * Math.Log10(squared.detach().cpu().item<float>() / 4), // pixels span 2
+                ["psnr"] = -10 * Math.Log10(squared.detach().cpu().item<float>() / 4), // pixel values span a range of 2
                 ["edges"] = edges.detach().cpu().item<float>(),
                 ["kl"] = divergence.detach().cpu().item<float>(),
             }
         );
     }
 
-    // Linear in the images, so taken of their difference.
+    // Computes the edge loss. Differences are linear in the images, so they are taken of the difference of the images.
     private static Tensor Edges(Tensor difference)
     {
         var total = Steps(difference);

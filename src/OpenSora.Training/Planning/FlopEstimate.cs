@@ -3,27 +3,27 @@ using OpenSora.Models.Layers;
 
 namespace OpenSora.Training.Planning;
 
-/// <summary>Floating-point operations of one forward pass of one sample; a multiply-add counts as two. Norms, activations and sums are left out: they
-/// are a few thousandths.</summary>
-/// <param name="Linear">Linear layers and convolutions.</param>
-/// <param name="SpatialAttention">Products of queries, keys and values within frames; of attention over space and time at once too, and that of
-/// encoders.</param>
-/// <param name="TemporalAttention">The same along time.</param>
-/// <param name="CrossAttention">The same with text.</param>
+/// <summary>The number of floating-point operations of one forward pass of one sample. A multiply-add counts as two. Normalization, activations and
+/// additions are not counted; they are a few thousandths of the total.</summary>
+/// <param name="Linear">The operations of linear layers and convolutions.</param>
+/// <param name="SpatialAttention">The operations of attention within frames: matrix multiplications of queries, keys and values. This includes
+/// attention over space and time together and attention in encoders.</param>
+/// <param name="TemporalAttention">The operations of attention along time.</param>
+/// <param name="CrossAttention">The operations of cross-attention to text.</param>
 public sealed record FlopEstimate(double Linear, double SpatialAttention, double TemporalAttention = 0, double CrossAttention = 0)
 {
-    /// <summary>All attention products.</summary>
+    /// <summary>Gets the operations of all attention layers, without their linear layers.</summary>
     public double Attention => SpatialAttention + TemporalAttention + CrossAttention;
 
-    /// <summary>All operations.</summary>
+    /// <summary>Gets the total number of operations.</summary>
     public double Total => Linear + Attention;
 
-    /// <summary>Counts an <see cref="StdiT"/>'s.</summary>
-    /// <param name="model">Its sizes.</param>
-    /// <param name="frames">Latent frames.</param>
-    /// <param name="height">Latent rows.</param>
-    /// <param name="width">Latent columns.</param>
-    /// <param name="textTokens">Tokens of the caption; null: the most there may be.</param>
+    /// <summary>Counts the operations of an <see cref="StdiT"/>.</summary>
+    /// <param name="model">The configuration of the model.</param>
+    /// <param name="frames">The number of latent frames.</param>
+    /// <param name="height">The number of latent rows.</param>
+    /// <param name="width">The number of latent columns.</param>
+    /// <param name="textTokens">The number of tokens of the caption; null for the maximum.</param>
     public static FlopEstimate Of(StdiTConfig model, int frames, int height, int width, int? textTokens = null)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -34,8 +34,8 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         var n = t * s;
         var values = (double)patch[0] * patch[1] * patch[2] * model.InChannels;
         var (matrices, spatial, temporal) = SelfAttention(model.AttentionOrder, depth, t, s, c);
-        // A block's c x c matrices: those of self attention, the query's and the output's of cross attention, 2 r of the MLP; keys and values of the
-        // text.
+        // The c x c matrices of a block: those of self-attention, 2 of cross-attention (query and output) and 2 r of the MLP. The keys and values of
+        // cross-attention are computed from the text tokens.
         var linear =
             2 * c * c * depth * (n * (matrices + 2 + 2 * model.MlpRatio) + 2 * m)
             + 2 * n * c * values * (model.PredSigma ? 3 : 2)
@@ -46,11 +46,11 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         return new FlopEstimate(linear, spatial, temporal, 4 * n * m * c * depth);
     }
 
-    /// <summary>Counts a <see cref="DiT"/>'s.</summary>
-    /// <param name="model">Its sizes.</param>
-    /// <param name="frames">Latent frames.</param>
-    /// <param name="height">Latent rows.</param>
-    /// <param name="width">Latent columns.</param>
+    /// <summary>Counts the operations of a <see cref="DiT"/>.</summary>
+    /// <param name="model">The configuration of the model.</param>
+    /// <param name="frames">The number of latent frames.</param>
+    /// <param name="height">The number of latent rows.</param>
+    /// <param name="width">The number of latent columns.</param>
     public static FlopEstimate Of(DiTConfig model, int frames, int height, int width)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -69,7 +69,7 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         return new FlopEstimate(linear, spatial, temporal);
     }
 
-    // A block's c x c matrices, 4 an attention, and the products of all blocks.
+    // Returns the number of c x c matrices per block, 4 per attention, and the attention operations of all blocks.
     private static (double Matrices, double Spatial, double Temporal) SelfAttention(AttentionOrder order, int depth, double t, double s, double c)
     {
         double Products(double blocks, double length) => blocks * 4 * t * s * length * c;
@@ -81,11 +81,11 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         };
     }
 
-    /// <summary>Counts those of encoding frames with an <see cref="AutoencoderKL"/>.</summary>
-    /// <param name="model">Its sizes.</param>
-    /// <param name="frames">Frames.</param>
-    /// <param name="height">Rows of pixels.</param>
-    /// <param name="width">Columns of pixels.</param>
+    /// <summary>Counts the operations of encoding frames with an <see cref="AutoencoderKL"/>.</summary>
+    /// <param name="model">The configuration of the model.</param>
+    /// <param name="frames">The number of frames.</param>
+    /// <param name="height">The height in pixels.</param>
+    /// <param name="width">The width in pixels.</param>
     public static FlopEstimate OfEncoding(AutoencoderKLConfig model, int frames, int height, int width)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -120,9 +120,9 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         return new FlopEstimate(frames * linear, frames * 4 * pixels * pixels * c);
     }
 
-    /// <summary>Counts those of encoding a caption with a <see cref="T5Encoder"/>.</summary>
-    /// <param name="model">Its sizes.</param>
-    /// <param name="tokens">Tokens, padding included.</param>
+    /// <summary>Counts the operations of encoding a caption with a <see cref="T5Encoder"/>.</summary>
+    /// <param name="model">The configuration of the model.</param>
+    /// <param name="tokens">The number of tokens, including padding.</param>
     public static FlopEstimate OfEncoding(T5Config model, int tokens)
     {
         ArgumentNullException.ThrowIfNull(model);

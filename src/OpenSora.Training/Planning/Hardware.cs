@@ -1,35 +1,34 @@
 namespace OpenSora.Training.Planning;
 
-/// <summary>What a plan assumes of the device that trains. Change a preset with <c>with</c>: your price, your measured speed.</summary>
+/// <summary>The properties of the training device that a plan assumes. Use a <c>with</c> expression to change a preset, for example to your price or
+/// your measured speed.</summary>
 public sealed record Hardware
 {
-    /// <summary>The device's name, for the table.</summary>
+    /// <summary>The name of the device, which the table shows.</summary>
     public required string Name { get; init; }
 
-    /// <summary>Peak of float32 matrix products, floating-point operations a second; a multiply-add counts as two.</summary>
+    /// <summary>The peak speed of float32 matrix multiplications, in floating-point operations per second. A multiply-add counts as two.</summary>
     public required double Float32 { get; init; }
 
-    /// <summary>Peak of bfloat16 matrix products (dense), operations a second.</summary>
+    /// <summary>The peak speed of dense bfloat16 matrix multiplications, in floating-point operations per second.</summary>
     public required double BFloat16 { get; init; }
 
-    /// <summary>The share of the peak that linear layers reach over a whole run: waiting for data, communication and all the rest included. 0.12 is
-    /// what the hours
-    /// published for Open-Sora 1.0 come to.</summary>
+    /// <summary>The fraction of the peak speed that linear layers reach over a whole run, including waiting for data, communication and everything
+    /// else. The GPU hours published for Open-Sora 1.0 correspond to 0.12.</summary>
     public double Utilisation { get; init; } = 0.12;
 
-    /// <summary>How fast the products inside attention go, relative to linear layers: softmax, short rows and odd head sizes make them slow. A
-    /// quarter is what the
-    /// speeds published for Open-Sora 1.0 at 256x256 and 512x512 come to.</summary>
+    /// <summary>The speed of matrix multiplications inside attention, relative to linear layers. Softmax, short rows and unusual head sizes make them
+    /// slow. The speeds published for Open-Sora 1.0 at 256x256 and 512x512 correspond to 0.25.</summary>
     public double AttentionSpeed { get; init; } = 0.25;
 
-    /// <summary>Memory, bytes.</summary>
+    /// <summary>The memory of the device in bytes.</summary>
     public required double Memory { get; init; }
 
-    /// <summary>Price of an hour, dollars.</summary>
+    /// <summary>The price per hour in US dollars.</summary>
     public double PricePerHour { get; init; }
 
-    /// <summary>NVIDIA H800 SXM, with the price that the three amounts published for Open-Sora 1.0 agree on best: they come to 2.12, 2.34 and 2.49
-    /// dollars an hour.</summary>
+    /// <summary>An NVIDIA H800 SXM. The price is the best fit to the three costs published for Open-Sora 1.0, which correspond to 2.12, 2.34 and 2.49
+    /// dollars per hour.</summary>
     public static Hardware H800 { get; } =
         new()
         {
@@ -40,10 +39,11 @@ public sealed record Hardware
             PricePerHour = 2.30,
         };
 
-    /// <summary>NVIDIA H100 SXM. The price is an assumption.</summary>
+    /// <summary>An NVIDIA H100 SXM. The price is an assumption.</summary>
     public static Hardware H100 { get; } = H800 with { Name = "H100", PricePerHour = 2.50 };
 
-    /// <summary>NVIDIA A100 SXM with 80 GB. Price and utilisation are assumptions: of its lower peak, the same program uses more.</summary>
+    /// <summary>An NVIDIA A100 SXM with 80 GB. The price and the utilization are assumptions: the same program uses a larger fraction of the lower
+    /// peak speed.</summary>
     public static Hardware A100 { get; } =
         new()
         {
@@ -55,9 +55,10 @@ public sealed record Hardware
             PricePerHour = 1.50,
         };
 
-    /// <summary>The machine that runs, at measured speeds.</summary>
-    /// <param name="float32">Operations a second that linear layers reach in float32.</param>
-    /// <param name="bfloat16">The same in bfloat16; null: as in float32.</param>
+    /// <summary>Describes the current machine by its measured speeds.</summary>
+    /// <param name="float32">The speed that linear layers reach in float32, in floating-point operations per second.</param>
+    /// <param name="bfloat16">The speed that linear layers reach in bfloat16, in floating-point operations per second; null for the speed in
+    /// float32.</param>
     public static Hardware ThisMachine(double float32, double? bfloat16 = null) =>
         new()
         {
@@ -88,7 +89,7 @@ public sealed record Hardware
         }
         if (Utilisation > 1)
         {
-            throw new InvalidOperationException($"Hardware '{Name}' has {nameof(Utilisation)} {Utilisation}; it is a share of the peak, at most 1.");
+            throw new InvalidOperationException($"Hardware '{Name}' has {nameof(Utilisation)} {Utilisation}; as a fraction, it must be at most 1.");
         }
 
         if (!double.IsFinite(PricePerHour) || PricePerHour < 0)

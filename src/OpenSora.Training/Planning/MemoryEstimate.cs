@@ -3,18 +3,18 @@ using OpenSora.Models.Layers;
 
 namespace OpenSora.Training.Planning;
 
-/// <summary>What a training step of an <see cref="StdiT"/> holds, in bytes: tensors only, without the program and its libraries. Parameters,
-/// gradients,
-/// AdamW's two moments and the moving average are float32, as this library trains.</summary>
-/// <param name="Parameters">The model's parameters and buffers.</param>
-/// <param name="Gradients">Their gradients. With gradient checkpointing those of the blocks' matrices are held twice, until the backward pass has
-/// ended.</param>
-/// <param name="Optimizer">AdamW's two moments.</param>
+/// <summary>The memory used by a training step of an <see cref="StdiT"/>, in bytes. Only tensors are counted, not the program and its libraries.
+/// Parameters, gradients, the two moments of AdamW and the moving average are float32, as in this library.</summary>
+/// <param name="Parameters">The parameters and buffers of the model.</param>
+/// <param name="Gradients">The gradients of the parameters. With gradient checkpointing, the gradients of the weight matrices in blocks are held
+/// twice until the end of the backward pass.</param>
+/// <param name="Optimizer">The two moments of AdamW.</param>
 /// <param name="Average">The moving average.</param>
-/// <param name="Activations">What the forward pass keeps for the backward pass, copies of the weights in the compute type included.</param>
-/// <param name="Working">What the backward pass needs besides, where it needs most; with gradient checkpointing the block that is computed again,
-/// too.</param>
-/// <param name="Encoders">The frozen encoders' parameters, where their output is not cached.</param>
+/// <param name="Activations">The tensors that the forward pass keeps for the backward pass, including copies of the weights in the compute
+/// type.</param>
+/// <param name="Working">The maximum additional memory of the backward pass. With gradient checkpointing, this includes the block that is
+/// recomputed.</param>
+/// <param name="Encoders">The parameters of the frozen encoders, if their output is not cached.</param>
 public sealed record MemoryEstimate(
     double Parameters,
     double Gradients,
@@ -25,19 +25,20 @@ public sealed record MemoryEstimate(
     double Encoders = 0
 )
 {
-    /// <summary>The most that is held at any moment. Activations go as gradients come, so that the larger of the two counts.</summary>
+    /// <summary>Gets the maximum memory in use at any time. Activations are released as gradients are computed, so the larger of the two
+    /// counts.</summary>
     public double Peak => Parameters + Optimizer + Average + Encoders + Working + Math.Max(Activations, Gradients);
 
-    /// <summary>Estimates a step's.</summary>
-    /// <param name="model">The model's sizes.</param>
-    /// <param name="batch">Samples that go through the model at a time.</param>
-    /// <param name="frames">Latent frames.</param>
-    /// <param name="height">Latent rows.</param>
-    /// <param name="width">Latent columns.</param>
-    /// <param name="bytes">Bytes of a number of the compute type: 4 for float32, 2 for bfloat16.</param>
-    /// <param name="checkpointing">Whether blocks keep their input only (<see cref="GradientCheckpointing"/>).</param>
-    /// <param name="average">Whether a moving average is kept.</param>
-    /// <param name="textTokens">Tokens of the captions; null: the most there may be.</param>
+    /// <summary>Estimates the memory of a training step.</summary>
+    /// <param name="model">The configuration of the model.</param>
+    /// <param name="batch">The number of samples that the model processes at a time.</param>
+    /// <param name="frames">The number of latent frames.</param>
+    /// <param name="height">The number of latent rows.</param>
+    /// <param name="width">The number of latent columns.</param>
+    /// <param name="bytes">The bytes per value of the compute type: 4 for float32, 2 for bfloat16.</param>
+    /// <param name="checkpointing">true if blocks keep only their input (see <see cref="GradientCheckpointing"/>).</param>
+    /// <param name="average">true if a moving average is kept.</param>
+    /// <param name="textTokens">The number of tokens of the captions; null for the maximum.</param>
     public static MemoryEstimate Of(
         StdiTConfig model,
         int batch,
@@ -58,14 +59,12 @@ public sealed record MemoryEstimate(
             s = (double)(height / patch[1]) * (width / patch[2]),
             m = textTokens ?? model.ModelMaxLength;
         var n = b * t * s; // tokens of the batch
-        var row = n * c * bytes; // one value a channel of every token
+        var row = n * c * bytes; // one value per channel and token
         var mixed = bytes < 4;
         var second = HasSecondAttention(model);
-        // Rows that the branches of a block keep; the fused attention keeps no logits. Spatial: input, normalized, modulated, query-key-value, result
-        // and
-        // projection. Temporal: the same without the modulation, and without the norm where there is none. Cross: input, query, result. MLP: input,
-        // normalized,
-        // modulated, r before and r after GELU, projection.
+        // The number of rows that the branches of a block keep; fused attention keeps no logits. Spatial: input, normalized, modulated,
+        // query-key-value, result and projection. Temporal: as spatial, but without the modulation, and without the normalization if the model has
+        // none. Cross: input, query, result. MLP: input, normalized, modulated, r before and r after GELU, projection.
         double spatialRows = 8,
             temporalRows = !HasSecondAttention(model) ? 0
             : model.TemporalNorm ? 7
@@ -78,7 +77,8 @@ public sealed record MemoryEstimate(
         var parameters = ParameterCount(model);
         var copies = mixed ? bytes * BlockMatrices(model) : 0; // of a block's matrices
         var blocks = model.Depth * (checkpointing ? row : block + copies);
-        // The ends: text states and their projection, last norm and modulation in float32, latents and the terms of the loss.
+        // Outside the blocks: text encoder states and their projection, final normalization and modulation in float32, latents and the terms of the
+        // loss.
         var values = b * frames * height * width * model.InChannels;
         var ends = b * m * (model.CaptionChannels * 4 + 3 * c * bytes) + n * c * 4 * (mixed ? 3 : 2) + row + LossTerms * values * 4;
         return new MemoryEstimate(
@@ -91,16 +91,16 @@ public sealed record MemoryEstimate(
         );
     }
 
-    // Tensors of the latents' size that the loss holds when the backward pass begins.
+    // The number of tensors of the size of the latents that the loss holds when the backward pass begins.
     private const double LossTerms = 30;
 
-    /// <summary>Parameters of an <see cref="StdiT"/>.</summary>
+    /// <summary>Counts the parameters of an <see cref="StdiT"/>.</summary>
     internal static double ParameterCount(StdiTConfig model)
     {
         double c = model.HiddenSize,
             values = model.PatchSize[0] * model.PatchSize[1] * model.PatchSize[2] * model.InChannels,
             outputs = values * (model.PredSigma ? 2 : 1);
-        var attentions = HasSecondAttention(model) ? 3 : 2; // with the one to the text
+        var attentions = HasSecondAttention(model) ? 3 : 2; // including cross-attention
         var biases = (4 * attentions + model.MlpRatio + 1) * c;
         var block = BlockMatrices(model) + biases + 6 * c + (model.QkNorm ? (attentions - 1) * 4 * c / model.NumHeads : 0);
         var size = c / 3;

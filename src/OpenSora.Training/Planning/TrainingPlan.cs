@@ -4,51 +4,51 @@ using OpenSora.Models;
 
 namespace OpenSora.Training.Planning;
 
-/// <summary>A stage whose cost is to be known before it is run.</summary>
+/// <summary>A stage of a training plan, for which the cost is estimated.</summary>
 public sealed record PlannedStage
 {
-    /// <summary>The stage's name, for the table.</summary>
+    /// <summary>The name of the stage, which the table shows.</summary>
     public required string Name { get; init; }
 
-    /// <summary>Optimizer steps.</summary>
+    /// <summary>The number of optimizer steps.</summary>
     public required long Steps { get; init; }
 
-    /// <summary>Samples that one device takes at a time.</summary>
+    /// <summary>The number of samples that one device processes at a time.</summary>
     public int BatchSize { get; init; } = 8;
 
-    /// <summary>Batches a device takes for one optimizer step.</summary>
+    /// <summary>The number of batches that a device processes for one optimizer step.</summary>
     public int Accumulation { get; init; } = 1;
 
-    /// <summary>Frames of a clip.</summary>
+    /// <summary>The number of frames of a clip.</summary>
     public int Frames { get; init; } = 16;
 
-    /// <summary>Rows of pixels.</summary>
+    /// <summary>The height of a clip in pixels.</summary>
     public int Height { get; init; } = 256;
 
-    /// <summary>Columns of pixels.</summary>
+    /// <summary>The width of a clip in pixels.</summary>
     public int Width { get; init; } = 256;
 
-    /// <summary>Whether blocks are computed again on the way back: a third more work for far fewer activations.</summary>
+    /// <summary>Recomputes blocks in the backward pass, which takes a third more work and keeps far fewer activations.</summary>
     public bool GradientCheckpointing { get; init; }
 
-    /// <summary>Whether clips are encoded once, before training, or anew each time.</summary>
+    /// <summary>Encodes clips once, before training. If false, clips are encoded every time they are used.</summary>
     public bool CachedLatents { get; init; }
 
-    /// <summary>Whether captions are encoded once, before training, or anew each time.</summary>
+    /// <summary>Encodes captions once, before training. If false, captions are encoded every time they are used.</summary>
     public bool CachedText { get; init; }
 }
 
-/// <summary>What a stage costs.</summary>
+/// <summary>The estimated cost of a stage.</summary>
 /// <param name="Stage">The stage.</param>
-/// <param name="Samples">Clips seen, over all devices.</param>
-/// <param name="Forward">Operations of the model's forward pass, one sample.</param>
-/// <param name="Encoding">Operations of encoding one sample's clip and caption, where they are not cached.</param>
-/// <param name="Flops">Operations of the whole stage.</param>
-/// <param name="Memory">Memory of one device.</param>
-/// <param name="Fits">Whether that is within the device's memory.</param>
-/// <param name="GpuHours">Hours of all devices together.</param>
-/// <param name="WallTime">Time from beginning to end.</param>
-/// <param name="Dollars">Price.</param>
+/// <param name="Samples">The number of clips processed, over all devices.</param>
+/// <param name="Forward">The operations of the model's forward pass for one sample.</param>
+/// <param name="Encoding">The operations of encoding the clip and the caption of one sample, if they are not cached.</param>
+/// <param name="Flops">The floating-point operations of the whole stage.</param>
+/// <param name="Memory">The memory used on one device.</param>
+/// <param name="Fits">true if the peak memory is within the device's memory.</param>
+/// <param name="GpuHours">The sum of the hours of all devices.</param>
+/// <param name="WallTime">The time from start to end.</param>
+/// <param name="Dollars">The price in US dollars.</param>
 public sealed record StageEstimate(
     PlannedStage Stage,
     double Samples,
@@ -62,11 +62,12 @@ public sealed record StageEstimate(
     double Dollars
 );
 
-/// <summary>Estimates what a training run costs before it is begun: operations, memory, hours, money.</summary>
+/// <summary>Estimates the cost of a training run in advance: operations, memory, hours and dollars.</summary>
 /// <remarks>
-/// A step is a forward pass and a backward pass of twice its work, and another forward pass with gradient checkpointing. Time is work over the
-/// device's peak, its <see cref="Hardware.Utilisation"/> and, for attention, its <see cref="Hardware.AttentionSpeed"/>; everything stands and falls
-/// with these two assumptions. docs/training-cost.md says where they come from and how far memory was found to agree with measurements.
+/// A step is a forward pass, a backward pass of twice its work and, with gradient checkpointing, another forward pass. The time is the work divided
+/// by the peak speed of the device, its <see cref="Hardware.Utilisation"/> and, for attention, its <see cref="Hardware.AttentionSpeed"/>. The
+/// estimate depends strongly on these two assumptions. docs/training-cost.md explains their origin and compares the estimated memory with
+/// measurements.
 /// </remarks>
 /// <example><code>
 /// var plan = new TrainingPlan
@@ -78,33 +79,32 @@ public sealed record StageEstimate(
 /// </code></example>
 public sealed record TrainingPlan
 {
-    /// <summary>The model that is trained.</summary>
+    /// <summary>The configuration of the model to train.</summary>
     public StdiTConfig Model { get; init; } = new();
 
-    /// <summary>What encodes clips.</summary>
+    /// <summary>The configuration of the autoencoder that encodes clips.</summary>
     public AutoencoderKLConfig Autoencoder { get; init; } = new();
 
-    /// <summary>What encodes captions.</summary>
+    /// <summary>The configuration of the text encoder that encodes captions.</summary>
     public T5Config TextEncoder { get; init; } = new();
 
-    /// <summary>The devices.</summary>
+    /// <summary>The properties of each device.</summary>
     public Hardware Hardware { get; init; } = Hardware.H800;
 
-    /// <summary>How many there are. Each holds the whole model and takes a batch of its own.</summary>
+    /// <summary>The number of devices. Each device holds the whole model and processes its own batch.</summary>
     public int Devices { get; init; } = 1;
 
-    /// <summary>Whether matrix products are in bfloat16 (<see cref="ComputeTypes"/>) or in float32.</summary>
+    /// <summary>Performs matrix multiplications in bfloat16 (see <see cref="ComputeTypes"/>). If false, they are in float32.</summary>
     public bool BFloat16 { get; init; } = true;
 
-    /// <summary>Whether a moving average of the parameters is kept.</summary>
+    /// <summary>Keeps a moving average of the parameters.</summary>
     public bool Average { get; init; } = true;
 
-    /// <summary>The stages.</summary>
+    /// <summary>The stages of the plan.</summary>
     public IReadOnlyList<PlannedStage> Stages { get; init; } = [];
 
-    /// <summary>The second and third stage of Open-Sora 1.0 as published: steps, batches and sizes, on 64 H800 with everything encoded on the way.
-    /// Gradient
-    /// checkpointing is on, as in the published configuration for 256x256.</summary>
+    /// <summary>Gets a plan of the published second and third stages of Open-Sora 1.0: steps, batches and sizes, on 64 H800, without cached
+    /// encodings. Gradient checkpointing is enabled, as in the published configuration for 256x256.</summary>
     public static TrainingPlan OpenSora10 { get; } =
         new()
         {
@@ -137,9 +137,10 @@ public sealed record TrainingPlan
             ],
         };
 
-    /// <summary>Estimates every stage.</summary>
-    /// <exception cref="ArgumentException">The model's configuration is wrong.</exception>
-    /// <exception cref="InvalidOperationException">A stage or the hardware is not as it must be; the message says what.</exception>
+    /// <summary>Estimates the cost of every stage.</summary>
+    /// <exception cref="ArgumentException">The configuration of a model is invalid.</exception>
+    /// <exception cref="InvalidOperationException">A stage, the hardware or the number of devices is invalid. The message describes the
+    /// error.</exception>
     public IReadOnlyList<StageEstimate> Estimate()
     {
         Model.Validate();
@@ -209,16 +210,17 @@ public sealed record TrainingPlan
         );
         Must(
             stage.Frames > 0 && stage.Frames % Model.PatchSize[0] == 0,
-            $"has {stage.Frames} {nameof(stage.Frames)}; expected a multiple of the patch's {Model.PatchSize[0]}"
+            $"has {stage.Frames} {nameof(stage.Frames)}; expected a multiple of the patch size, {Model.PatchSize[0]}"
         );
         var (rows, columns) = (factor * Model.PatchSize[1], factor * Model.PatchSize[2]);
         Must(
             stage.Height > 0 && stage.Width > 0 && stage.Height % rows == 0 && stage.Width % columns == 0,
-            $"is {stage.Height}x{stage.Width} pixels; expected multiples of {rows}x{columns}, what a token covers"
+            $"is {stage.Height}x{stage.Width} pixels; expected multiples of {rows}x{columns}, the size of a token"
         );
     }
 
-    // What is held of the autoencoder is its encoder: the operations on one pixel tell the weights only by level, so they are counted apart.
+    // Only the autoencoder's encoder is in memory. Its weights cannot be derived from its operations, because the operations depend on the size of
+    // each level. Therefore the weights are counted separately.
     private static double EncoderParameters(AutoencoderKLConfig model)
     {
         static double Convolution(double size, double from, double to) => (size * size * from + 1) * to;
@@ -247,7 +249,7 @@ public sealed record TrainingPlan
             + model.NumLayers * (d * (4.0 * model.NumHeads * model.DKv + feedForward * model.DFf) + 2 * d);
     }
 
-    /// <summary>The plan as a table in Markdown.</summary>
+    /// <summary>Formats the estimates as a Markdown table.</summary>
     public override string ToString()
     {
         var culture = CultureInfo.InvariantCulture;
@@ -256,10 +258,10 @@ public sealed record TrainingPlan
         text.Append(culture, $"{Devices} x {Hardware.Name}, {(BFloat16 ? "bfloat16" : "float32")}, {Hardware.Utilisation:P0} of ")
             .Append(
                 culture,
-                $"{(BFloat16 ? Hardware.BFloat16 : Hardware.Float32) / 1e12:G3} TFLOP/s, attention at {Hardware.AttentionSpeed:G2} of that, ${Hardware.PricePerHour:F2} an hour\n\n"
+                $"{(BFloat16 ? Hardware.BFloat16 : Hardware.Float32) / 1e12:G3} TFLOP/s, attention at {Hardware.AttentionSpeed:G2} of that, ${Hardware.PricePerHour:F2} per hour\n\n"
             );
         text.Append(
-            "| stage | clips | samples | TFLOP a sample | of it attention | encoding | memory GB | GPU hours | days | $ |\n|---|---|---|---|---|---|---|---|---|---|\n"
+            "| stage | clips | samples | TFLOP per sample | of which attention | encoding | memory GB | GPU hours | days | $ |\n|---|---|---|---|---|---|---|---|---|---|\n"
         );
         foreach (var e in estimates)
         {
@@ -269,11 +271,11 @@ public sealed record TrainingPlan
                 )
                 .Append(
                     culture,
-                    $"{e.Forward.Attention / e.Forward.Total:P1} | {e.Encoding.Total / (e.Flops / e.Samples):P0} | {e.Memory.Peak / 1e9:F1}{(e.Fits ? "" : " (too much)")} | "
+                    $"{e.Forward.Attention / e.Forward.Total:P1} | {e.Encoding.Total / (e.Flops / e.Samples):P0} | {e.Memory.Peak / 1e9:F1}{(e.Fits ? "" : " (exceeds memory)")} | "
                 )
                 .Append(culture, $"{e.GpuHours:N0} | {e.WallTime.TotalDays:F1} | {e.Dollars:N0} |\n");
         }
-        text.Append(culture, $"| together | | {estimates.Sum(e => e.Samples):N0} | | | | | {estimates.Sum(e => e.GpuHours):N0} | ")
+        text.Append(culture, $"| total | | {estimates.Sum(e => e.Samples):N0} | | | | | {estimates.Sum(e => e.GpuHours):N0} | ")
             .Append(culture, $"{estimates.Sum(e => e.WallTime.TotalDays):F1} | {estimates.Sum(e => e.Dollars):N0} |\n");
         return text.ToString();
     }

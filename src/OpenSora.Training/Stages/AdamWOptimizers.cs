@@ -3,10 +3,9 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>AdamW (Loshchilov and Hutter, 2019) for many parameters.</summary>
-/// <remarks>TorchSharp's AdamW keeps two temporary tensors of each parameter until it has seen all of them: 8 bytes a parameter. With an optimizer
-/// for each
-/// parameter they live as long as that one's step.</remarks>
+/// <summary>A set of AdamW optimizers (Loshchilov and Hutter, 2019), one for each parameter.</summary>
+/// <remarks>TorchSharp's AdamW keeps two temporary tensors per parameter until it has updated all of its parameters: 8 bytes per value. With a
+/// separate optimizer for each parameter, these tensors are released after each parameter's update.</remarks>
 internal sealed class AdamWOptimizers : IDisposable
 {
     private readonly List<AdamW> _optimizers;
@@ -16,10 +15,10 @@ internal sealed class AdamWOptimizers : IDisposable
             .. parameters.Select(parameter => optim.AdamW([parameter], stage.LearningRate, stage.Beta1, stage.Beta2, 1e-8, stage.WeightDecay)),
         ];
 
-    /// <summary>The moments and the number of steps of one parameter.</summary>
+    /// <summary>Gets the moments and the step count of a parameter.</summary>
     public AdamW.State State(int parameter) => (AdamW.State)_optimizers[parameter].state_dict().State[0];
 
-    /// <summary>Changes every parameter that has a gradient.</summary>
+    /// <summary>Updates every parameter that has a gradient.</summary>
     public void Step(double learningRate)
     {
         foreach (var optimizer in _optimizers)

@@ -7,26 +7,26 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>Where a run was when its checkpoint was written.</summary>
-/// <remarks>No generator states are among it: all that is random in a step is drawn from the stage's seed and the step's number. Nor is the place in
-/// the
-/// data or in the learning rate's schedule: both follow from the step.</remarks>
+/// <summary>The progress of a run at the time its checkpoint was written.</summary>
+/// <remarks>Random generator states are not stored, because all randomness of a step is derived from the stage's seed and the step number. The
+/// positions in the data and in the learning rate schedule are not stored either, because both follow from the step.</remarks>
 internal sealed record CheckpointState
 {
     public int Version { get; init; } = 1;
 
-    /// <summary>Index of the stage.</summary>
+    /// <summary>The zero-based index of the stage.</summary>
     public int Stage { get; init; }
 
     public string StageName { get; init; } = "";
 
-    /// <summary>Optimizer steps done in the stage; batches done are this times the accumulation.</summary>
+    /// <summary>The number of optimizer steps completed in the stage. The number of batches is this value multiplied by the gradient
+    /// accumulation.</summary>
     public long Step { get; init; }
 
-    /// <summary>Optimizer steps done in the stages before it.</summary>
+    /// <summary>The number of optimizer steps completed in the previous stages.</summary>
     public long StepsBefore { get; init; }
 
-    /// <summary>Time spent in the stage.</summary>
+    /// <summary>The time spent in the stage, in seconds.</summary>
     public double Seconds { get; init; }
 
     public string Settings { get; init; } = "";
@@ -35,12 +35,13 @@ internal sealed record CheckpointState
 
     public string Data { get; init; } = "";
 
-    /// <summary>What the spike guard compares with, where there is one.</summary>
+    /// <summary>The history that the spike guard compares steps with; null if the stage has no guard.</summary>
     public SpikeHistory? Spikes { get; init; }
 }
 
-/// <summary>A checkpoint: one safetensors file with weights, moving averages and optimizer state; where the run was is in its header.</summary>
-/// <remarks>Names: <c>weights.PART.NAME</c>, <c>ema.PART.NAME</c>, <c>adam.mean.PART.NAME</c>, <c>adam.square.PART.NAME</c>.</remarks>
+/// <summary>Reads and writes checkpoints. A checkpoint is a safetensors file with weights, moving averages and optimizer state. Its header contains
+/// the progress of the run.</summary>
+/// <remarks>Tensor names: <c>weights.PART.NAME</c>, <c>ema.PART.NAME</c>, <c>adam.mean.PART.NAME</c>, <c>adam.square.PART.NAME</c>.</remarks>
 internal static class Checkpoint
 {
     private const string StateKey = "opensora.training",
@@ -49,12 +50,12 @@ internal static class Checkpoint
         Pattern = "checkpoint-*.safetensors";
     private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web);
 
-    /// <summary>Makes sure that a folder's checkpoints are those of the run that will write there, and removes what a kill left of one that was being
-    /// written.</summary>
-    /// <param name="folder">The folder.</param>
-    /// <param name="continued">The checkpoint that the run goes on from; null: it begins.</param>
-    /// <exception cref="InvalidOperationException">There are later checkpoints than that, or others. They would be taken for this run's, and its own
-    /// deleted for them.</exception>
+    /// <summary>Verifies that the checkpoints in a folder belong to the run that will write there, and deletes partial files left by interrupted
+    /// writes.</summary>
+    /// <param name="folder">The checkpoint folder.</param>
+    /// <param name="continued">The checkpoint from which the run resumes; null for a new run.</param>
+    /// <exception cref="InvalidOperationException">The folder contains newer checkpoints or checkpoints of another run. They would be mistaken for
+    /// checkpoints of this run, and checkpoints of this run would be deleted in their place.</exception>
     public static void Prepare(string folder, string? continued)
     {
         if (
@@ -63,8 +64,8 @@ internal static class Checkpoint
         )
         {
             throw new InvalidOperationException(
-                $"'{folder}' has checkpoints of a run that this one does not go on with, the newest '{Path.GetFileName(newest)}'. "
-                    + "Save to another folder, go on from the newest with Resume, or move them away."
+                $"'{folder}' contains checkpoints of a run that this run does not continue; the newest is '{Path.GetFileName(newest)}'. "
+                    + "Save to another folder, continue from the newest checkpoint with Resume, or move the checkpoints away."
             );
         }
         if (Directory.Exists(folder))
@@ -76,7 +77,7 @@ internal static class Checkpoint
         }
     }
 
-    /// <summary>Writes a checkpoint, then deletes all but the newest. Returns its path.</summary>
+    /// <summary>Writes a checkpoint, deletes the oldest checkpoints beyond the number to keep, and returns the path of the new checkpoint.</summary>
     public static string Write(
         CheckpointOptions options,
         CheckpointState state,
@@ -109,7 +110,7 @@ internal static class Checkpoint
         }
 
         var path = Path.Combine(options.Folder, FormattableString.Invariant($"checkpoint-{state.Stage + 1:D2}-{state.Step:D8}.safetensors"));
-        // The optimizer counts a parameter's steps, and a step in which it has no gradient is none of its own.
+        // The optimizer counts the steps of each parameter separately and leaves out steps in which the parameter has no gradient.
         var steps = trained.Select((pair, i) => (pair.Name, optimizer.State(i).step)).ToArray();
         var most = steps.Max(pair => pair.step);
         SafetensorsWriter.Write(
@@ -133,7 +134,7 @@ internal static class Checkpoint
         return path;
     }
 
-    /// <summary>The newest checkpoint of a folder, or the file itself; null if there is none.</summary>
+    /// <summary>Gets the newest checkpoint in a folder, or the path itself if it is a file; null if there is none.</summary>
     public static string? Newest(string path) => File.Exists(path) ? path : All(path).LastOrDefault();
 
     private static IEnumerable<string> All(string folder) =>
@@ -142,9 +143,10 @@ internal static class Checkpoint
     public static CheckpointState State(SafetensorsFile file) =>
         file.Metadata.TryGetValue(StateKey, out var json)
             ? JsonSerializer.Deserialize<CheckpointState>(json, Json)!
-            : throw new InvalidWeightsException(file.Path, "it is no training checkpoint. Weights alone are taken by InitialiseFrom, not by Resume.");
+            : throw new InvalidWeightsException(file.Path, "it is not a training checkpoint. Use InitialiseFrom, not Resume, to load only weights.");
 
-    /// <summary>Fills the modules; with averages, the parameters that have one are filled from it.</summary>
+    /// <summary>Loads weights into the modules. If <paramref name="averages"/> is true, parameters that have a moving average are loaded from
+    /// it.</summary>
     public static IReadOnlyDictionary<string, LoadReport> ReadWeights(
         WeightsFile file,
         IReadOnlyDictionary<string, nn.Module> modules,
@@ -158,7 +160,7 @@ internal static class Checkpoint
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"it is no training checkpoint, but several modules are trained: {string.Join(", ", modules.Keys)}. Load their weights into the modules before training."
+                $"it is not a training checkpoint, but several modules are trained: {string.Join(", ", modules.Keys)}. Load their weights into the modules before training."
             );
         }
 
@@ -192,7 +194,7 @@ internal static class Checkpoint
         return reports;
     }
 
-    /// <summary>Fills the moving averages and the optimizer's state.</summary>
+    /// <summary>Loads the moving averages and the optimizer state.</summary>
     public static void ReadProgress(
         SafetensorsFile file,
         IReadOnlyDictionary<string, Tensor> ema,
@@ -210,7 +212,7 @@ internal static class Checkpoint
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"it was written by a run that trained {held} parameters, this stage trains {trained.Count} of them. Train the same, or start anew with InitialiseFrom."
+                $"it was written by a run that trained {held} parameters, but this stage trains {trained.Count}. Train the same parameters, or start a new run with InitialiseFrom."
             );
         }
 
@@ -231,7 +233,7 @@ internal static class Checkpoint
             {
                 throw new InvalidWeightsException(
                     file.Path,
-                    $"it lacks '{name}'. The stage trains other parameters than the run that wrote it; start it anew with InitialiseFrom."
+                    $"it has no tensor '{name}'. The stage trains different parameters than the run that wrote the file. Start a new run with InitialiseFrom."
                 );
             }
 

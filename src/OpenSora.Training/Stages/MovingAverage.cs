@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>An exponential moving average of parameters, in float32; buffers have none, as published.</summary>
+/// <summary>An exponential moving average of parameters, in float32. Buffers are not averaged, as in the published implementation.</summary>
 internal sealed class MovingAverage : IDisposable
 {
     private readonly IReadOnlyList<(string Name, Parameter Parameter)> _parameters;
@@ -12,7 +12,7 @@ internal sealed class MovingAverage : IDisposable
 
     public MovingAverage(IReadOnlyList<(string Name, Parameter Parameter)> parameters)
     {
-        this._parameters = parameters;
+        _parameters = parameters;
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         foreach (var (name, parameter) in parameters)
@@ -25,7 +25,7 @@ internal sealed class MovingAverage : IDisposable
 
     public IReadOnlyDictionary<string, Tensor> Averages => _averages;
 
-    /// <summary><c>average = decay * average + (1 - decay) * parameter</c></summary>
+    /// <summary>Updates the averages: <c>average = decay * average + (1 - decay) * parameter</c>.</summary>
     public void Update(double decay)
     {
         using var noGradients = no_grad();
@@ -36,7 +36,7 @@ internal sealed class MovingAverage : IDisposable
         }
     }
 
-    /// <summary>Puts the averages into the parameters.</summary>
+    /// <summary>Copies the averages into the parameters.</summary>
     public void CopyToParameters()
     {
         using var noGradients = no_grad();
@@ -47,7 +47,7 @@ internal sealed class MovingAverage : IDisposable
         }
     }
 
-    /// <summary>Puts the averages into the parameters until the result is disposed of.</summary>
+    /// <summary>Copies the averages into the parameters until the returned object is disposed, which restores the parameters.</summary>
     public IDisposable Exchange()
     {
         using var scope = NewDisposeScope();

@@ -4,9 +4,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>Threads that compute shares of a batch side by side, each with its part of libtorch's threads. They live as long as a stage: libtorch
-/// builds a pool of threads
-/// anew whenever one is told how many it has.</summary>
+/// <summary>A group of threads that process parts of a batch in parallel, each with its portion of libtorch's threads.</summary>
+/// <remarks>The threads live as long as the stage, because libtorch creates a new thread pool each time the number of threads is set.</remarks>
 internal sealed class StageWorkers : IDisposable
 {
     private readonly BlockingCollection<Action>[] _queues;
@@ -22,7 +21,7 @@ internal sealed class StageWorkers : IDisposable
                 (queue, number) =>
                     new Thread(() =>
                     {
-                        set_num_threads(each); // of this thread
+                        set_num_threads(each); // applies to this thread only
                         foreach (var work in queue.GetConsumingEnumerable())
                         {
                             work();
@@ -37,8 +36,8 @@ internal sealed class StageWorkers : IDisposable
         Array.ForEach(_threads, thread => thread.Start());
     }
 
-    /// <summary>Runs work on the first <paramref name="count"/> workers, each with its number, and waits for all of them.</summary>
-    /// <remarks>Where several fail, the first one's exception is thrown.</remarks>
+    /// <summary>Runs work on the first <paramref name="count"/> workers, passing each its index, and waits until all have finished.</summary>
+    /// <remarks>If several workers fail, the exception of the one with the lowest index is thrown.</remarks>
     public void Run(int count, Action<int> work)
     {
         var failures = new Exception?[count];
@@ -75,6 +74,6 @@ internal sealed class StageWorkers : IDisposable
         Array.ForEach(_queues, queue => queue.CompleteAdding());
         Array.ForEach(_threads, thread => thread.Join());
         Array.ForEach(_queues, queue => queue.Dispose());
-        set_num_threads(get_num_threads()); // a BLAS library may have one number for all threads
+        set_num_threads(get_num_threads()); // restores the count in BLAS libraries that have a single one for all threads
     }
 }

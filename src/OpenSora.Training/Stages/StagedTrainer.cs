@@ -11,12 +11,13 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>Trains in stages, each of which starts from what the one before it learned: Open-Sora 1.0's method of going from images to low-resolution
-/// video to high quality, and any other sequence of stages.</summary>
+/// <summary>Trains in stages, each of which starts from the weights of the previous stage. Open-Sora 1.0 uses this method to progress from images to
+/// low-resolution video to high-quality video. Any other sequence of stages is possible.</summary>
 /// <remarks>
-/// Parameters stay float32 masters; <see cref="ComputeTypes.UseComputeType"/> lets a model multiply in bfloat16. A run is repeatable: all randomness
-/// of a step comes from the stage's seed and the step's number, so that a run that was killed and resumed gives the same weights as one that was not,
-/// bit for bit on one CPU. Steps, samples, losses and durations are also told to System.Diagnostics.Metrics, by the meter <c>OpenSora.Training</c>.
+/// The parameters are float32 master weights; with <see cref="ComputeTypes.UseComputeType"/>, a model performs matrix multiplications in bfloat16.
+/// Runs are reproducible: all randomness of a step is derived from the stage's seed and the step number, so a run that was killed and resumed
+/// produces the same weights as an uninterrupted run, bit for bit on one CPU. Steps, samples, losses and durations are also reported to
+/// System.Diagnostics.Metrics through the meter <c>OpenSora.Training</c>.
 /// </remarks>
 public sealed class StagedTrainer : IDisposable
 {
@@ -29,25 +30,26 @@ public sealed class StagedTrainer : IDisposable
     private MovingAverage? _average;
     private int _running;
 
-    /// <summary>A trainer of a diffusion transformer with the published loss.</summary>
-    /// <param name="model">The model; stays the caller's.</param>
-    /// <param name="textEncoder">A text encoder to be trained with it, for data that hold token ids; null: data hold text states.</param>
+    /// <summary>Creates a trainer for a diffusion transformer with the published loss.</summary>
+    /// <param name="model">The model. The caller keeps ownership of it.</param>
+    /// <param name="textEncoder">A text encoder to train together with the model, for data that contain token IDs; null if the data contain text
+    /// encoder states.</param>
     public StagedTrainer(IVideoTransformer model, T5Encoder? textEncoder = null)
         : this(new DiffusionTraining(model, textEncoder)) { }
 
-    /// <summary>A trainer of anything.</summary>
-    /// <param name="objective">What is trained, to what end.</param>
+    /// <summary>Creates a trainer for a custom objective.</summary>
+    /// <param name="objective">The loss to minimize and the modules to train.</param>
     public StagedTrainer(ITrainingObjective objective)
     {
         ArgumentNullException.ThrowIfNull(objective);
-        this._objective = objective;
+        _objective = objective;
     }
 
-    /// <summary>The stages, in their order.</summary>
+    /// <summary>Gets the stages in the order in which they run.</summary>
     public IReadOnlyList<TrainingStage> Stages => _stages;
 
-    /// <summary>Adds a stage.</summary>
-    /// <param name="stage">Its settings; it is looked at when the run begins.</param>
+    /// <summary>Adds a stage after the existing stages.</summary>
+    /// <param name="stage">The settings of the stage. They are validated when the run starts.</param>
     public StagedTrainer AddStage(TrainingStage stage)
     {
         ArgumentNullException.ThrowIfNull(stage);
@@ -55,8 +57,8 @@ public sealed class StagedTrainer : IDisposable
         return this;
     }
 
-    /// <summary>Adds somebody who looks on; callbacks are called in the order in which they were added.</summary>
-    /// <param name="callback">Stays the caller's.</param>
+    /// <summary>Adds a callback. Callbacks are called in the order in which they were added.</summary>
+    /// <param name="callback">The callback. The caller keeps ownership of it.</param>
     public StagedTrainer AddCallback(ITrainingCallback callback)
     {
         ArgumentNullException.ThrowIfNull(callback);
@@ -64,10 +66,10 @@ public sealed class StagedTrainer : IDisposable
         return this;
     }
 
-    /// <summary>Writes checkpoints.</summary>
-    /// <param name="options">Where and how often. A folder that has checkpoints already is one to <see cref="Resume"/> from: another run does not
-    /// begin in it.</param>
-    /// <exception cref="ArgumentException">The options name no folder, or a number in them is below 1.</exception>
+    /// <summary>Enables checkpoints.</summary>
+    /// <param name="options">The folder and the frequency of the checkpoints. If the folder already contains checkpoints, the run must
+    /// <see cref="Resume"/> from them; a new run cannot start in that folder.</param>
+    /// <exception cref="ArgumentException">The options do not name a folder, or a value in them is out of range.</exception>
     public StagedTrainer SaveTo(CheckpointOptions options)
     {
         ArgumentNullException.ThrowIfNull(options);
@@ -80,13 +82,12 @@ public sealed class StagedTrainer : IDisposable
         return this;
     }
 
-    /// <summary>Goes on with an earlier run of the same stages, exactly where its checkpoint was written.</summary>
-    /// <remarks>The stage's settings, objective and data must be the same. Its <see cref="TrainingStage.Steps"/> and
-    /// <see cref="TrainingStage.TimeLimit"/> may be
-    /// others: the run is then longer or shorter, a last stage that was done goes on, and the learning rate follows the schedule of the new
-    /// length.</remarks>
-    /// <param name="path">A checkpoint or a folder of them, of which the newest is taken.</param>
-    /// <param name="ifAny">Begins at the beginning where there is no checkpoint yet, instead of failing.</param>
+    /// <summary>Continues an earlier run of the same stages from the exact point at which its checkpoint was written.</summary>
+    /// <remarks>The settings, objective and data of the stage must be the same. <see cref="TrainingStage.Steps"/> and
+    /// <see cref="TrainingStage.TimeLimit"/> can differ: the run is then longer or shorter, a last stage that was complete continues if it is now
+    /// longer, and the learning rate follows the schedule for the new length.</remarks>
+    /// <param name="path">The path of a checkpoint, or of a folder, from which the newest checkpoint is used.</param>
+    /// <param name="ifAny">true to start from the beginning if there is no checkpoint yet; false to fail.</param>
     public StagedTrainer Resume(string path, bool ifAny = false)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
@@ -94,14 +95,14 @@ public sealed class StagedTrainer : IDisposable
         return this;
     }
 
-    /// <summary>Takes the weights, and nothing else, of another run or of a weights file, for a new run. Done at once.</summary>
-    /// <param name="path">A file of weights as <see cref="WeightsFile"/> opens it, a checkpoint, or a folder of checkpoints, of which the newest is
-    /// taken.</param>
-    /// <param name="averages">Takes a checkpoint's moving averages rather than its last weights.</param>
-    /// <param name="options">How the names fit; null: strictly. <see cref="LoadOptions.KeepInitial"/> names what a model has and its predecessor had
-    /// not.</param>
-    /// <exception cref="FileNotFoundException">There is no such file, or the folder holds no checkpoint.</exception>
-    /// <exception cref="InvalidWeightsException">It does not fit.</exception>
+    /// <summary>Loads the weights, and nothing else, of another run or of a weights file for a new run. The weights are loaded immediately.</summary>
+    /// <param name="path">The path of a weights file that <see cref="WeightsFile"/> can open, of a checkpoint, or of a folder, from which the newest
+    /// checkpoint is used.</param>
+    /// <param name="averages">true to load the moving averages of a checkpoint; false to load its last weights.</param>
+    /// <param name="options">The options for matching names; null for strict matching. <see cref="LoadOptions.KeepInitial"/> selects parameters that
+    /// the model has but the file does not.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist, or the folder contains no checkpoint.</exception>
+    /// <exception cref="InvalidWeightsException">The weights do not fit the modules.</exception>
     public StagedTrainer InitialiseFrom(string path, bool averages = true, LoadOptions? options = null)
     {
         using var file = WeightsFile.Open(Existing(path), options?.Section);
@@ -109,14 +110,18 @@ public sealed class StagedTrainer : IDisposable
         return this;
     }
 
-    /// <summary>What the last <see cref="InitialiseFrom"/> loaded, left out and left as it was, by module.</summary>
+    /// <summary>Gets the reports of the last call to <see cref="InitialiseFrom"/> by module: the tensors that were loaded, skipped or left
+    /// unchanged.</summary>
     public IReadOnlyDictionary<string, LoadReport> LoadReports { get; private set; } = new Dictionary<string, LoadReport>(StringComparer.Ordinal);
 
-    /// <summary>Runs all stages that are not done.</summary>
-    /// <param name="progress">Told after every optimizer step.</param>
-    /// <param name="cancellationToken">Stops after the current step; a checkpoint is written before the exception is thrown.</param>
-    /// <exception cref="InvalidOperationException">A stage's settings are wrong, or do not fit the run that is resumed.</exception>
-    /// <exception cref="TrainingDivergedException">A loss or gradient is not finite, or too many in a row were out of proportion.</exception>
+    /// <summary>Runs all stages that are not complete.</summary>
+    /// <param name="progress">Receives the progress after every optimizer step.</param>
+    /// <param name="cancellationToken">Stops the run after the current step. If checkpoints are enabled, one is written before the exception is
+    /// thrown.</param>
+    /// <exception cref="InvalidOperationException">There are no stages, the settings of a stage are invalid, or they do not match the run that is
+    /// resumed.</exception>
+    /// <exception cref="TrainingDivergedException">A loss or gradient is not finite, or there were too many spikes in a row (see
+    /// <see cref="TrainingStage.Spikes"/>).</exception>
     public Task RunAsync(IProgress<TrainingProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         if (_stages.Count == 0)
@@ -130,19 +135,19 @@ public sealed class StagedTrainer : IDisposable
             if (stage.Objective?.Modules.Values.Except(_objective.Modules.Values).Any() is true)
             {
                 throw new InvalidOperationException(
-                    $"The objective of stage '{stage.Name}' has modules that the trainer does not know. Make the trainer with an objective that has all modules."
+                    $"The objective of stage '{stage.Name}' has modules that the trainer's objective does not have. Create the trainer with an objective that has all modules."
                 );
             }
         }
         return Task.Run(() => Run(progress, cancellationToken), CancellationToken.None);
     }
 
-    /// <summary>Puts the last stage's moving averages into the modules: the weights to generate with.</summary>
-    /// <exception cref="InvalidOperationException">No stage that keeps averages has been run.</exception>
+    /// <summary>Copies the last stage's moving averages into the modules, for generation.</summary>
+    /// <exception cref="InvalidOperationException">No stage with moving averages has been run.</exception>
     public void UseAverages() =>
         (_average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();
 
-    /// <summary>Disposes of the moving averages. The modules stay the caller's.</summary>
+    /// <summary>Disposes the moving averages. The caller keeps ownership of the modules.</summary>
     public void Dispose() => _average?.Dispose();
 
     private void Run(IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
@@ -185,7 +190,7 @@ public sealed class StagedTrainer : IDisposable
         }
     }
 
-    // Runs a stage to its end; returns its steps.
+    // Runs a stage to its end and returns its number of steps.
     private long RunStage(
         int index,
         long stepsBefore,
@@ -205,7 +210,7 @@ public sealed class StagedTrainer : IDisposable
 
         if (resumed is null && index > 0 && stage.StartFromEma)
         {
-            _average?.CopyToParameters(); // of the stage before
+            _average?.CopyToParameters(); // of the previous stage
         }
 
         _average?.Dispose();
@@ -216,7 +221,7 @@ public sealed class StagedTrainer : IDisposable
         if (file is not null)
         {
             Checkpoint.ReadProgress(file, Averages, trained, optimizer);
-            file.Dispose(); // some systems do not delete a file that is open, and its time to be deleted comes
+            file.Dispose(); // some systems cannot delete an open file, and this file is deleted later
         }
 
         var (start, step) = (resumed?.Step ?? 0, resumed?.Step ?? 0);
@@ -265,7 +270,7 @@ public sealed class StagedTrainer : IDisposable
                 throw;
             }
 
-            // Not amid spikes: the newest checkpoint is a good one.
+            // Not during spikes, so that the newest checkpoint is always a good one.
             if (
                 _checkpoints is not null
                 && (
@@ -311,7 +316,7 @@ public sealed class StagedTrainer : IDisposable
 
     private IReadOnlyDictionary<string, Tensor> Averages => _average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);
 
-    // One optimizer step, or none, where the gradients are out of proportion.
+    // Performs one optimizer step, or skips it if the loss or the gradients spike.
     private TrainingProgress Step(
         TrainingStage stage,
         List<(string Name, Parameter Parameter)> trained,
@@ -327,7 +332,7 @@ public sealed class StagedTrainer : IDisposable
             module.train();
             module.zero_grad();
         }
-        manual_seed((long)(Randomness.Mix(stage.Seed, step, -1) >> 1)); // for dropout and other modules that draw for themselves
+        manual_seed((long)(Randomness.Mix(stage.Seed, step, -1) >> 1)); // for dropout and other modules that use the global generator
         var (total, samples) = (0.0, 0L);
         var parts = new Dictionary<string, double>(StringComparer.Ordinal);
         var device = trained[0].Parameter.device;
@@ -358,7 +363,7 @@ public sealed class StagedTrainer : IDisposable
         var spike = spikes?.Judge(total, norm, () => Largest(trained));
         if (spikes is { MustStop: true })
         {
-            throw Diverged(stage, step, $"this is step {spikes.InARow} in a row out of proportion: {spike}");
+            throw Diverged(stage, step, $"this is spike {spikes.InARow} in a row: {spike}");
         }
 
         if (spike is null || !stage.Spikes!.SkipSteps)
@@ -381,7 +386,7 @@ public sealed class StagedTrainer : IDisposable
         };
     }
 
-    // The loss of a batch, and what backward does with the share of it that counts.
+    // Computes the loss of a batch and calls backward with the loss scaled by its fraction of the total.
     private (double Loss, IReadOnlyDictionary<string, double> Parts) OneLoss(
         TrainingStage stage,
         TrainingBatch batch,
@@ -397,7 +402,8 @@ public sealed class StagedTrainer : IDisposable
         return (loss.Total.detach().cpu().item<float>(), loss.Parts);
     }
 
-    // The same with the batch divided among threads. Their gradients are added in the threads' order, so that the sum is the same in every run.
+    // Computes the loss with the batch divided among threads. The gradients are added in the order of the threads, so that the sum is the same in
+    // every run.
     private (double Loss, IReadOnlyDictionary<string, double> Parts) SharedLoss(
         TrainingStage stage,
         TrainingBatch batch,
@@ -455,9 +461,8 @@ public sealed class StagedTrainer : IDisposable
         );
     }
 
-    // Scales all gradients so that their common norm is at most this, and returns what it was. One that is not finite changes nothing, so that it can
-    // be found out whose it is
-    // (nn.utils.clip_grad_norm_ of TorchSharp makes all gradients NaN then).
+    // Scales all gradients so that their total norm is at most `most`, and returns the norm before scaling. If the norm is not finite, the gradients
+    // are unchanged, so that the affected parameter can be identified (TorchSharp's nn.utils.clip_grad_norm_ makes all gradients NaN in this case).
     private static double ClipGradients(List<(string Name, Parameter Parameter)> trained, double most)
     {
         using var scope = NewDisposeScope();
@@ -484,7 +489,7 @@ public sealed class StagedTrainer : IDisposable
     {
         var kept = _checkpoints is null ? null : Checkpoint.Newest(_checkpoints.Folder);
         return new TrainingDivergedException(
-            $"Stage '{stage.Name}', step {step + 1}: {what}. The step was not taken. Lower the learning rate or look at the data"
+            $"Stage '{stage.Name}', step {step + 1}: {what}. The step was skipped. Lower the learning rate or check the data"
                 + (kept is null ? "." : $"; the last checkpoint is '{kept}'.")
         );
     }
@@ -493,11 +498,11 @@ public sealed class StagedTrainer : IDisposable
     {
         using var scope = NewDisposeScope();
         var first = trained.FirstOrDefault(pair => pair.Parameter.grad is { } grad && !grad.isfinite().all().item<bool>()).Name;
-        return $"the loss is {loss}, the gradients' norm {norm}"
-            + (first is null ? "" : $", the first gradient that is not finite is that of '{first}'");
+        return $"the loss is {loss}, the gradient norm is {norm}"
+            + (first is null ? "" : $", the first gradient that is not finite belongs to '{first}'");
     }
 
-    // The parameter with the largest gradient, and the share of all gradients' squares that it has.
+    // Returns the parameter with the largest gradient and its fraction of the sum of all squared gradients.
     private static (string Name, double Share) Largest(List<(string Name, Parameter Parameter)> trained)
     {
         using var scope = NewDisposeScope();
@@ -508,7 +513,7 @@ public sealed class StagedTrainer : IDisposable
         return (trained[largest].Name, squares.Sum() is var all and > 0 ? squares[largest] / all : 0);
     }
 
-    // Named parameters of the stage; all others get no gradient.
+    // Selects the parameters that the stage trains and disables gradients for all others.
     private List<(string Name, Parameter Parameter)> ChooseParameters(TrainingStage stage)
     {
         var trained = new List<(string, Parameter)>();
@@ -526,7 +531,7 @@ public sealed class StagedTrainer : IDisposable
         }
         return trained.Count > 0
             ? trained
-            : throw new InvalidOperationException($"Stage '{stage.Name}' trains nothing: {nameof(TrainingStage.Trains)} refuses every parameter.");
+            : throw new InvalidOperationException($"Stage '{stage.Name}' trains nothing: {nameof(TrainingStage.Trains)} selects no parameter.");
     }
 
     private void CheckFits(CheckpointState state, string path)
@@ -534,7 +539,7 @@ public sealed class StagedTrainer : IDisposable
         if (state.Stage >= _stages.Count || !string.Equals(_stages[state.Stage].Name, state.StageName, StringComparison.Ordinal))
         {
             throw new InvalidOperationException(
-                $"'{path}' is of stage {state.Stage + 1}, '{state.StageName}', which this run does not have there. Resume continues the same run; InitialiseFrom begins a new one from its weights."
+                $"'{path}' was written by stage {state.Stage + 1}, '{state.StageName}', but this run has no such stage at that position. Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
             );
         }
 
@@ -542,12 +547,12 @@ public sealed class StagedTrainer : IDisposable
         if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
         {
             throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was begun with other settings ({state.Settings}) than it has now ({stage.Settings}). Resume continues the same run; InitialiseFrom begins a new one from its weights."
+                $"Stage '{stage.Name}' was started with different settings ({state.Settings}) than it has now ({stage.Settings}). Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
             );
         }
 
         var aim = stage.Objective ?? _objective;
-        // Earlier checkpoints name no objective, or only its type.
+        // Older checkpoints do not name the objective, or name only its type.
         if (
             state.Objective.Length > 0
             && !string.Equals(state.Objective, aim.GetType().Name, StringComparison.Ordinal)
@@ -555,14 +560,14 @@ public sealed class StagedTrainer : IDisposable
         )
         {
             throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was begun with another objective ({state.Objective}) than it has now ({aim.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights."
+                $"Stage '{stage.Name}' was started with a different objective ({state.Objective}) than it has now ({aim.Fingerprint}). Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
             );
         }
 
         if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
         {
             throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was begun with other data ({state.Data}) than it has now ({stage.Data.Fingerprint}). Resume continues the same run; InitialiseFrom begins a new one from its weights."
+                $"Stage '{stage.Name}' was started with different data ({state.Data}) than it has now ({stage.Data.Fingerprint}). Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
             );
         }
     }

@@ -8,54 +8,54 @@ using OpenSora.Training.Objectives;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>Which parameters a stage trains.</summary>
+/// <summary>The parameters that a stage trains.</summary>
 public enum TrainedParameters
 {
-    /// <summary>All.</summary>
+    /// <summary>All parameters.</summary>
     All,
 
-    /// <summary>All but the temporal attention: training on images.</summary>
+    /// <summary>All parameters except those of temporal attention, for training on images.</summary>
     NotTemporal,
 
-    /// <summary>The temporal attention alone.</summary>
+    /// <summary>Only the parameters of temporal attention.</summary>
     Temporal,
 
-    /// <summary>What reads the text: cross attention, the caption's projection, and a text encoder that is trained too.</summary>
+    /// <summary>The parameters that process text: cross-attention, the caption projection, and the text encoder if it is trained.</summary>
     Text,
 }
 
-/// <summary>A stage as configuration spells it: the settings of <see cref="TrainingStage"/>, with names for what code would pass as
-/// objects.</summary>
+/// <summary>The configuration of a stage: the settings of <see cref="TrainingStage"/>, with names in place of objects.</summary>
 public class TrainingStageOptions : TrainingStage
 {
-    /// <summary>The name under which the caller knows the stage's data.</summary>
+    /// <summary>The name of the stage's data.</summary>
     public string Source { get; set; } = "";
 
-    /// <summary>The name under which the caller knows the stage's objective; empty: the trainer's own.</summary>
+    /// <summary>The name of the stage's objective; empty for the trainer's objective.</summary>
     public string Loss { get; set; } = "";
 
-    /// <summary>What is trained.</summary>
+    /// <summary>The parameters that the stage trains.</summary>
     public TrainedParameters Parameters { get; set; }
 }
 
-/// <summary>A whole training run as configuration spells it.</summary>
+/// <summary>The configuration of a complete training run.</summary>
 public class TrainingOptions
 {
-    /// <summary>The configuration section that <see cref="TrainingConfiguration.AddOpenSoraTraining"/> reads.</summary>
+    /// <summary>The name of the configuration section that <see cref="TrainingConfiguration.AddOpenSoraTraining"/> reads.</summary>
     public const string SectionName = "OpenSora:Training";
 
-    /// <summary>The stages, in their order.</summary>
+    /// <summary>The stages in the order in which they run.</summary>
     public IList<TrainingStageOptions> Stages { get; } = [];
 
-    /// <summary>Where checkpoints are written, and looked for when a run starts; without a folder there are none.</summary>
+    /// <summary>The checkpoint options. Checkpoints are written to their folder, and a run resumes from it. Without a folder, no checkpoints are
+    /// written.</summary>
     public CheckpointOptions Checkpoints { get; set; } = new();
 
-    /// <summary>What is wrong with the options as such, one sentence each.</summary>
+    /// <summary>Gets the errors in the options alone, one sentence each.</summary>
     internal IEnumerable<string> Problems()
     {
         if (Stages.Count == 0)
         {
-            yield return $"{SectionName} lists no {nameof(Stages)}.";
+            yield return $"{SectionName} has no {nameof(Stages)}.";
         }
 
         foreach (var stage in Stages)
@@ -67,7 +67,7 @@ public class TrainingOptions
 
             if (!Enum.IsDefined(stage.Parameters))
             {
-                yield return $"Stage '{stage.Name}' trains {stage.Parameters}; it must be one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}.";
+                yield return $"Stage '{stage.Name}' has Parameters {stage.Parameters}; it must be one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}.";
             }
         }
         if (Checkpoints.Folder.Length > 0)
@@ -79,30 +79,30 @@ public class TrainingOptions
         }
         foreach (var twice in Stages.GroupBy(stage => stage.Name, StringComparer.Ordinal).Where(group => group.Count() > 1))
         {
-            yield return $"{twice.Count()} stages have the name '{twice.Key}'; checkpoints tell stages by their names.";
+            yield return $"{twice.Count()} stages have the name '{twice.Key}'; each stage needs a unique name, because checkpoints refer to it.";
         }
     }
 }
 
-/// <summary>Checks the stages when the program starts.</summary>
+/// <summary>Validates the training options when the host starts.</summary>
 internal sealed class TrainingOptionsValidator : IValidateOptions<TrainingOptions>
 {
     public ValidateOptionsResult Validate(string? name, TrainingOptions options) =>
         options.Problems().ToList() is { Count: > 0 } problems ? ValidateOptionsResult.Fail(problems) : ValidateOptionsResult.Success;
 }
 
-/// <summary>Training composed by configuration.</summary>
+/// <summary>Configures training from configuration sections.</summary>
 public static class TrainingConfiguration
 {
-    /// <summary>Adds the stages and checkpoints that a configuration describes; the run goes on where an earlier one with these checkpoints
-    /// was.</summary>
+    /// <summary>Adds the stages and checkpoints that a configuration section describes. If the checkpoint folder contains checkpoints, the run
+    /// resumes from the newest one.</summary>
     /// <param name="trainer">The trainer.</param>
-    /// <param name="section">Holds <see cref="TrainingOptions"/>. A misspelt key is an error.</param>
-    /// <param name="data">The data of a name.</param>
-    /// <param name="losses">The objective of a name; null: stages name none.</param>
+    /// <param name="section">The section with the <see cref="TrainingOptions"/>. Unknown keys are errors.</param>
+    /// <param name="data">Returns the data with the specified name.</param>
+    /// <param name="losses">Returns the objective with the specified name; null if no stage names an objective.</param>
     /// <returns>The trainer.</returns>
-    /// <exception cref="InvalidOperationException">The section has no stages, a key that does not exist or a value that does not fit; the message
-    /// names the first mistake.</exception>
+    /// <exception cref="InvalidOperationException">The section has no stages, an unknown key or an invalid value. The message describes the first
+    /// error.</exception>
     public static StagedTrainer Configure(
         this StagedTrainer trainer,
         IConfiguration section,
@@ -126,7 +126,7 @@ public static class TrainingConfiguration
             if (stage.Loss.Length > 0)
             {
                 stage.Objective ??= losses?.Invoke(stage.Loss)
-                    ?? throw new InvalidOperationException($"Stage '{stage.Name}' names the loss '{stage.Loss}', but no losses were given.");
+                    ?? throw new InvalidOperationException($"Stage '{stage.Name}' names the loss '{stage.Loss}', but no losses were provided.");
             }
 
             stage.Trains ??= Chosen(stage.Parameters);
@@ -135,13 +135,12 @@ public static class TrainingConfiguration
         return options.Checkpoints.Folder.Length == 0 ? trainer : trainer.SaveTo(options.Checkpoints).Resume(options.Checkpoints.Folder, ifAny: true);
     }
 
-    /// <summary>Registers a <see cref="StagedTrainer"/>, made anew each time, of the registered <see cref="ITrainingObjective"/>. Its stages come
-    /// from the section <c>OpenSora:Training</c>
-    /// of the registered configuration, their data and losses from <see cref="ITrainingData"/> and <see cref="ITrainingObjective"/> services with the
-    /// names as keys.</summary>
-    /// <remarks>The section is checked when a host starts, as <see cref="OptionsValidationException"/> tells.</remarks>
-    /// <param name="services">The services.</param>
-    /// <returns>The services.</returns>
+    /// <summary>Registers a transient <see cref="StagedTrainer"/> for the registered <see cref="ITrainingObjective"/>. The stages come from the
+    /// section <c>OpenSora:Training</c> of the registered configuration. Their data and losses are resolved from keyed <see cref="ITrainingData"/>
+    /// and <see cref="ITrainingObjective"/> services, with the names as keys.</summary>
+    /// <remarks>The section is validated when the host starts. Errors are reported as an <see cref="OptionsValidationException"/>.</remarks>
+    /// <param name="services">The service collection.</param>
+    /// <returns>The service collection.</returns>
     public static IServiceCollection AddOpenSoraTraining(this IServiceCollection services)
     {
         ArgumentNullException.ThrowIfNull(services);
@@ -160,7 +159,7 @@ public static class TrainingConfiguration
         return services;
     }
 
-    // A misspelt key is an error, not a silently kept default.
+    // Unknown keys are errors, so that a misspelled key does not silently keep the default.
     private static void Bind(IConfiguration section, TrainingOptions options) =>
         section.Bind(options, binder => binder.ErrorOnUnknownConfiguration = true);
 
@@ -175,7 +174,7 @@ public static class TrainingConfiguration
             TrainedParameters.Text => name =>
                 Is(name, ".cross_attn.") || Is(name, ".y_embedder.") || name.StartsWith("text.", StringComparison.Ordinal),
             _ => throw new InvalidOperationException(
-                $"There are no parameters called {parameters}; use one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}."
+                $"{parameters} is not a valid value of TrainedParameters; use one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}."
             ),
         };
     }

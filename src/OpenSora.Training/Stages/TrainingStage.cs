@@ -5,102 +5,103 @@ using OpenSora.Training.Objectives;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>How the learning rate goes after the warm-up.</summary>
+/// <summary>The schedule of the learning rate after the warm-up.</summary>
 public enum LearningRateShape
 {
-    /// <summary>Stays as it is.</summary>
+    /// <summary>The learning rate is constant.</summary>
     Constant,
 
-    /// <summary>Falls along half a cosine to <see cref="TrainingStage.FinalLearningRate"/> (Loshchilov and Hutter, 2017).</summary>
+    /// <summary>The learning rate follows half a cosine period down to <see cref="TrainingStage.FinalLearningRate"/> (Loshchilov and Hutter,
+    /// 2017).</summary>
     Cosine,
 }
 
-/// <summary>One stage of training: its data, its length and its settings. The defaults are those published for Open-Sora 1.0.</summary>
+/// <summary>A stage of training: its data, its length and its settings. The defaults are those published for Open-Sora 1.0.</summary>
 public class TrainingStage
 {
-    /// <summary>The stage's name, in progress and checkpoints.</summary>
+    /// <summary>The name of the stage, which progress reports and checkpoints use.</summary>
     public string Name { get; set; } = "";
 
-    /// <summary>Where the batches come from.</summary>
+    /// <summary>The data that supply the batches.</summary>
     public ITrainingData? Data { get; set; }
 
-    /// <summary>What the stage minimises, of the same modules; null: what the trainer was made with.</summary>
+    /// <summary>The objective of the stage, which must use the trainer's modules; null for the trainer's objective.</summary>
     public ITrainingObjective? Objective { get; set; }
 
-    /// <summary>Optimizer steps.</summary>
+    /// <summary>The number of optimizer steps.</summary>
     public int Steps { get; set; }
 
-    /// <summary>Ends the stage when this much time has been spent in it, over all its runs, if the steps are not done before; the learning rate
-    /// follows whichever comes sooner. A stage that ends by time is not repeatable bit for bit.</summary>
+    /// <summary>The maximum time to spend in the stage, over all its runs; null for no limit. The stage ends when the steps are complete or the time
+    /// is spent, and the learning rate follows whichever comes first. A stage that ends by time is not reproducible bit for bit.</summary>
     public TimeSpan? TimeLimit { get; set; }
 
-    /// <summary>Samples in a batch.</summary>
+    /// <summary>The number of samples in a batch.</summary>
     public int BatchSize { get; set; } = 8;
 
-    /// <summary>Batches whose gradients are averaged for one optimizer step.</summary>
+    /// <summary>The number of batches over which gradients are averaged for one optimizer step.</summary>
     public int Accumulation { get; set; } = 1;
 
-    /// <summary>Threads that share the work on a batch, each with its part of the samples and libtorch's threads divided among them. On a processor
-    /// with
-    /// few cores this is faster than having all cores work on one operator after the other; on one GPU it is not.</summary>
+    /// <summary>The number of threads that process a batch in parallel. Each thread processes a part of the samples with its portion of libtorch's
+    /// threads. On a processor with few cores, this is faster than running one operator at a time on all cores; on a single GPU, it is not.</summary>
     public int Workers { get; set; } = 1;
 
-    /// <summary>Lets the models keep less for the backward pass and compute it again there, see <see cref="Models.GradientCheckpointing"/>. On or
-    /// off,
-    /// the stage sets it.</summary>
+    /// <summary>Enables gradient checkpointing, with which models keep less for the backward pass and recompute the rest (see
+    /// <see cref="Models.GradientCheckpointing"/>). The stage applies this setting to the models whether it is true or false.</summary>
     public bool GradientCheckpointing { get; set; }
 
-    /// <summary>The highest learning rate. Published: 2e-5; 1e-4 was too much for the 700-million-parameter model.</summary>
+    /// <summary>The maximum learning rate. The published value is 2e-5; 1e-4 was too high for the 700-million-parameter model.</summary>
     public double LearningRate { get; set; } = 2e-5;
 
-    /// <summary>The learning rate at the end, where <see cref="Shape"/> is a cosine.</summary>
+    /// <summary>The learning rate at the end of the stage if <see cref="Shape"/> is <see cref="LearningRateShape.Cosine"/>.</summary>
     public double FinalLearningRate { get; set; }
 
-    /// <summary>How the learning rate goes after the warm-up.</summary>
+    /// <summary>The schedule of the learning rate after the warm-up.</summary>
     public LearningRateShape Shape { get; set; } = LearningRateShape.Constant;
 
-    /// <summary>Steps in which the learning rate rises from 0.</summary>
+    /// <summary>The number of steps over which the learning rate rises linearly from 0.</summary>
     public int WarmUpSteps { get; set; }
 
-    /// <summary>AdamW's decay of the gradients' mean.</summary>
+    /// <summary>The decay rate of the mean of the gradients in AdamW.</summary>
     public double Beta1 { get; set; } = 0.9;
 
-    /// <summary>AdamW's decay of the gradients' squares.</summary>
+    /// <summary>The decay rate of the mean of the squared gradients in AdamW.</summary>
     public double Beta2 { get; set; } = 0.999;
 
-    /// <summary>AdamW's weight decay.</summary>
+    /// <summary>The weight decay of AdamW.</summary>
     public double WeightDecay { get; set; }
 
-    /// <summary>The norm to which the gradients of all parameters together are cut; null: not at all.</summary>
+    /// <summary>The maximum norm to which the gradients of all parameters together are clipped; null for no clipping.</summary>
     public double? ClipGradientNorm { get; set; } = 1;
 
-    /// <summary>Decay of the moving average of the parameters; null: no average is kept.</summary>
+    /// <summary>The decay rate of the moving average of the parameters; null to keep no average.</summary>
     public double? EmaDecay { get; set; } = 0.9999;
 
-    /// <summary>Lets the moving average follow faster in the beginning: its decay is at most (1 + step) / (10 + step).</summary>
+    /// <summary>Makes the moving average follow the parameters faster at the beginning. The decay rate is then at most (1 + step) / (10 +
+    /// step).</summary>
     public bool EmaWarmUp { get; set; }
 
-    /// <summary>Whether the stage starts from the moving average of the stage before it rather than from its last weights.</summary>
+    /// <summary>Starts the stage from the moving average of the previous stage instead of its last weights.</summary>
     public bool StartFromEma { get; set; } = true;
 
-    /// <summary>The share of captions that are replaced by the null caption; null: as the model is configured (published: 0.1).</summary>
+    /// <summary>The fraction of captions that are replaced by the null caption; null for the value that the model is configured with (published:
+    /// 0.1).</summary>
     public double? CaptionDropout { get; set; }
 
-    /// <summary>Which parameters are trained, by name; null: all. Names begin with the part that the objective names, such as <c>model.</c> or
-    /// <c>text.</c></summary>
+    /// <summary>A function that selects the parameters to train by name; null for all parameters. Names begin with a key of
+    /// <see cref="ITrainingObjective.Modules"/>, such as <c>model.</c> or <c>text.</c>.</summary>
     public Func<string, bool>? Trains { get; set; }
 
-    /// <summary>What to do when a loss or gradient is suddenly far above the usual; null: nobody looks. One that is no finite number always ends the
-    /// run.</summary>
+    /// <summary>The settings for handling spikes of the loss or the gradients; null to ignore spikes. A loss or gradient that is not finite always
+    /// ends the run.</summary>
     public SpikeGuard? Spikes { get; set; }
 
-    /// <summary>Seed of everything random in the stage: order of the data, noise, time steps, dropped captions.</summary>
+    /// <summary>The seed of all randomness in the stage: the order of the data, noise, timesteps and dropped captions.</summary>
     public int Seed { get; set; } = 42;
 
-    /// <summary>The first stage of Open-Sora 1.0: single images; temporal attention is not trained. <see cref="Models.StdiT.TemporalAttention"/>
-    /// leaves it out meanwhile, which is faster.</summary>
-    /// <param name="data">Images: latents of one frame, with captions.</param>
-    /// <param name="steps">Optimizer steps.</param>
+    /// <summary>Creates the first stage of Open-Sora 1.0, which trains on single images and does not train temporal attention. Set
+    /// <see cref="Models.StdiT.TemporalAttention"/> to false during this stage to skip temporal attention, which is faster.</summary>
+    /// <param name="data">The images: latents of one frame, with captions.</param>
+    /// <param name="steps">The number of optimizer steps.</param>
     public static TrainingStage ImagePretraining(ITrainingData data, int steps) =>
         new()
         {
@@ -111,10 +112,10 @@ public class TrainingStage
             Trains = name => !IsTemporal(name),
         };
 
-    /// <summary>The second stage: many clips at low resolution (366 thousand of 16 frames, 256x256, every third frame, were published),
-    /// starting from the image weights with temporal attention that adds nothing yet.</summary>
-    /// <param name="data">Clips with captions.</param>
-    /// <param name="steps">Optimizer steps.</param>
+    /// <summary>Creates the second stage of Open-Sora 1.0, which trains on many clips at low resolution (published: 366 thousand clips of 16 frames,
+    /// 256x256 pixels, every third frame). It starts from the image weights, with temporal attention that has no effect at first.</summary>
+    /// <param name="data">The clips with captions.</param>
+    /// <param name="steps">The number of optimizer steps.</param>
     public static TrainingStage VideoPretraining(ITrainingData data, int steps) =>
         new()
         {
@@ -123,9 +124,10 @@ public class TrainingStage
             Steps = steps,
         };
 
-    /// <summary>The third stage: few clips of high quality (20 thousand were published), larger and longer.</summary>
-    /// <param name="data">Clips with captions.</param>
-    /// <param name="steps">Optimizer steps.</param>
+    /// <summary>Creates the third stage of Open-Sora 1.0, which trains on fewer clips of high quality (published: 20 thousand) that are larger and
+    /// longer.</summary>
+    /// <param name="data">The clips with captions.</param>
+    /// <param name="steps">The number of optimizer steps.</param>
     public static TrainingStage HighQualityFineTuning(ITrainingData data, int steps) =>
         new()
         {
@@ -135,14 +137,14 @@ public class TrainingStage
             BatchSize = 4,
         };
 
-    /// <summary>Whether a parameter belongs to attention along time: of STDiT and STDiT2 a part of every block, of STDiT3 blocks of their
-    /// own.</summary>
+    /// <summary>Determines whether a parameter belongs to temporal attention, which is part of every block in STDiT and STDiT2 and has separate
+    /// blocks in STDiT3.</summary>
     internal static bool IsTemporal(string name) =>
         name.Contains(".attn_temp.", StringComparison.Ordinal) || name.Contains(".temporal_blocks.", StringComparison.Ordinal);
 
-    /// <summary>The learning rate of a step.</summary>
-    /// <param name="step">Steps before it.</param>
-    /// <param name="elapsed">Time spent in the stage, for a stage that ends by time.</param>
+    /// <summary>Computes the learning rate of a step.</summary>
+    /// <param name="step">The number of steps before it.</param>
+    /// <param name="elapsed">The time spent in the stage, for stages with a time limit.</param>
     internal double LearningRateAt(long step, TimeSpan elapsed)
     {
         var warm = WarmUpSteps == 0 ? 1 : Math.Min(1, (step + 1.0) / WarmUpSteps);
@@ -156,7 +158,7 @@ public class TrainingStage
         return warm * (FinalLearningRate + (LearningRate - FinalLearningRate) * (1 + Math.Cos(Math.PI * done)) / 2);
     }
 
-    /// <summary>What is wrong with the settings, one sentence each. The data are another matter: configuration only names them.</summary>
+    /// <summary>Gets the errors in the settings, one sentence each. The data are checked separately, because configuration only names them.</summary>
     internal IEnumerable<string> Problems()
     {
         (bool Right, string What)[] rules =
@@ -199,7 +201,7 @@ public class TrainingStage
         }
     }
 
-    /// <summary>The settings that a resumed run must share with the run that it continues.</summary>
+    /// <summary>Gets a description of the settings that must be the same in a resumed run.</summary>
     internal string Settings =>
         FormattableString.Invariant(
             $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}"

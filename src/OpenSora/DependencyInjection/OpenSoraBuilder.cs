@@ -7,64 +7,72 @@ using OpenSora.Runtime;
 
 namespace OpenSora.DependencyInjection;
 
-/// <summary>Replaces parts of what AddOpenSora registered.</summary>
+/// <summary>Configures the services that <c>AddOpenSora</c> registered.</summary>
 public sealed class OpenSoraBuilder
 {
     private readonly PartFactories _parts;
 
-    internal OpenSoraBuilder(IServiceCollection services, PartFactories parts) => (Services, this._parts) = (services, parts);
+    internal OpenSoraBuilder(IServiceCollection services, PartFactories parts) => (Services, _parts) = (services, parts);
 
-    /// <summary>The services to which OpenSora was added.</summary>
+    /// <summary>Gets the service collection that OpenSora was added to.</summary>
     public IServiceCollection Services { get; }
 
-    /// <summary>Decodes with another autoencoder than the model's. Its constructor may ask for a <see cref="PartContext"/> and for
-    /// services.</summary>
+    /// <summary>Replaces the model's autoencoder. The constructor can have a <see cref="PartContext"/> and registered services as
+    /// parameters.</summary>
+    /// <typeparam name="T">The type of the autoencoder.</typeparam>
     public OpenSoraBuilder UseVae<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
         where T : class, IVideoAutoencoder => UseVae(context => ActivatorUtilities.CreateInstance<T>(context));
 
-    /// <summary>Decodes with the autoencoder that the function makes; the generator disposes of it.</summary>
+    /// <summary>Replaces the model's autoencoder with the one that a function creates. The generator disposes it.</summary>
+    /// <param name="factory">Creates the autoencoder.</param>
     public OpenSoraBuilder UseVae(Func<PartContext, IVideoAutoencoder> factory)
     {
         _parts.Vae = factory;
         return this;
     }
 
-    /// <summary>Encodes prompts with another text encoder than the model's. Its constructor may ask for a <see cref="PartContext"/> and for
-    /// services.</summary>
+    /// <summary>Replaces the model's text encoder. The constructor can have a <see cref="PartContext"/> and registered services as
+    /// parameters.</summary>
+    /// <typeparam name="T">The type of the text encoder.</typeparam>
     public OpenSoraBuilder UseTextEncoder<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
         where T : class, ITextEncoder => UseTextEncoder(context => ActivatorUtilities.CreateInstance<T>(context));
 
-    /// <summary>Encodes prompts with the encoder that the function makes; the generator disposes of it.</summary>
+    /// <summary>Replaces the model's text encoder with the one that a function creates. The generator disposes it.</summary>
+    /// <param name="factory">Creates the text encoder.</param>
     public OpenSoraBuilder UseTextEncoder(Func<PartContext, ITextEncoder> factory)
     {
         _parts.TextEncoder = factory;
         return this;
     }
 
-    /// <summary>Samples with what the function makes for a number of steps.</summary>
+    /// <summary>Uses a custom sampler.</summary>
+    /// <param name="factory">Creates the sampler for a given number of denoising steps.</param>
     public OpenSoraBuilder UseSampler(Func<int, ISampler> factory)
     {
         _parts.Sampler = factory;
         return this;
     }
 
-    /// <summary>Adds a transformer that <c>model.json</c> may name.</summary>
-    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    /// <summary>Registers a transformer architecture that <c>model.json</c> can specify.</summary>
+    /// <param name="transformer">The architecture.</param>
+    /// <exception cref="ArgumentException">An architecture with this name is already registered.</exception>
     public OpenSoraBuilder AddArchitecture(Architecture<IVideoTransformer> transformer)
     {
         _parts.Architectures = _parts.Architectures.Add(transformer);
         return this;
     }
 
-    /// <summary>Adds an autoencoder that <c>model.json</c> may name.</summary>
-    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    /// <summary>Registers an autoencoder architecture that <c>model.json</c> can specify.</summary>
+    /// <param name="autoencoder">The architecture.</param>
+    /// <exception cref="ArgumentException">An architecture with this name is already registered.</exception>
     public OpenSoraBuilder AddArchitecture(Architecture<IVideoAutoencoder> autoencoder)
     {
         _parts.Architectures = _parts.Architectures.Add(autoencoder);
         return this;
     }
 
-    /// <summary>Offers a backend; one of the same name is replaced.</summary>
+    /// <summary>Adds a backend, replacing any backend with the same name.</summary>
+    /// <param name="backend">The backend.</param>
     public OpenSoraBuilder AddBackend(IComputeBackend backend)
     {
         ArgumentNullException.ThrowIfNull(backend);
@@ -72,7 +80,8 @@ public sealed class OpenSoraBuilder
         return this;
     }
 
-    /// <summary>Offers a backend that the container makes; one of the same name is replaced.</summary>
+    /// <summary>Adds a backend that the service provider creates, replacing any backend with the same name.</summary>
+    /// <typeparam name="T">The type of the backend.</typeparam>
     public OpenSoraBuilder AddBackend<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
         where T : class, IComputeBackend
     {

@@ -9,20 +9,21 @@ using OpenSora.Runtime;
 
 namespace Microsoft.Extensions.DependencyInjection;
 
-/// <summary>Adds text-to-video generation to a service collection.</summary>
+/// <summary>Extension methods that add text-to-video generation to a service collection.</summary>
 public static class OpenSoraServiceCollectionExtensions
 {
     /// <summary>
-    /// Registers a <see cref="VideoGenerator"/>, shared by all, with what it needs. Options come from the section <c>OpenSora</c> of the registered
-    /// configuration, where there is one, then from <paramref name="configure"/>. A section <c>Training</c> in it is OpenSora.Training's.
+    /// Registers a singleton <see cref="VideoGenerator"/> and the services it depends on. Options are bound from the section <c>OpenSora</c> of the
+    /// registered configuration, if there is one, and then from <paramref name="configure"/>. The subsection <c>Training</c> is ignored: it belongs
+    /// to OpenSora.Training.
     /// </summary>
-    /// <param name="services">The services.</param>
-    /// <param name="configure">Sets options in code; has the last word.</param>
-    /// <returns>A builder that replaces parts.</returns>
+    /// <param name="services">The service collection.</param>
+    /// <param name="configure">Sets options in code, overriding the configuration.</param>
+    /// <returns>A builder for further configuration.</returns>
     public static OpenSoraBuilder AddOpenSora(this IServiceCollection services, Action<OpenSoraOptions>? configure = null)
     {
         ArgumentNullException.ThrowIfNull(services);
-        if (!IsAdded(services)) // once: what the first call set in code has the last word over the section
+        if (!IsAdded(services)) // bind only once, so that options set in code by the first call still override the section
         {
             services.AddSingleton<IConfigureOptions<OpenSoraOptions>>(provider => new ConfigureOptions<OpenSoraOptions>(options =>
                 Bind(Own(provider.GetService<IConfiguration>()?.GetSection(OpenSoraOptions.SectionName)), options)
@@ -32,10 +33,11 @@ public static class OpenSoraServiceCollectionExtensions
         return Add(services, configure);
     }
 
-    /// <summary>The same, with options from a configuration section of the caller's choice.</summary>
-    /// <param name="services">The services.</param>
-    /// <param name="section">Holds the options themselves.</param>
-    /// <returns>A builder that replaces parts.</returns>
+    /// <summary>Registers a singleton <see cref="VideoGenerator"/> and the services it depends on, with options from the given configuration
+    /// section.</summary>
+    /// <param name="services">The service collection.</param>
+    /// <param name="section">The configuration section that contains the options.</param>
+    /// <returns>A builder for further configuration.</returns>
     public static OpenSoraBuilder AddOpenSora(this IServiceCollection services, IConfiguration section)
     {
         ArgumentNullException.ThrowIfNull(services);
@@ -44,11 +46,11 @@ public static class OpenSoraServiceCollectionExtensions
         return Add(services, null);
     }
 
-    // A misspelt key is an error, not a silently kept default.
+    // Unknown keys are errors: they would otherwise silently leave a default in place.
     private static void Bind(IConfiguration? section, OpenSoraOptions options) =>
         section?.Bind(options, binder => binder.ErrorOnUnknownConfiguration = true);
 
-    // The section without that of the training library.
+    // Returns the section without the subsection of the training library.
     private static IConfiguration? Own(IConfiguration? section) =>
         section is null || !section.GetSection("Training").Exists()
             ? section
@@ -73,7 +75,7 @@ public static class OpenSoraServiceCollectionExtensions
 
         services.TryAddEnumerable(ServiceDescriptor.Singleton<IValidateOptions<OpenSoraOptions>, OpenSoraOptionsValidator>());
 
-        if (!IsAdded(services)) // once: of several backends with one name the last counts, and that is one added in code
+        if (!IsAdded(services)) // register only once: the last backend with a given name is used, and backends added in code must take precedence
         {
             services.AddSingleton<IComputeBackend, CpuBackend>();
             foreach (var backend in BackendSelector.Discovered.Value)
@@ -87,7 +89,7 @@ public static class OpenSoraServiceCollectionExtensions
         services.TryAddSingleton<IVideoWriter>(p => new VideoWriter(Options(p).FFmpegFolder));
         services.TryAddSingleton<IImageCodec>(p => new ImageCodec(Options(p).FFmpegFolder));
 
-        // Called twice, it adds to the same generator.
+        // Further calls configure the same generator.
         var parts = Parts(services) ?? new PartFactories();
         services.TryAddSingleton(parts);
         services.TryAddSingleton(p => new VideoGenerator(
@@ -99,6 +101,7 @@ public static class OpenSoraServiceCollectionExtensions
             p,
             p.GetService<ILogger<VideoGenerator>>()
         ));
+        services.TryAddSingleton<IVideoGenerator>(p => p.GetRequiredService<VideoGenerator>());
         return new OpenSoraBuilder(services, parts);
     }
 

@@ -2,26 +2,25 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>Classifier-free guidance: a denoiser that exaggerates what the prompt changes.</summary>
+/// <summary>Classifier-free guidance: amplifies the effect of the prompt on a denoiser's output.</summary>
 /// <remarks>
-/// Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", equation 6: unconditional + scale * (conditional - unconditional). The
-/// unconditional states are the model's null caption or a negative prompt's; which ones is up to the denoiser that is wrapped.
+/// Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", equation 6: unconditional + scale * (conditional - unconditional). The unconditional
+/// states are those of the null caption or of a negative prompt; the wrapped denoiser determines which.
 /// </remarks>
 public static class Guidance
 {
-    /// <summary>The latent channels that guidance acts on with IDDPM and DDIM as published (official DiT, PixArt, Open-Sora 1.0): the first
-    /// three.</summary>
+    /// <summary>The number of latent channels, from the first, that guidance applies to with IDDPM and DDIM in the published models (official DiT,
+    /// PixArt, Open-Sora 1.0).</summary>
     public const int IddpmChannels = 3;
 
-    /// <summary>Guidance by one call with a doubled batch.</summary>
-    /// <param name="denoiser">A denoiser over <c>[2 * batch, ...]</c>: the first half conditional, the second unconditional.</param>
-    /// <param name="scale">1 takes the conditional output as it is (then the plain conditional denoiser is cheaper), more follows the prompt
-    /// more.</param>
-    /// <param name="guidedChannels">How many of the latent channels are guided, from the first on; the rest, and a learned variance, stay
-    /// conditional.
-    /// Null guides all. See <see cref="ISampler.GuidedChannels"/>.</param>
+    /// <summary>Applies guidance with one denoiser call on a doubled batch.</summary>
+    /// <param name="denoiser">A denoiser over <c>[2 * batch, ...]</c>: the first half is conditional, the second half unconditional.</param>
+    /// <param name="scale">The guidance scale. 1 returns the conditional output unchanged (calling the conditional denoiser alone is then cheaper);
+    /// higher values follow the prompt more closely.</param>
+    /// <param name="guidedChannels">The number of latent channels, from the first, to which guidance applies; the remaining channels and a learned
+    /// variance keep the conditional output. Null applies guidance to all latent channels. See <see cref="ISampler.GuidedChannels"/>.</param>
     /// <returns>A denoiser over <c>[batch, ...]</c>.</returns>
-    /// <exception cref="ArgumentOutOfRangeException">The scale is no number, or there are fewer than 1 guided channels.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">The scale is not finite, or the number of guided channels is less than 1.</exception>
     public static Denoiser ClassifierFree(Denoiser denoiser, double scale, int? guidedChannels = null)
     {
         ArgumentNullException.ThrowIfNull(denoiser);
@@ -33,20 +32,21 @@ public static class Guidance
             var batch = x.shape[0];
             if (output.dim() < 2 || output.shape[0] != 2 * batch)
             {
-                throw new InvalidOperationException($"Guidance doubled the batch to {2 * batch}, but the denoiser gave {Iddpm.Shape(output)}.");
+                throw new InvalidOperationException($"Guidance doubled the batch to {2 * batch}, but the denoiser returned {Iddpm.Shape(output)}.");
             }
 
             return Combine(output.narrow(0, 0, batch), output.narrow(0, batch, batch), x, scale, guidedChannels).MoveToOuterDisposeScope();
         };
     }
 
-    /// <summary>Guidance by two calls: less memory at a time. A scale of 1 skips the unconditional one.</summary>
+    /// <summary>Applies guidance with two denoiser calls, which uses less memory at a time. A scale of 1 skips the unconditional call.</summary>
     /// <param name="conditional">The denoiser with the prompt.</param>
     /// <param name="unconditional">The denoiser with the null caption or the negative prompt.</param>
-    /// <param name="scale">1 takes the conditional output as it is, more follows the prompt more.</param>
-    /// <param name="guidedChannels">As for guidance by one call.</param>
+    /// <param name="scale">The guidance scale. 1 returns the conditional output unchanged; higher values follow the prompt more closely.</param>
+    /// <param name="guidedChannels">The number of latent channels, from the first, to which guidance applies; the remaining channels and a learned
+    /// variance keep the conditional output. Null applies guidance to all latent channels. See <see cref="ISampler.GuidedChannels"/>.</param>
     /// <returns>A denoiser over <c>[batch, ...]</c>.</returns>
-    /// <exception cref="ArgumentOutOfRangeException">The scale is no number, or there are fewer than 1 guided channels.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">The scale is not finite, or the number of guided channels is less than 1.</exception>
     public static Denoiser ClassifierFree(Denoiser conditional, Denoiser unconditional, double scale, int? guidedChannels = null)
     {
         ArgumentNullException.ThrowIfNull(conditional);
@@ -71,8 +71,8 @@ public static class Guidance
         if (guided > latents || channels < latents)
         {
             throw new InvalidOperationException(
-                $"{guided} channels are to be guided, but the latents have {latents} and the denoiser gave {channels}. "
-                    + "Set the guided channels to at most those of the latents."
+                $"Guidance needs {guided} channels, but the latents have {latents} and the denoiser returned {channels}. "
+                    + "Set the number of guided channels to at most that of the latents."
             );
         }
 
@@ -84,7 +84,7 @@ public static class Guidance
     {
         if (!double.IsFinite(scale))
         {
-            throw new ArgumentOutOfRangeException(nameof(scale), scale, "The guidance scale must be a finite number; usual are 4 to 8.");
+            throw new ArgumentOutOfRangeException(nameof(scale), scale, "The guidance scale must be a finite number; typical values are 4 to 8.");
         }
 
         if (guidedChannels < 1)

@@ -2,30 +2,31 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>A process that turns data into noise, as training sees it: it makes noisy samples and rates what a denoiser makes of them.</summary>
+/// <summary>A process that turns data into noise, as used in training: creates noisy samples and computes the loss of a denoiser's
+/// predictions.</summary>
 public interface ITrainingProcess
 {
-    /// <summary>Time steps of the model's clock; they count from 0.</summary>
+    /// <summary>The number of time steps of the process; steps count from 0.</summary>
     int Steps { get; }
 
-    /// <summary>Draws time steps for a batch, the way that the process is trained by itself.</summary>
+    /// <summary>Draws time steps for a batch from the process's default training distribution.</summary>
     /// <param name="x0">The clean samples, <c>[batch, channels, ...]</c>.</param>
-    /// <param name="generator">Source of randomness, on the CPU; null takes the global generator.</param>
-    /// <returns>The steps and their weights, owned by the caller.</returns>
+    /// <param name="generator">The random generator, on the CPU; null uses the global generator.</param>
+    /// <returns>The time steps and their weights, owned by the caller.</returns>
     TimestepBatch DrawTimesteps(Tensor x0, Generator? generator = null);
 
-    /// <summary>Adds noise to clean samples, lets the denoiser predict and rates the prediction.</summary>
-    /// <param name="denoiser">The model under training; called once, with autograd as the caller has it.</param>
-    /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>; types below float32 are widened to it.</param>
+    /// <summary>Adds noise to clean samples, calls the denoiser and computes the losses of its prediction.</summary>
+    /// <param name="denoiser">The model to train; called once, with the caller's autograd mode.</param>
+    /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>; types narrower than float32 are converted to float32.</param>
     /// <param name="t">Time steps, <c>[batch]</c>.</param>
-    /// <param name="noise">Standard normal noise of the shape of <paramref name="x0"/>; null draws it.</param>
-    /// <param name="generator">Source of the noise if none is given; null takes the global generator.</param>
-    /// <param name="noisyFrames"><c>[batch, frames]</c>, boolean, of samples <c>[batch, channels, frames, height, width]</c>: frames that are false
-    /// stay clean and
-    /// count for nothing in the loss, which a model learns from to continue given frames; null: all frames are noisy.</param>
+    /// <param name="noise">Standard normal noise with the shape of <paramref name="x0"/>; null draws it.</param>
+    /// <param name="generator">The random generator for the noise if <paramref name="noise"/> is null; null uses the global generator.</param>
+    /// <param name="noisyFrames">A boolean mask <c>[batch, frames]</c> for samples <c>[batch, channels, frames, height, width]</c>. Frames with the
+    /// value false stay clean and do not contribute to the loss, which trains the model to use conditioning frames. Null adds noise to all
+    /// frames.</param>
     /// <returns>The losses, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape does not fit, or a step is out of range.</exception>
-    /// <exception cref="InvalidOperationException">The denoiser's output has another shape than the process needs.</exception>
+    /// <exception cref="ArgumentException">A shape is invalid, or a step is out of range.</exception>
+    /// <exception cref="InvalidOperationException">The denoiser's output does not have the shape that the process needs.</exception>
     TrainingLosses TrainingLosses(
         Denoiser denoiser,
         Tensor x0,
@@ -36,14 +37,14 @@ public interface ITrainingProcess
     );
 }
 
-/// <summary>What training minimises and what it is made of, one value a sample: <c>[batch]</c>.</summary>
-/// <param name="Loss">The loss, differentiable; average it, with the weights of the time steps, and go backward from that.</param>
+/// <summary>The training loss and its components, one value for each sample: <c>[batch]</c>.</summary>
+/// <param name="Loss">The loss, differentiable; call backward on its average, weighted by the weights of the time steps.</param>
 /// <param name="Mse">The mean squared error of the prediction; null for the KL losses.</param>
-/// <param name="VariationalBound">The step's term of the variational bound in bits per dimension (rescaled as the loss is); null where the loss has
-/// none.</param>
+/// <param name="VariationalBound">The step's term of the variational bound in bits per dimension, rescaled like the loss; null if the loss does not
+/// include it.</param>
 public sealed record TrainingLosses(Tensor Loss, Tensor? Mse, Tensor? VariationalBound) : IDisposable
 {
-    /// <summary>Disposes of the tensors.</summary>
+    /// <summary>Disposes the tensors.</summary>
     public void Dispose()
     {
         Loss.Dispose();
@@ -60,14 +61,14 @@ public sealed record TrainingLosses(Tensor Loss, Tensor? Mse, Tensor? Variationa
     }
 }
 
-/// <summary>What a mask of noisy frames, <c>[batch, frames]</c>, means for samples <c>[batch, channels, frames, height, width]</c>.</summary>
+/// <summary>Applies a mask of noisy frames <c>[batch, frames]</c> to samples <c>[batch, channels, frames, height, width]</c>.</summary>
 internal static class NoisyFrames
 {
-    /// <summary>Noisy frames of one, clean frames of the other.</summary>
+    /// <summary>Selects noisy frames from one tensor and clean frames from the other.</summary>
     public static Tensor Choose(Tensor? noisyFrames, Tensor noisy, Tensor clean) =>
         noisyFrames is null ? noisy : where(Over(noisyFrames, noisy), noisy, clean);
 
-    /// <summary>Each sample's mean over its noisy frames, <c>[batch]</c>; 0 for a sample that has none.</summary>
+    /// <summary>Computes each sample's mean over its noisy frames, <c>[batch]</c>; 0 for a sample without noisy frames.</summary>
     public static Tensor Mean(Tensor x, Tensor? noisyFrames)
     {
         if (noisyFrames is null)
@@ -90,7 +91,7 @@ internal static class NoisyFrames
         )
         {
             throw new ArgumentException(
-                $"The mask of noisy frames is {noisyFrames.dtype} of shape {Iddpm.Shape(noisyFrames)}, the samples have {Iddpm.Shape(x)}; "
+                $"The mask of noisy frames is {noisyFrames.dtype} of shape {Iddpm.Shape(noisyFrames)}, the samples have shape {Iddpm.Shape(x)}; "
                     + "expected a boolean mask [batch, frames] for samples [batch, channels, frames, height, width].",
                 nameof(noisyFrames)
             );

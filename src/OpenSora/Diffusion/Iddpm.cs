@@ -2,16 +2,16 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>Supplies the standard normal noise of a step; tests put recorded noise in its place.</summary>
-/// <param name="step">How many steps came before.</param>
-/// <param name="like">A tensor of the shape, type and device wanted.</param>
+/// <summary>Supplies the standard normal noise of a step; tests use it to replay recorded noise.</summary>
+/// <param name="step">The number of preceding steps.</param>
+/// <param name="like">A tensor with the shape, type and device of the noise to return.</param>
 internal delegate Tensor NoiseSource(int step, Tensor like);
 
 /// <summary>A denoising diffusion process with, by default, learned variances: its training losses and its ancestral sampling.</summary>
 /// <remarks>
-/// Ho et al. 2020, "Denoising Diffusion Probabilistic Models"; Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic
-/// Models". Time steps <c>t</c> are those of <see cref="Schedule"/>, from 0 (least noise) to Steps - 1; the denoiser is told the original
-/// process's steps. Immutable: one process serves many threads.
+/// Ho et al. 2020, "Denoising Diffusion Probabilistic Models"; Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models". Time
+/// steps <c>t</c> are those of <see cref="Schedule"/>, from 0 (least noise) to Steps - 1; the denoiser receives the steps of the original process.
+/// Instances are immutable and can be used from several threads at the same time.
 /// </remarks>
 public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
 {
@@ -21,10 +21,10 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     private readonly bool _clipDenoised;
     private readonly double? _minSnrGamma;
 
-    /// <summary>Makes a process: the full schedule for training, a respaced one for sampling.</summary>
+    /// <summary>Creates a process. Use the full schedule for training and a respaced one for sampling.</summary>
     /// <param name="schedule">The noise schedule; its steps are the sampling steps.</param>
-    /// <param name="options">The parameterisation, copied; null takes the published one.</param>
-    /// <exception cref="ArgumentException">An option has a value outside its enumeration.</exception>
+    /// <param name="options">The parameterization, which is copied; null uses the published one.</param>
+    /// <exception cref="ArgumentException">An option is invalid.</exception>
     public Iddpm(IddpmSchedule schedule, IddpmOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(schedule);
@@ -32,7 +32,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         if (!Enum.IsDefined(options.Prediction) || !Enum.IsDefined(options.Variance) || !Enum.IsDefined(options.Loss))
         {
             throw new ArgumentException(
-                $"Unknown parameterisation: {options.Prediction}, {options.Variance}, {options.Loss}. Use named values of the enumerations.",
+                $"Unknown parameterization: {options.Prediction}, {options.Variance}, {options.Loss}. Use named values of the enumerations.",
                 nameof(options)
             );
         }
@@ -43,8 +43,8 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         )
         {
             throw new ArgumentException(
-                $"MinSnrGamma is {gamma} with the loss {options.Loss}; it must be above 0, and weighs squared errors: use the loss "
-                    + $"{DiffusionLoss.Mse} or {DiffusionLoss.RescaledMse}, or null.",
+                $"MinSnrGamma is {gamma} with the loss {options.Loss}; it must be greater than 0 and applies to squared errors only: use the loss "
+                    + $"{DiffusionLoss.Mse} or {DiffusionLoss.RescaledMse}, or set it to null.",
                 nameof(options)
             );
         }
@@ -57,21 +57,21 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         _minSnrGamma = options.MinSnrGamma;
     }
 
-    /// <summary>The process of the Open-Sora family for sampling: linear schedule, 1000 steps respaced, learned variance.</summary>
-    /// <param name="steps">Sampling steps, 1 to 1000. Open-Sora 1.0 was published with 100.</param>
+    /// <summary>Creates the sampling process of the Open-Sora family: a linear schedule with 1000 steps, respaced, and a learned variance.</summary>
+    /// <param name="steps">The number of sampling steps, 1 to 1000. Open-Sora 1.0 uses 100.</param>
     public Iddpm(int steps = 100)
         : this(IddpmSchedule.Linear().Respace(steps)) { }
 
     /// <summary>The noise schedule.</summary>
     public IddpmSchedule Schedule { get; }
 
-    /// <summary>The parameterisation in a few words, as checkpoints name it.</summary>
+    /// <summary>Returns a short description of the parameterization, which is stored in checkpoints.</summary>
     public override string ToString() =>
         FormattableString.Invariant(
             $"{nameof(Iddpm)} of {Schedule.Steps} steps to {Schedule.SqrtAlphasCumprod[^1]:G3}, {_prediction}, {_variance}, {_loss}"
         ) + (_minSnrGamma is { } gamma ? FormattableString.Invariant($", min-SNR {gamma:R}") : "");
 
-    /// <summary>3, as published: the official DiT, PixArt and Open-Sora 1.0 guide the first three latent channels only.</summary>
+    /// <summary>Gets 3: the official DiT, PixArt and Open-Sora 1.0 apply guidance to the first three latent channels only.</summary>
     public int? GuidedChannels => Guidance.IddpmChannels;
 
     /// <inheritdoc/>
@@ -93,12 +93,12 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     {
         return Reverse(denoiser, noise, Step, progress, cancellationToken);
 
-        // x[t-1] ~ p(x[t-1] | x[t]); the last step takes the mean.
+        // x[t-1] ~ p(x[t-1] | x[t]); the last step uses the mean.
         Tensor Step(Denoised p, Tensor x, int t) => t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * source(Schedule.Steps - 1 - t, x);
     }
 
     /// <inheritdoc/>
-    /// <remarks>As Open-Sora 1.1 has it: shares count in sampling steps, rounded down.</remarks>
+    /// <remarks>As in Open-Sora 1.1, the fraction of each frame is converted to a number of sampling steps, rounded down.</remarks>
     public Tensor SampleFrames(
         FrameDenoiser denoiser,
         Tensor latents,
@@ -120,11 +120,11 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         ArgumentNullException.ThrowIfNull(denoiser);
         ArgumentNullException.ThrowIfNull(share);
         using var scope = NewDisposeScope();
-        var from = (share * Schedule.Steps).to_type(ScalarType.Int64); // the step that each frame is made anew from
+        var from = (share * Schedule.Steps).to_type(ScalarType.Int64); // the step from which each frame is denoised
         var t = Schedule.Steps - 1;
         return Reverse((x, time) => denoiser(x, time, from > t), latents, Step, progress, cancellationToken, Begin).MoveToOuterDisposeScope();
 
-        // Of two draws a step the first is of frames whose turn it is.
+        // Each step draws noise twice; the first draw is for the frames whose denoising starts at this step.
         Tensor Begin(Tensor x, int now)
         {
             t = now;
@@ -141,9 +141,9 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     /// <summary>Adds noise to clean samples: draws from q(x[t] | x0), equation 4 of Ho et al.</summary>
     /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>.</param>
     /// <param name="t">Steps of <see cref="Schedule"/>, <c>[batch]</c>, int64.</param>
-    /// <param name="noise">Standard normal noise of the shape of <paramref name="x0"/>.</param>
+    /// <param name="noise">Standard normal noise with the shape of <paramref name="x0"/>.</param>
     /// <returns>The noisy samples, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape does not fit, or a step is out of range.</exception>
+    /// <exception cref="ArgumentException">A shape is invalid, or a step is out of range.</exception>
     public Tensor AddNoise(Tensor x0, Tensor t, Tensor noise)
     {
         using var scope = NewDisposeScope();
@@ -155,7 +155,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         if (!noise.shape.AsSpan().SequenceEqual(x0.shape))
         {
             throw new ArgumentException(
-                $"The noise has shape {Shape(noise)}, but the samples have {Shape(x0)}; both must be the same.",
+                $"The noise has shape {Shape(noise)}, but the samples have shape {Shape(x0)}; the shapes must be equal.",
                 nameof(noise)
             );
         }
@@ -163,13 +163,13 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         return At(Schedule.SqrtAlphasCumprod, t, x0) * x0 + At(Schedule.SqrtOneMinusAlphasCumprod, t, x0) * noise;
     }
 
-    /// <summary>What a denoiser's output says about the step before.</summary>
+    /// <summary>The distribution of the previous step that a denoiser's output describes.</summary>
     /// <param name="X0">The predicted clean sample.</param>
     /// <param name="Mean">The mean of p(x[t-1] | x[t]).</param>
-    /// <param name="LogVariance">The logarithm of its variance, broadcastable to the mean.</param>
+    /// <param name="LogVariance">The natural logarithm of its variance, broadcastable to the mean.</param>
     internal readonly record struct Denoised(Tensor X0, Tensor Mean, Tensor LogVariance);
 
-    /// <summary>Reads a denoiser's output for noisy samples at step t; t holds one step for each sample, or one for all.</summary>
+    /// <summary>Interprets a denoiser's output for noisy samples at step t; t holds one step for each sample, or one for all samples.</summary>
     internal Denoised Denoise(Tensor output, Tensor x, int[] t, bool clip)
     {
         var (predicted, values) = Split(output, x);
@@ -195,14 +195,14 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
             return At(_variance == Variance.FixedSmall ? Schedule.PosteriorLogVarianceClipped : Schedule.FixedLargeLogVariance, t, x);
         }
 
-        // Values of [-1, 1] go from the posterior's variance to beta.
+        // Values in [-1, 1] interpolate from the posterior's variance to beta.
         var small = At(Schedule.PosteriorLogVarianceClipped, t, x);
         var large = At(Schedule.LogBetas, t, x);
         var share = (values + 1) / 2;
         return share * large + (1 - share) * small;
     }
 
-    // The prediction and, where the variance is learned, the second half of the channels.
+    // The prediction and, if the variance is learned, the second half of the channels.
     private (Tensor Predicted, Tensor? Variance) Split(Tensor output, Tensor x)
     {
         var learned = _variance == Variance.LearnedRange;
@@ -212,7 +212,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
             learned ? 2 : 1,
             learned
                 ? "learned variances need twice the latent channels; choose a fixed Variance for a model without them"
-                : "a fixed variance needs as many as the latents; choose Variance.LearnedRange for a model that predicts variances"
+                : "a fixed variance needs as many channels as the latents; choose Variance.LearnedRange for a model that predicts variances"
         );
         if (output.dtype != x.dtype)
         {
@@ -223,7 +223,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         return learned ? (output.narrow(1, 0, channels), output.narrow(1, channels, channels)) : (output, null);
     }
 
-    /// <summary>Runs the process from its last step to its first. Each step's intermediates live in a dispose scope of their own.</summary>
+    /// <summary>Runs the process from its last step to its first. Each step uses a separate dispose scope for its intermediate tensors.</summary>
     internal Tensor Reverse(
         Denoiser denoiser,
         Tensor noise,
@@ -260,7 +260,8 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         return x.MoveToOuterDisposeScope();
     }
 
-    /// <summary>Entries of a table, one a sample (or one for all), shaped to multiply x. Looked up in float64, then rounded to x's type.</summary>
+    /// <summary>Looks up entries of a table, one for each sample or one for all, shaped to multiply x. The float64 values are rounded to the type of
+    /// x.</summary>
     internal static Tensor At(double[] table, int[] t, Tensor x)
     {
         var shape = new long[x.dim()];
@@ -274,7 +275,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         if (t.dim() != 1 || t.dtype != ScalarType.Int64 || t.shape[0] != x.shape[0])
         {
             throw new ArgumentException(
-                $"Time steps must be int64 of shape [{x.shape[0]}], one a sample, got {t.dtype} of shape {Shape(t)}.",
+                $"Time steps must be int64 of shape [{x.shape[0]}], one for each sample; got {t.dtype} of shape {Shape(t)}.",
                 nameof(t)
             );
         }
@@ -284,7 +285,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         {
             if (step < 0 || step >= Schedule.Steps)
             {
-                throw new ArgumentOutOfRangeException(nameof(t), step, $"Time steps of this process go from 0 to {Schedule.Steps - 1}.");
+                throw new ArgumentOutOfRangeException(nameof(t), step, $"Time steps of this process range from 0 to {Schedule.Steps - 1}.");
             }
         }
 
@@ -304,7 +305,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         {
             throw new ArgumentException(
                 $"Noise must be float32 or float64 of shape [batch, channels, ...], got {noise.dtype} of shape {Shape(noise)}. "
-                    + "Sampling itself runs in this type, whatever type the model computes in.",
+                    + "Sampling uses this type regardless of the model's type.",
                 nameof(noise)
             );
         }
@@ -317,7 +318,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         if (!output.shape.AsSpan().SequenceEqual(expected))
         {
             throw new InvalidOperationException(
-                $"The denoiser gave {Shape(output)} for latents of {Shape(x)}, expected [{string.Join(", ", expected)}]: {reason}."
+                $"The denoiser returned {Shape(output)} for latents of shape {Shape(x)}; expected [{string.Join(", ", expected)}]: {reason}."
             );
         }
     }

@@ -7,7 +7,10 @@ public sealed partial class Iddpm
 {
     int ITrainingProcess.Steps => Schedule.Steps;
 
-    /// <summary>Draws steps of <see cref="Schedule"/>, each as likely as any other.</summary>
+    /// <summary>Draws time steps of <see cref="Schedule"/> from a uniform distribution.</summary>
+    /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>.</param>
+    /// <param name="generator">The random generator, on the CPU; null uses the global generator.</param>
+    /// <returns>The time steps and their weights, owned by the caller.</returns>
     public TimestepBatch DrawTimesteps(Tensor x0, Generator? generator = null)
     {
         ArgumentNullException.ThrowIfNull(x0);
@@ -15,7 +18,7 @@ public sealed partial class Iddpm
     }
 
     /// <inheritdoc/>
-    /// <remarks>Time steps are int64 and those of <see cref="Schedule"/>; see <see cref="ITimestepSampler"/>.</remarks>
+    /// <remarks>Time steps are int64 steps of <see cref="Schedule"/>; see <see cref="ITimestepSampler"/>.</remarks>
     public TrainingLosses TrainingLosses(
         Denoiser denoiser,
         Tensor x0,
@@ -55,21 +58,22 @@ public sealed partial class Iddpm
             return new TrainingLosses(weighted, mse, null).MoveToOuterDisposeScope();
         }
 
-        // The bound trains the variance only: the mean's way back is cut.
+        // The bound trains only the variance: no gradient flows back to the mean.
         var vb = VariationalBound(cat([predicted.detach(), values], 1), x0, x, steps, noisyFrames);
         vb = _loss == DiffusionLoss.RescaledMse ? vb * (Schedule.Steps / 1000.0) : vb;
         return new TrainingLosses(weighted + vb, mse, vb).MoveToOuterDisposeScope();
     }
 
-    // Equation 6 of Hang et al. 2023; the weight is of the clean sample's error, and the noise's error is that times the signal-to-noise ratio.
+    // Equation 6 of Hang et al. 2023. The weight applies to the error of the clean sample, which is the error of the noise divided by the
+    // signal-to-noise ratio.
     internal double MinSnrWeight(int t)
     {
         var ratio = Schedule.AlphasCumprod[t] / (1 - Schedule.AlphasCumprod[t]);
         return Math.Min(ratio, _minSnrGamma ?? double.PositiveInfinity) / (_prediction == Prediction.Sample ? 1 : ratio);
     }
 
-    /// <summary>One term of the variational bound, in bits per dimension: at step 0 the negative log likelihood of the data (as 8-bit values
-    /// in [-1, 1]), else KL(q(x[t-1] | x[t], x0) || p(x[t-1] | x[t])). Ho et al. 2020, equation 5 and section 3.3.</summary>
+    /// <summary>Computes one term of the variational bound, in bits per dimension: at step 0, the negative log likelihood of the data (as 8-bit
+    /// values scaled to [-1, 1]); at other steps, KL(q(x[t-1] | x[t], x0) || p(x[t-1] | x[t])). Ho et al. 2020, equation 5 and section 3.3.</summary>
     internal Tensor VariationalBound(Tensor output, Tensor x0, Tensor x, int[] t, Tensor? noisyFrames = null)
     {
         var p = Denoise(output, x, t, clip: false);
@@ -87,24 +91,12 @@ public sealed partial class Iddpm
         return where(first, nll, kl) / Math.Log(2);
     }
 
-    /// <summary>The bound's term that no training changes: KL(q(x[T] | x0) || N(0, 1)), in bits per dimension, <c>[batch]</c>.</summary>
-    internal Tensor PriorBound(Tensor x0)
-    {
-        using var scope = NewDisposeScope();
-        int[] last = [Schedule.Steps - 1];
-        var mean = At(Schedule.SqrtAlphasCumprod, last, x0) * x0;
-        var zero = zeros_like(mean);
-        return (
-            NoisyFrames.Mean(NormalKl(mean, At(Schedule.LogOneMinusAlphasCumprod, last, x0), zero, zero), null) / Math.Log(2)
-        ).MoveToOuterDisposeScope();
-    }
-
     private static Tensor NormalKl(Tensor mean1, Tensor logVariance1, Tensor mean2, Tensor logVariance2) =>
         0.5 * (logVariance2 - logVariance1 - 1 + (logVariance1 - logVariance2).exp() + (mean1 - mean2).square() * (-logVariance2).exp());
 
-    // The probability of x's bin of width 2/255 under a normal distribution; the outermost bins reach to infinity. In float64: the difference of two
-    // values
-    // of the distribution function near 1 has only two or three correct digits in float32, and so have its gradients.
+    // The probability under a normal distribution of the bin of width 2/255 that contains x; the outermost bins extend to infinity. Computed in
+    // float64 because the difference of two values of the distribution function near 1, and its gradient, would have only two or three correct digits
+    // in float32.
     private static Tensor DiscretisedLogLikelihood(Tensor x, Tensor mean, Tensor logScale)
     {
         const double Half = 1 / 255.0;
@@ -119,6 +111,6 @@ public sealed partial class Iddpm
         static Tensor Log(Tensor p) => p.clamp_min(1e-12).log();
     }
 
-    // The tanh approximation, which the published losses use.
+    // The tanh approximation of the normal distribution function that the published losses use.
     private static Tensor NormalCdf(Tensor x) => 0.5 * (1 + (Math.Sqrt(2 / Math.PI) * (x + 0.044715 * x.pow(3))).tanh());
 }

@@ -3,10 +3,11 @@ using System.Globalization;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>How much noise each step of a diffusion process adds, and everything that follows from it, in float64.</summary>
+/// <summary>The noise schedule of a diffusion process: the amount of noise that each step adds and the quantities derived from it, in
+/// float64.</summary>
 /// <remarks>
-/// Ho et al. 2020, "Denoising Diffusion Probabilistic Models", sections 2 and 3; respacing: Nichol and Dhariwal 2021, "Improved Denoising
-/// Diffusion Probabilistic Models", section 4. Immutable. Steps count from 0, the least noise.
+/// Ho et al. 2020, "Denoising Diffusion Probabilistic Models", sections 2 and 3; respacing: Nichol and Dhariwal 2021, "Improved Denoising Diffusion
+/// Probabilistic Models", section 4. Instances are immutable. Steps count from 0, which has the least noise.
 /// </remarks>
 public sealed class IddpmSchedule
 {
@@ -21,7 +22,6 @@ public sealed class IddpmSchedule
         var alphasCumprod = Array.ConvertAll(betas, beta => product = Rounded(product * Rounded(1 - beta)));
         AlphasCumprod = [.. alphasCumprod];
         AlphasCumprodPrev = [1, .. alphasCumprod[..^1]];
-        AlphasCumprodNext = [.. alphasCumprod[1..], 0];
         SqrtAlphasCumprod = Array.ConvertAll(alphasCumprod, Math.Sqrt);
         SqrtOneMinusAlphasCumprod = Array.ConvertAll(alphasCumprod, a => Math.Sqrt(1 - a));
         LogOneMinusAlphasCumprod = Array.ConvertAll(alphasCumprod, a => Math.Log(1 - a));
@@ -29,7 +29,8 @@ public sealed class IddpmSchedule
         SqrtRecipM1AlphasCumprod = Array.ConvertAll(alphasCumprod, a => Math.Sqrt(1 / a - 1));
         LogBetas = Array.ConvertAll(betas, Math.Log);
 
-        // q(x[t-1] | x[t], x0), equations 6 and 7. Its variance is 0 at the first step, so the clipped logarithm repeats the second one's.
+        // q(x[t-1] | x[t], x0), equations 6 and 7. Its variance is 0 at the first step, so the clipped logarithm repeats the value of the second
+        // step.
         PosteriorVariance = new double[n];
         PosteriorMeanCoef1 = new double[n];
         PosteriorMeanCoef2 = new double[n];
@@ -50,17 +51,16 @@ public sealed class IddpmSchedule
     /// <summary>The number of steps of this process.</summary>
     public int Steps => Betas.Length;
 
-    /// <summary>For every step, the original process's step that the model knows it by.</summary>
+    /// <summary>The step of the original process for each step of this one; the model receives these steps.</summary>
     public ImmutableArray<int> TimestepMap { get; }
 
     /// <summary>The variance of the noise that each step adds.</summary>
     public ImmutableArray<double> Betas { get; }
 
-    /// <summary>The share of the data's variance that is left after each step.</summary>
+    /// <summary>The fraction of the data's variance that remains after each step.</summary>
     public ImmutableArray<double> AlphasCumprod { get; }
 
     internal double[] AlphasCumprodPrev { get; }
-    internal double[] AlphasCumprodNext { get; }
     internal double[] SqrtAlphasCumprod { get; }
     internal double[] SqrtOneMinusAlphasCumprod { get; }
     internal double[] LogOneMinusAlphasCumprod { get; }
@@ -73,8 +73,8 @@ public sealed class IddpmSchedule
     internal double[] LogBetas { get; }
     internal double[] FixedLargeLogVariance { get; }
 
-    /// <summary>Betas that grow evenly from 0.0001 to 0.02 over 1000 steps, scaled for other numbers of steps: what the Open-Sora family trains
-    /// with.</summary>
+    /// <summary>Creates a linear schedule: betas increase linearly from 0.0001 to 0.02 over 1000 steps and are scaled for other numbers of steps. The
+    /// Open-Sora family trains with it.</summary>
     /// <param name="steps">The number of steps, at least 21.</param>
     /// <exception cref="ArgumentOutOfRangeException">There are too few steps for betas below 1.</exception>
     public static IddpmSchedule Linear(int steps = 1000)
@@ -85,9 +85,9 @@ public sealed class IddpmSchedule
         return FromBetas([.. Enumerable.Range(0, steps).Select(i => first + i * ((last - first) / (steps - 1)))]);
     }
 
-    /// <summary>The cosine schedule of Nichol and Dhariwal 2021, section 3.2, betas capped at 0.999.</summary>
+    /// <summary>Creates the cosine schedule of Nichol and Dhariwal 2021, section 3.2, with betas capped at 0.999.</summary>
     /// <param name="steps">The number of steps, at least 1.</param>
-    /// <exception cref="ArgumentOutOfRangeException">There is no step.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">The number of steps is less than 1.</exception>
     public static IddpmSchedule SquaredCosine(int steps = 1000)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
@@ -96,14 +96,14 @@ public sealed class IddpmSchedule
         static double AlphaBar(double t) => Math.Pow(Math.Cos((t + 0.008) / 1.008 * Math.PI / 2), 2);
     }
 
-    /// <summary>A schedule of given betas.</summary>
+    /// <summary>Creates a schedule from betas.</summary>
     /// <param name="betas">The variance of the noise that each step adds, each above 0 and below 1.</param>
     /// <exception cref="ArgumentException">There are no betas, or one is out of range.</exception>
     public static IddpmSchedule FromBetas(ReadOnlySpan<double> betas)
     {
         if (betas.IsEmpty)
         {
-            throw new ArgumentException("A noise schedule needs at least one beta, got none.", nameof(betas));
+            throw new ArgumentException("A noise schedule needs at least one beta, but got none.", nameof(betas));
         }
 
         for (var i = 0; i < betas.Length; i++)
@@ -120,9 +120,9 @@ public sealed class IddpmSchedule
         return new IddpmSchedule(betas.ToArray(), [.. Enumerable.Range(0, betas.Length)]);
     }
 
-    /// <summary>A shorter process over evenly spaced steps of this one, the first and the last among them.</summary>
-    /// <param name="steps">How many steps to keep, from 1 to <see cref="Steps"/>.</param>
-    /// <exception cref="ArgumentOutOfRangeException">So many steps cannot be kept.</exception>
+    /// <summary>Creates a shorter process with evenly spaced steps of this one, including the first and the last step.</summary>
+    /// <param name="steps">The number of steps to keep, from 1 to <see cref="Steps"/>.</param>
+    /// <exception cref="ArgumentOutOfRangeException">The number of steps is out of range.</exception>
     public IddpmSchedule Respace(int steps)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
@@ -130,14 +130,13 @@ public sealed class IddpmSchedule
         return Keep(Spread([steps]));
     }
 
-    /// <summary>A shorter process as a text describes it.</summary>
+    /// <summary>Creates a shorter process from a text description.</summary>
     /// <param name="respacing">
-    /// Counts separated by commas: the process is cut into as many equal sections and so many evenly spaced steps are kept of each
-    /// (<c>"100"</c>, <c>"10,15,20"</c>). Or <c>"ddim"</c> and a count: every n-th step from the first on, as the DDIM paper has it
-    /// (<c>"ddim50"</c>).
-    /// Empty keeps all steps.
+    /// Counts separated by commas: the process is divided into that many equal sections, and each count is the number of evenly spaced steps to keep
+    /// in its section (<c>"100"</c>, <c>"10,15,20"</c>). Alternatively, <c>"ddim"</c> followed by a count: every n-th step from the first, as in the
+    /// DDIM paper (<c>"ddim50"</c>). An empty string keeps all steps.
     /// </param>
-    /// <exception cref="ArgumentException">The text is none of these, or asks for more steps than there are.</exception>
+    /// <exception cref="ArgumentException">The text is invalid or requests more steps than the process has.</exception>
     public IddpmSchedule Respace(string respacing)
     {
         ArgumentNullException.ThrowIfNull(respacing);
@@ -158,7 +157,7 @@ public sealed class IddpmSchedule
             }
 
             throw new ArgumentException(
-                $"No whole stride takes exactly {count} of {Steps} steps. Choose another count, or drop 'ddim' for a fractional stride.",
+                $"No integer stride selects exactly {count} of {Steps} steps. Choose another count, or drop 'ddim' for a fractional stride.",
                 nameof(respacing)
             );
         }
@@ -166,7 +165,7 @@ public sealed class IddpmSchedule
         return Keep(Spread(Array.ConvertAll(respacing.Split(','), part => Count(part, respacing))));
     }
 
-    /// <summary>The same schedule with its betas, and what follows from them, in single precision: what Open-Sora 1.1 samples with. The last step
+    /// <summary>Converts the betas and the quantities derived from them to single precision, as Open-Sora 1.1 uses for sampling. The last step
     /// differs by 2 parts in 10,000.</summary>
     public IddpmSchedule InSinglePrecision() => new([.. Betas], [.. TimestepMap], single: true);
 
@@ -174,11 +173,11 @@ public sealed class IddpmSchedule
         int.TryParse(text, NumberStyles.AllowLeadingWhite | NumberStyles.AllowTrailingWhite, CultureInfo.InvariantCulture, out var count) && count > 0
             ? count
             : throw new ArgumentException(
-                $"'{respacing}' is no respacing: expected counts above 0 such as \"100\" or \"10,15,20\", or \"ddim50\".",
+                $"'{respacing}' is not a valid respacing: expected counts greater than 0 such as \"100\" or \"10,15,20\", or \"ddim50\".",
                 nameof(respacing)
             );
 
-    // The positions accumulate a fractional stride and round half to even, as the published processes do; other rounding picks other steps.
+    // Positions accumulate a fractional stride and are rounded half to even, as in the published processes; other rounding would select other steps.
     private int[] Spread(int[] sections)
     {
         var kept = new List<int>();
@@ -190,7 +189,7 @@ public sealed class IddpmSchedule
             if (count > size)
             {
                 throw new ArgumentException(
-                    $"Cannot keep {count} steps of section {i + 1}, which has {size} of the process's {Steps}.",
+                    $"Cannot keep {count} steps of section {i + 1}, which has {size} of the process's {Steps} steps.",
                     nameof(sections)
                 );
             }
@@ -209,7 +208,7 @@ public sealed class IddpmSchedule
         return [.. kept];
     }
 
-    // New betas such that what is left of the data after each kept step stays as it was.
+    // Computes betas for which the fraction of the data's variance that remains after each kept step is unchanged.
     private IddpmSchedule Keep(int[] kept)
     {
         var last = 1.0;

@@ -3,37 +3,37 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>Which frames of a reference are given to a video, where, and how far they may change: Open-Sora's mask strategies (reports of 1.1 and
-/// 1.2, image and video
-/// conditioning).</summary>
-/// <remarks>An image to animate is <c>new MaskStrategy()</c>; its text form is <c>0</c>.</remarks>
+/// <summary>A conditioning rule: the frames of a reference that condition a video, their position in it, and the amount of change allowed. These are
+/// the mask strategies of Open-Sora (reports of versions 1.1 and 1.2, image and video conditioning).</summary>
+/// <remarks>To animate an image, use <c>new MaskStrategy()</c>, which is <c>0</c> in text form.</remarks>
 public sealed record MaskStrategy
 {
     private const string Syntax = "loop,reference,reference start,target start,length,edit ratio";
 
-    /// <summary>The part of a long video, made one after another, that this is for.</summary>
+    /// <summary>The index of the segment that this strategy applies to, for a long video generated in several segments.</summary>
     public int Loop { get; init; }
 
-    /// <summary>The reference's number, from 0.</summary>
+    /// <summary>The index of the reference, from 0.</summary>
     public int Reference { get; init; }
 
-    /// <summary>The first frame of the reference; below 0 counts from its end.</summary>
+    /// <summary>The first frame to use from the reference; negative values count from its end.</summary>
     public int ReferenceStart { get; init; }
 
-    /// <summary>The frame of the video that it becomes; below 0 counts from its end.</summary>
+    /// <summary>The frame of the video at which the reference frames are placed; negative values count from its end.</summary>
     public int TargetStart { get; init; }
 
-    /// <summary>Frames; what goes beyond the end of either is left out.</summary>
+    /// <summary>The number of frames; frames beyond the end of the reference or the video are omitted.</summary>
     public int Length { get; init; } = 1;
 
-    /// <summary>How much of the frames is made anew: from 0, nothing, to 1, all.</summary>
+    /// <summary>The fraction of the denoising process that is applied to the frames, from 0 (frames are kept) to 1 (frames are generated from
+    /// noise).</summary>
     public double EditRatio { get; init; }
 
-    /// <summary>Reads Open-Sora's form: strategies separated by semicolons, each of up to six numbers <c>loop,reference,reference start,target
-    /// start,length,edit ratio</c>,
-    /// where those left out are 0, and the length 1.</summary>
-    /// <param name="text">Such as <c>0,0,0,0,1;0,1,0,-1,1,0.4</c>; empty = none.</param>
-    /// <exception cref="FormatException">It is something else; the message says which part.</exception>
+    /// <summary>Parses Open-Sora's text form: strategies separated by semicolons, each with up to six numbers
+    /// <c>loop,reference,reference start,target start,length,edit ratio</c>. Omitted numbers are 0, except for the length, which is 1.</summary>
+    /// <param name="text">The text, such as <c>0,0,0,0,1;0,1,0,-1,1,0.4</c>; empty for no strategies.</param>
+    /// <returns>The strategies in the order of the text.</returns>
+    /// <exception cref="FormatException">The text is invalid; the message quotes the invalid part.</exception>
     public static IReadOnlyList<MaskStrategy> Parse(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
@@ -52,11 +52,11 @@ public sealed record MaskStrategy
                 out var value
             )
                 ? value
-            : throw new FormatException($"'{parts[i]}' in the mask strategy '{text}' is no whole number; expected {Syntax}.");
+            : throw new FormatException($"'{parts[i]}' in the mask strategy '{text}' is not an integer; expected {Syntax}.");
         var ratio = 0.0;
         if (parts.Length > 6 || (parts.Length == 6 && !double.TryParse(parts[5], NumberStyles.Float, CultureInfo.InvariantCulture, out ratio)))
         {
-            throw new FormatException($"The mask strategy '{text}' has {parts.Length} parts, or an edit ratio that is no number; expected {Syntax}.");
+            throw new FormatException($"The mask strategy '{text}' has {parts.Length} parts or a non-numeric edit ratio; expected {Syntax}.");
         }
 
         var strategy = new MaskStrategy
@@ -71,31 +71,32 @@ public sealed record MaskStrategy
         return strategy.Problem() is { } problem ? throw new FormatException($"In the mask strategy '{text}', {problem}.") : strategy;
     }
 
-    /// <summary>Open-Sora's form.</summary>
+    /// <summary>Returns Open-Sora's text form of this strategy.</summary>
     public override string ToString() =>
         string.Create(CultureInfo.InvariantCulture, $"{Loop},{Reference},{ReferenceStart},{TargetStart},{Length},{EditRatio}");
 
-    /// <summary>What is wrong whatever it is used for; null = nothing.</summary>
+    /// <summary>Returns the problem that makes this strategy invalid for any video; null if it is valid.</summary>
     internal string? Problem() =>
         this switch
         {
             { Loop: < 0 } => $"the loop {Loop} is negative",
             { Reference: < 0 } => $"the reference {Reference} is negative",
-            { Length: < 1 } => $"the length {Length} is not above 0",
-            { EditRatio: not (>= 0 and <= 1) } => $"the edit ratio {EditRatio} is not from 0 to 1",
+            { Length: < 1 } => $"the length {Length} is not greater than 0",
+            { EditRatio: not (>= 0 and <= 1) } => $"the edit ratio {EditRatio} is not between 0 and 1",
             _ => null,
         };
 
-    /// <summary>Puts the frames of references into a video's noise, for <see cref="IFrameSampler"/>.</summary>
-    /// <param name="latents">Noise of one video, <c>[channels, frames, height, width]</c>; not changed.</param>
-    /// <param name="references">Latents of the references, <c>[channels, frames, height, width]</c> each.</param>
-    /// <param name="strategies">Where their frames go; later ones win.</param>
-    /// <param name="loop">The part of a long video that this is; strategies for others are left out.</param>
-    /// <param name="align">Rounds starts to multiples of so many latent frames, as an autoencoder that encodes several at once needs (Open-Sora 1.2:
-    /// 5); null = leaves them.</param>
-    /// <returns>The latents, and what <see cref="IFrameSampler.SampleFrames"/> takes as the share of each frame that is made anew, <c>[frames]</c>;
-    /// both owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A strategy asks for what is not there.</exception>
+    /// <summary>Places the frames of references in the noise of a video, for <see cref="IFrameSampler"/>.</summary>
+    /// <param name="latents">Noise of one video, <c>[channels, frames, height, width]</c>; not modified.</param>
+    /// <param name="references">The latents of the references, each <c>[channels, frames, height, width]</c>.</param>
+    /// <param name="strategies">The strategies to apply; later ones overwrite earlier ones.</param>
+    /// <param name="loop">The index of the video segment; strategies for other segments are ignored.</param>
+    /// <param name="align">Rounds start frames to multiples of this number of latent frames, as needed for autoencoders that encode several frames
+    /// together (Open-Sora 1.2: 5); null does not round.</param>
+    /// <returns>The latents, and the fraction of the denoising process for each frame, <c>[frames]</c>, as expected by
+    /// <see cref="IFrameSampler.SampleFrames"/>; both are owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A strategy is invalid or refers to a reference or frame that does not exist, or a shape is
+    /// invalid.</exception>
     public static (Tensor Latents, Tensor Share) Apply(
         Tensor latents,
         IReadOnlyList<Tensor> references,
@@ -109,13 +110,13 @@ public sealed record MaskStrategy
         ArgumentNullException.ThrowIfNull(strategies);
         if (align is < 1)
         {
-            throw new ArgumentOutOfRangeException(nameof(align), align, "Starts are rounded to multiples of at least 1 frame.");
+            throw new ArgumentOutOfRangeException(nameof(align), align, "The alignment must be at least 1 frame.");
         }
 
         if (latents.dim() != 4)
         {
             throw new ArgumentException(
-                $"The latents have shape {Iddpm.Shape(latents)}; expected those of one video, [channels, frames, height, width].",
+                $"The latents have shape {Iddpm.Shape(latents)}; expected the latents of one video, [channels, frames, height, width].",
                 nameof(latents)
             );
         }
@@ -133,7 +134,7 @@ public sealed record MaskStrategy
             if (strategy.Reference >= references.Count)
             {
                 throw new ArgumentException(
-                    $"The mask strategy '{strategy}' asks for reference {strategy.Reference}, but there are {references.Count}; they count from 0.",
+                    $"The mask strategy '{strategy}' uses reference {strategy.Reference}, but there are only {references.Count}, counted from 0.",
                     nameof(strategies)
                 );
             }
@@ -147,7 +148,7 @@ public sealed record MaskStrategy
             )
             {
                 throw new ArgumentException(
-                    $"Reference {strategy.Reference} has shape {Iddpm.Shape(reference)}; it must be that of the latents, {Iddpm.Shape(latents)}, apart from the frames.",
+                    $"Reference {strategy.Reference} has shape {Iddpm.Shape(reference)}; expected {Iddpm.Shape(latents)} except for the frames.",
                     nameof(references)
                 );
             }

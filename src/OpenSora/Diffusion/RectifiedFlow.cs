@@ -2,43 +2,41 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>How a <see cref="RectifiedFlow"/> is trained and sampled.</summary>
+/// <summary>Training and sampling options of a <see cref="RectifiedFlow"/> process.</summary>
 public sealed class RectifiedFlowOptions
 {
-    /// <summary>Time steps of the model's clock.</summary>
+    /// <summary>The number of time steps of the process.</summary>
     public int Steps { get; set; } = 1000;
 
-    /// <summary>Steps of the sampler. Open-Sora 1.2 publishes 30.</summary>
+    /// <summary>The number of sampling steps. Open-Sora 1.2 uses 30.</summary>
     public int SamplingSteps { get; set; } = 30;
 
-    /// <summary>Rounds times to whole steps, in training and in sampling.</summary>
+    /// <summary>Indicates whether times are rounded to whole steps, in training and sampling.</summary>
     public bool WholeSteps { get; set; }
 
-    /// <summary>Training draws times as the logistic function of a standard normal number, more in the middle, rather than uniformly (Esser et al.
-    /// 2024,
-    /// "Scaling Rectified Flow Transformers", section 3.1; Open-Sora 1.2's choice).</summary>
+    /// <summary>Indicates whether training draws times from a logit-normal distribution, which favors the middle, instead of a uniform distribution
+    /// (Esser et al. 2024, "Scaling Rectified Flow Transformers", section 3.1). Open-Sora 1.2 does.</summary>
     public bool LogitNormal { get; set; }
 
-    /// <summary>Shifts times towards noise for large and long videos, which need more of it to be hidden (Esser et al. 2024, section 5.3.2; Open-Sora
-    /// 1.2's
-    /// choice, relative to one frame of 512x512 pixels), in training and in sampling.</summary>
+    /// <summary>Indicates whether times are shifted toward noise for large and long videos, in training and sampling, because more noise is needed to
+    /// hide their content (Esser et al. 2024, section 5.3.2). Open-Sora 1.2 does, relative to one frame of 512x512 pixels.</summary>
     public bool ShiftBySize { get; set; }
 
-    /// <summary>Pixels a latent position stands for in each direction, for the shift.</summary>
+    /// <summary>The number of pixels in height and width that one latent position covers, used for the shift.</summary>
     public int SpatialFactor { get; set; } = 8;
 
-    /// <summary>A weight of the loss for each of <see cref="Steps"/> times, from data to noise; a time between two takes the lower one's. Null: all
-    /// weigh the same.</summary>
+    /// <summary>The loss weight for each of the <see cref="Steps"/> times, from data to noise; a time between two steps uses the weight of the lower
+    /// one. Null weights all times equally.</summary>
     public IReadOnlyList<double>? LossWeights { get; set; }
 }
 
-/// <summary>Straight paths between data and noise: training predicts the velocity along them, sampling follows it back.</summary>
+/// <summary>A rectified flow process with straight paths between data and noise: training predicts the velocity along the paths, and sampling follows
+/// it from noise to data.</summary>
 /// <remarks>
-/// Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow". As Open-Sora 1.2 has it, with time t from 0
-/// (data) to
-/// <see cref="RectifiedFlowOptions.Steps"/> (noise): <c>x_t = (1 - t/Steps) x_0 + (t/Steps) noise</c>, and the model predicts <c>x_0 - noise</c>.
-/// Where a model gives
-/// twice the channels, the second half is not used. Immutable: one process serves many threads.
+/// Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow". With Open-Sora 1.2's convention, time t
+/// runs from 0 (data) to <see cref="RectifiedFlowOptions.Steps"/> (noise): <c>x_t = (1 - t/Steps) x_0 + (t/Steps) noise</c>, and the model predicts
+/// <c>x_0 - noise</c>. If a model returns twice the channels, the second half is ignored. Instances are immutable and can be used from several
+/// threads at the same time.
 /// </remarks>
 public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
 {
@@ -49,9 +47,9 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     private readonly bool _shiftBySize;
     private readonly double[]? _lossWeights;
 
-    /// <summary>Makes a process.</summary>
-    /// <param name="options">How it is trained and sampled, copied; null takes the defaults.</param>
-    /// <exception cref="ArgumentException">A number is not positive.</exception>
+    /// <summary>Creates a process.</summary>
+    /// <param name="options">The options, which are copied; null uses the defaults.</param>
+    /// <exception cref="ArgumentException">An option is out of range.</exception>
     public RectifiedFlow(RectifiedFlowOptions? options = null)
     {
         options ??= new RectifiedFlowOptions();
@@ -62,7 +60,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         )
         {
             throw new ArgumentException(
-                $"LossWeights must be {options.Steps} finite numbers from 0, one for each step; there are {_lossWeights.Length}.",
+                $"LossWeights must contain {options.Steps} finite, nonnegative numbers, one for each step; it contains {_lossWeights.Length}.",
                 nameof(options)
             );
         }
@@ -70,7 +68,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         if (options.Steps < 1 || options.SamplingSteps < 1 || options.SpatialFactor < 1)
         {
             throw new ArgumentException(
-                $"Steps {options.Steps}, SamplingSteps {options.SamplingSteps} and SpatialFactor {options.SpatialFactor} must all be above 0.",
+                $"Steps {options.Steps}, SamplingSteps {options.SamplingSteps} and SpatialFactor {options.SpatialFactor} must all be greater than 0.",
                 nameof(options)
             );
         }
@@ -82,19 +80,19 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     /// <inheritdoc/>
     public int Steps { get; }
 
-    /// <summary>The parameterisation in a few words, as checkpoints name it.</summary>
+    /// <summary>Returns a short description of the parameterization, which is stored in checkpoints.</summary>
     public override string ToString() =>
         FormattableString.Invariant(
             $"{nameof(RectifiedFlow)} of {Steps}{(_wholeSteps ? " whole" : "")} steps{(_logitNormal ? ", logit-normal" : "")}{(_shiftBySize ? $", shifted by size, {_spatialFactor}" : "")}"
         );
 
-    /// <summary>Null: guidance acts on all latent channels, as published.</summary>
+    /// <summary>Gets null because guidance applies to all latent channels in the published models.</summary>
     public int? GuidedChannels => null;
 
-    /// <summary>Goes from clean samples towards noise: <c>(1 - t/Steps) x0 + (t/Steps) noise</c>.</summary>
+    /// <summary>Adds noise to clean samples: <c>(1 - t/Steps) x0 + (t/Steps) noise</c>.</summary>
     /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>.</param>
     /// <param name="t">Times from 0 to <see cref="Steps"/>, <c>[batch]</c>.</param>
-    /// <param name="noise">Standard normal noise of the shape of <paramref name="x0"/>.</param>
+    /// <param name="noise">Standard normal noise with the shape of <paramref name="x0"/>.</param>
     /// <returns>The noisy samples, owned by the caller.</returns>
     public Tensor AddNoise(Tensor x0, Tensor t, Tensor noise)
     {
@@ -104,7 +102,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         if (t.dim() != 1 || t.shape[0] != x0.shape[0] || !noise.shape.AsSpan().SequenceEqual(x0.shape))
         {
             throw new ArgumentException(
-                $"Samples of shape {Iddpm.Shape(x0)} need noise of the same shape and [{x0.shape[0]}] times; got {Iddpm.Shape(noise)} and {Iddpm.Shape(t)}.",
+                $"Noise and times must have the shapes {Iddpm.Shape(x0)} and [{x0.shape[0]}]; got {Iddpm.Shape(noise)} and {Iddpm.Shape(t)}.",
                 nameof(t)
             );
         }
@@ -115,7 +113,8 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     }
 
     /// <inheritdoc/>
-    /// <remarks>Times are uniform or logit-normal, fractional or whole, shifted by the size of the samples or not, as the options say.</remarks>
+    /// <remarks>Depending on the options, times are uniform or logit-normal, fractional or whole, and shifted by the size of the samples or
+    /// not.</remarks>
     public TimestepBatch DrawTimesteps(Tensor x0, Generator? generator = null)
     {
         ArgumentNullException.ThrowIfNull(x0);
@@ -165,7 +164,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     }
 
     /// <inheritdoc/>
-    /// <remarks>The generator is not used: nothing is random after the noise.</remarks>
+    /// <remarks>The generator is not used because sampling is deterministic after the initial noise.</remarks>
     public Tensor Sample(
         Denoiser denoiser,
         Tensor noise,
@@ -215,7 +214,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     {
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
-        var (x, begun) = (latents, share?.eq(1)); // begun: frames that are noisy already
+        var (x, begun) = (latents, share?.eq(1)); // begun: frames that are already noisy
         for (var i = 0; i < times.Length; i++)
         {
             cancellationToken.ThrowIfCancellationRequested();
@@ -243,8 +242,9 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         return x.MoveToOuterDisposeScope();
     }
 
-    /// <summary>The times of sampling, from noise to data; the last step ends at 0.</summary>
-    /// <param name="ratio">How much longer the video is and larger than what times are not shifted for.</param>
+    /// <summary>Computes the sampling times, from noise to data; the last step ends at 0.</summary>
+    /// <param name="ratio">The size of the video relative to the reference size without a shift; see
+    /// <see cref="SizeRatio(long, double, double)"/>.</param>
     internal double[] SamplingTimes(double ratio) =>
         [
             .. Enumerable
@@ -264,18 +264,19 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         x.dim() == 5
             ? SizeRatio(x.shape[2], x.shape[3] * _spatialFactor, x.shape[4] * _spatialFactor)
             : throw new ArgumentException(
-                $"Times are shifted by the size of [batch, channels, frames, height, width], got {Iddpm.Shape(x)}.",
+                $"Shifting times by size needs shape [batch, channels, frames, height, width], got {Iddpm.Shape(x)}.",
                 nameof(x)
             );
 
-    /// <summary>Of a video of so many latent frames and pixels, relative to one frame of 512x512.</summary>
+    /// <summary>Computes the size of a video with the specified number of latent frames and pixels, relative to one frame of 512x512
+    /// pixels.</summary>
     internal static double SizeRatio(long frames, double height, double width) => Math.Sqrt(height * width / (512 * 512)) * Math.Sqrt(frames);
 
     private static Tensor Velocity(Tensor output, Tensor x)
     {
         var channels = x.shape[1];
         var both = output.dim() == x.dim() && output.shape[1] == 2 * channels;
-        Iddpm.CheckOutput(output, x, both ? 2 : 1, "as many channels as the latents, or twice as many, of which the second half is not used");
+        Iddpm.CheckOutput(output, x, both ? 2 : 1, "as many channels as the latents, or twice as many, of which the second half is ignored");
         return output.narrow(1, 0, channels).to_type(x.dtype);
     }
 }

@@ -3,52 +3,61 @@ using OpenSora.Media;
 
 namespace OpenSora.Generation;
 
-/// <summary>A generated video, in managed memory: there is nothing to dispose of.</summary>
+/// <summary>A generated video. Its pixels are in managed memory, so it does not need to be disposed.</summary>
 public sealed class GeneratedVideo
 {
     private readonly IVideoWriter _writer;
     private readonly IImageCodec _images;
 
-    internal GeneratedVideo(VideoFrames frames, VideoMetadata metadata, IVideoWriter writer, IImageCodec images) =>
-        (Frames, Metadata, this._writer, this._images) = (frames, metadata, writer, images);
+    /// <summary>Initializes a video.</summary>
+    /// <param name="frames">The frames.</param>
+    /// <param name="metadata">The settings that the video was generated with.</param>
+    /// <param name="writer">Writes videos; null for ffmpeg.</param>
+    /// <param name="images">Writes images; null for ImageSharp.</param>
+    public GeneratedVideo(VideoFrames frames, VideoMetadata metadata, IVideoWriter? writer = null, IImageCodec? images = null)
+    {
+        ArgumentNullException.ThrowIfNull(frames);
+        ArgumentNullException.ThrowIfNull(metadata);
+        (Frames, Metadata, _writer, _images) = (frames, metadata, writer ?? new VideoWriter(), images ?? new ImageCodec());
+    }
 
-    /// <summary>The pixels.</summary>
+    /// <summary>Gets the decoded frames.</summary>
     public VideoFrames Frames { get; }
 
-    /// <summary>How it came about.</summary>
+    /// <summary>Gets the settings that the video was generated with.</summary>
     public VideoMetadata Metadata { get; }
 
-    /// <summary>The seed that makes it again.</summary>
+    /// <summary>Gets the seed that reproduces the video.</summary>
     public long Seed => Metadata.Seed;
 
-    /// <summary>Writes H.264 in MP4, replacing an older file.</summary>
-    /// <param name="path">The file.</param>
-    /// <param name="progress">Told before and after.</param>
-    /// <param name="cancellationToken">Stops the writing; no file is left then.</param>
-    /// <exception cref="MediaException">It could not be written; the message says why.</exception>
+    /// <summary>Saves the video as an MP4 file (H.264), replacing any existing file.</summary>
+    /// <param name="path">The path of the file to write.</param>
+    /// <param name="progress">Receives a report before and after writing.</param>
+    /// <param name="cancellationToken">Cancels the operation; no partial file is left behind.</param>
+    /// <exception cref="MediaException">The output could not be written; the message explains why.</exception>
     public Task SaveMp4Async(string path, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         WriteAsync(() => _writer.WriteAsync(Frames, path, VideoFormat.Mp4, cancellationToken), progress);
 
-    /// <summary>Writes an endless GIF, replacing an older file.</summary>
+    /// <summary>Saves the video as a GIF that loops forever, replacing any existing file.</summary>
     /// <inheritdoc cref="SaveMp4Async"/>
     public Task SaveGifAsync(string path, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         WriteAsync(() => _writer.WriteAsync(Frames, path, VideoFormat.Gif, cancellationToken), progress);
 
-    /// <summary>Writes every frame as <c>frame_00001.png</c> and on.</summary>
-    /// <param name="folder">Must not exist, or be empty.</param>
-    /// <param name="progress">Told before and after.</param>
-    /// <param name="cancellationToken">Stops the writing; no folder is left then.</param>
-    /// <exception cref="MediaException">It could not be written; the message says why.</exception>
+    /// <summary>Saves every frame as a PNG file, named <c>frame_00001.png</c>, <c>frame_00002.png</c> and so on.</summary>
+    /// <param name="folder">The folder to write to. It must be empty or not exist.</param>
+    /// <param name="progress">Receives a report before and after writing.</param>
+    /// <param name="cancellationToken">Cancels the operation; no partial folder is left behind.</param>
+    /// <exception cref="MediaException">The output could not be written; the message explains why.</exception>
     /// <exception cref="IOException">The folder is not empty.</exception>
     public Task SavePngSequenceAsync(string folder, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         WriteAsync(() => _writer.WriteAsync(Frames, folder, VideoFormat.PngSequence, cancellationToken), progress);
 
-    /// <summary>Writes one PNG of frames spread evenly over the video, replacing an older file.</summary>
-    /// <param name="path">The file.</param>
-    /// <param name="columns">Frames in a row.</param>
-    /// <param name="progress">Told before and after.</param>
-    /// <param name="cancellationToken">Stops the writing; no file is left then.</param>
-    /// <exception cref="MediaException">It could not be written; the message says why.</exception>
+    /// <summary>Saves a contact sheet of evenly spaced frames as one PNG file, replacing any existing file.</summary>
+    /// <param name="path">The path of the file to write.</param>
+    /// <param name="columns">The number of frames per row.</param>
+    /// <param name="progress">Receives a report before and after writing.</param>
+    /// <param name="cancellationToken">Cancels the operation; no partial file is left behind.</param>
+    /// <exception cref="MediaException">The output could not be written; the message explains why.</exception>
     public Task SaveContactSheetAsync(
         string path,
         int columns = 4,
@@ -64,16 +73,16 @@ public sealed class GeneratedVideo
     }
 }
 
-/// <summary>How a video came about: with the same model, backend and values it comes about again.</summary>
-/// <param name="Prompt">As given.</param>
-/// <param name="NegativePrompt">As given.</param>
-/// <param name="Seed">The seed, drawn where none was given.</param>
-/// <param name="Steps">Denoising steps.</param>
-/// <param name="Guidance">Guidance scale; 1 = none.</param>
-/// <param name="Sampler">The sampler's name.</param>
-/// <param name="Model">The model's name.</param>
-/// <param name="Backend">The backend's name.</param>
-/// <param name="Elapsed">How long it took, loading not included.</param>
+/// <summary>The settings that a video was generated with. The same settings, model and backend reproduce the video.</summary>
+/// <param name="Prompt">The prompt of the request.</param>
+/// <param name="NegativePrompt">The negative prompt of the request, or null.</param>
+/// <param name="Seed">The seed of the request, or the random one that was drawn if the request had none.</param>
+/// <param name="Steps">The number of denoising steps.</param>
+/// <param name="Guidance">The classifier-free guidance scale; 1 means no guidance.</param>
+/// <param name="Sampler">The name of the sampler.</param>
+/// <param name="Model">The name of the model.</param>
+/// <param name="Backend">The name of the backend.</param>
+/// <param name="Elapsed">The time that generation took, excluding the time to load the model.</param>
 public sealed record VideoMetadata(
     string Prompt,
     string? NegativePrompt,

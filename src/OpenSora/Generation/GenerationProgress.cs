@@ -1,29 +1,29 @@
 namespace OpenSora.Generation;
 
-/// <summary>What a generation is busy with.</summary>
+/// <summary>Specifies a stage of video generation.</summary>
 public enum GenerationStage
 {
-    /// <summary>Reading the model, once for a generator.</summary>
+    /// <summary>Loading the model, once per generator.</summary>
     Loading,
 
     /// <summary>Encoding the prompt.</summary>
     EncodingText,
 
-    /// <summary>Encoding the frames of references, where a request has some.</summary>
+    /// <summary>Encoding the reference frames, if the request has any.</summary>
     EncodingReferences,
 
-    /// <summary>Taking the noise away, step by step.</summary>
+    /// <summary>Removing the noise step by step.</summary>
     Denoising,
 
-    /// <summary>Turning latents to pixels.</summary>
+    /// <summary>Decoding the latents into pixels.</summary>
     Decoding,
 
-    /// <summary>Writing a file.</summary>
+    /// <summary>Writing an output file.</summary>
     Writing,
 }
 
-/// <summary>How far a generation is.</summary>
-/// <param name="Stage">What it is busy with.</param>
-/// <param name="Step">Steps of the stage that are done, from 0 when the stage begins.</param>
-/// <param name="Steps">All steps of the stage; stages that cannot be divided have one.</param>
+/// <summary>The progress of a generation.</summary>
+/// <param name="Stage">The current stage.</param>
+/// <param name="Step">The number of completed steps of the stage; 0 when the stage begins.</param>
+/// <param name="Steps">The total number of steps of the stage; 1 for stages that cannot be divided.</param>
 public readonly record struct GenerationProgress(GenerationStage Stage, int Step, int Steps);

@@ -7,21 +7,22 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>Frames of a reference that a video begins with, ends with or has anywhere else.</summary>
-/// <param name="Frames">The frames, of any size.</param>
-/// <param name="LatentFrame">The first latent frame that they become.</param>
-/// <param name="EditRatio">How much of them is made anew, from 0 to 1.</param>
+/// <summary>Conditioning frames: frames of a reference that appear at a given position of the video.</summary>
+/// <param name="Frames">The conditioning frames, of any size in pixels.</param>
+/// <param name="LatentFrame">The index of the first latent frame that they replace.</param>
+/// <param name="EditRatio">The fraction of the denoising process that is applied to them, from 0 (unchanged) to 1.</param>
 internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double EditRatio)
 {
-    // Frames encoded at a time where the autoencoder takes each frame on its own.
+    // The number of frames to encode at a time if the autoencoder encodes each frame independently.
     private const int EncodedAtOnce = 4;
 
-    /// <summary>Finds the frames that a request's mask strategies mean, and checks that the model can do it.</summary>
+    /// <summary>Resolves a request's mask strategies to conditioning frames, and checks that the model supports them.</summary>
     /// <param name="request">The request.</param>
-    /// <param name="frames">Frames of the video.</param>
-    /// <param name="sampler">The sampler.</param>
+    /// <param name="frames">The number of frames of the video.</param>
+    /// <param name="sampler">The kind of sampler that will generate the video.</param>
     /// <param name="model">The model.</param>
-    /// <param name="problems">Receives a sentence for each thing that is wrong.</param>
+    /// <param name="problems">Receives one sentence for each problem found.</param>
+    /// <returns>The conditioning frames; empty if the request has no references.</returns>
     internal static List<GivenFrames> Of(VideoRequest request, int frames, SamplerKind sampler, LoadedModel model, List<string> problems)
     {
         List<GivenFrames> given = [];
@@ -34,20 +35,21 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
         if (!model.Description.Video.GivenFrames)
         {
             problems.Add(
-                $"References are given, but {name} was not trained to go on from given frames. Take a model that was, such as one of Open-Sora 1.1 or 1.2."
+                $"The request has references, but {name} was not trained with conditioning frames. Use a model such as Open-Sora 1.1 or 1.2."
             );
         }
 
         if (sampler is not (SamplerKind.Iddpm or SamplerKind.RectifiedFlow))
         {
             problems.Add(
-                $"References are given, but {sampler} cannot complete videos; use {(model.Description.Diffusion.Kind == DiffusionKind.RectifiedFlow ? SamplerKind.RectifiedFlow : SamplerKind.Iddpm)}."
+                $"The request has references, but {sampler} does not support conditioning frames; use "
+                    + $"{(model.Description.Diffusion.Kind == DiffusionKind.RectifiedFlow ? SamplerKind.RectifiedFlow : SamplerKind.Iddpm)}."
             );
         }
 
         if (request.MaskStrategies.Count == 0)
         {
-            problems.Add("References are given, but MaskStrategies does not say which of their frames go where; ConditionOn adds both.");
+            problems.Add("The request has references, but no MaskStrategies that place their frames in the video; ConditionOn adds both.");
         }
 
         var share = Enumerable.Repeat(1.0, Math.Max(frames, 1)).ToArray();
@@ -62,19 +64,17 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
             }
             if (strategy.EditRatio == 1)
             {
-                Problem("the edit ratio is 1, at which nothing is left of the frames; leave it out, or take less");
+                Problem("the edit ratio is 1, which discards the frames; omit it or use a smaller value");
             }
 
             if (strategy.Loop != 0)
             {
-                Problem(
-                    $"the loop is {strategy.Loop}; a request makes one part, whose loop is 0. For the next part make another request that goes on from the end of this one"
-                );
+                Problem($"the loop is {strategy.Loop}; it must be 0. To continue, make another request conditioned on the end of this video");
             }
 
             if (strategy.Reference >= request.References.Count)
             {
-                Problem($"the reference is {strategy.Reference}, but there are {request.References.Count}; they count from 0");
+                Problem($"the reference is {strategy.Reference}, but the request has {request.References.Count} (counted from 0)");
                 continue;
             }
             var reference = request.References[strategy.Reference];
@@ -87,7 +87,7 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
             var length = Math.Min(strategy.Length, Math.Min(frames - to, reference.Count - from)) / group * group;
             if (length == 0 || to % group != 0)
             {
-                Problem($"the frames do not begin at a multiple of {group}, or are fewer; the autoencoder encodes {group} at a time");
+                Problem($"the target does not start at a multiple of {group} or is shorter; the autoencoder encodes {group} frames at a time");
                 continue;
             }
             given.Add(new GivenFrames(reference.Slice(from, length), to / group, strategy.EditRatio));
@@ -98,7 +98,7 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
                 var place = start < 0 ? count + start : start;
                 if (place < 0 || place >= count)
                 {
-                    Problem($"frame {start} of the {what} is meant, which has {count}");
+                    Problem($"frame {start} of the {what} does not exist; it has {count} frames");
                 }
 
                 return place;
@@ -106,21 +106,22 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
         }
         if (share.All(part => part == 0))
         {
-            problems.Add("Every frame is given, so that there is nothing to generate. Ask for more Frames, or give some an edit ratio above 0.");
+            problems.Add("Every frame is a conditioning frame, so there is nothing to generate. Increase Frames, or use an edit ratio above 0.");
         }
 
         return given;
     }
 
-    /// <summary>Puts the latents of given frames into noise.</summary>
-    /// <param name="given">The frames.</param>
-    /// <param name="noise">Noise of the video's latents, <c>[1, channels, frames, height, width]</c>.</param>
-    /// <param name="settings">The video's size.</param>
+    /// <summary>Encodes conditioning frames and inserts their latents into the initial noise.</summary>
+    /// <param name="given">The conditioning frames.</param>
+    /// <param name="noise">The initial noise of the latents, <c>[1, channels, frames, height, width]</c>.</param>
+    /// <param name="settings">The settings with the height and width of the video in pixels.</param>
     /// <param name="vae">The autoencoder.</param>
-    /// <param name="generator">Source of the autoencoder's noise.</param>
-    /// <param name="progress">Told of every frame.</param>
-    /// <param name="cancellationToken">Looked at before every few frames.</param>
-    /// <returns>What <see cref="IFrameSampler.SampleFrames"/> takes: latents, and the share of each frame to make anew.</returns>
+    /// <param name="generator">The random number generator for sampling from the autoencoder's distribution.</param>
+    /// <param name="progress">Receives the number of encoded frames.</param>
+    /// <param name="cancellationToken">Checked before each group of frames.</param>
+    /// <returns>The inputs of <see cref="IFrameSampler.SampleFrames"/>: the latents, and for each frame the fraction of the denoising process to
+    /// apply, <c>[1, frames]</c>.</returns>
     internal static (Tensor Latents, Tensor Share) Into(
         IReadOnlyList<GivenFrames> given,
         Tensor noise,
@@ -168,10 +169,11 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
         }
     }
 
-    /// <summary>Scales a video until it covers a size, and keeps the middle.</summary>
-    /// <param name="video"><c>[1, 3, frames, height, width]</c></param>
-    /// <param name="height">The wanted height.</param>
-    /// <param name="width">The wanted width.</param>
+    /// <summary>Scales a video to cover the given size, keeping its aspect ratio, and crops it at the center.</summary>
+    /// <param name="video">The video, <c>[1, 3, frames, height, width]</c>.</param>
+    /// <param name="height">The target height in pixels.</param>
+    /// <param name="width">The target width in pixels.</param>
+    /// <returns>The video, <c>[1, 3, frames, height, width]</c>; the input itself if it already has this size.</returns>
     internal static Tensor Cover(Tensor video, int height, int width)
     {
         if (video.shape[3] == height && video.shape[4] == width)

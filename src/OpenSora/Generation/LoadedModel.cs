@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>A model's networks in memory, ready to be used by many requests at once: they hold weights and nothing else.</summary>
+/// <summary>The networks of a loaded model. They hold only weights, so concurrent requests can use them at the same time.</summary>
 internal sealed class LoadedModel : IDisposable
 {
     private readonly Func<ITextEncoder> _makeTextEncoder;
@@ -20,7 +20,7 @@ internal sealed class LoadedModel : IDisposable
         IVideoAutoencoder vae,
         Func<ITextEncoder> makeTextEncoder
     ) =>
-        (Description, Backend, Device, Transformer, Vae, this._makeTextEncoder) = (
+        (Description, Backend, Device, Transformer, Vae, _makeTextEncoder) = (
             folder.Description,
             backend.Name,
             backend.Device,
@@ -99,8 +99,8 @@ internal sealed class LoadedModel : IDisposable
         }
     }
 
-    /// <summary>Encodes prompts.</summary>
-    /// <returns>States and mask, in the caller's dispose scope.</returns>
+    /// <summary>Encodes prompts with the text encoder.</summary>
+    /// <returns>The hidden states and the mask, in the caller's dispose scope.</returns>
     internal TextStates EncodeText(IReadOnlyList<string> prompts)
     {
         if (_textEncoder is not null)
@@ -108,7 +108,7 @@ internal sealed class LoadedModel : IDisposable
             return _textEncoder.Encode(prompts);
         }
 
-        lock (_encoding) // at most one copy in memory
+        lock (_encoding) // keep at most one encoder in memory
         {
             using var encoder = _makeTextEncoder();
             CheckTextEncoder(encoder);
@@ -116,22 +116,22 @@ internal sealed class LoadedModel : IDisposable
         }
     }
 
-    // Parts that were replaced may not fit the transformer.
+    // Custom parts might be incompatible with the transformer.
     private void CheckParts()
     {
         if (Vae.LatentChannels != Transformer.LatentChannels)
         {
             throw new InvalidOperationException(
-                $"The autoencoder {Vae.GetType().Name} has {Vae.LatentChannels} latent channels, but {Description.Name} works on {Transformer.LatentChannels}. "
-                    + "Use an autoencoder that the model was trained with."
+                $"The autoencoder {Vae.GetType().Name} has {Vae.LatentChannels} latent channels, "
+                    + $"but {Description.Name} expects {Transformer.LatentChannels}. Use the autoencoder that the model was trained with."
             );
         }
 
         if (Description.Video.GivenFrames && !Transformer.SupportsNoisyFrames)
         {
             throw new InvalidOperationException(
-                $"The description of {Description.Name} says that it was trained with given frames (video.given_frames), but its network, "
-                    + $"{Transformer.GetType().Name}, cannot be told which frames are given."
+                $"{Description.Name} is described as trained with conditioning frames (video.given_frames), but its network, "
+                    + $"{Transformer.GetType().Name}, does not support conditioning frames."
             );
         }
 
@@ -146,8 +146,9 @@ internal sealed class LoadedModel : IDisposable
         if (encoder.Width != Transformer.TextWidth || encoder.MaxTokens > Transformer.TextTokens)
         {
             throw new InvalidOperationException(
-                $"The text encoder {encoder.GetType().Name} gives {encoder.MaxTokens} states of width {encoder.Width}, but {Description.Name} reads "
-                    + $"up to {Transformer.TextTokens} of width {Transformer.TextWidth}. Use a text encoder that the model was trained with."
+                $"The text encoder {encoder.GetType().Name} returns {encoder.MaxTokens} states of width {encoder.Width}, but "
+                    + $"{Description.Name} accepts up to {Transformer.TextTokens} of width {Transformer.TextWidth}. "
+                    + "Use the text encoder that the model was trained with."
             );
         }
     }

@@ -6,62 +6,63 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>How this program generates. Null means the model's own default everywhere.</summary>
-/// <remarks>Bound from the configuration section <c>OpenSora</c> and checked when the program starts.</remarks>
+/// <summary>The application's options for video generation. For every option, null means the model's default.</summary>
+/// <remarks>The options are bound from the configuration section <c>OpenSora</c> and validated when the application starts.</remarks>
 public sealed class OpenSoraOptions
 {
-    /// <summary>The configuration section that <c>AddOpenSora</c> reads.</summary>
+    /// <summary>The name of the configuration section that <c>AddOpenSora</c> reads.</summary>
     public const string SectionName = "OpenSora";
 
-    /// <summary>The model that is used where none is named.</summary>
+    /// <summary>The name of the model that is used by default.</summary>
     public const string DefaultModel = "stickers";
 
-    /// <summary>The name of a model that ships with the library, or the path of a model folder; null = <see cref="DefaultModel"/>.</summary>
+    /// <summary>Gets or sets the name of a model that ships with the library, or the path of a model folder; null for
+    /// <see cref="DefaultModel"/>.</summary>
     public string? Model { get; set; }
 
-    /// <summary>The backend's name, such as <c>cpu</c> or <c>cuda</c>; null or <c>auto</c> = the best available one.</summary>
+    /// <summary>Gets or sets the name of the backend, such as <c>cpu</c> or <c>cuda</c>; null or <c>auto</c> for the best available one.</summary>
     public string? Backend { get; set; }
 
-    /// <summary>The sampler.</summary>
+    /// <summary>Gets or sets the kind of sampler.</summary>
     public SamplerKind? Sampler { get; set; }
 
-    /// <summary>The type in which large matrix products are computed, such as bfloat16, which takes half the memory traffic; null = float32. Weights
-    /// keep theirs.</summary>
+    /// <summary>Gets or sets the data type of large matrix multiplications, such as bfloat16, which halves the memory traffic; null for float32.
+    /// The weights keep their own data type.</summary>
     public ScalarType? Precision { get; set; }
 
-    /// <summary>Denoising steps of requests that name none.</summary>
+    /// <summary>Gets or sets the number of denoising steps for requests that do not set it.</summary>
     public int? Steps { get; set; }
 
-    /// <summary>Classifier-free guidance scale of requests that name none; 1 = no guidance.</summary>
+    /// <summary>Gets or sets the classifier-free guidance scale for requests that do not set it; 1 means no guidance.</summary>
     public double? Guidance { get; set; }
 
-    /// <summary>Frames of requests that name none.</summary>
+    /// <summary>Gets or sets the number of frames for requests that do not set it.</summary>
     public int? Frames { get; set; }
 
-    /// <summary>Width of requests that name none, in pixels.</summary>
+    /// <summary>Gets or sets the width in pixels for requests that do not set it.</summary>
     public int? Width { get; set; }
 
-    /// <summary>Height of requests that name none, in pixels.</summary>
+    /// <summary>Gets or sets the height in pixels for requests that do not set it.</summary>
     public int? Height { get; set; }
 
-    /// <summary>Frames per second of requests that name none.</summary>
+    /// <summary>Gets or sets the frame rate in frames per second for requests that do not set it.</summary>
     public double? FramesPerSecond { get; set; }
 
-    /// <summary>Drops the text encoder from memory after a prompt is encoded, and loads it again for the next: for models whose encoder is larger
-    /// than the rest.</summary>
+    /// <summary>Gets or sets a value that indicates whether the text encoder is unloaded after each prompt and loaded again for the next one. This
+    /// saves memory for models with a large text encoder.</summary>
     public bool ReleaseTextEncoder { get; set; }
 
-    /// <summary>The folder that holds ffmpeg and ffprobe; null = wherever PATH finds them.</summary>
+    /// <summary>Gets or sets the folder that contains ffmpeg and ffprobe; null to search PATH.</summary>
     public string? FFmpegFolder { get; set; }
 
     internal OpenSoraOptions Clone() => (OpenSoraOptions)MemberwiseClone();
 
-    /// <summary>What is wrong with the options as such, one sentence each.</summary>
+    /// <summary>Validates the options without a model, and returns one sentence for each problem.</summary>
     internal IEnumerable<string> Problems()
     {
         if (Model is not null && string.IsNullOrWhiteSpace(Model))
         {
-            yield return $"{SectionName}:Model is empty. Name a model or the path of a model folder, or leave it out for '{DefaultModel}'.";
+            yield return $"{SectionName}:Model is empty. Set it to a model name or the path of a model folder, or omit it to use '{DefaultModel}'.";
         }
 
         if (Sampler is { } sampler && !Enum.IsDefined(sampler))
@@ -81,17 +82,17 @@ public sealed class OpenSoraOptions
 
         if (Width.HasValue != Height.HasValue)
         {
-            yield return $"{SectionName}:Width and {SectionName}:Height go together: set both or neither.";
+            yield return $"{SectionName}:Width and {SectionName}:Height must be set together.";
         }
 
         if (FFmpegFolder is not null && !Directory.Exists(FFmpegFolder))
         {
-            yield return $"{SectionName}:FFmpegFolder is '{FFmpegFolder}', which is no folder here.";
+            yield return $"{SectionName}:FFmpegFolder is '{FFmpegFolder}', but this folder does not exist.";
         }
     }
 }
 
-/// <summary>Checks the options when the program starts, the choice of the backend included.</summary>
+/// <summary>Validates the options, including the choice of backend, when the application starts.</summary>
 internal sealed class OpenSoraOptionsValidator(BackendSelector backends) : IValidateOptions<OpenSoraOptions>
 {
     public ValidateOptionsResult Validate(string? name, OpenSoraOptions options)

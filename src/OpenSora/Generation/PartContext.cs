@@ -4,19 +4,19 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>What a part of a generator is made from. It is a service provider as well, so that constructors may ask for it, for a device and for
-/// services.</summary>
+/// <summary>The context in which a part of a generator, such as an autoencoder, is created. It is also a service provider, so constructors can
+/// have parameters of type <see cref="PartContext"/>, <see cref="TorchSharp.torch.Device"/> or any registered service.</summary>
 public sealed class PartContext : IServiceProvider
 {
     private readonly IServiceProvider _services;
 
     internal PartContext(string modelPath, Device device, IServiceProvider services) =>
-        (ModelPath, Device, this._services) = (modelPath, device, services);
+        (ModelPath, Device, _services) = (modelPath, device, services);
 
-    /// <summary>The model's folder.</summary>
+    /// <summary>Gets the path of the model folder.</summary>
     public string ModelPath { get; }
 
-    /// <summary>Where the part's tensors belong.</summary>
+    /// <summary>Gets the device for the tensors of the part.</summary>
     public Device Device { get; }
 
     /// <inheritdoc/>
@@ -26,7 +26,7 @@ public sealed class PartContext : IServiceProvider
         : _services.GetService(serviceType);
 }
 
-/// <summary>The parts that replace a model's own.</summary>
+/// <summary>Factories of the custom parts that replace the model's own parts.</summary>
 internal sealed class PartFactories
 {
     internal Func<PartContext, IVideoAutoencoder>? Vae { get; set; }

@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>How text encoders are made, by the names that <c>model.json</c> uses.</summary>
+/// <summary>Factories of text encoders by the architecture names that <c>model.json</c> uses.</summary>
 internal static class TextEncoders
 {
     internal static readonly IReadOnlyDictionary<string, Func<PartLoader, ITextEncoder>> ByName = new Dictionary<
@@ -23,7 +23,7 @@ internal static class TextEncoders
         },
         ["clip"] = part =>
         {
-            // the tokenizer is named by its vocab.json, beside which its merges.txt lies
+            // model.json specifies the path of vocab.json; merges.txt is in the same folder
             var encoder = ClipTextEncoder.Load(part.Config<ClipTextConfig>(), part.Weights, Path.GetDirectoryName(part.Folder.Tokenizer)!);
             part.Prepare(encoder.Model);
             return encoder;
@@ -32,23 +32,24 @@ internal static class TextEncoders
     };
 }
 
-/// <summary>One part of a model folder, about to be loaded.</summary>
-/// <param name="Folder">The model's folder.</param>
-/// <param name="Part">The part.</param>
-/// <param name="Device">Where it belongs.</param>
-/// <param name="Precision">The type to multiply matrices in; null: that of the weights.</param>
+/// <summary>Loads one part of a model folder.</summary>
+/// <param name="Folder">The model folder.</param>
+/// <param name="Part">The description of the part.</param>
+/// <param name="Device">The device to load the part to.</param>
+/// <param name="Precision">The data type of matrix multiplications; null for the data type of the weights.</param>
 internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Device, ScalarType? Precision)
 {
-    /// <summary>The architecture's own settings.</summary>
+    /// <summary>Reads the configuration of the architecture.</summary>
     internal T Config<T>()
         where T : class => Folder.ReadConfig<T>(Part);
 
-    /// <summary>The path of its weights.</summary>
-    /// <exception cref="InvalidModelException">The description names none.</exception>
+    /// <summary>Gets the path of the weights file.</summary>
+    /// <exception cref="InvalidModelException">The description does not specify a weights file.</exception>
     internal string Weights => Folder.WeightsOf(Part);
 
-    /// <summary>Makes the network of the architecture that the part names.</summary>
-    /// <exception cref="InvalidModelException">There is no such architecture, or its settings are not valid.</exception>
+    /// <summary>Creates the network and loads its weights.</summary>
+    /// <param name="architectures">The known architectures.</param>
+    /// <exception cref="InvalidModelException">The architecture is unknown, or its configuration is not valid.</exception>
     internal TNetwork Make<TNetwork>(IReadOnlyCollection<Architecture<TNetwork>> architectures)
         where TNetwork : class
     {
@@ -57,8 +58,8 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
         return Made(() => architecture.Load(Folder.ReadConfig(Part, architecture.ConfigType), Weights, Device, Precision));
     }
 
-    /// <summary>Makes the text encoder that the part names.</summary>
-    /// <exception cref="InvalidModelException">There is no such encoder, or its settings are not valid.</exception>
+    /// <summary>Creates the text encoder and loads its weights.</summary>
+    /// <exception cref="InvalidModelException">The text encoder is unknown, or its configuration is not valid.</exception>
     internal ITextEncoder MakeTextEncoder()
     {
         Check(TextEncoders.ByName.Keys);
@@ -71,7 +72,7 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
         {
             return make();
         }
-        catch (ArgumentException exception) // sizes of which no network can be made
+        catch (ArgumentException exception) // the configuration has sizes that are not valid
         {
             throw new InvalidModelException(
                 Folder.Path,
@@ -81,7 +82,9 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
         }
     }
 
-    /// <summary>Checks that there is such an architecture.</summary>
+    /// <summary>Checks that the architecture of the part is known.</summary>
+    /// <param name="names">The known names.</param>
+    /// <exception cref="InvalidModelException">The architecture is unknown.</exception>
     internal void Check(IEnumerable<string> names)
     {
         var known = names.ToList();
@@ -89,13 +92,13 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
         {
             throw new InvalidModelException(
                 Folder.Path,
-                $"its {ModelFolder.FileName} names the architecture '{Part.Architecture}'; "
-                    + $"this version knows {string.Join(", ", known.Select(name => $"'{name}'"))} in that place."
+                $"its {ModelFolder.FileName} specifies the unknown architecture '{Part.Architecture}'; "
+                    + $"the architectures known for this part are {string.Join(", ", known.Select(name => $"'{name}'"))}."
             );
         }
     }
 
-    /// <summary>Makes a network whose weights are loaded ready to be used.</summary>
+    /// <summary>Prepares a network for inference after its weights are loaded: sets evaluation mode, the device and the precision.</summary>
     internal TModule Prepare<TModule>(TModule module)
         where TModule : nn.Module
     {

@@ -3,7 +3,7 @@ using OpenSora.ModelFolders;
 
 namespace OpenSora.Generation;
 
-/// <summary>A request with every value decided and checked against a model.</summary>
+/// <summary>A request with all values resolved and validated against a model.</summary>
 internal sealed record RequestPlan(
     string Prompt,
     string? NegativePrompt,
@@ -19,7 +19,7 @@ internal sealed record RequestPlan(
     IReadOnlyList<GivenFrames> Given
 )
 {
-    /// <summary>What the pipeline needs to know.</summary>
+    /// <summary>Gets the settings for the pipeline.</summary>
     internal PipelineSettings Settings =>
         new()
         {
@@ -33,7 +33,9 @@ internal sealed record RequestPlan(
 
     private int SpatialFactor => (int)(Height / LatentShape[3]);
 
-    /// <summary>Checks what no model could do.</summary>
+    /// <summary>Validates a request independently of a model.</summary>
+    /// <param name="request">The request.</param>
+    /// <exception cref="ArgumentException">The request is not valid for any model; the message lists all problems.</exception>
     internal static void CheckAnyModel(VideoRequest request)
     {
         List<string> problems =
@@ -42,7 +44,7 @@ internal sealed record RequestPlan(
         ];
         if (request.Width.HasValue != request.Height.HasValue)
         {
-            problems.Add("Width and Height go together: set both or neither.");
+            problems.Add("Width and Height must be set together.");
         }
 
         if (
@@ -52,7 +54,7 @@ internal sealed record RequestPlan(
             || request.MaskStrategies.Contains(null)
         )
         {
-            problems.Add("References and MaskStrategies are null or have a null among them; empty lists are for none.");
+            problems.Add("References and MaskStrategies must not be null or contain null; use empty lists for none.");
         }
 
         if (problems.Count > 0)
@@ -61,7 +63,11 @@ internal sealed record RequestPlan(
         }
     }
 
-    /// <summary>Fills in the options' values, then the model's, and checks that the model can do it.</summary>
+    /// <summary>Resolves each value from the request, then the options, then the model's defaults, and validates the result.</summary>
+    /// <param name="request">The request.</param>
+    /// <param name="options">The application's options.</param>
+    /// <param name="model">The loaded model.</param>
+    /// <exception cref="ArgumentException">The model does not support a value; the message lists all problems.</exception>
     internal static RequestPlan For(VideoRequest request, OpenSoraOptions options, LoadedModel model)
     {
         var (video, sampling) = (model.Description.Video, model.Description.Sampling);
@@ -77,14 +83,14 @@ internal sealed record RequestPlan(
         var steps = request.Steps ?? options.Steps ?? sampling.Steps;
         if (steps > model.Description.Diffusion.Steps)
         {
-            problems.Add($"Steps is {steps}; {model.Description.Name} has {model.Description.Diffusion.Steps} to take from.");
+            problems.Add($"Steps is {steps}; {model.Description.Name} supports at most {model.Description.Diffusion.Steps}.");
         }
 
         var sampler = options.Sampler ?? sampling.Sampler;
         if ((sampler == SamplerKind.RectifiedFlow) != (sampling.Sampler == SamplerKind.RectifiedFlow))
         {
             problems.Add(
-                $"The sampler is {sampler}; {model.Description.Name} was trained with another process and is sampled by {sampling.Sampler}."
+                $"The sampler is {sampler}; {model.Description.Name} was trained with a different diffusion process; use {sampling.Sampler}."
             );
         }
 
@@ -113,7 +119,7 @@ internal sealed record RequestPlan(
         {
             if (!range.Contains(value))
             {
-                problems.Add($"{what} is {value}; {model.Description.Name} can do {range}.");
+                problems.Add($"{what} is {value}; {model.Description.Name} supports {range}.");
             }
             else if (value % multiple != 0)
             {
@@ -122,7 +128,8 @@ internal sealed record RequestPlan(
         }
     }
 
-    /// <summary>Makes the sampler for the process that the model was trained with.</summary>
+    /// <summary>Creates the sampler for the diffusion process that the model was trained with.</summary>
+    /// <param name="model">The description of the model.</param>
     internal ISampler CreateSampler(ModelDescription model)
     {
         var process = model.Diffusion;

@@ -11,9 +11,10 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>Turns text into video. One generator holds one model's weights, once, and serves any number of requests at the same time.</summary>
-/// <remarks>The model is read when it is first needed. Disposing waits for no one: requests that run are finished, new ones are refused.</remarks>
-public sealed partial class VideoGenerator : IDisposable
+/// <summary>Generates videos from text. A generator holds the weights of one model and serves any number of concurrent requests.</summary>
+/// <remarks>The model is loaded when it is first needed. <see cref="Dispose"/> does not block: running requests complete, and new requests
+/// throw <see cref="ObjectDisposedException"/>.</remarks>
+public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
 {
     private readonly OpenSoraOptions _options;
     private readonly PartFactories _parts;
@@ -38,43 +39,34 @@ public sealed partial class VideoGenerator : IDisposable
         ILogger? logger = null
     )
     {
-        (this._options, this._parts, this._backends, this._writer, this._images, this._services) = (
-            options.Clone(),
-            parts,
-            backends,
-            writer,
-            images,
-            services
-        );
-        this._logger = logger ?? NullLogger.Instance;
+        (_options, _parts, _backends, _writer, _images, _services) = (options.Clone(), parts, backends, writer, images, services);
+        _logger = logger ?? NullLogger.Instance;
     }
 
-    /// <summary>Puts a generator together without a container: <c>VideoGenerator.Create().UseModel("stickers").Build()</c>.</summary>
+    /// <summary>Creates a builder for a generator without dependency injection, as in
+    /// <c>VideoGenerator.Create().UseModel("stickers").Build()</c>.</summary>
     public static VideoGeneratorBuilder Create() => new();
 
-    /// <summary>Begins a request in the fluent form.</summary>
-    /// <param name="prompt">What to show.</param>
-    public VideoRequestBuilder Request(string prompt) => new(this, prompt);
-
-    /// <summary>Reads the model now rather than at the first request.</summary>
-    /// <param name="progress">Told of <see cref="GenerationStage.Loading"/>.</param>
-    /// <param name="cancellationToken">Stops between the model's parts; the next request begins anew.</param>
+    /// <summary>Loads the model now instead of with the first request.</summary>
+    /// <param name="progress">Receives the progress of <see cref="GenerationStage.Loading"/>.</param>
+    /// <param name="cancellationToken">Checked between the model's parts. After cancellation, the next request loads the model again.</param>
     public Task LoadAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         UseAsync(() => GetModelAsync(progress, cancellationToken));
 
-    /// <summary>What the model says of itself; reads the model where that has not happened.</summary>
+    /// <summary>Gets the description of the model, loading the model if it is not loaded yet.</summary>
+    /// <param name="cancellationToken">Checked while the model is loaded.</param>
     public Task<ModelDescription> DescribeAsync(CancellationToken cancellationToken = default) =>
         UseAsync(async () => (await GetModelAsync(null, cancellationToken).ConfigureAwait(false)).Description);
 
     /// <summary>Generates a video on the thread pool.</summary>
-    /// <param name="request">What to generate; not changed and not kept.</param>
-    /// <param name="progress">Told of every stage and step, from the thread that computes.</param>
-    /// <param name="cancellationToken">Looked at between all stages and steps.</param>
-    /// <exception cref="ArgumentException">The request asks for what the model cannot do; the message names everything that is wrong.</exception>
-    /// <exception cref="InvalidOperationException">Numbers overflowed, or references are given and the generator has a sampler of one's own that
-    /// cannot use them.</exception>
-    /// <exception cref="OperationCanceledException">It was cancelled. The generator can be used further.</exception>
-    /// <exception cref="ObjectDisposedException">The generator was disposed of.</exception>
+    /// <param name="request">The request. The generator copies it and does not change it.</param>
+    /// <param name="progress">Receives every stage and step, on the thread that runs the computation.</param>
+    /// <param name="cancellationToken">Checked between stages and steps.</param>
+    /// <exception cref="ArgumentException">The model does not support the request; the message lists all problems.</exception>
+    /// <exception cref="InvalidOperationException">The computation overflowed, or the request has references and the custom sampler of the generator
+    /// does not support them.</exception>
+    /// <exception cref="OperationCanceledException">The operation was canceled. The generator remains usable.</exception>
+    /// <exception cref="ObjectDisposedException">The generator was disposed.</exception>
     public Task<GeneratedVideo> GenerateAsync(
         VideoRequest request,
         IProgress<GenerationProgress>? progress = null,
@@ -84,14 +76,14 @@ public sealed partial class VideoGenerator : IDisposable
         ArgumentNullException.ThrowIfNull(request);
         if (request.Prompt is null)
         {
-            throw new ArgumentException("The prompt is null. An empty one is allowed: it generates without a prompt.", nameof(request));
+            throw new ArgumentException("The prompt is null. Use an empty string to generate without a prompt.", nameof(request));
         }
 
         var copy = request.Clone();
         return UseAsync(async () =>
         {
             cancellationToken.ThrowIfCancellationRequested();
-            RequestPlan.CheckAnyModel(copy); // before the model is read
+            RequestPlan.CheckAnyModel(copy); // before the model is loaded
             var model = await GetModelAsync(progress, cancellationToken).ConfigureAwait(false);
             var plan = RequestPlan.For(copy, _options, model);
             return await Task.Run(() => Generate(model, plan, progress, cancellationToken), cancellationToken).ConfigureAwait(false);
@@ -109,7 +101,7 @@ public sealed partial class VideoGenerator : IDisposable
         if (plan.Given.Count > 0 && sampler is not IFrameSampler)
         {
             throw new InvalidOperationException(
-                $"References are given, but {sampler.GetType().Name} cannot complete videos; use a sampler that is an {nameof(IFrameSampler)}."
+                $"The request has references, but {sampler.GetType().Name} does not support conditioning frames; use an {nameof(IFrameSampler)}."
             );
         }
 
@@ -188,7 +180,7 @@ public sealed partial class VideoGenerator : IDisposable
         }
     }
 
-    /// <summary>Frees the model as soon as no request uses it.</summary>
+    /// <summary>Releases the model as soon as all running requests have completed.</summary>
     public void Dispose()
     {
         lock (_users)

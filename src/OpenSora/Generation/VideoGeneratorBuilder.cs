@@ -10,7 +10,7 @@ using OpenSora.Runtime;
 
 namespace OpenSora.Generation;
 
-/// <summary>Puts a <see cref="VideoGenerator"/> together without a container.</summary>
+/// <summary>Builds a <see cref="VideoGenerator"/> without dependency injection.</summary>
 public sealed class VideoGeneratorBuilder
 {
     private readonly OpenSoraOptions _options = new();
@@ -20,13 +20,16 @@ public sealed class VideoGeneratorBuilder
 
     internal VideoGeneratorBuilder() { }
 
-    /// <summary>Takes another model than the one that ships with the library: its name, or the path of a model folder.</summary>
+    /// <summary>Sets the model: a model name or the path of a model folder; see <see cref="OpenSoraOptions.Model"/>.</summary>
+    /// <param name="nameOrPath">The name or path.</param>
     public VideoGeneratorBuilder UseModel(string nameOrPath) => Configure(o => o.Model = nameOrPath);
 
-    /// <summary>Takes a backend by name instead of the best one: see <see cref="OpenSoraOptions.Backend"/>.</summary>
+    /// <summary>Selects a backend by name; see <see cref="OpenSoraOptions.Backend"/>.</summary>
+    /// <param name="name">The name; null for the best available backend.</param>
     public VideoGeneratorBuilder UseBackend(string? name) => Configure(o => o.Backend = name);
 
-    /// <summary>Offers a backend and takes it.</summary>
+    /// <summary>Adds a backend and selects it.</summary>
+    /// <param name="backend">The backend.</param>
     public VideoGeneratorBuilder UseBackend(IComputeBackend backend)
     {
         ArgumentNullException.ThrowIfNull(backend);
@@ -34,55 +37,64 @@ public sealed class VideoGeneratorBuilder
         return UseBackend(backend.Name);
     }
 
-    /// <summary>Samples with another sampler than the model's default.</summary>
+    /// <summary>Uses one of the built-in samplers instead of the model's default.</summary>
+    /// <param name="sampler">The kind of sampler.</param>
     public VideoGeneratorBuilder UseSampler(SamplerKind sampler) => Configure(o => o.Sampler = sampler);
 
-    /// <summary>Samples with what the function makes for a number of steps.</summary>
+    /// <summary>Uses a custom sampler.</summary>
+    /// <param name="factory">Creates the sampler for a given number of denoising steps.</param>
     public VideoGeneratorBuilder UseSampler(Func<int, ISampler> factory)
     {
         _parts.Sampler = factory;
         return this;
     }
 
-    /// <summary>Decodes with another autoencoder than the model's. Its constructor may ask for a <see cref="PartContext"/>.</summary>
+    /// <summary>Replaces the model's autoencoder. The constructor can have a <see cref="PartContext"/> parameter.</summary>
+    /// <typeparam name="T">The type of the autoencoder.</typeparam>
     public VideoGeneratorBuilder UseVae<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
         where T : class, IVideoAutoencoder => UseVae(context => ActivatorUtilities.CreateInstance<T>(context));
 
-    /// <summary>Decodes with the autoencoder that the function makes; the generator disposes of it.</summary>
+    /// <summary>Replaces the model's autoencoder with the one that a function creates. The generator disposes it.</summary>
+    /// <param name="factory">Creates the autoencoder.</param>
     public VideoGeneratorBuilder UseVae(Func<PartContext, IVideoAutoencoder> factory)
     {
         _parts.Vae = factory;
         return this;
     }
 
-    /// <summary>Encodes prompts with another text encoder than the model's. Its constructor may ask for a <see cref="PartContext"/>.</summary>
+    /// <summary>Replaces the model's text encoder. The constructor can have a <see cref="PartContext"/> parameter.</summary>
+    /// <typeparam name="T">The type of the text encoder.</typeparam>
     public VideoGeneratorBuilder UseTextEncoder<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
         where T : class, ITextEncoder => UseTextEncoder(context => ActivatorUtilities.CreateInstance<T>(context));
 
-    /// <summary>Encodes prompts with the encoder that the function makes; the generator disposes of it.</summary>
+    /// <summary>Replaces the model's text encoder with the one that a function creates. The generator disposes it.</summary>
+    /// <param name="factory">Creates the text encoder.</param>
     public VideoGeneratorBuilder UseTextEncoder(Func<PartContext, ITextEncoder> factory)
     {
         _parts.TextEncoder = factory;
         return this;
     }
 
-    /// <summary>Adds a transformer that <c>model.json</c> may name.</summary>
-    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    /// <summary>Registers a transformer architecture that <c>model.json</c> can specify.</summary>
+    /// <param name="transformer">The architecture.</param>
+    /// <exception cref="ArgumentException">An architecture with this name is already registered.</exception>
     public VideoGeneratorBuilder AddArchitecture(Architecture<IVideoTransformer> transformer)
     {
         _parts.Architectures = _parts.Architectures.Add(transformer);
         return this;
     }
 
-    /// <summary>Adds an autoencoder that <c>model.json</c> may name.</summary>
-    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    /// <summary>Registers an autoencoder architecture that <c>model.json</c> can specify.</summary>
+    /// <param name="autoencoder">The architecture.</param>
+    /// <exception cref="ArgumentException">An architecture with this name is already registered.</exception>
     public VideoGeneratorBuilder AddArchitecture(Architecture<IVideoAutoencoder> autoencoder)
     {
         _parts.Architectures = _parts.Architectures.Add(autoencoder);
         return this;
     }
 
-    /// <summary>Sets options.</summary>
+    /// <summary>Configures the options of the generator.</summary>
+    /// <param name="configure">Sets the options.</param>
     public VideoGeneratorBuilder Configure(Action<OpenSoraOptions> configure)
     {
         ArgumentNullException.ThrowIfNull(configure);
@@ -90,16 +102,17 @@ public sealed class VideoGeneratorBuilder
         return this;
     }
 
-    /// <summary>Logs to the given logger.</summary>
+    /// <summary>Sets the logger of the generator.</summary>
+    /// <param name="value">The logger.</param>
     public VideoGeneratorBuilder UseLogger(ILogger value)
     {
         _logger = value;
         return this;
     }
 
-    /// <summary>Checks the options and makes the generator; the model is read when it is first needed.</summary>
-    /// <exception cref="OptionsValidationException">An option is wrong; the message names all that are.</exception>
-    /// <exception cref="BackendUnavailableException">The backend cannot be used here.</exception>
+    /// <summary>Validates the options and creates the generator. The model is loaded when it is first needed.</summary>
+    /// <exception cref="OptionsValidationException">An option is not valid; the message lists all problems.</exception>
+    /// <exception cref="BackendUnavailableException">The backend is not available on this machine.</exception>
     public VideoGenerator Build()
     {
         if (_options.Problems().ToList() is { Count: > 0 } problems)

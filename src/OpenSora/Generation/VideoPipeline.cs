@@ -6,22 +6,22 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>Turns prompts into frames with networks that are in memory, such as a model that was just trained.</summary>
-/// <remarks>The way of latent diffusion (Rombach et al., 2022): encode the text, draw noise, denoise it step by step under classifier-free guidance
-/// (Ho and Salimans, 2022), decode. The
-/// pipeline owns none of its parts and may be used by several threads at once.</remarks>
+/// <summary>Generates videos from prompts with networks that are already in memory, such as a model that was just trained.</summary>
+/// <remarks>The pipeline implements latent diffusion (Rombach et al., 2022): it encodes the text, draws noise, denoises it step by step with
+/// classifier-free guidance (Ho and Salimans, 2022) and decodes the result. The pipeline does not own its parts. Multiple threads can use it
+/// concurrently.</remarks>
 public sealed class VideoPipeline
 {
     private readonly IVideoTransformer _transformer;
     private readonly Func<IReadOnlyList<string>, TextStates> _encodeText;
     private readonly IVideoAutoencoder? _autoencoder;
 
-    /// <summary>Initializes a pipeline.</summary>
+    /// <summary>Initializes a new pipeline.</summary>
     /// <param name="transformer">The denoiser.</param>
-    /// <param name="textEncoder">The encoder of prompts; its states have the transformer's <see cref="IVideoTransformer.TextWidth"/>.</param>
-    /// <param name="autoencoder">The decoder of latents; null for a transformer that denoises pixels.</param>
-    /// <param name="sampler">The sampler, which knows the number of steps.</param>
-    /// <exception cref="ArgumentException">The autoencoder's latents do not have the transformer's channels.</exception>
+    /// <param name="textEncoder">The text encoder. The width of its states must equal <see cref="IVideoTransformer.TextWidth"/>.</param>
+    /// <param name="autoencoder">The autoencoder that decodes the latents; null for a transformer that denoises pixels.</param>
+    /// <param name="sampler">The sampler, which determines the number of steps.</param>
+    /// <exception cref="ArgumentException">The autoencoder and the transformer have different numbers of latent channels.</exception>
     public VideoPipeline(IVideoTransformer transformer, ITextEncoder textEncoder, IVideoAutoencoder? autoencoder, ISampler sampler)
         : this(transformer, (textEncoder ?? throw new ArgumentNullException(nameof(textEncoder))).Encode, autoencoder, sampler) { }
 
@@ -41,25 +41,25 @@ public sealed class VideoPipeline
                 nameof(autoencoder)
             );
         }
-        (this._transformer, this._encodeText, this._autoencoder, Sampler) = (transformer, encodeText, autoencoder, sampler);
+        (_transformer, _encodeText, _autoencoder, Sampler) = (transformer, encodeText, autoencoder, sampler);
     }
 
-    /// <summary>The sampler.</summary>
+    /// <summary>Gets the sampler.</summary>
     public ISampler Sampler { get; }
 
-    /// <summary>The number of latent channels that guidance changes, from the first one on; null for the sampler's own choice
+    /// <summary>Gets the number of leading latent channels that guidance is applied to; null for the default of the sampler
     /// (<see cref="ISampler.GuidedChannels"/>).</summary>
     public int? GuidedChannels { get; init; }
 
-    /// <summary>Generates one video for each prompt, all in one batch.</summary>
+    /// <summary>Generates one video for each prompt, in a single batch.</summary>
     /// <param name="prompts">The prompts; an empty one generates without a prompt.</param>
     /// <param name="settings">Sizes, guidance and frame rate.</param>
-    /// <param name="seed">The seed of the first prompt's noise; the next prompt's is one higher.</param>
+    /// <param name="seed">The seed of the noise for the first prompt; it increases by one for each further prompt.</param>
     /// <param name="progress">Receives every stage and step, on the calling thread.</param>
     /// <param name="cancellationToken">Checked between stages and steps.</param>
-    /// <returns>The videos in the order of the prompts.</returns>
-    /// <exception cref="ArgumentException">There is no prompt, or a size is not a multiple of what the parts need.</exception>
-    /// <exception cref="InvalidOperationException">A number overflowed.</exception>
+    /// <returns>The videos, in the order of the prompts.</returns>
+    /// <exception cref="ArgumentException">There are no prompts, or a size is not a multiple of the size that the networks require.</exception>
+    /// <exception cref="InvalidOperationException">The latents or pixels contain values that are not finite.</exception>
     /// <exception cref="OperationCanceledException">The token was canceled.</exception>
     public IReadOnlyList<VideoFrames> Generate(
         IReadOnlyList<string> prompts,
@@ -85,8 +85,9 @@ public sealed class VideoPipeline
         return Generate(prompts, settings, () => cat(noise), generator, [], null, progress, cancellationToken);
     }
 
-    /// <summary>The shape of one video's latents, <c>[1, channels, frames, height, width]</c>.</summary>
-    /// <exception cref="ArgumentException">A size is not a multiple of what the parts need.</exception>
+    /// <summary>Computes the shape of the latents of one video, <c>[1, channels, frames, height, width]</c>.</summary>
+    /// <param name="settings">The size of the video.</param>
+    /// <exception cref="ArgumentException">A size is not a multiple of the size that the networks require.</exception>
     internal long[] LatentShape(PipelineSettings settings)
     {
         ArgumentNullException.ThrowIfNull(settings);
@@ -131,7 +132,7 @@ public sealed class VideoPipeline
         progress?.Report(new(GenerationStage.EncodingText, 1, 1));
         cancellationToken.ThrowIfCancellationRequested();
 
-        // 2. Draw noise, and put the conditioning frames into it.
+        // 2. Draw noise and insert the conditioning frames.
         var latents = noise();
         Tensor? fraction = null;
         if (given.Count > 0)
@@ -156,7 +157,7 @@ public sealed class VideoPipeline
         return [.. Enumerable.Range(0, prompts.Count).Select(i => VideoFrames.FromTensor(pixels.narrow(0, i, 1), settings.FramesPerSecond))];
     }
 
-    // As published, the prompt's own mask cuts the null caption too; a negative prompt brings its own. An empty prompt is the null caption.
+    // As in Open-Sora, the prompt's mask also applies to the null caption. A negative prompt has its own mask. An empty prompt is the null caption.
     private Func<Tensor, Tensor, Tensor?, Tensor> GuidedDenoiser(IReadOnlyList<string> prompts, PipelineSettings settings)
     {
         var batch = prompts.Count;
@@ -223,8 +224,8 @@ public sealed class VideoPipeline
         if (!numbers.isfinite().all().cpu().item<bool>())
         {
             throw new InvalidOperationException(
-                $"The {what} of {string.Join(", ", prompts.Select(prompt => $"\"{prompt}\""))} are not finite: numbers overflowed. "
-                    + $"Lower the guidance ({settings.Guidance}), or compute in float32 if Precision is float16; if neither helps, the weights are damaged."
+                $"The {what} of {string.Join(", ", prompts.Select(prompt => $"\"{prompt}\""))} are not finite: the computation overflowed. "
+                    + $"Lower the guidance ({settings.Guidance}), or use float32 if Precision is float16. If neither helps, the weights are damaged."
             );
         }
     }
@@ -237,24 +238,24 @@ public sealed class VideoPipeline
     }
 }
 
-/// <summary>The settings of one call of a <see cref="VideoPipeline"/>.</summary>
+/// <summary>The settings for one call to <see cref="VideoPipeline"/>.</summary>
 public sealed record PipelineSettings
 {
-    /// <summary>Frames of the video; 1 for an image.</summary>
+    /// <summary>Gets the number of frames; 1 for an image.</summary>
     public required int Frames { get; init; }
 
-    /// <summary>Height in pixels.</summary>
+    /// <summary>Gets the height in pixels.</summary>
     public required int Height { get; init; }
 
-    /// <summary>Width in pixels.</summary>
+    /// <summary>Gets the width in pixels.</summary>
     public required int Width { get; init; }
 
-    /// <summary>Scale of classifier-free guidance; 1 for none.</summary>
+    /// <summary>Gets the classifier-free guidance scale; 1 means no guidance.</summary>
     public double Guidance { get; init; } = 7;
 
-    /// <summary>What the video should not show; null for the null caption that the model was trained with.</summary>
+    /// <summary>Gets the negative prompt, which describes what the video should not show; null for the null caption of the model.</summary>
     public string? NegativePrompt { get; init; }
 
-    /// <summary>Frames per second.</summary>
+    /// <summary>Gets the frame rate in frames per second.</summary>
     public double FramesPerSecond { get; init; } = 8;
 }

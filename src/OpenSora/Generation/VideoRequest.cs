@@ -3,52 +3,54 @@ using OpenSora.Media;
 
 namespace OpenSora.Generation;
 
-/// <summary>What to generate. Null means the generator's options, and where these have none, the model's own default.</summary>
+/// <summary>A request to generate a video. A null value means the generator's option or, if that is null too, the model's default.</summary>
 public sealed class VideoRequest
 {
-    /// <summary>What to show. Empty = whatever the model comes up with, without guidance. Longer texts than the model reads are cut.</summary>
+    /// <summary>Gets or sets the description of the video. An empty prompt generates without a prompt and without guidance. Text beyond the model's
+    /// maximum length is truncated.</summary>
     public string Prompt { get; set; } = "";
 
-    /// <summary>What to stay away from; null or empty = the model's own null caption.</summary>
+    /// <summary>Gets or sets the description of what the video should not show; null or empty for the model's null caption.</summary>
     public string? NegativePrompt { get; set; }
 
-    /// <summary>Frames.</summary>
+    /// <summary>Gets or sets the number of frames.</summary>
     public int? Frames { get; set; }
 
-    /// <summary>Width in pixels, with <see cref="Height"/>.</summary>
+    /// <summary>Gets or sets the width in pixels. Set it together with <see cref="Height"/>.</summary>
     public int? Width { get; set; }
 
-    /// <summary>Height in pixels, with <see cref="Width"/>.</summary>
+    /// <summary>Gets or sets the height in pixels. Set it together with <see cref="Width"/>.</summary>
     public int? Height { get; set; }
 
-    /// <summary>Denoising steps: more are slower and finer.</summary>
+    /// <summary>Gets or sets the number of denoising steps. More steps take longer and give more detail.</summary>
     public int? Steps { get; set; }
 
-    /// <summary>Classifier-free guidance scale: 1 = none, more follows the prompt more.</summary>
+    /// <summary>Gets or sets the classifier-free guidance scale. 1 means no guidance; higher values follow the prompt more closely.</summary>
     public double? Guidance { get; set; }
 
-    /// <summary>The same seed and request give the same bytes on one backend; null draws one, which the result tells.</summary>
+    /// <summary>Gets or sets the seed. The same request and seed give identical pixels on the same backend. If null, a random seed is drawn and
+    /// reported by <see cref="GeneratedVideo.Seed"/>.</summary>
     public long? Seed { get; set; }
 
-    /// <summary>Frames per second of the result.</summary>
+    /// <summary>Gets or sets the frame rate of the generated video in frames per second.</summary>
     public double? FramesPerSecond { get; set; }
 
-    /// <summary>Pictures and videos of which frames are given to the result, for models that were trained with given frames. They are scaled to cover
-    /// the result's
-    /// size, the middle kept; their frame rates are left aside.</summary>
+    /// <summary>Gets or sets the images and videos that provide conditioning frames, for models that were trained with them. They are scaled to
+    /// cover the size of the generated video and cropped at the center. Their frame rates are ignored.</summary>
     /// <seealso cref="ConditionOn(VideoFrames, int, double)"/>
     public IReadOnlyList<VideoFrames> References { get; set; } = [];
 
-    /// <summary>Which frames of the <see cref="References"/> become which of the result's, counted in frames of video. Later ones win.</summary>
+    /// <summary>Gets or sets the mapping from frames of the <see cref="References"/> to frames of the generated video, in video frames. Later
+    /// entries override earlier ones.</summary>
     /// <seealso cref="MaskStrategy.Parse"/>
     public IReadOnlyList<MaskStrategy> MaskStrategies { get; set; } = [];
 
-    /// <summary>Gives frames to the result: a picture at frame 0 is animated, the end of a video there is continued, frames at both ends are
-    /// connected.</summary>
-    /// <param name="frames">A picture, or the frames of a video that are given; all of them, as far as the result is long.</param>
-    /// <param name="frame">The frame of the result that the first of them becomes; below 0 counts from the end, so that -1 is the last one.</param>
-    /// <param name="editRatio">How much of them is made anew: 0, they stay as they are, or more, below 1, at which nothing would be left of
-    /// them.</param>
+    /// <summary>Adds conditioning frames. Use an image at frame 0 to animate it, the last frames of a video at frame 0 to continue it, or frames at
+    /// both ends to connect them.</summary>
+    /// <param name="frames">An image or the frames of a video. Frames beyond the end of the generated video are ignored.</param>
+    /// <param name="frame">The frame of the generated video that the first of them becomes. Negative values count from the end: -1 is the last
+    /// frame.</param>
+    /// <param name="editRatio">The fraction of the denoising process that is applied to them, from 0 (unchanged) to below 1.</param>
     /// <returns>This request.</returns>
     public VideoRequest ConditionOn(VideoFrames frames, int frame = 0, double editRatio = 0)
     {
@@ -68,12 +70,12 @@ public sealed class VideoRequest
         return this;
     }
 
-    /// <summary>Gives frames to the result by Open-Sora's text form, such as <c>0,0,-4,0,4</c>: the last four frames of reference 0 become the first
-    /// ones.</summary>
-    /// <param name="references">Pictures and videos; the strategies count them from 0.</param>
-    /// <param name="maskStrategies">See <see cref="MaskStrategy.Parse"/>, counted in frames of video.</param>
+    /// <summary>Adds conditioning frames in Open-Sora's text format. For example, with <c>0,0,-4,0,4</c> the last four frames of reference 0 become
+    /// the first four frames of the generated video.</summary>
+    /// <param name="references">The images and videos, which the mask strategies refer to by index, starting at 0.</param>
+    /// <param name="maskStrategies">The mask strategies, in video frames; see <see cref="MaskStrategy.Parse"/> for the format.</param>
     /// <returns>This request.</returns>
-    /// <exception cref="FormatException">The text is something else; the message says which part.</exception>
+    /// <exception cref="FormatException">The text is not in the expected format; the message quotes the invalid part.</exception>
     public VideoRequest ConditionOn(IReadOnlyList<VideoFrames> references, string maskStrategies)
     {
         ArgumentNullException.ThrowIfNull(references);
@@ -90,7 +92,8 @@ public sealed class VideoRequest
 
     internal VideoRequest Clone() => (VideoRequest)MemberwiseClone();
 
-    /// <summary>What no model could do, a sentence each, beginning with the name of the value.</summary>
+    /// <summary>Validates values independently of a model, and returns one sentence for each problem. Each sentence begins with the name of the
+    /// value.</summary>
     internal static IEnumerable<string> Problems(int? frames, int? width, int? height, int? steps, double? guidance, double? framesPerSecond)
     {
         if (frames < 1)
@@ -110,12 +113,12 @@ public sealed class VideoRequest
 
         if (steps is < 1 or > MaxSteps)
         {
-            yield return $"Steps is {steps}; it must be from 1 to {MaxSteps}. Usual are 10 to 100.";
+            yield return $"Steps is {steps}; it must be from 1 to {MaxSteps}. Typical values are 10 to 100.";
         }
 
         if (guidance is { } scale && !(double.IsFinite(scale) && scale is >= 0 and <= 100))
         {
-            yield return FormattableString.Invariant($"Guidance is {scale}; it must be from 0 to 100. 1 is no guidance, usual are 4 to 8.");
+            yield return FormattableString.Invariant($"Guidance is {scale}; it must be from 0 to 100. 1 means none; typical values are 4 to 8.");
         }
 
         if (framesPerSecond is { } fps && !(double.IsFinite(fps) && fps is > 0 and <= 1000))
@@ -125,16 +128,16 @@ public sealed class VideoRequest
     }
 }
 
-/// <summary>A request put together in one expression: <c>generator.Request("a goat").Frames(16).Seed(42).GenerateAsync()</c>.</summary>
+/// <summary>Builds a request in one expression, as in <c>generator.Request("a goat").Frames(16).Seed(42).GenerateAsync()</c>.</summary>
 public sealed class VideoRequestBuilder
 {
-    private readonly VideoGenerator _generator;
+    private readonly IVideoGenerator _generator;
     private readonly VideoRequest _request;
 
-    internal VideoRequestBuilder(VideoGenerator generator, string prompt)
+    internal VideoRequestBuilder(IVideoGenerator generator, string prompt)
     {
         ArgumentNullException.ThrowIfNull(prompt);
-        this._generator = generator;
+        _generator = generator;
         _request = new VideoRequest { Prompt = prompt };
     }
 
@@ -159,21 +162,22 @@ public sealed class VideoRequestBuilder
     /// <summary>Sets <see cref="VideoRequest.FramesPerSecond"/>.</summary>
     public VideoRequestBuilder Fps(double? framesPerSecond) => With(r => r.FramesPerSecond = framesPerSecond);
 
-    /// <summary>Gives frames to the result; see <see cref="VideoRequest.ConditionOn(VideoFrames, int, double)"/>.</summary>
-    /// <param name="frames">A picture, or the frames of a video that are given.</param>
-    /// <param name="frame">The frame of the result that the first of them becomes; below 0 counts from the end.</param>
-    /// <param name="editRatio">How much of them is made anew: 0 or more, below 1.</param>
+    /// <summary>Adds conditioning frames; see <see cref="VideoRequest.ConditionOn(VideoFrames, int, double)"/>.</summary>
+    /// <param name="frames">An image or the frames of a video.</param>
+    /// <param name="frame">The frame of the generated video that the first of them becomes. Negative values count from the end.</param>
+    /// <param name="editRatio">The fraction of the denoising process that is applied to them, from 0 (unchanged) to below 1.</param>
     public VideoRequestBuilder ConditionOn(VideoFrames frames, int frame = 0, double editRatio = 0) =>
         With(r => r.ConditionOn(frames, frame, editRatio));
 
-    /// <summary>Gives frames to the result by Open-Sora's text form; see
+    /// <summary>Adds conditioning frames in Open-Sora's text format; see
     /// <see cref="VideoRequest.ConditionOn(IReadOnlyList{VideoFrames}, string)"/>.</summary>
-    /// <param name="references">Pictures and videos.</param>
-    /// <param name="maskStrategies">Which of their frames go where.</param>
+    /// <param name="references">The images and videos.</param>
+    /// <param name="maskStrategies">The mask strategies, in video frames.</param>
+    /// <exception cref="FormatException">The text is not in the expected format; the message quotes the invalid part.</exception>
     public VideoRequestBuilder ConditionOn(IReadOnlyList<VideoFrames> references, string maskStrategies) =>
         With(r => r.ConditionOn(references, maskStrategies));
 
-    /// <summary>The request so far, as an object of its own.</summary>
+    /// <summary>Creates a copy of the request in its current state.</summary>
     public VideoRequest Build() => _request.Clone();
 
     /// <summary>Generates the video; see <see cref="VideoGenerator.GenerateAsync"/>.</summary>

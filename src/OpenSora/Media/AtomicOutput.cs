@@ -1,9 +1,11 @@
 namespace OpenSora.Media;
 
-/// <summary>Lets files and folders appear under their names only when they are complete.</summary>
+/// <summary>Writes files and folders atomically: they appear under their final names only when they are complete.</summary>
 internal static class AtomicOutput
 {
-    /// <summary>Has a file written beside its place under a temporary name, then renames it. On any failure nothing is left.</summary>
+    /// <summary>Writes a file under a temporary name in the same folder and then renames it. If writing fails, no file is left behind.</summary>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="write">Writes the file to the temporary path that it receives.</param>
     internal static async Task WriteFileAsync(string path, Func<string, Task> write)
     {
         var temporary = TemporaryBeside(path);
@@ -14,18 +16,22 @@ internal static class AtomicOutput
         }
         finally
         {
-            File.Delete(temporary); // nothing there after the rename
+            File.Delete(temporary); // does nothing after a successful rename
         }
     }
 
-    /// <summary>The same for a folder, which must not exist yet or be empty.</summary>
+    /// <summary>Writes a folder under a temporary name beside its final path and then renames it. If writing fails, no folder is left
+    /// behind.</summary>
+    /// <param name="path">The path of the folder. It must be empty or not exist.</param>
+    /// <param name="write">Writes the files to the temporary folder that it receives.</param>
+    /// <exception cref="IOException">The folder is not empty.</exception>
     internal static async Task WriteFolderAsync(string path, Func<string, Task> write)
     {
         path = Path.TrimEndingDirectorySeparator(path);
         var temporary = TemporaryBeside(path);
         if (Directory.Exists(path) && Directory.EnumerateFileSystemEntries(path).Any())
         {
-            throw new IOException($"The folder '{path}' is not empty. Name another, or empty it.");
+            throw new IOException($"The folder '{path}' is not empty. Choose another folder, or delete its contents.");
         }
 
         try
@@ -51,7 +57,7 @@ internal static class AtomicOutput
     private static string TemporaryBeside(string path)
     {
         var full = Path.GetFullPath(path);
-        var parent = Path.GetDirectoryName(full) ?? throw new IOException($"'{path}' is no name for a file.");
+        var parent = Path.GetDirectoryName(full) ?? throw new IOException($"'{path}' is not a valid path of a file or folder.");
         Directory.CreateDirectory(parent);
         return Path.Combine(parent, $".{Path.GetFileName(full)}.{Guid.NewGuid():N}.tmp");
     }

@@ -1,14 +1,14 @@
 namespace OpenSora.Media;
 
-/// <summary>Lays videos or frames side by side.</summary>
+/// <summary>Arranges videos or frames in a grid.</summary>
 public static class ContactSheet
 {
-    /// <summary>Tiles videos of one size into one video; shorter ones hold their last frame.</summary>
-    /// <param name="videos">At least one; the first one's frame rate counts.</param>
-    /// <param name="columns">Tiles in a row.</param>
-    /// <param name="gap">Pixels between the tiles and around them.</param>
-    /// <param name="background">Grey level of the gaps, 0 to 255.</param>
-    /// <exception cref="ArgumentException">There are none, or their sizes differ.</exception>
+    /// <summary>Tiles videos of equal size into one video. Shorter videos repeat their last frame.</summary>
+    /// <param name="videos">The videos, at least one. The result has the frame rate of the first video.</param>
+    /// <param name="columns">The number of tiles per row.</param>
+    /// <param name="gap">The spacing between and around the tiles, in pixels.</param>
+    /// <param name="background">The gray level of the gaps, from 0 to 255.</param>
+    /// <exception cref="ArgumentException">The list is empty, or the videos have different sizes.</exception>
     public static VideoFrames Tile(IReadOnlyList<VideoFrames> videos, int columns, int gap = 4, byte background = 255)
     {
         ArgumentNullException.ThrowIfNull(videos);
@@ -16,14 +16,14 @@ public static class ContactSheet
         ArgumentOutOfRangeException.ThrowIfNegative(gap);
         if (videos.Count == 0)
         {
-            throw new ArgumentException("A contact sheet needs at least one video.", nameof(videos));
+            throw new ArgumentException("A contact sheet requires at least one video.", nameof(videos));
         }
 
         var (width, height, fps) = (videos[0].Width, videos[0].Height, videos[0].FramesPerSecond);
         if (videos.FirstOrDefault(v => v.Width != width || v.Height != height) is { } other)
         {
             throw new ArgumentException(
-                $"All videos of a contact sheet have one size, but there are {width}x{height} and {other.Width}x{other.Height}.",
+                $"All videos of a contact sheet must have the same size, but these are {width}x{height} and {other.Width}x{other.Height}.",
                 nameof(videos)
             );
         }
@@ -52,10 +52,10 @@ public static class ContactSheet
         return sheet;
     }
 
-    /// <summary>One picture of frames spread evenly over a video, the first and the last among them.</summary>
+    /// <summary>Creates one image of evenly spaced frames of a video, including the first and last frames.</summary>
     /// <param name="video">The video.</param>
-    /// <param name="columns">Frames in a row.</param>
-    /// <param name="frames">The most frames to show.</param>
+    /// <param name="columns">The number of frames per row.</param>
+    /// <param name="frames">The maximum number of frames to show.</param>
     public static VideoFrames OfFrames(VideoFrames video, int columns = 4, int frames = 16)
     {
         ArgumentNullException.ThrowIfNull(video);
@@ -64,9 +64,9 @@ public static class ContactSheet
         return Tile([.. Enumerable.Range(0, shown).Select(i => video.Slice(shown == 1 ? 0 : i * (video.Count - 1) / (shown - 1), 1))], columns);
     }
 
-    /// <summary>One picture with a row for each video, its frames spread evenly over the row.</summary>
-    /// <param name="videos">Videos of one size.</param>
-    /// <param name="framesEach">Frames in a row.</param>
+    /// <summary>Creates one image with one row of evenly spaced frames for each video.</summary>
+    /// <param name="videos">The videos, all of the same size.</param>
+    /// <param name="framesEach">The number of frames per row.</param>
     public static VideoFrames OfVideos(IReadOnlyList<VideoFrames> videos, int framesEach = 4)
     {
         ArgumentNullException.ThrowIfNull(videos);

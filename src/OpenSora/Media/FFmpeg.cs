@@ -6,7 +6,7 @@ using FFMpegCore.Pipes;
 
 namespace OpenSora.Media;
 
-/// <summary>ffmpeg and ffprobe through FFMpegCore.</summary>
+/// <summary>Runs ffmpeg and ffprobe through FFMpegCore.</summary>
 internal static class FFmpeg
 {
     internal static async Task<VideoInfo> ProbeAsync(string? folder, string path, CancellationToken cancellationToken)
@@ -17,10 +17,10 @@ internal static class FFmpeg
             var analysis = await FFProbe
                 .AnalyseAsync(FileName(path, purpose), ffOptions: Options(folder, "ffprobe", purpose), cancellationToken: cancellationToken)
                 .ConfigureAwait(false);
-            var stream = analysis.PrimaryVideoStream ?? throw new MediaException($"'{path}' holds no video.");
+            var stream = analysis.PrimaryVideoStream ?? throw new MediaException($"'{path}' does not contain a video stream.");
             if (stream is not { Width: { } width, Height: { } height })
             {
-                throw new MediaException($"'{path}' holds a video that does not say its width and height.");
+                throw new MediaException($"The video stream of '{path}' does not specify its width and height.");
             }
             var turned = Math.Abs(stream.Rotation) % 180 == 90;
             return new VideoInfo(
@@ -104,17 +104,17 @@ internal static class FFmpeg
         }
     }
 
-    // FFMpegCore takes the PATH's program where a folder has none.
+    // If a folder does not contain the program, FFMpegCore would silently use the one in PATH.
     private static FFOptions Options(string? folder, string program, string purpose) =>
         folder is null || File.Exists(Path.Combine(folder, program)) || File.Exists(Path.Combine(folder, program + ".exe"))
             ? new() { BinaryFolder = folder ?? "" }
             : throw FFmpegMissing.Told(program, purpose, folder);
 
-    // It puts names between quotation marks.
+    // FFMpegCore puts file names in quotation marks.
     private static string FileName(string path, string purpose) =>
         !path.Contains('"', StringComparison.Ordinal)
             ? Path.GetFullPath(path)
-            : throw new MediaException($"FFMpegCore could not {purpose}: it takes no name with a quotation mark. Choose another.");
+            : throw new MediaException($"FFMpegCore could not {purpose}: file names with a quotation mark are not supported. Use another name.");
 
     private static string Join(IReadOnlyList<string> arguments) =>
         string.Join(' ', arguments.Select(a => a.Contains(';', StringComparison.Ordinal) ? $"\"{a}\"" : a));
@@ -127,7 +127,7 @@ internal static class FFmpeg
                 $"-f rawvideo -pix_fmt rgb24 -video_size {frames.Width}x{frames.Height} -framerate {frames.FramesPerSecond}"
             );
 
-        /// <summary>Why not all was written; ffmpeg itself, if it fails, knows better.</summary>
+        /// <summary>Gets the exception if not all pixels were written. If ffmpeg itself fails, its own error is more specific.</summary>
         public IOException? Failure { get; private set; }
 
         public async Task WriteAsync(Stream outputStream, CancellationToken cancellationToken)

@@ -1,83 +1,87 @@
 namespace OpenSora.Media;
 
-/// <summary>Decodes videos and pictures.</summary>
-/// <remarks>Implementations hold no state and may be shared between threads.</remarks>
+/// <summary>Decodes videos and images.</summary>
+/// <remarks>Implementations are stateless and thread-safe.</remarks>
 public interface IVideoReader
 {
-    /// <summary>Reads what a file says of itself, without decoding it.</summary>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="MediaException">It cannot be read as a video, or ffmpeg is missing.</exception>
+    /// <summary>Reads the metadata of a video file without decoding the video.</summary>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="cancellationToken">Cancels the operation.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="MediaException">The file is not a readable video, or ffmpeg is missing.</exception>
     Task<VideoInfo> ProbeAsync(string path, CancellationToken cancellationToken = default);
 
-    /// <summary>Decodes a clip.</summary>
-    /// <param name="path">The file.</param>
-    /// <param name="clip">Which part, at which size and rate; null = all of it, as it is.</param>
+    /// <summary>Decodes a clip into new memory.</summary>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="clip">The part of the video to decode, and its size and frame rate; null for the entire video without changes.</param>
     /// <param name="cancellationToken">Stops the decoder.</param>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="MediaException">It cannot be decoded, holds no frame of the clip, or ffmpeg is missing.</exception>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="MediaException">The file cannot be decoded, it does not contain any frame of the clip, or ffmpeg is missing.</exception>
     Task<VideoFrames> ReadAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default);
 
-    /// <summary>Decodes a clip straight into memory that the caller has, as many frames as fit.</summary>
-    /// <param name="path">The file.</param>
-    /// <param name="clip">Which part; <see cref="ClipOptions.Width"/> and <see cref="ClipOptions.Height"/> must be set.</param>
-    /// <param name="destination">Receives RGB24 <c>[frames, height, width, 3]</c>.</param>
+    /// <summary>Decodes a clip into existing memory, up to as many frames as fit.</summary>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="clip">The part of the video to decode; <see cref="ClipOptions.Width"/> and <see cref="ClipOptions.Height"/> must be set.</param>
+    /// <param name="destination">Receives the RGB24 pixels, <c>[frames, height, width, 3]</c>.</param>
     /// <param name="cancellationToken">Stops the decoder.</param>
-    /// <returns>Frames written: fewer than fit when the video is shorter.</returns>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="MediaException">It cannot be decoded, or ffmpeg is missing.</exception>
+    /// <returns>The number of decoded frames, which is less than fits into the memory if the clip is shorter.</returns>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="MediaException">The file cannot be decoded, or ffmpeg is missing.</exception>
     Task<int> ReadAsync(string path, ClipOptions clip, Memory<byte> destination, CancellationToken cancellationToken = default);
 }
 
-/// <summary>What a video file says of itself.</summary>
-/// <param name="Width">Pixels, as shown (rotation applied).</param>
-/// <param name="Height">Pixels, as shown (rotation applied).</param>
-/// <param name="FramesPerSecond">The average frame rate; a picture has 25, the decoder's default.</param>
-/// <param name="Duration">How long it plays; null where the file does not say.</param>
+/// <summary>The metadata of a video file.</summary>
+/// <param name="Width">The width in pixels, after rotation.</param>
+/// <param name="Height">The height in pixels, after rotation.</param>
+/// <param name="FramesPerSecond">The average frame rate in frames per second; 25, the default of the decoder, for an image.</param>
+/// <param name="Duration">The duration; null if the file does not specify it.</param>
 public sealed record VideoInfo(int Width, int Height, double FramesPerSecond, TimeSpan? Duration);
 
-/// <summary>How a video is brought to another aspect ratio.</summary>
+/// <summary>Specifies how a video is fitted to a different aspect ratio.</summary>
 public enum FrameFit
 {
-    /// <summary>Scaled until it covers the size, the middle kept.</summary>
+    /// <summary>Scales the video to cover the size, and crops it at the center.</summary>
     Crop,
 
-    /// <summary>Scaled until it fits the size, black around it.</summary>
+    /// <summary>Scales the video to fit inside the size, and adds black bars.</summary>
     Pad,
 
-    /// <summary>Scaled in each direction on its own.</summary>
+    /// <summary>Scales the width and height independently, ignoring the aspect ratio.</summary>
     Stretch,
 }
 
-/// <summary>Which part of a video to decode, and to what size and rate. Null means as the file has it.</summary>
+/// <summary>Specifies the part of a video to decode, and its size and frame rate. For every option, null means the value of the file.</summary>
 public sealed class ClipOptions
 {
-    /// <summary>Width to scale to, with <see cref="Height"/>.</summary>
+    /// <summary>Gets or sets the target width in pixels. Set it together with <see cref="Height"/>.</summary>
     public int? Width { get; set; }
 
-    /// <summary>Height to scale to, with <see cref="Width"/>.</summary>
+    /// <summary>Gets or sets the target height in pixels. Set it together with <see cref="Width"/>.</summary>
     public int? Height { get; set; }
 
-    /// <summary>What happens to another aspect ratio.</summary>
+    /// <summary>Gets or sets how the video is fitted if its aspect ratio differs from the target.</summary>
     public FrameFit Fit { get; set; } = FrameFit.Crop;
 
-    /// <summary>The frame rate to resample to, by dropping or repeating frames, before anything else is counted.</summary>
+    /// <summary>Gets or sets the frame rate to resample to, in frames per second, by dropping or repeating frames. The other options count frames
+    /// after resampling.</summary>
     public double? FramesPerSecond { get; set; }
 
-    /// <summary>The first frame.</summary>
+    /// <summary>Gets or sets the index of the first frame, starting at 0.</summary>
     public int StartFrame { get; set; }
 
-    /// <summary>Takes every n-th frame (Open-Sora 1.0 trains on every third); the clip plays as much slower.</summary>
+    /// <summary>Gets or sets the interval n to keep every n-th frame (Open-Sora 1.0 trains on every third frame). The frame rate of the clip is
+    /// divided by n.</summary>
     public int FrameInterval { get; set; } = 1;
 
-    /// <summary>The most frames to take.</summary>
+    /// <summary>Gets or sets the maximum number of frames.</summary>
     public int? Frames { get; set; }
 
     internal static void Check(ClipOptions clip)
     {
         var problem = clip switch
         {
-            _ when clip.Width.HasValue != clip.Height.HasValue => "Width and Height of a clip go together: set both or neither.",
-            { Width: < 1 } or { Height: < 1 } => $"A clip of {clip.Width}x{clip.Height} pixels has no size.",
+            _ when clip.Width.HasValue != clip.Height.HasValue => "Width and Height of a clip must be set together.",
+            { Width: < 1 } or { Height: < 1 } => $"The size of a clip is {clip.Width}x{clip.Height} pixels; both must be at least 1.",
             { FramesPerSecond: { } fps } when !(double.IsFinite(fps) && fps > 0) => $"FramesPerSecond is {fps}; it must be above 0.",
             { StartFrame: < 0 } => $"StartFrame is {clip.StartFrame}; it must not be negative.",
             { FrameInterval: < 1 } => $"FrameInterval is {clip.FrameInterval}; it must be at least 1.",

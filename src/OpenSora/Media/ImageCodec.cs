@@ -5,8 +5,8 @@ using SixLabors.ImageSharp.PixelFormats;
 namespace OpenSora.Media;
 
 /// <summary>Reads images with ffmpeg and writes PNG and JPEG files with ImageSharp.</summary>
-/// <remarks>An image from elsewhere is decoded in another process: a file made to exploit a decoder does not reach this one.</remarks>
-/// <param name="ffmpegFolder">The folder that holds ffmpeg and ffprobe, for reading; null = wherever PATH finds them.</param>
+/// <remarks>Images are decoded in a separate process, so a file crafted to exploit a decoder does not affect this process.</remarks>
+/// <param name="ffmpegFolder">The folder that contains ffmpeg and ffprobe, which are used for reading; null to search PATH.</param>
 public sealed class ImageCodec(string? ffmpegFolder = null) : IImageCodec
 {
     private static readonly JpegEncoder Jpeg = new() { Quality = 95, ColorType = JpegColorType.YCbCrRatio444 };
@@ -21,7 +21,7 @@ public sealed class ImageCodec(string? ffmpegFolder = null) : IImageCodec
         ArgumentNullException.ThrowIfNull(image);
         if (image.Count != 1)
         {
-            throw new ArgumentException($"A picture has one frame, this video has {image.Count}.", nameof(image));
+            throw new ArgumentException($"An image must have one frame, but this video has {image.Count}.", nameof(image));
         }
 
         return AtomicOutput.WriteFileAsync(path, async temporary =>
@@ -41,7 +41,7 @@ public sealed class ImageCodec(string? ffmpegFolder = null) : IImageCodec
                 }
             }
 
-            cancellationToken.ThrowIfCancellationRequested(); // a small picture is written at once, and the token not looked at
+            cancellationToken.ThrowIfCancellationRequested(); // the encoder does not check the token when it writes a small image
         });
     }
 }

@@ -3,17 +3,17 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Media;
 
-/// <summary>Decoded video in managed memory: RGB24 pixels laid out <c>[frames, height, width, 3]</c>, and a frame rate. A picture is a video of one
-/// frame.</summary>
+/// <summary>A decoded video in managed memory: RGB24 pixels with the layout <c>[frames, height, width, 3]</c>, and a frame rate. An image is a
+/// video of one frame.</summary>
 public sealed class VideoFrames
 {
-    /// <summary>Wraps pixels without copying them.</summary>
-    /// <param name="pixels">RGB24, <c>count * height * width * 3</c> bytes.</param>
-    /// <param name="count">Frames, at least 1.</param>
-    /// <param name="height">Pixels.</param>
-    /// <param name="width">Pixels.</param>
-    /// <param name="framesPerSecond">The frame rate, above 0.</param>
-    /// <exception cref="ArgumentException">The sizes and the number of bytes do not fit together.</exception>
+    /// <summary>Initializes a video from existing pixels without copying them.</summary>
+    /// <param name="pixels">The RGB24 pixels, <c>count * height * width * 3</c> bytes.</param>
+    /// <param name="count">The number of frames, at least 1.</param>
+    /// <param name="height">The height in pixels.</param>
+    /// <param name="width">The width in pixels.</param>
+    /// <param name="framesPerSecond">The frame rate in frames per second, above 0.</param>
+    /// <exception cref="ArgumentException">The number of bytes does not match the sizes.</exception>
     public VideoFrames(Memory<byte> pixels, int count, int height, int width, double framesPerSecond)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(count, 1);
@@ -21,13 +21,13 @@ public sealed class VideoFrames
         ArgumentOutOfRangeException.ThrowIfLessThan(width, 1);
         if (!double.IsFinite(framesPerSecond) || framesPerSecond <= 0)
         {
-            throw new ArgumentOutOfRangeException(nameof(framesPerSecond), framesPerSecond, "A frame rate is a number above 0.");
+            throw new ArgumentOutOfRangeException(nameof(framesPerSecond), framesPerSecond, "The frame rate must be a finite number above 0.");
         }
 
         if (pixels.Length != (long)count * height * width * 3)
         {
             throw new ArgumentException(
-                $"{count} frames of {width}x{height} RGB pixels are {(long)count * height * width * 3} bytes, but {pixels.Length} were given.",
+                $"{count} frames of {width}x{height} RGB pixels are {(long)count * height * width * 3} bytes, but {pixels.Length} were passed.",
                 nameof(pixels)
             );
         }
@@ -35,29 +35,29 @@ public sealed class VideoFrames
         (Pixels, Count, Height, Width, FramesPerSecond) = (pixels, count, height, width, framesPerSecond);
     }
 
-    /// <summary>All pixels, RGB24, <c>[frames, height, width, 3]</c>.</summary>
+    /// <summary>Gets the RGB24 pixels, <c>[frames, height, width, 3]</c>.</summary>
     public Memory<byte> Pixels { get; }
 
-    /// <summary>Number of frames.</summary>
+    /// <summary>Gets the number of frames.</summary>
     public int Count { get; }
 
-    /// <summary>Height in pixels.</summary>
+    /// <summary>Gets the height in pixels.</summary>
     public int Height { get; }
 
-    /// <summary>Width in pixels.</summary>
+    /// <summary>Gets the width in pixels.</summary>
     public int Width { get; }
 
-    /// <summary>Frames shown in a second.</summary>
+    /// <summary>Gets the frame rate in frames per second.</summary>
     public double FramesPerSecond { get; }
 
-    /// <summary>Bytes of one frame.</summary>
+    /// <summary>Gets the size of one frame in bytes.</summary>
     public int FrameBytes => Height * Width * 3;
 
-    /// <summary>How long the video plays.</summary>
+    /// <summary>Gets the duration of the video.</summary>
     public TimeSpan Duration => TimeSpan.FromSeconds(Count / FramesPerSecond);
 
-    /// <summary>The pixels of one frame, <c>[height, width, 3]</c>.</summary>
-    /// <param name="index">From 0.</param>
+    /// <summary>Returns the pixels of one frame, <c>[height, width, 3]</c>, without copying them.</summary>
+    /// <param name="index">The index of the frame, starting at 0.</param>
     public Memory<byte> Frame(int index)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(index);
@@ -65,9 +65,9 @@ public sealed class VideoFrames
         return Pixels.Slice(index * FrameBytes, FrameBytes);
     }
 
-    /// <summary>A part of the video, over the same memory.</summary>
-    /// <param name="start">First frame.</param>
-    /// <param name="count">Frames.</param>
+    /// <summary>Returns a range of frames as a video that shares the same memory.</summary>
+    /// <param name="start">The index of the first frame.</param>
+    /// <param name="count">The number of frames.</param>
     public VideoFrames Slice(int start, int count)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(start);
@@ -75,10 +75,11 @@ public sealed class VideoFrames
         return new VideoFrames(Pixels.Slice(start * FrameBytes, count * FrameBytes), count, Height, Width, FramesPerSecond);
     }
 
-    /// <summary>Rounds pixels in [-1, 1] to bytes as Open-Sora does: clamped, taken to [0, 1], times 255 plus one half, truncated.</summary>
-    /// <param name="video">Floating point <c>[3, frames, height, width]</c>, or the same with a batch of one before it; not changed.</param>
-    /// <param name="framesPerSecond">The frame rate, above 0.</param>
-    /// <exception cref="ArgumentException">The tensor has another shape.</exception>
+    /// <summary>Converts a tensor with values in [-1, 1] to a video. As in Open-Sora, values are clamped, mapped to [0, 1], multiplied by 255,
+    /// increased by 0.5 and truncated.</summary>
+    /// <param name="video">A floating-point tensor <c>[3, frames, height, width]</c> or <c>[1, 3, frames, height, width]</c>; not modified.</param>
+    /// <param name="framesPerSecond">The frame rate in frames per second, above 0.</param>
+    /// <exception cref="ArgumentException">The tensor has a different shape.</exception>
     public static VideoFrames FromTensor(Tensor video, double framesPerSecond)
     {
         ArgumentNullException.ThrowIfNull(video);
@@ -88,7 +89,7 @@ public sealed class VideoFrames
         if (frames.dim() != 4 || frames.shape[0] != 3)
         {
             throw new ArgumentException(
-                $"Expected a video [3, frames, height, width] or [1, 3, frames, height, width], got [{string.Join(", ", video.shape)}].",
+                $"Expected a tensor of shape [3, frames, height, width] or [1, 3, frames, height, width], got [{string.Join(", ", video.shape)}].",
                 nameof(video)
             );
         }
@@ -109,9 +110,9 @@ public sealed class VideoFrames
         return new VideoFrames(bytes.bytes.ToArray(), count, height, width, framesPerSecond);
     }
 
-    /// <summary>The pixels as a tensor in [-1, 1].</summary>
-    /// <param name="device">Where to; null = the CPU.</param>
-    /// <returns>float32 <c>[1, 3, frames, height, width]</c>, owned by the caller.</returns>
+    /// <summary>Converts the video to a tensor with values in [-1, 1].</summary>
+    /// <param name="device">The device of the tensor; null for the CPU.</param>
+    /// <returns>A float32 tensor <c>[1, 3, frames, height, width]</c>, owned by the caller.</returns>
     public Tensor ToTensor(Device? device = null)
     {
         using var scope = NewDisposeScope();

@@ -2,8 +2,8 @@ using System.Globalization;
 
 namespace OpenSora.Media;
 
-/// <summary>Decodes whatever ffmpeg does, raw pixels coming through a pipe.</summary>
-/// <param name="ffmpegFolder">The folder that holds ffmpeg and ffprobe; null = wherever PATH finds them.</param>
+/// <summary>Decodes all formats that ffmpeg supports, by reading raw pixels from a pipe.</summary>
+/// <param name="ffmpegFolder">The folder that contains ffmpeg and ffprobe; null to search PATH.</param>
 public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
 {
     /// <inheritdoc/>
@@ -35,7 +35,7 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         var count = (int)(pixels.Length / frameBytes);
         if (count == 0)
         {
-            throw new MediaException($"'{path}' holds no frame from frame {clip.StartFrame} on. Ask for an earlier start.");
+            throw new MediaException($"'{path}' has no frame at or after frame {clip.StartFrame}. Use a smaller StartFrame.");
         }
 
         return new VideoFrames(
@@ -54,7 +54,7 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         ClipOptions.Check(clip);
         if (clip is not { Width: { } width, Height: { } height })
         {
-            throw new ArgumentException("Set the clip's Width and Height: they say how the destination is laid out.", nameof(clip));
+            throw new ArgumentException("Width and Height of the clip must be set: they determine the layout of the destination.", nameof(clip));
         }
 
         var frameBytes = FrameBytes(width, height);
@@ -62,7 +62,7 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         if (fitting == 0)
         {
             throw new ArgumentException(
-                $"The destination holds {destination.Length} bytes, one frame of {width}x{height} is {frameBytes}.",
+                $"The destination has {destination.Length} bytes, but one frame of {width}x{height} pixels has {frameBytes}.",
                 nameof(destination)
             );
         }
@@ -87,14 +87,14 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
     private static int FrameBytes(int width, int height) =>
         3L * width * height is <= int.MaxValue and var bytes
             ? (int)bytes
-            : throw new MediaException($"A frame of {width}x{height} pixels is more than can be held; ask for a smaller Width and Height.");
+            : throw new MediaException($"A frame of {width}x{height} pixels is too large; use a smaller Width and Height.");
 
     private static void RequireFile(string path)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         if (!File.Exists(path))
         {
-            throw new FileNotFoundException($"There is no video '{path}'.", path);
+            throw new FileNotFoundException($"The video file '{path}' does not exist.", path);
         }
     }
 
@@ -126,7 +126,7 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
             }
         );
 
-        // Every frame once: of files whose frames come at odd times ffmpeg would repeat some and leave others out, to reach an even rate.
+        // Output every frame exactly once. With irregular timestamps, ffmpeg would repeat and drop frames to reach a constant frame rate.
         filters.Add("settb=1/25,setpts=N");
         List<string> arguments = ["-map", "0:v:0", "-vf", string.Join(',', filters), "-r", "25"];
         if (frames is { } limit)

@@ -2,12 +2,12 @@ using System.Globalization;
 
 namespace OpenSora.Media;
 
-/// <summary>Encodes with ffmpeg, raw pixels going through a pipe.</summary>
-/// <param name="ffmpegFolder">The folder that holds ffmpeg; null = wherever PATH finds it.</param>
-/// <param name="quality">The MP4's constant rate factor, from 0 (without loss) to 51.</param>
+/// <summary>Encodes videos with ffmpeg, by writing raw pixels to a pipe.</summary>
+/// <param name="ffmpegFolder">The folder that contains ffmpeg; null to search PATH.</param>
+/// <param name="quality">The constant rate factor for MP4, from 0 (lossless) to 51 (lowest quality).</param>
 public sealed class VideoWriter(string? ffmpegFolder = null, int quality = 18) : IVideoWriter
 {
-    // Repeats the last column and row of odd sizes, which yuv420p cannot have.
+    // Pads odd sizes, which yuv420p does not support, by repeating the last column and row.
     private const string Even = "pad=ceil(iw/2)*2:ceil(ih/2)*2";
     private const string Bt709 = "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int";
 

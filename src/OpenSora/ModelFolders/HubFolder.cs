@@ -7,12 +7,12 @@ using static TorchSharp.torch;
 
 namespace OpenSora.ModelFolders;
 
-/// <summary>Loads parts of models from folders as hubs lay them out: <c>config.json</c> beside weights, and tokenizers in a folder of their
-/// own.</summary>
+/// <summary>Loads parts of models from folders in the layout of model hubs: <c>config.json</c> next to the weights, and tokenizers in a separate
+/// folder.</summary>
 /// <remarks>
-/// A folder is the part's own, or that of a pipeline with the part in <c>vae</c>, <c>text_encoder</c> or <c>transformer</c>. Weights are a
-/// safetensors file or a PyTorch
-/// checkpoint, whole or in shards. Use with <c>UseVae</c> and <c>UseTextEncoder</c>; <see cref="ModelHub"/> gets such folders.
+/// A folder contains either the part itself or a pipeline with the part in <c>vae</c>, <c>text_encoder</c> or <c>transformer</c>. The weights are a
+/// safetensors file or a PyTorch checkpoint, as a single file or in shards. Pass loaded parts to <c>UseVae</c> and <c>UseTextEncoder</c>.
+/// <see cref="ModelHub"/> downloads such folders.
 /// </remarks>
 public static class HubFolder
 {
@@ -24,13 +24,14 @@ public static class HubFolder
         RespectNullableAnnotations = true,
     };
 
-    /// <summary>Loads an autoencoder: diffusers' AutoencoderKL, AutoencoderKLTemporalDecoder or AutoencoderTiny.</summary>
-    /// <param name="folder">The autoencoder's folder, or a pipeline's.</param>
-    /// <param name="device">Where it belongs; null: the CPU.</param>
-    /// <param name="precision">The type to multiply in; null: that of the weights.</param>
-    /// <returns>The autoencoder, ready to be used, owned by the caller.</returns>
-    /// <exception cref="InvalidModelException">There is no config.json, or it is of something else or asks for what is not supported.</exception>
-    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
+    /// <summary>Loads an autoencoder saved by diffusers: AutoencoderKL, AutoencoderKLTemporalDecoder or AutoencoderTiny.</summary>
+    /// <param name="folder">The folder of the autoencoder or of a pipeline.</param>
+    /// <param name="device">The device to load to. If null, the CPU.</param>
+    /// <param name="precision">The dtype for matrix multiplications. If null, the dtype of the weights.</param>
+    /// <returns>The autoencoder in evaluation mode, owned by the caller.</returns>
+    /// <exception cref="InvalidModelException">There is no config.json, it describes a different model, or it requires features that are not
+    /// supported.</exception>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit the model.</exception>
     public static IVideoAutoencoder LoadAutoencoder(string folder, Device? device = null, ScalarType? precision = null)
     {
         var config = PartConfig.Read(folder, "vae");
@@ -57,16 +58,17 @@ public static class HubFolder
         });
     }
 
-    /// <summary>Loads a T5 encoder with its tokenizer. A whole T5 is taken too.</summary>
-    /// <param name="folder">The encoder's folder, with <c>spiece.model</c> in it or in <c>tokenizer</c> in or beside it; or a pipeline's.</param>
-    /// <param name="maxTokens">Tokens a prompt is padded or cut to.</param>
-    /// <param name="cleanCaptions">Whether prompts are cleaned or only lower-cased.</param>
-    /// <param name="device">Where it belongs; null: the CPU.</param>
-    /// <param name="precision">The type to multiply in; null: that of the weights.</param>
-    /// <returns>The encoder, ready to be used, owned by the caller.</returns>
-    /// <exception cref="InvalidModelException">There is no config.json or no tokenizer, or the config is of something else.</exception>
-    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
-    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged or does not fit.</exception>
+    /// <summary>Loads a T5 encoder and its tokenizer. The folder may also contain a full T5 model.</summary>
+    /// <param name="folder">The folder of the encoder or of a pipeline. <c>spiece.model</c> is either in the encoder's folder or in a folder
+    /// <c>tokenizer</c> inside or next to it.</param>
+    /// <param name="maxTokens">The number of tokens that prompts are padded or truncated to.</param>
+    /// <param name="cleanCaptions">true to clean prompts; false to only convert them to lowercase.</param>
+    /// <param name="device">The device to load to. If null, the CPU.</param>
+    /// <param name="precision">The dtype for matrix multiplications. If null, the dtype of the weights.</param>
+    /// <returns>The text encoder in evaluation mode, owned by the caller.</returns>
+    /// <exception cref="InvalidModelException">There is no config.json or no tokenizer, or config.json describes a different model.</exception>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit the model.</exception>
+    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged or does not fit the model.</exception>
     public static T5TextEncoder LoadT5(
         string folder,
         int maxTokens = 120,
@@ -79,7 +81,7 @@ public static class HubFolder
         var config = PartConfig.Read(folder, "text_encoder");
         if (config.Kind is not "t5")
         {
-            throw config.IsNot("a T5");
+            throw config.IsNot("a T5 model");
         }
 
         var encoder = config.Made(() => T5TextEncoder.Load(config.T5(), config.Weights, config.Find("spiece.model"), maxTokens, cleanCaptions));
@@ -87,22 +89,22 @@ public static class HubFolder
         return encoder;
     }
 
-    /// <summary>Loads CLIP's text encoder with its tokenizer. A whole CLIP is taken too.</summary>
-    /// <param name="folder">The encoder's folder, with <c>vocab.json</c> and <c>merges.txt</c> in it or in <c>tokenizer</c> in or beside it; or a
-    /// pipeline's.</param>
-    /// <param name="output">What to give of a text.</param>
-    /// <param name="device">Where it belongs; null: the CPU.</param>
-    /// <param name="precision">The type to multiply in; null: that of the weights.</param>
-    /// <returns>The encoder, ready to be used, owned by the caller.</returns>
-    /// <exception cref="InvalidModelException">There is no config.json or no tokenizer, or the config is of something else.</exception>
-    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
-    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged or does not fit.</exception>
+    /// <summary>Loads a CLIP text encoder and its tokenizer. The folder may also contain a full CLIP model.</summary>
+    /// <param name="folder">The folder of the encoder or of a pipeline. <c>vocab.json</c> and <c>merges.txt</c> are either in the encoder's folder or
+    /// in a folder <c>tokenizer</c> inside or next to it.</param>
+    /// <param name="output">The output of the model to use as the encoding of a prompt.</param>
+    /// <param name="device">The device to load to. If null, the CPU.</param>
+    /// <param name="precision">The dtype for matrix multiplications. If null, the dtype of the weights.</param>
+    /// <returns>The text encoder in evaluation mode, owned by the caller.</returns>
+    /// <exception cref="InvalidModelException">There is no config.json or no tokenizer, or config.json describes a different model.</exception>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit the model.</exception>
+    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged or does not fit the model.</exception>
     public static ClipTextEncoder LoadClip(string folder, ClipOutput output = ClipOutput.Pooled, Device? device = null, ScalarType? precision = null)
     {
         var config = PartConfig.Read(folder, "text_encoder");
         if (config.Kind is not ("clip" or "clip_text_model"))
         {
-            throw config.IsNot("a CLIP");
+            throw config.IsNot("a CLIP model");
         }
 
         var encoder = config.Made(() =>
@@ -117,13 +119,13 @@ public static class HubFolder
         return encoder;
     }
 
-    /// <summary>Loads a transformer whose folder says its sizes: Open-Sora's STDiT2 and STDiT3.</summary>
-    /// <param name="folder">The transformer's folder, or a pipeline's.</param>
-    /// <param name="device">Where it belongs; null: the CPU.</param>
-    /// <param name="precision">The type to multiply in; null: that of the weights.</param>
-    /// <returns>The transformer, ready to be used, owned by the caller.</returns>
-    /// <exception cref="InvalidModelException">There is no config.json, or it is of something else.</exception>
-    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
+    /// <summary>Loads a transformer with its configuration: STDiT2 and STDiT3 of Open-Sora.</summary>
+    /// <param name="folder">The folder of the transformer or of a pipeline.</param>
+    /// <param name="device">The device to load to. If null, the CPU.</param>
+    /// <param name="precision">The dtype for matrix multiplications. If null, the dtype of the weights.</param>
+    /// <returns>The transformer in evaluation mode, owned by the caller.</returns>
+    /// <exception cref="InvalidModelException">There is no config.json, or it describes a different model.</exception>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit the model.</exception>
     public static IVideoTransformer LoadTransformer(string folder, Device? device = null, ScalarType? precision = null)
     {
         var config = PartConfig.Read(folder, "transformer");
@@ -133,7 +135,8 @@ public static class HubFolder
                 "STDiT2" => Load(new StdiT2(config.As<StdiT2Config>(), initialize: false), config, device, precision),
                 "STDiT3" => Load(new StdiT3(config.As<StdiT3Config>(), initialize: false), config, device, precision),
                 _ => throw config.IsNot(
-                    "a transformer: STDiT2 or STDiT3. Others do not say their sizes; make the model of its preset and load the file into it"
+                    "a transformer: STDiT2 or STDiT3. Other transformers do not store their sizes; "
+                        + "create the model from its preset and load the weights file into it"
                 ),
             }
         );
@@ -162,13 +165,13 @@ public static class HubFolder
         module.UseComputeType(precision);
     }
 
-    /// <summary>A part's <c>config.json</c>.</summary>
+    /// <summary>The contents of a part's <c>config.json</c>.</summary>
     private sealed record PartConfig(string Folder, JsonElement Root)
     {
-        /// <summary>The class (diffusers) or the type of model (transformers, Open-Sora).</summary>
+        /// <summary>The class name (diffusers) or model type (transformers, Open-Sora).</summary>
         public string Kind => Text("_class_name") ?? Text("model_type") ?? "";
 
-        /// <summary>The weights: those of full precision if there are several, else what the folder has.</summary>
+        /// <summary>The path of the weights: the full-precision file if it exists, otherwise the folder.</summary>
         public string Weights =>
             new[] { "diffusion_pytorch_model", "model", "pytorch_model" }
                 .SelectMany(
@@ -185,11 +188,11 @@ public static class HubFolder
             var own = new[] { folder, Path.Combine(folder, part) }.FirstOrDefault(path => File.Exists(Path.Combine(path, ConfigName)))
                 ?? throw new InvalidModelException(
                     folder,
-                    $"there is no {ConfigName} in it, nor in a folder '{part}' in it. "
+                    $"neither the folder nor its subfolder '{part}' contains a {ConfigName}. "
                         + (
                             Directory.Exists(folder)
-                                ? "A single file of weights is loaded with LoadWeights, into a model that is made of its sizes."
-                                : "There is no such folder."
+                                ? "To load a single weights file, create the model with its sizes and call LoadWeights."
+                                : "The folder does not exist."
                         )
                 );
             try
@@ -197,7 +200,7 @@ public static class HubFolder
                 using var document = JsonDocument.Parse(File.ReadAllBytes(Path.Combine(own, ConfigName)));
                 return document.RootElement.ValueKind == JsonValueKind.Object
                     ? new PartConfig(own, document.RootElement.Clone())
-                    : throw new JsonException("It is no object.");
+                    : throw new JsonException("The root is not an object.");
             }
             catch (JsonException exception)
             {
@@ -207,14 +210,14 @@ public static class HubFolder
 
         public InvalidModelException IsNot(string expected) => new(Folder, $"its {ConfigName} describes '{Kind}'; expected {expected}.");
 
-        /// <summary>A file of the tokenizer: in the part's folder, or in <c>tokenizer</c> in or beside it.</summary>
+        /// <summary>Finds a tokenizer file in the part's folder, or in a folder <c>tokenizer</c> inside or next to it.</summary>
         public string Find(string name) =>
             new[] { Folder, Path.Combine(Folder, "tokenizer"), Path.Combine(Folder, "..", "tokenizer") }
                 .Select(folder => Path.GetFullPath(Path.Combine(folder, name)))
                 .FirstOrDefault(File.Exists)
-            ?? throw new InvalidModelException(Folder, $"its tokenizer's {name} is neither in it nor in a folder 'tokenizer' in or beside it.");
+            ?? throw new InvalidModelException(Folder, $"the tokenizer file {name} is neither in it nor in a folder 'tokenizer' in or next to it.");
 
-        /// <summary>Makes a part; sizes of which no network can be made are the configuration's fault.</summary>
+        /// <summary>Creates a part. Errors caused by invalid sizes are reported as errors in the configuration.</summary>
         public T Made<T>(Func<T> make)
         {
             try
@@ -232,7 +235,7 @@ public static class HubFolder
         {
             try
             {
-                return (part ?? Root).Deserialize<T>(Json) ?? throw new JsonException("It is null.");
+                return (part ?? Root).Deserialize<T>(Json) ?? throw new JsonException("The value is null.");
             }
             catch (JsonException exception)
             {
@@ -276,14 +279,14 @@ public static class HubFolder
                 }
                 : throw new InvalidModelException(
                     Folder,
-                    $"its {ConfigName} has layers of {string.Join(", ", channels)} channels; here all layers have as many."
+                    $"its {ConfigName} has layers of {string.Join(", ", channels)} channels; all layers must have the same number."
                 );
         }
 
         public T5Config T5()
         {
             Expect("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads");
-            return As<T5Config>() with { FeedForwardProj = Text("feed_forward_proj") ?? "relu" }; // the first T5's say nothing
+            return As<T5Config>() with { FeedForwardProj = Text("feed_forward_proj") ?? "relu" }; // not specified by the first T5 models
         }
 
         public ClipTextConfig Clip(bool projected)
@@ -294,7 +297,7 @@ public static class HubFolder
                 Root.TryGetProperty("projection_dim", out var size) && size.ValueKind == JsonValueKind.Number
                     ? size.GetInt32()
                     : config.ProjectionDim ?? 512;
-            // 2 stands in early files for the last id, whatever that is
+            // early files use 2 for the last token ID, regardless of its value
             return config with
             {
                 ProjectionDim = projected ? projection : null,
@@ -309,11 +312,11 @@ public static class HubFolder
         {
             if (Array.Find(names, name => !Root.TryGetProperty(name, out _)) is { } missing)
             {
-                throw new InvalidModelException(Folder, $"its {ConfigName} does not say '{missing}'.");
+                throw new InvalidModelException(Folder, $"its {ConfigName} does not contain '{missing}'.");
             }
         }
 
-        /// <summary>Refuses what is not known here; a list must hold nothing else.</summary>
+        /// <summary>Rejects values that are not supported. If the value is a list, every element must be supported.</summary>
         private void Allow(string name, params string[] supported)
         {
             if (!Root.TryGetProperty(name, out var value) || value.ValueKind == JsonValueKind.Null)
@@ -324,7 +327,7 @@ public static class HubFolder
             IEnumerable<JsonElement> values = value.ValueKind == JsonValueKind.Array ? value.EnumerateArray() : [value];
             if (!values.All(one => supported.Contains(one.ToString(), StringComparer.Ordinal)))
             {
-                throw new InvalidModelException(Folder, $"its {ConfigName} says \"{name}\": {value.GetRawText()}, which is not supported.");
+                throw new InvalidModelException(Folder, $"its {ConfigName} contains \"{name}\": {value.GetRawText()}, which is not supported.");
             }
         }
     }

@@ -5,19 +5,20 @@ using OpenSora.Weights;
 
 namespace OpenSora.ModelFolders;
 
-/// <summary>The contents of a model folder's <c>model.json</c>. Names in the file are in snake case, such as <c>guidance_scale</c>.</summary>
+/// <summary>The contents of the <c>model.json</c> file in a model folder. Property names in the file are in snake case, such as
+/// <c>guidance_scale</c>.</summary>
 public sealed record ModelDescription
 {
-    /// <summary>Always <see cref="ModelFolder.Format"/>.</summary>
+    /// <summary>The name of the format; always <see cref="ModelFolder.Format"/>.</summary>
     public string Format { get; init; } = ModelFolder.Format;
 
-    /// <summary>The format's version; <see cref="ModelFolder.Version"/> or less.</summary>
+    /// <summary>The version of the format; at most <see cref="ModelFolder.Version"/>.</summary>
     public int Version { get; init; } = ModelFolder.Version;
 
-    /// <summary>The model's name.</summary>
+    /// <summary>The name of the model.</summary>
     public required string Name { get; init; }
 
-    /// <summary>What it makes, in a sentence or two.</summary>
+    /// <summary>A description, in one or two sentences, of the videos that the model generates.</summary>
     public string? Description { get; init; }
 
     /// <summary>The model that denoises latents.</summary>
@@ -26,193 +27,195 @@ public sealed record ModelDescription
     /// <summary>The autoencoder between pixels and latents.</summary>
     public required ModelPart Vae { get; init; }
 
-    /// <summary>What turns prompts into states.</summary>
+    /// <summary>The text encoder, which converts prompts to embeddings.</summary>
     public required TextEncoderPart TextEncoder { get; init; }
 
     /// <summary>The diffusion process that the denoiser was trained with.</summary>
     public DiffusionProcess Diffusion { get; init; } = new();
 
-    /// <summary>How to sample where a request does not say.</summary>
+    /// <summary>The sampling settings used if a request does not specify them.</summary>
     public SamplingDefaults Sampling { get; init; } = new();
 
-    /// <summary>What videos it makes.</summary>
+    /// <summary>The default and the supported sizes and lengths of generated videos.</summary>
     public required VideoDefaults Video { get; init; }
 
-    /// <summary>Under what terms the weights may be used.</summary>
+    /// <summary>The license of the weights.</summary>
     public required Licence Licence { get; init; }
 
-    /// <summary>What the model was made of and must be named.</summary>
+    /// <summary>The data sets, weights and other sources that the model was made from and that must be credited.</summary>
     public IReadOnlyList<Attribution> Attribution { get; init; } = [];
 
-    /// <summary>Facts about its training, for people: steps, data, losses. Any JSON object.</summary>
+    /// <summary>Information about the training for readers, such as steps, data and losses. Can be any JSON object.</summary>
     public JsonElement? Training { get; init; }
 }
 
-/// <summary>A network of a model: its architecture, that architecture's own settings and its weights.</summary>
+/// <summary>One of a model's networks: its architecture, the settings of the architecture, and its weights.</summary>
 public record ModelPart
 {
-    /// <summary>The architecture, such as <c>stdit</c>, <c>autoencoder_kl</c> or <c>t5</c>.</summary>
+    /// <summary>The name of the architecture, such as <c>stdit</c>, <c>autoencoder_kl</c> or <c>t5</c>.</summary>
     public required string Architecture { get; init; }
 
-    /// <summary>The architecture's settings; see <see cref="ModelFolder.ReadConfig{T}"/>.</summary>
+    /// <summary>The settings of the architecture; see <see cref="ModelFolder.ReadConfig{T}"/>.</summary>
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
     public JsonElement Config { get; init; }
 
-    /// <summary>A file in the folder as <see cref="WeightsFile"/> opens it: safetensors, a PyTorch checkpoint, or the index of shards; null for a
-    /// part without numbers of its own.</summary>
+    /// <summary>The weights file in the folder, in a format supported by <see cref="WeightsFile"/>: safetensors, a PyTorch checkpoint, or the index
+    /// of a sharded file. Null for a part without weights.</summary>
     public string? Weights { get; init; }
 }
 
 /// <summary>A text encoder with its tokenizer.</summary>
 public sealed record TextEncoderPart : ModelPart
 {
-    /// <summary>What cuts prompts into tokens, a file in the folder: a SentencePiece model for T5; null for a text encoder without.</summary>
+    /// <summary>The tokenizer file in the folder: a SentencePiece model for T5. Null for a text encoder without a tokenizer.</summary>
     public string? Tokenizer { get; init; }
 
-    /// <summary>Tokens a prompt is padded or cut to.</summary>
+    /// <summary>The number of tokens that prompts are padded or truncated to.</summary>
     public int MaxTokens { get; init; } = 120;
 
-    /// <summary>Whether captions are cleaned (<see cref="Text.CaptionCleaner"/>) or only lower-cased.</summary>
+    /// <summary>Indicates whether captions are cleaned (<see cref="Text.CaptionCleaner"/>). If false, they are only converted to lowercase.</summary>
     public bool CleanCaptions { get; init; } = true;
 }
 
-/// <summary>The forward process of training, and what the denoiser predicts.</summary>
+/// <summary>The forward process used in training, and the quantity that the denoiser predicts.</summary>
 public sealed record DiffusionProcess
 {
-    /// <summary>The kind of process; a rectified flow has no use for schedule, prediction and variance.</summary>
+    /// <summary>The kind of process. A rectified flow ignores <see cref="Schedule"/>, <see cref="Prediction"/> and <see cref="Variance"/>.</summary>
     public DiffusionKind Kind { get; init; }
 
-    /// <summary>Steps of the process.</summary>
+    /// <summary>The number of steps of the process.</summary>
     public int Steps { get; init; } = 1000;
 
-    /// <summary>How the noise grows.</summary>
+    /// <summary>The noise schedule.</summary>
     public NoiseSchedule Schedule { get; init; }
 
-    /// <summary>What the denoiser predicts.</summary>
+    /// <summary>The quantity that the denoiser predicts.</summary>
     public Prediction Prediction { get; init; }
 
-    /// <summary>Where the variance of a step comes from.</summary>
+    /// <summary>The source of the variance of each step.</summary>
     public Variance Variance { get; init; }
 
-    /// <summary>Whether a Gaussian process is sampled in single precision (<see cref="IddpmSchedule.InSinglePrecision"/>; Open-Sora 1.1:
-    /// yes).</summary>
+    /// <summary>Indicates whether a Gaussian process is sampled in single precision (<see cref="IddpmSchedule.InSinglePrecision"/>; true for
+    /// Open-Sora 1.1).</summary>
     public bool SinglePrecision { get; init; }
 
-    /// <summary>Whether a rectified flow's times are shifted by the size of the video (<see cref="RectifiedFlowOptions.ShiftBySize"/>; Open-Sora 1.2:
-    /// yes).</summary>
+    /// <summary>Indicates whether the timesteps of a rectified flow are shifted according to the size of the video
+    /// (<see cref="RectifiedFlowOptions.ShiftBySize"/>; true for Open-Sora 1.2).</summary>
     public bool ShiftBySize { get; init; }
 
-    /// <summary>Whether a rectified flow's times are rounded to whole steps (<see cref="RectifiedFlowOptions.WholeSteps"/>).</summary>
+    /// <summary>Indicates whether the timesteps of a rectified flow are rounded to integers
+    /// (<see cref="RectifiedFlowOptions.WholeSteps"/>).</summary>
     public bool WholeSteps { get; init; }
 }
 
-/// <summary>How a forward process turns data into noise.</summary>
+/// <summary>Kinds of forward diffusion processes.</summary>
 public enum DiffusionKind
 {
-    /// <summary>Noise is added step by step (<see cref="Diffusion.Iddpm"/>).</summary>
+    /// <summary>A Gaussian process, which adds noise step by step (<see cref="Diffusion.Iddpm"/>).</summary>
     Gaussian,
 
-    /// <summary>Straight paths between data and noise (<see cref="Diffusion.RectifiedFlow"/>).</summary>
+    /// <summary>A rectified flow, with straight paths between data and noise (<see cref="Diffusion.RectifiedFlow"/>).</summary>
     RectifiedFlow,
 }
 
-/// <summary>How the noise grows over the steps.</summary>
+/// <summary>Schedules of the noise over the steps.</summary>
 public enum NoiseSchedule
 {
-    /// <summary>Variance linear in the step (Ho et al. 2020).</summary>
+    /// <summary>A variance that is linear in the step (Ho et al. 2020).</summary>
     Linear,
 
-    /// <summary>Squared cosine (Nichol and Dhariwal 2021).</summary>
+    /// <summary>A squared cosine schedule (Nichol and Dhariwal 2021).</summary>
     SquaredCosine,
 }
 
-/// <summary>A sampler by name.</summary>
+/// <summary>The available samplers.</summary>
 public enum SamplerKind
 {
-    /// <summary>Ancestral sampling with learned variance.</summary>
+    /// <summary>Ancestral sampling with a learned variance.</summary>
     Iddpm,
 
-    /// <summary>DDIM.</summary>
+    /// <summary>The DDIM sampler.</summary>
     Ddim,
 
-    /// <summary>DPM-Solver++, second order, multistep.</summary>
+    /// <summary>The second-order multistep DPM-Solver++.</summary>
     DpmSolver,
 
-    /// <summary>Euler's steps along a rectified flow; the one sampler of models that were trained with it.</summary>
+    /// <summary>Euler integration of a rectified flow; the only sampler for models trained as rectified flows.</summary>
     RectifiedFlow,
 }
 
-/// <summary>How to sample where a request does not say.</summary>
+/// <summary>The default sampling settings, used if a request does not specify them.</summary>
 public sealed record SamplingDefaults
 {
     /// <summary>The sampler.</summary>
     public SamplerKind Sampler { get; init; }
 
-    /// <summary>Its steps.</summary>
+    /// <summary>The number of sampling steps.</summary>
     public int Steps { get; init; } = 100;
 
-    /// <summary>Scale of classifier-free guidance; 1 is none.</summary>
+    /// <summary>The scale of classifier-free guidance; 1 disables guidance.</summary>
     public double GuidanceScale { get; init; } = 7;
 
-    /// <summary>How many of the latent channels are guided; null: as the sampler was published.</summary>
+    /// <summary>The number of latent channels that guidance is applied to, or null for the sampler's published default.</summary>
     public int? GuidedChannels { get; init; }
 
-    /// <summary>Noise of DDIM, from 0 (none) to 1.</summary>
+    /// <summary>The amount of noise that DDIM adds, from 0 (none) to 1.</summary>
     public double Eta { get; init; }
 }
 
-/// <summary>The videos a model makes where a request does not say, and those it can make.</summary>
+/// <summary>The default size and length of generated videos, and the supported ranges.</summary>
 public sealed record VideoDefaults
 {
-    /// <summary>Frames.</summary>
+    /// <summary>The default number of frames.</summary>
     public int Frames { get; init; } = 16;
 
-    /// <summary>Width in pixels.</summary>
+    /// <summary>The default width in pixels.</summary>
     public int Width { get; init; } = 256;
 
-    /// <summary>Height in pixels.</summary>
+    /// <summary>The default height in pixels.</summary>
     public int Height { get; init; } = 256;
 
-    /// <summary>Frames a second.</summary>
+    /// <summary>The frame rate in frames per second.</summary>
     public double Fps { get; init; } = 8;
 
-    /// <summary>Whether it was trained to go on from frames that are given: to animate images, to extend and to fill in videos.</summary>
+    /// <summary>Indicates whether the model was trained with conditioning frames, which are used to animate images and to extend or fill in
+    /// videos.</summary>
     public bool GivenFrames { get; init; }
 
-    /// <summary>The numbers of frames it can make.</summary>
+    /// <summary>The numbers of frames that the model can generate.</summary>
     public AllowedRange FramesRange { get; init; } = new(1, 16, 1);
 
-    /// <summary>The widths it can make.</summary>
+    /// <summary>The widths in pixels that the model can generate.</summary>
     public AllowedRange WidthRange { get; init; } = new(256, 256, 16);
 
-    /// <summary>The heights it can make.</summary>
+    /// <summary>The heights in pixels that the model can generate.</summary>
     public AllowedRange HeightRange { get; init; } = new(256, 256, 16);
 }
 
-/// <summary>The numbers from <see cref="Min"/> to <see cref="Max"/> in steps of <see cref="Step"/>.</summary>
-/// <param name="Min">The least.</param>
-/// <param name="Max">The greatest.</param>
-/// <param name="Step">The distance between neighbours.</param>
+/// <summary>A range of integers from <see cref="Min"/> to <see cref="Max"/> in steps of <see cref="Step"/>.</summary>
+/// <param name="Min">The smallest value.</param>
+/// <param name="Max">The largest value.</param>
+/// <param name="Step">The distance between adjacent values.</param>
 public sealed record AllowedRange(int Min, int Max, int Step = 1)
 {
-    /// <summary>Whether a number is one of them.</summary>
+    /// <summary>Determines whether the range contains a value.</summary>
     public bool Contains(int value) => value >= Min && value <= Max && (value - Min) % Step == 0;
 
-    /// <summary>The range in words, such as <c>128 to 256 in steps of 16</c>.</summary>
+    /// <summary>Returns a description of the range, such as <c>128 to 256 in steps of 16</c>.</summary>
     public override string ToString() =>
         Min == Max ? $"{Min} only"
         : Step == 1 ? $"{Min} to {Max}"
         : $"{Min} to {Max} in steps of {Step}";
 }
 
-/// <summary>Terms of use.</summary>
-/// <param name="Name">An SPDX identifier, such as <c>MIT</c>.</param>
-/// <param name="File">A file in the folder with the full text.</param>
+/// <summary>The license of a model.</summary>
+/// <param name="Name">The SPDX identifier, such as <c>MIT</c>.</param>
+/// <param name="File">The file in the folder that contains the full text.</param>
 public sealed record Licence(string Name, string? File = null);
 
-/// <summary>Something the model was made of.</summary>
-/// <param name="Name">What, such as the name of a data set or of weights.</param>
-/// <param name="Licence">Its terms, an SPDX identifier.</param>
-/// <param name="By">Whose it is.</param>
-/// <param name="Source">Where it was from.</param>
+/// <summary>A source that a model was made from and that must be credited.</summary>
+/// <param name="Name">The name of the source, such as a data set or pretrained weights.</param>
+/// <param name="Licence">The SPDX identifier of its license.</param>
+/// <param name="By">The author or owner.</param>
+/// <param name="Source">The origin, such as an address.</param>
 public sealed record Attribution(string Name, string Licence, string? By = null, string? Source = null);

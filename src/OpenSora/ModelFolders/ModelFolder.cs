@@ -5,33 +5,34 @@ using OpenSora.Weights;
 
 namespace OpenSora.ModelFolders;
 
-/// <summary>A folder cannot be used as a model.</summary>
-/// <param name="path">The folder, or the name that was looked for.</param>
-/// <param name="reason">What was wrong, what was expected and what to do.</param>
-/// <param name="innerException">The cause.</param>
+/// <summary>The exception that is thrown when a folder cannot be used as a model.</summary>
+/// <param name="path">The path of the folder, or the name that was searched for.</param>
+/// <param name="reason">A description of the problem, what was expected and how to fix it.</param>
+/// <param name="innerException">The exception that caused this one.</param>
 public sealed class InvalidModelException(string path, string reason, Exception? innerException = null)
     : Exception($"'{path}' cannot be used as a model: {reason}", innerException)
 {
-    /// <summary>The folder, or the name that was looked for.</summary>
+    /// <summary>The path of the folder, or the name that was searched for.</summary>
     public string Path { get; } = path;
 
-    /// <summary>What was wrong.</summary>
+    /// <summary>The description of the problem, without the path.</summary>
     public string Reason { get; } = reason;
 }
 
-/// <summary>A model on disk: <c>model.json</c> beside weights and tokenizer. The format is described in docs/model-folders.md.</summary>
+/// <summary>A model on disk: <c>model.json</c> with weights and a tokenizer in one folder. The format is described in
+/// docs/model-folders.md.</summary>
 public sealed class ModelFolder
 {
-    /// <summary>The description's file name.</summary>
+    /// <summary>The file name of the model description.</summary>
     public const string FileName = "model.json";
 
-    /// <summary>The name that every description carries.</summary>
+    /// <summary>The format name in every model description.</summary>
     public const string Format = "opensora-model";
 
-    /// <summary>The newest version of the format that is read, and the one that is written.</summary>
+    /// <summary>The newest version of the format that can be read, which is also the version written.</summary>
     public const int Version = 1;
 
-    /// <summary>The environment variable with folders of models, separated as in PATH.</summary>
+    /// <summary>The environment variable that lists folders with models, separated as in PATH.</summary>
     public const string Variable = "OPENSORA_MODELS";
 
     private static readonly JsonSerializerOptions Json = new()
@@ -54,34 +55,34 @@ public sealed class ModelFolder
         Description = description;
     }
 
-    /// <summary>The folder.</summary>
+    /// <summary>The full path of the folder.</summary>
     public string Path { get; }
 
-    /// <summary>What <c>model.json</c> says.</summary>
+    /// <summary>The contents of <c>model.json</c>.</summary>
     public ModelDescription Description { get; }
 
-    /// <summary>The denoiser's weights.</summary>
+    /// <summary>The path of the denoiser's weights file.</summary>
     public string DenoiserWeights => WeightsOf(Description.Denoiser);
 
-    /// <summary>The autoencoder's weights.</summary>
+    /// <summary>The path of the autoencoder's weights file.</summary>
     public string VaeWeights => WeightsOf(Description.Vae);
 
-    /// <summary>The text encoder's weights.</summary>
+    /// <summary>The path of the text encoder's weights file.</summary>
     public string TextEncoderWeights => WeightsOf(Description.TextEncoder);
 
-    /// <summary>The tokenizer's model file.</summary>
-    /// <exception cref="InvalidModelException">The description names none.</exception>
+    /// <summary>The path of the tokenizer file.</summary>
+    /// <exception cref="InvalidModelException">The description does not name a tokenizer.</exception>
     public string Tokenizer =>
         FileOf(
             Description.TextEncoder.Tokenizer
                 ?? throw new InvalidModelException(
                     Path,
-                    $"its {FileName} names no tokenizer; a text encoder {Description.TextEncoder.Architecture} needs one."
+                    $"its {FileName} names no tokenizer, which the text encoder {Description.TextEncoder.Architecture} requires."
                 )
         );
 
-    /// <summary>The folders in which built-in models are looked for, in order: those of <see cref="Variable"/>, <c>models</c> beside the program,
-    /// and <c>models</c> in the folders above the program and above the current folder.</summary>
+    /// <summary>The folders that are searched for built-in models, in order: those listed in <see cref="Variable"/>, <c>models</c> in the program's
+    /// folder and its parent folders, and <c>models</c> in the current folder and its parent folders.</summary>
     public static IReadOnlyList<string> SearchFolders
     {
         get
@@ -101,9 +102,9 @@ public sealed class ModelFolder
         }
     }
 
-    /// <summary>Opens a model and checks its description and that its files are there.</summary>
-    /// <param name="pathOrName">A folder with a <c>model.json</c>, or the name of a built-in model.</param>
-    /// <exception cref="InvalidModelException">There is no such model, the folder is something else, or its description is invalid.</exception>
+    /// <summary>Opens a model, validates its description and verifies that its files exist.</summary>
+    /// <param name="pathOrName">The path of a folder that contains <c>model.json</c>, or the name of a built-in model.</param>
+    /// <exception cref="InvalidModelException">The model does not exist, the folder is not a model folder, or its description is invalid.</exception>
     public static ModelFolder Open(string pathOrName)
     {
         ArgumentException.ThrowIfNullOrEmpty(pathOrName);
@@ -123,11 +124,10 @@ public sealed class ModelFolder
         return folder;
     }
 
-    /// <summary>Writes <c>model.json</c> into a folder, under a temporary name first, and opens the model.</summary>
-    /// <param name="path">The folder, with the files that the description names.</param>
-    /// <param name="description">What to write.</param>
-    /// <exception cref="InvalidModelException">The description contradicts itself or names files that are not there. Nothing is written
-    /// then.</exception>
+    /// <summary>Writes <c>model.json</c> to a folder and opens the model. The file is written under a temporary name and then renamed.</summary>
+    /// <param name="path">The path of the folder, which must contain the files that the description names.</param>
+    /// <param name="description">The description to write.</param>
+    /// <exception cref="InvalidModelException">The description is inconsistent or names files that do not exist. Nothing is written.</exception>
     /// <exception cref="IOException">The file could not be written.</exception>
     public static ModelFolder Save(string path, ModelDescription description)
     {
@@ -140,21 +140,21 @@ public sealed class ModelFolder
         return folder;
     }
 
-    /// <summary>Reads a part's settings.</summary>
-    /// <typeparam name="T">The architecture's config record; its members are in snake case in the file.</typeparam>
-    /// <param name="part">A part of this model.</param>
-    /// <exception cref="InvalidModelException">The settings do not fit the record: unknown, missing or of the wrong type.</exception>
+    /// <summary>Reads the settings of a part.</summary>
+    /// <typeparam name="T">The configuration record of the architecture. Its property names are in snake case in the file.</typeparam>
+    /// <param name="part">The part of this model.</param>
+    /// <exception cref="InvalidModelException">A setting is unknown, missing or of the wrong type.</exception>
     public T ReadConfig<T>(ModelPart part)
         where T : class => (T)ReadConfig(part, typeof(T));
 
-    /// <summary>Reads a part's settings as a record of the given type.</summary>
+    /// <summary>Reads the settings of a part as a record of the specified type.</summary>
     internal object ReadConfig(ModelPart part, Type type)
     {
         ArgumentNullException.ThrowIfNull(part);
         try
         {
             var config = part.Config.ValueKind == JsonValueKind.Undefined ? JsonSerializer.SerializeToElement(new JsonObject()) : part.Config;
-            return config.Deserialize(type, Json) ?? throw new JsonException("It is null.");
+            return config.Deserialize(type, Json) ?? throw new JsonException("The value is null.");
         }
         catch (Exception exception) when (exception is JsonException or ArgumentException)
         {
@@ -166,14 +166,14 @@ public sealed class ModelFolder
         }
     }
 
-    /// <summary>Makes a part's settings for <see cref="Save"/> of an architecture's config record.</summary>
-    /// <param name="config">The record.</param>
+    /// <summary>Converts the configuration record of an architecture to the settings of a part, for use with <see cref="Save"/>.</summary>
+    /// <param name="config">The configuration record.</param>
     public static JsonElement WriteConfig<T>(T config)
         where T : class => JsonSerializer.SerializeToElement(config, Json);
 
-    /// <summary>The weights of a part of this model.</summary>
+    /// <summary>Gets the path of the weights file of a part of this model.</summary>
     internal string WeightsOf(ModelPart part) =>
-        FileOf(part.Weights ?? throw new InvalidModelException(Path, $"its {FileName} names no weights of its {part.Architecture}."));
+        FileOf(part.Weights ?? throw new InvalidModelException(Path, $"its {FileName} names no weights for its {part.Architecture}."));
 
     private static string Find(string pathOrName)
     {
@@ -207,7 +207,7 @@ public sealed class ModelFolder
 
         if (File.Exists(path))
         {
-            throw new InvalidModelException(path, $"it is a file; expected a folder with a {FileName}, its weights and its tokenizer.");
+            throw new InvalidModelException(path, $"it is a file; expected a folder with a {FileName}, weights and a tokenizer.");
         }
 
         var known = folders
@@ -219,13 +219,13 @@ public sealed class ModelFolder
             .ToList();
         throw new InvalidModelException(
             pathOrName,
-            $"there is no such folder, and no built-in model of that name"
+            $"there is no folder and no built-in model with this name"
                 + (
                     folders.Count == 0
-                        ? " (no folder 'models' was found either"
-                        : $" in {string.Join(", ", folders)} (there are: {(known.Count == 0 ? "none" : string.Join(", ", known))}"
+                        ? " (no 'models' folder was found"
+                        : $" in {string.Join(", ", folders)} (available: {(known.Count == 0 ? "none" : string.Join(", ", known))}"
                 )
-                + $"). Give a folder with a {FileName}, or set {Variable} to the folder that holds your models."
+                + $"). Specify a folder with a {FileName}, or set {Variable} to the folder that contains your models."
         );
     }
 
@@ -241,7 +241,7 @@ public sealed class ModelFolder
             || !format.ValueEquals(Format)
         )
         {
-            throw new InvalidModelException(path, $"its {FileName} does not say \"format\": \"{Format}\"; it belongs to other software.");
+            throw new InvalidModelException(path, $"its {FileName} does not contain \"format\": \"{Format}\"; it belongs to other software.");
         }
 
         if (
@@ -251,18 +251,18 @@ public sealed class ModelFolder
             || version < 1
         )
         {
-            throw new InvalidModelException(path, $"its {FileName} does not say its version; expected \"version\": {Version}.");
+            throw new InvalidModelException(path, $"its {FileName} does not specify a valid version; expected \"version\": {Version}.");
         }
 
         if (version > Version)
         {
             throw new InvalidModelException(
                 path,
-                $"its {FileName} is of version {version}, but this library reads versions up to {Version}; update the library."
+                $"its {FileName} has version {version}, but this library supports versions up to {Version}; update the library."
             );
         }
 
-        return root.Deserialize<ModelDescription>(Json) ?? throw new JsonException("It is null.");
+        return root.Deserialize<ModelDescription>(Json) ?? throw new JsonException("The value is null.");
     }
 
     private void Check()
@@ -279,12 +279,13 @@ public sealed class ModelFolder
         Expect(video.FramesRange.Contains(video.Frames), $"video.frames is {video.Frames}, but video.frames_range allows {video.FramesRange}");
         Expect(video.WidthRange.Contains(video.Width), $"video.width is {video.Width}, but video.width_range allows {video.WidthRange}");
         Expect(video.HeightRange.Contains(video.Height), $"video.height is {video.Height}, but video.height_range allows {video.HeightRange}");
-        Expect(video.Fps is > 0 and <= 1000, $"video.fps is {video.Fps}, but must be above 0 and at most 1000");
-        var fewest = diffusion is { Kind: DiffusionKind.Gaussian, Schedule: NoiseSchedule.Linear } ? 21 : 1; // with fewer, a linear schedule's last step would leave less than nothing
+        Expect(video.Fps is > 0 and <= 1000, $"video.fps is {video.Fps}, but must be greater than 0 and at most 1000");
+        // With fewer steps, the last beta of a linear schedule would be 1 or more.
+        var fewest = diffusion is { Kind: DiffusionKind.Gaussian, Schedule: NoiseSchedule.Linear } ? 21 : 1;
         Expect(diffusion.Steps >= fewest, $"diffusion.steps is {diffusion.Steps}, but must be at least {fewest}");
         Expect(
             sampling.Steps >= 1 && sampling.Steps <= diffusion.Steps,
-            $"sampling.steps is {sampling.Steps}, but must be from 1 to diffusion.steps ({diffusion.Steps})"
+            $"sampling.steps is {sampling.Steps}, but must be between 1 and diffusion.steps ({diffusion.Steps})"
         );
         Expect(
             double.IsFinite(sampling.GuidanceScale) && sampling.GuidanceScale >= 0,
@@ -292,15 +293,16 @@ public sealed class ModelFolder
         );
         Expect(
             (diffusion.Kind == DiffusionKind.RectifiedFlow) == (sampling.Sampler == SamplerKind.RectifiedFlow),
-            "diffusion.kind and sampling.sampler do not go together: rectified_flow is sampled by rectified_flow, gaussian by any other"
+            "diffusion.kind and sampling.sampler are incompatible: "
+                + "rectified_flow requires the sampler rectified_flow, gaussian requires any other sampler"
         );
         Expect(sampling.GuidedChannels is null or >= 1, $"sampling.guided_channels is {sampling.GuidedChannels}, but must be at least 1");
-        Expect(sampling.Eta is >= 0 and <= 1, $"sampling.eta is {sampling.Eta}, but must be from 0 to 1");
+        Expect(sampling.Eta is >= 0 and <= 1, $"sampling.eta is {sampling.Eta}, but must be between 0 and 1");
         Expect(text.MaxTokens >= 1, $"text_encoder.max_tokens is {text.MaxTokens}, but must be at least 1");
         string?[] files = [Description.Denoiser.Weights, Description.Vae.Weights, text.Weights, text.Tokenizer, Description.Licence.File];
         foreach (var file in files.OfType<string>())
         {
-            Expect(File.Exists(FileOf(file)), $"the file '{file}' that it names is not there");
+            Expect(File.Exists(FileOf(file)), $"the file '{file}' that it names does not exist");
         }
 
         void Expect(bool condition, string otherwise)
@@ -312,12 +314,12 @@ public sealed class ModelFolder
         }
     }
 
-    /// <summary>The path of a file in the folder; names that lead out of it are refused.</summary>
+    /// <summary>Gets the path of a file in the folder. Names that refer to files outside the folder are rejected.</summary>
     private string FileOf(string name)
     {
         if (name.Contains('\0', StringComparison.Ordinal))
         {
-            throw new InvalidModelException(Path, $"its {FileName} names a file with a zero character in its name.");
+            throw new InvalidModelException(Path, $"its {FileName} contains a file name with a null character.");
         }
 
         var full = System.IO.Path.GetFullPath(System.IO.Path.Combine(Path, name));
@@ -333,12 +335,12 @@ public sealed class ModelFolder
         return full;
     }
 
-    /// <summary>Recognises folders of other kinds.</summary>
+    /// <summary>Recognizes other kinds of folders.</summary>
     private static string WhatElse(string path)
     {
         if (Directory.Exists(System.IO.Path.Combine(path, "transformer")) || File.Exists(System.IO.Path.Combine(path, "model_index.json")))
         {
-            return "is a pipeline of diffusers, which is not read";
+            return "is a diffusers pipeline, which is not supported";
         }
 
         var config = System.IO.Path.Combine(path, "config.json");
@@ -349,14 +351,14 @@ public sealed class ModelFolder
             || File.Exists(System.IO.Path.Combine(path, "spiece.model"))
         )
         {
-            return "is a text encoder's, not a model's";
+            return "contains a text encoder, not a model";
         }
 
         if (text.Contains("Autoencoder", StringComparison.Ordinal))
         {
-            return "is an autoencoder's, not a model's";
+            return "contains an autoencoder, not a model";
         }
 
-        return Directory.EnumerateFiles(path, "*.safetensors").Any() ? "holds weights, but nothing says what they are" : "holds no model";
+        return Directory.EnumerateFiles(path, "*.safetensors").Any() ? "contains weights without a description" : "contains no model";
     }
 }

@@ -5,8 +5,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Describes an architecture: what the library needs to know to make a network from a model folder.</summary>
-/// <typeparam name="TNetwork"><see cref="IVideoTransformer"/> or <see cref="IVideoAutoencoder"/>.</typeparam>
+/// <summary>Describes an architecture so that the library can create a network from a model folder.</summary>
+/// <typeparam name="TNetwork">The type of the network: <see cref="IVideoTransformer"/> or <see cref="IVideoAutoencoder"/>.</typeparam>
 public sealed class Architecture<TNetwork>
     where TNetwork : class
 {
@@ -14,25 +14,26 @@ public sealed class Architecture<TNetwork>
     private readonly Func<object, LoadOptions>? _loading;
 
     private Architecture(string name, Type configType, Func<object, TNetwork> create, Func<object, LoadOptions>? loading) =>
-        (Name, ConfigType, this._create, this._loading) = (name, configType, create, loading);
+        (Name, ConfigType, _create, _loading) = (name, configType, create, loading);
 
-    /// <summary>The name in <c>model.json</c>, in snake case; upper and lower case are the same.</summary>
+    /// <summary>The name in <c>model.json</c>, in snake case. Names are case-insensitive.</summary>
     public string Name { get; }
 
-    /// <summary>The type of the configuration; its members are in snake case in <c>model.json</c>.</summary>
+    /// <summary>The type of the configuration. Its properties are written in snake case in <c>model.json</c>.</summary>
     public Type ConfigType { get; }
 
-    /// <summary>The class that a hub's <c>config.json</c> names (<c>_class_name</c> or <c>model_type</c>); null for an architecture without
+    /// <summary>The class name in the <c>config.json</c> of a hub (<c>_class_name</c> or <c>model_type</c>); null for an architecture without
     /// one.</summary>
     public string? HubName { get; init; }
 
-    /// <summary>Describes an architecture.</summary>
-    /// <typeparam name="TConfig">The configuration.</typeparam>
+    /// <summary>Creates the description of an architecture.</summary>
+    /// <typeparam name="TConfig">The type of the configuration.</typeparam>
     /// <param name="name">The name in <c>model.json</c>.</param>
-    /// <param name="create">Makes the network, a TorchSharp module, from a configuration. Its parameters need no values yet: the weights
-    /// follow.</param>
-    /// <param name="loading">How the weights of published checkpoints are read; null for weights with the network's own names and shapes.</param>
-    /// <param name="hubName">See <see cref="HubName"/>.</param>
+    /// <param name="create">A function that creates the network, a TorchSharp module, from a configuration. It need not initialize the parameters,
+    /// because the weights are loaded afterwards.</param>
+    /// <param name="loading">A function that returns the options for reading published checkpoints; null if the weights have the network's own names
+    /// and shapes.</param>
+    /// <param name="hubName">The class name in the <c>config.json</c> of a hub; see <see cref="HubName"/>.</param>
     /// <exception cref="ArgumentException">The name is empty.</exception>
     public static Architecture<TNetwork> Of<TConfig>(
         string name,
@@ -55,25 +56,25 @@ public sealed class Architecture<TNetwork>
         };
     }
 
-    /// <summary>Makes the network and loads its weights.</summary>
-    /// <param name="config">A configuration of <see cref="ConfigType"/>.</param>
-    /// <param name="weights">A file, an index of shards or a folder.</param>
+    /// <summary>Creates the network and loads its weights.</summary>
+    /// <param name="config">A configuration of type <see cref="ConfigType"/>.</param>
+    /// <param name="weights">The path of a weights file, an index of shards, or a folder.</param>
     /// <param name="device">The device of the parameters; null for the CPU.</param>
-    /// <param name="precision">The type of matrix multiplications; null for that of the weights.</param>
+    /// <param name="precision">The data type of matrix multiplications; null for the type of the weights.</param>
     /// <returns>The network in evaluation mode, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">The configuration is of another type, or no network can be made from it.</exception>
-    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
+    /// <exception cref="ArgumentException">The configuration has the wrong type, or a network cannot be created from it.</exception>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the network.</exception>
     public TNetwork Load(object config, string weights, Device? device = null, ScalarType? precision = null)
     {
         ArgumentNullException.ThrowIfNull(config);
         if (!ConfigType.IsInstanceOfType(config))
         {
-            throw new ArgumentException($"The configuration of {Name} is {ConfigType.Name}, not {config.GetType().Name}.", nameof(config));
+            throw new ArgumentException($"{Name} requires a {ConfigType.Name}, but the configuration is a {config.GetType().Name}.", nameof(config));
         }
         var network = _create(config);
         var module =
             network as nn.Module
-            ?? throw new InvalidOperationException($"The architecture {Name} makes {network.GetType().Name}, which is not a TorchSharp module.");
+            ?? throw new InvalidOperationException($"The architecture {Name} creates a {network.GetType().Name}, which is not a TorchSharp module.");
         try
         {
             module.LoadWeights(weights, _loading?.Invoke(config));
@@ -90,8 +91,8 @@ public sealed class Architecture<TNetwork>
     }
 }
 
-/// <summary>The architectures that a program knows: those of the library, and those it adds.</summary>
-/// <remarks>A collection is immutable; <see cref="Add(Architecture{IVideoTransformer})"/> returns a larger one. There is no global
+/// <summary>A collection of the architectures that an application supports: the built-in ones and those that it adds.</summary>
+/// <remarks>Collections are immutable; <see cref="Add(Architecture{IVideoTransformer})"/> returns a larger one. There is no global
 /// registry.</remarks>
 public sealed class Architectures
 {
@@ -100,11 +101,11 @@ public sealed class Architectures
 
     private Architectures(IEnumerable<Architecture<IVideoTransformer>> transformers, IEnumerable<Architecture<IVideoAutoencoder>> autoencoders)
     {
-        this._transformers = transformers.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
-        this._autoencoders = autoencoders.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
+        _transformers = transformers.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
+        _autoencoders = autoencoders.ToDictionary(a => a.Name, StringComparer.OrdinalIgnoreCase);
     }
 
-    /// <summary>The architectures of the library.</summary>
+    /// <summary>The built-in architectures.</summary>
     public static Architectures BuiltIn { get; } =
         new(
             [
@@ -147,24 +148,24 @@ public sealed class Architectures
             ]
         );
 
-    /// <summary>The transformers.</summary>
+    /// <summary>The architectures of transformers.</summary>
     public IReadOnlyCollection<Architecture<IVideoTransformer>> Transformers => _transformers.Values;
 
-    /// <summary>The autoencoders.</summary>
+    /// <summary>The architectures of autoencoders.</summary>
     public IReadOnlyCollection<Architecture<IVideoAutoencoder>> Autoencoders => _autoencoders.Values;
 
-    /// <summary>Adds a transformer.</summary>
-    /// <returns>A collection with it; this one is unchanged.</returns>
-    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    /// <summary>Adds the architecture of a transformer.</summary>
+    /// <returns>A new collection that contains the added architecture; this collection is unchanged.</returns>
+    /// <exception cref="ArgumentException">An architecture with this name already exists.</exception>
     public Architectures Add(Architecture<IVideoTransformer> transformer)
     {
         ArgumentNullException.ThrowIfNull(transformer);
         return new Architectures(_transformers.Values.Append(transformer), _autoencoders.Values);
     }
 
-    /// <summary>Adds an autoencoder.</summary>
-    /// <returns>A collection with it; this one is unchanged.</returns>
-    /// <exception cref="ArgumentException">There is an architecture of this name already.</exception>
+    /// <summary>Adds the architecture of an autoencoder.</summary>
+    /// <returns>A new collection that contains the added architecture; this collection is unchanged.</returns>
+    /// <exception cref="ArgumentException">An architecture with this name already exists.</exception>
     public Architectures Add(Architecture<IVideoAutoencoder> autoencoder)
     {
         ArgumentNullException.ThrowIfNull(autoencoder);

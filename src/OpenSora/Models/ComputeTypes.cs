@@ -4,18 +4,17 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>The number type in which a model multiplies matrices, apart from the type in which its parameters are kept.</summary>
+/// <summary>Sets the data type of a model's matrix multiplications independently of the type of its parameters.</summary>
 public static class ComputeTypes
 {
     /// <summary>
-    /// Lets the linear layers, convolutions and attention products of a model compute in another type, such as bfloat16, while its parameters keep
-    /// theirs
-    /// (mixed precision, Micikevicius et al., 2018). What flows between them is of that type too; softmax, the time embedding and the last layer stay
-    /// as they are.
+    /// Sets the data type in which the linear layers, convolutions and attention of a model compute, such as bfloat16, while its parameters keep
+    /// their type (mixed precision, Micikevicius et al., 2018). Activations between these layers also have that type; softmax, the time embedding and
+    /// the last layer are unaffected.
     /// </summary>
-    /// <param name="model">Any model of this library.</param>
-    /// <param name="type">The type, or null for that of the parameters.</param>
-    /// <returns>The model.</returns>
+    /// <param name="model">A model of this library.</param>
+    /// <param name="type">The data type, or null for the type of the parameters.</param>
+    /// <returns>The same model.</returns>
     public static TModel UseComputeType<TModel>(this TModel model, ScalarType? type)
         where TModel : nn.Module
     {

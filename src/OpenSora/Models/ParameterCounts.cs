@@ -4,42 +4,44 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>The trainable parameters of a diffusion transformer by part.</summary>
+/// <summary>The numbers of trainable parameters of a diffusion transformer, by part.</summary>
 public sealed record ParameterCounts
 {
-    /// <summary>Of the projection of patches.</summary>
+    /// <summary>The number of parameters of the patch projection.</summary>
     public long PatchEmbedding { get; init; }
 
-    /// <summary>Of the embeddings of time and size, and of what they tell all blocks.</summary>
+    /// <summary>The number of parameters of the time and size embeddings and of the modulation that all blocks share.</summary>
     public long TimeEmbedding { get; init; }
 
-    /// <summary>Of the embedding of text or class.</summary>
+    /// <summary>The number of parameters of the text or class embedding.</summary>
     public long Condition { get; init; }
 
-    /// <summary>Of the blocks' own attention: within frames, or as the <see cref="AttentionOrder"/> says.</summary>
+    /// <summary>The number of parameters of the first attention of the blocks, which attends within frames or as <see cref="AttentionOrder"/>
+    /// specifies.</summary>
     public long Attention { get; init; }
 
-    /// <summary>Of the blocks' second attention, along time; of STDiT3, all of the blocks that attend along time.</summary>
+    /// <summary>The number of parameters of the second attention of the blocks, along time. For STDiT3, this includes everything in the blocks that
+    /// attend along time.</summary>
     public long Temporal { get; init; }
 
-    /// <summary>Of the attention to the text.</summary>
+    /// <summary>The number of parameters of the cross attention to the text.</summary>
     public long CrossAttention { get; init; }
 
-    /// <summary>Of the blocks' MLPs.</summary>
+    /// <summary>The number of parameters of the MLPs of the blocks.</summary>
     public long Mlp { get; init; }
 
-    /// <summary>Of the blocks' modulation by time and condition.</summary>
+    /// <summary>The number of parameters that each block adds to modulate its input by time and condition.</summary>
     public long Modulation { get; init; }
 
-    /// <summary>Of the last layer.</summary>
+    /// <summary>The number of parameters of the last layer.</summary>
     public long FinalLayer { get; init; }
 
-    /// <summary>All of them.</summary>
+    /// <summary>The total number of parameters.</summary>
     public long Total => PatchEmbedding + TimeEmbedding + Condition + Attention + Temporal + CrossAttention + Mlp + Modulation + FinalLayer;
 
-    /// <summary>Counts a model's.</summary>
+    /// <summary>Counts the trainable parameters of a model.</summary>
     /// <param name="model">A diffusion transformer of this library.</param>
-    /// <exception cref="ArgumentException">The model has parameters that belong to none of the parts.</exception>
+    /// <exception cref="ArgumentException">The model has parameters that do not belong to any of the parts.</exception>
     public static ParameterCounts Of(nn.Module model)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -64,7 +66,7 @@ public sealed record ParameterCounts
         long Count(string part) => counts.GetValueOrDefault(part);
     }
 
-    // Blocks are blocks.N.*, of STDiT3 spatial_blocks.N.* and temporal_blocks.N.*
+    // Blocks are named blocks.N.*, or in STDiT3 spatial_blocks.N.* and temporal_blocks.N.*
     private static string Part(string name) =>
         name.Split('.') switch
         {
@@ -79,10 +81,10 @@ public sealed record ParameterCounts
             [_, _, "cross_attn", ..] => nameof(CrossAttention),
             [_, _, "mlp", ..] => nameof(Mlp),
             [_, _, "scale_shift_table" or "scale_shift_table_temporal" or "adaLN_modulation", ..] => nameof(Modulation),
-            _ => throw new ArgumentException($"The parameter '{name}' belongs to no part of a diffusion transformer.", nameof(name)),
+            _ => throw new ArgumentException($"The parameter '{name}' does not belong to any part of a diffusion transformer.", nameof(name)),
         };
 
-    /// <summary>A line a part: its parameters and their share.</summary>
+    /// <summary>Formats one line per part, with its number of parameters and its percentage of the total.</summary>
     public override string ToString()
     {
         (string Name, long Count)[] parts =

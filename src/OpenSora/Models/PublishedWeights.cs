@@ -5,45 +5,41 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Loads checkpoints as they were published into <see cref="StdiT"/>, <see cref="PixArt"/>, <see cref="DiT"/> and <see cref="Latte"/>:
-/// Open-Sora 1.0's own and
-/// those of the official DiT, PixArt-alpha and Latte, an image model's into a video model too.</summary>
+/// <summary>Loads published checkpoints into <see cref="StdiT"/>, <see cref="PixArt"/>, <see cref="DiT"/> and <see cref="Latte"/>: those of Open-Sora
+/// 1.0 and of the official DiT, PixArt-alpha and Latte. Weights of an image model can also be loaded into a video model.</summary>
 /// <remarks>
-/// The originals' names are Open-Sora's. Their patch projections have no axis of time and get one of length 1. Their position tables
-/// (<c>pos_embed</c>, Latte's
-/// <c>temp_embed</c>) are those of one size and are left out: the model makes its own. A null caption of another length is cut, or its last row
-/// repeated.
+/// The parameter names of these checkpoints match those of Open-Sora. Their patch projections have no time axis and get one of length 1. Their
+/// position tables (<c>pos_embed</c>, Latte's <c>temp_embed</c>) fit only one size and are ignored, because the model computes its own. A null
+/// caption of a different length is truncated or extended by repeating its last row.
 /// </remarks>
 public static class PublishedWeights
 {
     private const string NullCaption = "y_embedder.y_embedding";
 
-    // The tables of the checkpoints; the model's own; what an image model lacks.
+    // The position tables of the checkpoints, those of the model, and the parameters that an image model lacks.
     private static readonly string[] Dropped = ["pos_embed", "pos_embed_spatial", "pos_embed_temporal", "temp_embed"];
     private static readonly string[] Recomputed = ["pos_embed", "pos_embed_spatial", "pos_embed_temporal"];
     private const string AlongTime = ".attn_temp.";
 
-    /// <summary>Loads a checkpoint of the model's own architecture.</summary>
-    /// <param name="model">A model of the checkpoint's sizes; the size of its latents and the length of its texts may differ.</param>
-    /// <param name="path">The checkpoint.</param>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidWeightsException">The file is damaged or does not fit; the model is as it was.</exception>
+    /// <summary>Loads a checkpoint of the same architecture as the model.</summary>
+    /// <param name="model">A model with the sizes of the checkpoint; the size of its latents and the length of its texts may differ.</param>
+    /// <param name="path">The path of the checkpoint.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
     public static LoadReport LoadPublishedWeights(this StdiT model, string path) => Load(model, path, fromImage: false);
 
     /// <inheritdoc cref="LoadPublishedWeights(StdiT, string)"/>
     public static LoadReport LoadPublishedWeights(this DiT model, string path) => Load(model, path, fromImage: false);
 
-    /// <summary>Loads PixArt-alpha's weights into a model of videos. What attends along time keeps its starting values: where its output starts at
-    /// zero
-    /// (<see cref="StdiTConfig.ZeroInitTemporal"/>), the model makes of every frame what the image model makes of it.</summary>
-    /// <param name="model">A model with the image model's sizes, of <see cref="AttentionOrder.Serial"/> or <see cref="AttentionOrder.Parallel"/>
-    /// order; one of
-    /// <see cref="AttentionOrder.Full"/> order is the image model for single frames, where these get no positions
-    /// (<see cref="StdiTConfig.NoTemporalPosEmb"/>).</param>
-    /// <param name="path">The checkpoint.</param>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidWeightsException">The file is damaged or does not fit; the model is as it was.</exception>
-    /// <exception cref="InvalidOperationException">The model's order is <see cref="AttentionOrder.Interleaved"/>.</exception>
+    /// <summary>Loads the weights of PixArt-alpha into a video model. The attention along time keeps its initial values. If its output starts at zero
+    /// (<see cref="StdiTConfig.ZeroInitTemporal"/>), the video model computes for each frame what the image model computes.</summary>
+    /// <param name="model">A model with the sizes of the image model, of order <see cref="AttentionOrder.Serial"/> or
+    /// <see cref="AttentionOrder.Parallel"/>. A model of order <see cref="AttentionOrder.Full"/> equals the image model for single frames if it has
+    /// no temporal positions (<see cref="StdiTConfig.NoTemporalPosEmb"/>).</param>
+    /// <param name="path">The path of the checkpoint.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
+    /// <exception cref="InvalidOperationException">The order of attention of the model is <see cref="AttentionOrder.Interleaved"/>.</exception>
     public static LoadReport LoadImageWeights(this StdiT model, string path)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -51,12 +47,12 @@ public static class PublishedWeights
         return Load(model, path, fromImage: true);
     }
 
-    /// <summary>Loads the official DiT's weights into a model of videos, as for <see cref="LoadImageWeights(StdiT, string)"/>.</summary>
-    /// <param name="model">A model with the image model's sizes.</param>
-    /// <param name="path">The checkpoint.</param>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidWeightsException">The file is damaged or does not fit; the model is as it was.</exception>
-    /// <exception cref="InvalidOperationException">The model's order is <see cref="AttentionOrder.Interleaved"/>.</exception>
+    /// <summary>Loads the weights of the official DiT into a video model; see <see cref="LoadImageWeights(StdiT, string)"/>.</summary>
+    /// <param name="model">A model with the sizes of the image model.</param>
+    /// <param name="path">The path of the checkpoint.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
+    /// <exception cref="InvalidOperationException">The order of attention of the model is <see cref="AttentionOrder.Interleaved"/>.</exception>
     public static LoadReport LoadImageWeights(this DiT model, string path)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -64,8 +60,8 @@ public static class PublishedWeights
         return Load(model, path, fromImage: true);
     }
 
-    /// <summary>How published checkpoints are read.</summary>
-    /// <param name="fromImage">Whether the checkpoint is an image model's and the model one of videos.</param>
+    /// <summary>Gets the options for reading published checkpoints.</summary>
+    /// <param name="fromImage">Whether the checkpoint is that of an image model and the model is a video model.</param>
     internal static LoadOptions Options(bool fromImage = false) =>
         new()
         {
@@ -114,16 +110,16 @@ public static class PublishedWeights
         }
     }
 
-    // Blocks of DiT and Latte are modulated by layers of their own, those of PixArt and STDiT are not.
+    // Blocks of DiT and Latte have their own modulation layers; blocks of PixArt and STDiT do not.
     private static string? OtherFamily(LoadReport report)
     {
         if (report.Unexpected.Any(IsModulation))
         {
-            return "they are DiT's or Latte's, but the model is an STDiT or PixArt, which reads text by cross attention. Load them into a DiT or a Latte.";
+            return "the weights are those of a DiT or Latte, but the model is an STDiT or PixArt. Load them into a DiT or a Latte.";
         }
 
         return report.Missing.Any(IsModulation)
-            ? "the model is a DiT or a Latte, but they are not. Load PixArt-alpha's and STDiT's into a PixArt or an StdiT."
+            ? "the model is a DiT or a Latte, but the weights are not. Load weights of PixArt-alpha or STDiT into a PixArt or an StdiT."
             : null;
 
         static bool IsModulation(string name) => name.Contains("blocks.0.adaLN_modulation.", StringComparison.Ordinal);
@@ -134,8 +130,8 @@ public static class PublishedWeights
         if (order == AttentionOrder.Interleaved)
         {
             throw new InvalidOperationException(
-                "An image model's weights do not fit an interleaved one: every other block would attend along time with what was learned within images. "
-                    + "Use the order Serial or Parallel."
+                "The weights of an image model do not fit a model of interleaved order: every other block would attend along time with weights "
+                    + "that were trained within images. Use the order Serial or Parallel."
             );
         }
     }

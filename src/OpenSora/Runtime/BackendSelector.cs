@@ -2,16 +2,16 @@ using System.Reflection;
 
 namespace OpenSora.Runtime;
 
-/// <summary>Chooses the backend when the program runs.</summary>
+/// <summary>Selects the compute backend at run time.</summary>
 /// <remarks>
-/// Besides the backends it is given, it knows those that referenced <c>OpenSora.*</c> assemblies offer by
-/// <see cref="ComputeBackendAttribute"/>: a reference to the package is enough. A trimmed program, or one in a single file, keeps no
-/// assembly that it does not name: there, add the backend in code (<c>AddOpenSora().AddCuda()</c>).
+/// Backends of referenced <c>OpenSora.*</c> assemblies are discovered by their <see cref="ComputeBackendAttribute"/>, so a reference to the
+/// package is enough. Trimmed and single-file applications do not keep assemblies that the code does not use; in these, add the backend in code
+/// (<c>AddOpenSora().AddCuda()</c>).
 /// </remarks>
-/// <param name="backends">What there is to choose from; of several with one name the last counts.</param>
+/// <param name="backends">The backends to choose from. If several have the same name, the last one is used.</param>
 public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
 {
-    /// <summary>The name that stands for the best of the available backends.</summary>
+    /// <summary>The name that selects the best available backend.</summary>
     public const string Auto = "auto";
 
     private readonly IComputeBackend[] _backends =
@@ -19,10 +19,10 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
         .. backends.GroupBy(b => b.Name, StringComparer.OrdinalIgnoreCase).Select(g => g.Last()).OrderByDescending(b => b.Priority),
     ];
 
-    /// <summary>The CPU and whatever the referenced packages offer.</summary>
+    /// <summary>Creates a selector with the CPU backend and the backends of all referenced packages.</summary>
     public static BackendSelector Discover() => new([new CpuBackend(), .. Discovered.Value]);
 
-    /// <summary>The backends that referenced assemblies offer.</summary>
+    /// <summary>Gets the backends of the referenced assemblies.</summary>
     internal static Lazy<IReadOnlyList<IComputeBackend>> Discovered { get; } =
         new(() =>
             [
@@ -32,27 +32,27 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
             ]
         );
 
-    /// <summary>All backends, the preferred first, with what was found about each.</summary>
+    /// <summary>Returns all backends and their availability, in descending order of priority.</summary>
     public IReadOnlyList<(IComputeBackend Backend, BackendAvailability Availability)> Describe() =>
         [.. _backends.Select(b => (b, b.CheckAvailability()))];
 
-    /// <summary>Takes the backend asked for, or the best.</summary>
-    /// <param name="name">A backend's name; null or <see cref="Auto"/> for the best of the available ones.</param>
-    /// <exception cref="BackendUnavailableException">There is none of that name, or it cannot be used here; the message says why.</exception>
+    /// <summary>Selects a backend by name, or the best available one.</summary>
+    /// <param name="name">The name of a backend; null or <see cref="Auto"/> for the best available backend.</param>
+    /// <exception cref="BackendUnavailableException">The backend does not exist or is not available; the message explains why.</exception>
     public IComputeBackend Select(string? name = null)
     {
         if (name is null || name.Equals(Auto, StringComparison.OrdinalIgnoreCase))
         {
             return _backends.FirstOrDefault(b => b.CheckAvailability().IsAvailable)
-                ?? throw new BackendUnavailableException($"No backend can be used here. {Listing()}");
+                ?? throw new BackendUnavailableException($"No backend is available. {Listing()}");
         }
 
         var backend = _backends.FirstOrDefault(b => b.Name.Equals(name, StringComparison.OrdinalIgnoreCase))
-            ?? throw new BackendUnavailableException($"There is no backend '{name}'. {Listing()} Is the package that brings it referenced?");
+            ?? throw new BackendUnavailableException($"There is no backend '{name}'. {Listing()} Check that its package is referenced.");
         var availability = backend.CheckAvailability();
         return availability.IsAvailable
             ? backend
-            : throw new BackendUnavailableException($"Backend '{backend.Name}' cannot be used here: {availability.Reason} {Listing()}");
+            : throw new BackendUnavailableException($"Backend '{backend.Name}' is not available: {availability.Reason} {Listing()}");
     }
 
     private string Listing() =>
@@ -74,10 +74,11 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
             .Select(name => Assembly.Load(new AssemblyName(name!)));
 }
 
-/// <summary>The backend asked for does not exist or cannot be used on this machine.</summary>
+/// <summary>The exception that is thrown when the requested backend does not exist or is not available on this machine.</summary>
 public sealed class BackendUnavailableException : InvalidOperationException
 {
-    /// <summary>Makes the exception.</summary>
+    /// <summary>Initializes a new exception.</summary>
+    /// <param name="message">The reason, and how to resolve it.</param>
     public BackendUnavailableException(string message)
         : base(message) { }
 }

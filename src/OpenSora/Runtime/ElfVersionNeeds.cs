@@ -2,8 +2,8 @@ using System.Buffers.Binary;
 
 namespace OpenSora.Runtime;
 
-/// <summary>The symbol versions that an ELF library needs of others, and which of them it needs in name only.</summary>
-/// <remarks>Source: the Linux Standard Base, "Symbol Versioning"; the System V ABI, "Object Files". Layouts are those of 64-bit little-endian
+/// <summary>Edits the symbol versions that an ELF library requires from other libraries.</summary>
+/// <remarks>Source: the Linux Standard Base, "Symbol Versioning"; the System V ABI, "Object Files". All layouts are for 64-bit little-endian
 /// files.</remarks>
 internal static class ElfVersionNeeds
 {
@@ -16,7 +16,7 @@ internal static class ElfVersionNeeds
     private const int SectionHeaderSize = 64,
         RelocationSize = 24;
 
-    /// <summary>Makes those versions weak that no relocation asks for: nothing that is ever looked up has them.</summary>
+    /// <summary>Marks the required versions that no relocation uses as weak. No symbol that is looked up has such a version.</summary>
     /// <param name="library">The bytes of a shared library.</param>
     /// <returns>A changed copy of the bytes; null if there is nothing to change or the file is not a 64-bit little-endian ELF library.</returns>
     public static byte[]? Weaken(ReadOnlySpan<byte> library)
@@ -27,7 +27,7 @@ internal static class ElfVersionNeeds
         }
         catch (Exception exception) when (exception is ArgumentOutOfRangeException or OverflowException)
         {
-            return null; // an offset leads out of the file
+            return null; // an offset is outside the file
         }
     }
 
@@ -40,7 +40,7 @@ internal static class ElfVersionNeeds
             return null;
         }
 
-        // Versions of symbols that are looked up when the library is loaded or first calls them.
+        // Collect the versions of all symbols that are looked up, when the library is loaded or when it first calls them.
         var used = new HashSet<int>();
         foreach (var section in sections.Where(section => section.Type == SectionRelocations))
         {

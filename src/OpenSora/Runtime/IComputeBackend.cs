@@ -2,37 +2,37 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Runtime;
 
-/// <summary>Something that can compute: a processor, a graphics card. Offered by a package, chosen when the program runs.</summary>
+/// <summary>A device that can run models, such as a CPU or GPU. Packages provide backends, and the application selects one at run time.</summary>
 public interface IComputeBackend
 {
-    /// <summary>The name by which options ask for it, such as <c>cpu</c>.</summary>
+    /// <summary>Gets the name that selects the backend in options, such as <c>cpu</c>.</summary>
     string Name { get; }
 
-    /// <summary>Of the available backends, the one with the highest priority is taken where none is asked for. The CPU has 0.</summary>
+    /// <summary>Gets the priority. By default, the available backend with the highest priority is selected. The priority of the CPU is 0.</summary>
     int Priority { get; }
 
-    /// <summary>Where tensors go; only asked for where the backend is available.</summary>
+    /// <summary>Gets the device for tensors. This property is only read if the backend is available.</summary>
     Device Device { get; }
 
-    /// <summary>Finds out whether this machine has what the backend needs. Does not throw.</summary>
+    /// <summary>Checks whether the backend can be used on this machine. This method does not throw.</summary>
     BackendAvailability CheckAvailability();
 }
 
-/// <summary>Whether a backend can be used here.</summary>
-/// <param name="IsAvailable">It can.</param>
-/// <param name="Reason">What was found, or what is missing and what to do about it.</param>
+/// <summary>The availability of a backend on this machine.</summary>
+/// <param name="IsAvailable">True if the backend can be used.</param>
+/// <param name="Reason">A description of the device, or of what is missing and how to resolve it.</param>
 public sealed record BackendAvailability(bool IsAvailable, string Reason);
 
-/// <summary>Offers a backend of this assembly to every program that references it: see <see cref="BackendSelector"/>.</summary>
-/// <param name="backendType">An <see cref="IComputeBackend"/> with a constructor without parameters.</param>
+/// <summary>Declares a backend that applications discover when they reference this assembly; see <see cref="BackendSelector"/>.</summary>
+/// <param name="backendType">A type that implements <see cref="IComputeBackend"/> and has a parameterless constructor.</param>
 [AttributeUsage(AttributeTargets.Assembly, AllowMultiple = true)]
 public sealed class ComputeBackendAttribute(Type backendType) : Attribute
 {
-    /// <summary>The backend's type.</summary>
+    /// <summary>Gets the type of the backend.</summary>
     public Type BackendType { get; } = backendType;
 }
 
-/// <summary>The processor; always available.</summary>
+/// <summary>The CPU backend, which is always available.</summary>
 public sealed class CpuBackend : IComputeBackend
 {
     /// <inheritdoc/>

@@ -2,16 +2,15 @@ using System.Runtime.InteropServices;
 
 namespace OpenSora.Runtime;
 
-/// <summary>Asks libtorch to put large tensors into pages of 2 MB on Linux.</summary>
-/// <remarks>The operating system fills a new tensor's memory page by page when it is first written to. With pages of 4 KB that takes a quarter to a
-/// third of a
-/// transformer's forward pass (docs/performance.md); large pages take no more memory. libtorch reads the variable when it allocates the first
-/// tensor.</remarks>
+/// <summary>Makes libtorch allocate large tensors in 2 MB pages on Linux.</summary>
+/// <remarks>The operating system maps the memory of a new tensor page by page when it is first written. With 4 KB pages, this takes a quarter to a
+/// third of the time of a transformer's forward pass (docs/lab/performance.md). Large pages do not use more memory. libtorch reads the environment
+/// variable when it allocates the first tensor.</remarks>
 internal static partial class LargePages
 {
     private const string Variable = "THP_MEM_ALLOC_ENABLE"; // c10/core/alignment and impl/alloc_cpu
 
-    /// <summary>Sets the variable for the native code of this process, unless the user has set it.</summary>
+    /// <summary>Sets the environment variable for the native code of this process, unless the user has already set it.</summary>
     public static void Request()
     {
         if (OperatingSystem.IsLinux())

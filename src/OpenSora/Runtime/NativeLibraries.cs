@@ -7,14 +7,13 @@ using TorchSharp;
 
 namespace OpenSora.Runtime;
 
-/// <summary>Loads TorchSharp's native library where the operating system cannot, and explains why when nothing helps.</summary>
+/// <summary>Loads TorchSharp's native library if the default loader cannot, and reports a clear error if it cannot be loaded at all.</summary>
 /// <remarks>
-/// <para><c>libLibTorchSharp.so</c> asks for the libstdc++ of GCC 13 although it calls nothing that is new there. On older Linux systems a copy
-/// without that
-/// requirement is loaded instead (<see cref="ElfVersionNeeds"/>). Where the original loads, nothing here runs.</para>
-/// <para>The handler must be registered before the first call of TorchSharp. Two ways lead here: the runtime runs <see cref="StartupHook"/> before
-/// <c>Main</c>
-/// (buildTransitive/OpenSora.Lib.targets asks for it), and the first use of any type of this assembly runs the module initializer.</para>
+/// <para><c>libLibTorchSharp.so</c> requires the libstdc++ of GCC 13, although it does not use any of its new functions. On older Linux systems, a
+/// copy without this requirement is loaded instead (<see cref="ElfVersionNeeds"/>). If the original can be loaded, this code does not run.</para>
+/// <para>The handler must be registered before the first call to TorchSharp. There are two triggers: the runtime runs <see cref="StartupHook"/>
+/// before <c>Main</c> (as configured by buildTransitive/OpenSora.Lib.targets), and the first use of any type of this assembly runs the module
+/// initializer.</para>
 /// </remarks>
 internal static class NativeLibraries
 {
@@ -24,7 +23,7 @@ internal static class NativeLibraries
     private static bool _registered;
     private static DllNotFoundException? _failure;
 
-#pragma warning disable CA2255 // A library that must act before TorchSharp's first call has no other place.
+#pragma warning disable CA2255 // This code must run before the first call to TorchSharp.
     [ModuleInitializer]
 #pragma warning restore CA2255
     internal static void Register()
@@ -42,11 +41,10 @@ internal static class NativeLibraries
         }
     }
 
-    /// <summary>Called by the runtime for a library that it could not load.</summary>
-    /// <remarks>TorchSharp first tries to load its library, and if that fails, copies every native library it can find and prints a hundred lines.
-    /// While it tries,
-    /// it gets the handle of the program in place of the library, so that it goes on; its first native call then gets the reason as an
-    /// exception.</remarks>
+    /// <summary>Resolves a library that the runtime could not load.</summary>
+    /// <remarks>TorchSharp first tries to load its library. If that fails, it copies every native library that it can find and prints about a
+    /// hundred lines. To prevent this, the trial returns the handle of the main program, and the first native call throws an exception with the
+    /// reason.</remarks>
     private static IntPtr Resolve(string name)
     {
         if (name is not TorchSharpLibrary)
@@ -61,7 +59,7 @@ internal static class NativeLibraries
             }
             if (IsPackageFolder(Path.GetDirectoryName(typeof(torch).Assembly.Location)))
             {
-                return IntPtr.Zero; // a notebook, for which TorchSharp collects libraries from the package folders
+                return IntPtr.Zero; // in notebooks, TorchSharp collects the libraries from the package folders
             }
             try
             {
@@ -81,9 +79,9 @@ internal static class NativeLibraries
         return isTrial ? NativeLibrary.GetMainProgramHandle() : throw new DllNotFoundException(failure.Message, failure);
     }
 
-    /// <summary>Loads TorchSharp's library after the libtorch beside it.</summary>
-    /// <param name="folders">Where the application's native libraries may be.</param>
-    /// <exception cref="DllNotFoundException">A file is missing or cannot be loaded; the message says what to do.</exception>
+    /// <summary>Loads libtorch and then TorchSharp's native library.</summary>
+    /// <param name="folders">The folders to search for the application's native libraries.</param>
+    /// <exception cref="DllNotFoundException">A file is missing or cannot be loaded; the message explains how to resolve it.</exception>
     internal static IntPtr Load(IReadOnlyList<string> folders)
     {
         var library = Find(folders, FileName(TorchSharpLibrary));
@@ -97,12 +95,12 @@ internal static class NativeLibraries
         if (libtorch is null)
         {
             throw new DllNotFoundException(
-                $"The application has no libtorch: {FileName("torch_cpu")} is not in {Listed(folders)}. Reference the package TorchSharp-cpu, "
-                    + "or TorchSharp-cuda-linux or TorchSharp-cuda-windows for NVIDIA devices, in the project of the program."
+                $"libtorch is missing: {FileName("torch_cpu")} is not in {Listed(folders)}. Reference the package TorchSharp-cpu, "
+                    + "or TorchSharp-cuda-linux or TorchSharp-cuda-windows for NVIDIA GPUs, in the project of the application."
             );
         }
 
-        // By absolute path and before the library that needs them: a libtorch that the system has installed must not be picked up.
+        // Load libtorch by absolute path before the library that depends on it, so that a system-wide libtorch is not used instead.
         foreach (var name in new[] { "c10", "torch_cpu", "torch" })
         {
             var path = Path.Combine(Path.GetDirectoryName(libtorch)!, FileName(name));
@@ -127,8 +125,8 @@ internal static class NativeLibraries
         throw new DllNotFoundException($"TorchSharp's native library cannot be loaded: {reason} {SystemHint(reason)}");
     }
 
-    /// <summary>Loads a library from memory, through a file in the user's cache folder, or in a temporary folder where that cannot be written or
-    /// loaded from.</summary>
+    /// <summary>Writes a library to a file and loads it. The file is in the user's cache folder, or in a temporary folder if the cache folder cannot
+    /// be written to or loaded from.</summary>
     private static bool TryLoadCopy(string name, byte[] contents, out IntPtr handle, out string problem)
     {
         try
@@ -140,17 +138,17 @@ internal static class NativeLibraries
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
         {
-            // A cache folder that cannot be written is a reason to use another one.
+            // The cache folder cannot be written to: use a temporary folder.
         }
 
-        var temporary = Directory.CreateTempSubdirectory("opensora-"); // only this user can write to it
+        var temporary = Directory.CreateTempSubdirectory("opensora-"); // only the current user can write to this folder
         try
         {
             return TryLoad(PatchedLibraryCache.Write(temporary.FullName, name, contents), out handle, out problem);
         }
         finally
         {
-            temporary.Delete(recursive: true); // a loaded library stays loaded
+            temporary.Delete(recursive: true); // the library stays loaded
         }
     }
 
@@ -170,7 +168,7 @@ internal static class NativeLibraries
         }
     }
 
-    /// <summary>The folders that the runtime searches for the application's native libraries.</summary>
+    /// <summary>Returns the folders that the runtime searches for the application's native libraries.</summary>
     private static List<string> SearchFolders()
     {
         var folders = (AppContext.GetData("NATIVE_DLL_SEARCH_DIRECTORIES") as string ?? "")
@@ -196,7 +194,7 @@ internal static class NativeLibraries
     private static string? Find(IReadOnlyList<string> folders, string file) =>
         folders.Select(folder => Path.Combine(folder, file)).FirstOrDefault(File.Exists);
 
-    /// <summary>Whether TorchSharp is used from where NuGet unpacked it: <c>torchsharp/VERSION/lib/FRAMEWORK</c>.</summary>
+    /// <summary>Determines whether a folder is inside an extracted NuGet package: <c>torchsharp/VERSION/lib/FRAMEWORK</c>.</summary>
     private static bool IsPackageFolder(string? folder) => folder?.Split(Path.DirectorySeparatorChar) is [.., "torchsharp", _, "lib", _];
 
     private static string Listed(IReadOnlyList<string> folders) =>
@@ -212,8 +210,8 @@ internal static class NativeLibraries
         || RuntimeInformation.RuntimeIdentifier.Contains("musl", StringComparison.Ordinal)
             ? "libtorch needs glibc; systems with musl, such as Alpine Linux, cannot load it."
         : problem.Contains("undefined symbol", StringComparison.Ordinal)
-            ? "The libtorch that was found is not the version that TorchSharp was built for: reference TorchSharp-cpu of the same version as TorchSharp."
+            ? "TorchSharp was built for a different version of libtorch: reference TorchSharp-cpu in the same version as TorchSharp."
         : problem.Contains("cannot open shared object file", StringComparison.Ordinal)
-            ? "Install the system library that is named, or check that all of libtorch's files were copied."
+            ? "Install the missing system library, or check that all files of libtorch were copied."
         : Platforms;
 }

@@ -1,10 +1,10 @@
 namespace OpenSora.Runtime;
 
-/// <summary>A folder for patched copies of native libraries, shared by all programs of a user.</summary>
+/// <summary>A per-user cache folder for patched copies of native libraries.</summary>
 internal static class PatchedLibraryCache
 {
-    /// <summary><c>opensora/native</c> in the user's cache folder (<c>XDG_CACHE_HOME</c>, or <c>~/.cache</c>); null for a user without a
-    /// home.</summary>
+    /// <summary>Gets the path of the folder <c>opensora/native</c> in the user's cache folder (<c>XDG_CACHE_HOME</c>, or <c>~/.cache</c>); null if
+    /// the user does not have a home folder.</summary>
     public static string? Folder
     {
         get
@@ -19,13 +19,13 @@ internal static class PatchedLibraryCache
         }
     }
 
-    /// <summary>Makes sure that a file with exactly these contents is there.</summary>
-    /// <param name="folder">The folder; it is created if needed.</param>
-    /// <param name="name">The file's name.</param>
-    /// <param name="contents">Its contents. A file that differs, such as a damaged one, is replaced.</param>
-    /// <returns>The file's path.</returns>
+    /// <summary>Writes a file unless it already exists with the same contents.</summary>
+    /// <param name="folder">The folder, which is created if it does not exist.</param>
+    /// <param name="name">The name of the file.</param>
+    /// <param name="contents">The contents. An existing file with different contents, such as a damaged file, is replaced.</param>
+    /// <returns>The path of the file.</returns>
     /// <exception cref="IOException">The folder or the file cannot be written.</exception>
-    /// <exception cref="UnauthorizedAccessException">The same.</exception>
+    /// <exception cref="UnauthorizedAccessException">Access to the folder or the file is denied.</exception>
     public static string Write(string folder, string name, byte[] contents)
     {
         var path = Path.Combine(folder, name);
@@ -45,7 +45,7 @@ internal static class PatchedLibraryCache
         try
         {
             File.WriteAllBytes(temporary, contents);
-            File.Move(temporary, path, overwrite: true); // another process may have written the same in the meantime
+            File.Move(temporary, path, overwrite: true); // another process might have written the same file in the meantime
         }
         finally
         {

@@ -1,9 +1,9 @@
 using OpenSora.Runtime;
 
-/// <summary>Run by the .NET runtime before <c>Main</c> in programs that reference the library; the name and the place in no namespace are the
-/// runtime's rules.</summary>
+/// <summary>A startup hook, which the .NET runtime runs before <c>Main</c> in applications that reference the library. The runtime requires this
+/// name, and a type in the global namespace.</summary>
 /// <remarks>Source: dotnet/runtime, docs/design/features/host-startup-hook.md.</remarks>
-#pragma warning disable MA0047 // The runtime looks for the type in no namespace.
+#pragma warning disable MA0047 // The runtime expects the type in the global namespace.
 internal static class StartupHook
 {
     public static void Initialize() => NativeLibraries.Register();

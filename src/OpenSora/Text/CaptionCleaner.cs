@@ -4,10 +4,10 @@ using System.Text.RegularExpressions;
 
 namespace OpenSora.Text;
 
-/// <summary>Cleans captions the way the captions of the published models were cleaned: web debris goes, plain lower-case words stay.</summary>
+/// <summary>Cleans captions with the rules that were used for the published models: removes web artifacts and leaves plain lowercase words.</summary>
 public static class CaptionCleaner
 {
-    /// <summary>More underscores and hyphens than this stand for spaces.</summary>
+    /// <summary>The number of underscores and hyphens above which they are replaced with spaces.</summary>
     private const int MaxJoiners = 3;
 
     private const string Letter = @"[\p{L}\p{N}_]";
@@ -15,12 +15,12 @@ public static class CaptionCleaner
     private const string Domains = "(com?|ru|net|org|edu|gov|it)";
     private const string Host = $@"[a-z0-9.-]+\.{Domains}({Letter}|[/-])*\b/?";
 
-    private static readonly Regex Separator = Pattern(@"[\x1C-\x1F]"); // white space to the original, not to .NET
+    private static readonly Regex Separator = Pattern(@"[\x1C-\x1F]"); // white space in the original implementation, but not in .NET
     private static readonly Regex FinalSigma = Pattern(@"(?<before>\p{L}\p{M}*)\u03A3(?<after>\p{M}*([^\p{L}\p{M}]|\z))");
     private static readonly Regex Joiner = Pattern("[-_]");
     private static readonly Regex SignBetweenWords = Pattern($@"(?<sign>\D[,./])(?<word>{Letter})");
 
-    /// <summary>Schemes and hosts with the words of their paths. What an @ follows is no host.</summary>
+    /// <summary>URL schemes and host names with the words of their paths. Text followed by an @ is not a host name.</summary>
     private static readonly Regex[] Addresses =
     [
         Pattern($@"\b((?<address>https?:(/{{1,3}}|[a-z0-9%]))|(?<address>{Host})([^@]|\z))"),
@@ -29,23 +29,23 @@ public static class CaptionCleaner
 
     private static readonly (Regex Pattern, string Replacement)[] Characters =
     [
-        (Pattern($"@{Letter}+"), ""), // names of users
-        (Pattern(@"[\u31C0-\u9FFF]"), ""), // ideographs: the text encoder knows none
+        (Pattern($"@{Letter}+"), ""), // user names
+        (Pattern(@"[\u31C0-\u9FFF]"), ""), // ideographs, which the text encoder does not support
         (Pattern(@"[\u058A\u05BE\u1400\u1806\u2010-\u2015\u2E17\u2E1A\u2E3A\u2E3B\u2E40\u301C\u3030\u30A0\uFE31\uFE32\uFE58\uFE63\uFF0D-]+"), "-"),
         (Pattern("[`\u00A8\u00AB\u00B4\u00BB\u201C\u201D]"), "\""),
         (Pattern("[\u2018\u2019]"), "'"),
-        (Pattern("&quot;?|&amp"), ""), // what was escaped twice
+        (Pattern("&quot;?|&amp"), ""), // doubly escaped entities
     ];
 
     private static readonly (Regex Pattern, string Replacement)[] Numbers =
     [
         (Pattern(@"\d{1,3}(\.\d{1,3}){3}"), " "), // IP addresses
-        (Pattern(@"\d:\d\d\s+\z"), ""), // a time at the end
-        (Pattern(@"\\n"), " "), // line breaks spelled out
+        (Pattern(@"\d:\d\d\s+\z"), ""), // time at the end
+        (Pattern(@"\\n"), " "), // literal \n
         (Pattern(@"#\d{1,3}\b"), ""), // article numbers
         (Pattern(@"#\d{5,}\b"), ""),
         (Pattern(@"\b\d{6,}\b"), ""),
-        (Pattern($@"\S+\.{Files}"), ""), // names of files
+        (Pattern($@"\S+\.{Files}"), ""), // file names
     ];
 
     private static readonly (Regex Pattern, string Replacement)[] Signs =
@@ -56,25 +56,25 @@ public static class CaptionCleaner
         (Pattern(@"\s+\.\s+"), " "), // lone dots
     ];
 
-    /// <summary>Codes and catchwords of shops and picture banks.</summary>
+    /// <summary>Product codes and typical phrases of shops and stock image sites.</summary>
     private static readonly (Regex Pattern, string Replacement)[] Debris =
     [
         (Pattern(@"\b[a-z]{1,3}\d{3,15}\b"), ""), // codes such as ab123
         (Pattern(@"\b([a-z]+\d+[a-z]+|\d+[a-z]+\d+)\b"), ""), // ab12cd, 12ab34
-        (Pattern(@"(worldwide\s+)?(free\s+)?shipping"), ""), // calls to buy
+        (Pattern(@"(worldwide\s+)?(free\s+)?shipping"), ""), // sales phrases
         (Pattern(@"free\sdownload(\sfree)?|download(\sfree)?"), ""), // (free\s)?download... is mismatched by the non-backtracking matcher of .NET 10
         (Pattern($@"\bclick\s(for|on)\s{Letter}+"), ""),
-        (Pattern($@"\b{Files}(\simages?)?"), ""), // kinds of files
+        (Pattern($@"\b{Files}(\simages?)?"), ""), // file types
         (Pattern(@"\bpage\s+\d+\b"), ""),
         (Pattern(@"\b\d*([a-z]+\d+){2,}[a-z]*\b"), " "), // longer codes: a1b2c3
-        (Pattern(@"\b\d+\.?\d*[x\u0445\u00D7]\d+\.?\d*\b"), ""), // picture sizes
+        (Pattern(@"\b\d+\.?\d*[x\u0445\u00D7]\d+\.?\d*\b"), ""), // image sizes
     ];
 
     private static readonly (Regex Pattern, string Replacement)[] Spaces =
     [
         (Pattern($@"(?<word>{Letter})\s+:\s+"), "${word}: "),
         (SignBetweenWords, "${sign} ${word}"),
-        (SignBetweenWords, "${sign} ${word}"), // again: in a.b.c the matches share a letter
+        (SignBetweenWords, "${sign} ${word}"), // applied twice because the matches in a.b.c overlap
         (Pattern(@"\s+"), " "),
     ];
 
@@ -83,16 +83,18 @@ public static class CaptionCleaner
         (Pattern(@"\A[""'](?<quoted>.+)[""']\z"), "${quoted}"),
         (Pattern(@"\A['_,:;-]"), ""),
         (Pattern(@"['_,:+-]\z"), ""),
-        (Pattern(@"\A\.\S+\z"), ""), // the rest of a file name
+        (Pattern(@"\A\.\S+\z"), ""), // remainder of a file name
     ];
 
-    /// <summary>Cleans a caption. The rules run twice, as the published models had it: the second run sees markup that the first one
+    /// <summary>Cleans a caption. The rules are applied twice, as for the published models: the second pass handles markup that the first pass
     /// unescaped.</summary>
-    /// <param name="caption">Any text.</param>
+    /// <param name="caption">The caption.</param>
+    /// <returns>The cleaned caption.</returns>
     public static string Clean(string caption) => CleanOnce(CleanOnce(caption));
 
-    /// <summary>What is done when cleaning is off: lower case, no white space at the ends.</summary>
-    /// <param name="caption">Any text.</param>
+    /// <summary>Converts a caption to lowercase and trims it. This is the processing used when cleaning is disabled.</summary>
+    /// <param name="caption">The caption.</param>
+    /// <returns>The lowercase, trimmed caption.</returns>
     public static string Lower(string caption)
     {
         ArgumentNullException.ThrowIfNull(caption);
@@ -133,7 +135,7 @@ public static class CaptionCleaner
     private static string Apply((Regex Pattern, string Replacement)[] rules, string text) =>
         rules.Aggregate(text, (current, rule) => rule.Pattern.Replace(current, rule.Replacement));
 
-    /// <summary>A pattern that is matched in linear time, whatever the caption.</summary>
+    /// <summary>Creates a regular expression that matches in linear time for any caption.</summary>
     private static Regex Pattern(string pattern) =>
         new(pattern, RegexOptions.NonBacktracking | RegexOptions.CultureInvariant | RegexOptions.ExplicitCapture);
 }

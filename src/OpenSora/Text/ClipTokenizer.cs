@@ -9,11 +9,11 @@ namespace OpenSora.Text;
 
 /// <summary>CLIP's tokenizer: byte-pair encoding of the UTF-8 bytes of words, from <c>vocab.json</c> and <c>merges.txt</c>.</summary>
 /// <remarks>
-/// Microsoft.ML.Tokenizers joins the pairs of a word; cleaning, words, bytes and special tokens are done here. Sources: Sennrich et al., "Neural
-/// Machine Translation of Rare Words with Subword Units" (2016), over bytes as in GPT-2 (Radford et al., 2019); the end of a word is marked
-/// by <c>&lt;/w&gt;</c>. Text is lower-cased, its entities are decoded and its white space is one space each. It is composed (Unicode's form C) too,
-/// except in
-/// programs with invariant globalization, for which .NET has no tables. Immutable, safe to use from several threads at once.
+/// Microsoft.ML.Tokenizers merges the pairs within a word; this class handles cleaning, word splitting, bytes and special tokens. Sources: Sennrich
+/// et al., "Neural Machine Translation of Rare Words with Subword Units" (2016), applied to bytes as in GPT-2 (Radford et al., 2019);
+/// <c>&lt;/w&gt;</c> marks the end of a word. Text is lowercased, its entities are decoded and each run of white space becomes one space. It is also
+/// normalized to Unicode form C, except in applications that use globalization-invariant mode, in which .NET has no normalization data. Instances are
+/// immutable and can be used from several threads at the same time.
 /// </remarks>
 public sealed class ClipTokenizer : ITokenizer
 {
@@ -41,10 +41,10 @@ public sealed class ClipTokenizer : ITokenizer
 
         int IdOf(string piece, string what) =>
             ids.TryGetValue(piece, out var id) ? id : throw Invalid(vocabPath, $"it has no piece '{piece}', {what}.");
-        (BosId, EosId, PadId) = (IdOf(Bos, "which opens texts"), IdOf(Eos, "which closes texts"), IdOf(padToken, "which was to fill unused places"));
+        (BosId, EosId, PadId) = (IdOf(Bos, "the start-of-text token"), IdOf(Eos, "the end-of-text token"), IdOf(padToken, "the padding token"));
         for (var value = 0; value < 256; value++)
         {
-            var what = string.Create(CultureInfo.InvariantCulture, $"which stands for byte {value}");
+            var what = string.Create(CultureInfo.InvariantCulture, $"which represents byte {value}");
             _ = (IdOf($"{ByteSymbols[value]}", what), IdOf(ByteSymbols[value] + WordEnd, what));
         }
 
@@ -64,11 +64,11 @@ public sealed class ClipTokenizer : ITokenizer
                     mergesPath,
                     string.Create(
                         CultureInfo.InvariantCulture,
-                        $"its line {line} is '{(text.Length > 40 ? text[..40] + "..." : text)}'; it must be two pieces and a space between them."
+                        $"its line {line} is '{(text.Length > 40 ? text[..40] + "..." : text)}'; it must be two pieces separated by a space."
                     )
                 );
             }
-            // CLIP's list goes on beyond its vocabulary
+            // CLIP's merge list contains more merges than its vocabulary has pieces for.
             if (ids.ContainsKey(left) && ids.ContainsKey(right) && ids.ContainsKey(left + right))
             {
                 pairs.Add(text);
@@ -77,23 +77,23 @@ public sealed class ClipTokenizer : ITokenizer
         _pairs = BpeTokenizer.Create(new BpeOptions(ids) { Merges = pairs.Distinct(StringComparer.Ordinal), EndOfWordSuffix = WordEnd });
     }
 
-    /// <summary>Pieces in the vocabulary.</summary>
+    /// <summary>The number of pieces in the vocabulary.</summary>
     public int Count => _pieces.Length;
 
     /// <inheritdoc/>
     public int PadId { get; }
 
-    /// <summary>The id that opens a text.</summary>
+    /// <summary>The id of the start-of-text token.</summary>
     public int BosId { get; }
 
-    /// <summary>The id that closes a text.</summary>
+    /// <summary>The id of the end-of-text token.</summary>
     public int EosId { get; }
 
-    /// <summary>Reads a tokenizer's files.</summary>
+    /// <summary>Loads a tokenizer from its files.</summary>
     /// <param name="folder">The folder with <c>vocab.json</c> and <c>merges.txt</c>.</param>
-    /// <param name="padToken">The piece that fills unused places; null: the one that <c>special_tokens_map.json</c> names if it is there, else the
-    /// one that closes texts.</param>
-    /// <exception cref="FileNotFoundException">A file is not there.</exception>
+    /// <param name="padToken">The piece to use as the padding token. If null, the padding token in <c>special_tokens_map.json</c> is used if that
+    /// file exists; otherwise, the end-of-text token.</param>
+    /// <exception cref="FileNotFoundException">A file does not exist.</exception>
     /// <exception cref="InvalidTokenizerException">The files are damaged or of another kind.</exception>
     public static ClipTokenizer Open(string folder, string? padToken = null)
     {
@@ -107,9 +107,11 @@ public sealed class ClipTokenizer : ITokenizer
         return new ClipTokenizer(vocab, File.ReadAllBytes(vocab), merges, File.ReadAllLines(merges), padToken ?? Eos);
     }
 
-    /// <summary>Encodes a text between the tokens that open and close it, as CLIP wants it.</summary>
+    /// <summary>Encodes a text, including the start-of-text and end-of-text tokens that CLIP expects.</summary>
     /// <param name="text">Any text.</param>
-    /// <param name="maxTokens">The most ids to return, at least 2. Longer texts are cut so that the closing token is kept.</param>
+    /// <param name="maxTokens">The maximum number of ids to return, at least 2. Longer texts are truncated so that the end-of-text token is
+    /// kept.</param>
+    /// <returns>The token ids, without padding.</returns>
     public IReadOnlyList<int> Encode(string text, int maxTokens)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(maxTokens, 2);
@@ -122,9 +124,9 @@ public sealed class ClipTokenizer : ITokenizer
         return [BosId, .. ids, EosId];
     }
 
-    /// <summary>Encodes a text without the tokens that open and close it.</summary>
-    /// <param name="text">Any text; unpaired surrogates count as U+FFFD.</param>
-    /// <returns>The ids; none for white space only.</returns>
+    /// <summary>Encodes a text without the start-of-text and end-of-text tokens.</summary>
+    /// <param name="text">Any text; unpaired surrogates are treated as U+FFFD.</param>
+    /// <returns>The token ids; empty if the text contains only white space.</returns>
     public List<int> Encode(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
@@ -150,8 +152,8 @@ public sealed class ClipTokenizer : ITokenizer
         return ids;
     }
 
-    /// <summary>Turns ids back into cleaned text, with a space after every word.</summary>
-    /// <param name="ids">Ids of this vocabulary; those that open and close texts vanish.</param>
+    /// <summary>Decodes token ids to cleaned text, with a space after every word.</summary>
+    /// <param name="ids">Ids of this vocabulary; start-of-text and end-of-text tokens are omitted from the text.</param>
     /// <exception cref="ArgumentOutOfRangeException">An id is not in the vocabulary.</exception>
     public string Decode(IEnumerable<int> ids)
     {
@@ -161,7 +163,7 @@ public sealed class ClipTokenizer : ITokenizer
         {
             if (id < 0 || id >= Count)
             {
-                throw new ArgumentOutOfRangeException(nameof(ids), id, $"The vocabulary has ids 0 to {Count - 1}.");
+                throw new ArgumentOutOfRangeException(nameof(ids), id, $"The ids of the vocabulary are 0 to {Count - 1}.");
             }
 
             if (id == BosId || id == EosId)
@@ -185,7 +187,7 @@ public sealed class ClipTokenizer : ITokenizer
         return Encoding.UTF8.GetString([.. bytes]).TrimEnd(' ');
     }
 
-    /// <summary>What is done to a text before it is cut into words.</summary>
+    /// <summary>Cleans a text before it is split into words.</summary>
     internal static string Clean(string text)
     {
         var wellFormed = Encoding.UTF8.GetString(Encoding.UTF8.GetBytes(text));
@@ -193,7 +195,7 @@ public sealed class ClipTokenizer : ITokenizer
         return CaptionCleaner.Lower(Spaces.Replace(Encoding.UTF8.GetString(Encoding.UTF8.GetBytes(decoded)).Normalize(NormalizationForm.FormC), " "));
     }
 
-    /// <summary>Cuts a text into special tokens, English suffixes, runs of letters, single digits and runs of other signs.</summary>
+    /// <summary>Splits a text into special tokens, English suffixes, runs of letters, single digits and runs of other characters.</summary>
     internal static IEnumerable<string> Words(string text)
     {
         for (var start = 0; start < text.Length; )
@@ -234,7 +236,8 @@ public sealed class ClipTokenizer : ITokenizer
         Other,
     }
 
-    /// <summary>A printable character for each byte, as GPT-2 has it: the byte's own where it is printable, else the next from U+0100 on.</summary>
+    /// <summary>Creates a printable character for each byte, as in GPT-2: the byte's own character if it is printable, otherwise the next one from
+    /// U+0100.</summary>
     private static char[] MakeByteSymbols()
     {
         var symbols = new char[256];
@@ -257,7 +260,7 @@ public sealed class ClipTokenizer : ITokenizer
             {
                 if (id < 0 || id >= ids.Count || seen[id])
                 {
-                    throw Invalid(path, $"it has {ids.Count} pieces, but gives '{piece}' the id {id}; ids must be 0 to {ids.Count - 1}, each once.");
+                    throw Invalid(path, $"it has {ids.Count} pieces, but '{piece}' has the id {id}; ids must be 0 to {ids.Count - 1}, each once.");
                 }
 
                 seen[id] = true;
@@ -267,7 +270,7 @@ public sealed class ClipTokenizer : ITokenizer
         }
         catch (JsonException exception)
         {
-            throw Invalid(path, $"it is no JSON object of pieces and ids: {exception.Message}");
+            throw Invalid(path, $"it is not a JSON object of pieces and ids: {exception.Message}");
         }
     }
 
@@ -287,7 +290,7 @@ public sealed class ClipTokenizer : ITokenizer
         }
         catch (Exception exception) when (exception is JsonException or InvalidOperationException)
         {
-            throw Invalid(path, $"its pad_token cannot be read: {exception.Message}");
+            throw Invalid(path, $"its pad_token is invalid: {exception.Message}");
         }
     }
 

@@ -4,20 +4,20 @@ using System.Text.RegularExpressions;
 
 namespace OpenSora.Text;
 
-/// <summary>The text of a lower-case piece of HTML, read as leniently as browsers of captions do: tags, comments and unseen elements go, entities
-/// become signs.</summary>
+/// <summary>Extracts the text of a lowercase HTML fragment with the leniency of browsers: removes tags, comments and invisible elements, and decodes
+/// entities.</summary>
 internal static class HtmlText
 {
-    /// <summary>Elements that are dropped with all that is in them.</summary>
+    /// <summary>Elements that are removed together with their content.</summary>
     private static readonly string[] Unseen = ["script", "style", "template", "rt", "rp"];
 
-    /// <summary>What the numbers 128-159 mean in web pages (Windows-1252; a space: the number itself).</summary>
+    /// <summary>The characters that the codes 128-159 represent in web pages (Windows-1252); a space means that the code represents itself.</summary>
     private const string C1 = "€ ‚ƒ„…†‡ˆ‰Š‹Œ Ž  ‘’“”•–—˜™š›œ žŸ";
 
     private const string Quoted = """(?:"[^"]*"|'[^']*')""";
     private const string Name = @"[^\s/>][^\s/=>]*";
 
-    /// <summary>Attributes: names, also with a value, which may hold any sign if it is quoted.</summary>
+    /// <summary>A pattern for attributes: names with optional values; quoted values can contain any character.</summary>
     private const string Attributes = $@"(?:[\s/]+(?:{Name}(?:\s*=+\s*{Quoted}(?:{Name})?)*(?:\s*=+\s*[^\s>""'=][^\s>]*)?)?)*(?:\s*=+\s*)?";
 
     private static readonly Regex Token = Pattern(
@@ -36,7 +36,7 @@ internal static class HtmlText
         )
     );
 
-    /// <summary>Returns what a reader of the page would see.</summary>
+    /// <summary>Returns the text that a reader of the page would see.</summary>
     public static string Of(string html) => Token.Replace(html, token => Read(token, html));
 
     private static string Read(Match token, string html)
@@ -52,7 +52,7 @@ internal static class HtmlText
         }
 
         var next = token.Index + token.Length;
-        if (token.Groups["open"].Success) // no tag: nothing closes it
+        if (token.Groups["open"].Success) // not a tag, because it is never closed
         {
             return next < html.Length ? token.Value : "<" + Of(token.Value[1..]);
         }
@@ -66,7 +66,7 @@ internal static class HtmlText
         if (token.Groups["name"] is { Success: true } name)
         {
             var known = name.Length;
-            if (!ended && next == html.Length) // nothing says that the last name is complete
+            if (!ended && next == html.Length) // the last name may be incomplete
             {
                 known = name.ValueSpan.LastIndexOfAny('.', '-');
                 if (known < 0)

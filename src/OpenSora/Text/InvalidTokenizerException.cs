@@ -1,17 +1,17 @@
 namespace OpenSora.Text;
 
-/// <summary>A tokenizer's files are damaged, of another kind, or hold what is not supported.</summary>
-/// <param name="path">The file, or a name for what was read.</param>
-/// <param name="reason">What was wrong and what was expected.</param>
-/// <param name="expected">The kind of file that belongs there; null: T5's.</param>
+/// <summary>The exception that is thrown when tokenizer files are damaged, are of another kind, or use unsupported features.</summary>
+/// <param name="path">The path of the file, or a name for other sources.</param>
+/// <param name="reason">The problem and the expected content.</param>
+/// <param name="expected">The expected kind of file; null for that of T5.</param>
 public sealed class InvalidTokenizerException(string path, string reason, string? expected = null)
     : Exception(
         $"The tokenizer in '{path}' cannot be used: {reason} Expected {expected ?? "a SentencePiece unigram model, such as T5's spiece.model"}."
     )
 {
-    /// <summary>The file, or a name for what was read.</summary>
+    /// <summary>The path of the file, or a name for other sources.</summary>
     public string Path { get; } = path;
 
-    /// <summary>What was wrong.</summary>
+    /// <summary>The problem that was found.</summary>
     public string Reason { get; } = reason;
 }

@@ -2,11 +2,11 @@ using Microsoft.ML.Tokenizers;
 
 namespace OpenSora.Text;
 
-/// <summary>Takes any tokenizer of Microsoft.ML.Tokenizers, such as byte-pair encoding for CLIP.</summary>
+/// <summary>Adapts a tokenizer of Microsoft.ML.Tokenizers, such as byte-pair encoding for CLIP.</summary>
 /// <param name="tokenizer">The tokenizer.</param>
-/// <param name="padId">The id that fills unused places.</param>
-/// <param name="bosId">The id that opens a text; null: none.</param>
-/// <param name="eosId">The id that closes a text; null: none.</param>
+/// <param name="padId">The id of the padding token.</param>
+/// <param name="bosId">The id of the start-of-text token; null if there is none.</param>
+/// <param name="eosId">The id of the end-of-text token; null if there is none.</param>
 public sealed class MicrosoftMLTokenizer(Tokenizer tokenizer, int padId, int? bosId = null, int? eosId = null) : ITokenizer
 {
     /// <inheritdoc/>

@@ -1,6 +1,7 @@
 namespace OpenSora.Text;
 
-/// <summary>Finds the pieces that a text begins with: the pieces sorted by their bytes, narrowed byte by byte.</summary>
+/// <summary>Finds the pieces that are prefixes of a text. The pieces are sorted by their bytes and the candidate range is narrowed byte by
+/// byte.</summary>
 internal sealed class PieceIndex
 {
     private readonly byte[][] _pieces;
@@ -14,7 +15,7 @@ internal sealed class PieceIndex
         _ids = [.. sorted.Select(piece => piece.Id)];
     }
 
-    /// <summary>The length of the longest piece that the text begins with, or 0.</summary>
+    /// <summary>Returns the length of the longest piece that is a prefix of the text, or 0.</summary>
     public int LongestPrefix(ReadOnlySpan<byte> text)
     {
         var longest = 0;
@@ -27,18 +28,18 @@ internal sealed class PieceIndex
         return longest;
     }
 
-    /// <summary>A walk along a text: the range of pieces that begin with the bytes seen.</summary>
+    /// <summary>A traversal of a text that keeps the range of pieces that begin with the bytes read so far.</summary>
     public struct Walk(PieceIndex index)
     {
         private int _low = 0;
         private int _high = index._pieces.Length;
 
-        /// <summary>Bytes seen.</summary>
+        /// <summary>The number of bytes read so far.</summary>
         public int Length { get; private set; } = 0;
 
-        /// <summary>Takes one more byte; false if no piece goes on like this.</summary>
+        /// <summary>Reads one more byte. Returns false if no piece begins with the bytes read so far.</summary>
         /// <param name="next">The byte.</param>
-        /// <param name="id">The piece that ends here, or -1.</param>
+        /// <param name="id">The id of the piece that ends at this byte, or -1.</param>
         public bool Step(byte next, out int id)
         {
             (_low, _high) = (Bound(next), Bound(next + 1));
@@ -47,7 +48,7 @@ internal sealed class PieceIndex
             return _low < _high;
         }
 
-        /// <summary>The first piece in the range whose next byte is at least <paramref name="value"/>.</summary>
+        /// <summary>Returns the first piece in the range with a next byte of at least <paramref name="value"/>.</summary>
         private readonly int Bound(int value)
         {
             var (low, high) = (_low, _high);

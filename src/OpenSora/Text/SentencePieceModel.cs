@@ -3,7 +3,7 @@ using System.Text;
 
 namespace OpenSora.Text;
 
-/// <summary>What a piece stands for; the numbers are those of SentencePiece's file format.</summary>
+/// <summary>The kind of a piece. The values are those of the SentencePiece file format.</summary>
 internal enum PieceKind
 {
     Normal = 1,
@@ -17,7 +17,7 @@ internal enum PieceKind
 /// <summary>A piece of the vocabulary: its UTF-8 bytes, its log probability and its kind.</summary>
 internal readonly record struct Piece(byte[] Utf8, float Score, PieceKind Kind);
 
-/// <summary>The contents of a SentencePiece <c>.model</c> file: a protocol buffer of pieces, trainer settings and normaliser settings.</summary>
+/// <summary>The contents of a SentencePiece <c>.model</c> file: a protocol buffer with pieces, trainer settings and normalizer settings.</summary>
 internal sealed class SentencePieceModel
 {
     private const int Unigram = 1;
@@ -200,7 +200,7 @@ internal sealed class SentencePieceModel
             var text = StrictUtf8.GetString(utf8);
             if (text.Length == 0 || !seen.Add(text))
             {
-                throw new InvalidDataException($"piece {id} is empty or comes twice");
+                throw new InvalidDataException($"piece {id} is empty or a duplicate");
             }
 
             if (!float.IsFinite(score) || !Enum.IsDefined(kind))
@@ -220,7 +220,7 @@ internal sealed class SentencePieceModel
 
             if (kind == PieceKind.Byte && ByteOf(text) < 0)
             {
-                throw new InvalidDataException($"piece {id} ('{text}') is no byte");
+                throw new InvalidDataException($"piece {id} ('{text}') is not a byte");
             }
 
             bytes += kind == PieceKind.Byte ? 1 : 0;
@@ -237,7 +237,7 @@ internal sealed class SentencePieceModel
         }
     }
 
-    /// <summary>The byte that a piece such as <c>&lt;0x0A&gt;</c> stands for, or -1.</summary>
+    /// <summary>Returns the byte represented by a piece such as <c>&lt;0x0A&gt;</c>, or -1.</summary>
     public static int ByteOf(string piece) =>
         piece is ['<', '0', 'x', _, _, '>']
         && byte.TryParse(
@@ -249,7 +249,8 @@ internal sealed class SentencePieceModel
             ? value
             : -1;
 
-    /// <summary>Reads a protocol buffer's fields one after another; <see cref="InvalidDataException"/> if the bytes are none.</summary>
+    /// <summary>Reads the fields of a protocol buffer in sequence. Throws <see cref="InvalidDataException"/> if the bytes are not a valid protocol
+    /// buffer.</summary>
     private ref struct ProtoReader(ReadOnlySpan<byte> bytes)
     {
         private ReadOnlySpan<byte> _rest = bytes;
@@ -348,6 +349,6 @@ internal sealed class SentencePieceModel
             return taken;
         }
 
-        private static InvalidDataException Damaged() => new("it is no SentencePiece file, or it is damaged or truncated");
+        private static InvalidDataException Damaged() => new("it is not a SentencePiece file, or it is damaged or truncated");
     }
 }

@@ -6,8 +6,8 @@ using System.Text;
 namespace OpenSora.Text;
 
 /// <summary>
-/// Rewrites text as a SentencePiece model wants it: the longest rule of its character map at every place, white space collapsed and escaped as
-/// U+2581.
+/// Normalizes text for a SentencePiece model: applies the longest matching rule of its character map at every position, collapses white space and
+/// escapes it as U+2581.
 /// </summary>
 internal sealed class SentencePieceNormalizer
 {
@@ -17,7 +17,8 @@ internal sealed class SentencePieceNormalizer
     private readonly SentencePieceModel _model;
     private readonly PieceIndex _userDefined;
 
-    // The character map: a double-array trie (Darts-clone's layout) from byte sequences to places in _replacements, which are zero-terminated.
+    // The character map: a double-array trie (in the layout of Darts-clone) that maps byte sequences to offsets of zero-terminated strings in
+    // _replacements.
     private readonly uint[] _trie = [];
     private readonly byte[] _replacements = [];
 
@@ -55,7 +56,7 @@ internal sealed class SentencePieceNormalizer
         }
     }
 
-    /// <summary>Normalises text to UTF-8; empty if nothing but white space is left.</summary>
+    /// <summary>Normalizes text to UTF-8. The result is empty if the text contains only white space.</summary>
     public ReadOnlySpan<byte> Normalize(string text)
     {
         ReadOnlySpan<byte> input = Encoding.UTF8.GetBytes(text);
@@ -117,7 +118,7 @@ internal sealed class SentencePieceNormalizer
         return (byte[])[.. result, .. space];
     }
 
-    /// <summary>Rewrites the beginning of the input by the longest rule; a character without a rule stays.</summary>
+    /// <summary>Rewrites the beginning of the input with the longest matching rule; a character without a rule is kept.</summary>
     private ReadOnlySpan<byte> Rewrite(ReadOnlySpan<byte> input, out int consumed)
     {
         consumed = _userDefined.LongestPrefix(input);
@@ -130,7 +131,8 @@ internal sealed class SentencePieceNormalizer
         uint position = 0;
         for (var i = 0; position < _trie.Length; i++)
         {
-            // A unit holds its own label (low byte), whether a value follows (bit 8) and the offset of its children (bit 10 up, bit 9 scales).
+            // A unit contains its own label (low byte), whether a value follows (bit 8) and the offset of its children (from bit 10; bit 9 scales
+            // it).
             var unit = _trie[position];
             if (i > 0 && (unit & 0x8000_00FF) != input[i - 1])
             {

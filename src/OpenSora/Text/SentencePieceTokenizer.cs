@@ -2,14 +2,14 @@ using System.Text;
 
 namespace OpenSora.Text;
 
-/// <summary>A SentencePiece unigram tokenizer that reads <c>.model</c> files, T5's <c>spiece.model</c> among them.</summary>
+/// <summary>A SentencePiece unigram tokenizer that reads <c>.model</c> files, such as T5's <c>spiece.model</c>.</summary>
 /// <remarks>
-/// Kudo, Subword Regularization (2018): the pieces of a text are those whose log probabilities have the largest sum, found by Viterbi's
-/// algorithm. Immutable, safe to use from several threads at once.
+/// Kudo, Subword Regularization (2018): a text is segmented into the pieces with the largest sum of log probabilities, found by the Viterbi
+/// algorithm. Instances are immutable and can be used from several threads at the same time.
 /// </remarks>
 public sealed class SentencePieceTokenizer : ITokenizer
 {
-    /// <summary>How much less likely a character without a piece is than the least likely piece.</summary>
+    /// <summary>The difference between the lowest log probability of a piece and that of an unknown character.</summary>
     private const float UnknownPenalty = 10;
 
     private readonly SentencePieceModel _model;
@@ -17,7 +17,7 @@ public sealed class SentencePieceTokenizer : ITokenizer
     private readonly PieceIndex _index;
     private readonly int[] _byteIds = [];
     private readonly float _unknownScore;
-    private readonly float _maxScore = 1.17549435e-38f; // the least positive normal number, from which the reference takes its maximum
+    private readonly float _maxScore = 1.17549435e-38f; // smallest positive normal float, with which the reference initializes its maximum
 
     private SentencePieceTokenizer(string path, ReadOnlySpan<byte> bytes)
     {
@@ -59,25 +59,25 @@ public sealed class SentencePieceTokenizer : ITokenizer
             ids.FindIndex(id => pieces[id].Kind == PieceKind.Control && string.Equals(PieceText(id), text, StringComparison.Ordinal));
     }
 
-    /// <summary>Pieces in the vocabulary.</summary>
+    /// <summary>The number of pieces in the vocabulary.</summary>
     public int Count => _model.Pieces.Count;
 
-    /// <summary>The id that fills unused places; the unknown piece's id if the model has no padding piece. T5: 0.</summary>
+    /// <summary>The id of the padding token, or of the unknown token if the model has no padding token. T5: 0.</summary>
     public int PadId { get; }
 
-    /// <summary>The id that closes a text, or -1 if the model has none. T5: 1.</summary>
+    /// <summary>The id of the end-of-sequence token, or -1 if the model has none. T5: 1.</summary>
     public int EosId { get; }
 
-    /// <summary>The id of what the vocabulary cannot spell. T5: 2.</summary>
+    /// <summary>The id of the unknown token, which represents text that the vocabulary cannot express. T5: 2.</summary>
     public int UnknownId { get; }
 
-    /// <summary>The id that opens a text, or -1 if the model has none, as T5's.</summary>
+    /// <summary>The id of the beginning-of-sequence token, or -1 if the model has none, as in T5.</summary>
     public int BosId { get; }
 
-    /// <summary>Reads a model file.</summary>
+    /// <summary>Loads a tokenizer from a model file.</summary>
     /// <param name="path">A SentencePiece <c>.model</c> file.</param>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidTokenizerException">It is no SentencePiece unigram model, or it is damaged.</exception>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidTokenizerException">The file is damaged or is not a SentencePiece unigram model.</exception>
     public static SentencePieceTokenizer Open(string path)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
@@ -94,12 +94,12 @@ public sealed class SentencePieceTokenizer : ITokenizer
         return new SentencePieceTokenizer(path, File.ReadAllBytes(path));
     }
 
-    /// <summary>Reads a model from memory.</summary>
+    /// <summary>Loads a tokenizer from memory.</summary>
     /// <param name="bytes">The contents of a SentencePiece <c>.model</c> file.</param>
-    /// <exception cref="InvalidTokenizerException">It is no SentencePiece unigram model, or it is damaged.</exception>
+    /// <exception cref="InvalidTokenizerException">The bytes are damaged or are not a SentencePiece unigram model.</exception>
     public static SentencePieceTokenizer Parse(ReadOnlySpan<byte> bytes) => new("memory", bytes);
 
-    /// <summary>Encodes a text and closes it with the end-of-sequence token, as T5 wants it.</summary>
+    /// <summary>Encodes a text and appends the end-of-sequence token that T5 expects.</summary>
     /// <inheritdoc/>
     public IReadOnlyList<int> Encode(string text, int maxTokens)
     {
@@ -119,10 +119,10 @@ public sealed class SentencePieceTokenizer : ITokenizer
         return ids;
     }
 
-    /// <summary>Encodes a text without any special token.</summary>
-    /// <param name="text">Any text; unpaired surrogates count as U+FFFD.</param>
-    /// <returns>The ids; none for white space only. Neighbouring unknown characters become one unknown id or, with byte fallback, their bytes'
-    /// ids.</returns>
+    /// <summary>Encodes a text without special tokens.</summary>
+    /// <param name="text">Any text; unpaired surrogates are treated as U+FFFD.</param>
+    /// <returns>The token ids; empty if the text contains only white space. Adjacent unknown characters are encoded as one unknown token or, with
+    /// byte fallback, as the tokens of their bytes.</returns>
     public List<int> Encode(string text)
     {
         ArgumentNullException.ThrowIfNull(text);
@@ -150,7 +150,7 @@ public sealed class SentencePieceTokenizer : ITokenizer
         return ids;
     }
 
-    /// <summary>Turns ids back into text. Control tokens vanish, escaped spaces become spaces.</summary>
+    /// <summary>Decodes token ids to text. Control tokens are omitted and escaped spaces become spaces.</summary>
     /// <param name="ids">Ids of this vocabulary.</param>
     /// <exception cref="ArgumentOutOfRangeException">An id is not in the vocabulary.</exception>
     public string Decode(IEnumerable<int> ids)
@@ -161,7 +161,7 @@ public sealed class SentencePieceTokenizer : ITokenizer
         {
             if (id < 0 || id >= Count)
             {
-                throw new ArgumentOutOfRangeException(nameof(ids), id, $"The vocabulary has the ids 0 to {Count - 1}.");
+                throw new ArgumentOutOfRangeException(nameof(ids), id, $"The ids of the vocabulary are 0 to {Count - 1}.");
             }
 
             switch (_model.Pieces[id].Kind)
@@ -194,10 +194,10 @@ public sealed class SentencePieceTokenizer : ITokenizer
         return text.StartsWith(' ') ? text[1..] : text;
     }
 
-    /// <summary>Viterbi's algorithm over all pieces that the text can be cut into; a character without a piece of its own may be unknown.</summary>
+    /// <summary>Runs the Viterbi algorithm over all segmentations of the text into pieces; a character without a piece can be unknown.</summary>
     private List<(int Id, int Start, int End)> BestPath(ReadOnlySpan<byte> text)
     {
-        // The best way to cut the text up to here: its score, its last piece and where that begins.
+        // The best segmentation of the text up to each position: its score, its last piece and the start of that piece.
         var ends = new (float Score, int Id, int Start)[text.Length + 1];
         Array.Fill(ends, (0, -1, -1));
         for (var start = 0; start < text.Length; )
@@ -212,7 +212,7 @@ public sealed class SentencePieceTokenizer : ITokenizer
                 {
                     continue;
                 }
-                // In double precision, as in the reference; what is kept is single.
+                // Computed in double precision, as in the reference, and stored in single precision.
                 var score = _model.Pieces[id].Kind == PieceKind.UserDefined ? (walk.Length * _maxScore) - 0.1 : _model.Pieces[id].Score;
                 Offer(ref ends[start + walk.Length], before + score, id, start);
                 hasCharacter |= walk.Length == characterLength;
@@ -244,7 +244,7 @@ public sealed class SentencePieceTokenizer : ITokenizer
         }
     }
 
-    /// <summary>Bytes of the UTF-8 character that begins with this byte.</summary>
+    /// <summary>Returns the number of bytes of the UTF-8 character that begins with this byte.</summary>
     private static int CharacterLength(byte first) =>
         first switch
         {

@@ -1,13 +1,13 @@
 namespace OpenSora.Weights;
 
-/// <summary>Writes files so that no half-written one is ever left under its final name.</summary>
+/// <summary>Writes files atomically: a partially written file never appears under its final name.</summary>
 internal static class AtomicFile
 {
     /// <summary>Writes a file under a temporary name beside the target, flushes it to the disk and renames it.</summary>
-    /// <param name="path">The target; an old file of this name is replaced only by a complete new one.</param>
-    /// <param name="write">Writes the contents.</param>
-    /// <param name="open">Opens the temporary file; null for an ordinary file.</param>
-    /// <exception cref="IOException">Writing failed, for example because the disk is full. The target is as it was before.</exception>
+    /// <param name="path">The target file. An existing file is replaced only after the new one is complete.</param>
+    /// <param name="write">The delegate that writes the contents.</param>
+    /// <param name="open">A delegate that opens the temporary file, or null to create an ordinary file.</param>
+    /// <exception cref="IOException">Writing failed, for example because the disk is full. The target is unchanged.</exception>
     public static void Write(string path, Action<Stream> write, Func<string, Stream>? open = null)
     {
         path = Path.GetFullPath(path);
@@ -33,7 +33,7 @@ internal static class AtomicFile
             File.Delete(temporary);
             if (exception is IOException)
             {
-                throw new IOException($"Could not write '{path}': {exception.Message} Nothing was changed under that name.", exception);
+                throw new IOException($"Could not write '{path}': {exception.Message} The existing file, if any, is unchanged.", exception);
             }
 
             throw;

@@ -1,13 +1,14 @@
 namespace OpenSora.Weights;
 
-/// <summary>A weights file cannot be used: it is damaged, lies about its contents, is another kind of file, or does not fit the model.</summary>
+/// <summary>The exception that is thrown when a weights file cannot be used: it is damaged, describes its contents incorrectly, has an unsupported
+/// format, or does not fit the model.</summary>
 public sealed class InvalidWeightsException : Exception
 {
-    /// <summary>Makes the exception.</summary>
-    /// <param name="path">The file, or a name for what was read.</param>
-    /// <param name="reason">What was wrong, what was expected and, where it helps, what to do.</param>
-    /// <param name="innerException">The cause.</param>
-    /// <param name="report">What a strict load found, if it got that far.</param>
+    /// <summary>Initializes a new instance of the <see cref="InvalidWeightsException"/> class.</summary>
+    /// <param name="path">The path of the file, or a name for the source of the weights.</param>
+    /// <param name="reason">A description of the problem, what was expected and, if helpful, how to fix it.</param>
+    /// <param name="innerException">The exception that caused this one.</param>
+    /// <param name="report">The report of a strict load, if loading got that far.</param>
     public InvalidWeightsException(string path, string reason, Exception? innerException = null, LoadReport? report = null)
         : base($"The weights in '{path}' cannot be used: {reason}", innerException)
     {
@@ -16,16 +17,16 @@ public sealed class InvalidWeightsException : Exception
         Report = report;
     }
 
-    /// <summary>The file, or a name for what was read.</summary>
+    /// <summary>The path of the file, or a name for the source of the weights.</summary>
     public string Path { get; }
 
-    /// <summary>What was wrong, without the path.</summary>
+    /// <summary>The description of the problem, without the path.</summary>
     public string Reason { get; }
 
-    /// <summary>What a strict load found; null if the file itself is invalid.</summary>
+    /// <summary>The report of a strict load, or null if the file itself is invalid.</summary>
     public LoadReport? Report { get; }
 
-    /// <summary>What a file says as messages show it: of bounded length, without control characters.</summary>
+    /// <summary>Formats text from a file for messages: limits its length and replaces control characters.</summary>
     internal static string Shown(string name, int longest = 120)
     {
         var shown = name.Length > longest ? $"{name.AsSpan(0, longest)}..." : name;

@@ -2,10 +2,10 @@ using System.Globalization;
 
 namespace OpenSora.Weights;
 
-/// <summary>The names that published files give to tensors, and the names that they have here. For <see cref="LoadOptions.KeyMap"/>.</summary>
-/// <remarks>A table's row names a tensor by its parts: <c>*</c> stands for one part, which a <c>*</c> on the other side repeats; <c>~</c> there is a
-/// level counted
-/// from the other end. What follows the named parts stays. The first row that fits counts; null: the tensor is left out.</remarks>
+/// <summary>Maps from the tensor names of published files to the names in this library, for use as <see cref="LoadOptions.KeyMap"/>.</summary>
+/// <remarks>Each row of a table is a pattern over the dot-separated parts of a name. <c>*</c> matches one part, which the corresponding <c>*</c> in
+/// the replacement repeats; <c>~</c> in the replacement repeats a level number, counted from the other end. Parts after the pattern are kept. The
+/// first matching row applies; a null replacement omits the tensor.</remarks>
 public static class KeyMaps
 {
     // Stable Diffusion's own code (the ldm layout), and the attention of diffusers before 0.15.
@@ -31,7 +31,7 @@ public static class KeyMaps
         ("*.mid_block.attentions.*.proj_attn", "*.mid_block.attentions.*.to_out.0"),
     ];
 
-    // What stands beside the autoencoder in a whole Stable Diffusion checkpoint, or in one of the autoencoder's training.
+    // Entries next to the autoencoder in a full Stable Diffusion checkpoint, or in a training checkpoint of the autoencoder.
     private static readonly string[] BesideAutoencoder =
     [
         "model",
@@ -55,11 +55,12 @@ public static class KeyMaps
         "lvlb_weights",
     ];
 
-    /// <summary>Names of Stable Diffusion's autoencoder, in any of their three forms: diffusers', diffusers' of before 2023 (query, key, value,
-    /// proj_attn), and
-    /// the original (ldm), alone or as <c>first_stage_model.</c> in a whole checkpoint, whose other parts are left out.</summary>
-    /// <param name="levels">The levels of the autoencoder, which the original counts from the other end in its decoder.</param>
-    /// <remarks>The original's attention holds its matrices as 1x1 convolutions: <see cref="LoadOptions.AllowReshape"/> lets them in.</remarks>
+    /// <summary>Creates a key map for the Stable Diffusion autoencoder. It accepts the names of diffusers, of diffusers before 2023 (query, key,
+    /// value, proj_attn) and of the original code (ldm), either alone or under <c>first_stage_model.</c> in a full checkpoint, in which case the
+    /// other parts are omitted.</summary>
+    /// <param name="levels">The number of resolution levels of the autoencoder. The original decoder counts them from the other end.</param>
+    /// <remarks>The original code stores the attention matrices as 1x1 convolutions; set <see cref="LoadOptions.AllowReshape"/> to load
+    /// them.</remarks>
     public static Func<string, string?> StableDiffusionVae(int levels = 4)
     {
         const string whole = "first_stage_model.";
@@ -69,9 +70,9 @@ public static class KeyMaps
             : Rename(name, Autoencoder, levels);
     }
 
-    /// <summary>Names of a T5 encoder as transformers writes them. A whole T5's decoder is left out, and so is the token table's second
-    /// name.</summary>
-    /// <param name="names">All names of the file: the table may stand under either of its two.</param>
+    /// <summary>Creates a key map for a T5 encoder saved by transformers. It omits the decoder of a full T5 model and the duplicate name of the token
+    /// embedding table.</summary>
+    /// <param name="names">All tensor names in the file. The token embedding table may be stored under either of its two names.</param>
     public static Func<string, string?> T5(IEnumerable<string> names)
     {
         const string table = "shared.weight",

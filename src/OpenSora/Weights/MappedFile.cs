@@ -6,11 +6,12 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>A file mapped into memory for reading.</summary>
-/// <remarks>This map is for reading descriptions and for copies; tensors lie in <see cref="TensorMaps"/>.</remarks>
+/// <summary>A memory-mapped file, opened for reading.</summary>
+/// <remarks>This mapping is used to read descriptions and to copy tensors; tensors that are views use the mappings in
+/// <see cref="TensorMaps"/>.</remarks>
 internal sealed class MappedFile : IDisposable
 {
-    // Below this, a view costs more than it saves.
+    // Views of smaller tensors cost more than they save. In bytes.
     private const int SmallestView = 1 << 16;
 
     private readonly SafeFileHandle _handle;
@@ -26,7 +27,7 @@ internal sealed class MappedFile : IDisposable
         Path = System.IO.Path.GetFullPath(path);
         if (Directory.Exists(Path))
         {
-            throw new InvalidWeightsException(Path, "it is a folder; expected a file of weights. A model folder is opened with ModelFolder.Open.");
+            throw new InvalidWeightsException(Path, "it is a folder; expected a weights file. To open a model folder, use ModelFolder.Open.");
         }
 
         if (!File.Exists(Path))
@@ -40,7 +41,7 @@ internal sealed class MappedFile : IDisposable
             Length = RandomAccess.GetLength(_handle);
             if (Length < minimum)
             {
-                throw new InvalidWeightsException(Path, $"it is {Length} bytes long, which is too short for a file of weights.");
+                throw new InvalidWeightsException(Path, $"it is {Length} bytes long, which is too short for a weights file.");
             }
 
             _file = MemoryMappedFile.CreateFromFile(
@@ -66,10 +67,10 @@ internal sealed class MappedFile : IDisposable
     /// <summary>The file's full path.</summary>
     public string Path { get; }
 
-    /// <summary>The file's length when it was mapped.</summary>
+    /// <summary>The length of the file in bytes when it was mapped.</summary>
     public long Length { get; }
 
-    /// <summary>Bytes of the file; to be used before this object is disposed of.</summary>
+    /// <summary>Gets bytes of the file. The span is valid only until this object is disposed.</summary>
     public unsafe ReadOnlySpan<byte> Bytes(long offset, int length)
     {
         ObjectDisposedException.ThrowIf(_map.IsClosed, this);
@@ -79,13 +80,15 @@ internal sealed class MappedFile : IDisposable
         return new((byte*)_start + offset, length);
     }
 
-    /// <summary>A path that leads to the opened file even after another one has taken its name.</summary>
+    /// <summary>A path that refers to the open file even after another file has replaced it.</summary>
     public string OpenPath => OperatingSystem.IsLinux() ? $"/proc/self/fd/{_handle.DangerousGetHandle()}" : Path;
 
-    /// <summary>Gives a tensor on the CPU, in the file's own type, owned by the caller. It outlives this object.</summary>
-    /// <param name="entry">The tensor.</param>
-    /// <param name="maps">The maps that large tensors lie in. Small or unaligned tensors are copied, as are all if this is null.</param>
-    /// <exception cref="InvalidWeightsException">The type does not exist here, a boolean is neither 0 nor 1, or the file was truncated while it was
+    /// <summary>Reads a tensor on the CPU with the dtype in the file. The caller owns the tensor, which stays valid after this object is
+    /// disposed.</summary>
+    /// <param name="entry">The description of the tensor.</param>
+    /// <param name="maps">The mappings that large tensors are views of. Small or unaligned tensors are copied. If null, all tensors are
+    /// copied.</param>
+    /// <exception cref="InvalidWeightsException">The dtype is not supported, a boolean is neither 0 nor 1, or the file was truncated while it was
     /// open.</exception>
     public Tensor Tensor(TensorEntry entry, TensorMaps? maps)
     {
@@ -117,7 +120,7 @@ internal sealed class MappedFile : IDisposable
         {
             _map.DangerousAddRef(ref taken);
             using var stream = new UnmanagedMemoryStream((byte*)_start + entry.Offset, entry.Length);
-            tensor.ReadBytesFromStream(stream, (int)Math.Min(entry.Length, 1 << 20)); // the buffer is managed memory, allocated by each call
+            tensor.ReadBytesFromStream(stream, (int)Math.Min(entry.Length, 1 << 20)); // each call allocates the buffer as managed memory
             return tensor;
         }
         catch
@@ -134,7 +137,7 @@ internal sealed class MappedFile : IDisposable
         }
     }
 
-    /// <summary>Closes the file. Maps that tensors lie in live as long as those.</summary>
+    /// <summary>Closes the file. Mappings that tensors use stay alive as long as those tensors.</summary>
     public void Dispose()
     {
         _view.Dispose();
@@ -149,16 +152,14 @@ internal sealed class MappedFile : IDisposable
         {
             throw new InvalidWeightsException(
                 Path,
-                $"tensor '{InvalidWeightsException.Shown(entry.Name)}' has the dtype {entry.Type}, for which there are no tensors here; convert the file to F32, F16 or BF16."
+                $"tensor '{InvalidWeightsException.Shown(entry.Name)}' has the dtype {entry.Type}, which is not supported; "
+                    + "convert the file to F32, F16 or BF16."
             );
         }
 
         if (RandomAccess.GetLength(_handle) < Length)
         {
-            throw new InvalidWeightsException(
-                Path,
-                "it was truncated while it was open. Whoever writes weights must write a new file and rename it."
-            );
+            throw new InvalidWeightsException(Path, "it was truncated while it was open. To replace a weights file, write a new file and rename it.");
         }
 
         if (dtype == ScalarType.Bool)

@@ -3,33 +3,36 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>Loads and saves a module's weights.</summary>
+/// <summary>Extension methods that load and save a module's weights.</summary>
 public static class ModuleWeights
 {
-    // Wrappers that name what they hold: DistributedDataParallel, trainers and torch.compile.
+    // Prefixes added by wrappers: DistributedDataParallel, trainers and torch.compile.
     private static readonly string[] Wrappers = ["module.", "model.", "_orig_mod."];
 
-    /// <summary>Loads weights into a module. Weights that do not fit change nothing.</summary>
-    /// <param name="module">Parameters and persistent buffers on any device; floating types are converted to the module's.</param>
-    /// <param name="path">What <see cref="WeightsFile.Open(string, string?)"/> takes: safetensors, a PyTorch checkpoint, the index of shards, or a
-    /// folder with one of those.</param>
-    /// <param name="options">Null: strict, equal names.</param>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidWeightsException">The file is damaged or, if strict, does not fit; the report is in the exception.</exception>
+    /// <summary>Loads weights from a file into a module. If the weights do not fit, the module is unchanged.</summary>
+    /// <param name="module">The module, on any device. Its parameters and persistent buffers are loaded; floating-point weights are converted to the
+    /// module's dtypes.</param>
+    /// <param name="path">A safetensors file, a PyTorch checkpoint, the index of a sharded file, or a folder that contains one of these; see
+    /// <see cref="WeightsFile.Open(string, string?)"/>.</param>
+    /// <param name="options">The load options. If null, loading is strict and names are used unchanged.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged, or loading is strict and the weights do not fit; in the latter case the
+    /// exception contains the report.</exception>
     public static LoadReport LoadWeights(this nn.Module module, string path, LoadOptions? options = null)
     {
         using var file = WeightsFile.Open(path, options?.Section);
         return module.LoadWeights(file, options);
     }
 
-    /// <summary>Loads open weights into a module. Weights that do not fit change nothing.</summary>
-    /// <param name="module">Parameters and persistent buffers on any device; floating types are converted to the module's.</param>
-    /// <param name="file">The weights; they stay open.</param>
-    /// <param name="options">Null: strict, equal names.</param>
-    /// <remarks>Parameters on the CPU that have the file's own type and shape come to lie in the mapped file (see <see cref="WeightsFile"/>): nothing
-    /// is read
-    /// before it is used. They are the same objects as before. <see cref="LoadOptions.Copy"/> prevents that.</remarks>
-    /// <exception cref="InvalidWeightsException">The file does not fit and loading is strict; the report is in the exception.</exception>
+    /// <summary>Loads weights from an open file into a module. If the weights do not fit, the module is unchanged.</summary>
+    /// <param name="module">The module, on any device. Its parameters and persistent buffers are loaded; floating-point weights are converted to the
+    /// module's dtypes.</param>
+    /// <param name="file">The open weights file. It is not closed.</param>
+    /// <param name="options">The load options. If null, loading is strict and names are used unchanged.</param>
+    /// <remarks>Parameters on the CPU with the same dtype and shape as in the file use the memory-mapped file directly (see
+    /// <see cref="WeightsFile"/>), so that data is read from disk only when it is first used. The parameter objects stay the same. Set
+    /// <see cref="LoadOptions.Copy"/> to copy the weights instead.</remarks>
+    /// <exception cref="InvalidWeightsException">Loading is strict and the weights do not fit. The exception contains the report.</exception>
     public static LoadReport LoadWeights(this nn.Module module, WeightsFile file, LoadOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(module);
@@ -43,7 +46,7 @@ public static class ModuleWeights
             throw new InvalidWeightsException(file.Path, $"they do not fit the model. {report}", report: report);
         }
 
-        // Only booleans can still turn out to be damaged: before anything is changed.
+        // Only boolean tensors can still be damaged; check them before changing the module.
         foreach (var (_, entry) in fitting.Where(pair => pair.Value.Dtype == ScalarType.Bool))
         {
             file.Read(entry.Name).Dispose();
@@ -77,8 +80,8 @@ public static class ModuleWeights
         return report;
     }
 
-    /// <summary>Says what <see cref="LoadWeights(nn.Module, WeightsFile, LoadOptions?)"/> would do, and does nothing; the module may be of shapes
-    /// alone.</summary>
+    /// <summary>Returns the report that <see cref="LoadWeights(nn.Module, WeightsFile, LoadOptions?)"/> would return, without loading. The module may
+    /// consist of shapes without memory.</summary>
     internal static LoadReport Compare(this nn.Module module, WeightsFile file, LoadOptions options) =>
         Match(module.state_dict(), file, options).Report;
 
@@ -106,7 +109,7 @@ public static class ModuleWeights
             }
             else if (!sources.TryAdd(name, entry))
             {
-                mismatched[name] = $"both '{sources[name].Name}' and '{entry.Name}' are mapped to it";
+                mismatched[name] = $"both '{sources[name].Name}' and '{entry.Name}' are mapped to this name";
             }
             else if (WhyNot(entry, target, options.AllowReshape) is { } reason)
             {
@@ -139,12 +142,13 @@ public static class ModuleWeights
         string? Mapped(string name) => options.KeyMap is null ? name : options.KeyMap(name);
     }
 
-    /// <summary>Saves a module's parameters and persistent buffers, under a temporary name first.</summary>
+    /// <summary>Saves a module's parameters and persistent buffers to a safetensors file. The file is written under a temporary name and then
+    /// renamed.</summary>
     /// <param name="module">The module.</param>
-    /// <param name="path">The target.</param>
-    /// <param name="dtype">Type to convert floating tensors to; null keeps theirs.</param>
-    /// <param name="metadata">Key-value pairs for the header.</param>
-    /// <exception cref="IOException">The file could not be written; the target is as it was before.</exception>
+    /// <param name="path">The path of the file to write.</param>
+    /// <param name="dtype">The dtype to convert floating-point tensors to, or null to keep their dtypes.</param>
+    /// <param name="metadata">Key-value pairs to store in the header.</param>
+    /// <exception cref="IOException">The file could not be written. An existing file is unchanged.</exception>
     public static void SaveWeights(this nn.Module module, string path, ScalarType? dtype = null, IReadOnlyDictionary<string, string>? metadata = null)
     {
         ArgumentNullException.ThrowIfNull(module);
@@ -156,12 +160,12 @@ public static class ModuleWeights
     private static Tensor Converted(Tensor tensor, ScalarType? dtype) =>
         dtype is { } type && type != tensor.dtype && tensor.is_floating_point() ? tensor.detach().to_type(type) : tensor;
 
-    /// <summary>Says why a file's tensor cannot fill a module's, or null if it can.</summary>
+    /// <summary>Returns the reason why a tensor in the file cannot be loaded into a tensor of the module, or null if it can.</summary>
     private static string? WhyNot(TensorEntry entry, Tensor target, bool allowReshape)
     {
         if (entry.Dtype is not { } dtype)
         {
-            return $"the file has the dtype {entry.Type}, for which there are no tensors here";
+            return $"the file has the dtype {entry.Type}, which is not supported";
         }
 
         if (dtype != target.dtype && !(IsFloating(dtype) && IsFloating(target.dtype)))
@@ -180,7 +184,8 @@ public static class ModuleWeights
         return $"the file has {Text(entry.Shape)}, the model {Text(target.shape)}";
     }
 
-    /// <summary>What stands before every name because the module was saved inside of others; empty if names fit as they are, or in no way.</summary>
+    /// <summary>Finds the prefix that every name has because the module was saved inside a wrapper; empty if names match without a prefix or do not
+    /// match at all.</summary>
     private static string Wrapper(IEnumerable<string> names, Func<string, bool> fits)
     {
         var tried = new List<string> { "" };

@@ -2,44 +2,44 @@ using System.Collections.Frozen;
 
 namespace OpenSora.Weights;
 
-/// <summary>What a global name of a pickle stands for.</summary>
+/// <summary>Kinds of global names in a pickle.</summary>
 internal enum GlobalKind
 {
     /// <summary>A dictionary.</summary>
     Dictionary,
 
-    /// <summary>A tensor over a storage: <c>(storage, offset, sizes, strides, ...)</c>.</summary>
+    /// <summary>A tensor that views a storage: <c>(storage, offset, sizes, strides, ...)</c>.</summary>
     Tensor,
 
-    /// <summary>The same with its element type as the seventh argument; the storage is of bytes.</summary>
+    /// <summary>A tensor that views a storage of bytes, with the element type as the seventh argument.</summary>
     TypedTensor,
 
-    /// <summary>A tensor, given as the first argument.</summary>
+    /// <summary>A parameter, which wraps the tensor passed as the first argument.</summary>
     Parameter,
 
-    /// <summary>A call of another global: <c>(function, class, arguments, state)</c>.</summary>
+    /// <summary>A call to another global: <c>(function, class, arguments, state)</c>.</summary>
     Call,
 
-    /// <summary>The class of a tensor, in such a call.</summary>
+    /// <summary>The class of a tensor, passed to <see cref="Call"/>.</summary>
     TensorClass,
 
-    /// <summary>An element type: a typed storage's class, or a dtype.</summary>
+    /// <summary>An element type: the class of a typed storage, or a dtype.</summary>
     ElementType,
 
     /// <summary>The class of a storage of bytes.</summary>
     Bytes,
 
-    /// <summary>Something beside the tensors that is stepped over: neither made nor called.</summary>
+    /// <summary>An object other than a tensor, which is skipped: neither created nor called.</summary>
     Ignored,
 }
 
-/// <summary>A global name of a pickle that is known.</summary>
-/// <param name="Name">Module and name.</param>
-/// <param name="Kind">What is done with it.</param>
-/// <param name="Type">The element type as safetensors names it.</param>
+/// <summary>A known global name in a pickle.</summary>
+/// <param name="Name">The module and the name, separated by a dot.</param>
+/// <param name="Kind">The kind, which determines how the name is processed.</param>
+/// <param name="Type">The element type by its safetensors name, for the kind <see cref="GlobalKind.ElementType"/>.</param>
 internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type = null)
 {
-    /// <summary>Everything that a pickle may name. None of it is ever executed: the reader knows what these calls would make.</summary>
+    /// <summary>All globals that a pickle may name. None of them is ever executed: the reader knows the results of these calls.</summary>
     public static FrozenDictionary<string, PickleGlobal>.AlternateLookup<ReadOnlySpan<char>> ByName { get; } =
         All().ToFrozenDictionary(global => global.Name, StringComparer.Ordinal).GetAlternateLookup<ReadOnlySpan<char>>();
 
@@ -63,7 +63,7 @@ internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type =
             (GlobalKind.Call, ["torch._tensor._rebuild_from_type_v2"]),
             (GlobalKind.TensorClass, ["torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer"]),
             (GlobalKind.Bytes, ["torch.storage.UntypedStorage", "torch.storage._UntypedStorage", "torch.UntypedStorage"]),
-            // What training scripts save beside the weights: arguments, best scores, shapes, devices.
+            // Objects that training scripts save with the weights: arguments, best scores, shapes, devices.
             (
                 GlobalKind.Ignored,
                 [

@@ -1,8 +1,9 @@
 namespace OpenSora.Weights;
 
-/// <summary>A value of a pickle. Numbers stand in the value itself, so that shapes cost no objects.</summary>
-/// <param name="Object">What it is: a text, a <see cref="PickleTensor"/> and so on, a mark for the kinds below, or null for None.</param>
-/// <param name="Bits">A number's bits.</param>
+/// <summary>A value in a pickle. Numbers are stored in the value itself, so that shapes allocate no objects.</summary>
+/// <param name="Object">The object: a string, a <see cref="PickleTensor"/> or another object, a marker for one of the number kinds, or null for
+/// None.</param>
+/// <param name="Bits">The bits of a number.</param>
 internal readonly record struct PickleValue(object? Object, long Bits = 0)
 {
     private static readonly object WholeKind = new(),
@@ -17,7 +18,7 @@ internal readonly record struct PickleValue(object? Object, long Bits = 0)
 
     public bool IsWhole => ReferenceEquals(Object, WholeKind);
 
-    /// <summary>A text or number in words; null for everything else.</summary>
+    /// <summary>The value as text if it is a string or a number; otherwise null.</summary>
     public string? Words =>
         Object switch
         {
@@ -29,7 +30,7 @@ internal readonly record struct PickleValue(object? Object, long Bits = 0)
         };
 }
 
-/// <summary>A dictionary in the order of its pickle.</summary>
+/// <summary>A dictionary with its items in the order of the pickle.</summary>
 internal sealed class PickleDictionary
 {
     private List<KeyValuePair<PickleValue, PickleValue>>? _items;
@@ -39,7 +40,7 @@ internal sealed class PickleDictionary
     public void Add(Allowance allowance, PickleValue key, PickleValue value) => allowance.Add(_items ??= [], KeyValuePair.Create(key, value));
 }
 
-/// <summary>A list or set.</summary>
+/// <summary>A list or a set in a pickle.</summary>
 internal sealed class PickleList
 {
     private List<PickleValue>? _items;
@@ -49,16 +50,16 @@ internal sealed class PickleList
     public void Add(Allowance allowance, PickleValue value) => allowance.Add(_items ??= [], value);
 }
 
-/// <summary>Memory of tensors: a record of the archive.</summary>
-/// <param name="Type">The element type as safetensors names it; null for bytes.</param>
-/// <param name="Offset">First byte in the file.</param>
-/// <param name="Length">Length in bytes.</param>
+/// <summary>A storage, the memory of one or more tensors: a record in the archive.</summary>
+/// <param name="Type">The element type by its safetensors name, or null for bytes.</param>
+/// <param name="Offset">The offset of the first byte in the file.</param>
+/// <param name="Length">The length in bytes.</param>
 internal sealed record PickleStorage(string? Type, long Offset, long Length);
 
-/// <summary>A tensor of a pickle.</summary>
-/// <param name="Type">The element type as safetensors names it.</param>
-/// <param name="Shape">Its shape.</param>
-/// <param name="Strides">Its strides in elements; null where the elements lie row by row without gaps.</param>
-/// <param name="Offset">First byte in the file.</param>
-/// <param name="Length">Bytes from the first element to the end of the last.</param>
+/// <summary>A tensor in a pickle.</summary>
+/// <param name="Type">The element type by its safetensors name.</param>
+/// <param name="Shape">The shape.</param>
+/// <param name="Strides">The strides in elements, or null if the tensor is contiguous.</param>
+/// <param name="Offset">The offset of the first byte in the file.</param>
+/// <param name="Length">The number of bytes from the first element to the end of the last element.</param>
 internal sealed record PickleTensor(string Type, long[] Shape, long[]? Strides, long Offset, long Length);

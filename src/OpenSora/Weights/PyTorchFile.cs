@@ -3,7 +3,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>A PyTorch checkpoint: a zip archive of a pickle and of the tensors' bytes, which are not compressed and so can be mapped.</summary>
+/// <summary>A PyTorch checkpoint: a zip archive that contains a pickle and the tensors' data. The data is not compressed and can therefore be
+/// memory-mapped.</summary>
 internal sealed class PyTorchFile : WeightsFile
 {
     private const string PickleName = "data.pkl";
@@ -27,7 +28,7 @@ internal sealed class PyTorchFile : WeightsFile
             Find(root.Object as PickleDictionary, "", 0, allowance, sections, new(ReferenceEqualityComparer.Instance));
             if (sections.Count == 0)
             {
-                throw new InvalidWeightsException(Path, $"it holds no dictionary of tensors{Beside(root)}.");
+                throw new InvalidWeightsException(Path, $"it contains no dictionary of tensors{Beside(root)}.");
             }
 
             var chosen = Choose(sections, section);
@@ -54,9 +55,8 @@ internal sealed class PyTorchFile : WeightsFile
     /// <inheritdoc/>
     public override IReadOnlyList<WeightsSection> Sections { get; }
 
-    /// <summary>Whether a file begins as a checkpoint does, of today or of before PyTorch 1.6. So may a safetensors file begin, whose first bytes are
-    /// the length
-    /// of its header: 640 is 0x80 0x02.</summary>
+    /// <summary>Determines whether a file begins like a checkpoint, including those written before PyTorch 1.6. A safetensors file can begin with the
+    /// same bytes, because its first bytes are the length of its header: 640 is 0x80 0x02.</summary>
     public static bool IsOne(MappedFile file) =>
         file.Bytes(0, 4) is [(byte)'P', (byte)'K', 3, 4]
         || ((file.Bytes(0, 4) is [0x80, >= 1 and <= 5, ..] || IsTar(file)) && !SafetensorsHeader.Begins(file));
@@ -69,12 +69,12 @@ internal sealed class PyTorchFile : WeightsFile
 
     private static void RefuseLegacy(MappedFile file)
     {
-        const string hint = " Load it in Python and save it again: torch.save(torch.load('old.pth', map_location='cpu'), 'new.pth').";
+        const string hint = " Load the file in Python and save it again: torch.save(torch.load('old.pth', map_location='cpu'), 'new.pth').";
         if (IsTar(file))
         {
             throw new InvalidWeightsException(
                 file.Path,
-                "it is a tar archive, as PyTorch wrote checkpoints before version 0.1.10; expected a zip archive." + hint
+                "it is a tar archive, the checkpoint format of PyTorch before version 0.1.10; expected a zip archive." + hint
             );
         }
 
@@ -89,7 +89,7 @@ internal sealed class PyTorchFile : WeightsFile
             (
                 isLegacy
                     ? "it is in the format that PyTorch wrote before version 1.6; expected a zip archive."
-                    : "it is a bare Python pickle; expected a zip archive, as torch.save writes it."
+                    : "it is a plain Python pickle; expected a zip archive written by torch.save."
             ) + hint
         );
     }
@@ -102,8 +102,9 @@ internal sealed class PyTorchFile : WeightsFile
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"it is a zip archive {(names.Count == 0 ? "without" : "with more than one")} {PickleName}; expected a PyTorch checkpoint, as torch.save writes it."
-                    + (records.Keys.Any(name => name.EndsWith(".npy", StringComparison.Ordinal)) ? " It looks like NumPy's .npz." : "")
+                $"it is a zip archive {(names.Count == 0 ? "without" : "with more than one")} {PickleName}; "
+                    + "expected a PyTorch checkpoint written by torch.save."
+                    + (records.Keys.Any(name => name.EndsWith(".npy", StringComparison.Ordinal)) ? " It appears to be a NumPy .npz file." : "")
             );
         }
 
@@ -128,8 +129,8 @@ internal sealed class PyTorchFile : WeightsFile
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"its entry '{InvalidWeightsException.Shown(packed)}' is compressed or encrypted; PyTorch stores entries as they are, "
-                    + "and only such archives can be mapped. Save it again with torch.save, or pack it with 'zip -0'."
+                $"its entry '{InvalidWeightsException.Shown(packed)}' is compressed or encrypted; PyTorch stores entries uncompressed, "
+                    + "and only such archives can be memory-mapped. Save the file again with torch.save, or repack it with 'zip -0'."
             );
         }
 
@@ -138,7 +139,7 @@ internal sealed class PyTorchFile : WeightsFile
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"its pickle is {length} bytes long, which is more than descriptions of tensors take ({SafetensorsHeader.MaxLength})."
+                $"its pickle is {length} bytes long, which exceeds the limit of {SafetensorsHeader.MaxLength} bytes."
             );
         }
 
@@ -150,7 +151,7 @@ internal sealed class PyTorchFile : WeightsFile
         });
     }
 
-    /// <summary>Finds the dictionaries that hold tensors themselves, each once.</summary>
+    /// <summary>Finds the dictionaries that directly contain tensors, each once.</summary>
     private static void Find(
         PickleDictionary? dictionary,
         string name,
@@ -189,7 +190,7 @@ internal sealed class PyTorchFile : WeightsFile
         }
     }
 
-    /// <summary>The section that was asked for or is the usual one; null if all of them are taken, under their sections' names.</summary>
+    /// <summary>Returns the requested section or the default one; null if all sections are used, with the section as a prefix of each name.</summary>
     private PickleDictionary? Choose(List<(string Name, PickleDictionary Items, int Count)> sections, string? asked)
     {
         if (asked is not null)
@@ -247,7 +248,7 @@ internal sealed class PyTorchFile : WeightsFile
         return entries;
     }
 
-    /// <summary>The numbers and short texts beside the tensors.</summary>
+    /// <summary>Gets the numbers and short strings stored next to the tensors.</summary>
     private static Dictionary<string, string> Values(PickleValue root, Allowance allowance)
     {
         var values = new Dictionary<string, string>(StringComparer.Ordinal);
@@ -267,8 +268,8 @@ internal sealed class PyTorchFile : WeightsFile
         root.Object switch
         {
             PickleDictionary { Items.Count: > 0 } dictionary =>
-                $"; it holds {string.Join(", ", dictionary.Items.Take(8).Select(item => $"'{InvalidWeightsException.Shown(item.Key.Words ?? "?")}'"))}",
-            PickleTensor => ", but a single tensor",
+                $"; it contains {string.Join(", ", dictionary.Items.Take(8).Select(item => $"'{InvalidWeightsException.Shown(item.Key.Words ?? "?")}'"))}",
+            PickleTensor => ", only a single tensor",
             _ => "",
         };
 }

@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>A safetensors file, mapped into memory.</summary>
+/// <summary>A memory-mapped safetensors file.</summary>
 public sealed class SafetensorsFile : WeightsFile
 {
     private readonly MappedFile _file;
@@ -23,7 +23,7 @@ public sealed class SafetensorsFile : WeightsFile
                 throw new InvalidWeightsException(
                     Path,
                     WhatElse(prefix)
-                        ?? $"it claims a header of {headerLength} bytes, but is {file.Length} bytes long; it is truncated or not a safetensors file."
+                        ?? $"it declares a header of {headerLength} bytes, but has {file.Length} bytes; it is truncated or not a safetensors file."
                 );
             }
 
@@ -44,27 +44,28 @@ public sealed class SafetensorsFile : WeightsFile
     /// <inheritdoc/>
     public override IReadOnlyDictionary<string, string> Metadata { get; }
 
-    /// <summary>What the file holds, by name, in the order of its bytes.</summary>
+    /// <summary>The tensors in the file by name, ordered by their position in the file.</summary>
     public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
-    /// <summary>Maps a file and checks its header.</summary>
-    /// <param name="path">A safetensors file.</param>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidWeightsException">It is a folder, is no safetensors file, is truncated or contradicts itself.</exception>
+    /// <summary>Opens a safetensors file and validates its header.</summary>
+    /// <param name="path">The path of a safetensors file.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The path is a folder, or the file is not a safetensors file, is truncated or is
+    /// inconsistent.</exception>
     public static SafetensorsFile Open(string path) => new(new MappedFile(path, SafetensorsHeader.PrefixLength));
 
     private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _file.Tensor(entry, maps);
 
     private protected override void Close() => _file.Dispose();
 
-    /// <summary>Recognises kinds of file that are given in place of weights.</summary>
+    /// <summary>Recognizes other kinds of files that are commonly passed instead of weights.</summary>
     private static string? WhatElse(ReadOnlySpan<byte> start) =>
         start switch
         {
             [(byte)'P', (byte)'K', 3, 4, ..] => "it is a zip archive, probably a PyTorch checkpoint (.pt, .pth, .bin); expected safetensors.",
             [0x80, >= 2 and <= 5, ..] => "it is a Python pickle, probably an old PyTorch checkpoint (.pt, .pth, .bin); expected safetensors.",
             [(byte)'v', (byte)'e', (byte)'r', (byte)'s', (byte)'i', (byte)'o', (byte)'n', (byte)' ', ..] =>
-                "it is a text file that begins with 'version', probably a Git LFS pointer; fetch the real file with 'git lfs pull'.",
+                "it is a text file that begins with 'version', probably a Git LFS pointer; download the actual file with 'git lfs pull'.",
             [(byte)'{', ..] => "it is a text file that looks like JSON; expected safetensors.",
             [(byte)'<', ..] => "it is a text file that looks like HTML or XML, probably an error page saved by a download; expected safetensors.",
             _ => null,

@@ -7,36 +7,36 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>One tensor of a weights file.</summary>
-/// <param name="Name">Its name.</param>
-/// <param name="Type">The element type as safetensors names it, such as <c>F32</c>.</param>
-/// <param name="Shape">Its shape; empty for a scalar.</param>
-/// <param name="Offset">First byte, counted from the start of the file.</param>
-/// <param name="Length">Length in bytes, from the first element to the end of the last.</param>
+/// <summary>A description of one tensor in a weights file.</summary>
+/// <param name="Name">The name of the tensor.</param>
+/// <param name="Type">The element type by its safetensors name, such as <c>F32</c>.</param>
+/// <param name="Shape">The shape of the tensor; empty for a scalar.</param>
+/// <param name="Offset">The offset of the first byte from the start of the file.</param>
+/// <param name="Length">The length in bytes, from the first element to the end of the last element.</param>
 public sealed record TensorEntry(string Name, string Type, IReadOnlyList<long> Shape, long Offset, long Length)
 {
-    /// <summary>The distance between neighbours along each dimension, in elements; null where the elements lie row by row without gaps.</summary>
+    /// <summary>The stride of each dimension in elements, or null if the tensor is contiguous.</summary>
     public IReadOnlyList<long>? Strides { get; init; }
 
-    /// <summary>The shard that holds it; null where the weights are one file.</summary>
+    /// <summary>The shard that contains the tensor, or null if the weights are in a single file.</summary>
     public string? Shard { get; init; }
 
-    /// <summary>The element type, or null if tensors of this type do not exist here.</summary>
+    /// <summary>The element type, or null if the type is not supported.</summary>
     public ScalarType? Dtype => SafetensorsHeader.TypeOf(Type).Dtype;
 
-    /// <summary>How many elements it has.</summary>
+    /// <summary>The number of elements.</summary>
     public long Elements => Shape.Aggregate(1L, (product, size) => product * size);
 }
 
-/// <summary>The header of a safetensors file: 8 bytes of length, then JSON that names every tensor's type, shape and place.</summary>
+/// <summary>The header of a safetensors file: an 8-byte length, followed by JSON with the type, shape and position of every tensor.</summary>
 internal static class SafetensorsHeader
 {
     public const int PrefixLength = 8;
 
-    /// <summary>The format's own limit for the JSON part.</summary>
+    /// <summary>The limit that the format sets for the length of the JSON part, in bytes.</summary>
     public const int MaxLength = 100_000_000;
 
-    /// <summary>The entry that holds key-value pairs instead of a tensor.</summary>
+    /// <summary>The name of the entry that contains key-value pairs instead of a tensor.</summary>
     public const string MetadataName = "__metadata__";
 
     public const int MaxDimensions = 64;
@@ -63,25 +63,25 @@ internal static class SafetensorsHeader
         ["C64"] = (8, null),
     }.ToFrozenDictionary(StringComparer.Ordinal);
 
-    /// <summary>The size of an element in bytes (0 for a type that does not exist) and the tensor type that holds it.</summary>
+    /// <summary>Gets the size of an element in bytes (0 for an unknown type) and the corresponding tensor dtype (null if not supported).</summary>
     public static (int Size, ScalarType? Dtype) TypeOf(string name) => Types.GetValueOrDefault(name);
 
-    /// <summary>The file's name for a tensor type, or null if the format has none.</summary>
+    /// <summary>Gets the safetensors name of a dtype, or null if the format does not support it.</summary>
     public static string? NameOf(ScalarType dtype) => Types.FirstOrDefault(type => type.Value.Dtype == dtype).Key;
 
-    /// <summary>Whether a file begins with a header: a length that fits into the file, and an opening brace.</summary>
+    /// <summary>Determines whether a file begins with a safetensors header: a length that fits in the file, followed by an opening brace.</summary>
     public static bool Begins(MappedFile file) =>
         file.Length > PrefixLength
         && BinaryPrimitives.ReadUInt64LittleEndian(file.Bytes(0, PrefixLength)) <= (ulong)(file.Length - PrefixLength)
         && file.Bytes(PrefixLength, 1)[0] == (byte)'{';
 
-    /// <summary>Reads and checks a header against the length of its file.</summary>
-    /// <param name="path">For messages.</param>
-    /// <param name="json">The JSON part.</param>
-    /// <param name="fileLength">Length of the file in bytes.</param>
-    /// <param name="allowance">What may be allocated.</param>
-    /// <param name="metadata">The file's own key-value pairs.</param>
-    /// <returns>The tensors in the order of their bytes.</returns>
+    /// <summary>Parses a header and validates it against the length of the file.</summary>
+    /// <param name="path">The path of the file, for error messages.</param>
+    /// <param name="json">The JSON part of the header, in UTF-8.</param>
+    /// <param name="fileLength">The length of the file in bytes.</param>
+    /// <param name="allowance">The limit on allocations.</param>
+    /// <param name="metadata">The key-value pairs stored in the header.</param>
+    /// <returns>The tensors, ordered by their position in the file.</returns>
     public static OrderedDictionary<string, TensorEntry> Parse(
         string path,
         ReadOnlySpan<byte> json,
@@ -110,7 +110,7 @@ internal static class SafetensorsHeader
                 }
             }
 
-            Expect(!reader.Read(), "text follows the header's JSON object");
+            Expect(!reader.Read(), "the header's JSON object is followed by other text");
         }
         catch (Exception exception) when (exception is JsonException or InvalidOperationException or FormatException)
         {
@@ -132,7 +132,8 @@ internal static class SafetensorsHeader
             {
                 throw new InvalidWeightsException(
                     path,
-                    $"tensor '{InvalidWeightsException.Shown(entry.Name)}' overlaps the tensor before it: it starts at byte {entry.Offset}, which is taken up to byte {end}."
+                    $"tensor '{InvalidWeightsException.Shown(entry.Name)}' overlaps the previous tensor: "
+                        + $"it starts at byte {entry.Offset}, but the previous tensor ends at byte {end}."
                 );
             }
 
@@ -140,7 +141,7 @@ internal static class SafetensorsHeader
             {
                 throw new InvalidWeightsException(
                     path,
-                    $"there is a hole of {entry.Offset - end} bytes before tensor '{InvalidWeightsException.Shown(entry.Name)}'."
+                    $"there is a gap of {entry.Offset - end} bytes before tensor '{InvalidWeightsException.Shown(entry.Name)}'."
                 );
             }
 
@@ -156,7 +157,8 @@ internal static class SafetensorsHeader
         return byName;
     }
 
-    /// <summary>Bytes that a tensor of this shape spans with these strides; false if they, or a stride of the shape, do not fit in 63 bits.</summary>
+    /// <summary>Computes the number of bytes that a tensor of this shape and these strides spans. Returns false if that number, or a contiguous
+    /// stride of the shape, does not fit in 63 bits.</summary>
     public static bool TrySpan(ReadOnlySpan<long> shape, ReadOnlySpan<long> strides, int size, out long bytes)
     {
         Int128 last = 0;
@@ -209,7 +211,8 @@ internal static class SafetensorsHeader
         if (begin > end || end > fileLength - dataStart)
         {
             throw new FormatException(
-                $"tensor '{InvalidWeightsException.Shown(name)}' claims bytes {begin} to {end}, but the file holds {fileLength - dataStart} bytes of data; it is truncated or damaged."
+                $"tensor '{InvalidWeightsException.Shown(name)}' declares bytes {begin} to {end}, "
+                    + $"but the file contains {fileLength - dataStart} bytes of data; it is truncated or damaged."
             );
         }
 
@@ -231,8 +234,8 @@ internal static class SafetensorsHeader
         {
             var key = Text(ref reader, allowance);
             Expect(Next(ref reader) == JsonTokenType.String, "a value of __metadata__ must be a string", key);
-            allowance.Expect(96L + (64L * pairs.Count)); // the dictionary may have to grow
-            Expect(pairs.TryAdd(key, Text(ref reader, allowance)), "__metadata__ names it twice", key);
+            allowance.Expect(96L + (64L * pairs.Count)); // the dictionary may need to grow
+            Expect(pairs.TryAdd(key, Text(ref reader, allowance)), "__metadata__ contains this key twice", key);
         }
     }
 
@@ -242,27 +245,27 @@ internal static class SafetensorsHeader
         Expect(Next(ref reader) == JsonTokenType.StartArray, "its shape and data_offsets must be arrays", name);
         while (Next(ref reader) == JsonTokenType.Number)
         {
-            Expect(reader.TryGetInt64(out var number) && number >= 0, "its shape and data_offsets must be whole numbers from 0", name);
+            Expect(reader.TryGetInt64(out var number) && number >= 0, "its shape and data_offsets must be non-negative integers", name);
             Expect(count < numbers.Length, "its shape or data_offsets are too long", name);
             numbers[count++] = number;
         }
 
-        Expect(reader.TokenType == JsonTokenType.EndArray, "its shape and data_offsets must hold numbers only", name);
+        Expect(reader.TokenType == JsonTokenType.EndArray, "its shape and data_offsets must contain only numbers", name);
         return count;
     }
 
-    /// <summary>A string of the header's.</summary>
+    /// <summary>Reads a string in the header.</summary>
     private static string Text(ref Utf8JsonReader reader, Allowance allowance)
     {
         allowance.Expect(64 + (2L * reader.ValueSpan.Length));
         return reader.GetString()!;
     }
 
-    /// <summary>The start of a string, for messages.</summary>
+    /// <summary>Gets the start of the current string, for error messages.</summary>
     private static string Start(ref Utf8JsonReader reader) =>
         InvalidWeightsException.Shown(Encoding.UTF8.GetString(reader.ValueSpan[..Math.Min(reader.ValueSpan.Length, 200)]));
 
-    /// <summary>The name of a type, without making a string.</summary>
+    /// <summary>Gets the name of an element type without allocating a string.</summary>
     private static string? Type(ref Utf8JsonReader reader)
     {
         foreach (var name in Types.Keys)
@@ -276,7 +279,7 @@ internal static class SafetensorsHeader
         return null;
     }
 
-    /// <summary>Bytes of a tensor; false if that, or a stride within it, does not fit in 63 bits.</summary>
+    /// <summary>Computes the number of bytes of a tensor. Returns false if that number, or a stride of the tensor, does not fit in 63 bits.</summary>
     private static bool TryCount(ReadOnlySpan<long> shape, int size, out long bytes)
     {
         bytes = size;
@@ -297,7 +300,7 @@ internal static class SafetensorsHeader
 
     private static JsonTokenType Next(ref Utf8JsonReader reader)
     {
-        Expect(reader.Read(), "the header ends early");
+        Expect(reader.Read(), "the header ends unexpectedly");
         return reader.TokenType;
     }
 

@@ -8,11 +8,12 @@ namespace OpenSora.Weights;
 /// <summary>Writes safetensors files.</summary>
 public static class SafetensorsWriter
 {
-    /// <summary>Writes tensors to a file, under a temporary name first: the target is complete or as it was before.</summary>
-    /// <param name="path">The target; its folder is made if need be.</param>
-    /// <param name="tensors">Tensors of any device and layout; they stay the caller's.</param>
-    /// <param name="metadata">Key-value pairs for the header.</param>
-    /// <exception cref="ArgumentException">A name comes twice, or a tensor's type does not exist in the format.</exception>
+    /// <summary>Writes tensors to a safetensors file. The file is written under a temporary name and then renamed, so that the target is either
+    /// complete or unchanged.</summary>
+    /// <param name="path">The path of the file to write. Its folder is created if it does not exist.</param>
+    /// <param name="tensors">The tensors by name, on any device and with any layout. The caller keeps ownership.</param>
+    /// <param name="metadata">Key-value pairs to store in the header.</param>
+    /// <exception cref="ArgumentException">A name occurs twice, or the format does not support the dtype of a tensor.</exception>
     /// <exception cref="IOException">The file could not be written.</exception>
     public static void Write(string path, IEnumerable<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata = null) =>
         Write(path, tensors, metadata, open: null);
@@ -29,11 +30,11 @@ public static class SafetensorsWriter
         AtomicFile.Write(path, stream => Write(stream, ordered, metadata), open);
     }
 
-    /// <summary>Writes tensors to a stream.</summary>
-    /// <param name="stream">Where to.</param>
-    /// <param name="tensors">Tensors of any device and layout; they stay the caller's.</param>
-    /// <param name="metadata">Key-value pairs for the header.</param>
-    /// <exception cref="ArgumentException">A name comes twice, or a tensor's type does not exist in the format.</exception>
+    /// <summary>Writes tensors to a stream in the safetensors format.</summary>
+    /// <param name="stream">The stream to write to.</param>
+    /// <param name="tensors">The tensors by name, on any device and with any layout. The caller keeps ownership.</param>
+    /// <param name="metadata">Key-value pairs to store in the header.</param>
+    /// <exception cref="ArgumentException">A name occurs twice, or the format does not support the dtype of a tensor.</exception>
     public static void Write(Stream stream, IEnumerable<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
         ArgumentNullException.ThrowIfNull(stream);
@@ -59,7 +60,8 @@ public static class SafetensorsWriter
         }
     }
 
-    /// <summary>Widest elements first, so that every tensor is aligned; then by name, so that equal contents are equal bytes.</summary>
+    /// <summary>Orders tensors by descending element size, so that every tensor is aligned, and then by name, so that equal contents produce equal
+    /// bytes.</summary>
     private static List<KeyValuePair<string, Tensor>> InOrder(IEnumerable<KeyValuePair<string, Tensor>> tensors)
     {
         ArgumentNullException.ThrowIfNull(tensors);
@@ -79,7 +81,7 @@ public static class SafetensorsWriter
     private static int SizeOf(string name, ScalarType dtype) =>
         SafetensorsHeader.NameOf(dtype) is { } type
             ? SafetensorsHeader.TypeOf(type).Size
-            : throw new ArgumentException($"Tensor '{name}' has the dtype {dtype}, which safetensors files cannot hold.", nameof(dtype));
+            : throw new ArgumentException($"Tensor '{name}' has the dtype {dtype}, which the safetensors format does not support.", nameof(dtype));
 
     private static byte[] Header(List<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata)
     {

@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>Weights in several files, with an index that says which tensor is in which: <c>{"metadata": {...}, "weight_map": {"name": "file",
+/// <summary>Weights in several files, with an index that maps tensors to files: <c>{"metadata": {...}, "weight_map": {"name": "file",
 /// ...}}</c>.</summary>
 internal sealed class ShardedFile : WeightsFile
 {
@@ -35,7 +35,8 @@ internal sealed class ShardedFile : WeightsFile
                     {
                         throw new InvalidWeightsException(
                             Path,
-                            $"tensor '{InvalidWeightsException.Shown(name)}' is in two shards, '{tensors[name].Shard}' and '{shard}', and the index does not say which to take."
+                            $"tensor '{InvalidWeightsException.Shown(name)}' is in two shards, '{tensors[name].Shard}' and '{shard}', "
+                                + "and the index does not specify which one to use."
                         );
                     }
                 }
@@ -47,7 +48,8 @@ internal sealed class ShardedFile : WeightsFile
                 {
                     throw new InvalidWeightsException(
                         Path,
-                        $"the index says that tensor '{InvalidWeightsException.Shown(name)}' is in '{shard}', but it is not; the shards belong to another index."
+                        $"the index lists tensor '{InvalidWeightsException.Shown(name)}' in '{shard}', which does not contain it; "
+                            + "the shards belong to a different index."
                     );
                 }
             }
@@ -90,7 +92,7 @@ internal sealed class ShardedFile : WeightsFile
         }
     }
 
-    /// <summary>Opens a file beside the index; a name that leads elsewhere is refused.</summary>
+    /// <summary>Opens a shard in the folder of the index. Names that refer to other folders are rejected.</summary>
     private WeightsFile OpenShard(string name, string? section)
     {
         var folder = System.IO.Path.GetDirectoryName(Path)!;
@@ -103,7 +105,7 @@ internal sealed class ShardedFile : WeightsFile
         {
             throw new InvalidWeightsException(
                 Path,
-                $"the index names the shard '{InvalidWeightsException.Shown(name)}'; expected the name of a file of weights beside it."
+                $"the index names the shard '{InvalidWeightsException.Shown(name)}'; expected the name of a weights file in the same folder."
             );
         }
 
@@ -112,7 +114,7 @@ internal sealed class ShardedFile : WeightsFile
         {
             throw new InvalidWeightsException(
                 Path,
-                $"the shard '{InvalidWeightsException.Shown(name)}' that the index names is not there; fetch it into the same folder."
+                $"the shard '{InvalidWeightsException.Shown(name)}' that the index names does not exist; download it into the same folder."
             );
         }
 
@@ -129,7 +131,7 @@ internal sealed class ShardedFile : WeightsFile
 
         if (file.Length > LongestIndex)
         {
-            throw new InvalidWeightsException(path, $"it is {file.Length} bytes long, which is too much for an index of shards.");
+            throw new InvalidWeightsException(path, $"it is {file.Length} bytes long, which is too long for an index of shards.");
         }
 
         try
@@ -143,7 +145,7 @@ internal sealed class ShardedFile : WeightsFile
             {
                 throw new InvalidWeightsException(
                     path,
-                    "it is JSON without a weight_map; expected a file of weights or the index of shards (*.index.json)."
+                    "it is JSON without a weight_map; expected a weights file or the index of a sharded file (*.index.json)."
                 );
             }
 
@@ -154,7 +156,7 @@ internal sealed class ShardedFile : WeightsFile
                 {
                     throw new InvalidWeightsException(
                         path,
-                        $"the index is not valid: '{InvalidWeightsException.Shown(property.Name)}' comes twice or names no file."
+                        $"the index is not valid: '{InvalidWeightsException.Shown(property.Name)}' occurs twice or does not name a file."
                     );
                 }
             }
@@ -173,7 +175,7 @@ internal sealed class ShardedFile : WeightsFile
                     : new Dictionary<string, string>(StringComparer.Ordinal);
             return index;
         }
-        catch (Exception exception) when (exception is JsonException or InvalidOperationException) // the latter of names that are no text
+        catch (Exception exception) when (exception is JsonException or InvalidOperationException) // the latter if names are not valid text
         {
             throw new InvalidWeightsException(
                 path,

@@ -4,24 +4,23 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>Files as libtorch maps them: one private map for each file and element type, in which tensors lie as views.</summary>
-/// <remarks>A view keeps its map alive, so that this object is disposed of as soon as all tensors are made. Writing into a view changes neither the
-/// file nor a
-/// view of another object like this one: the system copies the page.</remarks>
+/// <summary>Files memory-mapped by libtorch: one private mapping for each file and element type. Tensors are views of these mappings.</summary>
+/// <remarks>A view keeps its mapping alive, so this object can be disposed as soon as all tensors are created. Writing to a view changes neither the
+/// file nor the views of another instance, because the operating system copies the page.</remarks>
 internal sealed class TensorMaps : IDisposable
 {
     private readonly Dictionary<(MappedFile File, ScalarType Dtype), Tensor?> _maps = [];
     private readonly Dictionary<MappedFile, long> _ends = [];
 
-    /// <summary>Gives a view of a file's bytes as a tensor.</summary>
+    /// <summary>Creates a tensor that is a view of a file's bytes.</summary>
     /// <param name="file">The file.</param>
-    /// <param name="offset">First byte.</param>
-    /// <param name="length">Length in bytes; the shape's elements times the element's size.</param>
-    /// <param name="shape">The tensor's shape.</param>
-    /// <param name="dtype">The tensor's type.</param>
+    /// <param name="offset">The offset of the first byte in the file.</param>
+    /// <param name="length">The length in bytes: the number of elements times the element size.</param>
+    /// <param name="shape">The shape of the tensor.</param>
+    /// <param name="dtype">The dtype of the tensor.</param>
     /// <param name="size">The size of an element in bytes.</param>
-    /// <returns>The tensor, owned by the caller; null where the bytes have to be copied instead: they are not aligned, they overlap those of a tensor
-    /// that was given before (so that writing into one would show in the other), or the system refuses the map.</returns>
+    /// <returns>The tensor, owned by the caller, or null if the bytes must be copied instead: they are not aligned, they overlap a tensor that was
+    /// returned before (so that writing to one would change the other), or the operating system cannot map the file.</returns>
     public Tensor? TryView(MappedFile file, long offset, long length, long[] shape, ScalarType dtype, int size)
     {
         if (offset % size != 0 || offset < _ends.GetValueOrDefault(file))
@@ -63,7 +62,7 @@ internal sealed class TensorMaps : IDisposable
         }
         catch (ExternalException)
         {
-            return null; // a file system without maps, or a limit on a process's addresses
+            return null; // a file system without memory mapping, or a limit on the address space of the process
         }
     }
 }

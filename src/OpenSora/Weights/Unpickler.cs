@@ -4,9 +4,9 @@ using System.Text;
 
 namespace OpenSora.Weights;
 
-/// <summary>Reads the pickle of a PyTorch checkpoint. Nothing is executed: the few calls that rebuild tensors are known here, every other is refused
+/// <summary>Reads the pickle of a PyTorch checkpoint. Nothing is executed: the reader knows the few calls that rebuild tensors and rejects all others
 /// by name.</summary>
-/// <remarks>Source: the opcodes as CPython's pickletools describes them, protocols 2 to 5.</remarks>
+/// <remarks>Source: the opcodes described in CPython's pickletools, protocols 2 to 5.</remarks>
 internal ref struct Unpickler
 {
     private const int LongestName = 200,
@@ -18,7 +18,7 @@ internal ref struct Unpickler
     private readonly Func<string, (long Offset, long Length)?> _records;
     private readonly List<PickleValue> _stack = [];
     private readonly List<int> _marks = [];
-    private readonly List<PickleValue[]> _memo = []; // in pages, since lists leave twice their size behind as they grow
+    private readonly List<PickleValue[]> _memo = []; // in pages, because a growing list allocates twice its final size
     private int _remembered;
     private int _at;
 
@@ -28,12 +28,12 @@ internal ref struct Unpickler
         _pickle = pickle;
     }
 
-    /// <summary>Reads a pickle.</summary>
-    /// <param name="path">For messages.</param>
-    /// <param name="pickle">Its bytes.</param>
-    /// <param name="allowance">What may be allocated.</param>
-    /// <param name="records">Finds the bytes of a storage by its key.</param>
-    /// <exception cref="InvalidWeightsException">It is damaged, or does more than rebuild tensors.</exception>
+    /// <summary>Reads a pickle and returns its root value.</summary>
+    /// <param name="path">The path of the file, for error messages.</param>
+    /// <param name="pickle">The bytes of the pickle.</param>
+    /// <param name="allowance">The limit on allocations.</param>
+    /// <param name="records">A function that returns the offset and length in bytes of a storage by its key, or null if there is none.</param>
+    /// <exception cref="InvalidWeightsException">The pickle is damaged, or contains calls other than those that rebuild tensors.</exception>
     public static PickleValue Read(string path, ReadOnlySpan<byte> pickle, Allowance allowance, Func<string, (long Offset, long Length)?> records)
     {
         var reader = new Unpickler(path, pickle, allowance, records);
@@ -45,14 +45,14 @@ internal ref struct Unpickler
         return reader.Pop();
     }
 
-    /// <summary>Does what an opcode says; false at the end.</summary>
+    /// <summary>Executes one opcode. Returns false at the end of the pickle.</summary>
     private bool Step(byte opcode)
     {
         switch (opcode)
         {
             case 0x80: // PROTO
                 var protocol = Byte();
-                Expect(protocol is >= 2 and <= 5, $"it is of protocol {protocol}, but 2 to 5 are read");
+                Expect(protocol is >= 2 and <= 5, $"it uses protocol {protocol}, but only protocols 2 to 5 are supported");
                 break;
             case 0x95: // FRAME
                 Take(8);
@@ -111,7 +111,7 @@ internal ref struct Unpickler
             case (byte)'T': // BINSTRING
                 PushText(Take(BinaryPrimitives.ReadInt32LittleEndian(Take(4))));
                 break;
-            case (byte)'C': // SHORT_BINBYTES: bytes are no part of weights, and are stepped over
+            case (byte)'C': // SHORT_BINBYTES: byte strings are not part of the weights and are skipped
                 Take(Byte());
                 Push(new(PickledBytes));
                 break;
@@ -193,7 +193,7 @@ internal ref struct Unpickler
                 break;
             case 0x93: // STACK_GLOBAL
                 var (last, first) = (Pop().Object as string, Pop().Object as string);
-                Expect(last is { Length: < LongestName } && first is { Length: < LongestName }, "a global's name is no text, or too long");
+                Expect(last is { Length: < LongestName } && first is { Length: < LongestName }, "a global's name is not a string or is too long");
                 Push(new(Global($"{first}.{last}")));
                 break;
             case (byte)'R' or 0x81: // REDUCE, NEWOBJ
@@ -205,7 +205,7 @@ internal ref struct Unpickler
                 arguments = Pop().Object as PickleValue[];
                 Push(Call(Pop().Object as PickleGlobal, arguments));
                 break;
-            case (byte)'b': // BUILD: attributes of dictionaries and of what is stepped over
+            case (byte)'b': // BUILD: attributes of dictionaries and of skipped objects
                 Pop();
                 Top();
                 break;
@@ -214,16 +214,16 @@ internal ref struct Unpickler
                 break;
 
             default:
-                throw Damaged($"opcode 0x{opcode:x2} at byte {_at - 1} is none that PyTorch writes");
+                throw Damaged($"opcode 0x{opcode:x2} at byte {_at - 1} is not one that PyTorch writes");
         }
 
         return true;
     }
 
-    /// <summary>What a known call makes.</summary>
+    /// <summary>Returns the result of a call to a known global.</summary>
     private readonly PickleValue Call(PickleGlobal? function, PickleValue[]? arguments)
     {
-        Expect(function is not null && arguments is not null, "it calls something that has no name");
+        Expect(function is not null && arguments is not null, "it calls an object that is not a named global");
         switch (function!.Kind)
         {
             case GlobalKind.Dictionary:
@@ -233,7 +233,7 @@ internal ref struct Unpickler
                     foreach (var pair in Items(pairs.Object))
                     {
                         var item = Items(pair.Object);
-                        Expect(item.Length == 2, "a dictionary is made of items that are no pairs");
+                        Expect(item.Length == 2, "a dictionary is created from items that are not pairs");
                         AddPairs(dictionary, item);
                     }
                 }
@@ -269,7 +269,7 @@ internal ref struct Unpickler
                 );
                 return new(Tensor((PickleStorage)arguments![0].Object!, ((PickleGlobal)arguments[6].Object!).Type!, arguments));
             case GlobalKind.Parameter:
-                Expect(arguments is [{ Object: PickleTensor }, ..], "a parameter is made of something else than a tensor");
+                Expect(arguments is [{ Object: PickleTensor }, ..], "a parameter is created from an object that is not a tensor");
                 return arguments![0];
             case GlobalKind.Call:
                 Expect(
@@ -280,17 +280,17 @@ internal ref struct Unpickler
                             { Object: PickleValue[] },
                             ..,
                         ],
-                    "a tensor of a class of its own is not rebuilt as tensors are"
+                    "a tensor subclass is not rebuilt like a tensor"
                 );
                 return Call((PickleGlobal)arguments![0].Object!, (PickleValue[])arguments[2].Object!);
             case GlobalKind.Ignored:
                 return new(function);
             default:
-                throw Damaged($"it calls '{function.Name}', which is no function");
+                throw Damaged($"it calls '{function.Name}', which is not a function");
         }
     }
 
-    /// <summary>A storage by its persistent id: <c>("storage", class, key, device, elements)</c>.</summary>
+    /// <summary>Gets a storage by its persistent ID: <c>("storage", class, key, device, elements)</c>.</summary>
     private readonly PickleStorage Storage(PickleValue[]? id)
     {
         Expect(
@@ -303,38 +303,38 @@ internal ref struct Unpickler
                     { IsWhole: true },
                     ..,
                 ],
-            "a persistent id does not name a storage"
+            "a persistent ID does not name a storage"
         );
         var type = ((PickleGlobal)id![1].Object!).Type;
         var (key, count) = ((string)id[2].Object!, id[4].Bits);
         if (_records(key) is not { } record)
         {
-            throw Damaged($"the archive lacks the record '{InvalidWeightsException.Shown(key)}' of a storage; it is truncated or was repacked");
+            throw Damaged($"the archive does not contain the storage record '{InvalidWeightsException.Shown(key)}'; it is truncated or was repacked");
         }
 
         var length = (Int128)count * (type is null ? 1 : SafetensorsHeader.TypeOf(type).Size);
         if (count < 0 || length > record.Length)
         {
-            throw Damaged($"the storage '{InvalidWeightsException.Shown(key)}' claims {length} bytes, but its record has {record.Length}");
+            throw Damaged($"the storage '{InvalidWeightsException.Shown(key)}' declares {length} bytes, but its record has {record.Length}");
         }
 
         return new PickleStorage(type, record.Offset, (long)length);
     }
 
-    /// <summary>A tensor of a call's first four arguments, checked against its storage.</summary>
+    /// <summary>Creates a tensor from the first four arguments of a call and validates it against its storage.</summary>
     private readonly PickleTensor Tensor(PickleStorage storage, string type, PickleValue[] arguments)
     {
         var (shape, strides) = (Numbers(arguments[2].Object), Numbers(arguments[3].Object));
         var size = SafetensorsHeader.TypeOf(type).Size;
         Expect(
             shape.Length == strides.Length && SafetensorsHeader.TrySpan(shape, strides, size, out _),
-            "a tensor's shape is too large, or not of as many dimensions as its strides"
+            "the shape of a tensor is too large, or its shape and strides have different numbers of dimensions"
         );
         _ = SafetensorsHeader.TrySpan(shape, strides, size, out var length);
         var offset = (Int128)arguments[1].Bits * size;
         if (offset < 0 || offset + length > storage.Length)
         {
-            throw Damaged($"a tensor of shape [{string.Join(", ", shape)}] reaches to byte {offset + length} of a storage of {storage.Length} bytes");
+            throw Damaged($"a tensor of shape [{string.Join(", ", shape)}] extends to byte {offset + length} of a storage of {storage.Length} bytes");
         }
 
         return new PickleTensor(type, shape, IsRowByRow(shape, strides) || length == 0 ? null : strides, storage.Offset + (long)offset, length);
@@ -363,7 +363,7 @@ internal ref struct Unpickler
         var numbers = new long[values.Length];
         for (var i = 0; i < numbers.Length; i++)
         {
-            Expect(values[i].IsWhole && values[i].Bits >= 0, "sizes and strides of a tensor must be whole numbers from 0");
+            Expect(values[i].IsWhole && values[i].Bits >= 0, "the sizes and strides of a tensor must be non-negative integers");
             numbers[i] = values[i].Bits;
         }
 
@@ -375,20 +375,22 @@ internal ref struct Unpickler
             ? known
             : throw new InvalidWeightsException(
                 _path,
-                $"its pickle names '{InvalidWeightsException.Shown(name.ToString())}', which is not among the calls that rebuild tensors. Nothing of the file was executed. "
-                    + "If you trust it, load it in Python and save its tensors alone, for example: torch.save({k: v for k, v in state_dict.items()}, 'weights.pt')."
+                $"its pickle names '{InvalidWeightsException.Shown(name.ToString())}', which is not one of the calls that rebuild tensors. "
+                    + "No code in the file was executed. "
+                    + "If you trust the file, load it in Python and save only its tensors, for example: "
+                    + "torch.save({k: v for k, v in state_dict.items()}, 'weights.pt')."
             );
 
     private readonly void AddPairs(object? target, ReadOnlySpan<PickleValue> pairs)
     {
-        Expect(pairs.Length % 2 == 0, "a dictionary's keys and values do not pair");
+        Expect(pairs.Length % 2 == 0, "the keys and values of a dictionary do not form pairs");
         if (target is PickleGlobal { Kind: GlobalKind.Ignored })
         {
             return;
         }
 
         var dictionary = target as PickleDictionary;
-        Expect(dictionary is not null, "it puts items into something that is no dictionary");
+        Expect(dictionary is not null, "it sets items of an object that is not a dictionary");
         for (var i = 0; i < pairs.Length; i += 2)
         {
             dictionary!.Add(_allowance, pairs[i], pairs[i + 1]);
@@ -403,7 +405,7 @@ internal ref struct Unpickler
         }
 
         var list = target as PickleList;
-        Expect(list is not null, "it appends to something that is no list");
+        Expect(list is not null, "it appends to an object that is not a list");
         foreach (var item in items)
         {
             list!.Add(_allowance, item);
@@ -424,7 +426,7 @@ internal ref struct Unpickler
 
     private readonly PickleValue Top()
     {
-        Expect(_stack.Count > (_marks.Count > 0 ? _marks[^1] : 0), "its stack runs empty");
+        Expect(_stack.Count > (_marks.Count > 0 ? _marks[^1] : 0), "its stack is empty");
         return _stack[^1];
     }
 
@@ -437,7 +439,7 @@ internal ref struct Unpickler
 
     private readonly PickleValue[] PopLast(int count)
     {
-        Expect(_stack.Count - (_marks.Count > 0 ? _marks[^1] : 0) >= count, "its stack runs empty");
+        Expect(_stack.Count - (_marks.Count > 0 ? _marks[^1] : 0) >= count, "its stack is empty");
         _allowance.Expect(24 + (16L * count));
         var values = CollectionsMarshal.AsSpan(_stack)[^count..].ToArray();
         Drop(count);
@@ -451,18 +453,18 @@ internal ref struct Unpickler
         return values;
     }
 
-    /// <summary>The values above the last mark, where they are; valid until the stack changes.</summary>
+    /// <summary>Gets the values above the last mark without removing them. The span is valid until the stack changes.</summary>
     private readonly ReadOnlySpan<PickleValue> AboveMark()
     {
-        Expect(_marks.Count > 0, "it lacks a mark");
+        Expect(_marks.Count > 0, "a mark is missing");
         return CollectionsMarshal.AsSpan(_stack)[_marks[^1]..];
     }
 
-    /// <summary>The value below the last mark, to which those above it are added.</summary>
+    /// <summary>Gets the value below the last mark, to which the values above the mark are added.</summary>
     private readonly object? BelowMark()
     {
         var (mark, bottom) = (_marks.Count > 0 ? _marks[^1] : 0, _marks.Count > 1 ? _marks[^2] : 0);
-        Expect(mark > bottom, "its stack runs empty");
+        Expect(mark > bottom, "its stack is empty");
         return _stack[mark - 1].Object;
     }
 
@@ -474,11 +476,11 @@ internal ref struct Unpickler
 
     private readonly void Drop(int count) => _stack.RemoveRange(_stack.Count - count, count);
 
-    /// <summary>Picklers number what they remember one by one, from 0 or 1.</summary>
+    /// <summary>Stores the top of the stack in the memo. Picklers use consecutive memo indices, starting at 0 or 1.</summary>
     private void Remember(long index)
     {
         var value = Top();
-        Expect(index <= _remembered || index == 1, "it skips numbers of its memo");
+        Expect(index <= _remembered || index == 1, "it skips memo indices");
         if (index / MemoPage == _memo.Count)
         {
             _allowance.Expect(24 + (16 * MemoPage));
@@ -491,7 +493,7 @@ internal ref struct Unpickler
 
     private readonly PickleValue Recall(long index)
     {
-        Expect(index < _remembered, "it uses a memo that it did not make");
+        Expect(index < _remembered, "it reads a memo entry that was not set");
         return _memo[(int)index / MemoPage][(int)index % MemoPage];
     }
 
@@ -499,7 +501,7 @@ internal ref struct Unpickler
     {
         if (bytes.Length > 8)
         {
-            Push(new(PickledBytes)); // larger than any size or count of a tensor
+            Push(new(PickledBytes)); // larger than any size or element count of a tensor
             return;
         }
 
@@ -524,7 +526,7 @@ internal ref struct Unpickler
 
     private ReadOnlySpan<byte> Take(long length)
     {
-        Expect(length >= 0 && length <= _pickle.Length - _at, "it ends early");
+        Expect(length >= 0 && length <= _pickle.Length - _at, "it ends unexpectedly");
         _at += (int)length;
         return _pickle.Slice(_at - (int)length, (int)length);
     }
@@ -533,7 +535,7 @@ internal ref struct Unpickler
     {
         var rest = _pickle[_at..];
         var length = rest[..Math.Min(rest.Length, LongestName - 1)].IndexOf((byte)'\n');
-        Expect(length >= 0, "a global's name does not end");
+        Expect(length >= 0, "the name of a global is not terminated");
         _at += length + 1;
         return rest[..length];
     }
@@ -546,7 +548,7 @@ internal ref struct Unpickler
         }
     }
 
-    private readonly InvalidWeightsException Damaged(string how) => new(_path, $"its pickle is damaged, or none of a PyTorch checkpoint: {how}.");
+    private readonly InvalidWeightsException Damaged(string how) => new(_path, $"its pickle is damaged or is not from a PyTorch checkpoint: {how}.");
 
     private static object PickledBytes => Ignored;
 

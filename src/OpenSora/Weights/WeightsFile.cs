@@ -3,17 +3,16 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>Weights on disk, of any format that is read: a safetensors file, a PyTorch checkpoint (.pt, .pth, .bin, .ckpt), or either in
+/// <summary>A weights file in any supported format: a safetensors file or a PyTorch checkpoint (.pt, .pth, .bin, .ckpt), as a single file or in
 /// shards.</summary>
 /// <remarks>
-/// <para>Opening reads and checks descriptions only; a tensor's bytes are read from disk when they are first used. Tensors of at least 64 KiB lie in
-/// the mapped
-/// file itself, if their bytes are aligned to the element size. The map is private to this process: writing into such a tensor never changes the
-/// file.</para>
-/// <para>A mapped file must not be overwritten in place or truncated: the change would show in the tensors, or end the process. Replacing it by
-/// renaming a new
-/// file over it, as all writers here do, is safe: the old contents stay until the last tensor over them is gone.</para>
-/// <para>Tensors stay valid after this object is disposed of. Safe to use from several threads at once.</para>
+/// <para>Opening a file reads and validates only the descriptions of the tensors; their data is read from disk when it is first used. Tensors of at
+/// least 64 KiB use the memory-mapped file directly if their data is aligned to the element size. The mapping is private to the process: writing to
+/// such a tensor never changes the file.</para>
+/// <para>Do not overwrite a memory-mapped file in place or truncate it: the change would be visible in the tensors or terminate the process.
+/// Replacing the file by renaming a new file, as all writers in this library do, is safe: the old contents stay available until the last tensor that
+/// uses them is disposed.</para>
+/// <para>Tensors stay valid after this object is disposed. This type is thread-safe.</para>
 /// </remarks>
 public abstract class WeightsFile : IDisposable
 {
@@ -21,27 +20,29 @@ public abstract class WeightsFile : IDisposable
 
     private protected WeightsFile(string path) => Path = path;
 
-    /// <summary>The file's full path; of shards, the index's.</summary>
+    /// <summary>The full path of the file or, for sharded weights, of the index.</summary>
     public string Path { get; }
 
-    /// <summary>The format in words, such as <c>safetensors</c>.</summary>
+    /// <summary>A description of the format, such as <c>safetensors</c>.</summary>
     public abstract string Format { get; }
 
-    /// <summary>The file's own key-value pairs; of a PyTorch checkpoint, the numbers and texts beside its tensors, such as <c>epoch</c>.</summary>
+    /// <summary>The key-value pairs stored in the file; for a PyTorch checkpoint, the numbers and strings stored next to the tensors, such as
+    /// <c>epoch</c>.</summary>
     public abstract IReadOnlyDictionary<string, string> Metadata { get; }
 
-    /// <summary>What the file holds, by name; of a PyTorch checkpoint with several sections, the chosen one's.</summary>
+    /// <summary>The tensors in the file by name; for a PyTorch checkpoint with several sections, those of the selected section.</summary>
     public abstract IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
-    /// <summary>The dictionaries of tensors in a PyTorch checkpoint; one of no name where all is in one.</summary>
+    /// <summary>The sections (dictionaries of tensors) of a PyTorch checkpoint; a single section with an empty name if all tensors are in one
+    /// dictionary.</summary>
     public virtual IReadOnlyList<WeightsSection> Sections => [new("", Tensors.Count, Chosen: true)];
 
-    /// <summary>Opens weights. The format is recognised by what is in the file, not by its name.</summary>
-    /// <param name="path">A file of weights, the index of shards (<c>*.index.json</c>), or a folder with one of those.</param>
-    /// <param name="section">Which of several dictionaries of tensors in a PyTorch checkpoint to take, such as <c>model</c>; null: moving averages
-    /// (<c>ema</c>) if there are any, else <c>state_dict</c>, <c>model</c> and the like.</param>
-    /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidWeightsException">The file is of another kind, is damaged, or has no such section.</exception>
+    /// <summary>Opens a weights file. The format is detected from the contents, not from the file name.</summary>
+    /// <param name="path">A weights file, the index of a sharded file (<c>*.index.json</c>), or a folder that contains one of these.</param>
+    /// <param name="section">The section (dictionary of tensors) of a PyTorch checkpoint to read, such as <c>model</c>. If null, the moving averages
+    /// (<c>ema</c>) if present, otherwise a common name such as <c>state_dict</c> or <c>model</c>.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file has an unsupported format, is damaged, or does not contain the section.</exception>
     public static WeightsFile Open(string path, string? section = null)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
@@ -65,11 +66,12 @@ public abstract class WeightsFile : IDisposable
         return section is null ? new SafetensorsFile(file) : throw WithoutSections(file, section);
     }
 
-    /// <summary>Gives one tensor, on the CPU, in the file's own type.</summary>
-    /// <param name="name">Its name.</param>
-    /// <returns>The tensor, owned by the caller; it outlives this object. Writing into it shows nowhere else.</returns>
-    /// <exception cref="KeyNotFoundException">The file has no such tensor.</exception>
-    /// <exception cref="InvalidWeightsException">The tensor's type does not exist in the tensor library, or a boolean is neither 0 nor 1.</exception>
+    /// <summary>Reads one tensor on the CPU with the dtype in the file.</summary>
+    /// <param name="name">The name of the tensor.</param>
+    /// <returns>The tensor, owned by the caller. It stays valid after this object is disposed. Writing to it does not affect the file or other
+    /// tensors.</returns>
+    /// <exception cref="KeyNotFoundException">The file does not contain the tensor.</exception>
+    /// <exception cref="InvalidWeightsException">The dtype of the tensor is not supported, or a boolean is neither 0 nor 1.</exception>
     /// <exception cref="ObjectDisposedException">The file is closed.</exception>
     public Tensor Read(string name)
     {
@@ -77,7 +79,7 @@ public abstract class WeightsFile : IDisposable
         return Read(name, maps);
     }
 
-    /// <summary>Gives one tensor, which lies in one of the given maps if it can.</summary>
+    /// <summary>Reads one tensor, as a view of one of the specified mappings if possible.</summary>
     internal Tensor Read(string name, TensorMaps? maps) =>
         Tensors.TryGetValue(name, out var entry)
             ? Read(entry, maps)
@@ -85,7 +87,7 @@ public abstract class WeightsFile : IDisposable
                 $"'{Path}' has no tensor '{name}'. It has {Tensors.Count}: {string.Join(", ", Tensors.Keys.Take(8))}{(Tensors.Count > 8 ? ", ..." : "")}"
             );
 
-    /// <summary>Closes the file. Tensors that were read from it stay valid.</summary>
+    /// <summary>Closes the file. Tensors that were read from the file stay valid.</summary>
     public void Dispose()
     {
         Close();
@@ -99,10 +101,11 @@ public abstract class WeightsFile : IDisposable
     private static InvalidWeightsException WithoutSections(MappedFile file, string section)
     {
         file.Dispose();
-        return new InvalidWeightsException(file.Path, $"the section '{section}' was asked for, but it is no PyTorch checkpoint and has no sections.");
+        return new InvalidWeightsException(file.Path, $"the section '{section}' was requested, but the file is not a PyTorch checkpoint.");
     }
 
-    /// <summary>The weights in a folder as transformers and diffusers lay it out: of the first kind that there is, all files.</summary>
+    /// <summary>Gets the weights files in a folder laid out like those of transformers and diffusers: all files that match the first pattern with a
+    /// match.</summary>
     internal static IReadOnlyList<string> InFolder(string folder) =>
         Patterns
             .Select(pattern => Directory.GetFiles(folder, pattern).Order(StringComparer.Ordinal).ToArray())
@@ -115,17 +118,17 @@ public abstract class WeightsFile : IDisposable
         return files.Count switch
         {
             1 => files[0],
-            0 => throw new InvalidWeightsException(folder, $"the folder holds no weights; expected one of {string.Join(", ", Patterns)}."),
+            0 => throw new InvalidWeightsException(folder, $"the folder contains no weights; expected one of {string.Join(", ", Patterns)}."),
             _ => throw new InvalidWeightsException(
                 folder,
-                $"the folder holds {files.Count} files of weights; give one of them: {string.Join(", ", files.Take(8).Select(System.IO.Path.GetFileName))}{(files.Count > 8 ? ", ..." : "")}"
+                $"the folder contains {files.Count} weights files; specify one of them: {string.Join(", ", files.Take(8).Select(System.IO.Path.GetFileName))}{(files.Count > 8 ? ", ..." : "")}"
             ),
         };
     }
 }
 
-/// <summary>A dictionary of tensors in a PyTorch checkpoint.</summary>
-/// <param name="Name">Where it is, such as <c>ema</c> or <c>model.state_dict</c>; empty for the outermost one.</param>
-/// <param name="Tensors">How many tensors it holds.</param>
-/// <param name="Chosen">Whether the file's tensors are these.</param>
+/// <summary>A section (dictionary of tensors) of a PyTorch checkpoint.</summary>
+/// <param name="Name">The path of the section, such as <c>ema</c> or <c>model.state_dict</c>; empty for the outermost dictionary.</param>
+/// <param name="Tensors">The number of tensors in the section.</param>
+/// <param name="Chosen">Indicates whether <see cref="WeightsFile.Tensors"/> contains the tensors of this section.</param>
 public sealed record WeightsSection(string Name, int Tensors, bool Chosen);

@@ -3,8 +3,9 @@ using System.Text;
 
 namespace OpenSora.Weights;
 
-/// <summary>Where the entries of a zip archive lie, for archives whose entries are stored and not compressed, as PyTorch's are.</summary>
-/// <remarks>Source: PKWARE's APPNOTE 6.3, sections 4.3 and 4.5.3 (zip64). Checksums are not compared: that would read every byte.</remarks>
+/// <summary>Reads the positions of the entries in a zip archive with uncompressed entries, such as those written by PyTorch.</summary>
+/// <remarks>Source: PKWARE's APPNOTE 6.3, sections 4.3 and 4.5.3 (zip64). Checksums are not verified, because that would require reading the entire
+/// file.</remarks>
 internal static class ZipDirectory
 {
     public const long Packed = -1;
@@ -21,15 +22,15 @@ internal static class ZipDirectory
         Locator64Length = 20,
         MaxComment = 0xffff;
 
-    /// <summary>Reads the directory.</summary>
-    /// <returns>First byte and length of every entry, by name; the length is <see cref="Packed"/> for those that are compressed or
+    /// <summary>Reads the central directory.</summary>
+    /// <returns>The offset and length in bytes of every entry, by name. The length is <see cref="Packed"/> if the entry is compressed or
     /// encrypted.</returns>
     public static Dictionary<string, (long Offset, long Length)> Read(MappedFile file, Allowance allowance)
     {
         var (start, length, count) = Locate(file);
         if (start < 0 || length < 0 || start > file.Length - length || length > int.MaxValue || count < 0 || count > length / EntryLength)
         {
-            throw Damaged(file, "its directory lies outside of it");
+            throw Damaged(file, "its directory lies outside the file");
         }
 
         allowance.Expect(64 * count);
@@ -39,7 +40,7 @@ internal static class ZipDirectory
         {
             if (directory.Length < EntryLength || BinaryPrimitives.ReadUInt32LittleEndian(directory) != EntrySignature)
             {
-                throw Damaged(file, "an entry of its directory is damaged");
+                throw Damaged(file, "an entry in its directory is damaged");
             }
 
             var (flags, method) = (U16(directory, 8), U16(directory, 10));
@@ -51,7 +52,7 @@ internal static class ZipDirectory
                 commentLength = U16(directory, 32);
             if (directory.Length - EntryLength < nameLength + extraLength + commentLength)
             {
-                throw Damaged(file, "an entry of its directory is cut short");
+                throw Damaged(file, "an entry in its directory is truncated");
             }
 
             allowance.Expect(32 + (2 * nameLength));
@@ -61,14 +62,14 @@ internal static class ZipDirectory
             var isStored = method == 0 && (flags & 1) == 0;
             if ((isStored && packed != plain) || !entries.TryAdd(name, (DataStart(file, name, local, packed), isStored ? plain : Packed)))
             {
-                throw Damaged(file, $"the entry '{InvalidWeightsException.Shown(name)}' comes twice or contradicts itself");
+                throw Damaged(file, $"the entry '{InvalidWeightsException.Shown(name)}' occurs twice or is inconsistent");
             }
         }
 
         return entries;
     }
 
-    /// <summary>Finds the directory by the record that ends every archive, and its zip64 form.</summary>
+    /// <summary>Finds the central directory from the end-of-directory record or its zip64 form.</summary>
     private static (long Start, long Length, long Count) Locate(MappedFile file)
     {
         var tailLength = (int)Math.Min(file.Length, EndLength + MaxComment);
@@ -108,7 +109,7 @@ internal static class ZipDirectory
         throw Damaged(file, "it has no directory at its end");
     }
 
-    /// <summary>Sizes and place that do not fit in 32 bits stand in an extra field, in this order, those that do left out.</summary>
+    /// <summary>Reads sizes and the offset from the zip64 extra field. It contains only values that do not fit in 32 bits, in this order.</summary>
     private static void Wide(ReadOnlySpan<byte> extra, ref long plain, ref long packed, ref long local)
     {
         while (extra.Length >= 4)
@@ -156,11 +157,11 @@ internal static class ZipDirectory
             }
         }
 
-        throw Damaged(file, $"the entry '{InvalidWeightsException.Shown(name)}' lies outside of it");
+        throw Damaged(file, $"the entry '{InvalidWeightsException.Shown(name)}' lies outside the file");
     }
 
     private static InvalidWeightsException Damaged(MappedFile file, string how) =>
-        new(file.Path, $"the zip archive is damaged or truncated: {how}. Fetch or save it again.");
+        new(file.Path, $"the zip archive is damaged or truncated: {how}. Download or save it again.");
 
     private static int U16(ReadOnlySpan<byte> bytes, int at) => BinaryPrimitives.ReadUInt16LittleEndian(bytes[at..]);
 

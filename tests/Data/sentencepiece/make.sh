@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the models and the expected ids beside it with the sentencepiece package's own tools (0.1.97).
+# Creates the models and the expected token IDs in this folder with the tools of the sentencepiece package (0.1.97).
 set -e
 cd "$(dirname "$0")"
 train() {

@@ -38,14 +38,14 @@ public class MaskStrategyTests
     }
 
     [Theory]
-    [InlineData("x", "'x' in the mask strategy 'x' is no whole number")]
-    [InlineData("0,0.5", "is no whole number; expected loop,reference")]
-    [InlineData("0;;0", "is no whole number")]
+    [InlineData("x", "'x' in the mask strategy 'x' is not an integer")]
+    [InlineData("0,0.5", "is not an integer; expected loop,reference")]
+    [InlineData("0;;0", "is not an integer")]
     [InlineData("0,0,0,0,1,0,0", "has 7 parts")]
-    [InlineData("0,0,0,0,1,half", "an edit ratio that is no number")]
-    [InlineData("0,0,0,0,1,1.5", "the edit ratio 1.5 is not from 0 to 1")]
-    [InlineData("0,0,0,0,1,NaN", "is not from 0 to 1")]
-    [InlineData("0,0,0,0,0", "the length 0 is not above 0")]
+    [InlineData("0,0,0,0,1,half", "a non-numeric edit ratio")]
+    [InlineData("0,0,0,0,1,1.5", "the edit ratio 1.5 is not between 0 and 1")]
+    [InlineData("0,0,0,0,1,NaN", "is not between 0 and 1")]
+    [InlineData("0,0,0,0,0", "the length 0 is not greater than 0")]
     [InlineData("0,-1", "the reference -1 is negative")]
     [InlineData("-1", "the loop -1 is negative")]
     public void Other_text_is_refused(string text, string problem) =>
@@ -75,7 +75,7 @@ public class MaskStrategyTests
     }
 
     [Theory]
-    [InlineData("0,2", "asks for reference 2, but there are 2")]
+    [InlineData("0,2", "uses reference 2, but there are only 2")]
     [InlineData("0,0,1", "starts at frame 1 of the reference, which has 1")]
     [InlineData("0,0,0,-7", "starts at frame -7 of the video, which has 6")]
     public void What_is_not_there_cannot_be_given(string text, string problem)
@@ -94,10 +94,10 @@ public class MaskStrategyTests
             var latents = Video(3, 0);
             Should
                 .Throw<ArgumentException>(() => MaskStrategy.Apply(latents, [zeros(2, 1, 1, 2)], [new()]))
-                .Message.ShouldContain("[2, 1, 1, 2]; it must be that of the latents, [2, 3, 1, 1]");
+                .Message.ShouldContain("[2, 1, 1, 2]; expected [2, 3, 1, 1] except for the frames");
             Should
                 .Throw<ArgumentException>(() => MaskStrategy.Apply(latents.unsqueeze(0), [], []))
-                .Message.ShouldContain("expected those of one video");
+                .Message.ShouldContain("expected the latents of one video");
             Should
                 .Throw<ArgumentException>(() => MaskStrategy.Apply(latents, [latents], [new() { EditRatio = -1 }]))
                 .Message.ShouldContain("edit ratio -1");

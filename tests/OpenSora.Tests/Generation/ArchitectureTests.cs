@@ -131,7 +131,7 @@ public class ArchitectureTests
         using var model = Folder("dit", () => new DiT(Classes), Classes);
         using var generator = Generator(model);
         (await Should.ThrowAsync<InvalidOperationException>(() => generator.Request("a goat").GenerateAsync())).Message.ShouldContain(
-            "reads up to 1 of width 1"
+            "accepts up to 1 of width 1"
         );
     }
 }

@@ -165,19 +165,19 @@ public class GivenFramesTests
     public static TheoryData<Action<VideoRequest>, string> Mistakes =>
         new()
         {
-            { r => r.ConditionOn(Plain(8, 8, 1), 4), "frame 4 of the video is meant, which has 4" },
-            { r => r.ConditionOn(Plain(8, 8, 1), -5), "frame -5 of the video is meant" },
-            { r => r.ConditionOn(Plain(8, 8, 1, 2, 3, 4)), "Every frame is given, so that there is nothing to generate" },
-            { r => r.ConditionOn(Plain(8, 8, 1), 0, 1), "the edit ratio is 1, at which nothing is left" },
-            { r => r.ConditionOn(Plain(8, 8, 1), 0, -0.5), "the edit ratio -0.5 is not from 0 to 1" },
-            { r => r.References = [Plain(8, 8, 1)], "MaskStrategies does not say" },
-            { r => r.MaskStrategies = [new()], "the reference is 0, but there are 0" },
+            { r => r.ConditionOn(Plain(8, 8, 1), 4), "frame 4 of the video does not exist; it has 4 frames" },
+            { r => r.ConditionOn(Plain(8, 8, 1), -5), "frame -5 of the video does not exist" },
+            { r => r.ConditionOn(Plain(8, 8, 1, 2, 3, 4)), "Every frame is a conditioning frame, so there is nothing to generate" },
+            { r => r.ConditionOn(Plain(8, 8, 1), 0, 1), "the edit ratio is 1, which discards the frames" },
+            { r => r.ConditionOn(Plain(8, 8, 1), 0, -0.5), "the edit ratio -0.5 is not between 0 and 1" },
+            { r => r.References = [Plain(8, 8, 1)], "no MaskStrategies that place their frames" },
+            { r => r.MaskStrategies = [new()], "the reference is 0, but the request has 0" },
             {
                 r => (r.References, r.MaskStrategies) = ([Plain(8, 8, 1)], MaskStrategy.Parse("1;0,0,3")),
-                "make another request that goes on from the end of this one. In the mask strategy '0,0,3,0,1,0', frame 3 of the reference"
+                "make another request conditioned on the end of this video. In the mask strategy '0,0,3,0,1,0', frame 3 of the reference"
             },
-            { r => r.References = null!, "References and MaskStrategies are null" },
-            { r => r.References = [null!], "or have a null among them" },
+            { r => r.References = null!, "References and MaskStrategies must not be null" },
+            { r => r.References = [null!], "must not be null or contain null" },
         };
 
     [Theory]
@@ -207,17 +207,17 @@ public class GivenFramesTests
         using var untrained = new TinyModel();
         using var generator = untrained.Generator();
         (await Should.ThrowAsync<ArgumentException>(generator.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain(
-            "tiny was not trained to go on from given frames"
+            "tiny was not trained with conditioning frames"
         );
 
         using var model = Model("stdit2");
         using var ddim = model.Builder().UseSampler(SamplerKind.Ddim).Build();
         (await Should.ThrowAsync<ArgumentException>(ddim.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain(
-            "Ddim cannot complete videos; use Iddpm"
+            "Ddim does not support conditioning frames; use Iddpm"
         );
         using var own = model.Builder().UseSampler(steps => new DpmSolver(steps)).Build();
         (await Should.ThrowAsync<InvalidOperationException>(own.Request("a goat").ConditionOn(Plain(8, 8, 1)).GenerateAsync())).Message.ShouldContain(
-            "DpmSolver cannot complete videos"
+            "DpmSolver does not support conditioning frames"
         );
 
         var patches = new StdiTConfig
@@ -243,7 +243,7 @@ public class GivenFramesTests
         }
 
         using var never = wrong.Generator();
-        (await Should.ThrowAsync<InvalidOperationException>(never.LoadAsync())).Message.ShouldContain("cannot be told which frames are given");
+        (await Should.ThrowAsync<InvalidOperationException>(never.LoadAsync())).Message.ShouldContain("does not support conditioning frames");
     }
 
     [Fact]

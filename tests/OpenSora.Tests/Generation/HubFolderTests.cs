@@ -149,7 +149,7 @@ public sealed class HubFolderTests : IDisposable
                     }
                 )
             );
-            Should.Throw<InvalidModelException>(() => HubFolder.LoadT5(_folder.Path)).Message.ShouldContain("its tokenizer's spiece.model");
+            Should.Throw<InvalidModelException>(() => HubFolder.LoadT5(_folder.Path)).Message.ShouldContain("the tokenizer file spiece.model");
             Directory.CreateDirectory(_folder["tokenizer"]);
             File.Copy(TestFiles.Data("sentencepiece", "t5.model"), _folder["tokenizer/spiece.model"]);
             using var loaded = HubFolder.LoadT5(_folder.Path, maxTokens: 9);
@@ -248,19 +248,19 @@ public sealed class HubFolderTests : IDisposable
     {
         var before = TensorCount.Now;
         void Refused(string message, Func<object> load) => Should.Throw<InvalidModelException>(load).Message.ShouldContain(message);
-        Refused("There is no such folder", () => HubFolder.LoadAutoencoder(_folder["none"]));
-        Refused("there is no config.json in it, nor in a folder 'vae' in it", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("The folder does not exist", () => HubFolder.LoadAutoencoder(_folder["none"]));
+        Refused("neither the folder nor its subfolder 'vae' contains a config.json", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", "{");
         Refused("its config.json is not valid", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", "[]");
-        Refused("It is no object", () => HubFolder.LoadClip(_folder.Path));
+        Refused("The root is not an object", () => HubFolder.LoadClip(_folder.Path));
         Write("config.json", """{"model_type": "bert"}""");
         Refused("describes 'bert'; expected an autoencoder", () => HubFolder.LoadAutoencoder(_folder.Path));
         Refused("describes 'bert'; expected a T5", () => HubFolder.LoadT5(_folder.Path));
         Refused("describes 'bert'; expected a CLIP", () => HubFolder.LoadClip(_folder.Path));
         Refused("describes 'bert'; expected a transformer", () => HubFolder.LoadTransformer(_folder.Path));
         Write("config.json", """{"model_type": "t5", "d_model": 4}""");
-        Refused("does not say 'vocab_size'", () => HubFolder.LoadT5(_folder.Path));
+        Refused("does not contain 'vocab_size'", () => HubFolder.LoadT5(_folder.Path));
         Write("config.json", Changed(VaeJson, "block_out_channels", "wide"));
         Refused("does not fit AutoencoderKLConfig", () => HubFolder.LoadAutoencoder(_folder.Path));
         foreach (
@@ -275,19 +275,19 @@ public sealed class HubFolderTests : IDisposable
         )
         {
             Write("config.json", Changed(VaeJson, name, value));
-            Refused($"says \"{name}\": ", () => HubFolder.LoadAutoencoder(_folder.Path));
+            Refused($"contains \"{name}\": ", () => HubFolder.LoadAutoencoder(_folder.Path));
         }
         Write("config.json", Changed(VaeJson, "block_out_channels", new JsonArray()));
         Refused("BlockOutChannels is empty", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", Changed(VaeJson, "layers_per_block", 2_000_000_000));
-        Refused("at most 16 of 100", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("at most 16 levels of 100 layers", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write(
             "config.json",
             """{"_class_name": "AutoencoderTiny", "encoder_block_out_channels": null, "decoder_block_out_channels": [8], "num_encoder_blocks": [1], "num_decoder_blocks": [1]}"""
         );
         Refused("is null", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", VaeJson);
-        Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(_folder.Path)).Message.ShouldContain("holds no weights");
+        Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(_folder.Path)).Message.ShouldContain("contains no weights");
         TensorCount.ShouldBe(before);
     }
 }

@@ -121,10 +121,10 @@ public class VideoGeneratorTests
         Bytes(await other.Request("a goat").Seed(1).GenerateAsync()).ShouldNotBe(Bytes(video));
 
         using var wrong = model.Builder().UseSampler(SamplerKind.Ddim).Build();
-        (await Should.ThrowAsync<ArgumentException>(wrong.Request("a goat").GenerateAsync())).Message.ShouldContain("sampled by RectifiedFlow");
+        (await Should.ThrowAsync<ArgumentException>(wrong.Request("a goat").GenerateAsync())).Message.ShouldContain("use RectifiedFlow");
         using var gaussian = new TinyModel();
         using var wrongToo = gaussian.Builder().UseSampler(SamplerKind.RectifiedFlow).Build();
-        (await Should.ThrowAsync<ArgumentException>(wrongToo.Request("a goat").GenerateAsync())).Message.ShouldContain("sampled by Iddpm");
+        (await Should.ThrowAsync<ArgumentException>(wrongToo.Request("a goat").GenerateAsync())).Message.ShouldContain("use Iddpm");
     }
 
     [Fact]
@@ -282,19 +282,19 @@ public class VideoGeneratorTests
         new()
         {
             { r => r.Frames = 0, "Frames is 0" },
-            { r => r.Frames = 9, "Frames is 9; tiny can do 1 to 8" },
+            { r => r.Frames = 9, "Frames is 9; tiny supports 1 to 8" },
             { r => r.Steps = 0, "Steps is 0" },
             { r => r.Steps = -3, "Steps is -3" },
             { r => r.Steps = 2000, "Steps is 2000" },
             { r => r.Guidance = double.PositiveInfinity, "Guidance is" },
             { r => r.FramesPerSecond = -1, "FramesPerSecond is -1" },
-            { r => r.Width = 32, "Width and Height go together" },
+            { r => r.Width = 32, "Width and Height must be set together" },
             { r => (r.Width, r.Height) = (0, -8), "Width is 0; it must be at least 1 pixel. Height is -8" },
-            { r => (r.Width, r.Height) = (33, 32), "Width is 33; tiny can do 8 to 64 in steps of 4" },
+            { r => (r.Width, r.Height) = (33, 32), "Width is 33; tiny supports 8 to 64 in steps of 4" },
             { r => (r.Width, r.Height) = (32, 36), "Height is 36; it must be a multiple of 8" },
             {
                 r => (r.Width, r.Height, r.Frames) = (68, 128, 100),
-                "Width is 68; tiny can do 8 to 64 in steps of 4. Height is 128; tiny can do 8 to 64 in steps of 4. Frames is 100"
+                "Width is 68; tiny supports 8 to 64 in steps of 4. Height is 128; tiny supports 8 to 64 in steps of 4. Frames is 100"
             },
         };
 
@@ -352,10 +352,12 @@ public class VideoGeneratorTests
         (await Should.ThrowAsync<InvalidModelException>(missing.LoadAsync())).Message.ShouldContain("no-such-model");
         using var future = new TinyModel(d => d with { Denoiser = d.Denoiser with { Architecture = "stdit9" } });
         using var old = future.Generator();
-        (await Should.ThrowAsync<InvalidModelException>(old.LoadAsync())).Message.ShouldContain("'stdit9'; this version knows 'stdit'");
+        (await Should.ThrowAsync<InvalidModelException>(old.LoadAsync())).Message.ShouldContain("'stdit9'; the architectures known for");
         using var without = new TinyModel(d => d with { TextEncoder = d.TextEncoder with { Tokenizer = null } });
         using var whole = without.Whole();
-        (await Should.ThrowAsync<InvalidModelException>(whole.LoadAsync())).Message.ShouldContain("names no tokenizer; a text encoder t5 needs one");
+        (await Should.ThrowAsync<InvalidModelException>(whole.LoadAsync())).Message.ShouldContain(
+            "names no tokenizer, which the text encoder t5 requires"
+        );
     }
 
     [Fact]
@@ -381,7 +383,7 @@ public class VideoGeneratorTests
         using (var generator = model.Builder().UseVae(_ => new WideVae()).Build())
         {
             (await Should.ThrowAsync<InvalidOperationException>(generator.LoadAsync())).Message.ShouldContain(
-                "WideVae has 9 latent channels, but tiny works on 4"
+                "WideVae has 9 latent channels, but tiny expects 4"
             );
         }
 

@@ -44,7 +44,7 @@ public class BackendTests
     {
         var selector = new BackendSelector([new CpuBackend(), new FakeBackend("gone", 99, "it was sold.")]);
         var e = Should.Throw<BackendUnavailableException>(() => selector.Select("gone"));
-        e.Message.ShouldContain("'gone' cannot be used here: it was sold.");
+        e.Message.ShouldContain("'gone' is not available: it was sold.");
         e.Message.ShouldContain("cpu (available");
         Should.Throw<BackendUnavailableException>(() => selector.Select("metal")).Message.ShouldContain("no backend 'metal'");
         Should

@@ -79,7 +79,7 @@ public class OptionsTests
             { o => o.Guidance = -1, "OpenSora:Guidance is -1" },
             { o => o.Frames = 0, "OpenSora:Frames is 0" },
             { o => o.FramesPerSecond = 0, "OpenSora:FramesPerSecond is 0" },
-            { o => o.Width = 64, "OpenSora:Width and OpenSora:Height go together" },
+            { o => o.Width = 64, "OpenSora:Width and OpenSora:Height must be set together" },
             { o => o.Sampler = (SamplerKind)9, "OpenSora:Sampler is '9'; it must be one of Iddpm, Ddim, DpmSolver" },
             { o => o.Precision = TorchSharp.torch.ScalarType.Int8, "OpenSora:Precision is Int8" },
             { o => o.Backend = "metal", "OpenSora:Backend: There is no backend 'metal'" },

@@ -208,7 +208,7 @@ public sealed class ModelHubTests : IAsyncLifetime
         ShouldBeComplete(await Download(options => options.StallTimeout = TimeSpan.FromSeconds(1)));
         _server.Misbehave = (_, answer) => answer with { StallFor = TimeSpan.FromMinutes(1), CutAfter = 0 };
         (await Fails(options => (options.StallTimeout, options.Retries) = (TimeSpan.FromMilliseconds(100), 1))).Message.ShouldContain(
-            "nothing came for 0.1 s"
+            "no data arrived for 0.1 s"
         );
     }
 
@@ -444,7 +444,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     public async Task What_nothing_matches_is_said()
     {
         var error = await Should.ThrowAsync<ModelHubException>(() => Download(include: ["*.bin", "unet/"]));
-        error.Message.ShouldContain("has no file *.bin, unet/. It has 3: config.json, vae/model v2.safetensors, vae/config.json");
+        error.Message.ShouldContain("has no files that match *.bin, unet/. It has 3: config.json, vae/model v2.safetensors, vae/config.json");
     }
 
     [Theory]

@@ -12,12 +12,14 @@ public partial class MediaFailureTests
     {
         using var folder = new TemporaryFolder();
         var e = await Should.ThrowAsync<MediaException>(new VideoWriter(folder.Path).WriteAsync(Video, folder["a.mp4"]));
-        e.Message.ShouldContain($"ffmpeg is needed to write '{folder["a.mp4"]}'");
+        e.Message.ShouldContain($"ffmpeg is required to write '{folder["a.mp4"]}'");
         e.Message.ShouldContain("apt install ffmpeg");
         folder.Entries.ShouldBeEmpty();
 
         await File.WriteAllBytesAsync(folder["b.mp4"], [1]);
-        (await Should.ThrowAsync<MediaException>(new VideoReader(folder.Path).ReadAsync(folder["b.mp4"]))).Message.ShouldContain("ffprobe is needed");
+        (await Should.ThrowAsync<MediaException>(new VideoReader(folder.Path).ReadAsync(folder["b.mp4"]))).Message.ShouldContain(
+            "ffprobe is required"
+        );
     }
 
     [Fact]

@@ -161,7 +161,7 @@ public class AutoencoderKLTests
         Refused("expected [batch, 3, frames, height, width]", () => model.Encode(zeros([1, 3, 8, 8])));
         Refused("expected [batch, 4, frames, height, width]", () => model.Decode(zeros([1, 3, 2, 4, 4])));
         Refused("expected [batch, 3, height, width]", () => model.call(zeros([1, 1, 8, 8])));
-        Refused("24 of BlockOutChannels is not a positive multiple of NormNumGroups 32", () => new AutoencoderKL(new() { BlockOutChannels = [24] }));
+        Refused("24, which is not a positive multiple of NormNumGroups 32", () => new AutoencoderKL(new() { BlockOutChannels = [24] }));
         Refused("BlockOutChannels is empty", () => new AutoencoderKL(new() { BlockOutChannels = [] }));
         Refused("ScalingFactor is 0", () => new AutoencoderKL(Small with { ScalingFactor = 0 }));
         Refused("MicroBatchSize is 0", () => new AutoencoderKL(Small with { MicroBatchSize = 0 }));

@@ -153,6 +153,6 @@ public class DiTTests
             .Throw<ArgumentException>(() => model.call(x, t, y.squeeze(1)))
             .Message.ShouldContain("The condition has shape [2, 1, 12]; expected [2, 1, 1, 12]");
         Should.Throw<ArgumentException>(() => model.call(x.narrow(4, 0, 5), t, y)).Message.ShouldContain("The latents have shape");
-        Should.Throw<ArgumentException>(() => DiTConfig.Preset("DiT-XXL")).Message.ShouldContain("Known are DiT-S/2");
+        Should.Throw<ArgumentException>(() => DiTConfig.Preset("DiT-XXL")).Message.ShouldContain("Known presets: DiT-S/2");
     }
 }

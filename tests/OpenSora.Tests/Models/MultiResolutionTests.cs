@@ -277,8 +277,8 @@ public class MultiResolutionTests
         }
 
         TensorCount.ShouldBe(before);
-        Should.Throw<ArgumentException>(() => StdiT2Config.Preset("STDiT2-S/2")).Message.ShouldContain("Known are STDiT2-XL/2");
-        Should.Throw<ArgumentException>(() => StdiT3Config.Preset("STDiT2-XL/2")).Message.ShouldContain("Known are STDiT3-XL/2");
+        Should.Throw<ArgumentException>(() => StdiT2Config.Preset("STDiT2-S/2")).Message.ShouldContain("Known presets: STDiT2-XL/2");
+        Should.Throw<ArgumentException>(() => StdiT3Config.Preset("STDiT2-XL/2")).Message.ShouldContain("Known presets: STDiT3-XL/2");
 
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -289,7 +289,7 @@ public class MultiResolutionTests
             var (call, message) in new (Action, string)[]
             {
                 (() => model.Denoise(x.narrow(1, 0, 3), t, conditions), "The latents have shape [2, 3, 3, 4, 6]; expected [batch, 4"),
-                (() => model.Denoise(x, t.narrow(0, 0, 1), conditions), "The time steps have shape [1]; expected [2]"),
+                (() => model.Denoise(x, t.narrow(0, 0, 1), conditions), "The timesteps have shape [1]; expected [2]"),
                 (() => model.Denoise(x, t, conditions with { Text = zeros(2, 7, 12) }), "with at most 6 tokens"),
                 (() => model.Denoise(x, t, conditions with { TextMask = ones(2, 5) }), "expected [rows, 6]"),
                 (() => model.Denoise(x, t, conditions with { TextMask = zeros(2, 6) }), "A row of the text mask has no token"),

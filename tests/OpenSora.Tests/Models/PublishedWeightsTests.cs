@@ -331,11 +331,13 @@ public class PublishedWeightsTests
         var before = TensorCount.Now;
 
         var path = Save(folder, dit);
-        Should.Throw<InvalidWeightsException>(() => builder.LoadImageWeights(path).Build()).Message.ShouldContain("they are DiT's or Latte's");
+        Should
+            .Throw<InvalidWeightsException>(() => builder.LoadImageWeights(path).Build())
+            .Message.ShouldContain("the weights are those of a DiT or Latte");
         path = Save(folder, image);
         Should
             .Throw<InvalidWeightsException>(() => builder.BuildForClasses(7))
-            .Message.ShouldContain("the model is a DiT or a Latte, but they are not");
+            .Message.ShouldContain("the model is a DiT or a Latte, but the weights are not");
         Should
             .Throw<InvalidOperationException>(() => builder.Attention(AttentionOrder.Interleaved).Build())
             .Message.ShouldContain("Use the order Serial or Parallel");
@@ -361,7 +363,7 @@ public class PublishedWeightsTests
     public void A_model_of_classes_has_no_choices_of_STDiT_alone() =>
         Should
             .Throw<ArgumentException>(() => new StdiTBuilder().QueryKeyNorm().BuildForClasses(7))
-            .Message.ShouldContain("no norm of queries and keys");
+            .Message.ShouldContain("normalization of queries and keys");
 
     [Fact]
     public void Parameters_are_counted_by_part()
@@ -399,6 +401,6 @@ public class PublishedWeightsTests
         using var dit = (nn.Module)Make("DiT label");
         ParameterCounts.Of(dit).Total.ShouldBe(dit.parameters().Sum(parameter => parameter.numel()));
         using var linear = nn.Linear(2, 3);
-        Should.Throw<ArgumentException>(() => ParameterCounts.Of(linear)).Message.ShouldContain("belongs to no part");
+        Should.Throw<ArgumentException>(() => ParameterCounts.Of(linear)).Message.ShouldContain("does not belong to any part");
     }
 }

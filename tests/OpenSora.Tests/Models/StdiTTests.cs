@@ -363,7 +363,7 @@ public class StdiTTests
 
     [Fact]
     public void Unknown_presets_are_refused() =>
-        Should.Throw<ArgumentException>(() => StdiTConfig.Preset("STDiT-XXL/1")).Message.ShouldContain("Known are STDiT-S/2");
+        Should.Throw<ArgumentException>(() => StdiTConfig.Preset("STDiT-XXL/1")).Message.ShouldContain("Known presets: STDiT-S/2");
 
     [Fact]
     public void Bad_shapes_are_refused()
@@ -382,13 +382,13 @@ public class StdiTTests
         var channels = x.narrow(1, 0, 3);
         Refused("expected [batch, 4, frames, height, width]", () => model.call(channels, t, y, null));
         var one = t.narrow(0, 0, 1);
-        Refused("The time steps have shape [1]; expected [2]", () => model.call(x, one, y, null));
+        Refused("The timesteps have shape [1]; expected [2]", () => model.call(x, one, y, null));
         var wide = cat([y, y], 2);
         Refused("at most 5 tokens", () => model.call(x, t, wide, null));
         var mask = ones(2, 4);
         Refused("The text mask has shape [2, 4]; expected [rows, 5]", () => model.call(x, t, y, mask));
         var rows = ones(3, 5);
-        Refused("multiple of the rows", () => model.call(x, t, y, rows));
+        Refused("number of rows that divides the batch size", () => model.call(x, t, y, rows));
         var empty = zeros(2, 5);
         Refused("has no token", () => model.call(x, t, y, empty));
     }

@@ -157,7 +157,7 @@ public class SvdTemporalDecoderTests
         Refused("The video have shape [1, 3, 2, 7, 8]", () => model.Encode(zeros([1, 3, 2, 7, 8])));
         Refused("expected [batch, 4, frames, height, width]", () => model.Decode(zeros([1, 3, 2, 4, 4])));
         Refused("expected [batch, 4, frames, height, width]", () => model.call(zeros([1, 4, 8, 8])));
-        Refused("24 of BlockOutChannels", () => new AutoencoderKLTemporalDecoder(new() { BlockOutChannels = [24] }));
+        Refused("BlockOutChannels contains 24", () => new AutoencoderKLTemporalDecoder(new() { BlockOutChannels = [24] }));
         Should.Throw<ArgumentOutOfRangeException>(() => model.DecodeChunkSize = 0);
     }
 }

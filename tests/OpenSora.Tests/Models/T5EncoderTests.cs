@@ -89,8 +89,8 @@ public class T5EncoderTests
         using var scope = NewDisposeScope();
         using var model = Make(Small);
         void Refused(string message, Action call) => Should.Throw<ArgumentException>(call).Message.ShouldContain(message);
-        Refused("Token ids go from 1 to 50; the vocabulary has 0 to 49", () => model.call(tensor(new long[] { 50, 1 }, [1, 2]), null));
-        Refused("Token ids go from -1", () => model.call(tensor(new long[] { -1, 1 }, [1, 2]), null));
+        Refused("Token ids range from 1 to 50; valid ids are 0 to 49", () => model.call(tensor(new long[] { 50, 1 }, [1, 2]), null));
+        Refused("Token ids range from -1", () => model.call(tensor(new long[] { -1, 1 }, [1, 2]), null));
         Refused("expected Int64 of shape [batch, tokens]", () => model.call(zeros(2, 3), null));
         Refused("The mask has shape [1, 2]; expected [1, 3]", () => model.call(zeros(1, 3, dtype: ScalarType.Int64), ones(1, 2)));
         Refused("known are 'relu' and 'gated-gelu'", () => new T5Encoder(Small with { FeedForwardProj = "gated-silu" }));

@@ -165,7 +165,7 @@ public sealed class TinyAutoencoderTests : IDisposable
         Refused("The video have shape [1, 3, 2, 7, 8]", () => model.Encode(zeros([1, 3, 2, 7, 8])));
         Refused("expected [batch, 4, frames, height, width]", () => model.Decode(zeros([1, 3, 2, 4, 4])));
         Refused("expected [batch, 3, height, width]", () => model.call(zeros([1, 1, 8, 8])));
-        Refused("NumEncoderBlocks has 1 levels, NumDecoderBlocks 2", () => new TinyAutoencoder(Small with { NumEncoderBlocks = [1] }));
+        Refused("NumEncoderBlocks has 1 levels and NumDecoderBlocks has 2", () => new TinyAutoencoder(Small with { NumEncoderBlocks = [1] }));
         Refused("NumDecoderBlocks is []", () => new TinyAutoencoder(Small with { NumDecoderBlocks = [] }));
         Refused("Channels is 0", () => new TinyAutoencoder(Small with { Channels = 0 }));
         Refused("ScalingFactor is NaN", () => new TinyAutoencoder(Small with { ScalingFactor = double.NaN }));

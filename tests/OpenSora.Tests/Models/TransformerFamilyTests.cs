@@ -227,10 +227,10 @@ public class TransformerFamilyTests
         var before = TensorCount.Now;
         Should
             .Throw<ArgumentException>(() => new Latte(new LatteConfig { NumHeads = 5 }))
-            .Message.ShouldStartWith("The configuration LatteConfig is wrong: HiddenSize 1152");
+            .Message.ShouldStartWith("The configuration LatteConfig is invalid: HiddenSize 1152");
         Should
             .Throw<ArgumentException>(() => new PixArt(new PixArtConfig { Depth = 0 }))
-            .Message.ShouldStartWith("The configuration PixArtConfig is wrong: Depth is 0");
+            .Message.ShouldStartWith("The configuration PixArtConfig is invalid: Depth is 0");
         Should
             .Throw<ArgumentException>(() =>
                 new PixArt(
@@ -245,9 +245,9 @@ public class TransformerFamilyTests
             .Message.ShouldContain("multiple of 3");
         Should
             .Throw<ArgumentException>(() => new StdiT(new StdiTConfig { AttentionOrder = (AttentionOrder)7 }))
-            .Message.ShouldContain("known are Serial, Parallel, Interleaved, Full");
-        Should.Throw<ArgumentException>(() => LatteConfig.Preset("DiT-XL/2")).Message.ShouldContain("Known are Latte-S/2");
-        Should.Throw<ArgumentException>(() => PixArtConfig.Preset("PixArt")).Message.ShouldContain("Known are PixArt-XL/2, PixArtMS-XL/2");
+            .Message.ShouldContain("the known orders are Serial, Parallel, Interleaved, Full");
+        Should.Throw<ArgumentException>(() => LatteConfig.Preset("DiT-XL/2")).Message.ShouldContain("Known presets: Latte-S/2");
+        Should.Throw<ArgumentException>(() => PixArtConfig.Preset("PixArt")).Message.ShouldContain("Known presets: PixArt-XL/2, PixArtMS-XL/2");
         TensorCount.ShouldBe(before);
 
         using var scope = NewDisposeScope();

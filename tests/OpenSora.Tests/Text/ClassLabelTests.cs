@@ -29,7 +29,7 @@ public class ClassLabelTests
     [InlineData("-1", "a number from 0 to 2")]
     [InlineData("a goat", "or a name such as 'crane'")]
     [InlineData("cran", "or a name: crane; crane, lifting machine.")]
-    [InlineData("class", "rather than of texts")]
+    [InlineData("class", "rather than text")]
     [InlineData("99999999999999", "There is no class")]
     public void Anything_else_is_refused(string prompt, string message)
     {
@@ -50,7 +50,7 @@ public class ClassLabelTests
             states.Mask.shape.ShouldBe([3, 1]);
             states.Mask.dtype.ShouldBe(ScalarType.Bool);
             Should.Throw<ArgumentException>(() => encoder.Encode([]));
-            Should.Throw<ArgumentException>(() => encoder.NumberOf("goldfish")).Message.ShouldEndWith("as in 'class 0'. (Parameter 'prompt')");
+            Should.Throw<ArgumentException>(() => encoder.NumberOf("goldfish")).Message.ShouldEndWith("such as 'class 0'. (Parameter 'prompt')");
         }
         TensorCount.ShouldBe(before);
     }

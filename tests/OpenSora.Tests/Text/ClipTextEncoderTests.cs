@@ -161,7 +161,7 @@ public sealed class ClipTextEncoderTests : IDisposable
         {
             using var model = Make(Small);
             void Refused(string message, Action call) => Should.Throw<ArgumentException>(call).Message.ShouldContain(message);
-            Refused("vocabulary has 0 to 653", () => model.call(tensor(new long[] { 653, 654 }, [1, 2])));
+            Refused("valid ids are 0 to 653", () => model.call(tensor(new long[] { 653, 654 }, [1, 2])));
             Refused("no end-of-text token (653)", () => model.call(tensor(new long[] { 653, 1, 1, 1 }, [2, 2])));
             Refused("at most 12 tokens", () => model.call(zeros([1, 13], ScalarType.Int64)));
             Refused("expected Int64", () => model.call(zeros([1, 3])));
@@ -183,7 +183,7 @@ public sealed class ClipTextEncoderTests : IDisposable
             .Message.ShouldContain("Missing: text_model.encoder.layers.2");
         Should
             .Throw<InvalidTokenizerException>(() => ClipTextEncoder.Load(Small with { EosTokenId = 3 }, _folder["clip.safetensors"], Tokenizer))
-            .Message.ShouldContain("closes texts with 653");
+            .Message.ShouldContain("the end-of-text id 653");
         TensorCount.ShouldBe(before);
     }
 }

@@ -137,12 +137,12 @@ public sealed class ClipTokenizerTests : IDisposable
             error.Message.ShouldContain("Expected CLIP's vocab.json and merges.txt.");
         }
 
-        Refused("no JSON object of pieces and ids", "[1, 2]");
-        Refused("no JSON object of pieces and ids", vocabulary[..100]);
+        Refused("not a JSON object of pieces and ids", "[1, 2]");
+        Refused("not a JSON object of pieces and ids", vocabulary[..100]);
         Refused("It is null", "null");
-        Refused("gives '\"' the id 0", vocabulary.Replace("\"\\\"\": 1,", "\"\\\"\": 0,"));
-        Refused("which stands for byte 97", vocabulary.Replace("\"a\":", "\"aaaa\":"));
-        Refused("no piece '<|endoftext|>', which closes texts", vocabulary.Replace("<|endoftext|>", "<eos>"));
+        Refused("'\"' has the id 0", vocabulary.Replace("\"\\\"\": 1,", "\"\\\"\": 0,"));
+        Refused("which represents byte 97", vocabulary.Replace("\"a\":", "\"aaaa\":"));
+        Refused("no piece '<|endoftext|>', the end-of-text token", vocabulary.Replace("<|endoftext|>", "<eos>"));
         Refused("its line 3 is 't h e'", vocabulary, "#version: 0.2\nt h\nt h e\n");
         Refused("its line 1 is 'the'", vocabulary, "the\n");
     }

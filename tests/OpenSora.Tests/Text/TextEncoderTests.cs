@@ -106,84 +106,11 @@ public sealed class TextEncoderTests : IDisposable
             .Message.ShouldContain("Missing: encoder.block.1");
         Should
             .Throw<InvalidWeightsException>(() => T5TextEncoder.Load(Config, Directory.CreateDirectory(_folder["empty"]).FullName, Tokenizer))
-            .Message.ShouldContain("folder holds no weights");
+            .Message.ShouldContain("folder contains no weights");
         Should
             .Throw<InvalidTokenizerException>(() => T5TextEncoder.Load(Config with { VocabSize = 100 }, _folder["one-layer.safetensors"], Tokenizer))
             .Message.ShouldContain("500 pieces");
         Should.Throw<InvalidTokenizerException>(() => T5TextEncoder.Load(Config, _folder["one-layer.safetensors"], _folder["one-layer.safetensors"]));
-        TensorCount.ShouldBe(before);
-    }
-
-    [Fact]
-    public void The_cache_gives_equal_states_and_asks_once()
-    {
-        using var scope = NewDisposeScope();
-        var inner = new CountingEncoder();
-        using var cached = new CachedTextEncoder(inner, capacity: 2);
-        ShouldEqual(cached.Encode(["a", "b", "a"]), new CountingEncoder().Encode(["a", "b", "a"]));
-        inner.Encoded.ShouldBe(["a", "b"]);
-        ShouldEqual(cached.Encode(["b", "a"]), new CountingEncoder().Encode(["b", "a"]));
-        inner.Encoded.Count.ShouldBe(2);
-
-        cached.Encode(["c"]);
-        cached.Count.ShouldBe(2);
-        cached.Encode(["a"]);
-        inner.Encoded.ShouldBe(["a", "b", "c"]);
-        cached.Encode(["b"]);
-        inner.Encoded.ShouldBe(["a", "b", "c", "b"]);
-    }
-
-    [Fact]
-    public void Cached_states_are_the_callers_own_and_the_cache_goes_with_its_encoder()
-    {
-        var before = TensorCount.Now;
-        var inner = new CountingEncoder();
-        var cached = new CachedTextEncoder(inner, capacity: 2);
-        using (var states = cached.Encode(["a"]))
-        {
-            states.States.fill_(100);
-        }
-
-        using (NewDisposeScope())
-        {
-            ShouldEqual(cached.Encode(["a"]), new CountingEncoder().Encode(["a"]));
-        }
-
-        TensorCount.ShouldBe(before + 2);
-        using (cached.Encode(["a", "b", "c", "d"])) { }
-
-        TensorCount.ShouldBe(before + 4);
-        cached.Dispose();
-        cached.Dispose();
-        inner.Disposals.ShouldBe(1);
-        TensorCount.ShouldBe(before);
-        Should.Throw<ObjectDisposedException>(() => cached.Encode(["a"]));
-    }
-
-    [Fact]
-    public async Task The_cache_serves_many_threads()
-    {
-        var before = TensorCount.Now;
-        using (var cached = new CachedTextEncoder(new CountingEncoder(), capacity: 3))
-        {
-            await Task.WhenAll(
-                Enumerable
-                    .Range(0, 4)
-                    .Select(thread =>
-                        Task.Run(() =>
-                        {
-                            for (var i = 0; i < 100; i++)
-                            {
-                                using var scope = NewDisposeScope();
-                                var prompt = ((char)('a' + ((i * (thread + 1)) % 7))).ToString();
-                                cached.Encode([prompt]).States[0, 0, 0].item<float>().ShouldBe(prompt[0]);
-                            }
-                        })
-                    )
-            );
-            cached.Count.ShouldBe(3);
-        }
-
         TensorCount.ShouldBe(before);
     }
 
@@ -192,32 +119,5 @@ public sealed class TextEncoderTests : IDisposable
         actual.States.shape.ShouldBe(expected.States.shape);
         actual.States.eq(expected.States).all().item<bool>().ShouldBeTrue();
         actual.Mask.eq(expected.Mask).all().item<bool>().ShouldBeTrue();
-    }
-
-    /// <summary>Encodes a prompt as the number of its first character.</summary>
-    private sealed class CountingEncoder : ITextEncoder
-    {
-        public List<string> Encoded { get; } = [];
-
-        public int Disposals { get; private set; }
-
-        public int Width => 3;
-
-        public int MaxTokens => 4;
-
-        public TextStates Encode(IReadOnlyList<string> prompts)
-        {
-            lock (Encoded)
-            {
-                Encoded.AddRange(prompts);
-            }
-
-            using var scope = NewDisposeScope();
-            var states = stack(prompts.Select(prompt => full([4, 3], prompt[0], ScalarType.Float32)).ToArray(), 0);
-            var mask = ones([prompts.Count, 4], ScalarType.Bool);
-            return new TextStates(states.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope());
-        }
-
-        public void Dispose() => Disposals++;
     }
 }

@@ -102,7 +102,7 @@ public sealed class CheckpointTests : IDisposable
         using var module = new Small();
         var report = module.LoadWeights(Checkpoint("training.pt"), new LoadOptions { Section = asked });
         report.Unwrapped.ShouldBe([chosen]);
-        report.ToString().ShouldContain($"Taken out of: {chosen}");
+        report.ToString().ShouldContain($"Extracted from: {chosen}");
         report.IsComplete.ShouldBeTrue();
         Values(module.linear.weight!).ShouldBe(Enumerable.Range(first, 12).Select(i => (double)i));
         Values(module.table).ShouldBe([first + 15, first + 16]);
@@ -124,7 +124,7 @@ public sealed class CheckpointTests : IDisposable
         );
         Problem(() => WeightsFile.Open(Checkpoint("training.pt"), "best")).ShouldContain("no section 'best'. It has: 'model', 'ema'");
         SafetensorsWriter.Write(_folder["a.safetensors"], []);
-        Problem(() => WeightsFile.Open(_folder["a.safetensors"], "ema")).ShouldContain("no PyTorch checkpoint");
+        Problem(() => WeightsFile.Open(_folder["a.safetensors"], "ema")).ShouldContain("not a PyTorch checkpoint");
     }
 
     [Theory]
@@ -233,11 +233,11 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Theory]
-    [InlineData(5, 1, 0, "reaches to byte 20 of a storage of 16 bytes")]
-    [InlineData(3, 2, 0, "reaches to byte 20 of a storage of 16 bytes")]
-    [InlineData(4, 1, 1, "reaches to byte 20 of a storage of 16 bytes")]
-    [InlineData(4, -1, 0, "whole numbers from 0")]
-    [InlineData(-1, 1, 0, "whole numbers from 0")]
+    [InlineData(5, 1, 0, "extends to byte 20 of a storage of 16 bytes")]
+    [InlineData(3, 2, 0, "extends to byte 20 of a storage of 16 bytes")]
+    [InlineData(4, 1, 1, "extends to byte 20 of a storage of 16 bytes")]
+    [InlineData(4, -1, 0, "non-negative integers")]
+    [InlineData(-1, 1, 0, "non-negative integers")]
     [InlineData(int.MaxValue, int.MaxValue, 0, "too large")]
     public void A_tensor_that_reaches_beyond_its_storage_is_refused(int size, int stride, int offset, string problem)
     {
@@ -271,7 +271,7 @@ public sealed class CheckpointTests : IDisposable
         {
             var problem = Problem(() => WeightsFile.Open(Checkpoint("command.pth")));
             problem.ShouldContain("'posix.system'");
-            problem.ShouldContain("Nothing of the file was executed");
+            problem.ShouldContain("No code in the file was executed");
             problem.ShouldContain("torch.save(");
             here.Entries.ShouldBeEmpty();
         }
@@ -288,7 +288,7 @@ public sealed class CheckpointTests : IDisposable
     {
         Problem(() => WeightsFile.Open(Checkpoint("legacy.pth"))).ShouldMatch("before version 1.6.*torch.save\\(torch.load");
         Problem(() => WeightsFile.Open(Checkpoint("script.pt"))).ShouldContain("TorchScript");
-        Problem(() => WeightsFile.Open(Write("bare.pkl", [0x80, 4, .. "}."u8, .. new byte[10]]))).ShouldContain("bare Python pickle");
+        Problem(() => WeightsFile.Open(Write("bare.pkl", [0x80, 4, .. "}."u8, .. new byte[10]]))).ShouldContain("plain Python pickle");
         var tar = new byte[1024];
         "sys_info"u8.CopyTo(tar);
         "ustar"u8.CopyTo(tar.AsSpan(257));
@@ -336,10 +336,10 @@ public sealed class CheckpointTests : IDisposable
 
         Problem("""{"weight_map": {"linear.weight": "model-1.safetensors", "linear.bias": "model-2.safetensors"}}""").ShouldContain("in two shards");
         Problem("""{"weight_map": {"linear.weight": "model-2.safetensors", "table": "model-2.safetensors"}}""")
-            .ShouldContain("belong to another index");
-        Problem("""{"weight_map": {"linear.weight": "model-3.safetensors"}}""").ShouldContain("is not there");
-        Problem("""{"weight_map": {"linear.weight": "../model-1.safetensors"}}""").ShouldContain("beside it");
-        Problem("""{"weight_map": {"linear.weight": "model.safetensors.index.json"}}""").ShouldContain("beside it");
+            .ShouldContain("belong to a different index");
+        Problem("""{"weight_map": {"linear.weight": "model-3.safetensors"}}""").ShouldContain("does not exist");
+        Problem("""{"weight_map": {"linear.weight": "../model-1.safetensors"}}""").ShouldContain("in the same folder");
+        Problem("""{"weight_map": {"linear.weight": "model.safetensors.index.json"}}""").ShouldContain("in the same folder");
         Problem("""{"weight_map": {}}""").ShouldContain("no tensors");
         Problem("""{"architectures": []}""").ShouldContain("without a weight_map");
         Problem("""{"weight_map": """).ShouldContain("not valid JSON");
@@ -361,10 +361,10 @@ public sealed class CheckpointTests : IDisposable
     [Fact]
     public void A_folder_without_weights_or_with_a_choice_says_so()
     {
-        Problem(() => WeightsFile.Open(_folder.Path)).ShouldContain("holds no weights");
+        Problem(() => WeightsFile.Open(_folder.Path)).ShouldContain("contains no weights");
         File.Copy(Checkpoint("types.pt"), _folder["a.pt"]);
         File.Copy(Checkpoint("types.pt"), _folder["b.pt"]);
-        Problem(() => WeightsFile.Open(_folder.Path)).ShouldContain("give one of them: a.pt, b.pt");
+        Problem(() => WeightsFile.Open(_folder.Path)).ShouldContain("specify one of them: a.pt, b.pt");
     }
 
     [Fact]

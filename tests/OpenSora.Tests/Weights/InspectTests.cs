@@ -28,8 +28,8 @@ public sealed class InspectTests : IDisposable
     [InlineData("orig_latte_xl2_ucf101", "Latte-XL/2", "101 classes")]
     [InlineData("orig_pixart_xl2_512", "PixArt-XL/2|STDiT-XL/2, as image weights", "text 120 x 4096")]
     [InlineData("orig_pixart_xl2_1024ms", "PixArtMS-XL/2", "4096 patches")]
-    [InlineData("sd_vae_ft_mse_diffusers", "Stable Diffusion's autoencoder", "4 latent channels")]
-    [InlineData("sd_vae_ft_mse_diffusers_deprecated_names", "Stable Diffusion's autoencoder", "128, 256, 512, 512")]
+    [InlineData("sd_vae_ft_mse_diffusers", "Stable Diffusion autoencoder", "4 latent channels")]
+    [InlineData("sd_vae_ft_mse_diffusers_deprecated_names", "Stable Diffusion autoencoder", "128, 256, 512, 512")]
     [InlineData("t5_v1_1_xxl_encoder", "T5 v1.1 XXL encoder", "64 heads of 64")]
     public void Published_checkpoints_are_recognised(string manifest, string architectures, string sizes)
     {
@@ -132,7 +132,7 @@ public sealed class InspectTests : IDisposable
         vae.SaveWeights(_folder["vae.safetensors"]);
         var text = Print(_folder["vae.safetensors"]);
         text.ShouldContain("vae.safetensors: safetensors");
-        text.ShouldContain("fits autoencoder of Stable Diffusion's kind (channels 8, 16, 4 latent channels)");
+        text.ShouldContain("fits Stable Diffusion-style autoencoder (channels 8, 16, 4 latent channels)");
         text.ShouldContain("--all lists them");
         Print(_folder["vae.safetensors"], all: true).ShouldContain("post_quant_conv.weight");
     }
@@ -165,7 +165,7 @@ public sealed class InspectTests : IDisposable
             }
         );
         video.SaveWeights(_folder["video"]);
-        Print(_folder["video"]).ShouldContain("fits autoencoder with the temporal decoder of Stable Video Diffusion");
+        Print(_folder["video"]).ShouldContain("fits Stable Video Diffusion autoencoder with temporal decoder");
         using var t5 = new T5Encoder(
             new T5Config
             {
@@ -205,7 +205,7 @@ public sealed class InspectTests : IDisposable
         SafetensorsWriter.Write(_folder["checkpoint"], tensors, new Dictionary<string, string> { ["opensora.training"] = "{}" });
         var text = Print(_folder["checkpoint"]);
         text.ShouldContain("fits STDiT (width 24, 2 blocks");
-        text.ShouldContain("left out: adam.mean.model.");
+        text.ShouldContain("dropped: adam.mean.model.");
     }
 
     [Fact]
@@ -238,10 +238,10 @@ public sealed class InspectTests : IDisposable
     {
         var text = Print(CheckpointTests.Checkpoint("training.pt"));
         text.ShouldContain("training.pt: PyTorch checkpoint");
-        text.ShouldContain("sections: model (3 tensors), ema (3 tensors, looked at)");
+        text.ShouldContain("sections: model (3 tensors), ema (3 tensors, selected)");
         text.ShouldContain("epoch = 3");
-        text.ShouldContain("3 tensors: 3 of F32 with 17 numbers");
-        text.ShouldContain("fits no architecture that is known here");
+        text.ShouldContain("3 tensors: 3 of F32 with 17 elements");
+        text.ShouldContain("fits no known architecture");
         text.ShouldMatch(@"linear\.weight\s+F32\s+3 x 4\s+12");
     }
 
@@ -251,14 +251,14 @@ public sealed class InspectTests : IDisposable
         var text = Print(Path.Combine(TestFiles.Data("..", ".."), "models", "stickers"));
         text.ShouldContain("stickers: a model folder");
         text.ShouldMatch(
-            @"denoiser: stdit[\s\S]*fits STDiT \(width 320, 8 blocks[\s\S]*autoencoder: autoencoder_kl[\s\S]*fits autoencoder[\s\S]*text encoder: t5[\s\S]*fits T5 v1.1 encoder"
+            @"denoiser: stdit[\s\S]*fits STDiT \(width 320, 8 blocks[\s\S]*autoencoder: autoencoder_kl[\s\S]*fits Stable Diffusion-style autoencoder[\s\S]*text encoder: t5[\s\S]*fits T5 v1.1 encoder"
         );
     }
 
     [Fact]
     public void Folders_of_weights_are_told_file_by_file_and_others_refused()
     {
-        Should.Throw<InvalidWeightsException>(() => Print(_folder.Path)).Message.ShouldContain("hold weights");
+        Should.Throw<InvalidWeightsException>(() => Print(_folder.Path)).Message.ShouldContain("contain weights");
         foreach (var part in new[] { "transformer", "vae" })
         {
             File.Copy(CheckpointTests.Checkpoint("state_dict.pth"), Path.Combine(Directory.CreateDirectory(_folder[part]).FullName, "weights.pth"));

@@ -132,23 +132,23 @@ public sealed class ModelFolderTests : IDisposable
             .GetRawText()
             .ShouldBe(ModelFolder.WriteConfig(config).GetRawText());
 
-        Should.Throw<InvalidModelException>(() => ModelFolder.Save(_folder["empty"], description)).Message.ShouldContain("is not there");
+        Should.Throw<InvalidModelException>(() => ModelFolder.Save(_folder["empty"], description)).Message.ShouldContain("does not exist");
         Directory.Exists(_folder["empty"]).ShouldBeFalse();
     }
 
     [Theory]
     [InlineData("format", "\"another\"", "other software")]
     [InlineData("version", "2", "update the library")]
-    [InlineData("version", "\"1\"", "does not say its version")]
+    [InlineData("version", "\"1\"", "does not specify a valid version")]
     [InlineData("name", null, "name")]
     [InlineData("name", "null", "name")]
     [InlineData("denoiser", null, "denoiser")]
     [InlineData("denoizer", "{}", "denoizer")]
-    [InlineData("denoiser.weights", "\"absent.safetensors\"", "absent.safetensors' that it names is not there")]
+    [InlineData("denoiser.weights", "\"absent.safetensors\"", "absent.safetensors' that it names does not exist")]
     [InlineData("denoiser.weights", "\"../outside\"", "outside the folder")]
     [InlineData("denoiser.weights", "\"/etc/passwd\"", "outside the folder")]
     [InlineData("text_encoder.tokenizer", "\"\"", "outside the folder")]
-    [InlineData("text_encoder.tokenizer", "\"a\\u0000b\"", "a zero character")]
+    [InlineData("text_encoder.tokenizer", "\"a\\u0000b\"", "a null character")]
     [InlineData("diffusion", "{\"steps\": 20}", "diffusion.steps is 20, but must be at least 21")]
     [InlineData("text_encoder.max_tokens", "0", "max_tokens is 0")]
     [InlineData("video.frames", "17", "frames is 17, but video.frames_range allows 1 to 16")]
@@ -159,8 +159,8 @@ public sealed class ModelFolderTests : IDisposable
     [InlineData("sampling.steps", "1001", "diffusion.steps (1000)")]
     [InlineData("sampling.sampler", "\"euler\"", "sampler")]
     [InlineData("sampling.sampler", "1", "sampler")]
-    [InlineData("sampling.sampler", "\"rectified_flow\"", "do not go together")]
-    [InlineData("diffusion.kind", "\"rectified_flow\"", "do not go together")]
+    [InlineData("sampling.sampler", "\"rectified_flow\"", "are incompatible")]
+    [InlineData("diffusion.kind", "\"rectified_flow\"", "are incompatible")]
     [InlineData("sampling.guidance_scale", "-1", "guidance_scale is -1")]
     [InlineData("sampling.guided_channels", "0", "guided_channels is 0")]
     public void Errors_say_what_is_wrong(string place, string? value, string problem)
@@ -196,16 +196,17 @@ public sealed class ModelFolderTests : IDisposable
     [Fact]
     public void Folders_of_other_kinds_are_named()
     {
-        Problem(Other("t5", ("config.json", "{\"architectures\": [\"T5EncoderModel\"]}"), ("model.safetensors", ""))).ShouldContain("text encoder's");
-        Problem(Other("spiece", ("spiece.model", ""))).ShouldContain("text encoder's");
-        Problem(Other("vae", ("config.json", "{\"_class_name\": \"AutoencoderKL\"}"))).ShouldContain("autoencoder's");
-        Problem(Other("pipeline", ("model_index.json", "{}"))).ShouldContain("pipeline of diffusers");
-        Problem(Other("weights", ("a.safetensors", ""))).ShouldContain("nothing says what they are");
-        Problem(Other("empty")).ShouldContain("holds no model");
+        Problem(Other("t5", ("config.json", "{\"architectures\": [\"T5EncoderModel\"]}"), ("model.safetensors", "")))
+            .ShouldContain("contains a text encoder");
+        Problem(Other("spiece", ("spiece.model", ""))).ShouldContain("contains a text encoder");
+        Problem(Other("vae", ("config.json", "{\"_class_name\": \"AutoencoderKL\"}"))).ShouldContain("contains an autoencoder");
+        Problem(Other("pipeline", ("model_index.json", "{}"))).ShouldContain("diffusers pipeline");
+        Problem(Other("weights", ("a.safetensors", ""))).ShouldContain("weights without a description");
+        Problem(Other("empty")).ShouldContain("contains no model");
         Problem(Path.Combine(Other("file", ("a.safetensors", "")), "a.safetensors")).ShouldContain("it is a file");
         Problem(Other("json", (ModelFolder.FileName, "{"))).ShouldContain("not valid");
         Problem(Other("list", (ModelFolder.FileName, "[]"))).ShouldContain("other software");
-        Problem(_folder["absent"]).ShouldContain("no such folder");
+        Problem(_folder["absent"]).ShouldContain("no folder and no built-in model");
 
         static string Problem(string path) => Should.Throw<InvalidModelException>(() => ModelFolder.Open(path)).Message;
     }

@@ -112,7 +112,7 @@ public sealed class ModuleWeightsTests : IDisposable
         module.linear.weight!.sum().item<float>().ShouldBe(12);
 
         var twice = Save(("fc.weight", ones(3, 4)), ("linear.weight", ones(3, 4)), ("fc.bias", zeros(3)));
-        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(twice, options)).Message.ShouldContain("are mapped to it");
+        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(twice, options)).Message.ShouldContain("are mapped to this name");
     }
 
     [Fact]

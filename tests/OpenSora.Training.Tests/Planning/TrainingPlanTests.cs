@@ -240,10 +240,10 @@ public class TrainingPlanTests
     {
         var plan = TrainingPlan.OpenSora10;
         plan.ToString().ShouldContain("64 x H800, bfloat16");
-        plan.ToString().ShouldNotContain("too much");
+        plan.ToString().ShouldNotContain("exceeds memory");
         var greedy = plan with { Stages = [plan.Stages[2] with { BatchSize = 8, GradientCheckpointing = false }] };
         greedy.Estimate()[0].Fits.ShouldBeFalse();
-        greedy.ToString().ShouldContain("(too much)");
+        greedy.ToString().ShouldContain("(exceeds memory)");
         Hardware.ThisMachine(1e11).BFloat16.ShouldBe(1e11);
     }
 
@@ -259,7 +259,7 @@ public class TrainingPlanTests
                 (One(stage with { Frames = 0 }), "0 Frames"),
                 (One(stage with { BatchSize = 0 }), "both must be above 0"),
                 (One(stage) with { Devices = 0 }, "0 Devices"),
-                (One(stage) with { Hardware = Hardware.H800 with { Utilisation = 2 } }, "a share of the peak"),
+                (One(stage) with { Hardware = Hardware.H800 with { Utilisation = 2 } }, "as a fraction, it must be at most 1"),
                 (One(stage) with { Hardware = Hardware.H800 with { Memory = double.NaN } }, "Memory NaN"),
             }
         )

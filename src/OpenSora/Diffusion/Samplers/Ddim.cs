@@ -2,35 +2,37 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>Samples an <see cref="Iddpm"/> process along a less random way: with eta 0 the noise alone decides the sample.</summary>
-/// <remarks>Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16. A learned variance is not used. Immutable.</remarks>
+/// <summary>Samples an <see cref="Iddpm"/> process with DDIM, which adds less noise than ancestral sampling; with eta 0, the initial noise determines
+/// the sample.</summary>
+/// <remarks>Song et al. 2021, "Denoising Diffusion Implicit Models", equations 12 and 16. A learned variance is ignored. Instances are
+/// immutable.</remarks>
 public sealed class Ddim : ISampler
 {
     private readonly Iddpm _process;
 
-    /// <summary>Makes a sampler.</summary>
-    /// <param name="process">The process; its schedule's steps are the sampling steps.</param>
-    /// <param name="eta">How much noise each step adds, from 0 (none) to 1 (as much as ancestral sampling).</param>
-    /// <exception cref="ArgumentOutOfRangeException"><paramref name="eta"/> is not from 0 to 1.</exception>
+    /// <summary>Creates a sampler for a process.</summary>
+    /// <param name="process">The process; the steps of its schedule are the sampling steps.</param>
+    /// <param name="eta">The amount of noise that each step adds, from 0 (none) to 1 (as much as ancestral sampling).</param>
+    /// <exception cref="ArgumentOutOfRangeException"><paramref name="eta"/> is not between 0 and 1.</exception>
     public Ddim(Iddpm process, double eta = 0)
     {
         ArgumentNullException.ThrowIfNull(process);
         if (eta is not (>= 0 and <= 1))
         {
-            throw new ArgumentOutOfRangeException(nameof(eta), eta, "Eta goes from 0 (deterministic) to 1 (as random as ancestral sampling).");
+            throw new ArgumentOutOfRangeException(nameof(eta), eta, "Eta must be between 0 (deterministic) and 1 (as random as ancestral sampling).");
         }
 
-        this._process = process;
+        _process = process;
         Eta = eta;
     }
 
-    /// <summary>The process of the Open-Sora family, sampled by DDIM.</summary>
-    /// <param name="steps">Sampling steps, 1 to 1000.</param>
-    /// <param name="eta">How much noise each step adds, from 0 to 1.</param>
+    /// <summary>Creates a DDIM sampler for the process of the Open-Sora family.</summary>
+    /// <param name="steps">The number of sampling steps, 1 to 1000.</param>
+    /// <param name="eta">The amount of noise that each step adds, from 0 to 1.</param>
     public Ddim(int steps = 50, double eta = 0)
         : this(new Iddpm(steps), eta) { }
 
-    /// <summary>How much noise each step adds, from 0 to 1.</summary>
+    /// <summary>The amount of noise that each step adds, from 0 to 1.</summary>
     public double Eta { get; }
 
     /// <inheritdoc cref="Iddpm.GuidedChannels"/>
@@ -58,7 +60,7 @@ public sealed class Ddim : ISampler
 
         Tensor Step(Iddpm.Denoised p, Tensor x, int t)
         {
-            // The noise that the (perhaps clipped) prediction of x0 implies.
+            // The noise implied by the (possibly clipped) prediction of x0.
             var epsilon = (Iddpm.At(schedule.SqrtRecipAlphasCumprod, [t], x) * x - p.X0) / Iddpm.At(schedule.SqrtRecipM1AlphasCumprod, [t], x);
             var (now, before) = (schedule.AlphasCumprod[t], schedule.AlphasCumprodPrev[t]);
             var sigma = Eta * Math.Sqrt((1 - before) / (1 - now)) * Math.Sqrt(1 - now / before);

@@ -2,10 +2,11 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>DPM-Solver++ (2M): follows the process's differential equation in few steps, each using the step before; deterministic.</summary>
+/// <summary>The DPM-Solver++ (2M) sampler: a deterministic second-order multistep solver of the diffusion differential equation that needs few
+/// steps.</summary>
 /// <remarks>
-/// Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", algorithm 2. Time runs evenly from 1 to 1 /
-/// steps of the schedule (0.001). Immutable.
+/// Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models", algorithm 2. Times are evenly spaced from 1 to
+/// 1 / (steps of the schedule), which is 0.001 by default. Instances are immutable.
 /// </remarks>
 public sealed class DpmSolver : ISampler
 {
@@ -13,12 +14,12 @@ public sealed class DpmSolver : ISampler
 
     private readonly Prediction _prediction;
     private readonly float[] _logAlphas;
-    private readonly float _lastTime; // the process's first step
+    private readonly float _lastTime; // time of the process's first step
 
-    /// <summary>Makes a sampler.</summary>
-    /// <param name="steps">Sampling steps, at least 1. PixArt and Open-Sora 1.0 publish 20.</param>
-    /// <param name="schedule">The schedule that the model was trained with, not respaced; null takes the linear one over 1000 steps.</param>
-    /// <param name="prediction">What the model predicts.</param>
+    /// <summary>Creates a sampler.</summary>
+    /// <param name="steps">The number of sampling steps, at least 1. PixArt and Open-Sora 1.0 use 20.</param>
+    /// <param name="schedule">The schedule that the model was trained with, not respaced; null uses the linear schedule with 1000 steps.</param>
+    /// <param name="prediction">The quantity that the model predicts.</param>
     /// <exception cref="ArgumentException">An argument is out of range, or the schedule is respaced.</exception>
     public DpmSolver(int steps = 20, IddpmSchedule? schedule = null, Prediction prediction = Prediction.Noise)
     {
@@ -27,7 +28,7 @@ public sealed class DpmSolver : ISampler
         if (schedule.Steps < 2 || schedule.TimestepMap[^1] != schedule.Steps - 1)
         {
             throw new ArgumentException(
-                "DPM-Solver chooses its own times: give the full schedule that the model was trained with, not a respaced one.",
+                "DPM-Solver chooses its own times: pass the full schedule that the model was trained with, not a respaced one.",
                 nameof(schedule)
             );
         }
@@ -38,19 +39,19 @@ public sealed class DpmSolver : ISampler
         }
 
         Steps = steps;
-        this._prediction = prediction;
+        _prediction = prediction;
         _lastTime = 1f / schedule.Steps;
         _logAlphas = [.. schedule.AlphasCumprod.Select(a => (float)(0.5 * Math.Log(a)))];
     }
 
-    /// <summary>Sampling steps.</summary>
+    /// <summary>The number of sampling steps.</summary>
     public int Steps { get; }
 
-    /// <summary>Null: guidance acts on all latent channels, as published.</summary>
+    /// <summary>Gets null because guidance applies to all latent channels in the published models.</summary>
     public int? GuidedChannels => null;
 
     /// <inheritdoc/>
-    /// <remarks>The generator is not used: nothing is random after the noise.</remarks>
+    /// <remarks>The generator is not used because sampling is deterministic after the initial noise.</remarks>
     public Tensor Sample(
         Denoiser denoiser,
         Tensor noise,
@@ -64,7 +65,7 @@ public sealed class DpmSolver : ISampler
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         var x = noise;
-        Tensor? x0Before = null; // the step before's prediction
+        Tensor? x0Before = null; // the prediction of the previous step
         for (var i = 0; i < Steps; i++)
         {
             cancellationToken.ThrowIfCancellationRequested();
@@ -88,14 +89,14 @@ public sealed class DpmSolver : ISampler
         return x.MoveToOuterDisposeScope();
     }
 
-    // From time i to time i + 1.
+    // Advances from time i to time i + 1.
     private Tensor Advance(Tensor x, Tensor x0, Tensor? x0Before, int i)
     {
         var (s, t) = (Time(i), Time(i + 1));
         var h = (double)Lambda(t) - Lambda(s);
         var phi = Alpha(t) * Math.Exp(-h) - Alpha(t);
         var next = Sigma(t) / Sigma(s) * x - phi * x0;
-        var lastOfFew = Steps < 10 && i == Steps - 1; // few steps end with a first-order one, which is steadier there
+        var lastOfFew = Steps < 10 && i == Steps - 1; // with few steps, a first-order last step is more stable
         if (x0Before is null || lastOfFew)
         {
             return next;
@@ -107,27 +108,27 @@ public sealed class DpmSolver : ISampler
 
     private Tensor PredictSample(Denoiser denoiser, Tensor x, float time)
     {
-        // Time 1 is the process's last step, so step 0 lies at 1 / steps.
+        // Time 1 is the process's last step, so step 0 is at time 1 / steps.
         var modelTime = (time - 1f / _logAlphas.Length) * _logAlphas.Length;
         var output = denoiser(x, full(x.shape[0], modelTime, dtype: ScalarType.Float32, device: x.device));
         var channels = x.shape[1];
         var learned = output.dim() == x.dim() && output.shape[1] == 2 * channels;
-        Iddpm.CheckOutput(output, x, learned ? 2 : 1, "as many channels as the latents, or twice as many with a learned variance, which is not used");
+        Iddpm.CheckOutput(output, x, learned ? 2 : 1, "as many channels as the latents, or twice as many with a learned variance, which is ignored");
         output = output.narrow(1, 0, channels).to_type(x.dtype);
         return _prediction == Prediction.Sample ? output : (x - Sigma(time) * output) / Alpha(time);
     }
 
-    // The schedule between its steps, in single precision as published: close to time 0 its rounding is part of the published numbers.
+    // The schedule interpolated between its steps, in single precision as published; near time 0, its rounding affects the published results.
     internal float Time(int i)
     {
         var step = (_lastTime - FirstTime) / Steps;
-        return i < (Steps + 1) / 2 ? FirstTime + i * step : _lastTime - (Steps - i) * step; // from both ends, so that both are exact
+        return i < (Steps + 1) / 2 ? FirstTime + i * step : _lastTime - (Steps - i) * step; // from both ends, so that both ends are exact
     }
 
     internal float LogAlpha(float time)
     {
         var n = _logAlphas.Length;
-        var left = Math.Clamp((int)MathF.Ceiling(time * n) - 2, 0, n - 2); // knots lie at 1/n, 2/n ... 1; beyond them the line goes on
+        var left = Math.Clamp((int)MathF.Ceiling(time * n) - 2, 0, n - 2); // knots are at 1/n, 2/n ... 1; linear extrapolation beyond
         var (t0, t1) = ((left + 1f) / n, (left + 2f) / n);
         return _logAlphas[left] + (time - t0) * (_logAlphas[left + 1] - _logAlphas[left]) / (t1 - t0);
     }
@@ -136,17 +137,6 @@ public sealed class DpmSolver : ISampler
 
     internal float Sigma(float time) => MathF.Sqrt(1 - MathF.Exp(2 * LogAlpha(time)));
 
-    /// <summary>Half the logarithm of the signal-to-noise ratio.</summary>
+    /// <summary>Computes half the logarithm of the signal-to-noise ratio at a time.</summary>
     internal float Lambda(float time) => LogAlpha(time) - 0.5f * MathF.Log(1 - MathF.Exp(2 * LogAlpha(time)));
-
-    /// <summary>The time of a half log signal-to-noise ratio.</summary>
-    internal float InverseLambda(float lambda)
-    {
-        var logAlpha = -0.5f * (MathF.Max(-2 * lambda, 0) + MathF.Log(1 + MathF.Exp(-MathF.Abs(2 * lambda))));
-        var n = _logAlphas.Length;
-        var right = Array.FindIndex(_logAlphas, value => value <= logAlpha);
-        var left = Math.Clamp((right < 0 ? n : right) - 1, 0, n - 2);
-        var (t0, t1) = ((left + 1f) / n, (left + 2f) / n);
-        return t0 + (logAlpha - _logAlphas[left]) * (t1 - t0) / (_logAlphas[left + 1] - _logAlphas[left]);
-    }
 }

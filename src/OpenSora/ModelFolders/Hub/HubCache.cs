@@ -5,14 +5,14 @@ using OpenSora.Weights;
 
 namespace OpenSora.ModelFolders;
 
-/// <summary>One repository in the cache, in the layout that the hub's Python tools share.</summary>
+/// <summary>A repository in the cache, in the layout that the hub's Python tools use.</summary>
 /// <remarks>
-/// <c>blobs/HASH</c> holds contents, <c>snapshots/COMMIT/PATH</c> links to them, <c>refs/REVISION</c> says a branch's or tag's commit, and
-/// <c>blobs/HASH.incomplete</c> is a download that goes on where it stopped. Locks lie in <c>.locks</c> beside the repositories.
+/// <c>blobs/HASH</c> contains file contents, <c>snapshots/COMMIT/PATH</c> links to them, <c>refs/REVISION</c> contains the commit of a branch or tag,
+/// and <c>blobs/HASH.incomplete</c> is a partial download that can be resumed. Locks are in the folder <c>.locks</c> next to the repositories.
 /// </remarks>
 internal sealed class HubCache(string cacheFolder, string repository, bool links = true)
 {
-    private const int Poll = 50; // milliseconds between looks at a lock that another process holds
+    private const int Poll = 50; // milliseconds between attempts to acquire a lock that another process holds
     private readonly string _name = "models--" + repository.Replace("/", "--", StringComparison.Ordinal);
 
     private string Folder => Path.Combine(cacheFolder, _name);
@@ -25,7 +25,7 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
 
     public string Incomplete(string hash) => Blob(hash) + ".incomplete";
 
-    /// <summary>The length of a file in a snapshot; null if it is not there, or its link leads nowhere.</summary>
+    /// <summary>Gets the length of a file in a snapshot in bytes, or null if it does not exist or its link is broken.</summary>
     public long? LengthOf(string commit, string file)
     {
         var there = new FileInfo(PathOf(commit, file));
@@ -33,7 +33,8 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
         return target.Exists ? target.Length : null;
     }
 
-    /// <summary>The commit of a branch or tag when it was last asked for, or the commit itself; null if there is no snapshot of it.</summary>
+    /// <summary>Gets the last known commit of a branch or tag, or the revision itself if it is a commit. Returns null if there is no snapshot of the
+    /// commit.</summary>
     public string? Commit(string revision)
     {
         var path = RefPath(revision);
@@ -41,7 +42,7 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
         return HubNames.IsCommit(commit) && Directory.Exists(Snapshot(commit)) ? commit : null;
     }
 
-    /// <summary>Remembers the commit of a branch or tag.</summary>
+    /// <summary>Stores the commit of a branch or tag.</summary>
     public void Remember(string revision, string commit)
     {
         if (!string.Equals(revision, commit, StringComparison.Ordinal))
@@ -50,7 +51,7 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
         }
     }
 
-    /// <summary>Waits until no other process or thread works at a blob; the lock ends when it is disposed of.</summary>
+    /// <summary>Acquires a lock on a blob, waiting while another process or thread holds it. Dispose the result to release the lock.</summary>
     public async Task<IDisposable> LockAsync(string hash, CancellationToken cancellationToken)
     {
         var path = Path.Combine(cacheFolder, ".locks", _name, hash + ".lock");
@@ -68,11 +69,11 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
         }
     }
 
-    /// <summary>Makes a blob appear in a snapshot: as a link where the system lets us, else as the file itself.</summary>
-    /// <param name="commit">The snapshot.</param>
-    /// <param name="file">The path in it.</param>
-    /// <param name="hash">The blob.</param>
-    /// <param name="isNew">Whether the blob was just downloaded: it then may move.</param>
+    /// <summary>Adds a blob to a snapshot, as a symbolic link if possible and otherwise as a file.</summary>
+    /// <param name="commit">The commit of the snapshot.</param>
+    /// <param name="file">The path of the file in the snapshot.</param>
+    /// <param name="hash">The hash of the blob.</param>
+    /// <param name="isNew">true if the blob was just downloaded and may be moved instead of copied.</param>
     public void Place(string commit, string file, string hash, bool isNew)
     {
         var path = PathOf(commit, file);
@@ -101,7 +102,7 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
         }
     }
 
-    /// <summary>Whether a file's content is what a hash says: SHA-256, or the SHA-1 of a git blob.</summary>
+    /// <summary>Determines whether the contents of a file match a hash: SHA-256, or the SHA-1 of a git blob.</summary>
     public static async Task<bool> MatchesAsync(string path, string hash, CancellationToken cancellationToken)
     {
         using var stream = new FileStream(
@@ -143,16 +144,16 @@ internal sealed class HubCache(string cacheFolder, string repository, bool links
         }
         catch (Exception exception) when (exception is IOException or UnauthorizedAccessException or PlatformNotSupportedException)
         {
-            return false; // Windows without the right to make links, or a file system without them
+            return false; // Windows without permission to create links, or a file system without links
         }
     }
 
-    // EWOULDBLOCK of Linux and of macOS, ERROR_SHARING_VIOLATION and ERROR_LOCK_VIOLATION of Windows
+    // EWOULDBLOCK on Linux and macOS, ERROR_SHARING_VIOLATION and ERROR_LOCK_VIOLATION on Windows
     private static bool IsHeldElsewhere(IOException exception) =>
         exception.HResult is 11 or 35 or unchecked((int)0x80070020) or unchecked((int)0x80070021);
 }
 
-/// <summary>What names may look like, so that none leads out of the cache.</summary>
+/// <summary>Validates names, so that none refers to a path outside the cache.</summary>
 internal static class HubNames
 {
     public const int Sha1Length = 40,
@@ -168,10 +169,10 @@ internal static class HubNames
 
     public static bool IsCommit(string name) => name.Length == Sha1Length && IsHex(name);
 
-    /// <summary>Whether a server's tag of a file is a checksum.</summary>
+    /// <summary>Determines whether the ETag of a file is a checksum.</summary>
     public static bool IsHash(string tag) => tag.Length is Sha1Length or Sha256Length && IsHex(tag);
 
-    /// <summary>Whether a path stays within the folder that it is relative to, on every system.</summary>
+    /// <summary>Determines whether a relative path stays within its base folder on every operating system.</summary>
     public static bool IsPath(string path) =>
         path.Length <= 1000
         && Array.TrueForAll(path.Split('/'), part =>

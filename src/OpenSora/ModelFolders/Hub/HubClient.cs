@@ -4,6 +4,8 @@ using System.Net.Http.Headers;
 using System.Runtime.CompilerServices;
 using System.Text.Json;
 using OpenSora.Weights;
+using Polly;
+using Polly.Retry;
 
 namespace OpenSora.ModelFolders;
 
@@ -17,10 +19,11 @@ internal sealed class HubClient : IDisposable
     private readonly HttpClient _http;
     private readonly Uri _endpoint;
     private readonly ModelHubOptions _options;
+    private readonly ResiliencePipeline _retries;
 
     public HubClient(ModelHubOptions options, Uri endpoint, HttpMessageHandler? handler)
     {
-        (this._options, this._endpoint) = (options, endpoint);
+        (_options, _endpoint, _retries) = (options, endpoint, RetryPipeline(options));
         _http = new HttpClient(
             handler ?? new SocketsHttpHandler { AllowAutoRedirect = false, ConnectTimeout = options.StallTimeout },
             disposeHandler: handler is null
@@ -279,36 +282,46 @@ internal sealed class HubClient : IDisposable
 
     private async Task<T> RepeatAsync<T>(Func<Task<T>> action, CancellationToken cancellationToken)
     {
-        for (var attempt = 0; ; attempt++)
+        try
         {
-            try
-            {
-                return await action().ConfigureAwait(false);
-            }
-            catch (Exception exception) when (IsTransient(exception, cancellationToken))
-            {
-                var busy = exception as BusyException;
-                if (attempt >= _options.Retries)
-                {
-                    throw new ModelHubException(
-                        $"The hub at {_endpoint.Host} could not be reached or did not finish in {attempt + 1} attempts: "
-                            + $"{(exception is OperationCanceledException ? $"nothing came for {_options.StallTimeout.TotalSeconds} s." : exception.Message)} "
-                            + "What was downloaded is kept; try again later, or use what is in the cache with ModelHubOptions.Offline.",
-                        busy?.Status,
-                        exception
-                    );
-                }
-
-                var wait = _options.RetryDelay * Math.Pow(2, Math.Min(attempt, 16));
-                if (busy?.Wait is { } asked && asked > wait)
-                {
-                    wait = asked;
-                }
-
-                await Task.Delay(wait < MaxWait ? wait : MaxWait, cancellationToken).ConfigureAwait(false);
-            }
+            return await _retries.ExecuteAsync(async _ => await action().ConfigureAwait(false), cancellationToken).ConfigureAwait(false);
+        }
+        catch (Exception exception) when (IsTransient(exception, cancellationToken))
+        {
+            throw new ModelHubException(
+                $"The hub at {_endpoint.Host} could not be reached or did not finish in {_options.Retries + 1} attempts: "
+                    + $"{(exception is OperationCanceledException ? $"no data arrived for {_options.StallTimeout.TotalSeconds} s." : exception.Message)} "
+                    + "What was downloaded is kept; try again later, or use what is in the cache with ModelHubOptions.Offline.",
+                (exception as BusyException)?.Status,
+                exception
+            );
         }
     }
+
+    // Waits twice as long after every attempt, and at least as long as a busy hub asks for.
+    private static ResiliencePipeline RetryPipeline(ModelHubOptions options) =>
+        options.Retries == 0
+            ? ResiliencePipeline.Empty
+            : new ResiliencePipelineBuilder()
+                .AddRetry(
+                    new RetryStrategyOptions
+                    {
+                        MaxRetryAttempts = options.Retries,
+                        ShouldHandle = args =>
+                            ValueTask.FromResult(args.Outcome.Exception is { } exception && IsTransient(exception, args.Context.CancellationToken)),
+                        DelayGenerator = args =>
+                        {
+                            var wait = options.RetryDelay * Math.Pow(2, Math.Min(args.AttemptNumber, 16));
+                            if (args.Outcome.Exception is BusyException { Wait: { } asked } && asked > wait)
+                            {
+                                wait = asked;
+                            }
+
+                            return ValueTask.FromResult<TimeSpan?>(wait < MaxWait ? wait : MaxWait);
+                        },
+                    }
+                )
+                .Build();
 
     private static bool IsTransient(Exception exception, CancellationToken cancellationToken) =>
         !cancellationToken.IsCancellationRequested

@@ -2,11 +2,10 @@ using System.IO.Enumeration;
 
 namespace OpenSora.ModelFolders;
 
-/// <summary>Downloads models from a hub into the cache that the hub's Python tools use, and finds those that are there already.</summary>
+/// <summary>Downloads models from a hub to the cache that the hub's Python tools use, and finds models in that cache.</summary>
 /// <remarks>
-/// Downloads go on where they stopped; what arrived is checked against the hub's checksum before it gets its name; several processes may download the
-/// same at
-/// once. Safe to use from several threads at once.
+/// Interrupted downloads are resumed. Downloaded files are verified against the hub's checksums before they get their final names. Several processes
+/// can download the same files at the same time. This type is thread-safe.
 /// </remarks>
 public sealed class ModelHub : IDisposable
 {
@@ -16,10 +15,11 @@ public sealed class ModelHub : IDisposable
     private readonly Lock _making = new();
     private HubClient? _client;
 
-    /// <summary>Makes a client; nothing is sent before something is asked for.</summary>
-    /// <param name="options">Where to download from and to; null: all from the environment.</param>
-    /// <param name="handler">What sends requests; stays the caller's. It must not follow redirects itself. Null: the usual one.</param>
-    /// <exception cref="ArgumentException">The handler follows redirects, or a number of the options is out of range.</exception>
+    /// <summary>Initializes a new instance of the <see cref="ModelHub"/> class. No request is sent until a method is called.</summary>
+    /// <param name="options">The options. If null, all settings are read from environment variables.</param>
+    /// <param name="handler">The handler that sends requests. The caller keeps ownership. It must not follow redirects. If null, a default handler is
+    /// used.</param>
+    /// <exception cref="ArgumentException">The handler follows redirects, or an option is out of range.</exception>
     public ModelHub(ModelHubOptions? options = null, HttpMessageHandler? handler = null)
         : this(options, handler, links: true) { }
 
@@ -28,32 +28,32 @@ public sealed class ModelHub : IDisposable
         if (handler is HttpClientHandler { AllowAutoRedirect: true } or SocketsHttpHandler { AllowAutoRedirect: true })
         {
             throw new ArgumentException(
-                "The handler follows redirects, which would hide checksums; set its AllowAutoRedirect to false.",
+                "The handler follows redirects, which would hide checksums. Set AllowAutoRedirect to false.",
                 nameof(handler)
             );
         }
 
-        (this._options, this._handler, this._links) = (options ?? new ModelHubOptions(), handler, links);
-        if (this._options.Retries < 0 || this._options.RetryDelay < TimeSpan.Zero || this._options.StallTimeout <= TimeSpan.Zero)
+        (_options, _handler, _links) = (options ?? new ModelHubOptions(), handler, links);
+        if (_options.Retries < 0 || _options.RetryDelay < TimeSpan.Zero || _options.StallTimeout <= TimeSpan.Zero)
         {
             throw new ArgumentException(
-                $"Retries is {this._options.Retries} and RetryDelay {this._options.RetryDelay}, which must not be negative; "
-                    + $"StallTimeout is {this._options.StallTimeout}, which must be positive.",
+                $"Retries is {_options.Retries} and RetryDelay {_options.RetryDelay}, which must not be negative; "
+                    + $"StallTimeout is {_options.StallTimeout}, which must be positive.",
                 nameof(options)
             );
         }
     }
 
-    /// <summary>Downloads what is missing of a repository, and gives the folder with its files.</summary>
-    /// <param name="repository">The repository, such as <c>organisation/name</c>.</param>
-    /// <param name="revision">A branch, a tag or a commit.</param>
-    /// <param name="include">The files that are wanted, by their paths, with <c>*</c> for any signs and <c>?</c> for any one sign; <c>vae/</c> is all
-    /// in that folder. Null: all.</param>
-    /// <param name="progress">Takes how far it is.</param>
-    /// <param name="cancellationToken">Cancels; what was downloaded stays, and the next call goes on there.</param>
-    /// <returns>The folder. Its files may be links into the cache; do not change them.</returns>
-    /// <exception cref="ModelHubException">The hub does not have it, refuses it, cannot be reached or sends wrong content; offline: it is not in the
-    /// cache.</exception>
+    /// <summary>Downloads the missing files of a repository and returns the folder that contains its files.</summary>
+    /// <param name="repository">The repository, such as <c>organization/name</c>.</param>
+    /// <param name="revision">A branch, a tag or a commit hash.</param>
+    /// <param name="include">Patterns for the paths of the files to download. <c>*</c> matches any characters, <c>?</c> matches one character, and
+    /// <c>vae/</c> matches all files in that folder. If null, all files are downloaded.</param>
+    /// <param name="progress">Receives the progress of the download.</param>
+    /// <param name="cancellationToken">A token to cancel the download. Downloaded data is kept, and the next call resumes the download.</param>
+    /// <returns>The path of the folder. Its files may be links to files in the cache; do not modify them.</returns>
+    /// <exception cref="ModelHubException">The hub does not have the repository or its files, denies access, cannot be reached or returns invalid
+    /// content; or, in offline mode, the files are not in the cache.</exception>
     /// <exception cref="IOException">The cache could not be written, for example because the disk is full.</exception>
     public async Task<string> DownloadAsync(
         string repository,
@@ -69,7 +69,8 @@ public sealed class ModelHub : IDisposable
             return Find(repository, revision, include)
                 ?? throw new ModelHubException(
                     $"'{repository}' at revision '{revision}' is not in the cache at {_options.ResolvedCacheFolder}"
-                        + $"{(include is null ? "" : $" with {string.Join(", ", include)}")}, and the hub is not asked because HF_HUB_OFFLINE or ModelHubOptions.Offline says so."
+                        + $"{(include is null ? "" : $" with {string.Join(", ", include)}")}, and the hub is not contacted "
+                        + "because HF_HUB_OFFLINE or ModelHubOptions.Offline is set."
                 );
         }
 
@@ -79,12 +80,12 @@ public sealed class ModelHub : IDisposable
         if (files.Count == 0)
         {
             throw new ModelHubException(
-                $"'{repository}' at revision '{revision}' has no file {(include is null ? "at all" : string.Join(", ", include))}."
+                $"'{repository}' at revision '{revision}' has no {(include is null ? "files" : $"files that match {string.Join(", ", include)}")}."
                     + $"{(all.Count == 0 ? "" : $" It has {all.Count}: {string.Join(", ", all.Take(8))}{(all.Count > 8 ? ", ..." : "")}")}"
             );
         }
 
-        // A commit never changes: what is in its folder is not asked for again.
+        // A commit never changes, so files already in its folder are not requested again.
         var cache = new HubCache(_options.ResolvedCacheFolder, repository, _links);
         var wanted = new List<(string File, string Hash, long? Size)>();
         var (filesDone, bytesDone) = (0, 0L);
@@ -107,7 +108,7 @@ public sealed class ModelHub : IDisposable
             Report(file, 0);
             using (await cache.LockAsync(hash, cancellationToken).ConfigureAwait(false))
             {
-                if (cache.LengthOf(commit, file) is null) // nobody else placed it meanwhile
+                if (cache.LengthOf(commit, file) is null) // not placed by another process in the meantime
                 {
                     var isNew = !File.Exists(cache.Blob(hash));
                     if (isNew)
@@ -132,12 +133,12 @@ public sealed class ModelHub : IDisposable
             progress?.Report(new DownloadProgress(file, filesDone, files.Count, bytesDone + done, Math.Max(bytes, bytesDone + done)));
     }
 
-    /// <summary>The folder of a repository in the cache; the hub is not asked.</summary>
-    /// <param name="repository">The repository, such as <c>organisation/name</c>.</param>
-    /// <param name="revision">A branch, a tag or a commit.</param>
-    /// <param name="include">Files that must be there, as in <see cref="DownloadAsync"/>; of a pattern at least one. Null: whatever was
-    /// downloaded.</param>
-    /// <returns>The folder, or null if it or a file is missing.</returns>
+    /// <summary>Finds the folder of a repository in the cache without contacting the hub.</summary>
+    /// <param name="repository">The repository, such as <c>organization/name</c>.</param>
+    /// <param name="revision">A branch, a tag or a commit hash.</param>
+    /// <param name="include">Patterns as in <see cref="DownloadAsync"/>. At least one file must match each pattern. If null, any downloaded file is
+    /// sufficient.</param>
+    /// <returns>The path of the folder, or null if the folder or a required file is missing.</returns>
     public string? Find(string repository, string revision = "main", IReadOnlyList<string>? include = null)
     {
         CheckNames(repository, revision);
@@ -162,7 +163,7 @@ public sealed class ModelHub : IDisposable
                 : null;
     }
 
-    /// <summary>Closes connections.</summary>
+    /// <summary>Closes all connections.</summary>
     public void Dispose() => _client?.Dispose();
 
     private static async Task DownloadBlobAsync(
@@ -193,11 +194,12 @@ public sealed class ModelHub : IDisposable
             if (!resumed)
             {
                 throw new ModelHubException(
-                    $"'{file}' of '{repository}' arrived damaged: its {length} bytes do not have the checksum {hash}. It was deleted; try again, or use another endpoint."
+                    $"'{file}' of '{repository}' arrived damaged: its {length} bytes do not have the checksum {hash}. "
+                        + "The file was deleted; try again, or use a different endpoint."
                 );
             }
 
-            resumed = false; // the damage may be in what was there before: once more, from the start
+            resumed = false; // the damage may be in the part downloaded earlier: download once more from the start
         }
 
         File.Move(path, cache.Blob(hash), overwrite: true);
@@ -220,12 +222,12 @@ public sealed class ModelHub : IDisposable
         ArgumentNullException.ThrowIfNull(revision);
         if (!HubNames.IsRepository(repository))
         {
-            throw new ArgumentException($"'{repository}' is no name of a repository; expected something like organisation/name.", nameof(repository));
+            throw new ArgumentException($"'{repository}' is not a repository name; expected a name such as organization/name.", nameof(repository));
         }
 
         if (!HubNames.IsRevision(revision))
         {
-            throw new ArgumentException($"'{revision}' is no name of a branch, a tag or a commit.", nameof(revision));
+            throw new ArgumentException($"'{revision}' is not a valid name of a branch, a tag or a commit.", nameof(revision));
         }
     }
 }

@@ -2,33 +2,32 @@ using System.Net;
 
 namespace OpenSora.ModelFolders;
 
-/// <summary>Where a <see cref="ModelHub"/> downloads from and to. Null means what the environment says, with the variables of the hub's Python
-/// tools.</summary>
+/// <summary>Options for <see cref="ModelHub"/>. Settings that are null are read from the environment variables of the hub's Python tools.</summary>
 public sealed class ModelHubOptions
 {
-    /// <summary>The address of the hub or of a mirror, such as <c>https://hub.example.org</c>; null: <c>HF_ENDPOINT</c>. There is no other
+    /// <summary>The address of the hub or of a mirror, such as <c>https://hub.example.org</c>. If null, <c>HF_ENDPOINT</c> is used. There is no other
     /// default.</summary>
     public string? Endpoint { get; set; }
 
-    /// <summary>The folder of the cache; null: <c>HF_HUB_CACHE</c>, else <c>hub</c> in <c>HF_HOME</c>, else the Python tools' own in the user's cache
-    /// folder.</summary>
+    /// <summary>The cache folder. If null, <c>HF_HUB_CACHE</c>, then <c>hub</c> in <c>HF_HOME</c>, then the default location of the Python tools in
+    /// the user's cache folder.</summary>
     public string? CacheFolder { get; set; }
 
-    /// <summary>What is shown to the hub to be let in; null: <c>HF_TOKEN</c>. Sent to the endpoint only, never to a host that it redirects to, and
-    /// only encrypted or within this machine.</summary>
+    /// <summary>The access token for the hub. If null, <c>HF_TOKEN</c> is used. The token is sent only to the endpoint, never to a host that it
+    /// redirects to, and only over HTTPS or to the local machine.</summary>
     public string? Token { get; set; }
 
-    /// <summary>Whether only the cache is looked at; null: <c>HF_HUB_OFFLINE</c>.</summary>
+    /// <summary>Indicates whether only the cache is used. If null, <c>HF_HUB_OFFLINE</c> is used.</summary>
     public bool? Offline { get; set; }
 
-    /// <summary>How often a request is repeated, without progress between, when the connection fails or the hub is busy.</summary>
+    /// <summary>The maximum number of consecutive retries without progress if the connection fails or the hub is busy. The default is 5.</summary>
     public int Retries { get; set; } = 5;
 
-    /// <summary>The wait before the first repetition; it doubles with each. Where the hub says how long to wait, that is done, up to a
-    /// minute.</summary>
+    /// <summary>The delay before the first retry, which doubles with each further retry. If the hub specifies a delay, that delay is used, up to one
+    /// minute. The default is 1 second.</summary>
     public TimeSpan RetryDelay { get; set; } = TimeSpan.FromSeconds(1);
 
-    /// <summary>After this time without any byte a connection counts as failed.</summary>
+    /// <summary>The time without received data after which a connection is considered failed. The default is 30 seconds.</summary>
     public TimeSpan StallTimeout { get; set; } = TimeSpan.FromSeconds(30);
 
     internal string ResolvedCacheFolder => Path.GetFullPath(CacheFolder ?? FolderVariable("HF_HUB_CACHE") ?? Path.Combine(Home(), "hub"));
@@ -37,14 +36,15 @@ public sealed class ModelHubOptions
 
     internal bool ResolvedOffline => Offline ?? Variable("HF_HUB_OFFLINE")?.ToUpperInvariant() is "1" or "ON" or "YES" or "TRUE";
 
-    /// <summary>The endpoint, ending in a slash.</summary>
-    /// <exception cref="ModelHubException">There is none, or it is no address.</exception>
+    /// <summary>Gets the endpoint, with a trailing slash.</summary>
+    /// <exception cref="ModelHubException">No endpoint is set, or it is not a valid address.</exception>
     internal Uri ResolvedEndpoint()
     {
         var text = Endpoint
             ?? Variable("HF_ENDPOINT")
             ?? throw new ModelHubException(
-                "No hub is set. Set ModelHubOptions.Endpoint, or the environment variable HF_ENDPOINT, to the address of the hub or of a mirror, such as https://hub.example.org."
+                "No hub is configured. Set ModelHubOptions.Endpoint or the environment variable HF_ENDPOINT to the address "
+                    + "of the hub or of a mirror, such as https://hub.example.org."
             );
         if (
             !Uri.TryCreate(text.TrimEnd('/') + "/", UriKind.Absolute, out var endpoint)
@@ -54,7 +54,8 @@ public sealed class ModelHubOptions
         )
         {
             throw new ModelHubException(
-                "The address of the hub is not valid: expected something like https://hub.example.org, without user name and query. It comes from ModelHubOptions.Endpoint or HF_ENDPOINT."
+                "The address of the hub is not valid: expected an address such as https://hub.example.org, without a user name or query. "
+                    + "It is set by ModelHubOptions.Endpoint or HF_ENDPOINT."
             );
         }
 
@@ -66,7 +67,7 @@ public sealed class ModelHubOptions
     private static string Home() =>
         FolderVariable("HF_HOME") ?? Path.Combine(FolderVariable("XDG_CACHE_HOME") ?? Path.Combine(UserFolder, ".cache"), "huggingface");
 
-    // The Python tools take ~ for the user's folder too.
+    // Like the Python tools, expands ~ to the user's home folder.
     private static string? FolderVariable(string name) =>
         Variable(name) is { } folder && (folder is "~" || folder.StartsWith("~/", StringComparison.Ordinal))
             ? UserFolder + folder[1..]
@@ -75,21 +76,21 @@ public sealed class ModelHubOptions
     private static string? Variable(string name) => Environment.GetEnvironmentVariable(name) is { Length: > 0 } value ? value : null;
 }
 
-/// <summary>How far a download is.</summary>
-/// <param name="File">The file at hand, by its path in the repository.</param>
-/// <param name="FilesDone">Files that are complete.</param>
-/// <param name="Files">All files.</param>
-/// <param name="BytesDone">Bytes of all files that are on disk.</param>
-/// <param name="Bytes">Bytes of all files, as far as the hub says their sizes.</param>
+/// <summary>The progress of a download.</summary>
+/// <param name="File">The current file, by its path in the repository.</param>
+/// <param name="FilesDone">The number of completed files.</param>
+/// <param name="Files">The total number of files.</param>
+/// <param name="BytesDone">The number of bytes on disk, over all files.</param>
+/// <param name="Bytes">The total size of all files in bytes, as far as the hub reports their sizes.</param>
 public sealed record DownloadProgress(string File, int FilesDone, int Files, long BytesDone, long Bytes);
 
-/// <summary>A model could not be downloaded, or is not in the cache.</summary>
-/// <param name="message">What was wrong, what was expected and what to do.</param>
-/// <param name="status">What the hub answered, if it did.</param>
-/// <param name="innerException">The cause.</param>
+/// <summary>The exception that is thrown when a model cannot be downloaded or is not in the cache.</summary>
+/// <param name="message">A description of the problem, what was expected and how to fix it.</param>
+/// <param name="status">The status code of the hub's response, or null if there was no response.</param>
+/// <param name="innerException">The exception that caused this one.</param>
 public sealed class ModelHubException(string message, HttpStatusCode? status = null, Exception? innerException = null)
     : Exception(message, innerException)
 {
-    /// <summary>What the hub answered; null where it did not come to that.</summary>
+    /// <summary>The status code of the hub's response, or null if there was no response.</summary>
     public HttpStatusCode? Status { get; } = status;
 }

@@ -5,12 +5,12 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>The autoencoder of Stable Diffusion, applied to video frame by frame: a convolutional network with a Gaussian bottleneck.</summary>
+/// <summary>The autoencoder of Stable Diffusion: a convolutional network with a Gaussian bottleneck, applied to each video frame
+/// separately.</summary>
 /// <remarks>
 /// Sources: "High-Resolution Image Synthesis with Latent Diffusion Models" (Rombach et al., 2022); "Auto-Encoding Variational Bayes" (Kingma and
-/// Welling,
-/// 2014). Names of parameters are diffusers'. <see cref="Encode(Tensor, Generator?)"/> and <see cref="Decode"/> keep no gradients; training uses
-/// <see cref="forward(Tensor)"/>, or <see cref="EncodeImages"/> and <see cref="DecodeImages"/>.
+/// Welling, 2014). Parameter names match diffusers. <see cref="Encode(Tensor, Generator?)"/> and <see cref="Decode"/> do not record gradients; for
+/// training, use <see cref="forward(Tensor)"/>, or <see cref="EncodeImages"/> and <see cref="DecodeImages"/>.
 /// </remarks>
 public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideoAutoencoder
 {
@@ -19,10 +19,10 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     private readonly Conv2d quant_conv;
     private readonly Conv2d post_quant_conv;
 
-    /// <summary>Makes the model and gives its parameters their starting values.</summary>
-    /// <param name="config">Sizes and choices.</param>
-    /// <param name="initialize">False leaves the parameters unset, for weights that are loaded next.</param>
-    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    /// <summary>Creates the model and initializes its parameters.</summary>
+    /// <param name="config">The model configuration.</param>
+    /// <param name="initialize">If false, the parameters are left uninitialized because weights are loaded afterwards.</param>
+    /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public AutoencoderKL(AutoencoderKLConfig config, bool initialize = true)
         : base(nameof(AutoencoderKL))
     {
@@ -40,7 +40,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
         }
     }
 
-    /// <summary>The sizes and choices that the model was made with.</summary>
+    /// <summary>The configuration that the model was created with.</summary>
     public AutoencoderKLConfig Config { get; }
 
     /// <inheritdoc/>
@@ -55,18 +55,20 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <inheritdoc/>
     public double ScalingFactor => Config.ScalingFactor;
 
-    /// <summary>Where training draws the posterior's noise; null: PyTorch's global generator.</summary>
+    /// <summary>The random generator for the posterior's noise during training; null uses PyTorch's global generator.</summary>
     public Generator? NoiseGenerator { get; set; }
 
-    /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions and linear layers, gain 1 and shift 0 for
-    /// norms.</summary>
-    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    /// <summary>Initializes every parameter: PyTorch's default initialization for convolutions and linear layers, weight 1 and bias 0 for
+    /// normalization layers.</summary>
+    /// <param name="generator">The random generator; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null) => Parameters.InitializeConvolutions(this, generator);
 
-    /// <summary>Encodes pictures and decodes them again, with gradients: a sample of the posterior in training, else its mean.</summary>
-    /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>, sizes multiples of <see cref="SpatialFactor"/>.</param>
-    /// <returns>What a loss needs, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <summary>Encodes and reconstructs images, with gradients. Decodes a sample of the posterior in training mode and its mean in evaluation
+    /// mode.</summary>
+    /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>; height and width must be multiples of
+    /// <see cref="SpatialFactor"/>.</param>
+    /// <returns>The reconstruction and the posterior, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public override AutoencoderOutput forward(Tensor images)
     {
         using var scope = NewDisposeScope();
@@ -75,10 +77,11 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
         return new AutoencoderOutput(DecodeImages(latents).MoveToOuterDisposeScope(), posterior.MoveToOuterDisposeScope());
     }
 
-    /// <summary>The posterior of pictures' latents, not scaled, with gradients.</summary>
-    /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>, sizes multiples of <see cref="SpatialFactor"/>.</param>
+    /// <summary>Computes the posterior of the unscaled latents of images, with gradients.</summary>
+    /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>; height and width must be multiples of
+    /// <see cref="SpatialFactor"/>.</param>
     /// <returns>The posterior over <c>[n, LatentChannels, height / factor, width / factor]</c>, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public GaussianPosterior EncodeImages(Tensor images)
     {
         FrameBatches.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
@@ -86,10 +89,10 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
         return GaussianPosterior.OfMoments(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(images)))).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Pictures of latents that are not scaled, with gradients.</summary>
-    /// <param name="latents"><c>[n, LatentChannels, height, width]</c></param>
-    /// <returns>Pixels about in [-1, 1], <c>[n, channels, height * factor, width * factor]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <summary>Decodes unscaled latents to images, with gradients.</summary>
+    /// <param name="latents">Unscaled latents, <c>[n, LatentChannels, height, width]</c>.</param>
+    /// <returns>Pixels approximately in [-1, 1], <c>[n, channels, height * factor, width * factor]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor DecodeImages(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
@@ -98,12 +101,12 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     }
 
     /// <inheritdoc/>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor Encode(Tensor video, Generator? generator = null) =>
         Encode(video, (posterior, _) => generator is null ? posterior.Mean : posterior.Sample(generator));
 
-    /// <summary>Encodes with a given choice from each micro batch's posterior; its second argument is the first frame's index among all
-    /// frames.</summary>
+    /// <summary>Encodes a video in micro batches. <paramref name="choose"/> maps each micro batch's posterior to latents; its second argument is the
+    /// index of the micro batch's first frame among all frames.</summary>
     internal Tensor Encode(Tensor video, Func<GaussianPosterior, long, Tensor> choose)
     {
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
@@ -113,7 +116,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     }
 
     /// <inheritdoc/>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor Decode(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
@@ -121,12 +124,12 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     }
 }
 
-/// <summary>What <see cref="AutoencoderKL.forward(Tensor)"/> gives to a loss.</summary>
-/// <param name="Reconstruction">The pictures, decoded again.</param>
-/// <param name="Posterior">Where their latents lie.</param>
+/// <summary>The output of <see cref="AutoencoderKL.forward(Tensor)"/>, from which a loss is computed.</summary>
+/// <param name="Reconstruction">The reconstructed images, <c>[n, channels, height, width]</c>.</param>
+/// <param name="Posterior">The posterior distribution of the images' latents.</param>
 public sealed record AutoencoderOutput(Tensor Reconstruction, GaussianPosterior Posterior) : IDisposable
 {
-    /// <summary>Disposes of all tensors.</summary>
+    /// <summary>Disposes all tensors.</summary>
     public void Dispose()
     {
         Reconstruction.Dispose();
@@ -134,12 +137,13 @@ public sealed record AutoencoderOutput(Tensor Reconstruction, GaussianPosterior 
     }
 }
 
-/// <summary>A Gaussian with independent components.</summary>
-/// <param name="Mean"><c>[n, channels, height, width]</c></param>
-/// <param name="LogVariance">Natural logarithm of the variance, in [-30, 20], same shape.</param>
+/// <summary>A Gaussian distribution with a diagonal covariance.</summary>
+/// <param name="Mean">The mean, <c>[n, channels, height, width]</c>.</param>
+/// <param name="LogVariance">The natural logarithm of the variance, in [-30, 20], with the shape of the mean.</param>
 public sealed record GaussianPosterior(Tensor Mean, Tensor LogVariance) : IDisposable
 {
-    /// <summary>The posterior of which an encoder says mean and logarithm of the variance, <c>[n, 2 channels, height, width]</c>.</summary>
+    /// <summary>Creates a posterior from an encoder's output <c>[n, 2 channels, height, width]</c>: the mean, followed by the logarithm of the
+    /// variance.</summary>
     internal static GaussianPosterior OfMoments(Tensor moments)
     {
         using var scope = NewDisposeScope();
@@ -147,8 +151,8 @@ public sealed record GaussianPosterior(Tensor Mean, Tensor LogVariance) : IDispo
         return new GaussianPosterior(parts[0], parts[1].clamp(-30, 20)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Mean plus noise times the standard deviation.</summary>
-    /// <param name="generator">Source of the noise; null: PyTorch's global generator.</param>
+    /// <summary>Draws a sample: the mean plus noise times the standard deviation.</summary>
+    /// <param name="generator">The random generator for the noise; null uses PyTorch's global generator.</param>
     /// <returns>A sample, owned by the caller.</returns>
     public Tensor Sample(Generator? generator = null)
     {
@@ -156,8 +160,8 @@ public sealed record GaussianPosterior(Tensor Mean, Tensor LogVariance) : IDispo
         return Sample(randn(Mean.shape, dtype: Mean.dtype, device: Mean.device, generator: generator)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The sample that given standard normal noise leads to.</summary>
-    /// <param name="noise">Noise of the mean's shape.</param>
+    /// <summary>Computes the sample that corresponds to the specified standard normal noise.</summary>
+    /// <param name="noise">Standard normal noise with the shape of the mean.</param>
     /// <returns>A sample, owned by the caller.</returns>
     public Tensor Sample(Tensor noise)
     {
@@ -165,15 +169,16 @@ public sealed record GaussianPosterior(Tensor Mean, Tensor LogVariance) : IDispo
         return (Mean + exp(LogVariance * 0.5) * noise).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Divergence from the standard normal, in nats, summed over a picture's latents.</summary>
-    /// <returns><c>[n]</c>, owned by the caller.</returns>
+    /// <summary>Computes the Kullback-Leibler divergence from the standard normal distribution in nats, summed over the latents of each
+    /// image.</summary>
+    /// <returns>The divergence of each image, <c>[n]</c>, owned by the caller.</returns>
     public Tensor KullbackLeibler()
     {
         using var scope = NewDisposeScope();
         return (Mean.square() + exp(LogVariance) - 1 - LogVariance).sum([1, 2, 3]).mul(0.5).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Disposes of both tensors.</summary>
+    /// <summary>Disposes both tensors.</summary>
     public void Dispose()
     {
         Mean.Dispose();
@@ -188,7 +193,8 @@ public sealed record GaussianPosterior(Tensor Mean, Tensor LogVariance) : IDispo
     }
 }
 
-/// <summary>Pictures to moments: levels of residual blocks, each but the last halving the size.</summary>
+/// <summary>Maps images to the mean and log variance of their latents. Each level of residual blocks except the last halves height and
+/// width.</summary>
 internal sealed class VaeEncoder : nn.Module<Tensor, Tensor>
 {
     public readonly Conv2d conv_in;
@@ -235,7 +241,7 @@ internal sealed class VaeEncoder : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Latents to pictures: levels of residual blocks, each but the last doubling the size.</summary>
+/// <summary>Maps latents to images. Each level of residual blocks except the last doubles height and width.</summary>
 internal sealed class VaeDecoder : nn.Module<Tensor, Tensor>
 {
     public readonly Conv2d conv_in;
@@ -290,7 +296,7 @@ internal enum VaeResize
     Up,
 }
 
-/// <summary>Residual blocks of one size, then a change of size.</summary>
+/// <summary>Residual blocks at one resolution, optionally followed by downsampling or upsampling.</summary>
 internal sealed class VaeLevel : nn.Module<Tensor, Tensor>
 {
     public readonly ModuleList<VaeResidual> resnets;
@@ -318,7 +324,7 @@ internal sealed class VaeLevel : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>The smallest size: residual block, attention over all places with one head, residual block.</summary>
+/// <summary>The block at the lowest resolution: a residual block, single-head attention over all positions, and another residual block.</summary>
 internal sealed class VaeMiddle : nn.Module<Tensor, Tensor>
 {
     public readonly ModuleList<VaeAttention> attentions;
@@ -339,7 +345,7 @@ internal sealed class VaeMiddle : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Norm, SiLU, convolution, twice, beside a shortcut.</summary>
+/// <summary>A residual block: group normalization, SiLU and convolution, applied twice, plus a shortcut connection.</summary>
 internal sealed class VaeResidual : nn.Module<Tensor, Tensor>
 {
     public readonly GroupNorm norm1;
@@ -390,13 +396,13 @@ internal sealed class VaeAttention : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
-        var tokens = group_norm.call(x).flatten(2).transpose(1, 2); // [n, places, channels]
+        var tokens = group_norm.call(x).flatten(2).transpose(1, 2); // [n, positions, channels]
         var y = DotProduct.Attend(to_q.call(tokens), to_k.call(tokens), to_v.call(tokens), 1 / Math.Sqrt(x.shape[1]));
         return (x + to_out[0].call(y).transpose(1, 2).reshape(x.shape)).MoveToOuterDisposeScope();
     }
 }
 
-/// <summary>Halves the size: a strided convolution, padded to the right and below only.</summary>
+/// <summary>Halves height and width with a strided convolution that is padded on the right and bottom only.</summary>
 internal sealed class VaeDownsample : nn.Module<Tensor, Tensor>
 {
     public readonly Conv2d conv;
@@ -415,7 +421,7 @@ internal sealed class VaeDownsample : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Doubles the size: nearest neighbours, then a convolution.</summary>
+/// <summary>Doubles height and width by nearest-neighbor interpolation, followed by a convolution.</summary>
 internal sealed class VaeUpsample : nn.Module<Tensor, Tensor>
 {
     public readonly Conv2d conv;

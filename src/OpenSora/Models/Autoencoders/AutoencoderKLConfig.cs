@@ -1,37 +1,38 @@
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of an <see cref="AutoencoderKL"/>. JSON spells the names in snake case, as diffusers does.</summary>
+/// <summary>The configuration of an <see cref="AutoencoderKL"/>. JSON uses the snake_case names of diffusers.</summary>
 public sealed record AutoencoderKLConfig
 {
-    /// <summary>Channels of the pictures that go in.</summary>
+    /// <summary>The number of channels of the input images.</summary>
     public int InChannels { get; init; } = 3;
 
-    /// <summary>Channels of the pictures that come out.</summary>
+    /// <summary>The number of channels of the output images.</summary>
     public int OutChannels { get; init; } = 3;
 
-    /// <summary>Channels of each level; every level but the last halves height and width.</summary>
+    /// <summary>The number of channels at each level; every level except the last halves height and width.</summary>
     public IReadOnlyList<int> BlockOutChannels { get; init; } = [128, 256, 512, 512];
 
-    /// <summary>Residual blocks of an encoder level; a decoder level has one more.</summary>
+    /// <summary>The number of residual blocks per encoder level; decoder levels have one more.</summary>
     public int LayersPerBlock { get; init; } = 2;
 
-    /// <summary>Groups of every group normalisation.</summary>
+    /// <summary>The number of groups of every group normalization.</summary>
     public int NormNumGroups { get; init; } = 32;
 
-    /// <summary>Channels of a latent.</summary>
+    /// <summary>The number of latent channels.</summary>
     public int LatentChannels { get; init; } = 4;
 
-    /// <summary>What latents are multiplied with so that diffusion sees about unit variance (Rombach et al., 2022).</summary>
+    /// <summary>The factor that latents are multiplied by so that their variance is approximately 1 in the diffusion process (Rombach et al.,
+    /// 2022).</summary>
     public double ScalingFactor { get; init; } = 0.18215;
 
-    /// <summary>The most frames that pass through the network at a time; null: all of them.</summary>
+    /// <summary>The maximum number of frames processed by the network at a time; null processes all frames at once.</summary>
     public int? MicroBatchSize { get; init; } = 4;
 
-    /// <summary>Checks that a model can be made of these sizes.</summary>
-    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    /// <summary>Validates the configuration.</summary>
+    /// <exception cref="ArgumentException">A value is invalid; the message names it and states the expected value.</exception>
     public void Validate()
     {
-        Check(BlockOutChannels is { Count: > 0 }, nameof(BlockOutChannels), "BlockOutChannels is empty; it needs the channels of each level.");
+        Check(BlockOutChannels is { Count: > 0 }, nameof(BlockOutChannels), "BlockOutChannels is empty; list the channels of each level.");
         foreach (
             var (size, name) in new[]
             {
@@ -50,14 +51,14 @@ public sealed record AutoencoderKLConfig
         Check(
             LayersPerBlock <= 100 && BlockOutChannels.Count <= 16,
             nameof(LayersPerBlock),
-            $"there are {BlockOutChannels.Count} levels of {LayersPerBlock} layers; it must be at most 16 of 100."
+            $"there are {BlockOutChannels.Count} levels of {LayersPerBlock} layers; at most 16 levels of 100 layers are allowed."
         );
         foreach (var channels in BlockOutChannels)
         {
             Check(
                 channels > 0 && channels % NormNumGroups == 0,
                 nameof(BlockOutChannels),
-                $"{channels} of BlockOutChannels is not a positive multiple of NormNumGroups {NormNumGroups}."
+                $"BlockOutChannels contains {channels}, which is not a positive multiple of NormNumGroups {NormNumGroups}."
             );
         }
 
@@ -68,7 +69,7 @@ public sealed record AutoencoderKLConfig
     {
         if (!right)
         {
-            throw new ArgumentException($"The autoencoder's configuration is wrong: {message}", name);
+            throw new ArgumentException($"The autoencoder configuration is invalid: {message}", name);
         }
     }
 }

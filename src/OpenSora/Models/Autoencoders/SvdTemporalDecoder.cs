@@ -5,15 +5,12 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>The autoencoder of Stable Video Diffusion: pictures are encoded one by one, and decoded together, so that the video does not
-/// flicker.</summary>
+/// <summary>The autoencoder of Stable Video Diffusion. Frames are encoded separately and decoded together, which avoids flicker.</summary>
 /// <remarks>
-/// Source: "Stable Video Diffusion" (Blattmann et al., 2023), whose decoder adds temporal layers to Stable Diffusion's as "Align your Latents" does
-/// (Blattmann et
-/// al., 2023, section 3). Its latents are those of Stable Diffusion's <see cref="AutoencoderKL"/>, of whose videos it can decode too. Names of
-/// parameters are
-/// diffusers'. Shapes in comments: B batch, T frames, C channels. <see cref="Encode"/> and <see cref="Decode"/> keep no gradients;
-/// <see cref="forward"/> does.
+/// Source: "Stable Video Diffusion" (Blattmann et al., 2023). The decoder adds temporal layers to the decoder of Stable Diffusion, as in "Align your
+/// Latents" (Blattmann et al., 2023, section 3). The latents are those of Stable Diffusion's <see cref="AutoencoderKL"/>, so this decoder can also
+/// decode latents that were made for that autoencoder. Parameter names match diffusers. Shapes in comments: B batch, T frames, C channels.
+/// <see cref="Encode"/> and <see cref="Decode"/> do not record gradients; <see cref="forward"/> does.
 /// </remarks>
 public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
 {
@@ -21,10 +18,10 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     private readonly TemporalDecoder decoder;
     private readonly Conv2d quant_conv;
 
-    /// <summary>Makes the model and gives its parameters their starting values.</summary>
-    /// <param name="config">Sizes and choices; <see cref="AutoencoderKLConfig.MicroBatchSize"/> is for encoding.</param>
-    /// <param name="initialize">False leaves the parameters unset, for weights that are loaded next.</param>
-    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    /// <summary>Creates the model and initializes its parameters.</summary>
+    /// <param name="config">The model configuration; <see cref="AutoencoderKLConfig.MicroBatchSize"/> applies to encoding.</param>
+    /// <param name="initialize">If false, the parameters are left uninitialized because weights are loaded afterwards.</param>
+    /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public AutoencoderKLTemporalDecoder(AutoencoderKLConfig config, bool initialize = true)
         : base(nameof(AutoencoderKLTemporalDecoder))
     {
@@ -41,10 +38,11 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
         }
     }
 
-    /// <summary>The sizes and choices that the model was made with.</summary>
+    /// <summary>The configuration that the model was created with.</summary>
     public AutoencoderKLConfig Config { get; }
 
-    /// <summary>The most frames that are decoded together and see each other; memory grows with it. The model was trained with 14.</summary>
+    /// <summary>The maximum number of frames that are decoded together by the temporal layers; memory use grows with it. The model was trained with
+    /// 14.</summary>
     public int DecodeChunkSize
     {
         get;
@@ -65,16 +63,15 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     public int TemporalFactor => 1;
 
     /// <inheritdoc/>
-    /// <remarks><see cref="DecodeChunkSize"/>.</remarks>
+    /// <remarks>Equals <see cref="DecodeChunkSize"/>.</remarks>
     public int FramesAtOnce => DecodeChunkSize;
 
     /// <inheritdoc/>
     public double ScalingFactor => Config.ScalingFactor;
 
-    /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions and linear layers, gain 1 and shift 0 for norms, half of
-    /// the
-    /// temporal branch in every mix.</summary>
-    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    /// <summary>Initializes every parameter: PyTorch's default initialization for convolutions and linear layers, weight 1 and bias 0 for
+    /// normalization layers, and a temporal mixing weight of 0.5.</summary>
+    /// <param name="generator">The random generator; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
         Parameters.InitializeConvolutions(this, generator);
@@ -85,10 +82,10 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
         }
     }
 
-    /// <summary>Decodes latents that are not scaled, all frames together, with gradients.</summary>
-    /// <param name="latents"><c>[B, LatentChannels, T, height, width]</c></param>
-    /// <returns>Pixels about in [-1, 1], <c>[B, channels, T, height * factor, width * factor]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <summary>Decodes the unscaled latents of all frames together, with gradients.</summary>
+    /// <param name="latents">Unscaled latents, <c>[B, LatentChannels, T, height, width]</c>.</param>
+    /// <returns>Pixels approximately in [-1, 1], <c>[B, channels, T, height * factor, width * factor]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public override Tensor forward(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
@@ -99,7 +96,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     }
 
     /// <inheritdoc/>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor Encode(Tensor video, Generator? generator = null)
     {
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
@@ -112,7 +109,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
 
     /// <inheritdoc/>
     /// <remarks>Frames are decoded in chunks of <see cref="DecodeChunkSize"/>.</remarks>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor Decode(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
@@ -129,7 +126,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
     }
 }
 
-/// <summary>Latents to video: as <see cref="VaeDecoder"/>, each residual block followed by one over time.</summary>
+/// <summary>Maps latents to video: the structure of <see cref="VaeDecoder"/>, with a temporal residual block after each spatial one.</summary>
 internal sealed class TemporalDecoder : nn.Module<Tensor, long, Tensor>
 {
     public readonly Conv2d conv_in;
@@ -159,9 +156,9 @@ internal sealed class TemporalDecoder : nn.Module<Tensor, long, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>Decodes frames.</summary>
-    /// <param name="x"><c>[B T, C, H, W]</c></param>
-    /// <param name="batch">B.</param>
+    /// <summary>Decodes the frames of a batch of videos.</summary>
+    /// <param name="x">Latent frames, <c>[B T, C, H, W]</c>.</param>
+    /// <param name="batch">The batch size B.</param>
     public override Tensor forward(Tensor x, long batch)
     {
         using var scope = NewDisposeScope();
@@ -177,7 +174,7 @@ internal sealed class TemporalDecoder : nn.Module<Tensor, long, Tensor>
     }
 }
 
-/// <summary>Residual blocks of one size, then the doubling of it.</summary>
+/// <summary>Residual blocks at one resolution, optionally followed by upsampling by a factor of 2.</summary>
 internal sealed class TemporalLevel : nn.Module<Tensor, long, Tensor>
 {
     public readonly ModuleList<SpatioTemporalResidual> resnets;
@@ -205,7 +202,7 @@ internal sealed class TemporalLevel : nn.Module<Tensor, long, Tensor>
     }
 }
 
-/// <summary>The smallest size: residual block, attention over the places of each frame, residual block.</summary>
+/// <summary>The block at the lowest resolution: a residual block, attention over the positions of each frame, and another residual block.</summary>
 internal sealed class TemporalMiddle : nn.Module<Tensor, long, Tensor>
 {
     public readonly ModuleList<VaeAttention> attentions;
@@ -226,7 +223,7 @@ internal sealed class TemporalMiddle : nn.Module<Tensor, long, Tensor>
     }
 }
 
-/// <summary>A residual block in space, then one in time, and a learned mix of both.</summary>
+/// <summary>A spatial residual block and a temporal one, combined by a learned mixing weight.</summary>
 internal sealed class SpatioTemporalResidual : nn.Module<Tensor, long, Tensor>
 {
     public readonly VaeResidual spatial_res_block;
@@ -251,7 +248,8 @@ internal sealed class SpatioTemporalResidual : nn.Module<Tensor, long, Tensor>
     }
 }
 
-/// <summary>LayerNorm over all frames, SiLU, convolution over time, twice: what time changes, without the shortcut.</summary>
+/// <summary>The residual branch of a temporal block, without its shortcut: group normalization over all frames, SiLU and temporal convolution,
+/// applied twice.</summary>
 internal sealed class TemporalResidual : nn.Module<Tensor, Tensor>
 {
     public readonly GroupNorm norm1;
@@ -269,7 +267,7 @@ internal sealed class TemporalResidual : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>What is added to <c>[B, C, T, H W]</c>.</summary>
+    /// <summary>Computes the residual that is added to the input <c>[B, C, T, H W]</c>.</summary>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
@@ -278,8 +276,8 @@ internal sealed class TemporalResidual : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Mixes what is before and after the temporal block, with the weights 1 - s and s = sigmoid of the parameter <c>mix_factor
-/// [1]</c>.</summary>
+/// <summary>Mixes the input and the output of a temporal block with the weights 1 - s and s, where s is the sigmoid of the parameter
+/// <c>mix_factor [1]</c>.</summary>
 internal sealed class TemporalMix : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly Parameter mix_factor;
@@ -291,7 +289,7 @@ internal sealed class TemporalMix : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
-    /// <summary><c>(1 - s) x + s (x + change)</c></summary>
+    /// <summary>Computes <c>(1 - s) x + s (x + change)</c>.</summary>
     public override Tensor forward(Tensor x, Tensor change)
     {
         using var scope = NewDisposeScope();
@@ -299,10 +297,10 @@ internal sealed class TemporalMix : nn.Module<Tensor, Tensor, Tensor>
     }
 }
 
-/// <summary>The two orders of a video's axes here. With the channels innermost in memory neither way copies.</summary>
+/// <summary>Converts between the spatial and the temporal layout of a video. With channels-last memory, neither direction copies.</summary>
 internal static class TimeLayout
 {
-    /// <summary><c>[B T, C, H, W]</c> to <c>[B, C, T, H W]</c>.</summary>
+    /// <summary>Converts <c>[B T, C, H, W]</c> to <c>[B, C, T, H W]</c>.</summary>
     public static Tensor To(Tensor x, long batch)
     {
         using var scope = NewDisposeScope();
@@ -312,7 +310,7 @@ internal static class TimeLayout
             .MoveToOuterDisposeScope();
     }
 
-    /// <summary><c>[B, C, T, H W]</c> to the shape <c>[B T, C, H, W]</c>.</summary>
+    /// <summary>Converts <c>[B, C, T, H W]</c> to the specified shape <c>[B T, C, H, W]</c>.</summary>
     public static Tensor Of(Tensor x, long[] shape)
     {
         using var scope = NewDisposeScope();

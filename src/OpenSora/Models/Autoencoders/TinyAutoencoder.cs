@@ -7,43 +7,45 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="TinyAutoencoder"/>.</summary>
+/// <summary>The configuration of a <see cref="TinyAutoencoder"/>.</summary>
 public sealed record TinyAutoencoderConfig
 {
-    /// <summary>Channels of the pictures that go in.</summary>
+    /// <summary>The number of channels of the input images.</summary>
     public int InChannels { get; init; } = 3;
 
-    /// <summary>Channels of the pictures that come out.</summary>
+    /// <summary>The number of channels of the output images.</summary>
     public int OutChannels { get; init; } = 3;
 
-    /// <summary>Channels of every layer between.</summary>
+    /// <summary>The number of channels of all hidden layers.</summary>
     public int Channels { get; init; } = 64;
 
-    /// <summary>Residual blocks of each level of the encoder; every level but the first halves height and width before them.</summary>
+    /// <summary>The number of residual blocks at each encoder level; every level except the first halves height and width before its
+    /// blocks.</summary>
     public IReadOnlyList<int> NumEncoderBlocks { get; init; } = [1, 3, 3, 3];
 
-    /// <summary>Residual blocks of each level of the decoder; every level but the last doubles height and width after them.</summary>
+    /// <summary>The number of residual blocks at each decoder level; every level except the last doubles height and width after its blocks.</summary>
     public IReadOnlyList<int> NumDecoderBlocks { get; init; } = [3, 3, 3, 1];
 
-    /// <summary>Channels of a latent.</summary>
+    /// <summary>The number of latent channels.</summary>
     public int LatentChannels { get; init; } = 4;
 
-    /// <summary>Whether the blocks of the smallest level have a branch with group normalisation, through which places far apart see each
-    /// other.</summary>
+    /// <summary>Indicates whether the blocks at the lowest resolution have an additional branch with group normalization, which connects distant
+    /// positions.</summary>
     public bool MiddleNorm { get; init; }
 
-    /// <summary>What latents are multiplied with. 1: these networks were trained on latents as diffusion sees them.</summary>
+    /// <summary>The factor that latents are multiplied by. The default is 1 because these networks were trained on scaled latents.</summary>
     public double ScalingFactor { get; init; } = 1;
 
-    /// <summary>The most frames that pass through the network at a time.</summary>
+    /// <summary>The maximum number of frames processed by the network at a time.</summary>
     public int MicroBatchSize { get; init; } = 4;
 
-    /// <summary>Names that <see cref="Preset"/> knows.</summary>
+    /// <summary>The names accepted by <see cref="Preset"/>.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["TAESD", "TAESDXL", "TAESD3", "TAEF1", "TAEF2"];
 
-    /// <summary>The sizes of a published model.</summary>
-    /// <param name="name">One of <see cref="Presets"/>: for the latents of Stable Diffusion 1 and 2, XL, 3, FLUX.1 and FLUX.2.</param>
-    /// <exception cref="ArgumentException">The name is not known.</exception>
+    /// <summary>Gets the configuration of a published model.</summary>
+    /// <param name="name">One of <see cref="Presets"/>, which match the latents of Stable Diffusion 1 and 2, XL, 3, FLUX.1 and FLUX.2
+    /// respectively.</param>
+    /// <exception cref="ArgumentException">The name is unknown.</exception>
     public static TinyAutoencoderConfig Preset(string name) =>
         name switch
         {
@@ -53,8 +55,8 @@ public sealed record TinyAutoencoderConfig
             _ => throw new ArgumentException($"There is no tiny autoencoder '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
         };
 
-    /// <summary>Checks that a model can be made of these sizes.</summary>
-    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    /// <summary>Validates the configuration.</summary>
+    /// <exception cref="ArgumentException">A value is invalid; the message names it and states the expected value.</exception>
     public void Validate()
     {
         foreach (
@@ -76,14 +78,14 @@ public sealed record TinyAutoencoderConfig
             Check(
                 blocks is { Count: > 0 } && blocks.All(count => count is >= 0 and <= 100),
                 name,
-                $"{name} is [{string.Join(", ", blocks ?? [])}]; it must name the blocks of each level, at most 100."
+                $"{name} is [{string.Join(", ", blocks ?? [])}]; it must list 0 to 100 blocks for each level."
             );
         }
 
         Check(
             NumEncoderBlocks.Count == NumDecoderBlocks.Count,
             nameof(NumDecoderBlocks),
-            $"NumEncoderBlocks has {NumEncoderBlocks.Count} levels, NumDecoderBlocks {NumDecoderBlocks.Count}; both must have as many."
+            $"NumEncoderBlocks has {NumEncoderBlocks.Count} levels and NumDecoderBlocks has {NumDecoderBlocks.Count}; the numbers must be equal."
         );
         Check(ScalingFactor is > 0 and < double.PositiveInfinity, nameof(ScalingFactor), $"ScalingFactor is {ScalingFactor}; it must be positive.");
     }
@@ -92,30 +94,30 @@ public sealed record TinyAutoencoderConfig
     {
         if (!right)
         {
-            throw new ArgumentException($"The tiny autoencoder's configuration is wrong: {message}", name);
+            throw new ArgumentException($"The tiny autoencoder configuration is invalid: {message}", name);
         }
     }
 }
 
-/// <summary>A small, fast stand-in for a large autoencoder with the same latents: convolutions and ReLU, no attention, no sampling.</summary>
+/// <summary>A small, fast replacement for a large autoencoder with the same latents. It uses convolutions and ReLU only, without attention or
+/// sampling.</summary>
 /// <remarks>
-/// Source: TAESD and its relatives (Ollin Boer Bohan, "Tiny AutoEncoder for Stable Diffusion", 2023), distilled from the autoencoders whose latents
-/// they share.
-/// Names of parameters are diffusers'; <see cref="LoadPair"/> reads the two files of the original as well. <see cref="Encode"/> and
-/// <see cref="Decode"/> keep no
-/// gradients; training uses <see cref="EncodeImages"/> and <see cref="DecodeImages"/>.
+/// Source: TAESD and its variants (Ollin Boer Bohan, "Tiny AutoEncoder for Stable Diffusion", 2023), distilled from the autoencoders that define the
+/// latents. Parameter names match diffusers; <see cref="LoadPair"/> also reads the two weight files of the original implementation.
+/// <see cref="Encode"/> and <see cref="Decode"/> do not record gradients; for training, use <see cref="EncodeImages"/> and
+/// <see cref="DecodeImages"/>.
 /// </remarks>
 public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
 {
-    private const double Magnitude = 3; // beyond which latents are squeezed
+    private const double Magnitude = 3; // latents are limited to this magnitude by a tanh
 
     private readonly TinyStack encoder;
     private readonly TinyStack decoder;
 
-    /// <summary>Makes the model and gives its parameters their starting values.</summary>
-    /// <param name="config">Sizes and choices.</param>
-    /// <param name="initialize">False leaves the parameters unset, for weights that are loaded next.</param>
-    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    /// <summary>Creates the model and initializes its parameters.</summary>
+    /// <param name="config">The model configuration.</param>
+    /// <param name="initialize">If false, the parameters are left uninitialized because weights are loaded afterwards.</param>
+    /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public TinyAutoencoder(TinyAutoencoderConfig config, bool initialize = true)
         : base(nameof(TinyAutoencoder))
     {
@@ -131,7 +133,7 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
         }
     }
 
-    /// <summary>The sizes and choices that the model was made with.</summary>
+    /// <summary>The configuration that the model was created with.</summary>
     public TinyAutoencoderConfig Config { get; }
 
     /// <inheritdoc/>
@@ -146,35 +148,39 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     /// <inheritdoc/>
     public double ScalingFactor => Config.ScalingFactor;
 
-    /// <summary>Gives every parameter its starting value: PyTorch's choice for convolutions, gain 1 and shift 0 for norms.</summary>
-    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    /// <summary>Initializes every parameter: PyTorch's default initialization for convolutions, weight 1 and bias 0 for normalization
+    /// layers.</summary>
+    /// <param name="generator">The random generator; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null) => Parameters.InitializeConvolutions(this, generator);
 
-    /// <summary>Loads the original's two files, strictly.</summary>
-    /// <param name="encoderPath">The encoder's weights, whose names are the numbers of its layers.</param>
-    /// <param name="decoderPath">The decoder's weights; its layer 0 squeezes the latents and has none.</param>
+    /// <summary>Loads the two weight files of the original implementation, strictly.</summary>
+    /// <param name="encoderPath">The encoder's weights; parameter names begin with layer numbers.</param>
+    /// <param name="decoderPath">The decoder's weights; layer 0 limits the latents and has no weights.</param>
     /// <exception cref="FileNotFoundException">A file does not exist.</exception>
-    /// <exception cref="InvalidWeightsException">A file is damaged or does not fit. A file that does not fit changes nothing.</exception>
+    /// <exception cref="InvalidWeightsException">A file is damaged or does not match the model. A file that does not match leaves its half of the
+    /// model unchanged.</exception>
     public void LoadPair(string encoderPath, string decoderPath)
     {
         encoder.LoadWeights(encoderPath, new LoadOptions { KeyMap = name => $"layers.{name}" });
         decoder.LoadWeights(decoderPath, new LoadOptions { KeyMap = DecoderName });
     }
 
-    /// <summary>Encodes pictures and decodes them again, with gradients.</summary>
-    /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>, sizes multiples of <see cref="SpatialFactor"/>.</param>
-    /// <returns>The pictures that come out, same range and shape, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <summary>Encodes and reconstructs images, with gradients.</summary>
+    /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>; height and width must be multiples of
+    /// <see cref="SpatialFactor"/>.</param>
+    /// <returns>The reconstructed images, with the same range and shape, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public override Tensor forward(Tensor images)
     {
         using var latents = EncodeImages(images);
         return DecodeImages(latents);
     }
 
-    /// <summary>The latents of pictures, not scaled, with gradients.</summary>
-    /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>, sizes multiples of <see cref="SpatialFactor"/>.</param>
-    /// <returns><c>[n, LatentChannels, height / factor, width / factor]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <summary>Encodes images to unscaled latents, with gradients.</summary>
+    /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>; height and width must be multiples of
+    /// <see cref="SpatialFactor"/>.</param>
+    /// <returns>Unscaled latents <c>[n, LatentChannels, height / factor, width / factor]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor EncodeImages(Tensor images)
     {
         FrameBatches.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
@@ -182,10 +188,10 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
         return encoder.call(FrameBatches.ChannelsLast(images.add(1).div(2))).In(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Pictures of latents that are not scaled, with gradients.</summary>
-    /// <param name="latents"><c>[n, LatentChannels, height, width]</c></param>
-    /// <returns>Pixels about in [-1, 1], <c>[n, channels, height * factor, width * factor]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <summary>Decodes unscaled latents to images, with gradients.</summary>
+    /// <param name="latents">Unscaled latents, <c>[n, LatentChannels, height, width]</c>.</param>
+    /// <returns>Pixels approximately in [-1, 1], <c>[n, channels, height * factor, width * factor]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor DecodeImages(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
@@ -195,8 +201,8 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     }
 
     /// <inheritdoc/>
-    /// <remarks>There is no posterior to sample from: <paramref name="generator"/> changes nothing.</remarks>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <remarks>This autoencoder has no posterior to sample from, so <paramref name="generator"/> has no effect.</remarks>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor Encode(Tensor video, Generator? generator = null)
     {
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
@@ -204,14 +210,14 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     }
 
     /// <inheritdoc/>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor Decode(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
         return FrameBatches.OneByOne(latents, Config.MicroBatchSize, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
     }
 
-    // The original counts the squeezing of the latents as the decoder's layer 0.
+    // The original implementation counts the operation that limits the latents as layer 0 of the decoder.
     internal static string DecoderName(string name)
     {
         var dot = name.IndexOf('.', StringComparison.Ordinal);
@@ -256,7 +262,7 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
     }
 }
 
-/// <summary>One half of the model: a row of layers.</summary>
+/// <summary>The encoder or the decoder: a sequence of layers.</summary>
 internal sealed class TinyStack : nn.Module<Tensor, Tensor>
 {
     public readonly Sequential layers;
@@ -271,8 +277,8 @@ internal sealed class TinyStack : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x) => layers.call(x);
 }
 
-/// <summary>Three convolutions beside a shortcut. Parameters <c>conv.0</c>, <c>conv.2</c>, <c>conv.4</c>, with the normalised branch before them
-/// <c>pool.0</c>, <c>pool.1</c>, <c>pool.3</c>.</summary>
+/// <summary>Three convolutions with a shortcut connection. Their parameters are <c>conv.0</c>, <c>conv.2</c> and <c>conv.4</c>; those of the optional
+/// normalized branch before them are <c>pool.0</c>, <c>pool.1</c> and <c>pool.3</c>.</summary>
 internal sealed class TinyBlock : nn.Module<Tensor, Tensor>
 {
     private const int Wider = 4,
@@ -314,7 +320,7 @@ internal sealed class TinyBlock : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Doubles height and width: nearest neighbours.</summary>
+/// <summary>Doubles height and width by nearest-neighbor interpolation.</summary>
 internal sealed class Doubling : nn.Module<Tensor, Tensor>
 {
     public Doubling()

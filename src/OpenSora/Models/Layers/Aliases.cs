@@ -1,4 +1,4 @@
-// The library's layers go before TorchSharp's of the same names.
+// The layers of this library take precedence over the TorchSharp layers with the same names.
 
 global using Conv2d = OpenSora.Models.Layers.Conv2d;
 global using Embedding = OpenSora.Models.Layers.Embedding;

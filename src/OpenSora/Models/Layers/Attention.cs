@@ -3,17 +3,18 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>Scaled dot-product attention (Vaswani et al., 2017), always by libtorch's fused operator, which never holds the logits of all queries
-/// (Dao et al., 2022, "FlashAttention"; docs/performance.md compares it with plain matrix multiplications).</summary>
+/// <summary>Scaled dot-product attention (Vaswani et al., 2017). It always uses libtorch's fused operator, which never stores the logits of all
+/// queries at once (Dao et al., 2022, "FlashAttention"; docs/lab/performance.md compares it with plain matrix multiplications).</summary>
 internal static class DotProduct
 {
-    /// <summary><c>softmax(scale q k^T + bias) v</c>. Inputs may be views of any strides.</summary>
-    /// <param name="q"><c>[batch, heads, n, d]</c> or <c>[batch, n, d]</c></param>
-    /// <param name="k"><c>[batch, heads, m, d]</c> or <c>[batch, m, d]</c></param>
-    /// <param name="v"><c>[batch, heads, m, d]</c> or <c>[batch, m, d]</c></param>
-    /// <param name="scale">Factor of the logits.</param>
-    /// <param name="bias">Added to the logits, <c>[batch, heads, 1 or n, m]</c> or <c>[batch, 1 or n, m]</c>.</param>
-    /// <returns>The shape of q; with heads it is a view of <c>[batch, n, heads, d]</c> in memory.</returns>
+    /// <summary>Computes <c>softmax(scale q k^T + bias) v</c>. The inputs may be views with any strides.</summary>
+    /// <param name="q">Queries, <c>[batch, heads, n, d]</c> or <c>[batch, n, d]</c>.</param>
+    /// <param name="k">Keys, <c>[batch, heads, m, d]</c> or <c>[batch, m, d]</c>.</param>
+    /// <param name="v">Values, <c>[batch, heads, m, d]</c> or <c>[batch, m, d]</c>.</param>
+    /// <param name="scale">The factor of the logits.</param>
+    /// <param name="bias">A tensor added to the logits, <c>[batch, heads, 1 or n, m]</c> or <c>[batch, 1 or n, m]</c>; null adds nothing.</param>
+    /// <returns>The attended values, in the shape of <paramref name="q"/>. If there is an axis of heads, the result is a view of
+    /// <c>[batch, n, heads, d]</c> in memory.</returns>
     public static Tensor Attend(Tensor q, Tensor k, Tensor v, double scale, Tensor? bias = null)
     {
         using var scope = NewDisposeScope();
@@ -22,7 +23,7 @@ internal static class DotProduct
             return Attend(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), scale, bias?.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
         }
 
-        var factor = scale * Math.Sqrt(q.shape[^1]); // the operator itself divides by the root
+        var factor = scale * Math.Sqrt(q.shape[^1]); // the operator divides by the square root
         if (Math.Abs(factor - 1) > 1e-12)
         {
             q = q * factor;
@@ -32,12 +33,13 @@ internal static class DotProduct
     }
 }
 
-/// <summary>Multi-head self attention along one axis of a grid of tokens.</summary>
-/// <remarks>Parameters <c>qkv</c> (split as 3, heads, channels of a head), <c>proj</c>, and with normalised queries and keys <c>q_norm</c>,
+/// <summary>Multi-head self-attention along one axis of a grid of tokens.</summary>
+/// <remarks>Parameters: <c>qkv</c> (split into 3, heads, channels per head), <c>proj</c> and, if queries and keys are normalized, <c>q_norm</c> and
 /// <c>k_norm</c>.</remarks>
 public sealed class SelfAttention : nn.Module<Tensor, Tensor>
 {
-    /// <summary>The axes of <c>[batch, frames, places, channels]</c> to attend along; <see cref="All"/> is both as one.</summary>
+    /// <summary>The axes of <c>[batch, frames, positions, channels]</c> that attention can run along; <see cref="All"/> treats both axes as
+    /// one.</summary>
     internal const int All = 0,
         Time = 1,
         Space = 2;
@@ -48,11 +50,11 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
     internal readonly nn.Module<Tensor, Tensor>? k_norm;
     private readonly int _heads;
 
-    /// <summary>Makes the attention.</summary>
-    /// <param name="channels">Channels of a token.</param>
-    /// <param name="heads">Heads.</param>
-    /// <param name="qkNorm">Whether queries and keys are normalised: by their mean and variance (STDiT)...</param>
-    /// <param name="rms">...or by their root mean square (STDiT2, STDiT3).</param>
+    /// <summary>Creates the attention layer.</summary>
+    /// <param name="channels">The number of channels of a token.</param>
+    /// <param name="heads">The number of heads.</param>
+    /// <param name="qkNorm">Whether to normalize queries and keys.</param>
+    /// <param name="rms">Whether that normalization is RMSNorm (STDiT2, STDiT3) instead of LayerNorm (STDiT).</param>
     public SelfAttention(int channels, int heads, bool qkNorm = false, bool rms = false)
         : base(nameof(SelfAttention))
     {
@@ -67,18 +69,18 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>Attention over all tokens of <c>[batch, tokens, channels]</c>.</summary>
+    /// <summary>Attends over all tokens of <c>[batch, tokens, channels]</c>.</summary>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
         return AttendAlong(Space, x.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Attention along one axis of <c>[batch, frames, places, channels]</c>, the other one being a batch, or along both.</summary>
-    /// <param name="axis"><see cref="Time"/>, <see cref="Space"/> or <see cref="All"/>.</param>
-    /// <param name="x">The tokens.</param>
-    /// <param name="rope">Rotates queries and keys by their place along the axis.</param>
-    /// <param name="ropeFirst">Whether they are rotated before they are normalised.</param>
+    /// <summary>Attends along one axis of <c>[batch, frames, positions, channels]</c>, treating the other as a batch axis, or along both.</summary>
+    /// <param name="axis">The axis: <see cref="Time"/>, <see cref="Space"/> or <see cref="All"/>.</param>
+    /// <param name="x">Tokens, <c>[batch, frames, positions, channels]</c>.</param>
+    /// <param name="rope">Rotary positions that rotate queries and keys along the axis; null leaves them as they are.</param>
+    /// <param name="ropeFirst">Whether queries and keys are rotated before they are normalized.</param>
     internal Tensor AttendAlong(int axis, Tensor x, Rope? rope = null, bool ropeFirst = false)
     {
         using var scope = NewDisposeScope();
@@ -92,7 +94,7 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
         var y =
             axis == Space
                 ? Attend(projected.view(b * t, s, 3, _heads, -1), rope, ropeFirst)
-                // One sample after the other, because the places of several samples have no common stride and would have to be copied.
+                // One sample at a time, because the positions of several samples have no common stride and would have to be copied.
                 : stack(projected.unbind(0).Select(sample => Attend(sample.transpose(0, 1), rope, ropeFirst).transpose(0, 1)));
         return proj.call(y.reshape(b, t, s, c)).MoveToOuterDisposeScope();
     }
@@ -121,8 +123,8 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Attention of tokens to the tokens of a text.</summary>
-/// <remarks>Parameters <c>q_linear</c>, <c>kv_linear</c> (split as 2, heads, channels of a head), <c>proj</c>.</remarks>
+/// <summary>Attention from the tokens of a video to the tokens of a text.</summary>
+/// <remarks>Parameters: <c>q_linear</c>, <c>kv_linear</c> (split into 2, heads, channels per head), <c>proj</c>.</remarks>
 internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor>
 {
     public readonly Linear q_linear;
@@ -141,9 +143,9 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
     }
 
     /// <summary>Attends to a padded text.</summary>
-    /// <param name="x"><c>[batch, n, channels]</c></param>
-    /// <param name="y"><c>[batch, m, channels]</c></param>
-    /// <param name="bias">What <see cref="KeyBias"/> makes of the text's mask; null where every token counts.</param>
+    /// <param name="x">Tokens of the video, <c>[batch, n, channels]</c>.</param>
+    /// <param name="y">Text states, <c>[batch, m, channels]</c>.</param>
+    /// <param name="bias">The text mask as computed by <see cref="KeyBias"/>; null if all tokens are real.</param>
     public override Tensor forward(Tensor x, Tensor y, Tensor? bias)
     {
         using var scope = NewDisposeScope();
@@ -155,13 +157,13 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
         return proj.call(z.transpose(1, 2).reshape(b, n, c)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Cuts the text's tokens after the last one that any row uses, and masks the rest.</summary>
-    /// <param name="text"><c>[batch, m, channels]</c></param>
-    /// <param name="mask"><c>[rows, m]</c>, not 0 where a token counts; null: all do. Fewer rows than the batch are repeated over it as a
-    /// whole.</param>
-    /// <param name="heads">Heads of the attention.</param>
-    /// <returns>The text <c>[batch, used, channels]</c>, and what <see cref="KeyBias"/> makes of the mask where it is needed.</returns>
-    /// <exception cref="ArgumentException">A row of the mask has no token.</exception>
+    /// <summary>Removes the text tokens after the last one that any row uses, and masks the remaining padding.</summary>
+    /// <param name="text">Text states, <c>[batch, m, channels]</c>.</param>
+    /// <param name="mask">The text mask, <c>[rows, m]</c>, nonzero for real tokens; null if all tokens are real. A mask with fewer rows than the
+    /// batch is repeated as a whole to fill the batch.</param>
+    /// <param name="heads">The number of heads of the attention.</param>
+    /// <returns>The text <c>[batch, used, channels]</c>, and the result of <see cref="KeyBias"/> if any remaining token is padding.</returns>
+    /// <exception cref="ArgumentException">A row of the mask has no real token.</exception>
     public static (Tensor Text, Tensor? Bias) Keys(Tensor text, Tensor? mask, int heads)
     {
         if (mask is null)
@@ -173,7 +175,7 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
         var real = mask.ne(0);
         if (!real.any(1).all().item<bool>())
         {
-            throw new ArgumentException("A row of the text mask has no token. Keep at least the closing token of every prompt.", nameof(mask));
+            throw new ArgumentException("A row of the text mask has no token. Keep at least the end-of-text token of every prompt.", nameof(mask));
         }
 
         var used = real.any(0).nonzero().max().item<long>() + 1;
@@ -186,10 +188,10 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
         return (text.narrow(1, 0, used).MoveToOuterDisposeScope(), bias?.MoveToOuterDisposeScope());
     }
 
-    /// <summary>A mask of keys as what is added to the logits: 0 or minus infinity, <c>[batch * heads, 1, m]</c>.</summary>
-    /// <remarks>Attending so to padded texts equals attending to the packed tokens of each.</remarks>
-    /// <param name="mask"><c>[batch, m]</c>, not 0 where a token counts.</param>
-    /// <param name="heads">Heads of the attention.</param>
+    /// <summary>Converts a mask of keys to a bias that is added to the logits: 0 or minus infinity, <c>[batch * heads, 1, m]</c>.</summary>
+    /// <remarks>Attention to padded texts with this bias equals attention to the packed tokens of each text.</remarks>
+    /// <param name="mask">The mask, <c>[batch, m]</c>, nonzero for real tokens.</param>
+    /// <param name="heads">The number of heads of the attention.</param>
     public static Tensor KeyBias(Tensor mask, int heads)
     {
         using var scope = NewDisposeScope();

@@ -4,16 +4,16 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>Two linear layers with GELU in its tanh form between them. Parameters <c>fc1</c>, <c>fc2</c>.</summary>
+/// <summary>Two linear layers with a GELU (tanh approximation) between them. Parameters: <c>fc1</c>, <c>fc2</c>.</summary>
 public sealed class Mlp : nn.Module<Tensor, Tensor>
 {
     internal readonly Linear fc1;
     internal readonly Linear fc2;
 
-    /// <summary>Initializes an MLP whose weights have no values yet.</summary>
-    /// <param name="inputs">Channels of the input.</param>
-    /// <param name="hidden">Channels between the layers.</param>
-    /// <param name="outputs">Channels of the output.</param>
+    /// <summary>Creates an MLP with uninitialized weights.</summary>
+    /// <param name="inputs">The number of channels of the input.</param>
+    /// <param name="hidden">The number of channels between the layers.</param>
+    /// <param name="outputs">The number of channels of the output.</param>
     public Mlp(long inputs, long hidden, long outputs)
         : base(nameof(Mlp))
     {
@@ -30,7 +30,7 @@ public sealed class Mlp : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Layer normalisation over the last axis in float32, with gain and shift. Parameters <c>weight</c>, <c>bias</c>.</summary>
+/// <summary>Layer normalization over the last axis in float32, with a learned gain and shift. Parameters: <c>weight</c>, <c>bias</c>.</summary>
 internal sealed class LayerNorm : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
@@ -54,7 +54,8 @@ internal sealed class LayerNorm : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Scaling of the last axis to a root mean square of 1 in float32 (Zhang and Sennrich, 2019), with gain. Parameter <c>weight</c>.</summary>
+/// <summary>Root mean square normalization over the last axis in float32 (Zhang and Sennrich, 2019), with a learned gain. Parameter:
+/// <c>weight</c>.</summary>
 internal sealed class RMSNorm : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
@@ -76,47 +77,49 @@ internal sealed class RMSNorm : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Adaptive layer normalisation (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).</summary>
+/// <summary>Adaptive layer normalization (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).</summary>
 public static class AdaLn
 {
     private const double Eps = 1e-6;
 
-    /// <summary>Normalizes the last axis without gain or shift, then modulates.</summary>
-    /// <param name="x"><c>[batch, tokens, channels]</c></param>
-    /// <param name="shift"><c>[batch, 1, channels]</c></param>
-    /// <param name="scale"><c>[batch, 1, channels]</c></param>
+    /// <summary>Normalizes the last axis without gain or shift, then modulates it: <c>norm(x) (1 + scale) + shift</c>.</summary>
+    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
+    /// <param name="shift">The shift, <c>[batch, 1, channels]</c>.</param>
+    /// <param name="scale">The scale, <c>[batch, 1, channels]</c>.</param>
     public static Tensor NormModulate(Tensor x, Tensor shift, Tensor scale)
     {
         using var scope = NewDisposeScope();
         return Modulate(nn.functional.layer_norm(x, [x.shape[^1]], eps: Eps), shift, scale).MoveToOuterDisposeScope();
     }
 
-    /// <summary><c>x (1 + scale) + shift</c></summary>
-    /// <param name="x"><c>[batch, tokens, channels]</c></param>
-    /// <param name="shift"><c>[batch, 1, channels]</c></param>
-    /// <param name="scale"><c>[batch, 1, channels]</c></param>
+    /// <summary>Computes <c>x (1 + scale) + shift</c>.</summary>
+    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
+    /// <param name="shift">The shift, <c>[batch, 1, channels]</c>.</param>
+    /// <param name="scale">The scale, <c>[batch, 1, channels]</c>.</param>
     public static Tensor Modulate(Tensor x, Tensor shift, Tensor scale)
     {
         using var scope = NewDisposeScope();
         return shift.addcmul(x, scale + 1, 1).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The residual step <c>x + gate * branch</c>.</summary>
-    /// <param name="x"><c>[batch, tokens, channels]</c></param>
-    /// <param name="gate"><c>[batch, 1, channels]</c></param>
-    /// <param name="branch"><c>[batch, tokens, channels]</c></param>
+    /// <summary>Computes the residual step <c>x + gate * branch</c>.</summary>
+    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
+    /// <param name="gate">The gate, <c>[batch, 1, channels]</c>.</param>
+    /// <param name="branch">The output of the residual branch, <c>[batch, tokens, channels]</c>.</param>
     public static Tensor AddGated(Tensor x, Tensor gate, Tensor branch) => x.addcmul(gate, branch, 1);
 
-    /// <summary>The same for an <paramref name="x"/> that nothing else needs: without gradients its memory is used again.</summary>
+    /// <summary>Computes the residual step <c>x + gate * branch</c>, in place if gradients are disabled; <paramref name="x"/> must not be needed
+    /// afterwards.</summary>
     internal static Tensor AddGatedTo(Tensor x, Tensor gate, Tensor branch) =>
         is_grad_enabled() ? x.addcmul(gate, branch, 1) : x.addcmul_(gate, branch, 1);
 
-    /// <summary>The residual step <c>x + branch</c> for an <paramref name="x"/> that nothing else needs: without gradients its memory is used
-    /// again.</summary>
+    /// <summary>Computes the residual step <c>x + branch</c>, in place if gradients are disabled; <paramref name="x"/> must not be needed
+    /// afterwards.</summary>
     internal static Tensor AddTo(Tensor x, Tensor branch) => is_grad_enabled() ? x + branch : x.add_(branch);
 }
 
-/// <summary>Last layer of STDiT and PixArt: adaLN-single, then patches. Parameters <c>scale_shift_table [2, channels]</c>, <c>linear</c>.</summary>
+/// <summary>The last layer of STDiT and PixArt: adaLN-single, then a projection to patches. Parameters: <c>scale_shift_table [2, channels]</c>,
+/// <c>linear</c>.</summary>
 internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly Parameter scale_shift_table;
@@ -130,21 +133,21 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>Modulates the tokens by the time and projects them.</summary>
-    /// <param name="x"><c>[batch, tokens, channels]</c></param>
-    /// <param name="t"><c>[batch, channels]</c></param>
+    /// <summary>Modulates the tokens by the time embedding and projects them.</summary>
+    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
+    /// <param name="t">The time embedding, <c>[batch, channels]</c>.</param>
     public override Tensor forward(Tensor x, Tensor t)
     {
         using var scope = NewDisposeScope();
         return linear.call(Modulate(x, t)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The same where some tokens are of given frames, at time 0. What comes of these is of no use to anybody; as published, they are
-    /// modulated twice.</summary>
-    /// <param name="x"><c>[batch, tokens, channels]</c></param>
-    /// <param name="t"><c>[batch, channels]</c></param>
+    /// <summary>Modulates and projects tokens of which some belong to conditioning frames, at time 0. The output for conditioning frames is not used;
+    /// as in the published code, their tokens are modulated twice.</summary>
+    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
+    /// <param name="t">The time embedding, <c>[batch, channels]</c>.</param>
     /// <param name="clean">The embedding of time 0, <c>[batch, channels]</c>.</param>
-    /// <param name="noisy">False for tokens of given frames, <c>[batch, tokens, 1]</c>, boolean.</param>
+    /// <param name="noisy">A boolean mask, <c>[batch, tokens, 1]</c>, false for tokens of conditioning frames.</param>
     public Tensor OfFrames(Tensor x, Tensor t, Tensor clean, Tensor noisy)
     {
         using var scope = NewDisposeScope();
@@ -159,7 +162,7 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
     }
 }
 
-/// <summary>Group normalisation in the type of its input. Parameters <c>weight</c>, <c>bias</c>.</summary>
+/// <summary>Group normalization in the data type of its input. Parameters: <c>weight</c>, <c>bias</c>.</summary>
 internal sealed class GroupNorm : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;

@@ -4,23 +4,24 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>A block that can be computed again in the backward pass instead of keeping its activations.</summary>
+/// <summary>A block that can recompute its activations in the backward pass instead of storing them.</summary>
 public interface ICheckpointedBlock
 {
-    /// <summary>Whether the block keeps its inputs only. <see cref="GradientCheckpointing.UseGradientCheckpointing"/> sets it.</summary>
+    /// <summary>Whether the block stores only its inputs. <see cref="GradientCheckpointing.UseGradientCheckpointing"/> sets this property.</summary>
     bool GradientCheckpointing { get; set; }
 }
 
-/// <summary>A function that keeps its inputs only, and runs again in the backward pass. It must do the same each time: no dropout within.</summary>
+/// <summary>A function that stores only its inputs and runs again in the backward pass. It must compute the same result each time, so it must not use
+/// dropout.</summary>
 internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
 {
     public override string Name => nameof(Checkpointed);
 
-    /// <summary>Runs a function of tensors and of a module's parameters.</summary>
-    /// <param name="module">The module. Its parameters are inputs of the operation as well, so that gradients reach them however they are asked
-    /// for.</param>
-    /// <param name="function">The function; it gets the inputs in their order.</param>
-    /// <param name="inputs">All tensors, apart from the parameters, that the function depends on.</param>
+    /// <summary>Runs a function of tensors and of the parameters of a module.</summary>
+    /// <param name="module">The module. Its parameters are also inputs of the operation, so that gradients reach them both through <c>backward</c>
+    /// and through <c>autograd.grad</c>.</param>
+    /// <param name="function">The function, which receives the inputs in order.</param>
+    /// <param name="inputs">All tensors, other than the parameters, on which the function depends.</param>
     public static Tensor Run(nn.Module module, Func<Tensor?[], Tensor> function, params Tensor?[] inputs)
     {
         if (!is_grad_enabled())

@@ -4,16 +4,17 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>Cuts video into patches and projects each. Parameter <c>proj [channels, inputs, frames, height, width]</c>.</summary>
+/// <summary>Splits a video into patches and projects each patch to a token. Parameter:
+/// <c>proj [channels, inputs, frames, height, width]</c>.</summary>
 public sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
 {
     internal readonly Linear proj;
     private readonly (long T, long H, long W) _patch;
 
-    /// <summary>Initializes a projection whose weights have no values yet.</summary>
-    /// <param name="inputs">Channels of the video.</param>
-    /// <param name="channels">Channels of a token.</param>
-    /// <param name="patch">Frames, height and width of a patch.</param>
+    /// <summary>Creates a projection with uninitialized weights.</summary>
+    /// <param name="inputs">The number of channels of the video.</param>
+    /// <param name="channels">The number of channels of a token.</param>
+    /// <param name="patch">The frames, height and width of a patch.</param>
     public PatchEmbedder(long inputs, long channels, (long T, long H, long W) patch)
         : base(nameof(PatchEmbedder))
     {
@@ -22,9 +23,9 @@ public sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>Tokens in the order frames, rows, columns; what does not fill a patch is padded with zeros at the end.</summary>
-    /// <param name="x"><c>[batch, inputs, frames, height, width]</c></param>
-    /// <returns><c>[batch, tokens, channels]</c></returns>
+    /// <summary>Computes tokens in the order frames, rows, columns. Incomplete patches are padded with zeros at the end of each axis.</summary>
+    /// <param name="x">The video, <c>[batch, inputs, frames, height, width]</c>.</param>
+    /// <returns>Tokens, <c>[batch, tokens, channels]</c>.</returns>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
@@ -40,13 +41,13 @@ public sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
         return proj.call(patches.reshape(b, frames * rows * columns, c * t * h * w)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Puts predicted patches together to video.</summary>
-    /// <param name="x"><c>[batch, frames * rows * columns, patch frames * patch height * patch width * channels]</c></param>
-    /// <param name="frames">Patches along time.</param>
-    /// <param name="rows">Patches along the height.</param>
-    /// <param name="columns">Patches along the width.</param>
-    /// <param name="channels">Channels of the video.</param>
-    /// <returns><c>[batch, channels, frames, height, width]</c>, float32.</returns>
+    /// <summary>Assembles predicted patches into a video.</summary>
+    /// <param name="x">Predicted patches, <c>[batch, frames * rows * columns, patch frames * patch height * patch width * channels]</c>.</param>
+    /// <param name="frames">The number of patches along time.</param>
+    /// <param name="rows">The number of patches along the height.</param>
+    /// <param name="columns">The number of patches along the width.</param>
+    /// <param name="channels">The number of channels of the video.</param>
+    /// <returns>The video, <c>[batch, channels, frames, height, width]</c>, float32.</returns>
     public Tensor Unpatchify(Tensor x, long frames, long rows, long columns, long channels)
     {
         using var scope = NewDisposeScope();
@@ -61,14 +62,14 @@ public sealed class PatchEmbedder : nn.Module<Tensor, Tensor>
     private static long Missing(long size, long patch) => (patch - size % patch) % patch;
 }
 
-/// <summary>Embeds scalars such as time steps: cosines and sines, then a small MLP. Parameters <c>mlp.0</c>, <c>mlp.2</c>.</summary>
+/// <summary>Embeds scalars such as timesteps with cosines and sines followed by a small MLP. Parameters: <c>mlp.0</c>, <c>mlp.2</c>.</summary>
 public sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
 {
     private const int Frequencies = 256;
     internal readonly Sequential mlp;
 
-    /// <summary>Initializes an embedder whose weights have no values yet.</summary>
-    /// <param name="channels">Channels of the embedding.</param>
+    /// <summary>Creates an embedder with uninitialized weights.</summary>
+    /// <param name="channels">The number of channels of the embedding.</param>
     public TimestepEmbedder(long channels)
         : base(nameof(TimestepEmbedder))
     {
@@ -83,9 +84,10 @@ public sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
         return mlp.call(Waves(t, Frequencies)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Cosines, then sines of <c>t exp(-ln 10000 i / half)</c> in float32; an odd last channel is zero.</summary>
-    /// <param name="t"><c>[n]</c></param>
-    /// <param name="channels">Channels of the result <c>[n, channels]</c>.</param>
+    /// <summary>Computes cosines followed by sines of <c>t exp(-ln 10000 i / half)</c> in float32. If the number of channels is odd, the last channel
+    /// is zero.</summary>
+    /// <param name="t">Scalars, <c>[n]</c>.</param>
+    /// <param name="channels">The number of channels of the result <c>[n, channels]</c>.</param>
     public static Tensor Waves(Tensor t, int channels)
     {
         using var scope = NewDisposeScope();
@@ -97,7 +99,8 @@ public sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Embeds several scalars a sample, each like a time step, side by side. Parameters <c>mlp.0</c>, <c>mlp.2</c>.</summary>
+/// <summary>Embeds several scalars per sample, each in the same way as a timestep, and concatenates the embeddings. Parameters: <c>mlp.0</c>,
+/// <c>mlp.2</c>.</summary>
 internal sealed class SizeEmbedder : nn.Module<Tensor, Tensor>
 {
     private const int Frequencies = 256;
@@ -118,8 +121,8 @@ internal sealed class SizeEmbedder : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Projects the text encoder's states; a dropped caption becomes the null caption, which guidance uses too.</summary>
-/// <remarks>Parameters <c>y_proj.fc1</c>, <c>y_proj.fc2</c>; buffer <c>y_embedding [tokens, inputs]</c>, the null caption.</remarks>
+/// <summary>Projects the states of the text encoder. Dropped captions are replaced by the null caption, which guidance also uses.</summary>
+/// <remarks>Parameters: <c>y_proj.fc1</c>, <c>y_proj.fc2</c>. Buffer: <c>y_embedding [tokens, inputs]</c>, the null caption.</remarks>
 internal sealed class CaptionEmbedder : nn.Module<Tensor, Tensor?, Tensor>
 {
     public readonly Tensor y_embedding;
@@ -134,9 +137,9 @@ internal sealed class CaptionEmbedder : nn.Module<Tensor, Tensor?, Tensor>
     }
 
     /// <summary>Projects captions.</summary>
-    /// <param name="captions"><c>[batch, 1, tokens, inputs]</c></param>
-    /// <param name="drop"><c>[batch]</c>, true where the caption is replaced by the null caption; null: nowhere.</param>
-    /// <returns><c>[batch, 1, tokens, channels]</c></returns>
+    /// <param name="captions">Text states, <c>[batch, 1, tokens, inputs]</c>.</param>
+    /// <param name="drop">A mask, <c>[batch]</c>, true for captions to replace by the null caption; null replaces none.</param>
+    /// <returns>Projected captions, <c>[batch, 1, tokens, channels]</c>.</returns>
     public override Tensor forward(Tensor captions, Tensor? drop)
     {
         using var scope = NewDisposeScope();
@@ -149,7 +152,7 @@ internal sealed class CaptionEmbedder : nn.Module<Tensor, Tensor?, Tensor>
     }
 }
 
-/// <summary>Embeds class labels; one more row than there are classes stands for no class. Parameter <c>embedding_table.weight</c>.</summary>
+/// <summary>Embeds class labels. The table has one additional row, which stands for no class. Parameter: <c>embedding_table.weight</c>.</summary>
 internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
 {
     public readonly Embedding embedding_table;
@@ -163,7 +166,8 @@ internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>Embeds <c>[batch]</c> labels as <c>[batch, channels]</c>, where <paramref name="drop"/> is true as no class.</summary>
+    /// <summary>Embeds <c>[batch]</c> labels as <c>[batch, channels]</c>. Labels for which <paramref name="drop"/> is true are embedded as no
+    /// class.</summary>
     public override Tensor forward(Tensor labels, Tensor? drop)
     {
         using var scope = NewDisposeScope();
@@ -171,7 +175,7 @@ internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
     }
 }
 
-/// <summary>A table of vectors, looked up by row. Parameter <c>weight [rows, channels]</c>.</summary>
+/// <summary>A table of vectors that are looked up by row. Parameter: <c>weight [rows, channels]</c>.</summary>
 internal sealed class Embedding : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter weight;
@@ -183,7 +187,7 @@ internal sealed class Embedding : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>The rows of <c>[...]</c> ids as <c>[..., channels]</c>, float32.</summary>
+    /// <summary>Looks up the rows of <c>[...]</c> ids as <c>[..., channels]</c>, float32.</summary>
     public override Tensor forward(Tensor ids)
     {
         using var scope = NewDisposeScope();

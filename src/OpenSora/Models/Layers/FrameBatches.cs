@@ -3,14 +3,14 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>How networks for pictures take video, and what shapes they refuse.</summary>
+/// <summary>Runs image networks over video and validates the shapes of their inputs.</summary>
 internal static class FrameBatches
 {
-    /// <summary>Runs a network for pictures over video without gradients, a micro batch of frames at a time.</summary>
-    /// <param name="video"><c>[B, C, T, H, W]</c></param>
-    /// <param name="microBatch">The most frames at a time.</param>
-    /// <param name="network">Takes <c>[n, C, H, W]</c> and the first frame's index among all B T frames.</param>
-    /// <returns><c>[B, C', T, H', W']</c>, owned by the caller.</returns>
+    /// <summary>Runs an image network over the frames of a video without gradients, one microbatch of frames at a time.</summary>
+    /// <param name="video">The video, <c>[B, C, T, H, W]</c>.</param>
+    /// <param name="microBatch">The maximum number of frames per microbatch.</param>
+    /// <param name="network">The network. It receives frames <c>[n, C, H, W]</c> and the index of the first of them among all B T frames.</param>
+    /// <returns>The output, <c>[B, C', T, H', W']</c>, owned by the caller.</returns>
     public static Tensor OneByOne(Tensor video, int microBatch, Func<Tensor, long, Tensor> network)
     {
         using var noGradients = no_grad();
@@ -26,13 +26,14 @@ internal static class FrameBatches
         return cat(parts).unflatten(0, b, t).transpose(1, 2).contiguous().MoveToOuterDisposeScope();
     }
 
-    /// <summary>The same numbers with the channels innermost in memory: faster convolutions, on CPUs above all, and every layer keeps the
-    /// order.</summary>
-    /// <param name="images"><c>[n, C, H, W]</c></param>
+    /// <summary>Converts images to the channels-last memory format, which makes convolutions faster, especially on CPUs, and which every layer
+    /// preserves.</summary>
+    /// <param name="images">Images, <c>[n, C, H, W]</c>.</param>
     public static Tensor ChannelsLast(Tensor images) => images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2);
 
-    /// <summary>Refuses what is not <c>[batch, channels, (frames,) height, width]</c> with height and width multiples of a factor.</summary>
-    /// <exception cref="ArgumentException">The shape does not fit.</exception>
+    /// <summary>Checks that a tensor has the shape <c>[batch, channels, (frames,) height, width]</c> with height and width that are multiples of a
+    /// factor.</summary>
+    /// <exception cref="ArgumentException">The tensor has another shape.</exception>
     public static void CheckShape(Tensor tensor, int dimensions, int channels, int factor, string parameter)
     {
         var shape = tensor.shape;
@@ -44,7 +45,7 @@ internal static class FrameBatches
         var sizes = dimensions == 5 ? "frames, height, width" : "height, width";
         throw new ArgumentException(
             $"The {parameter} have shape [{string.Join(", ", shape)}]; expected [batch, {channels}, {sizes}]"
-                + (factor == 1 ? "." : $", height and width multiples of {factor}."),
+                + (factor == 1 ? "." : $" with height and width that are multiples of {factor}."),
             parameter
         );
     }

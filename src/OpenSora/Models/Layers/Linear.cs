@@ -5,29 +5,29 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>A layer whose matrix product may run in another type than its parameters have.</summary>
+/// <summary>A layer that can compute its matrix multiplication in a data type other than that of its parameters.</summary>
 internal interface IComputeLayer
 {
-    /// <summary>The product's type; null: the type of the parameters.</summary>
+    /// <summary>The data type of the matrix multiplication; null for the type of the parameters.</summary>
     ScalarType? ComputeType { get; set; }
 }
 
-/// <summary>A linear layer: <c>x W^T + b</c>. Its output stays in the type that it computes in.</summary>
-/// <remarks>Parameters <c>weight [outputs, inputs, kernel...]</c> and <c>bias [outputs]</c>. A kernel makes it the projection of flattened
+/// <summary>A linear layer: <c>x W^T + b</c>. The output has the data type in which the layer computes.</summary>
+/// <remarks>Parameters: <c>weight [outputs, inputs, kernel...]</c> and <c>bias [outputs]</c>. A layer with a kernel projects flattened
 /// patches.</remarks>
 public sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
 {
-    /// <summary><c>[outputs, inputs, kernel...]</c></summary>
+    /// <summary>The weight, <c>[outputs, inputs, kernel...]</c>.</summary>
     public readonly Parameter weight;
 
-    /// <summary><c>[outputs]</c>; null for a layer without bias.</summary>
+    /// <summary>The bias, <c>[outputs]</c>; null for a layer without a bias.</summary>
     public readonly Parameter? bias;
 
-    /// <summary>Initializes a layer whose weights have no values yet.</summary>
-    /// <param name="inputs">Channels of the input, without the kernel.</param>
-    /// <param name="outputs">Channels of the output.</param>
+    /// <summary>Creates a layer with uninitialized weights.</summary>
+    /// <param name="inputs">The number of channels of the input, not counting the kernel.</param>
+    /// <param name="outputs">The number of channels of the output.</param>
     /// <param name="hasBias">Whether the layer has a bias.</param>
-    /// <param name="kernel">Further sizes of the weight, for the projection of patches.</param>
+    /// <param name="kernel">Additional sizes of the weight, for the projection of patches.</param>
     public Linear(long inputs, long outputs, bool hasBias = true, params long[] kernel)
         : base(nameof(Linear))
     {
@@ -36,10 +36,11 @@ public sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
         RegisterComponents();
     }
 
-    /// <summary>The type of the matrix multiplication; null for that of the weight. <see cref="ComputeTypes.UseComputeType"/> sets it.</summary>
+    /// <summary>The data type of the matrix multiplication; null for the type of the weight. <see cref="ComputeTypes.UseComputeType"/> sets this
+    /// property.</summary>
     public ScalarType? ComputeType { get; set; }
 
-    /// <summary>A layer of a few rows or of the output: always computed in the type of its parameters.</summary>
+    /// <summary>Whether the layer always computes in the data type of its parameters, as small layers and output layers do.</summary>
     public bool Exact { get; init; }
 
     /// <summary>Maps <c>[..., inputs]</c> to <c>[..., outputs]</c>.</summary>
@@ -52,8 +53,8 @@ public sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
     }
 }
 
-/// <summary>A two-dimensional convolution. Its output stays in the type that it computes in.</summary>
-/// <remarks>Parameters <c>weight [outputs, inputs, size, size]</c> and, if it has one, <c>bias [outputs]</c>.</remarks>
+/// <summary>A two-dimensional convolution. The output has the data type in which the layer computes.</summary>
+/// <remarks>Parameters: <c>weight [outputs, inputs, size, size]</c> and, if the layer has a bias, <c>bias [outputs]</c>.</remarks>
 internal sealed class Conv2d : nn.Module<Tensor, Tensor>, IComputeLayer
 {
     public readonly Parameter weight;
@@ -80,8 +81,9 @@ internal sealed class Conv2d : nn.Module<Tensor, Tensor>, IComputeLayer
     }
 }
 
-/// <summary>A convolution over three frames, each place for itself. Its output stays in the type that it computes in.</summary>
-/// <remarks>Parameters <c>weight [outputs, inputs, 3, 1, 1]</c> and <c>bias [outputs]</c>.</remarks>
+/// <summary>A convolution over three frames, applied at each spatial position separately. The output has the data type in which the layer
+/// computes.</summary>
+/// <remarks>Parameters: <c>weight [outputs, inputs, 3, 1, 1]</c> and <c>bias [outputs]</c>.</remarks>
 internal sealed class TemporalConv : nn.Module<Tensor, Tensor>, IComputeLayer
 {
     public readonly Parameter weight;
@@ -97,7 +99,7 @@ internal sealed class TemporalConv : nn.Module<Tensor, Tensor>, IComputeLayer
 
     public ScalarType? ComputeType { get; set; }
 
-    /// <summary>Convolves <c>[batch, inputs, frames, places]</c>.</summary>
+    /// <summary>Convolves <c>[batch, inputs, frames, positions]</c>.</summary>
     public override Tensor forward(Tensor x)
     {
         var type = ComputeType ?? weight.dtype;
@@ -106,15 +108,15 @@ internal sealed class TemporalConv : nn.Module<Tensor, Tensor>, IComputeLayer
     }
 }
 
-/// <summary>How parameters are made, filled and cast.</summary>
+/// <summary>Creates, initializes and casts parameters.</summary>
 internal static class Parameters
 {
     [ThreadStatic]
     private static Device? _device;
 
-    /// <summary>An uninitialised parameter that no dispose scope owns.</summary>
-    /// <remarks>TorchSharp's public constructor leaves a second handle of the tensor to the finalizer, which keeps its memory, and counts it in
-    /// <see cref="Tensor.TotalCount"/> for ever.</remarks>
+    /// <summary>Creates an uninitialized parameter that is not attached to a dispose scope.</summary>
+    /// <remarks>TorchSharp's public constructor leaves a second handle of the tensor to the finalizer. That handle keeps the memory alive and is
+    /// counted in <see cref="Tensor.TotalCount"/> permanently.</remarks>
     public static Parameter Create(params long[] shape)
     {
         var tensor = Buffer(shape);
@@ -127,12 +129,12 @@ internal static class Parameters
         static extern Parameter OfHandle(IntPtr handle);
     }
 
-    /// <summary>An uninitialised tensor that no dispose scope owns.</summary>
+    /// <summary>Creates an uninitialized tensor that is not attached to a dispose scope.</summary>
     public static Tensor Buffer(params long[] shape) => empty(shape, dtype: ScalarType.Float32, device: _device).DetachFromDisposeScope();
 
-    /// <summary>Until the result is disposed of, models made on this thread get the shapes of their parameters but no memory for them (the meta
-    /// device): to
-    /// look at an architecture without having the room for it. They must be made with <c>initialize: false</c> and cannot run.</summary>
+    /// <summary>Makes models that are created on this thread allocate no memory for their parameters, only their shapes (the meta device), until the
+    /// result is disposed of. This allows inspecting an architecture that does not fit in memory. Such models must be created with
+    /// <c>initialize: false</c> and cannot run.</summary>
     public static IDisposable ShapesOnly()
     {
         var before = new DeviceScope(_device);
@@ -145,24 +147,27 @@ internal static class Parameters
         public void Dispose() => _device = before;
     }
 
-    /// <summary>The tensor itself where it already has the type, else a cast copy.</summary>
+    /// <summary>Returns the tensor itself if it already has the data type, or else a cast copy.</summary>
     public static Tensor In(this Tensor tensor, ScalarType type) => tensor.dtype == type ? tensor : tensor.to(type);
 
-    /// <summary>Uniform in plus-minus sqrt(6 / (fan in + fan out)) (Glorot and Bengio, 2010), kernels flattened.</summary>
+    /// <summary>Fills a weight uniformly between plus and minus sqrt(6 / (fan in + fan out)), with kernels flattened (Glorot and Bengio,
+    /// 2010).</summary>
     public static void Xavier(Tensor weight, Generator? generator)
     {
         var bound = Math.Sqrt(6.0 / (weight.shape[0] + weight.numel() / weight.shape[0]));
         weight.uniform_(-bound, bound, generator);
     }
 
-    /// <summary>Uniform in plus-minus 1 / sqrt(fan in): PyTorch's own choice for linear layers and convolutions.</summary>
+    /// <summary>Fills a tensor uniformly between plus and minus 1 / sqrt(fan in), which is PyTorch's default for linear layers and
+    /// convolutions.</summary>
     public static void FanIn(Tensor tensor, long fanIn, Generator? generator)
     {
         var bound = 1 / Math.Sqrt(fanIn);
         tensor.uniform_(-bound, bound, generator);
     }
 
-    /// <summary>PyTorch's own choice for all convolutions and linear layers of a module; gain 1 and shift 0 for its group norms.</summary>
+    /// <summary>Initializes all convolutions and linear layers of a module as PyTorch does by default, and its group norms with gain 1 and shift
+    /// 0.</summary>
     public static void InitializeConvolutions(nn.Module model, Generator? generator)
     {
         using var scope = NewDisposeScope();

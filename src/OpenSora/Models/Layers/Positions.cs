@@ -4,19 +4,19 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>Sine and cosine position tables with scaled coordinates.</summary>
+/// <summary>Creates sine and cosine position tables with scaled coordinates.</summary>
 /// <remarks>
-/// Angle i of a coordinate p is <c>p / 10000^(i / n)</c> with n angles; all sines come first, then all cosines (Vaswani et al., 2017). A pixel grid
-/// spends the first half of the channels on the width, the second on the height. Dividing the coordinates by a scale carries a model to another
-/// resolution or length (PixArt-alpha, Chen et al., 2023).
+/// Angle i of a coordinate p is <c>p / 10000^(i / n)</c> with n angles; all sines come first, then all cosines (Vaswani et al., 2017). For a grid,
+/// the first half of the channels encodes the horizontal coordinate and the second half the vertical one. Dividing the coordinates by a scale adapts
+/// a model to another resolution or length (PixArt-alpha, Chen et al., 2023).
 /// </remarks>
 public static class Positions
 {
-    /// <summary>Positions along time.</summary>
-    /// <param name="channels">Channels, an even number.</param>
-    /// <param name="length">Number of positions.</param>
-    /// <param name="scale">What coordinates are divided by.</param>
-    /// <returns><c>[1, length, channels]</c>, float32.</returns>
+    /// <summary>Creates the table of positions along time.</summary>
+    /// <param name="channels">The number of channels, which must be even.</param>
+    /// <param name="length">The number of positions.</param>
+    /// <param name="scale">The divisor of the coordinates.</param>
+    /// <returns>The table, <c>[1, length, channels]</c>, float32.</returns>
     public static Tensor Line(int channels, int length, double scale = 1)
     {
         var table = new float[length * channels];
@@ -28,13 +28,13 @@ public static class Positions
         return tensor(table, [1, length, channels]);
     }
 
-    /// <summary>Positions on a grid, row by row.</summary>
-    /// <param name="channels">Channels, a multiple of 4.</param>
-    /// <param name="height">Rows.</param>
-    /// <param name="width">Columns.</param>
-    /// <param name="scale">What coordinates are divided by.</param>
-    /// <param name="baseSize">Stretches either side to this many places; null leaves coordinates as they are.</param>
-    /// <returns><c>[1, height * width, channels]</c>, float32.</returns>
+    /// <summary>Creates the table of positions on a grid, row by row.</summary>
+    /// <param name="channels">The number of channels, which must be a multiple of 4.</param>
+    /// <param name="height">The number of rows.</param>
+    /// <param name="width">The number of columns.</param>
+    /// <param name="scale">The divisor of the coordinates.</param>
+    /// <param name="baseSize">The number of positions to which both sides are stretched; null leaves coordinates unchanged.</param>
+    /// <returns>The table, <c>[1, height * width, channels]</c>, float32.</returns>
     public static Tensor Grid(int channels, int height, int width, double scale = 1, int? baseSize = null)
     {
         using var scope = NewDisposeScope();
@@ -66,9 +66,8 @@ public static class Positions
     }
 }
 
-/// <summary>Rotary positions: neighbouring channels are pairs, which turn by the token's place times a frequency, so that products of queries and
-/// keys depend on how
-/// far apart they are (Su et al., 2021, "RoFormer"). Parameter <c>freqs [channels / 2]</c>, not trained.</summary>
+/// <summary>Rotary position embedding: pairs of adjacent channels are rotated by the token's position times a frequency, so that the dot product of a
+/// query and a key depends on the distance between them (Su et al., 2021, "RoFormer"). Parameter: <c>freqs [channels / 2]</c>, not trained.</summary>
 internal sealed class Rope : nn.Module<Tensor, Tensor>
 {
     public readonly Parameter freqs;
@@ -89,7 +88,7 @@ internal sealed class Rope : nn.Module<Tensor, Tensor>
         freqs.copy_(values);
     }
 
-    /// <summary>Rotates <c>[..., tokens, channels]</c>; its type stays.</summary>
+    /// <summary>Rotates <c>[..., tokens, channels]</c> and keeps the data type.</summary>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();

@@ -4,21 +4,21 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>The classes of a model that is told a class instead of a text.</summary>
+/// <summary>The classes of a class-conditional model.</summary>
 public sealed record ClassLabels
 {
-    /// <summary>How many there are (ImageNet: 1000, UCF-101: 101).</summary>
+    /// <summary>The number of classes (ImageNet: 1000, UCF-101: 101).</summary>
     public required int Count { get; init; }
 
-    /// <summary>Their names in the order of their numbers; other names of the same class behind commas. Null: they go by numbers alone.</summary>
+    /// <summary>The names of the classes, ordered by class number; synonyms are separated by commas. If null, classes are identified by number
+    /// only.</summary>
     public IReadOnlyList<string>? Names { get; init; }
 }
 
-/// <summary>Takes a class for a prompt: the text encoder of models that are conditioned on classes, such as the official DiT and Latte.</summary>
+/// <summary>Encodes class labels as prompts for class-conditional models, such as the official DiT and Latte.</summary>
 /// <remarks>
-/// A prompt is a number, as in <c>207</c> or <c>class 207</c>, or one of the names, whatever its case. An empty prompt is no class. The state of a
-/// prompt is its
-/// class's number.
+/// A prompt is a class number, such as <c>207</c> or <c>class 207</c>, or a class name (case-insensitive). An empty prompt selects no class. The
+/// encoded state of a prompt is its class number.
 /// </remarks>
 public sealed class ClassLabelEncoder : ITextEncoder
 {
@@ -27,22 +27,22 @@ public sealed class ClassLabelEncoder : ITextEncoder
     private readonly Device _device;
     private readonly Dictionary<string, int> _numbers = new(StringComparer.OrdinalIgnoreCase);
 
-    /// <summary>Makes an encoder of classes.</summary>
-    /// <param name="labels">The classes.</param>
-    /// <param name="device">Where states are needed; null: the CPU.</param>
-    /// <exception cref="ArgumentException">There is no class, or the names do not fit the number of classes.</exception>
+    /// <summary>Creates a class label encoder.</summary>
+    /// <param name="labels">The classes of the model.</param>
+    /// <param name="device">The device for the encoded states; null uses the CPU.</param>
+    /// <exception cref="ArgumentException">There are no classes, or the number of names does not match the number of classes.</exception>
     public ClassLabelEncoder(ClassLabels labels, Device? device = null)
     {
         ArgumentNullException.ThrowIfNull(labels);
         if (labels.Count < 1)
         {
-            throw new ArgumentException($"The class labels are wrong: Count is {labels.Count}; it must be positive.", nameof(labels));
+            throw new ArgumentException($"The class labels are invalid: Count is {labels.Count}; it must be positive.", nameof(labels));
         }
 
         if (labels.Names is { } given && given.Count != labels.Count)
         {
             throw new ArgumentException(
-                $"The class labels are wrong: there are {given.Count} names for {labels.Count} classes; give one a class, or none.",
+                $"The class labels are invalid: there are {given.Count} names for {labels.Count} classes; provide one name per class, or none.",
                 nameof(labels)
             );
         }
@@ -50,7 +50,7 @@ public sealed class ClassLabelEncoder : ITextEncoder
         (_labels, _device) = (labels, device ?? CPU);
         foreach (var (number, names) in (labels.Names ?? []).Index())
         {
-            // A name that several classes share (ImageNet's two cranes) is the first one's.
+            // A name that several classes have in common (ImageNet has two cranes) refers to the first of them.
             foreach (var name in names.Split(',', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries).Append(names.Trim()))
             {
                 _numbers.TryAdd(name, number);
@@ -58,21 +58,21 @@ public sealed class ClassLabelEncoder : ITextEncoder
         }
     }
 
-    /// <summary>One: a state is a number.</summary>
+    /// <summary>The width of a state, which is always 1 because a state is a class number.</summary>
     public int Width => 1;
 
-    /// <summary>One: a class is one state.</summary>
+    /// <summary>The number of tokens per prompt, which is always 1 because a class is encoded as one state.</summary>
     public int MaxTokens => 1;
 
     /// <inheritdoc/>
-    /// <returns>States <c>[batch, 1, 1]</c>, the numbers of classes, their count where there is none.</returns>
-    /// <exception cref="ArgumentException">A prompt is no class; the message says what would be one.</exception>
+    /// <returns>States <c>[batch, 1, 1]</c> that hold the class numbers; the number of classes represents "no class".</returns>
+    /// <exception cref="ArgumentException">A prompt is not a class; the message lists valid values.</exception>
     public TextStates Encode(IReadOnlyList<string> prompts)
     {
         ArgumentNullException.ThrowIfNull(prompts);
         if (prompts.Count == 0)
         {
-            throw new ArgumentException("There is no class to encode; give at least one, which may be empty.", nameof(prompts));
+            throw new ArgumentException("There is no class to encode; pass at least one prompt, which may be empty.", nameof(prompts));
         }
 
         float[] numbers = [.. prompts.Select(prompt => (float)NumberOf(prompt))];
@@ -82,10 +82,10 @@ public sealed class ClassLabelEncoder : ITextEncoder
         return new TextStates(states.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope());
     }
 
-    /// <summary>The number of a class.</summary>
-    /// <param name="prompt">Its number or name; blank for none.</param>
-    /// <returns>From 0 on; the count of classes stands for none of them.</returns>
-    /// <exception cref="ArgumentException">There is no such class.</exception>
+    /// <summary>Gets the number of a class.</summary>
+    /// <param name="prompt">The number or name of the class; blank for no class.</param>
+    /// <returns>The class number, from 0; the number of classes represents "no class".</returns>
+    /// <exception cref="ArgumentException">The class does not exist.</exception>
     public int NumberOf(string prompt)
     {
         ArgumentNullException.ThrowIfNull(prompt);
@@ -112,7 +112,7 @@ public sealed class ClassLabelEncoder : ITextEncoder
             .Take(5)
             .ToList();
         throw new ArgumentException(
-            $"There is no class '{text}'. This model makes videos of {_labels.Count} classes rather than of texts: give a number from 0 to {_labels.Count - 1}, as in 'class 0'"
+            $"There is no class '{text}'. This model is conditioned on {_labels.Count} classes rather than text: use a number from 0 to {_labels.Count - 1}, such as 'class 0'"
                 + (
                     _labels.Names is null ? "."
                     : near.Count == 0 ? $", or a name such as '{_labels.Names[0]}'."
@@ -122,6 +122,6 @@ public sealed class ClassLabelEncoder : ITextEncoder
         );
     }
 
-    /// <summary>Holds nothing.</summary>
+    /// <summary>Does nothing; this encoder holds no resources.</summary>
     public void Dispose() { }
 }

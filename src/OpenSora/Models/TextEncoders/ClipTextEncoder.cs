@@ -5,31 +5,31 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>What a <see cref="ClipTextEncoder"/> gives of a text.</summary>
+/// <summary>The output of a <see cref="ClipTextEncoder"/>.</summary>
 public enum ClipOutput
 {
-    /// <summary>One vector, the state of the token that closes the text: what Open-Sora's DiT and Latte are conditioned on.</summary>
+    /// <summary>One vector per text: the state of its end-of-text token. Open-Sora's DiT and Latte are conditioned on it.</summary>
     Pooled,
 
-    /// <summary>One vector in the space that texts and pictures share.</summary>
+    /// <summary>One vector per text, in the joint embedding space of texts and images.</summary>
     Projected,
 
-    /// <summary>The states of all tokens: what Stable Diffusion attends to.</summary>
+    /// <summary>The states of all tokens, which Stable Diffusion attends to.</summary>
     States,
 }
 
-/// <summary>Encodes prompts with CLIP's text encoder: cut into tokens, padded, encoded.</summary>
+/// <summary>Encodes prompts with CLIP's text encoder: tokenizes them, pads or truncates the tokens, and runs the network.</summary>
 public sealed class ClipTextEncoder : ITextEncoder
 {
     private readonly ClipTextModel _model;
     private readonly ITokenizer _tokenizer;
     private readonly ClipOutput _output;
 
-    /// <summary>Puts an encoder together.</summary>
-    /// <param name="model">The network; disposed of with this object.</param>
+    /// <summary>Creates an encoder from a network and a tokenizer.</summary>
+    /// <param name="model">The network; disposed together with this object.</param>
     /// <param name="tokenizer">The tokenizer that the network was trained with.</param>
-    /// <param name="output">What to give of a text.</param>
-    /// <exception cref="ArgumentException">A projection is wanted of a model without one.</exception>
+    /// <param name="output">The output to return for each text.</param>
+    /// <exception cref="ArgumentException">The projected output is requested from a model without a projection.</exception>
     public ClipTextEncoder(ClipTextModel model, ITokenizer tokenizer, ClipOutput output = ClipOutput.Pooled)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -37,7 +37,7 @@ public sealed class ClipTextEncoder : ITextEncoder
         if (output == ClipOutput.Projected && model.Config.ProjectionDim is null)
         {
             throw new ArgumentException(
-                "The projected output is wanted, but the model has no projection; set ProjectionDim in its configuration.",
+                "The projected output was requested, but the model has no projection; set ProjectionDim in its configuration.",
                 nameof(output)
             );
         }
@@ -49,16 +49,17 @@ public sealed class ClipTextEncoder : ITextEncoder
     /// <inheritdoc/>
     public int Width => _output == ClipOutput.Projected ? _model.Config.ProjectionDim!.Value : _model.Config.HiddenSize;
 
-    /// <summary>1 where the output is one vector a prompt; else the tokens that a prompt is padded or cut to.</summary>
+    /// <summary>The number of states per prompt: 1 if the output is one vector; otherwise, the number of tokens that prompts are padded or truncated
+    /// to.</summary>
     public int MaxTokens => _output == ClipOutput.States ? _model.Config.MaxPositionEmbeddings : 1;
 
-    /// <summary>Loads an encoder. A whole CLIP is taken too; its picture half is left out.</summary>
-    /// <param name="config">The network's sizes.</param>
-    /// <param name="weights">Weights with the names of transformers: a file, the index of shards, or a folder.</param>
+    /// <summary>Loads an encoder. A complete CLIP model is also accepted; its vision model is ignored.</summary>
+    /// <param name="config">The configuration of the network.</param>
+    /// <param name="weights">The weights, with the names of transformers: a file, the index of a sharded model, or a folder.</param>
     /// <param name="tokenizer">A folder with <c>vocab.json</c> and <c>merges.txt</c>.</param>
-    /// <param name="output">What to give of a text.</param>
-    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit the sizes.</exception>
-    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged, of another kind, or does not fit the network.</exception>
+    /// <param name="output">The output to return for each text.</param>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the configuration.</exception>
+    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged, is of another kind, or does not match the network.</exception>
     public static ClipTextEncoder Load(ClipTextConfig config, string weights, string tokenizer, ClipOutput output = ClipOutput.Pooled)
     {
         ArgumentNullException.ThrowIfNull(config);
@@ -67,8 +68,8 @@ public sealed class ClipTextEncoder : ITextEncoder
         {
             throw new InvalidTokenizerException(
                 tokenizer,
-                $"it has {pieces.Count} pieces and closes texts with {pieces.EosId}, but the text encoder's vocabulary has {config.VocabSize} "
-                    + $"and its texts close with {config.EosTokenId}.",
+                $"it has {pieces.Count} pieces and the end-of-text id {pieces.EosId}, but the text encoder's vocabulary has {config.VocabSize} "
+                    + $"and its end-of-text id is {config.EosTokenId}.",
                 "the tokenizer that the network was trained with"
             );
         }
@@ -92,7 +93,7 @@ public sealed class ClipTextEncoder : ITextEncoder
         ArgumentNullException.ThrowIfNull(prompts);
         if (prompts.Count == 0)
         {
-            throw new ArgumentException("There is no prompt to encode; give at least one, which may be empty.", nameof(prompts));
+            throw new ArgumentException("There is no prompt to encode; pass at least one prompt, which may be empty.", nameof(prompts));
         }
 
         var places = _model.Config.MaxPositionEmbeddings;
@@ -124,6 +125,6 @@ public sealed class ClipTextEncoder : ITextEncoder
 
     internal ClipTextModel Model => _model;
 
-    /// <summary>Disposes of the network.</summary>
+    /// <summary>Disposes the network.</summary>
     public void Dispose() => _model.Dispose();
 }

@@ -5,46 +5,47 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="ClipTextModel"/>. JSON spells the names in snake case, as transformers does.</summary>
+/// <summary>The configuration of a <see cref="ClipTextModel"/>. JSON uses the snake_case names of transformers.</summary>
 public sealed record ClipTextConfig
 {
-    /// <summary>Rows of the token table.</summary>
+    /// <summary>The vocabulary size: the number of rows of the token embedding.</summary>
     public int VocabSize { get; init; } = 49408;
 
-    /// <summary>Channels of a token's state.</summary>
+    /// <summary>The width of the token states.</summary>
     public int HiddenSize { get; init; } = 512;
 
-    /// <summary>Hidden channels of the feed-forward layers.</summary>
+    /// <summary>The hidden width of the feed-forward layers.</summary>
     public int IntermediateSize { get; init; } = 2048;
 
-    /// <summary>Layers.</summary>
+    /// <summary>The number of transformer layers.</summary>
     public int NumHiddenLayers { get; init; } = 12;
 
-    /// <summary>Heads of every attention.</summary>
+    /// <summary>The number of heads of each attention layer.</summary>
     public int NumAttentionHeads { get; init; } = 8;
 
-    /// <summary>The most tokens.</summary>
+    /// <summary>The maximum number of tokens.</summary>
     public int MaxPositionEmbeddings { get; init; } = 77;
 
-    /// <summary>Channels of the vector that is compared with pictures; null: the model has no such projection, as text encoders of diffusion
+    /// <summary>The width of the joint text and image embedding; null if the model has no projection, as in the text encoders of diffusion
     /// models.</summary>
     public int? ProjectionDim { get; init; }
 
-    /// <summary><c>quick_gelu</c> (OpenAI's models) or <c>gelu</c> (OpenCLIP's).</summary>
+    /// <summary>The activation function: <c>quick_gelu</c> (OpenAI's models) or <c>gelu</c> (OpenCLIP's models).</summary>
     public string HiddenAct { get; init; } = "quick_gelu";
 
-    /// <summary>Added to the variance in the norms.</summary>
+    /// <summary>The epsilon that layer normalization adds to the variance.</summary>
     public double LayerNormEps { get; init; } = 1e-5;
 
-    /// <summary>The token that closes a text; its state stands for the whole text.</summary>
+    /// <summary>The id of the end-of-text token, whose state represents the whole text.</summary>
     public int EosTokenId { get; init; } = 49407;
 
-    /// <summary>Names that <see cref="Preset"/> knows.</summary>
+    /// <summary>The names accepted by <see cref="Preset"/>.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["ViT-B/32", "ViT-B/16", "ViT-L/14"];
 
-    /// <summary>The sizes of the text half of a published model (Radford et al., 2021, table 20), without the projection.</summary>
-    /// <param name="name">One of <see cref="Presets"/>, which name the other half.</param>
-    /// <exception cref="ArgumentException">The name is not known.</exception>
+    /// <summary>Gets the configuration of the text encoder of a published CLIP model (Radford et al., 2021, table 20), without the
+    /// projection.</summary>
+    /// <param name="name">One of <see cref="Presets"/>, which are the names of the vision models.</param>
+    /// <exception cref="ArgumentException">The name is unknown.</exception>
     public static ClipTextConfig Preset(string name) =>
         name switch
         {
@@ -58,8 +59,8 @@ public sealed record ClipTextConfig
             _ => throw new ArgumentException($"There is no CLIP preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
         };
 
-    /// <summary>Checks that a model can be made of these sizes.</summary>
-    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    /// <summary>Validates the configuration.</summary>
+    /// <exception cref="ArgumentException">A value is invalid; the message names it and states the expected value.</exception>
     public void Validate()
     {
         foreach (
@@ -86,22 +87,21 @@ public sealed record ClipTextConfig
         );
         Check(HiddenAct is "quick_gelu" or "gelu", nameof(HiddenAct), $"HiddenAct is '{HiddenAct}'; known are 'quick_gelu' and 'gelu'.");
         Check(LayerNormEps > 0, nameof(LayerNormEps), $"LayerNormEps is {LayerNormEps}; it must be positive.");
-        Check(EosTokenId >= 0 && EosTokenId < VocabSize, nameof(EosTokenId), $"EosTokenId is {EosTokenId}; the vocabulary has 0 to {VocabSize - 1}.");
+        Check(EosTokenId >= 0 && EosTokenId < VocabSize, nameof(EosTokenId), $"EosTokenId is {EosTokenId}; valid ids are 0 to {VocabSize - 1}.");
     }
 
     private static void Check(bool right, string name, string message)
     {
         if (!right)
         {
-            throw new ArgumentException($"The CLIP configuration is wrong: {message}", name);
+            throw new ArgumentException($"The CLIP configuration is invalid: {message}", name);
         }
     }
 }
 
-/// <summary>The text encoder of CLIP: a transformer in which tokens attend to those before them.</summary>
+/// <summary>The text encoder of CLIP: a transformer with causal attention.</summary>
 /// <remarks>
-/// Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021, section 2.4). Names of parameters are those
-/// of
+/// Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021, section 2.4). Parameter names match
 /// transformers. Shapes in comments: B batch, N tokens, C channels.
 /// </remarks>
 public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
@@ -109,10 +109,11 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
     private readonly ClipTextTransformer text_model;
     private readonly Linear? text_projection;
 
-    /// <summary>Makes the model and gives its parameters their starting values.</summary>
-    /// <param name="config">Sizes and choices.</param>
-    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
-    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    /// <summary>Creates the model and initializes its parameters.</summary>
+    /// <param name="config">The model configuration.</param>
+    /// <param name="initialize">If false, the parameters are left uninitialized and their memory untouched because weights are loaded
+    /// afterwards.</param>
+    /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public ClipTextModel(ClipTextConfig config, bool initialize = true)
         : base(nameof(ClipTextModel))
     {
@@ -128,11 +129,12 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
         }
     }
 
-    /// <summary>The sizes and choices that the model was made with.</summary>
+    /// <summary>The configuration that the model was created with.</summary>
     public ClipTextConfig Config { get; }
 
-    /// <summary>Gives every parameter its starting value: normal, narrower the more layers there are (Radford et al., 2021).</summary>
-    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    /// <summary>Initializes every parameter from normal distributions, with smaller standard deviations for deeper models (Radford et al.,
+    /// 2021).</summary>
+    /// <param name="generator">The random generator; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
@@ -164,9 +166,9 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
         }
     }
 
-    /// <summary>The name that a parameter has here; null for what a whole CLIP has besides: its picture half, and the projection if this model has
-    /// none.</summary>
-    /// <param name="name">A parameter's name in a file; a key map for <see cref="Weights.LoadOptions.KeyMap"/>.</param>
+    /// <summary>Maps the name of a parameter in a file to its name in this model. Returns null for parameters of a complete CLIP model that this
+    /// model does not have: the vision model, and the projection if this model has none.</summary>
+    /// <param name="name">The parameter's name in the file. Use this method as <see cref="Weights.LoadOptions.KeyMap"/>.</param>
     public string? CurrentName(string name)
     {
         ArgumentNullException.ThrowIfNull(name);
@@ -179,17 +181,17 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
     }
 
     /// <summary>Encodes token ids.</summary>
-    /// <param name="ids">Token ids, int64, <c>[B, N]</c>; each row has an end-of-text token. What follows the first one has no influence on what
-    /// stands before.</param>
-    /// <returns>States and what they say together, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape or an id does not fit.</exception>
+    /// <param name="ids">Token ids, int64, <c>[B, N]</c>. Each row must contain an end-of-text token; tokens after the first one do not affect the
+    /// states up to it.</param>
+    /// <returns>The token states and the text embeddings, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A shape or an id is invalid.</exception>
     public override ClipTextOutput forward(Tensor ids)
     {
         if (ids.dim() != 2 || ids.numel() == 0 || ids.dtype != ScalarType.Int64 || ids.shape[1] > Config.MaxPositionEmbeddings)
         {
             throw new ArgumentException(
                 $"The token ids are {ids.dtype} of shape [{string.Join(", ", ids.shape)}]; expected Int64 of shape [batch, tokens], "
-                    + $"not empty and of at most {Config.MaxPositionEmbeddings} tokens.",
+                    + $"not empty and with at most {Config.MaxPositionEmbeddings} tokens.",
                 nameof(ids)
             );
         }
@@ -199,7 +201,7 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
         if (lowest < 0 || highest >= Config.VocabSize)
         {
             throw new ArgumentException(
-                $"Token ids go from {lowest} to {highest}; the vocabulary has 0 to {Config.VocabSize - 1}. Was another tokenizer used?",
+                $"Token ids range from {lowest} to {highest}; valid ids are 0 to {Config.VocabSize - 1}. Was another tokenizer used?",
                 nameof(ids)
             );
         }
@@ -224,14 +226,14 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
     }
 }
 
-/// <summary>Encoded texts.</summary>
-/// <param name="States">Of every token, after the last norm, <c>[B, N, HiddenSize]</c>.</param>
-/// <param name="Pooled">Of the end-of-text token, <c>[B, HiddenSize]</c>.</param>
-/// <param name="Projected">The same in the space that texts and pictures share, not normalised, <c>[B, ProjectionDim]</c>; null without
-/// projection.</param>
+/// <summary>The outputs of a <see cref="ClipTextModel"/>.</summary>
+/// <param name="States">The states of all tokens after the final layer normalization, <c>[B, N, HiddenSize]</c>.</param>
+/// <param name="Pooled">The state of the end-of-text token, <c>[B, HiddenSize]</c>.</param>
+/// <param name="Projected">The projection of the pooled state to the joint embedding space of texts and images, not normalized,
+/// <c>[B, ProjectionDim]</c>; null if the model has no projection.</param>
 public sealed record ClipTextOutput(Tensor States, Tensor Pooled, Tensor? Projected) : IDisposable
 {
-    /// <summary>Disposes of all tensors.</summary>
+    /// <summary>Disposes all tensors.</summary>
     public void Dispose()
     {
         States.Dispose();
@@ -240,7 +242,7 @@ public sealed record ClipTextOutput(Tensor States, Tensor Pooled, Tensor? Projec
     }
 }
 
-/// <summary>Embeddings, layers and the last norm.</summary>
+/// <summary>The embeddings, the transformer layers and the final layer normalization.</summary>
 internal sealed class ClipTextTransformer : nn.Module<Tensor, Tensor>
 {
     public readonly ClipEmbeddings embeddings;
@@ -263,7 +265,7 @@ internal sealed class ClipTextTransformer : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>A vector for each token and one for each place.</summary>
+/// <summary>The sum of a token embedding and a position embedding.</summary>
 internal sealed class ClipEmbeddings : nn.Module<Tensor, Tensor>
 {
     public readonly Embedding token_embedding;
@@ -299,7 +301,7 @@ internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         var n = x.shape[1];
-        var causal = full([1, n, n], float.NegativeInfinity, ScalarType.Float32, x.device).triu(1); // minus infinity for all that comes later
+        var causal = full([1, n, n], float.NegativeInfinity, ScalarType.Float32, x.device).triu(1); // -infinity for later tokens
         foreach (var layer in layers)
         {
             var next = layer.call(x, causal);
@@ -310,7 +312,7 @@ internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Self attention, then feed-forward, each after a norm and beside a shortcut.</summary>
+/// <summary>A transformer layer: self-attention, then a feed-forward network, each with pre-normalization and a residual connection.</summary>
 internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
 {
     public readonly ClipAttention self_attn;
@@ -358,7 +360,7 @@ internal sealed class ClipAttention : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>Attends with <paramref name="bias"/> <c>[1, N, N]</c> added to the logits.</summary>
+    /// <summary>Computes attention with <paramref name="bias"/> <c>[1, N, N]</c> added to the logits.</summary>
     public override Tensor forward(Tensor x, Tensor bias)
     {
         using var scope = NewDisposeScope();
@@ -375,7 +377,8 @@ internal sealed class ClipAttention : nn.Module<Tensor, Tensor, Tensor>
     }
 }
 
-/// <summary>Two linear layers with GELU between them, in its exact form or as <c>x sigmoid(1.702 x)</c> (Hendrycks and Gimpel, 2016).</summary>
+/// <summary>Two linear layers with GELU between them, either exact or approximated by <c>x sigmoid(1.702 x)</c> (Hendrycks and Gimpel,
+/// 2016).</summary>
 internal sealed class ClipMlp : nn.Module<Tensor, Tensor>
 {
     public readonly Linear fc1;

@@ -3,26 +3,28 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Turns prompts into the states that a diffusion transformer attends to.</summary>
-/// <remarks>Implementations hold weights only and are safe to call from several threads at once.</remarks>
+/// <summary>Encodes prompts to the states that a diffusion transformer attends to.</summary>
+/// <remarks>Implementations hold only weights and can be called from several threads at the same time.</remarks>
 public interface ITextEncoder : IDisposable
 {
-    /// <summary>Channels of a token's state.</summary>
+    /// <summary>The width of the token states.</summary>
     int Width { get; }
 
-    /// <summary>Tokens a prompt is padded or cut to.</summary>
+    /// <summary>The number of tokens that prompts are padded or truncated to.</summary>
     int MaxTokens { get; }
 
-    /// <summary>Encodes prompts, each padded or cut to <see cref="MaxTokens"/>.</summary>
+    /// <summary>Encodes prompts, each padded or truncated to <see cref="MaxTokens"/>.</summary>
+    /// <param name="prompts">The prompts; at least one, which may be empty.</param>
+    /// <returns>The states and their mask, owned by the caller.</returns>
     TextStates Encode(IReadOnlyList<string> prompts);
 }
 
 /// <summary>Encoded prompts.</summary>
-/// <param name="States"><c>[batch, tokens, width]</c>.</param>
-/// <param name="Mask"><c>[batch, tokens]</c>, boolean, true = real token.</param>
+/// <param name="States">The token states, <c>[batch, tokens, width]</c>.</param>
+/// <param name="Mask">The token mask, <c>[batch, tokens]</c>, boolean; true marks a token and false marks padding.</param>
 public sealed record TextStates(Tensor States, Tensor Mask) : IDisposable
 {
-    /// <summary>Disposes of both tensors.</summary>
+    /// <summary>Disposes both tensors.</summary>
     public void Dispose()
     {
         States.Dispose();

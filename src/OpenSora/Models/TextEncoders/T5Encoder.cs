@@ -5,41 +5,41 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="T5Encoder"/>. JSON spells the names in snake case, as transformers does.</summary>
+/// <summary>The configuration of a <see cref="T5Encoder"/>. JSON uses the snake_case names of transformers.</summary>
 public sealed record T5Config
 {
-    /// <summary>Rows of the token table.</summary>
+    /// <summary>The vocabulary size: the number of rows of the token embedding.</summary>
     public int VocabSize { get; init; } = 32128;
 
-    /// <summary>Channels of a token's state.</summary>
+    /// <summary>The width of the token states.</summary>
     public int DModel { get; init; } = 4096;
 
-    /// <summary>Channels of one head; heads times these need not be <see cref="DModel"/>.</summary>
+    /// <summary>The width of each attention head. The number of heads times this width can differ from <see cref="DModel"/>.</summary>
     public int DKv { get; init; } = 64;
 
-    /// <summary>Hidden channels of the feed-forward layers.</summary>
+    /// <summary>The hidden width of the feed-forward layers.</summary>
     public int DFf { get; init; } = 10240;
 
-    /// <summary>Blocks.</summary>
+    /// <summary>The number of transformer blocks.</summary>
     public int NumLayers { get; init; } = 24;
 
-    /// <summary>Heads of every attention.</summary>
+    /// <summary>The number of heads of each attention layer.</summary>
     public int NumHeads { get; init; } = 64;
 
-    /// <summary>Rows of the table of relative positions, half of them for keys after the query.</summary>
+    /// <summary>The number of relative position buckets; half of them are for keys after the query.</summary>
     public int RelativeAttentionNumBuckets { get; init; } = 32;
 
-    /// <summary>The distance from which on all positions share the last bucket.</summary>
+    /// <summary>The distance beyond which all relative positions use the last bucket.</summary>
     public int RelativeAttentionMaxDistance { get; init; } = 128;
 
-    /// <summary>Added to the mean square in the norms.</summary>
+    /// <summary>The epsilon that the normalization layers add to the mean square.</summary>
     public double LayerNormEpsilon { get; init; } = 1e-6;
 
-    /// <summary><c>relu</c> (T5 1.0) or <c>gated-gelu</c> (T5 1.1).</summary>
+    /// <summary>The type of feed-forward layer: <c>relu</c> (T5 1.0) or <c>gated-gelu</c> (T5 1.1).</summary>
     public string FeedForwardProj { get; init; } = "gated-gelu";
 
-    /// <summary>Checks that a model can be made of these sizes.</summary>
-    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    /// <summary>Validates the configuration.</summary>
+    /// <exception cref="ArgumentException">A value is invalid; the message names it and states the expected value.</exception>
     public void Validate()
     {
         foreach (
@@ -66,7 +66,7 @@ public sealed record T5Config
         Check(
             RelativeAttentionMaxDistance > RelativeAttentionNumBuckets / 4,
             nameof(RelativeAttentionMaxDistance),
-            $"RelativeAttentionMaxDistance is {RelativeAttentionMaxDistance}; it must be more than a quarter of RelativeAttentionNumBuckets."
+            $"RelativeAttentionMaxDistance is {RelativeAttentionMaxDistance}; it must be greater than a quarter of RelativeAttentionNumBuckets."
         );
         Check(LayerNormEpsilon > 0, nameof(LayerNormEpsilon), $"LayerNormEpsilon is {LayerNormEpsilon}; it must be positive.");
         Check(
@@ -80,28 +80,27 @@ public sealed record T5Config
     {
         if (!right)
         {
-            throw new ArgumentException($"The T5 configuration is wrong: {message}", name);
+            throw new ArgumentException($"The T5 configuration is invalid: {message}", name);
         }
     }
 }
 
 /// <summary>The encoder of T5, versions 1.0 and 1.1.</summary>
 /// <remarks>
-/// Source: "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (Raffel et al., 2020); 1.1 has the gated GELU of
-/// Shazeer
-/// (2020). Attention logits are not scaled by the head's width. Names of parameters are those of transformers; <c>shared.weight</c> is the token
-/// table, of which
-/// <c>encoder.embed_tokens.weight</c> in files is another name. Shapes in comments: B batch, N tokens.
+/// Source: "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (Raffel et al., 2020); version 1.1 uses the gated GELU
+/// of Shazeer (2020). Attention logits are not scaled by the head width. Parameter names match transformers. <c>shared.weight</c> is the token
+/// embedding, which files may also contain under the name <c>encoder.embed_tokens.weight</c>. Shapes in comments: B batch, N tokens.
 /// </remarks>
 public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
 {
     private readonly Embedding shared;
     private readonly T5Stack encoder;
 
-    /// <summary>Makes the model and gives its parameters their starting values.</summary>
-    /// <param name="config">Sizes and choices.</param>
-    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
-    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    /// <summary>Creates the model and initializes its parameters.</summary>
+    /// <param name="config">The model configuration.</param>
+    /// <param name="initialize">If false, the parameters are left uninitialized and their memory untouched because weights are loaded
+    /// afterwards.</param>
+    /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public T5Encoder(T5Config config, bool initialize = true)
         : base(nameof(T5Encoder))
     {
@@ -117,11 +116,12 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
         }
     }
 
-    /// <summary>The sizes and choices that the model was made with.</summary>
+    /// <summary>The configuration that the model was created with.</summary>
     public T5Config Config { get; }
 
-    /// <summary>Gives every parameter its starting value: normal, so scaled that no attention needs a factor (Raffel et al., 2020).</summary>
-    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    /// <summary>Initializes every parameter from normal distributions, scaled so that attention logits need no scaling factor (Raffel et al.,
+    /// 2020).</summary>
+    /// <param name="generator">The random generator; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
@@ -157,10 +157,10 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
 
     /// <summary>Encodes token ids.</summary>
     /// <param name="ids">Token ids, int64, <c>[B, N]</c>.</param>
-    /// <param name="mask">Which ids are text: <c>[B, N]</c>, not 0 = real token; null = all. Padding gets states too, but nobody attends to
-    /// it.</param>
+    /// <param name="mask">The attention mask <c>[B, N]</c>: nonzero for real tokens, 0 for padding; null if all ids are real tokens. States are also
+    /// computed for padding, but no token attends to it.</param>
     /// <returns>States <c>[B, N, DModel]</c>, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape or an id does not fit.</exception>
+    /// <exception cref="ArgumentException">A shape or an id is invalid.</exception>
     public override Tensor forward(Tensor ids, Tensor? mask)
     {
         static string Shape(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}]";
@@ -174,7 +174,7 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
 
         if (mask is not null && (mask.dim() != 2 || mask.shape[0] != ids.shape[0] || mask.shape[1] != ids.shape[1]))
         {
-            throw new ArgumentException($"The mask has shape {Shape(mask)}; expected {Shape(ids)} like the token ids.", nameof(mask));
+            throw new ArgumentException($"The mask has shape {Shape(mask)}; expected {Shape(ids)}, the shape of the token ids.", nameof(mask));
         }
 
         using var scope = NewDisposeScope();
@@ -182,7 +182,7 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
         if (lowest < 0 || highest >= Config.VocabSize)
         {
             throw new ArgumentException(
-                $"Token ids go from {lowest} to {highest}; the vocabulary has 0 to {Config.VocabSize - 1}. Was another tokenizer used?",
+                $"Token ids range from {lowest} to {highest}; valid ids are 0 to {Config.VocabSize - 1}. Was another tokenizer used?",
                 nameof(ids)
             );
         }
@@ -190,7 +190,8 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
         return encoder.call(shared.call(ids), mask).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The bucket of a relative position (key minus query): exact near by, then logarithmic, the last one for all that is far.</summary>
+    /// <summary>Computes the bucket of a relative position (key minus query): exact for short distances, then logarithmic, with the last bucket for
+    /// all long distances.</summary>
     internal static long Bucket(int relative, T5Config config)
     {
         var half = config.RelativeAttentionNumBuckets / 2;
@@ -208,11 +209,11 @@ public sealed class T5Encoder : nn.Module<Tensor, Tensor?, Tensor>
         return relative > 0 ? half + bucket : bucket;
     }
 
-    /// <summary>What relative positions add to the logits: <c>[1, heads, N, N]</c>.</summary>
+    /// <summary>Computes the bias that relative positions add to the attention logits, <c>[1, heads, N, N]</c>.</summary>
     internal Tensor PositionBias(long tokens) => encoder.block[0].Attention.SelfAttention.PositionBias(tokens);
 }
 
-/// <summary>The blocks and the last norm.</summary>
+/// <summary>The transformer blocks and the final normalization.</summary>
 internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
 {
     public readonly ModuleList<T5Block> block;
@@ -248,7 +249,7 @@ internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
     }
 }
 
-/// <summary>Self attention, then feed-forward, each after a norm and beside a shortcut.</summary>
+/// <summary>A transformer block: self-attention, then a feed-forward network, each with pre-normalization and a residual connection.</summary>
 internal sealed class T5Block : nn.Module<Tensor, Tensor, Tensor>
 {
     private readonly ModuleList<nn.Module> layer;
@@ -311,7 +312,7 @@ internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Multi-head attention without biases; the logits are not scaled.</summary>
+/// <summary>Multi-head attention without biases and without scaling of the logits.</summary>
 internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly Linear q;
@@ -334,7 +335,7 @@ internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
-    /// <summary>Attends with <paramref name="bias"/> <c>[B * heads, N, N]</c> added to the logits.</summary>
+    /// <summary>Computes attention with <paramref name="bias"/> <c>[B * heads, N, N]</c> added to the logits.</summary>
     public override Tensor forward(Tensor x, Tensor bias)
     {
         using var scope = NewDisposeScope();
@@ -344,7 +345,8 @@ internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
         return o.call(y.view(b, heads, n, d).transpose(1, 2).reshape(b, n, heads * d)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>What relative positions add to the logits: <c>[1, heads, N, N]</c>. Only the first block has the table, for all.</summary>
+    /// <summary>Computes the bias that relative positions add to the attention logits, <c>[1, heads, N, N]</c>. Only the first block holds the bias
+    /// table, which all blocks use.</summary>
     public Tensor PositionBias(long tokens)
     {
         using var scope = NewDisposeScope();
@@ -362,7 +364,7 @@ internal sealed class T5Attention : nn.Module<Tensor, Tensor, Tensor>
     }
 }
 
-/// <summary>Two linear layers with ReLU, or with a GELU gate, between them. The last one's input has outliers in large models.</summary>
+/// <summary>Two linear layers with ReLU or a GELU gate between them. In large models, the input of the last layer has outliers.</summary>
 internal sealed class T5FeedForward : nn.Module<Tensor, Tensor>
 {
     public readonly Linear? wi;

@@ -5,18 +5,20 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Encodes prompts with a T5 encoder: cleaned or lower-cased, cut into tokens, padded, encoded.</summary>
+/// <summary>Encodes prompts with a T5 encoder: cleans or lowercases them, tokenizes them, pads or truncates the tokens, and runs the
+/// network.</summary>
 public sealed class T5TextEncoder : ITextEncoder
 {
     private readonly T5Encoder _model;
     private readonly ITokenizer _tokenizer;
     private readonly bool _cleanCaptions;
 
-    /// <summary>Puts an encoder together.</summary>
-    /// <param name="model">The network; disposed of with this object.</param>
+    /// <summary>Creates an encoder from a network and a tokenizer.</summary>
+    /// <param name="model">The network; disposed together with this object.</param>
     /// <param name="tokenizer">The tokenizer that the network was trained with.</param>
-    /// <param name="maxTokens">Tokens a prompt is padded or cut to, the closing one included: 120 in Open-Sora 1.0, 200 in 1.1, 300 in 1.2.</param>
-    /// <param name="cleanCaptions">Whether prompts are cleaned (<see cref="CaptionCleaner.Clean"/>) or only lower-cased.</param>
+    /// <param name="maxTokens">The number of tokens that prompts are padded or truncated to, including the end-of-sequence token: 120 in Open-Sora
+    /// 1.0, 200 in 1.1, 300 in 1.2.</param>
+    /// <param name="cleanCaptions">If true, prompts are cleaned with <see cref="CaptionCleaner.Clean"/>; otherwise, they are only lowercased.</param>
     public T5TextEncoder(T5Encoder model, ITokenizer tokenizer, int maxTokens = 120, bool cleanCaptions = true)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -35,14 +37,15 @@ public sealed class T5TextEncoder : ITextEncoder
     /// <inheritdoc/>
     public int MaxTokens { get; }
 
-    /// <summary>Loads an encoder. Whole T5 checkpoints are taken too; the decoder's weights are left out.</summary>
-    /// <param name="config">The network's sizes.</param>
-    /// <param name="weights">Weights with the names of transformers: a file, the index of shards, or a folder.</param>
-    /// <param name="tokenizer">A SentencePiece model.</param>
-    /// <param name="maxTokens">Tokens a prompt is padded or cut to.</param>
-    /// <param name="cleanCaptions">Whether prompts are cleaned or only lower-cased.</param>
-    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit the sizes.</exception>
-    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged, of another kind, or has more pieces than the network.</exception>
+    /// <summary>Loads an encoder. A complete T5 checkpoint is also accepted; its decoder is ignored.</summary>
+    /// <param name="config">The configuration of the network.</param>
+    /// <param name="weights">The weights, with the names of transformers: a file, the index of a sharded model, or a folder.</param>
+    /// <param name="tokenizer">The path of a SentencePiece model file.</param>
+    /// <param name="maxTokens">The number of tokens that prompts are padded or truncated to.</param>
+    /// <param name="cleanCaptions">If true, prompts are cleaned; otherwise, they are only lowercased.</param>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the configuration.</exception>
+    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged, is of another kind, or has more pieces than the network's
+    /// vocabulary.</exception>
     public static T5TextEncoder Load(T5Config config, string weights, string tokenizer, int maxTokens = 120, bool cleanCaptions = true)
     {
         ArgumentNullException.ThrowIfNull(config);
@@ -68,11 +71,11 @@ public sealed class T5TextEncoder : ITextEncoder
         }
     }
 
-    /// <summary>Loads a T5 network from a file with the names of transformers, strictly; the decoder of a whole T5 and second names of the token
-    /// table are dropped.</summary>
-    /// <param name="model">The network to fill.</param>
-    /// <param name="weights">A file, the index of shards, or a folder.</param>
-    /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit.</exception>
+    /// <summary>Loads a T5 network from files with the names of transformers, strictly. The decoder of a complete T5 model and duplicate names of the
+    /// token embedding are ignored.</summary>
+    /// <param name="model">The network to load the weights into.</param>
+    /// <param name="weights">A file, the index of a sharded model, or a folder.</param>
+    /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the network.</exception>
     public static LoadReport LoadWeights(T5Encoder model, string weights)
     {
         using var file = WeightsFile.Open(weights);
@@ -85,7 +88,7 @@ public sealed class T5TextEncoder : ITextEncoder
         ArgumentNullException.ThrowIfNull(prompts);
         if (prompts.Count == 0)
         {
-            throw new ArgumentException("There is no prompt to encode; give at least one, which may be empty.", nameof(prompts));
+            throw new ArgumentException("There is no prompt to encode; pass at least one prompt, which may be empty.", nameof(prompts));
         }
 
         var ids = new long[prompts.Count, MaxTokens];
@@ -111,6 +114,6 @@ public sealed class T5TextEncoder : ITextEncoder
 
     internal T5Encoder Model => _model;
 
-    /// <summary>Disposes of the network.</summary>
+    /// <summary>Disposes the network.</summary>
     public void Dispose() => _model.Dispose();
 }

@@ -6,40 +6,40 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="DiT"/>.</summary>
+/// <summary>Configuration of a <see cref="DiT"/>.</summary>
 public record DiTConfig : TransformerConfig
 {
-    /// <summary>The published choices: a prompt is one vector, of CLIP ViT-B/32's 512 channels.</summary>
+    /// <summary>Initializes the published configuration: a prompt is a single vector with the 512 channels of CLIP ViT-B/32.</summary>
     public DiTConfig() => CaptionChannels = 512;
 
-    /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the
-    /// way.</summary>
+    /// <summary>The size of the latents, <c>[frames, height, width]</c>, for which the position tables are precomputed. Other sizes also work; their
+    /// tables are computed on each call.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
 
-    /// <summary>What the model is conditioned on: <c>text</c>, one vector a prompt, or <c>label_N</c>, one of N classes.</summary>
+    /// <summary>The condition of the model: <c>text</c>, one vector per prompt, or <c>label_N</c>, one of N classes.</summary>
     public string Condition { get; init; } = "text";
 
-    /// <summary>Whether the output has a second half, the interpolation weights of the learned variance (Nichol and Dhariwal, 2021).</summary>
+    /// <summary>Whether the output has a second half with the interpolation weights of the learned variance (Nichol and Dhariwal, 2021).</summary>
     public bool LearnSigma { get; init; } = true;
 
-    /// <summary>Leaves the temporal positions out. Null: only where <see cref="InputSize"/> is a single frame of tokens, since DiT's image models
-    /// have none.</summary>
+    /// <summary>Whether to omit the temporal positions. If null, they are omitted only if <see cref="InputSize"/> is a single frame of tokens,
+    /// because the image models of DiT have none.</summary>
     public bool? NoTemporalPosEmb { get; init; }
 
-    /// <summary>How blocks attend within frames and along time.</summary>
+    /// <summary>The order in which blocks attend within frames and along time.</summary>
     public AttentionOrder AttentionOrder { get; init; } = AttentionOrder.Full;
 
-    /// <summary>Starts the output of attention along time at zero where blocks have one of their own, so that a model begins as its image
+    /// <summary>Whether the output of a block's second attention, along time, starts at zero, so that a new model behaves like its image
     /// model.</summary>
     public bool ZeroInitTemporal { get; init; } = true;
 
-    /// <summary>Names that <see cref="Preset"/> knows (Peebles and Xie, 2023, table 1) with patches of 1x2x2, or of 2x2x2 as Open-Sora has it
-    /// too.</summary>
+    /// <summary>The names that <see cref="Preset"/> accepts (Peebles and Xie, 2023, table 1), with patches of 1x2x2, or of 2x2x2 as Open-Sora also
+    /// has.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2", "DiT-XL/2x2"];
 
-    /// <summary>The sizes of a named model.</summary>
+    /// <summary>Gets the configuration of a named model.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>
-    /// <exception cref="ArgumentException">The name is not known.</exception>
+    /// <exception cref="ArgumentException">The name is unknown.</exception>
     public static DiTConfig Preset(string name) => Named(new DiTConfig(), name, Presets);
 
     /// <inheritdoc/>
@@ -51,13 +51,13 @@ public record DiTConfig : TransformerConfig
         Check(
             string.Equals(Condition, "text", StringComparison.Ordinal) || Classes > 0,
             nameof(Condition),
-            $"Condition is '{Condition}'; it must be 'text' or 'label_' and the number of classes."
+            $"Condition is '{Condition}'; it must be 'text', or 'label_' followed by the number of classes."
         );
     }
 
     internal bool HasFramePositions => !(NoTemporalPosEmb ?? InputSize[0] == PatchSize[0]);
 
-    /// <summary>The number of classes; 0 where the condition is no label.</summary>
+    /// <summary>The number of classes; 0 if the condition is not a label.</summary>
     internal int Classes =>
         Condition?.StartsWith("label_", StringComparison.Ordinal) == true
         && int.TryParse(Condition.AsSpan(6), NumberStyles.None, CultureInfo.InvariantCulture, out var classes)
@@ -66,16 +66,14 @@ public record DiTConfig : TransformerConfig
 }
 
 /// <summary>
-/// DiT over video: every token attends to every other one of all frames. Open-Sora 1.0 has it to compare <see cref="StdiT"/> with: better a step, and
-/// the
-/// dearer the more frames there are. Other orders of attention make video models of the same blocks (<see cref="DiTConfig.AttentionOrder"/>,
-/// <see cref="Latte"/>).
+/// DiT over video: every token attends to all tokens of all frames. Open-Sora 1.0 includes it as a comparison with <see cref="StdiT"/>: it gives
+/// better results for the same number of training steps, but the cost of its attention grows with the square of the number of frames. With other
+/// orders of attention, the same blocks form other video models (<see cref="DiTConfig.AttentionOrder"/>, <see cref="Latte"/>).
 /// </summary>
 /// <remarks>
-/// Source: "Scalable Diffusion Models with Transformers" (Peebles and Xie, 2023), adaLN-Zero blocks. The condition, a class or one vector of text,
-/// joins the
-/// time; there is no cross attention. Names of parameters and buffers are Open-Sora's. Shapes in comments: B batch, T frames and S places of tokens,
-/// C channels.
+/// Source: "Scalable Diffusion Models with Transformers" (Peebles and Xie, 2023), adaLN-Zero blocks. The condition, a class or a single text vector,
+/// is added to the time embedding; there is no cross attention. The names of parameters and buffers are those of Open-Sora. In comments, B is the
+/// batch size, T the number of token frames, S the number of tokens per frame and C the number of channels.
 /// </remarks>
 public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
 {
@@ -87,10 +85,11 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     private protected readonly ModuleList<DiTBlock> blocks;
     private protected readonly DiTFinalLayer final_layer;
 
-    /// <summary>Makes the model and gives its parameters their starting values.</summary>
-    /// <param name="config">Sizes and choices.</param>
-    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
-    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    /// <summary>Creates the model and initializes its parameters.</summary>
+    /// <param name="config">The configuration of the model.</param>
+    /// <param name="initialize">Whether to initialize the parameters. Pass false if weights are loaded next: the parameters then stay uninitialized
+    /// and their memory is not touched.</param>
+    /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public DiT(DiTConfig config, bool initialize = true)
         : this(nameof(DiT), config, initialize) { }
 
@@ -121,10 +120,10 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     /// <inheritdoc/>
     protected sealed override void RegisterComponents() => base.RegisterComponents();
 
-    /// <summary>The sizes and choices that the model was made with.</summary>
+    /// <summary>The configuration that the model was created with.</summary>
     public DiTConfig Config { get; }
 
-    /// <summary>Channels of the output: twice those of the latents where the variance is learned.</summary>
+    /// <summary>The number of channels of the output: twice that of the latents if the variance is learned.</summary>
     public int OutChannels => Config.LearnSigma ? 2 * Config.InChannels : Config.InChannels;
 
     /// <inheritdoc/>
@@ -148,13 +147,12 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     /// <inheritdoc/>
     public double CaptionDropout => Config.ClassDropoutProb;
 
-    /// <summary>Where training draws which conditions to drop; null: PyTorch's global generator.</summary>
+    /// <summary>The random generator that selects which conditions are dropped during training; null uses PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
 
-    /// <summary>Gives every parameter its starting value: Xavier-uniform matrices, small normal embeddings, and zeros where modulation begins, so
-    /// that
-    /// every block starts as the identity (adaLN-Zero).</summary>
-    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    /// <summary>Initializes all parameters: Xavier-uniform matrices, small normal embeddings, and zeros for the modulation, so that every block
+    /// starts as the identity (adaLN-Zero).</summary>
+    /// <param name="generator">The random generator of the values; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
@@ -192,13 +190,14 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
         Parameters.Constant(final_layer.linear.weight, 0);
     }
 
-    /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
-    /// <remarks>In training mode conditions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
+    /// <summary>Predicts the noise and, if the variance is learned, its interpolation weights.</summary>
+    /// <remarks>In training mode, conditions are dropped at random with probability <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
-    /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
-    /// <param name="y">Vectors of text <c>[B, 1, 1, CaptionChannels]</c>, or classes <c>[B]</c>, int64, the last one plus one meaning none.</param>
-    /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    /// <param name="timestep">Timesteps of the diffusion process, <c>[B]</c>; they may be fractional.</param>
+    /// <param name="y">Text vectors <c>[B, 1, 1, CaptionChannels]</c>, or class labels <c>[B]</c>, int64, for which the number of classes stands for
+    /// no class.</param>
+    /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
     public override Tensor forward(Tensor x, Tensor timestep, Tensor y) => forward(x, timestep, y, null);
 
     private Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? drop)
@@ -237,10 +236,10 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
         return forward(x, t, y, conditions.DroppedText).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The condition of no text, or of no class, what guidance takes for an unconditional prompt.</summary>
-    /// <param name="batch">How many copies.</param>
-    /// <returns><c>[batch, 1, TextWidth]</c>, owned by the caller: a learned vector, or the number of classes, which stands for none of
-    /// them.</returns>
+    /// <summary>Gets the condition for no text or no class, which guidance uses as the unconditional prompt.</summary>
+    /// <param name="batch">The number of copies.</param>
+    /// <returns>The condition, <c>[batch, 1, TextWidth]</c>, owned by the caller: a learned vector, or the number of classes, which stands for no
+    /// class.</returns>
     public Tensor NullCaption(long batch = 1)
     {
         using var scope = NewDisposeScope();
@@ -250,7 +249,7 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
         return nothing.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
     }
 
-    // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, fresh ones for any other.
+    // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, new tables for any other size.
     private (Tensor Places, Tensor Frames) PositionsFor(long t, long h, long w, Device device)
     {
         var (size, patch) = (Config.InputSize, Config.PatchSize);
@@ -268,34 +267,18 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
 
     private void CheckShapes(Tensor x, Tensor timestep, Tensor y)
     {
-        static string Shape(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}]";
-        static void Check(bool right, string message, string parameter)
-        {
-            if (!right)
-            {
-                throw new ArgumentException(message, parameter);
-            }
-        }
-
-        Check(
-            x.dim() == 5
-                && x.shape[1] == Config.InChannels
-                && Enumerable.Range(0, 3).All(i => x.shape[2 + i] > 0 && x.shape[2 + i] % Config.PatchSize[i] == 0),
-            $"The latents have shape {Shape(x)}; expected [batch, {Config.InChannels}, frames, height, width] with sizes that are multiples of the patch "
-                + $"[{string.Join(", ", Config.PatchSize)}].",
-            nameof(x)
-        );
-        Check(
-            timestep.dim() == 1 && timestep.shape[0] == x.shape[0],
-            $"The time steps have shape {Shape(timestep)}; expected [{x.shape[0]}], one a sample.",
-            nameof(timestep)
-        );
+        ShapeCheck.Latents(x, Config.InChannels, Config.PatchSize, nameof(x));
+        ShapeCheck.Timesteps(timestep, x.shape[0], nameof(timestep));
         long[] expected = Config.Classes > 0 ? [x.shape[0]] : [x.shape[0], 1, 1, Config.CaptionChannels];
-        Check(y.shape.AsSpan().SequenceEqual(expected), $"The condition has shape {Shape(y)}; expected [{string.Join(", ", expected)}].", nameof(y));
+        ShapeCheck.Require(
+            y.shape.AsSpan().SequenceEqual(expected),
+            $"The condition has shape {ShapeCheck.Text(y)}; expected [{string.Join(", ", expected)}].",
+            nameof(y)
+        );
     }
 }
 
-/// <summary>A block of DiT and Latte: attention, then an MLP, modulated and gated by a condition through parameters of each block
+/// <summary>A block of DiT and Latte: attention, then an MLP, modulated and gated by the condition through each block's own parameters
 /// (adaLN-Zero).</summary>
 internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
 {
@@ -324,8 +307,8 @@ internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>, ICh
 
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
-    /// <param name="condition">Time and text or class, <c>[B, C]</c>.</param>
-    /// <param name="frames">Positions along time <c>[1, T, C]</c>, in the block that brings them in.</param>
+    /// <param name="condition">The embedding of time and text or class, <c>[B, C]</c>.</param>
+    /// <param name="frames">Positions along time, <c>[1, T, C]</c>, for a block that adds them; otherwise null.</param>
     public override Tensor forward(Tensor x, Tensor condition, Tensor? frames) =>
         GradientCheckpointing
             ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!, inputs[2]), x, condition, frames)
@@ -342,7 +325,7 @@ internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>, ICh
     }
 }
 
-/// <summary>Last layer of DiT and Latte: adaLN, then patches. Parameters <c>adaLN_modulation.1</c>, <c>linear</c>.</summary>
+/// <summary>The last layer of DiT and Latte: adaLN, then a projection to patches. Parameters: <c>adaLN_modulation.1</c>, <c>linear</c>.</summary>
 internal sealed class DiTFinalLayer : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly Sequential adaLN_modulation;
@@ -357,8 +340,8 @@ internal sealed class DiTFinalLayer : nn.Module<Tensor, Tensor, Tensor>
     }
 
     /// <summary>Modulates the tokens by the condition and projects them.</summary>
-    /// <param name="x"><c>[batch, tokens, channels]</c></param>
-    /// <param name="c"><c>[batch, channels]</c></param>
+    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
+    /// <param name="c">The condition, <c>[batch, channels]</c>.</param>
     public override Tensor forward(Tensor x, Tensor c)
     {
         using var scope = NewDisposeScope();

@@ -4,76 +4,78 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>A network that denoises the latents of a video step by step, told what the video shows.</summary>
-/// <remarks>Implementations hold weights only and are safe to call from several threads at once.</remarks>
+/// <summary>A network that denoises the latents of a video step by step, conditioned on a description of the video.</summary>
+/// <remarks>Implementations hold only weights and can be called from several threads at the same time.</remarks>
 public interface IVideoTransformer : IDisposable
 {
-    /// <summary>Channels of the latents.</summary>
+    /// <summary>The number of channels of the latents.</summary>
     int LatentChannels { get; }
 
-    /// <summary>What latent frames, height and width must be multiples of; 1 for a network that pads them to its patches itself.</summary>
+    /// <summary>The numbers of which latent frames, height and width must be multiples; 1 for a network that pads the latents to whole
+    /// patches.</summary>
     IReadOnlyList<int> LatentMultiple { get; }
 
-    /// <summary>The size of the latents that the model is configured for, <c>[frames, height, width]</c>; null for a model that has no size of its
-    /// own.</summary>
+    /// <summary>The size of the latents for which the model is configured, <c>[frames, height, width]</c>; null for a model without a fixed
+    /// size.</summary>
     IReadOnlyList<int>? LatentSize => null;
 
-    /// <summary>Channels of a text state. 1 for a model of classes, whose states are class numbers.</summary>
+    /// <summary>The number of channels of a text state; 1 for a class-conditional model, which receives class labels as text states.</summary>
     int TextWidth { get; }
 
-    /// <summary>The most tokens of a text.</summary>
+    /// <summary>The maximum number of tokens in a text.</summary>
     int TextTokens { get; }
 
-    /// <summary>Whether <see cref="DenoiserConditions.NoisyFrames"/> are understood; not where a token covers several frames.</summary>
+    /// <summary>Whether the model supports <see cref="DenoiserConditions.NoisyFrames"/>. Models with tokens that span several frames do
+    /// not.</summary>
     bool SupportsNoisyFrames { get; }
 
-    /// <summary>The share of texts that training replaces by the null caption, for classifier-free guidance.</summary>
+    /// <summary>The fraction of texts that training replaces by the null caption, for classifier-free guidance.</summary>
     double CaptionDropout { get; }
 
-    /// <summary>The learned null caption, what guidance takes for an unconditional prompt.</summary>
-    /// <param name="batch">How many copies.</param>
-    /// <returns><c>[batch, TextTokens, TextWidth]</c>, owned by the caller.</returns>
+    /// <summary>Gets the learned null caption, which guidance uses as the unconditional prompt.</summary>
+    /// <param name="batch">The number of copies.</param>
+    /// <returns>The null caption, <c>[batch, TextTokens, TextWidth]</c>, owned by the caller.</returns>
     Tensor NullCaption(long batch = 1);
 
-    /// <summary>Predicts the noise or the velocity, and the variance's interpolation weights where they are learned.</summary>
+    /// <summary>Predicts the noise or the velocity and, if the variance is learned, its interpolation weights.</summary>
     /// <param name="x">Noisy latents <c>[batch, LatentChannels, frames, height, width]</c>.</param>
-    /// <param name="t">The process's time steps, <c>[batch]</c>, integers or fractions.</param>
-    /// <param name="conditions">What the video shows and how large it is; what a network does not use is left unused.</param>
-    /// <returns><c>[batch, LatentChannels or twice as many, frames, height, width]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    /// <param name="t">Timesteps of the diffusion process, <c>[batch]</c>; they may be fractional.</param>
+    /// <param name="conditions">The description and the size of the video; a network ignores the conditions that it does not use.</param>
+    /// <returns>The prediction, <c>[batch, LatentChannels or twice as many, frames, height, width]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
     Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions);
 }
 
-/// <summary>What a transformer is told of the videos it denoises: of all in a batch the same, apart from text and frames.</summary>
-/// <param name="Text">Text states <c>[batch, tokens, width]</c>.</param>
-/// <param name="TextMask">Which tokens are text: <c>[rows, tokens]</c>, not 0 = real token; null = all. Fewer rows than the batch are repeated over
-/// it as a whole.</param>
+/// <summary>Conditioning inputs of a denoiser. They apply to all videos of a batch, except for the text and the per-video tensors.</summary>
+/// <param name="Text">Text states, <c>[batch, tokens, width]</c>.</param>
+/// <param name="TextMask">The text mask, <c>[rows, tokens]</c>, nonzero for real tokens; null if all tokens are real. A mask with fewer rows than the
+/// batch is repeated as a whole to fill the batch.</param>
 public sealed record DenoiserConditions(Tensor Text, Tensor? TextMask = null)
 {
-    /// <summary><c>[batch, frames of the latents]</c>, boolean: false where a frame is given, and clean; null = all are noisy.</summary>
+    /// <summary>A boolean mask, <c>[batch, latent frames]</c>, false for conditioning frames, which are not noisy; null if all frames are
+    /// noisy.</summary>
     public Tensor? NoisyFrames { get; init; }
 
-    /// <summary><c>[batch]</c>, boolean: true where the text is replaced by the null caption; null: nowhere, but in training mode at random, as often
-    /// as
-    /// <see cref="IVideoTransformer.CaptionDropout"/> says.</summary>
+    /// <summary>A boolean mask, <c>[batch]</c>, true for texts to replace by the null caption. If null, none is replaced, except in training mode,
+    /// where texts are replaced at random with probability <see cref="IVideoTransformer.CaptionDropout"/>.</summary>
     public Tensor? DroppedText { get; init; }
 
-    /// <summary>Frames of the video, in pixels rather than latents.</summary>
+    /// <summary>The number of frames of the decoded video, not of its latents.</summary>
     public int Frames { get; init; } = 1;
 
-    /// <summary>Height in pixels.</summary>
+    /// <summary>The height of the video in pixels.</summary>
     public int Height { get; init; }
 
-    /// <summary>Width in pixels.</summary>
+    /// <summary>The width of the video in pixels.</summary>
     public int Width { get; init; }
 
-    /// <summary>Frames a second; <see cref="ImageFramesPerSecond"/> for a single one.</summary>
+    /// <summary>The frame rate in frames per second; <see cref="ImageFramesPerSecond"/> for a single image.</summary>
     public double FramesPerSecond { get; init; } = 24;
 
-    /// <summary><c>[rows]</c>, float32: frames a second of each video, where they differ; fewer rows than the batch are repeated over it as a whole.
-    /// Null: <see cref="FramesPerSecond"/> of all.</summary>
+    /// <summary>The frame rate of each video in frames per second, <c>[rows]</c>, float32, if the videos of a batch differ. A tensor with fewer rows
+    /// than the batch is repeated as a whole to fill the batch. If null, <see cref="FramesPerSecond"/> applies to all videos.</summary>
     public Tensor? FrameRates { get; init; }
 
-    /// <summary>The frame rate by which <see cref="StdiT2"/> and <see cref="StdiT3"/> know single images, as in their training.</summary>
+    /// <summary>The frame rate that denotes a single image in the training of <see cref="StdiT2"/> and <see cref="StdiT3"/>.</summary>
     public const double ImageFramesPerSecond = 120;
 }

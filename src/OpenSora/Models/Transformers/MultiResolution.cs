@@ -5,28 +5,29 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>What STDiT2 and STDiT3 do alike around their blocks. Shapes in comments: B batch, T frames and S places of tokens, C channels.</summary>
+/// <summary>Steps that STDiT2 and STDiT3 have in common around their blocks. In comments, B is the batch size, T the number of token frames, S the
+/// number of tokens per frame and C the number of channels.</summary>
 internal static class MultiResolution
 {
-    /// <summary>Tokens along frames, height and width; what does not fill a patch is padded.</summary>
+    /// <summary>Gets the numbers of tokens along frames, height and width. Incomplete patches are padded.</summary>
     public static (long T, long H, long W) Grid(MultiResolutionConfig config, Tensor x)
     {
         long Patches(int axis) => (x.shape[2 + axis] + config.PatchSize[axis] - 1) / config.PatchSize[axis];
         return (Patches(0), Patches(1), Patches(2));
     }
 
-    /// <summary>Numbers that are the same for the whole batch, <c>[1, count]</c>.</summary>
+    /// <summary>Creates a row of values that apply to the whole batch, <c>[1, count]</c>.</summary>
     public static Tensor Row(Device device, params double[] values) =>
         tensor(Array.ConvertAll(values, value => (float)value), [1, values.Length], device: device);
 
-    /// <summary>The frame rates to embed, <c>[1 or B, 1]</c>.</summary>
+    /// <summary>Gets the frame rates to embed, <c>[1 or B, 1]</c>.</summary>
     public static Tensor Rates(DenoiserConditions conditions, Tensor x) =>
         conditions.FrameRates is not { } rates
             ? Row(x.device, conditions.FramesPerSecond)
             : rates.In(ScalarType.Float32).repeat(x.shape[0] / rates.shape[0]).unsqueeze(1);
 
-    /// <summary>Positions within a frame, <c>[1, S, C]</c>: stretched to a square of as many tokens, and scaled by the video's size in
-    /// pixels.</summary>
+    /// <summary>Creates the positions within a frame, <c>[1, S, C]</c>, stretched to a square with the same number of tokens and scaled by the size
+    /// of the video in pixels.</summary>
     public static Tensor Places(MultiResolutionConfig config, long h, long w, DenoiserConditions conditions, Device device)
     {
         using var scope = NewDisposeScope();
@@ -34,17 +35,18 @@ internal static class MultiResolution
         return Positions.Grid(config.HiddenSize, (int)h, (int)w, scale, (int)Math.Round(Math.Sqrt(h * w))).to(device).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Which captions training drops, <c>[B]</c>; null = none.</summary>
+    /// <summary>Selects the captions to drop in training, <c>[B]</c>; null drops none.</summary>
     public static Tensor? Drop(nn.Module model, MultiResolutionConfig config, Tensor text, Generator? generator) =>
         model.training && config.ClassDropoutProb > 0
             ? rand(text.shape[0], device: text.device, generator: generator) < config.ClassDropoutProb
             : null;
 
-    /// <summary>What the blocks share of the time, <c>[B, 1 or T, parts, C]</c>: noisy frames get the time's, given ones that of time 0.</summary>
-    /// <param name="ofTime"><c>[B, parts * C]</c></param>
-    /// <param name="ofClean"><c>[1 or B, parts * C]</c>, where some frames are given.</param>
-    /// <param name="noisyFrames"><c>[B, T]</c></param>
-    /// <param name="parts">How many vectors it holds.</param>
+    /// <summary>Computes the modulation that all blocks share, <c>[B, 1 or T, parts, C]</c>. Noisy frames get the modulation of the timestep,
+    /// conditioning frames that of time 0.</summary>
+    /// <param name="ofTime">The modulation of the timestep, <c>[B, parts * C]</c>.</param>
+    /// <param name="ofClean">The modulation of time 0, <c>[1 or B, parts * C]</c>; required if there are conditioning frames.</param>
+    /// <param name="noisyFrames">A boolean mask, <c>[B, T]</c>, true for noisy frames; null if all frames are noisy.</param>
+    /// <param name="parts">The number of vectors in the modulation.</param>
     public static Tensor Modulation(Tensor ofTime, Tensor? ofClean, Tensor? noisyFrames, int parts)
     {
         using var scope = NewDisposeScope();
@@ -54,10 +56,10 @@ internal static class MultiResolution
         ).MoveToOuterDisposeScope();
     }
 
-    /// <summary>A block's own modulation added to the shared one: parts of <c>[B, 1 or T, 1, C]</c>.</summary>
+    /// <summary>Adds the modulation of a block to the shared one and splits the sum into parts of <c>[B, 1 or T, 1, C]</c>.</summary>
     public static Tensor[] Parts(Tensor table, Tensor shared, ScalarType type) => (table + shared).unsqueeze(3).In(type).unbind(2);
 
-    /// <summary>The output of the last block as video, what was padded cut away.</summary>
+    /// <summary>Converts the output of the last block to a video and removes the padding.</summary>
     public static Tensor Video(
         MultiResolutionConfig config,
         PatchEmbedder patches,
@@ -84,8 +86,8 @@ internal static class MultiResolution
         return video.contiguous().MoveToOuterDisposeScope();
     }
 
-    /// <summary>Starting values that do not depend on the kind of block: Xavier-uniform matrices, small normal embeddings, gains of 1, an output of
-    /// nothing.</summary>
+    /// <summary>Initializes the parameters that all kinds of blocks have: Xavier-uniform matrices, small normal embeddings, gains of 1, and a last
+    /// layer that outputs zero.</summary>
     public static void Initialize(nn.Module model, MultiResolutionConfig config, Generator? generator, FinalLayer final)
     {
         foreach (var dense in model.modules().OfType<Linear>())
@@ -104,7 +106,7 @@ internal static class MultiResolution
         {
             Parameters.Normal(dense.weight, 0.02, generator);
         }
-        // 0.02 for T5-v1.1-XXL's 4096 channels; a narrow text encoder would be too faint with it for cross attention to learn from.
+        // 0.02 suits the 4096 channels of T5-v1.1-XXL; with a narrower text encoder, the signal would be too weak for cross attention to learn.
         foreach (var captions in model.modules().OfType<CaptionEmbedder>())
         {
             foreach (var dense in captions.modules().OfType<Linear>())
@@ -118,68 +120,46 @@ internal static class MultiResolution
         Parameters.Constant(final.linear.weight, 0);
     }
 
-    /// <summary>Checks what a model is given.</summary>
-    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    /// <summary>Validates the inputs of a model.</summary>
+    /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
     public static void CheckInputs(MultiResolutionConfig config, Tensor x, Tensor timestep, DenoiserConditions conditions)
     {
-        static string Shape(Tensor? tensor) => tensor is null ? "null" : $"[{string.Join(", ", tensor.shape)}]";
-        static void Check(bool right, string message, string parameter)
-        {
-            if (!right)
-            {
-                throw new ArgumentException(message, parameter);
-            }
-        }
-
         ArgumentNullException.ThrowIfNull(conditions);
-        Check(
+        ShapeCheck.Require(
             x.dim() == 5 && x.shape[1] == config.InChannels && x.numel() > 0,
-            $"The latents have shape {Shape(x)}; expected [batch, {config.InChannels}, frames, height, width].",
+            $"The latents have shape {ShapeCheck.Text(x)}; expected [batch, {config.InChannels}, frames, height, width].",
             nameof(x)
         );
         var batch = x.shape[0];
-        Check(
-            timestep.dim() == 1 && timestep.shape[0] == batch,
-            $"The time steps have shape {Shape(timestep)}; expected [{batch}], one a sample.",
-            nameof(timestep)
-        );
+        ShapeCheck.Timesteps(timestep, batch, nameof(timestep));
         var (text, mask, noisy) = (conditions.Text, conditions.TextMask, conditions.NoisyFrames);
-        Check(
+        ShapeCheck.Require(
             text.dim() == 3
                 && text.shape[0] == batch
                 && text.shape[1] > 0
                 && text.shape[1] <= config.ModelMaxLength
                 && text.shape[2] == config.CaptionChannels,
-            $"The text states have shape {Shape(text)}; expected [{batch}, tokens, {config.CaptionChannels}] with at most {config.ModelMaxLength} tokens.",
+            $"The text states have shape {ShapeCheck.Text(text)}; expected [{batch}, tokens, {config.CaptionChannels}] with at most {config.ModelMaxLength} tokens.",
             nameof(conditions)
         );
-        Check(
-            mask is null || (mask.dim() == 2 && mask.shape[1] == text.shape[1] && mask.shape[0] > 0 && batch % mask.shape[0] == 0),
-            $"The text mask has shape {Shape(mask)}; expected [rows, {text.shape[1]}], where the batch {batch} is a multiple of the rows.",
-            nameof(conditions)
-        );
-        var frames = Grid(config, x).T;
-        Check(
-            noisy is null || (noisy.dtype == ScalarType.Bool && noisy.shape.AsSpan().SequenceEqual([batch, frames])),
-            $"The mask of noisy frames is {noisy?.dtype} of shape {Shape(noisy)}; expected booleans [{batch}, {frames}].",
-            nameof(conditions)
-        );
+        ShapeCheck.TextMask(mask, text.shape[1], batch, nameof(conditions));
+        ShapeCheck.NoisyFrames(noisy, batch, Grid(config, x).T, nameof(conditions));
         var rates = conditions.FrameRates;
-        Check(
+        ShapeCheck.Require(
             rates is null || (rates.dim() == 1 && rates.shape[0] > 0 && batch % rates.shape[0] == 0),
-            $"The frame rates have shape {Shape(rates)}; expected [rows], of which the batch {batch} is a multiple.",
+            $"The frame rates have shape {ShapeCheck.Text(rates)}; expected [rows] with a number of rows that divides the batch size {batch}.",
             nameof(conditions)
         );
         var drop = conditions.DroppedText;
-        Check(
+        ShapeCheck.Require(
             drop is null || (drop.dtype == ScalarType.Bool && drop.dim() == 1 && drop.shape[0] == batch),
-            $"The mask of dropped texts is {drop?.dtype} of shape {Shape(drop)}; expected booleans [{batch}].",
+            $"The mask of dropped texts is {drop?.dtype} of shape {ShapeCheck.Text(drop)}; expected booleans [{batch}].",
             nameof(conditions)
         );
-        Check(
+        ShapeCheck.Require(
             conditions is { Frames: > 0, Height: > 0, Width: > 0, FramesPerSecond: > 0 },
-            $"The video is told to have {conditions.Frames} frames of {conditions.Width}x{conditions.Height} "
-                + $"pixels at {conditions.FramesPerSecond} frames a second; these models need all of them, above 0.",
+            $"The conditions specify {conditions.Frames} frames of {conditions.Width}x{conditions.Height} "
+                + $"pixels at {conditions.FramesPerSecond} frames per second; all of these must be positive.",
             nameof(conditions)
         );
     }

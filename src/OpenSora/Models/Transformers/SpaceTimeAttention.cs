@@ -6,12 +6,12 @@ using static TorchSharp.torch;
 namespace OpenSora.Models;
 
 /// <summary>The attention of a block over a grid of tokens, in any <see cref="AttentionOrder"/>.</summary>
-/// <param name="Order">The model's order.</param>
-/// <param name="Block">The block's number.</param>
-/// <param name="TemporalNorm">Whether the input of a second attention is normalised.</param>
+/// <param name="Order">The order of attention of the model.</param>
+/// <param name="Block">The zero-based index of the block.</param>
+/// <param name="TemporalNorm">Whether the input of the second attention is normalized.</param>
 internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Block, bool TemporalNorm = false)
 {
-    /// <summary>The axis of the block's own attention.</summary>
+    /// <summary>The axis of the block's first attention.</summary>
     public int Axis =>
         Order switch
         {
@@ -23,18 +23,20 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
     /// <summary>Whether the block has a second attention, along time.</summary>
     public bool HasTemporal => Order is AttentionOrder.Serial or AttentionOrder.Parallel;
 
-    /// <summary>Whether the block gets the frames' positions: the first that attends along time does, or, normalised, each.</summary>
+    /// <summary>Whether the block receives the positions of the frames: only the first block that attends along time does, or every such block if
+    /// <see cref="TemporalNorm"/> is set.</summary>
     public bool TakesFramePositions => Block == (Order == AttentionOrder.Interleaved ? 1 : 0) || (TemporalNorm && HasTemporal);
 
-    /// <summary>The residual steps of the attentions.</summary>
+    /// <summary>Computes the residual steps of the attentions.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
-    /// <param name="attention">The block's own attention.</param>
-    /// <param name="temporal">Its second one, along time; null leaves it out.</param>
-    /// <param name="shift">Of the input of the first one, as scale and gate: <c>[B, 1 or T, 1, C]</c>.</param>
-    /// <param name="scale">See <paramref name="shift"/>.</param>
-    /// <param name="gate">See <paramref name="shift"/>.</param>
-    /// <param name="temporalGate">Gate of the second one, whose input is not modulated, and normalised only if so chosen.</param>
-    /// <param name="frames">Positions along time <c>[1, T, C]</c>; of a second attention they are seen by it alone.</param>
+    /// <param name="attention">The block's first attention.</param>
+    /// <param name="temporal">The block's second attention, along time; null omits it.</param>
+    /// <param name="shift">The shift of the input of the first attention, <c>[B, 1 or T, 1, C]</c>.</param>
+    /// <param name="scale">The scale of the input of the first attention, <c>[B, 1 or T, 1, C]</c>.</param>
+    /// <param name="gate">The gate of the output of the first attention, <c>[B, 1 or T, 1, C]</c>.</param>
+    /// <param name="temporalGate">The gate of the output of the second attention. The input of that attention is not modulated, and is normalized
+    /// only if <see cref="TemporalNorm"/> is set.</param>
+    /// <param name="frames">Positions along time, <c>[1, T, C]</c>. If the block has a second attention, only that attention receives them.</param>
     public Tensor Run(
         Tensor x,
         SelfAttention attention,

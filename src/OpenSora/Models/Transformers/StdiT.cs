@@ -6,17 +6,15 @@ using static TorchSharp.torch;
 namespace OpenSora.Models;
 
 /// <summary>
-/// STDiT, the spatial-temporal diffusion transformer of Open-Sora 1.0: a PixArt-alpha transformer whose blocks attend within each frame, then along
-/// time at
-/// each place, then to the text. Other orders of attention make relatives of the same blocks (<see cref="StdiTConfig.AttentionOrder"/>,
-/// <see cref="PixArt"/>).
+/// STDiT, the spatial-temporal diffusion transformer of Open-Sora 1.0: a PixArt-alpha transformer with blocks that attend within each frame, then
+/// along time at each spatial position, then to the text. With other orders of attention, the same blocks form related models
+/// (<see cref="StdiTConfig.AttentionOrder"/>, <see cref="PixArt"/>).
 /// </summary>
 /// <remarks>
 /// Sources: Open-Sora 1.0 report; "PixArt-alpha" (Chen et al., 2023) for adaLN-single and cross attention; "Scalable Diffusion Models with
-/// Transformers"
-/// (Peebles and Xie, 2023). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or
-/// loads it.
-/// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
+/// Transformers" (Peebles and Xie, 2023). The names of parameters and buffers are those of the original. The model can be called from several threads
+/// at the same time, as long as it is not being trained or loaded. In comments, B is the batch size, T the number of token frames, S the number of
+/// tokens per frame, C the number of channels and M the number of text tokens.
 /// </remarks>
 public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoTransformer
 {
@@ -31,10 +29,11 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     private protected readonly SizeEmbedder? csize_embedder;
     private protected readonly SizeEmbedder? ar_embedder;
 
-    /// <summary>Makes the model and gives its parameters their starting values.</summary>
-    /// <param name="config">Sizes and choices.</param>
-    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
-    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    /// <summary>Creates the model and initializes its parameters.</summary>
+    /// <param name="config">The configuration of the model.</param>
+    /// <param name="initialize">Whether to initialize the parameters. Pass false if weights are loaded next: the parameters then stay uninitialized
+    /// and their memory is not touched.</param>
+    /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public StdiT(StdiTConfig config, bool initialize = true)
         : this(nameof(StdiT), config, initialize) { }
 
@@ -68,10 +67,10 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <inheritdoc/>
     protected sealed override void RegisterComponents() => base.RegisterComponents();
 
-    /// <summary>The sizes and choices that the model was made with.</summary>
+    /// <summary>The configuration that the model was created with.</summary>
     public StdiTConfig Config { get; }
 
-    /// <summary>Channels of the output: twice those of the latents where the variance is learned.</summary>
+    /// <summary>The number of channels of the output: twice that of the latents if the variance is learned.</summary>
     public int OutChannels => Config.PredSigma ? 2 * Config.InChannels : Config.InChannels;
 
     /// <inheritdoc/>
@@ -95,9 +94,9 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// <inheritdoc/>
     public double CaptionDropout => Config.ClassDropoutProb;
 
-    /// <summary>Whether the temporal attention runs. Off, the model is its image model: what training on images saves time with, as long as the
-    /// temporal
-    /// attention's output is zero anyway. Of no effect where blocks have no second attention (<see cref="AttentionOrder"/>).</summary>
+    /// <summary>Whether the second attention of the blocks, along time, runs. Without it, the model is equivalent to its image model; this saves time
+    /// when training on images while the output of the temporal attention is still zero. This property has no effect if the blocks have no second
+    /// attention (<see cref="AttentionOrder"/>).</summary>
     public bool TemporalAttention
     {
         get => blocks[0].TemporalAttention;
@@ -110,16 +109,15 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         }
     }
 
-    /// <summary>Where training draws which captions to drop; null: PyTorch's global generator.</summary>
+    /// <summary>The random generator that selects which captions are dropped during training; null uses PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
 
-    /// <summary>Gives every parameter its starting value.</summary>
+    /// <summary>Initializes all parameters.</summary>
     /// <remarks>
-    /// As DiT and PixArt-alpha do: Xavier-uniform matrices, small normal embeddings, and zeros wherever a new branch joins, so that cross attention,
-    /// temporal
-    /// attention and the output begin as nothing.
+    /// The initialization is that of DiT and PixArt-alpha: Xavier-uniform matrices, small normal embeddings, and zeros for the output of every new
+    /// branch, so that cross attention, temporal attention and the last layer initially output zero.
     /// </remarks>
-    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    /// <param name="generator">The random generator of the values; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
@@ -142,7 +140,7 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         {
             Parameters.Normal(embedding.weight, 0.02, generator);
         }
-        // 0.02 for T5-v1.1-XXL's 4096 channels; a narrow text encoder would be too faint with it for cross attention to learn from.
+        // 0.02 suits the 4096 channels of T5-v1.1-XXL; with a narrower text encoder, the signal would be too weak for cross attention to learn.
         foreach (var projection in y_embedder.modules().OfType<Linear>())
         {
             Parameters.Normal(projection.weight, Math.Max(0.02, 1 / Math.Sqrt(Config.CaptionChannels)), generator);
@@ -163,42 +161,40 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         Parameters.Constant(final_layer.linear.weight, 0);
     }
 
-    /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
+    /// <summary>Predicts the noise and, if the variance is learned, its interpolation weights.</summary>
+    /// <remarks>In training mode, captions are dropped at random with probability <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
-    /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
-    /// <param name="y">Text states <c>[B, M, width]</c> or <c>[B, 1, M, width]</c>.</param>
-    /// <param name="mask">Which tokens are text: <c>[B, M]</c>, not 0 = real token; null = all. Fewer rows are repeated over the batch as a whole, so
-    /// that under guidance
-    /// the null caption is cut by the prompt's own mask.</param>
-    /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    /// <param name="timestep">Timesteps of the diffusion process, <c>[B]</c>; they may be fractional.</param>
+    /// <param name="y">Text states, <c>[B, M, width]</c> or <c>[B, 1, M, width]</c>.</param>
+    /// <param name="mask">The text mask, <c>[B, M]</c>, nonzero for real tokens; null if all tokens are real. A mask with fewer rows than the batch
+    /// is repeated as a whole to fill the batch, so that under guidance the mask of the prompt also applies to the null caption.</param>
+    /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
     public override Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask)
     {
         using var scope = NewDisposeScope();
         return forward(x, timestep, y, mask, Drop(y)).MoveToOuterDisposeScope();
     }
 
-    // Which captions training drops; null: none.
+    // Selects the captions to drop in training; null drops none.
     private Tensor? Drop(Tensor y) =>
         training && Config.ClassDropoutProb > 0 ? rand(y.shape[0], device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
 
-    /// <summary>As <see cref="forward(Tensor, Tensor, Tensor, Tensor?)"/>, with the captions to drop given.</summary>
+    /// <summary>Predicts the noise and, if the variance is learned, its interpolation weights, with an explicit choice of the captions to drop and
+    /// optional conditioning frames and size.</summary>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
-    /// <param name="timestep">Time steps <c>[B]</c>.</param>
-    /// <param name="y">Text states <c>[B, M, width]</c> or <c>[B, 1, M, width]</c>.</param>
-    /// <param name="mask">Real tokens, as above.</param>
-    /// <param name="drop"><c>[B]</c>, boolean, true = use the null caption; null = drop none.</param>
-    /// <param name="noisyFrames"><c>[B, frames of tokens]</c>, boolean: false where a frame is given, which is modulated as one at time 0 (Open-Sora
-    /// 1.1 and 1.2:
-    /// from images to video); null = all are noisy.</param>
-    /// <param name="size">Height and width in pixels, <c>[B, 2]</c>, for <see cref="StdiTConfig.SizeConditioning"/>; null = 8 pixels a latent, as
-    /// Stable Diffusion's
-    /// autoencoder has.</param>
-    /// <param name="aspectRatio">Height divided by width, <c>[B]</c> or <c>[B, 1]</c>, where training rounded it to a bucket's; null = that of the
-    /// size.</param>
-    /// <returns><c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    /// <param name="timestep">Timesteps of the diffusion process, <c>[B]</c>; they may be fractional.</param>
+    /// <param name="y">Text states, <c>[B, M, width]</c> or <c>[B, 1, M, width]</c>.</param>
+    /// <param name="mask">The text mask; see <see cref="forward(Tensor, Tensor, Tensor, Tensor?)"/>.</param>
+    /// <param name="drop">A boolean mask, <c>[B]</c>, true for captions to replace by the null caption; null replaces none.</param>
+    /// <param name="noisyFrames">A boolean mask, <c>[B, frames of tokens]</c>, false for conditioning frames, which are modulated as frames at time 0
+    /// (image-to-video in Open-Sora 1.1 and 1.2); null if all frames are noisy.</param>
+    /// <param name="size">The height and width in pixels, <c>[B, 2]</c>, for <see cref="StdiTConfig.SizeConditioning"/>. If null, a latent is assumed
+    /// to cover 8x8 pixels, as with the autoencoder of Stable Diffusion.</param>
+    /// <param name="aspectRatio">The height divided by the width, <c>[B]</c> or <c>[B, 1]</c>, if training rounded it to that of a bucket; null uses
+    /// the aspect ratio of <paramref name="size"/>.</param>
+    /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
     public Tensor forward(
         Tensor x,
         Tensor timestep,
@@ -227,7 +223,7 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         Tensor Time(Tensor steps) => ofSize is null ? t_embedder.call(steps) : t_embedder.call(steps) + ofSize;
         var time = Time(timestep); // [B, C]
         var modulation = t_block.call(time).view(b, 6, c); // [B, 6, C]
-        var clean = noisyFrames is null ? null : Time(zeros_like(timestep)); // [B, C], given frames are at time 0
+        var clean = noisyFrames is null ? null : Time(zeros_like(timestep)); // [B, C], conditioning frames are at time 0
         var frameModulation = noisyFrames is null
             ? null // [B, T, 6, C]
             : where(noisyFrames.view(b, t, 1, 1), modulation.unsqueeze(1), t_block.call(clean!).view(b, 1, 6, c));
@@ -273,7 +269,7 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
     }
 
-    // PixArt-alpha of many sizes: two thirds of the channels tell height and width, one their ratio.
+    // PixArt-alpha for many sizes: two thirds of the channels encode height and width, one third their ratio.
     private Tensor? SizeEmbedding(Tensor x, Tensor? size, Tensor? aspectRatio)
     {
         if (csize_embedder is null || ar_embedder is null)
@@ -287,7 +283,7 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         return cat([csize_embedder.call(size), ar_embedder.call(ratio)], 1).MoveToOuterDisposeScope();
     }
 
-    // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, fresh ones for any other.
+    // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, new tables for any other size.
     private (Tensor Places, Tensor Frames) PositionsFor(long t, long h, long w, Device device)
     {
         var (size, patch) = (Config.InputSize, Config.PatchSize);
@@ -300,7 +296,7 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         return (places.to(device), frames.to(device));
     }
 
-    // Positions are stretched to the square of the size that the model is configured for, whatever the size of the latents is.
+    // If positions are stretched, then to the square of the configured size, regardless of the size of the latents.
     private (Tensor Places, Tensor Frames) Grid(int t, int h, int w)
     {
         var places = Config.InputSize[1] / Config.PatchSize[1] * (Config.InputSize[2] / Config.PatchSize[2]);
@@ -312,60 +308,33 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
 
     private void CheckShapes(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? noisyFrames, Tensor? size)
     {
-        static string Shape(Tensor tensor) => $"[{string.Join(", ", tensor.shape)}]";
-        static void Check(bool right, string message, string parameter)
-        {
-            if (!right)
-            {
-                throw new ArgumentException(message, parameter);
-            }
-        }
-
-        Check(
-            x.dim() == 5
-                && x.shape[1] == Config.InChannels
-                && Enumerable.Range(0, 3).All(i => x.shape[2 + i] > 0 && x.shape[2 + i] % Config.PatchSize[i] == 0),
-            $"The latents have shape {Shape(x)}; expected [batch, {Config.InChannels}, frames, height, width] with sizes that are multiples of the patch "
-                + $"[{string.Join(", ", Config.PatchSize)}].",
-            nameof(x)
-        );
-        Check(
-            timestep.dim() == 1 && timestep.shape[0] == x.shape[0],
-            $"The time steps have shape {Shape(timestep)}; expected [{x.shape[0]}], one a sample.",
-            nameof(timestep)
-        );
-        Check(
+        var batch = x.shape[0];
+        ShapeCheck.Latents(x, Config.InChannels, Config.PatchSize, nameof(x));
+        ShapeCheck.Timesteps(timestep, batch, nameof(timestep));
+        ShapeCheck.Require(
             y.dim() == 4
-                && y.shape[0] == x.shape[0]
+                && y.shape[0] == batch
                 && y.shape[1] == 1
                 && y.shape[2] > 0
                 && y.shape[2] <= Config.ModelMaxLength
                 && y.shape[3] == Config.CaptionChannels,
-            $"The text states have shape {Shape(y)}; expected [{x.shape[0]}, 1, tokens, {Config.CaptionChannels}] with at most {Config.ModelMaxLength} tokens.",
+            $"The text states have shape {ShapeCheck.Text(y)}; expected [{batch}, 1, tokens, {Config.CaptionChannels}] "
+                + $"with at most {Config.ModelMaxLength} tokens.",
             nameof(y)
         );
-        Check(
-            mask is null || (mask.dim() == 2 && mask.shape[1] == y.shape[2] && mask.shape[0] > 0 && x.shape[0] % mask.shape[0] == 0),
-            $"The text mask has shape {(mask is null ? "" : Shape(mask))}; expected [rows, {y.shape[2]}], where the batch {x.shape[0]} is a multiple of the rows.",
-            nameof(mask)
-        );
-        Check(
-            noisyFrames is null
-                || (noisyFrames.dtype == ScalarType.Bool && noisyFrames.shape.AsSpan().SequenceEqual([x.shape[0], x.shape[2] / Config.PatchSize[0]])),
-            $"The mask of noisy frames is {noisyFrames?.dtype} of shape {(noisyFrames is null ? "" : Shape(noisyFrames))}; expected booleans [{x.shape[0]}, {x.shape[2] / Config.PatchSize[0]}].",
-            nameof(noisyFrames)
-        );
-        Check(
-            size is null || (Config.SizeConditioning && size.shape.AsSpan().SequenceEqual([x.shape[0], 2])),
+        ShapeCheck.TextMask(mask, y.shape[2], batch, nameof(mask));
+        ShapeCheck.NoisyFrames(noisyFrames, batch, x.shape[2] / Config.PatchSize[0], nameof(noisyFrames));
+        ShapeCheck.Require(
+            size is null || (Config.SizeConditioning && size.shape.AsSpan().SequenceEqual([batch, 2])),
             Config.SizeConditioning
-                ? $"The sizes have shape {(size is null ? "" : Shape(size))}; expected [{x.shape[0]}, 2], height and width of each sample in pixels."
-                : "This model is not conditioned on the size (SizeConditioning is off); leave it out.",
+                ? $"The sizes have shape {ShapeCheck.Text(size)}; expected [{batch}, 2], height and width of each sample in pixels."
+                : "This model is not conditioned on the size (SizeConditioning is off); pass null.",
             nameof(size)
         );
     }
 }
 
-/// <summary>A block of STDiT and PixArt: attention, cross attention to the text, then an MLP, modulated by one time embedding for all blocks
+/// <summary>A block of STDiT and PixArt: attention, cross attention to the text and an MLP, modulated by a time embedding that all blocks share
 /// (adaLN-single).</summary>
 internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Tensor?, Tensor?, Tensor>, ICheckpointedBlock
 {
@@ -389,7 +358,7 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
         RegisterComponents();
     }
 
-    /// <summary>The attention along time, where the block has one.</summary>
+    /// <summary>The attention along time, or null if the block has none.</summary>
     public SelfAttention? AlongTime => attn_temp ?? (_attention.Axis == SelfAttention.Time ? attn : null);
 
     /// <summary>Whether the second attention runs.</summary>
@@ -402,11 +371,11 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
 
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
-    /// <param name="modulation">What all blocks share of the time: <c>[B, 6, C]</c>.</param>
-    /// <param name="frameModulation">The same for every frame, <c>[B, T, 6, C]</c>, where frames differ.</param>
-    /// <param name="text"><c>[B, M, C]</c></param>
-    /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
-    /// <param name="frames">Positions along time <c>[1, T, C]</c>, in the block that brings them in.</param>
+    /// <param name="modulation">The modulation that all blocks share, computed from the timestep: <c>[B, 6, C]</c>.</param>
+    /// <param name="frameModulation">The modulation for each frame, <c>[B, T, 6, C]</c>; null if it is the same for all frames.</param>
+    /// <param name="text">Text states, <c>[B, M, C]</c>.</param>
+    /// <param name="textBias">The text mask as an attention bias; see <see cref="CrossAttention.KeyBias"/>.</param>
+    /// <param name="frames">Positions along time, <c>[1, T, C]</c>, for a block that adds them; otherwise null.</param>
     public override Tensor forward(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames) =>
         GradientCheckpointing
             ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames)

@@ -5,27 +5,27 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="StdiT2"/>.</summary>
+/// <summary>Configuration of a <see cref="StdiT2"/>.</summary>
 public sealed record StdiT2Config : MultiResolutionConfig
 {
-    /// <summary>Makes the published configuration.</summary>
+    /// <summary>Initializes the published configuration.</summary>
     public StdiT2Config() => ModelMaxLength = 200;
 
-    /// <summary>Whether queries and keys along time are rotated before they are normalised, as in Open-Sora 1.1 and its weights; Open-Sora 1.2 has it
-    /// the other way round.</summary>
+    /// <summary>Whether queries and keys along time are rotated before they are normalized, as in Open-Sora 1.1 and its weights. Open-Sora 1.2
+    /// normalizes first.</summary>
     public bool QkNormLegacy { get; init; } = true;
 
-    /// <summary>Names that <see cref="Preset"/> knows.</summary>
+    /// <summary>The names that <see cref="Preset"/> accepts.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["STDiT2-XL/2"];
 
-    /// <summary>The sizes of a named model with patches of 1x2x2.</summary>
+    /// <summary>Gets the configuration of a named model with patches of 1x2x2.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>
-    /// <exception cref="ArgumentException">The name is not known.</exception>
+    /// <exception cref="ArgumentException">The name is unknown.</exception>
     public static StdiT2Config Preset(string name) =>
         name switch
         {
             "STDiT2-XL/2" => new(),
-            _ => throw new ArgumentException($"There is no STDiT2 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+            _ => throw new ArgumentException($"There is no STDiT2 preset '{name}'. Known presets: {string.Join(", ", Presets)}.", nameof(name)),
         };
 
     /// <inheritdoc/>
@@ -35,22 +35,20 @@ public sealed record StdiT2Config : MultiResolutionConfig
         Check(
             HiddenSize % 3 == 0,
             nameof(HiddenSize),
-            $"HiddenSize {HiddenSize} is not a multiple of 3: height, width and aspect ratio get a third each."
+            $"HiddenSize {HiddenSize} is not a multiple of 3; height, width and aspect ratio get a third of the channels each."
         );
     }
 }
 
 /// <summary>
-/// STDiT2, the transformer of Open-Sora 1.1, for videos of any resolution, aspect ratio and length: blocks as those of <see cref="StdiT"/>, told the
-/// size, the aspect ratio, the
-/// number of frames, the frame rate, and which frames are given.
+/// STDiT2, the transformer of Open-Sora 1.1, for videos of any resolution, aspect ratio and length. Its blocks are those of <see cref="StdiT"/>,
+/// conditioned also on the size, aspect ratio, number of frames, frame rate and conditioning frames.
 /// </summary>
 /// <remarks>
 /// Source: Open-Sora 1.1 report; size and aspect ratio as in PixArt-alpha (Chen et al., 2023), rotary positions along time after Su et al. (2021),
-/// normalised queries and keys after
-/// Henry et al. (2020). Names of parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads
-/// it.
-/// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
+/// normalized queries and keys after Henry et al. (2020). The names of parameters and buffers are those of the original. The model can be called from
+/// several threads at the same time, as long as it is not being trained or loaded. In comments, B is the batch size, T the number of token frames, S
+/// the number of tokens per frame, C the number of channels and M the number of text tokens.
 /// </remarks>
 public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
 {
@@ -67,10 +65,11 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     private readonly SizeEmbedder fl_embedder;
     private readonly SizeEmbedder fps_embedder;
 
-    /// <summary>Makes the model and gives its parameters their starting values.</summary>
-    /// <param name="config">Sizes and choices.</param>
-    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
-    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    /// <summary>Creates the model and initializes its parameters.</summary>
+    /// <param name="config">The configuration of the model.</param>
+    /// <param name="initialize">Whether to initialize the parameters. Pass false if weights are loaded next: the parameters then stay uninitialized
+    /// and their memory is not touched.</param>
+    /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public StdiT2(StdiT2Config config, bool initialize = true)
         : base(nameof(StdiT2))
     {
@@ -97,13 +96,13 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         }
     }
 
-    /// <summary>The sizes and choices that the model was made with.</summary>
+    /// <summary>The configuration that the model was created with.</summary>
     public StdiT2Config Config { get; }
 
     /// <inheritdoc/>
     public int LatentChannels => Config.InChannels;
 
-    /// <summary>1: latents are padded to whole patches.</summary>
+    /// <summary>The value 1 for each axis, because latents are padded to whole patches.</summary>
     public IReadOnlyList<int> LatentMultiple { get; } = [1, 1, 1];
 
     /// <inheritdoc/>
@@ -118,12 +117,13 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// <inheritdoc/>
     public double CaptionDropout => Config.ClassDropoutProb;
 
-    /// <summary>Where training draws which captions to drop; null: PyTorch's global generator.</summary>
+    /// <summary>The random generator that selects which captions are dropped during training; null uses PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
 
-    /// <summary>Gives every parameter its starting value.</summary>
-    /// <remarks>As <see cref="StdiT.Initialize"/>: the attention along time begins as nothing, so that a new model is an image model.</remarks>
-    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    /// <summary>Initializes all parameters.</summary>
+    /// <remarks>The initialization is that of <see cref="StdiT.Initialize"/>. The attention along time initially outputs zero, so that a new model is
+    /// an image model.</remarks>
+    /// <param name="generator">The random generator of the values; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
@@ -139,14 +139,14 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         }
     }
 
-    /// <summary>Predicts the noise, and the variance's interpolation weights where they are learned.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>, unless the conditions say
-    /// which.</remarks>
+    /// <summary>Predicts the noise and, if the variance is learned, its interpolation weights.</summary>
+    /// <remarks>In training mode, captions are dropped at random with probability <see cref="TransformerConfig.ClassDropoutProb"/>, unless the
+    /// conditions specify which captions to drop.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
-    /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
-    /// <param name="conditions">Text, size, length, frame rate and given frames.</param>
-    /// <returns><c>[B, channels or 2 * channels, frames, height, width]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    /// <param name="timestep">Timesteps of the diffusion process, <c>[B]</c>; they may be fractional.</param>
+    /// <param name="conditions">The text, size, length, frame rate and conditioning frames.</param>
+    /// <returns>The prediction, <c>[B, channels or 2 * channels, frames, height, width]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
     public override Tensor forward(Tensor x, Tensor timestep, DenoiserConditions conditions)
     {
         MultiResolution.CheckInputs(Config, x, timestep, conditions);
@@ -159,7 +159,7 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         var size = cat([csize_embedder.call(Row(height, width)), ar_embedder.call(Row((double)height / width))], 1); // [1, C]
         var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(MultiResolution.Rates(conditions, x)); // [1 or B, C]
         var time = t_embedder.call(timestep); // [B, C]
-        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)); // [1, C], given frames are at time 0
+        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)); // [1, C], conditioning frames are at time 0
         Tensor Modulation(Sequential shared, Tensor told, int parts) => // [B, 1 or T, parts, C]
             MultiResolution.Modulation(shared.call(time + told), clean is null ? null : shared.call(clean + told), noisy, parts);
         var (inFrames, alongTime) = (Modulation(t_block, size, 6), Modulation(t_block_temp, length, 3));
@@ -175,7 +175,7 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
             tokens.Dispose();
             tokens = next;
         }
-        // As published, the last layer is told the size for given frames only.
+        // As published, the last layer receives the size embedding only for conditioning frames.
         return MultiResolution
             .Video(Config, x_embedder, final_layer, tokens, time, clean is null ? null : clean + size, noisy, x)
             .MoveToOuterDisposeScope();
@@ -192,8 +192,8 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 }
 
-/// <summary>A block: attention within frames, along time, to the text, then an MLP. Attention along time has a norm and a modulation of its
-/// own.</summary>
+/// <summary>A block: attention within frames, attention along time, cross attention to the text and an MLP. The attention along time has its own norm
+/// and modulation.</summary>
 internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
 {
     public readonly Parameter scale_shift_table;
@@ -222,10 +222,11 @@ internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
 
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
-    /// <param name="inFrames">What all blocks share of time and size: <c>[B, 1 or T, 6, C]</c>.</param>
-    /// <param name="alongTime">What all blocks share of time, length and frame rate: <c>[B, 1 or T, 3, C]</c>.</param>
-    /// <param name="text"><c>[B, M, C]</c></param>
-    /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
+    /// <param name="inFrames">The modulation that all blocks share, computed from timestep and size: <c>[B, 1 or T, 6, C]</c>.</param>
+    /// <param name="alongTime">The modulation along time that all blocks share, computed from timestep, length and frame rate:
+    /// <c>[B, 1 or T, 3, C]</c>.</param>
+    /// <param name="text">Text states, <c>[B, M, C]</c>.</param>
+    /// <param name="textBias">The text mask as an attention bias; see <see cref="CrossAttention.KeyBias"/>.</param>
     public override Tensor forward(Tensor x, Tensor inFrames, Tensor alongTime, Tensor text, Tensor? textBias) =>
         GradientCheckpointing
             ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]!, i[4]), x, inFrames, alongTime, text, textBias)

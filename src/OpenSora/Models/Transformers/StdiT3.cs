@@ -5,33 +5,33 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of a <see cref="StdiT3"/>.</summary>
+/// <summary>Configuration of a <see cref="StdiT3"/>.</summary>
 public sealed record StdiT3Config : MultiResolutionConfig
 {
-    /// <summary>Names that <see cref="Preset"/> knows.</summary>
+    /// <summary>The names that <see cref="Preset"/> accepts.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["STDiT3-XL/2"];
 
-    /// <summary>The sizes of a named model with patches of 1x2x2.</summary>
+    /// <summary>Gets the configuration of a named model with patches of 1x2x2.</summary>
     /// <param name="name">One of <see cref="Presets"/>.</param>
-    /// <exception cref="ArgumentException">The name is not known.</exception>
+    /// <exception cref="ArgumentException">The name is unknown.</exception>
     public static StdiT3Config Preset(string name) =>
         name switch
         {
             "STDiT3-XL/2" => new(),
-            _ => throw new ArgumentException($"There is no STDiT3 preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
+            _ => throw new ArgumentException($"There is no STDiT3 preset '{name}'. Known presets: {string.Join(", ", Presets)}.", nameof(name)),
         };
 }
 
 /// <summary>
-/// STDiT3, the transformer of Open-Sora 1.2, for videos of any resolution, aspect ratio and length. Blocks within frames and blocks along time take
-/// turns; each attends,
-/// then attends to the text, then has an MLP. It is told the frame rate, and which frames are given.
+/// STDiT3, the transformer of Open-Sora 1.2, for videos of any resolution, aspect ratio and length. Blocks that attend within frames alternate with
+/// blocks that attend along time; each block also has cross attention to the text and an MLP. The model is conditioned on the frame rate and on
+/// conditioning frames.
 /// </summary>
 /// <remarks>
-/// Source: Open-Sora 1.2 report; rotary positions along time after Su et al. (2021), normalised queries and keys after Henry et al. (2020). Trained
-/// as a rectified flow. Names of
-/// parameters and buffers are the original's. Safe to call from several threads at once while nobody trains or loads it.
-/// Shapes in comments: B batch, T frames and S places of tokens, C channels, M text tokens.
+/// Source: Open-Sora 1.2 report; rotary positions along time after Su et al. (2021), normalized queries and keys after Henry et al. (2020). Trained
+/// as a rectified flow. The names of parameters and buffers are those of the original. The model can be called from several threads at the same time,
+/// as long as it is not being trained or loaded. In comments, B is the batch size, T the number of token frames, S the number of tokens per frame, C
+/// the number of channels and M the number of text tokens.
 /// </remarks>
 public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
 {
@@ -45,10 +45,11 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     private readonly ModuleList<StdiT3Block> temporal_blocks;
     private readonly FinalLayer final_layer;
 
-    /// <summary>Makes the model and gives its parameters their starting values.</summary>
-    /// <param name="config">Sizes and choices.</param>
-    /// <param name="initialize">False leaves the parameters unset and untouched in memory, for weights that are loaded next.</param>
-    /// <exception cref="ArgumentException">The configuration is wrong.</exception>
+    /// <summary>Creates the model and initializes its parameters.</summary>
+    /// <param name="config">The configuration of the model.</param>
+    /// <param name="initialize">Whether to initialize the parameters. Pass false if weights are loaded next: the parameters then stay uninitialized
+    /// and their memory is not touched.</param>
+    /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public StdiT3(StdiT3Config config, bool initialize = true)
         : base(nameof(StdiT3))
     {
@@ -75,13 +76,13 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         }
     }
 
-    /// <summary>The sizes and choices that the model was made with.</summary>
+    /// <summary>The configuration that the model was created with.</summary>
     public StdiT3Config Config { get; }
 
     /// <inheritdoc/>
     public int LatentChannels => Config.InChannels;
 
-    /// <summary>1: latents are padded to whole patches.</summary>
+    /// <summary>The value 1 for each axis, because latents are padded to whole patches.</summary>
     public IReadOnlyList<int> LatentMultiple { get; } = [1, 1, 1];
 
     /// <inheritdoc/>
@@ -96,12 +97,13 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// <inheritdoc/>
     public double CaptionDropout => Config.ClassDropoutProb;
 
-    /// <summary>Where training draws which captions to drop; null: PyTorch's global generator.</summary>
+    /// <summary>The random generator that selects which captions are dropped during training; null uses PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
 
-    /// <summary>Gives every parameter its starting value.</summary>
-    /// <remarks>As <see cref="StdiT.Initialize"/>; the blocks along time begin as nothing, so that a new model is an image model.</remarks>
-    /// <param name="generator">Source of the values; null: PyTorch's global generator.</param>
+    /// <summary>Initializes all parameters.</summary>
+    /// <remarks>The initialization is that of <see cref="StdiT.Initialize"/>. The attentions and MLPs of the blocks along time initially output zero,
+    /// so that a new model is an image model.</remarks>
+    /// <param name="generator">The random generator of the values; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
@@ -120,14 +122,14 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         }
     }
 
-    /// <summary>Predicts the velocity, and a second half that a rectified flow leaves unused.</summary>
-    /// <remarks>In training mode captions are dropped at random with <see cref="TransformerConfig.ClassDropoutProb"/>, unless the conditions say
-    /// which.</remarks>
+    /// <summary>Predicts the velocity and a second half that a rectified flow does not use.</summary>
+    /// <remarks>In training mode, captions are dropped at random with probability <see cref="TransformerConfig.ClassDropoutProb"/>, unless the
+    /// conditions specify which captions to drop.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
-    /// <param name="timestep">The process's time steps, <c>[B]</c>, integers or fractions.</param>
-    /// <param name="conditions">Text, size, frame rate and given frames.</param>
-    /// <returns><c>[B, channels or 2 * channels, frames, height, width]</c>, float32, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape does not fit; the message says which.</exception>
+    /// <param name="timestep">Timesteps of the diffusion process, <c>[B]</c>; they may be fractional.</param>
+    /// <param name="conditions">The text, size, frame rate and conditioning frames.</param>
+    /// <returns>The prediction, <c>[B, channels or 2 * channels, frames, height, width]</c>, float32, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
     public override Tensor forward(Tensor x, Tensor timestep, DenoiserConditions conditions)
     {
         MultiResolution.CheckInputs(Config, x, timestep, conditions);
@@ -137,7 +139,7 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
 
         var fps = fps_embedder.call(MultiResolution.Rates(conditions, x)); // [1 or B, C]
         var time = t_embedder.call(timestep) + fps; // [B, C]
-        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps; // [1 or B, C], given frames are at time 0
+        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps; // [1 or B, C], conditioning frames are at time 0
         var modulation = MultiResolution.Modulation(t_block.call(time), clean is null ? null : t_block.call(clean), noisy, 6); // [B, 1 or T, 6, C]
         var drop = conditions.DroppedText ?? MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
         var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1); // [B, M, C]
@@ -165,8 +167,8 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 }
 
-/// <summary>A block: attention within frames or along time, to the text, then an MLP, modulated by one time embedding for all blocks
-/// (adaLN-single).</summary>
+/// <summary>A block: attention within frames or along time, cross attention to the text and an MLP, modulated by a time embedding that all blocks
+/// share (adaLN-single).</summary>
 internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
 {
     public readonly Parameter scale_shift_table;
@@ -175,9 +177,9 @@ internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, T
     public readonly Mlp mlp;
     private readonly Func<Tensor, Tensor> _attend;
 
-    /// <summary>Makes a block.</summary>
-    /// <param name="config">Sizes.</param>
-    /// <param name="rope">The model's rotary positions, for a block along time; null: one within frames.</param>
+    /// <summary>Creates a block.</summary>
+    /// <param name="config">The configuration of the model.</param>
+    /// <param name="rope">The rotary positions of the model for a block that attends along time; null for a block that attends within frames.</param>
     public StdiT3Block(StdiT3Config config, Rope? rope)
         : base(nameof(StdiT3Block))
     {
@@ -194,9 +196,9 @@ internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, T
 
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
-    /// <param name="modulation">What all blocks share of the time: <c>[B, 1 or T, 6, C]</c>.</param>
-    /// <param name="text"><c>[B, M, C]</c></param>
-    /// <param name="textBias">The text's mask, see <see cref="CrossAttention.KeyBias"/>.</param>
+    /// <param name="modulation">The modulation that all blocks share, computed from the timestep and frame rate: <c>[B, 1 or T, 6, C]</c>.</param>
+    /// <param name="text">Text states, <c>[B, M, C]</c>.</param>
+    /// <param name="textBias">The text mask as an attention bias; see <see cref="CrossAttention.KeyBias"/>.</param>
     public override Tensor forward(Tensor x, Tensor modulation, Tensor text, Tensor? textBias) =>
         GradientCheckpointing
             ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]), x, modulation, text, textBias)

@@ -1,58 +1,57 @@
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices of an <see cref="StdiT"/>.</summary>
+/// <summary>Configuration of an <see cref="StdiT"/>.</summary>
 public record StdiTConfig : TransformerConfig
 {
-    /// <summary>Latent size <c>[frames, height, width]</c> that the position tables are made for. Other sizes run too, with tables made on the
-    /// way.</summary>
+    /// <summary>The size of the latents, <c>[frames, height, width]</c>, for which the position tables are precomputed. Other sizes also work; their
+    /// tables are computed on each call.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
 
-    /// <summary>The most tokens of a caption; rows of the null caption.</summary>
+    /// <summary>The maximum number of tokens in a caption, which is also the number of rows of the null caption.</summary>
     public int ModelMaxLength { get; init; } = 120;
 
-    /// <summary>Whether the output has a second half, the interpolation weights of the learned variance (Nichol and Dhariwal, 2021).</summary>
+    /// <summary>Whether the output has a second half with the interpolation weights of the learned variance (Nichol and Dhariwal, 2021).</summary>
     public bool PredSigma { get; init; } = true;
 
-    /// <summary>Divides spatial coordinates: 0.5 for 256x256 pixels, 1 for 512x512, where the published weights were trained.</summary>
+    /// <summary>The divisor of spatial coordinates. The published weights were trained with 0.5 for 256x256 pixels and 1 for 512x512.</summary>
     public double SpaceScale { get; init; } = 1;
 
-    /// <summary>Divides frame numbers: 1 for 16 frames, 2/3 for 64, where the published weights were trained.</summary>
+    /// <summary>The divisor of frame numbers. The published weights were trained with 1 for 16 frames and 2/3 for 64.</summary>
     public double TimeScale { get; init; } = 1;
 
-    /// <summary>Leaves the temporal positions out.</summary>
+    /// <summary>Whether to omit the temporal positions.</summary>
     public bool NoTemporalPosEmb { get; init; }
 
-    /// <summary>Normalises what the second attention of every block, along time, sees, and tells it the frames' positions in every block. The
-    /// published model does neither, and
-    /// its weights need this off. Its tokens grow from block to block, and with them logits and gradients: in a model of one's own that shall learn
-    /// motions, training can run
-    /// away (recipes/stickers/TRAINING.md has a measured case). Adds no parameters; of no effect where blocks have no second attention.</summary>
+    /// <summary>Whether to normalize the input of the second attention of every block, along time, and to add the positions of the frames in every
+    /// block. The published model does neither, and its weights require this option to be off. Without it, the tokens grow from block to block, and
+    /// the logits and gradients grow with them, so that training of a custom model that must learn motion can diverge (recipes/stickers/TRAINING.md
+    /// describes a measured case). The option adds no parameters and has no effect if the blocks have no second attention.</summary>
     public bool TemporalNorm { get; init; }
 
-    /// <summary>Normalises queries and keys of the self attentions.</summary>
+    /// <summary>Whether to normalize the queries and keys of self-attention.</summary>
     public bool QkNorm { get; init; }
 
-    /// <summary>Starts the temporal attention's output at zero, so that a model begins as its image model (Open-Sora 1.0 report).</summary>
+    /// <summary>Whether the output of the temporal attention starts at zero, so that a new model behaves like its image model (Open-Sora 1.0
+    /// report).</summary>
     public bool ZeroInitTemporal { get; init; } = true;
 
-    /// <summary>How blocks attend within frames and along time.</summary>
+    /// <summary>The order in which blocks attend within frames and along time.</summary>
     public AttentionOrder AttentionOrder { get; init; } = AttentionOrder.Serial;
 
-    /// <summary>Stretches spatial positions to the square with as many tokens as <see cref="InputSize"/> has, as PixArt-alpha does. It has no effect
-    /// on latents
-    /// of that size if they are square.</summary>
+    /// <summary>Whether to stretch spatial positions to a square with as many tokens as <see cref="InputSize"/> has, as PixArt-alpha does. This has
+    /// no effect on latents of that size if they are square.</summary>
     public bool StretchPositions { get; init; }
 
-    /// <summary>Tells the model height, width and their ratio beside the time, as PixArt-alpha's models of many sizes do. Needs a multiple of 3
-    /// channels.</summary>
+    /// <summary>Whether the model is conditioned on height, width and their ratio in addition to the timestep, as PixArt-alpha's models for many
+    /// sizes are. <see cref="TransformerConfig.HiddenSize"/> must be a multiple of 3.</summary>
     public bool SizeConditioning { get; init; }
 
-    /// <summary>Names that <see cref="Preset"/> knows: the sizes of DiT (Peebles and Xie, 2023, table 1) with patches of 1x2x2.</summary>
+    /// <summary>The names that <see cref="Preset"/> accepts: the sizes of DiT (Peebles and Xie, 2023, table 1), with patches of 1x2x2.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["STDiT-S/2", "STDiT-B/2", "STDiT-L/2", "STDiT-XL/2"];
 
-    /// <summary>The sizes of a named model.</summary>
-    /// <param name="name">One of <see cref="Presets"/>; <c>STDiT-XL/2</c> is the published one.</param>
-    /// <exception cref="ArgumentException">The name is not known.</exception>
+    /// <summary>Gets the configuration of a named model.</summary>
+    /// <param name="name">One of <see cref="Presets"/>; <c>STDiT-XL/2</c> is the published model.</param>
+    /// <exception cref="ArgumentException">The name is unknown.</exception>
     public static StdiTConfig Preset(string name) => Named(new StdiTConfig(), name, Presets);
 
     /// <inheritdoc/>
@@ -67,7 +66,7 @@ public record StdiTConfig : TransformerConfig
         Check(
             !SizeConditioning || HiddenSize % 3 == 0,
             nameof(HiddenSize),
-            $"HiddenSize {HiddenSize} is not a multiple of 3, which SizeConditioning needs."
+            $"HiddenSize {HiddenSize} is not a multiple of 3, which SizeConditioning requires."
         );
     }
 }

@@ -1,37 +1,37 @@
 namespace OpenSora.Models;
 
-/// <summary>Sizes and choices that all diffusion transformers of this library have. JSON spells the names in snake case, as the original's
-/// configuration does.</summary>
+/// <summary>Configuration that all diffusion transformers of this library have in common. Property names are written in snake case in JSON, as in the
+/// original configuration files.</summary>
 public abstract record TransformerConfig
 {
     private protected TransformerConfig() { }
 
-    /// <summary>Channels of the latents.</summary>
+    /// <summary>The number of channels of the latents.</summary>
     public int InChannels { get; init; } = 4;
 
-    /// <summary>Latent positions that one token covers, <c>[frames, height, width]</c>.</summary>
+    /// <summary>The size of the patch of latents that a token covers, <c>[frames, height, width]</c>.</summary>
     public IReadOnlyList<int> PatchSize { get; init; } = [1, 2, 2];
 
-    /// <summary>Channels of a token; a multiple of 4 and of <see cref="NumHeads"/>.</summary>
+    /// <summary>The number of channels of a token, which must be a multiple of 4 and of <see cref="NumHeads"/>.</summary>
     public int HiddenSize { get; init; } = 1152;
 
-    /// <summary>Blocks; of <see cref="StdiT3"/>, pairs of blocks.</summary>
+    /// <summary>The number of blocks, or of pairs of blocks for <see cref="StdiT3"/>.</summary>
     public int Depth { get; init; } = 28;
 
-    /// <summary>Heads of every attention.</summary>
+    /// <summary>The number of heads of each attention.</summary>
     public int NumHeads { get; init; } = 16;
 
-    /// <summary>Hidden channels of a block's MLP, as a multiple of <see cref="HiddenSize"/>.</summary>
+    /// <summary>The number of hidden channels of a block's MLP, as a multiple of <see cref="HiddenSize"/>.</summary>
     public double MlpRatio { get; init; } = 4;
 
-    /// <summary>Channels of the text encoder's states (T5-v1.1-XXL: 4096).</summary>
+    /// <summary>The number of channels of the text encoder's states (4096 for T5-v1.1-XXL).</summary>
     public int CaptionChannels { get; init; } = 4096;
 
-    /// <summary>The share of conditions that training drops, for classifier-free guidance.</summary>
+    /// <summary>The fraction of conditions that training drops for classifier-free guidance.</summary>
     public double ClassDropoutProb { get; init; } = 0.1;
 
-    /// <summary>Checks that a model can be made of these sizes.</summary>
-    /// <exception cref="ArgumentException">A size is wrong; the message says which and what it must be.</exception>
+    /// <summary>Validates that a model can be created from this configuration.</summary>
+    /// <exception cref="ArgumentException">A size is invalid; the message says which one and what is expected.</exception>
     public virtual void Validate()
     {
         Triple(PatchSize, nameof(PatchSize));
@@ -42,26 +42,25 @@ public abstract record TransformerConfig
             (NumHeads, nameof(NumHeads)),
             (CaptionChannels, nameof(CaptionChannels))
         );
-        Check(Depth <= 1000, nameof(Depth), $"Depth is {Depth}; more than 1000 blocks are no model of this family.");
+        Check(Depth <= 1000, nameof(Depth), $"Depth is {Depth}; it must be at most 1000.");
         Check(HiddenSize % NumHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumHeads {NumHeads}.");
-        Check(HiddenSize % 4 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 4, which the sine-cosine positions need.");
+        Check(HiddenSize % 4 == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of 4, which the sine-cosine positions require.");
         Check(MlpRatio > 0, nameof(MlpRatio), $"MlpRatio is {MlpRatio}; it must be positive.");
         Check(ClassDropoutProb is >= 0 and <= 1, nameof(ClassDropoutProb), $"ClassDropoutProb is {ClassDropoutProb}; it must be between 0 and 1.");
     }
 
-    /// <summary>Channels, blocks and heads by letter: those of DiT (Peebles and Xie, 2023, table 1), which all of the family have. Patches are of 2x2
-    /// places, of one frame
-    /// (<c>/2</c>) or two (<c>/2x2</c>).</summary>
-    /// <param name="config">A configuration whose sizes are replaced.</param>
+    /// <summary>Applies the sizes that a letter in the name denotes: those of DiT (Peebles and Xie, 2023, table 1), which all models of the family
+    /// use. Patches are 2x2 latents in space and one frame (<c>/2</c>) or two frames (<c>/2x2</c>) in time.</summary>
+    /// <param name="config">The configuration in which the sizes are replaced.</param>
     /// <param name="name">A name such as <c>DiT-XL/2</c>.</param>
-    /// <param name="known">The names that there are.</param>
-    /// <exception cref="ArgumentException">The name is not known.</exception>
+    /// <param name="known">The known names.</param>
+    /// <exception cref="ArgumentException">The name is unknown.</exception>
     private protected static TConfig Named<TConfig>(TConfig config, string name, IReadOnlyList<string> known)
         where TConfig : TransformerConfig
     {
         if (!known.Contains(name, StringComparer.Ordinal))
         {
-            throw new ArgumentException($"There is no preset '{name}'. Known are {string.Join(", ", known)}.", nameof(name));
+            throw new ArgumentException($"There is no preset '{name}'. Known presets: {string.Join(", ", known)}.", nameof(name));
         }
 
         var (hiddenSize, depth, heads) = name[(name.IndexOf('-', StringComparison.Ordinal) + 1)..name.IndexOf('/', StringComparison.Ordinal)] switch
@@ -75,7 +74,7 @@ public abstract record TransformerConfig
         return (TConfig)((TransformerConfig)config with { HiddenSize = hiddenSize, Depth = depth, NumHeads = heads, PatchSize = [frames, 2, 2] });
     }
 
-    /// <summary>Checks a size of frames, height and width, and that patches fill it.</summary>
+    /// <summary>Validates that a size consists of frames, height and width that are multiples of the patch size.</summary>
     private protected void CheckInputSize(IReadOnlyList<int> size)
     {
         Triple(size, "InputSize");
@@ -90,7 +89,7 @@ public abstract record TransformerConfig
         Check(
             Enum.IsDefined(order),
             nameof(AttentionOrder),
-            $"AttentionOrder is {order}; known are {string.Join(", ", Enum.GetNames<AttentionOrder>())}."
+            $"AttentionOrder is {order}; the known orders are {string.Join(", ", Enum.GetNames<AttentionOrder>())}."
         );
 
     private protected void Positive(params (int Size, string Name)[] sizes)
@@ -105,7 +104,7 @@ public abstract record TransformerConfig
     {
         if (!right)
         {
-            throw new ArgumentException($"The configuration {GetType().Name} is wrong: {message}", name);
+            throw new ArgumentException($"The configuration {GetType().Name} is invalid: {message}", name);
         }
     }
 

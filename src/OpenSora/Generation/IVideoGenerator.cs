@@ -1,0 +1,42 @@
+using OpenSora.ModelFolders;
+
+namespace OpenSora.Generation;
+
+/// <summary>Generates videos from text. Applications can depend on this interface and mock it in tests; <see cref="VideoGenerator"/> implements
+/// it.</summary>
+public interface IVideoGenerator
+{
+    /// <summary>Loads the model now instead of with the first request.</summary>
+    /// <param name="progress">Receives the progress of <see cref="GenerationStage.Loading"/>.</param>
+    /// <param name="cancellationToken">Checked between the model's parts. After cancellation, the next request loads the model again.</param>
+    Task LoadAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default);
+
+    /// <summary>Gets the description of the model, loading the model if it is not loaded yet.</summary>
+    /// <param name="cancellationToken">Checked while the model is loaded.</param>
+    Task<ModelDescription> DescribeAsync(CancellationToken cancellationToken = default);
+
+    /// <summary>Generates a video.</summary>
+    /// <param name="request">The request. It is copied, so later changes to it have no effect.</param>
+    /// <param name="progress">Receives every stage and step, on the thread that runs the computation.</param>
+    /// <param name="cancellationToken">Checked between stages and steps.</param>
+    /// <exception cref="ArgumentException">The model does not support the request; the message lists all problems.</exception>
+    /// <exception cref="OperationCanceledException">The operation was canceled. The generator remains usable.</exception>
+    Task<GeneratedVideo> GenerateAsync(
+        VideoRequest request,
+        IProgress<GenerationProgress>? progress = null,
+        CancellationToken cancellationToken = default
+    );
+}
+
+/// <summary>Extension methods that build requests fluently.</summary>
+public static class VideoGeneratorExtensions
+{
+    /// <summary>Creates a builder for a request, as in <c>generator.Request("a goat").Frames(16).Seed(42).GenerateAsync()</c>.</summary>
+    /// <param name="generator">The generator.</param>
+    /// <param name="prompt">The description of the video; empty to generate without a prompt.</param>
+    public static VideoRequestBuilder Request(this IVideoGenerator generator, string prompt)
+    {
+        ArgumentNullException.ThrowIfNull(generator);
+        return new VideoRequestBuilder(generator, prompt);
+    }
+}
