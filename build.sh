@@ -50,7 +50,9 @@ run_tests() {
     failed=$((failed + failures + errors))
     passed=$((passed + total - failures - skipped))
   done
-  line=$(tests/Samples/run.sh | tee /dev/stderr | tail -1)
+  line=$(tests/Samples/run.sh || true)
+  echo "$line"
+  line=$(tail -1 <<<"$line")
   passed=$((passed + $(sed -E 's/^([0-9]+) passed, ([0-9]+) failed$/\1/' <<<"$line")))
   failed=$((failed + $(sed -E 's/^([0-9]+) passed, ([0-9]+) failed$/\2/' <<<"$line")))
   if tests/Packages/run.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
