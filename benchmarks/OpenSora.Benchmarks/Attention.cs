@@ -23,7 +23,8 @@ internal static class Attention
         set_num_threads(1);
         Console.WriteLine($"  width {Width}, {Heads} heads, depth {Depth}, batch 1, {TextTokens} text tokens, 1 thread");
         Console.WriteLine(
-            "| type | patches per frame | frames | tokens | STDiT s | DiT s | DiT / STDiT, measured | operations, DiT / STDiT |\n|---|---|---|---|---|---|---|---|"
+            "| type | patches per frame | frames | tokens | STDiT s | DiT s | DiT / STDiT, measured | operations, DiT / STDiT |\n"
+                + "|---|---|---|---|---|---|---|---|"
         );
         foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
         {
@@ -82,7 +83,8 @@ internal static class Attention
         Console.WriteLine(
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"| {(type == ScalarType.Float32 ? "float32" : "bfloat16")} | {places} | {frames} | {places * frames} | {a.TotalSeconds:F2} | {b.TotalSeconds:F2} | {b / a:F2} | {operations:F2} |"
+                $"| {(type == ScalarType.Float32 ? "float32" : "bfloat16")} | {places} | {frames} | {places * frames} | "
+                    + $"{a.TotalSeconds:F2} | {b.TotalSeconds:F2} | {b / a:F2} | {operations:F2} |"
             )
         );
     }

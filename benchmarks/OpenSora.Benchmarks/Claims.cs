@@ -268,7 +268,8 @@ internal static class Claims
                     }
 
                     var mean = values.Average();
-                    return FormattableString.Invariant($"{mean:F3} ± {Math.Sqrt(values.Sum(value => (value - mean) * (value - mean)) / values.Length):F3}");
+                    var deviation = Math.Sqrt(values.Sum(value => (value - mean) * (value - mean)) / values.Length);
+                    return FormattableString.Invariant($"{mean:F3} ± {deviation:F3}");
                 }))} |"
                 );
             }

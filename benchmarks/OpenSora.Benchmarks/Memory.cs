@@ -17,7 +17,8 @@ internal static class Memory
     public static void Run()
     {
         Console.WriteLine(
-            "| width | depth | heads | batch | clip | type | checkpointing | estimated MB | measured MB | estimate / measured |\n|---|---|---|---|---|---|---|---|---|---|"
+            "| width | depth | heads | batch | clip | type | checkpointing | estimated MB | measured MB | estimate / measured |\n"
+                + "|---|---|---|---|---|---|---|---|---|---|"
         );
         // The first run loads the libraries into memory and is not counted.
         new MemoryCase(Model with { Depth = 1 }, 1, 2, 8, BFloat16: true, Checkpointing: true).Measure();
@@ -40,7 +41,9 @@ internal static class Memory
                 Console.WriteLine(
                     string.Create(
                         CultureInfo.InvariantCulture,
-                        $"| {model.HiddenSize} | {model.Depth} | {model.NumHeads} | {batch} | {frames}x{side}x{side} | {(half ? "bfloat16" : "float32")} | {(checkpointing ? "on" : "off")} | {estimated / 1e6:F0} | {measured / 1e6:F0} | {estimated / measured:F2} |"
+                        $"| {model.HiddenSize} | {model.Depth} | {model.NumHeads} | {batch} | {frames}x{side}x{side} | "
+                            + $"{(half ? "bfloat16" : "float32")} | {(checkpointing ? "on" : "off")} | "
+                            + $"{estimated / 1e6:F0} | {measured / 1e6:F0} | {estimated / measured:F2} |"
                     )
                 );
             }

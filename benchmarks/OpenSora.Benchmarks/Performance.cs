@@ -144,7 +144,8 @@ internal static class Performance
             Console.WriteLine(
                 string.Create(
                     CultureInfo.InvariantCulture,
-                    $"| original {name}, 16x32x32 (ours is {seconds / last:F2} times as fast) | float32 | {seconds:F3} | | | {json.RootElement.GetProperty("peak_rss_mib").GetDouble() * 1.048576:F0} (whole process) |"
+                    $"| original {name}, 16x32x32 (ours is {seconds / last:F2} times as fast) | float32 | {seconds:F3} | | | "
+                        + $"{json.RootElement.GetProperty("peak_rss_mib").GetDouble() * 1.048576:F0} (whole process) |"
                 )
             );
         }

@@ -27,7 +27,8 @@ internal static class Precision
         var single = Timing.Median(20, prepare(ScalarType.Float32));
         var brain = Timing.Median(20, prepare(ScalarType.BFloat16));
         Console.WriteLine(
-            $"  {name}: float32 {operations / single.TotalSeconds / 1e9:F0} GFLOP/s, bfloat16 {operations / brain.TotalSeconds / 1e9:F0} GFLOP/s, ratio {single / brain:F2}"
+            $"  {name}: float32 {operations / single.TotalSeconds / 1e9:F0} GFLOP/s, "
+                + $"bfloat16 {operations / brain.TotalSeconds / 1e9:F0} GFLOP/s, ratio {single / brain:F2}"
         );
     }
 }

@@ -76,7 +76,8 @@ internal sealed class Printer : IProgress<TrainingProgress>
         if (value.Step % 100 == 0 || value.Step == value.Steps)
         {
             Console.WriteLine(
-                $"{value.Stage} {value.Step}/{value.Steps}: loss {value.Loss:0.000}, {value.SamplesPerSecond:0} samples/s, {value.TimeLeft:mm\\:ss} left"
+                $"{value.Stage} {value.Step}/{value.Steps}: loss {value.Loss:0.000}, "
+                    + $"{value.SamplesPerSecond:0} samples/s, {value.TimeLeft:mm\\:ss} left"
             );
         }
     }

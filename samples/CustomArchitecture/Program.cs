@@ -119,6 +119,7 @@ var video = await generator.Request("red right").Seed(7).GenerateAsync();
 await video.SaveGifAsync(Path.Combine(folder, "red-right.gif"));
 var isSame = video.Frames.Pixels.Span.SequenceEqual(videos[0].Pixels.Span);
 Console.WriteLine(
-    $"{folder}: squares.gif shows {string.Join(", ", prompts)}; red-right.gif was generated from the folder and is {(isSame ? "the same video" : "ANOTHER video")}."
+    $"{folder}: squares.gif shows {string.Join(", ", prompts)}; "
+        + $"red-right.gif was generated from the folder and is {(isSame ? "the same video" : "ANOTHER video")}."
 );
 return isSame ? 0 : 1;

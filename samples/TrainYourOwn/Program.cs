@@ -128,7 +128,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
             EmaWarmUp = true,
         };
     var first = Stage("images", images, 8, 0.35, 4e-4);
-    first.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal);
+    first.Parameters = TrainedParameters.NotTemporal;
 
     var process = new Iddpm(
         IddpmSchedule.Linear(),

@@ -82,7 +82,8 @@ internal sealed class Printer(IAnsiConsole console, bool all)
     {
         using var file = WeightsFile.Open(path, section);
         Line(
-            $"[bold]{Escaped(Path.GetFileName(file.Path))}[/]: {Escaped(file.Format)}, {Bytes(file.Tensors.Values.Sum(entry => entry.Length))} of tensors"
+            $"[bold]{Escaped(Path.GetFileName(file.Path))}[/]: {Escaped(file.Format)}, "
+                + $"{Bytes(file.Tensors.Values.Sum(entry => entry.Length))} of tensors"
         );
         if (file.Sections.Count > 1 || file.Sections[0].Name.Length > 0)
         {
@@ -95,9 +96,8 @@ internal sealed class Printer(IAnsiConsole console, bool all)
         }
 
         var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(Numbers);
-        Line(
-            $"{file.Tensors.Count} tensors: {string.Join("; ", types.Select(group => $"{group.Count()} of {group.Key} with {Number(Numbers(group))} elements"))}"
-        );
+        var elements = types.Select(group => $"{group.Count()} of {group.Key} with {Number(Numbers(group))} elements");
+        Line($"{file.Tensors.Count} tensors: {string.Join("; ", elements)}");
         Fits(Fit.Of(file));
         Tensors(file);
     }
@@ -130,9 +130,8 @@ internal sealed class Printer(IAnsiConsole console, bool all)
             ];
             foreach (var (what, names) in lists.Where(list => list.Names.Count > 0))
             {
-                Line(
-                    $"  {names.Count} {what}{(what is "loaded" ? "" : $": {Escaped(string.Join(", ", names.Take(all ? int.MaxValue : 4)))}{(names.Count > 4 && !all ? ", ..." : "")}")}"
-                );
+                var shown = Escaped(string.Join(", ", names.Take(all ? int.MaxValue : 4))) + (names.Count > 4 && !all ? ", ..." : "");
+                Line($"  {names.Count} {what}{(what is "loaded" ? "" : $": {shown}")}");
             }
 
             if (report.Unwrapped.Count > 0)

@@ -101,7 +101,8 @@ internal static class PixArtGoldens
         }
         if (file.Has("weights.pos_embed"))
         {
-            yield return file.Compare("weights.pos_embed", image.state_dict()["pos_embed"]); // of many sizes, the official model makes its table for each call
+            // Of many sizes, the official model makes its table for each call.
+            yield return file.Compare("weights.pos_embed", image.state_dict()["pos_embed"]);
         }
 
         if (file.Has("output.opensora.x_embedder.proj.weight"))

@@ -20,7 +20,8 @@ foreach (var path in GoldenCase.Find(folder))
         Console.WriteLine(
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"{name, -32} {comparisons.Count, 4} tensors   largest error {worst.Error:E1} (limit {worst.Limit:E0})   {(ok ? "ok" : $"FAIL: {worst.Name}")}"
+                $"{name, -32} {comparisons.Count, 4} tensors   "
+                    + $"largest error {worst.Error:E1} (limit {worst.Limit:E0})   {(ok ? "ok" : $"FAIL: {worst.Name}")}"
             )
         );
     }

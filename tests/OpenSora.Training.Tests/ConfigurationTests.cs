@@ -20,8 +20,10 @@ public class ConfigurationTests
           "OpenSora": {
             "Training": {
               "Stages": [
-                { "Name": "images", "Source": "images", "Steps": 2, "BatchSize": 3, "LearningRate": 1e-3, "Parameters": "NotTemporal", "GradientCheckpointing": true, "Shape": "Cosine" },
-                { "Name": "clips", "Source": "clips", "Steps": 3, "BatchSize": 2, "Parameters": "Temporal", "Loss": "flow", "EmaDecay": 0.5, "TimeLimit": "01:00:00", "Spikes": { "Factor": 50 } }
+                { "Name": "images", "Source": "images", "Steps": 2, "BatchSize": 3, "LearningRate": 1e-3,
+                  "Parameters": "NotTemporal", "GradientCheckpointing": true, "Shape": "Cosine" },
+                { "Name": "clips", "Source": "clips", "Steps": 3, "BatchSize": 2, "Parameters": "Temporal",
+                  "Loss": "flow", "EmaDecay": 0.5, "TimeLimit": "01:00:00", "Spikes": { "Factor": 50 } }
               ],
               "Checkpoints": { "Folder": "FOLDER", "EverySteps": 2 }
             }

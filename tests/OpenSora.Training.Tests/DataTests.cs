@@ -341,7 +341,7 @@ public class DataTests
         Broken("path\nclip.mp4\n").Message.ShouldContain("caption");
         Broken("path,caption\nclip.mp4\n").Message.ShouldContain("fields");
         Broken("path,caption\n").Message.ShouldContain("no files");
-        Broken("path,caption\nclip.mp4,\"open\n").Message.ShouldContain("closed");
+        Broken("path,caption\nclip.mp4,\"open\n").Message.ShouldContain("quotation mark");
         Broken("").Message.ShouldContain("columns");
         File.WriteAllText(folder["list.csv"], "path,caption\nmissing.mp4,x\n");
         Should

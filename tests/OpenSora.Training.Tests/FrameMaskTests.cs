@@ -55,7 +55,8 @@ public class FrameMaskTests
         FrameMaskedData.OpenSora12.Values.Sum().ShouldBe(0.25, 1e-9);
         var data = new FrameMaskedData(new Numbers(frames: 8));
         data.Fingerprint.ShouldBe(
-            "numbers 8, masks QuarterRandom 0.025 QuarterHead 0.025 QuarterTail 0.025 QuarterHeadTail 0.05 ImageRandom 0.025 ImageHead 0.025 ImageTail 0.025 ImageHeadTail 0.05"
+            "numbers 8, masks QuarterRandom 0.025 QuarterHead 0.025 QuarterTail 0.025 QuarterHeadTail 0.05 "
+                + "ImageRandom 0.025 ImageHead 0.025 ImageTail 0.025 ImageHeadTail 0.05"
         );
         var masked = 0;
         for (var number = 0; number < 20; number++)

@@ -15,6 +15,44 @@ namespace OpenSora.Training.Tests;
 public class PreviewTests
 {
     [Fact]
+    public async Task A_model_without_learned_variance_is_trained_and_shown_without_further_settings()
+    {
+        using var folder = new TemporaryFolder();
+        using var model = new StdiTBuilder()
+            .Latents(2, 4, 4, channels: 3)
+            .Transformer(channels: 24, depth: 1, heads: 2)
+            .Text(1, tokens: 1)
+            .LearnedVariance(false)
+            .Seed(1)
+            .Build();
+        using var text = new ClassLabelEncoder(new ClassLabels { Count = 2 });
+        using var trainer = new StagedTrainer(model)
+            .AddStage(
+                new TrainingStage
+                {
+                    Name = "a",
+                    Data = new Classes(),
+                    Steps = 1,
+                    BatchSize = 2,
+                }
+            )
+            .AddCallback(new PreviewVideos(folder.Path, model, text, null, ["0", "1"], new PreviewOptions { Sampler = new DpmSolver(2) }));
+
+        await trainer.RunAsync();
+
+        Directory.GetFiles(folder.Path).ShouldNotBeEmpty();
+    }
+
+    private sealed class Classes : ITrainingData
+    {
+        public long Count => 2;
+
+        public string Fingerprint => "classes";
+
+        public TrainingBatch GetBatch(long number, int size, int seed) => new(zeros([size, 3L, 2L, 4L, 4L]), zeros([size, 1L, 1L]));
+    }
+
+    [Fact]
     public async Task Previews_and_validation_do_not_change_training()
     {
         using var folder = new TemporaryFolder();

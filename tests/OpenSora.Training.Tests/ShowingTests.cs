@@ -133,7 +133,8 @@ public class ShowingTests
             .Points.Select(point => point.Step)
             .ShouldBe([1, 2, 3, 4, 5, 6, 7, 8, 9]);
         board.Dispose();
-        EventFileReader.ReadFolder(folder["board"]).Where(e => e.SessionStatus is not null).Select(e => e.Step).ShouldBe([1, 5]); // what TensorBoard drops from there on
+        // What TensorBoard drops from there on.
+        EventFileReader.ReadFolder(folder["board"]).Where(e => e.SessionStatus is not null).Select(e => e.Step).ShouldBe([1, 5]);
     }
 
     private sealed class Starts(Action<TrainingRun> what) : ITrainingCallback

@@ -230,12 +230,62 @@ public class StagedTrainerTests
     }
 
     [Theory]
-    [InlineData("model.blocks.0.attn_temp.proj.weight", true)]
-    [InlineData("model.temporal_blocks.3.mlp.fc1.bias", true)] // of STDiT3
-    [InlineData("model.spatial_blocks.3.attn.qkv.weight", false)]
-    [InlineData("model.blocks.0.attn.proj.weight", false)]
-    public void Image_training_leaves_out_what_attends_along_time(string name, bool temporal) =>
-        TrainingStage.ImagePretraining(new Numbers(1), 1).Trains.ShouldNotBeNull()(name).ShouldBe(!temporal);
+    [InlineData("stdit", "blocks.0.attn_temp.proj.weight", true)]
+    [InlineData("stdit", "blocks.0.attn.proj.weight", false)]
+    [InlineData("stdit2", "blocks.1.attn_temp.proj.weight", true)]
+    [InlineData("stdit2", "blocks.1.attn.proj.weight", false)]
+    [InlineData("stdit3", "temporal_blocks.0.mlp.fc1.bias", true)]
+    [InlineData("stdit3", "spatial_blocks.0.attn.qkv.weight", false)]
+    [InlineData("latte", "blocks.1.attn.qkv.weight", true)]
+    [InlineData("latte", "blocks.0.attn.qkv.weight", false)]
+    public void Training_on_images_leaves_out_the_parts_that_attend_over_time(string kind, string name, bool isTemporal)
+    {
+        int[] size = [2, 4, 4];
+        using nn.Module model = kind switch
+        {
+            "stdit" => new StdiT(
+                new StdiTConfig
+                {
+                    InputSize = size,
+                    HiddenSize = 24,
+                    Depth = 2,
+                    NumHeads = 2,
+                    CaptionChannels = 8,
+                }
+            ),
+            "stdit2" => new StdiT2(
+                new StdiT2Config
+                {
+                    HiddenSize = 24,
+                    Depth = 2,
+                    NumHeads = 2,
+                    CaptionChannels = 8,
+                }
+            ),
+            "stdit3" => new StdiT3(
+                new StdiT3Config
+                {
+                    HiddenSize = 24,
+                    Depth = 2,
+                    NumHeads = 2,
+                    CaptionChannels = 8,
+                }
+            ),
+            _ => new Latte(
+                new LatteConfig
+                {
+                    InputSize = size,
+                    HiddenSize = 24,
+                    Depth = 2,
+                    NumHeads = 2,
+                }
+            ),
+        };
+
+        model.named_parameters().Select(parameter => parameter.name).ShouldContain(name);
+        TrainingStage.ImagePretraining(new Numbers(1), 1).Parameters.Includes("model", model, name).ShouldBe(!isTemporal);
+        TrainedParameters.Temporal.Includes("model", model, name).ShouldBe(isTemporal);
+    }
 
     [Fact]
     public async Task A_gradient_that_is_not_finite_is_told_by_the_name_of_its_parameter()
@@ -252,7 +302,7 @@ public class StagedTrainerTests
             }
         );
         (await Should.ThrowAsync<TrainingDivergedException>(() => trainer.RunAsync())).Message.ShouldContain(
-            "the first gradient that is not finite is that of 'line.bias'"
+            "the first gradient that is not finite belongs to 'line.bias'"
         );
     }
 

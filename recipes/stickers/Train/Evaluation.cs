@@ -420,7 +420,8 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                 }
                 area = Math.Max(1, area);
                 var (middleX, middleY) = (sumX / area, sumY / area);
-                var breadth = Math.Sqrt((squaresX / area - middleX * middleX + 1) / (squaresY / area - middleY * middleY + 1)); // how far it reaches sideways, of up and down
+                // How far it reaches sideways, of up and down.
+                var breadth = Math.Sqrt((squaresX / area - middleX * middleX + 1) / (squaresY / area - middleY * middleY + 1));
                 return (Area: area, X: middleX / video.Width, Y: middleY / video.Height, Breadth: breadth);
             })
             .ToArray();

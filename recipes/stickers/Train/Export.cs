@@ -57,7 +57,8 @@ internal static class Export
         {
             Name = "stickers",
             Description =
-                "Animated stickers, 128x128 pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers: things.txt lists the things, fine-things.txt those it knows best.",
+                "Animated stickers, 128x128 pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers: "
+                + "things.txt lists the things, fine-things.txt those it knows best.",
             Denoiser = new ModelPart
             {
                 Architecture = "stdit",

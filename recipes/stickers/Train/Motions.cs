@@ -104,7 +104,9 @@ internal sealed class MovedStickers : IClipSource
     public string Fingerprint =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{_set.Fingerprint} moved, {_clips.Count} clips of {_frames} ({Randomness.Mix(0, [.. _clips.Select(clip => (long)clip.Sticker)]):x}), {string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(0.3)} {motion.At(1)}"))}{StickersOnColours.Shrunk(_shrink)}"
+            $"{_set.Fingerprint} moved, {_clips.Count} clips of {_frames} ({Randomness.Mix(0, [.. _clips.Select(clip => (long)clip.Sticker)]):x}), "
+                + $"{string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(0.3)} {motion.At(1)}"))}"
+                + $"{StickersOnColours.Shrunk(_shrink)}"
         );
 
     public CaptionedClip Load(int index, Random random)

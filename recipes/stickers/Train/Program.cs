@@ -105,7 +105,9 @@ Command Clips(string name, string description) =>
     );
 
 var root = new RootCommand(
-    "Trains the sticker model: vae (or begin), cache, text, motions, flat, small, images, small-motions, small-clips, clips, small-fine, fine, long, export. Every step goes on where it was stopped."
+    "Trains the sticker model: vae (or begin), cache, text, motions, flat, small, images, "
+        + "small-motions, small-clips, clips, small-fine, fine, long, export. "
+        + "Every step goes on where it was stopped."
 )
 {
     Verb(

@@ -166,7 +166,8 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
     public string Fingerprint =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{Shrunk(shrink)}"
+            $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), "
+                + $"on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{Shrunk(shrink)}"
         );
 
     public CaptionedClip Load(int index, Random random)

@@ -39,11 +39,9 @@ internal static class Training
         var sample = Sample(512);
         var latents = cat([.. sample.split(32).Select(part => vae.EncodeImages(part).Mean)]);
         var factor = 1 / latents.std().cpu().item<float>();
-        Console.WriteLine(
-            FormattableString.Invariant(
-                $"latents: deviation {1 / factor:F4}, by channel {string.Join(' ', latents.std([0L, 2L, 3L]).data<float>().Select(value => value.ToString("F2", System.Globalization.CultureInfo.InvariantCulture)))}"
-            )
-        );
+        var culture = System.Globalization.CultureInfo.InvariantCulture;
+        var channels = latents.std([0L, 2L, 3L]).data<float>().Select(value => value.ToString("F2", culture));
+        Console.WriteLine(string.Create(culture, $"latents: deviation {1 / factor:F4}, by channel {string.Join(' ', channels)}"));
         place.SaveVae(vae, factor);
         await Workplace.SaveAsync(Pictures(), Path.Combine(place.Run, "vae.png"), 4);
 

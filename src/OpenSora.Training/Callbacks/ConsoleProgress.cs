@@ -4,11 +4,11 @@ using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Prints a line now and then: steps, losses, speed, time left; and at once what else happens. Whole lines only, good for a terminal as for
-/// a log file.</summary>
-/// <param name="output">Where to; null: the console.</param>
-/// <param name="every">Time between lines; null: 15 seconds. The first and the last step of a stage always have one.</param>
-/// <param name="time">The clock; null: the system's.</param>
+/// <summary>Prints a line at intervals with steps, losses, speed and time left, and other events as they happen. Only whole lines are printed, so
+/// that the output suits terminals and log files.</summary>
+/// <param name="output">The output; null for the console.</param>
+/// <param name="every">The time between lines; null for 15 seconds. The first and the last step of a stage always print a line.</param>
+/// <param name="time">The clock; null for the system clock.</param>
 public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every = null, TimeProvider? time = null) : ITrainingCallback
 {
     private const double Steps = 100; // that losses are smoothed over
@@ -63,7 +63,8 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
         var width = string.Create(CultureInfo.InvariantCulture, $"{progress.Steps:N0}").Length;
         line.Append(
             CultureInfo.InvariantCulture,
-            $"{progress.Stage}  {progress.Step.ToString("N0", CultureInfo.InvariantCulture).PadLeft(width)}/{progress.Steps:N0} {(double)progress.Step / progress.Steps, 5:P0}"
+            $"{progress.Stage}  {progress.Step.ToString("N0", CultureInfo.InvariantCulture).PadLeft(width)}/{progress.Steps:N0} "
+                + $"{(double)progress.Step / progress.Steps, 5:P0}"
         );
         foreach (var (name, (sum, weight)) in _smoothed)
         {
@@ -97,7 +98,7 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
     /// <inheritdoc/>
     public void CheckpointWritten(TrainingRun run, string path) => Print($"written: {Path.GetFileName(path)}");
 
-    // A running mean over about the last hundred steps, right from the first one.
+    // A running mean over about the last hundred steps, unbiased from the first step.
     private void Smooth(TrainingProgress progress)
     {
         foreach (var (name, value) in progress.Parts.Prepend(new("loss", progress.Loss)))

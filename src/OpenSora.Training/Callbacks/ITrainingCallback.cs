@@ -5,36 +5,35 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Looks on while a run trains, and may look into it. All members do nothing where they are not implemented.</summary>
-/// <remarks>Callbacks are called on the training thread, between steps, in the order in which they were added. An exception ends the run: it is what
-/// <see cref="StagedTrainer.RunAsync"/> throws, and a checkpoint of the last step is written first, where checkpoints are written at all.</remarks>
+/// <summary>Observes a training run. Every member does nothing by default.</summary>
+/// <remarks>Callbacks are called on the training thread, between steps, in the order in which they were added. An exception ends the run:
+/// <see cref="StagedTrainer.RunAsync"/> throws it after writing a checkpoint of the last step, if checkpoints are enabled.</remarks>
 public interface ITrainingCallback
 {
-    /// <summary>A stage begins, or goes on where it was resumed.</summary>
+    /// <summary>Called when a stage starts or is resumed.</summary>
     void StageStarted(TrainingRun run) { }
 
-    /// <summary>A step is done.</summary>
+    /// <summary>Called after every step.</summary>
     void StepDone(TrainingRun run, TrainingProgress progress) { }
 
-    /// <summary>Somebody told the run what they had found (<see cref="TrainingRun.Tell"/>).</summary>
+    /// <summary>Called when another callback reports an observation (<see cref="TrainingRun.Tell"/>).</summary>
     void Observed(TrainingRun run, TrainingObservation observation) { }
 
-    /// <summary>A checkpoint is complete.</summary>
+    /// <summary>Called after a checkpoint was written.</summary>
     void CheckpointWritten(TrainingRun run, string path) { }
 
-    /// <summary>A stage is over.</summary>
+    /// <summary>Called when a stage is complete.</summary>
     void StageFinished(TrainingRun run) { }
 }
 
-/// <summary>Something found out about a run apart from its steps, such as a validation loss or a preview: told by one callback, shown by
-/// others.</summary>
-/// <param name="Name">What it is, such as <c>validation</c>.</param>
+/// <summary>An observation apart from the steps, such as a validation loss or a preview, which one callback makes and others show.</summary>
+/// <param name="Name">The name, such as <c>validation</c>.</param>
 public record TrainingObservation(string Name)
 {
-    /// <summary>Numbers by their names.</summary>
+    /// <summary>The numbers of the observation by name.</summary>
     public IReadOnlyDictionary<string, double> Scalars { get; init; } = new Dictionary<string, double>(StringComparer.Ordinal);
 
-    /// <summary>Pictures and videos by their names.</summary>
+    /// <summary>The images and videos of the observation by name.</summary>
     public IReadOnlyDictionary<string, VideoFrames> Videos { get; init; } = new Dictionary<string, VideoFrames>(StringComparer.Ordinal);
 }
 
@@ -58,32 +57,32 @@ public sealed class TrainingRun
         (_average, _before, _callbacks) = (average, before, callbacks);
     }
 
-    /// <summary>The stage's settings.</summary>
+    /// <summary>The settings of the stage.</summary>
     public TrainingStage Stage { get; }
 
-    /// <summary>The modules under training, by the objective's names for them.</summary>
+    /// <summary>The modules that are trained, by their names in the objective.</summary>
     public IReadOnlyDictionary<string, nn.Module> Modules { get; }
 
-    /// <summary>Steps done in the stage.</summary>
+    /// <summary>The number of completed steps in the stage.</summary>
     public long Step { get; internal set; }
 
-    /// <summary>Steps done in this stage and all before it.</summary>
+    /// <summary>The number of completed steps in this stage and all previous stages.</summary>
     public long TotalStep => _before + Step;
 
-    /// <summary>Stops the run.</summary>
+    /// <summary>The token that stops the run.</summary>
     public CancellationToken CancellationToken { get; }
 
-    /// <summary>Tells all callbacks what was found.</summary>
+    /// <summary>Reports an observation to all callbacks.</summary>
     public void Tell(TrainingObservation observation)
     {
         ArgumentNullException.ThrowIfNull(observation);
         Notify(callback => callback.Observed(this, observation));
     }
 
-    /// <summary>Does something with the model as it would be used: without gradients, in evaluation mode, with the moving averages in place of the
-    /// weights. Afterwards all is as before, so that training goes on as if nothing had been done.</summary>
-    /// <param name="work">What to do. Its tensors are disposed of with it.</param>
-    /// <param name="averages">Whether the moving averages are used, where the stage keeps any, rather than the last weights.</param>
+    /// <summary>Runs a function with the model in the state in which it is used: without gradients, in evaluation mode, with the moving averages in
+    /// place of the weights. The previous state is restored, so that training continues as if nothing had happened.</summary>
+    /// <param name="work">The function. Tensors that it creates are disposed when it returns.</param>
+    /// <param name="averages">true to use the moving averages if the stage keeps any; false to use the last weights.</param>
     public void Evaluate(Action work, bool averages = true)
     {
         ArgumentNullException.ThrowIfNull(work);

@@ -2,11 +2,11 @@ using System.Diagnostics;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Tells when something is due that is done every so many steps of a stage, or every so often, whichever comes first.</summary>
+/// <summary>Decides when a task is due that runs every number of steps of a stage or after a time, whichever comes first.</summary>
 internal sealed class Interval
 {
     private readonly Stopwatch _clock = Stopwatch.StartNew();
-    private long _last = -1; // of all stages together: the next stage counts its own steps anew
+    private long _last = -1; // of all stages together: every stage counts its own steps from 0
 
     public bool IsDue(TrainingRun run, int? everySteps, TimeSpan? every) => !IsDone(run) && (run.Step % everySteps == 0 || _clock.Elapsed >= every);
 
@@ -16,10 +16,10 @@ internal sealed class Interval
         _clock.Restart();
     }
 
-    /// <summary>Whether it was done at this very step.</summary>
+    /// <summary>Determines whether the task ran at the current step.</summary>
     public bool IsDone(TrainingRun run) => run.TotalStep == _last;
 
-    /// <summary>A number of steps that can be gone by.</summary>
+    /// <summary>Validates a number of steps.</summary>
     public static int? Checked(int? everySteps) =>
         everySteps is null or > 0
             ? everySteps

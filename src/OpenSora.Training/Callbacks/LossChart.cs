@@ -62,7 +62,8 @@ public sealed class LossChart
         if (runs.FirstOrDefault(run => !run.Select(point => point.Step).SequenceEqual(runs[0].Select(point => point.Step))) is { } other)
         {
             throw new ArgumentException(
-                $"The runs of the curve '{name}' must have the same steps, but one has {runs[0].Count} points and one {other.Count}, or the steps differ.",
+                $"The runs of the curve '{name}' must have the same steps, but one has {runs[0].Count} points and one {other.Count}, "
+                    + "or the steps differ.",
                 nameof(runs)
             );
         }

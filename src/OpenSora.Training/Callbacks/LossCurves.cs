@@ -4,10 +4,10 @@ using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Keeps every step's loss in <c>losses.csv</c> and draws them as <c>losses.svg</c>, a curve for each stage, now and then and at the end of
-/// a stage.</summary>
-/// <remarks>A run that is resumed goes on in the same files; lines after the checkpoint are dropped.</remarks>
-/// <param name="folder">Where to.</param>
+/// <summary>Writes the loss of every step to <c>losses.csv</c> and draws <c>losses.svg</c>, with a curve for each stage, at intervals and at the end
+/// of a stage.</summary>
+/// <remarks>A resumed run continues the same files; lines after the checkpoint are dropped.</remarks>
+/// <param name="folder">The folder of the files.</param>
 public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
 {
     private const string Header = "total_step,stage,step,loss,gradient_norm,learning_rate";
@@ -20,10 +20,10 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     private StreamWriter? _writer;
     private long _last; // the step that was written last
 
-    /// <summary>Time between pictures.</summary>
+    /// <summary>The time between drawings.</summary>
     public TimeSpan Every { get; set; } = TimeSpan.FromMinutes(1);
 
-    /// <summary>Whether the losses' axis is logarithmic.</summary>
+    /// <summary>True for a logarithmic axis of the losses.</summary>
     public bool LogY { get; set; } = true;
 
     /// <inheritdoc/>
@@ -85,10 +85,10 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         _writer = null;
     }
 
-    /// <summary>The losses of a <c>losses.csv</c> by stage, against the steps of all stages together: what <see cref="LossChart.Add"/>
-    /// takes.</summary>
+    /// <summary>Reads the losses of a <c>losses.csv</c> by stage, against the steps of all stages together, in the form that
+    /// <see cref="LossChart.Add"/> takes.</summary>
     /// <param name="path">The file.</param>
-    /// <exception cref="InvalidDataException">It is no such file.</exception>
+    /// <exception cref="InvalidDataException">The file does not contain losses.</exception>
     public static IReadOnlyList<(string Stage, IReadOnlyList<(double Step, double Loss)> Points)> Read(string path) =>
         [
             .. Rows(path)
@@ -118,7 +118,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         _stages[^1].Points.Add((step, loss));
     }
 
-    // A line that was cut short by a kill is passed over.
+    // A last line that was truncated when the process was killed is skipped.
     private static IEnumerable<(long TotalStep, string Stage, double Loss, string Line)> Rows(string path)
     {
         var text = File.ReadAllText(path);

@@ -10,8 +10,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Renders previews at intervals, with the moving averages where the stage keeps any, and without disturbing training. They are written as
-/// <c>STAGE-STEP.png</c>, a picture with a row for each video, and <c>STAGE-STEP.mp4</c>, and told to all callbacks
+/// <summary>Generates previews at intervals, with the moving averages if the stage keeps any, without affecting training. They are written as
+/// <c>STAGE-STEP.png</c>, an image with a row for each video, and <c>STAGE-STEP.mp4</c>, and reported to all callbacks
 /// (<see cref="ITrainingCallback.Observed"/>).</summary>
 public sealed class PreviewVideos : ITrainingCallback
 {
@@ -19,9 +19,9 @@ public sealed class PreviewVideos : ITrainingCallback
     private readonly Func<CancellationToken, IReadOnlyList<VideoFrames>> _render;
     private readonly Interval _interval = new();
 
-    /// <summary>Previews of any kind, such as an autoencoder's reconstructions.</summary>
-    /// <param name="folder">Where they are written to.</param>
-    /// <param name="render">Makes videos or pictures of one size; called in evaluation mode, without gradients.</param>
+    /// <summary>Initializes previews of any kind, such as the reconstructions of an autoencoder.</summary>
+    /// <param name="folder">The folder of the files.</param>
+    /// <param name="render">A function that creates videos or images of one size; called in evaluation mode, without gradients.</param>
     public PreviewVideos(string folder, Func<CancellationToken, IReadOnlyList<VideoFrames>> render)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
@@ -29,14 +29,14 @@ public sealed class PreviewVideos : ITrainingCallback
         (_folder, _render) = (folder, render);
     }
 
-    /// <summary>Previews of prompts.</summary>
-    /// <param name="folder">Where they are written to.</param>
+    /// <summary>Initializes previews of prompts.</summary>
+    /// <param name="folder">The folder of the files.</param>
     /// <param name="model">The transformer that is trained.</param>
-    /// <param name="text">Encodes the prompts; with the network that is being trained too, where it is.</param>
-    /// <param name="vae">Decodes latents; null: the model draws pixels.</param>
-    /// <param name="prompts">What to show.</param>
-    /// <param name="options">How to sample; null: as published.</param>
-    /// <exception cref="ArgumentException">There are no prompts, or neither the model nor the options have a size.</exception>
+    /// <param name="text">The text encoder; if it is trained too, the one whose network is trained.</param>
+    /// <param name="vae">The decoder of latents; null for a model that denoises pixels.</param>
+    /// <param name="prompts">The prompts.</param>
+    /// <param name="options">The sampling options; null for the defaults.</param>
+    /// <exception cref="ArgumentException">There are no prompts, or neither the model nor the options specify a size.</exception>
     public PreviewVideos(
         string folder,
         IVideoTransformer model,
@@ -47,17 +47,17 @@ public sealed class PreviewVideos : ITrainingCallback
     )
         : this(folder, new PromptRenderer(model, text, vae, prompts, options ?? new PreviewOptions()).Render) { }
 
-    /// <summary>Steps between previews; null: by time only.</summary>
+    /// <summary>The number of steps between previews; null to use the time only.</summary>
     public int? EverySteps
     {
         get;
         set => field = Interval.Checked(value);
     }
 
-    /// <summary>Time between previews; null: by steps only. There is always one at the end of a stage.</summary>
+    /// <summary>The time between previews; null to use the steps only. The end of a stage always has a preview.</summary>
     public TimeSpan? Every { get; set; } = TimeSpan.FromMinutes(10);
 
-    /// <summary>Videos beside each other in the MP4, or pictures where there is only one frame.</summary>
+    /// <summary>The number of videos, or of images, in a row.</summary>
     public int Columns { get; set; } = 4;
 
     /// <inheritdoc/>
@@ -101,36 +101,36 @@ public sealed class PreviewVideos : ITrainingCallback
     }
 }
 
-/// <summary>How previews of prompts are sampled.</summary>
+/// <summary>The options for sampling previews of prompts.</summary>
 public class PreviewOptions
 {
-    /// <summary>Frames of the videos; null for as many as the model is configured for. <see cref="StdiT2"/> and <see cref="StdiT3"/>, which have no
-    /// size of their own, need all three.</summary>
+    /// <summary>The number of frames; null for the number that the model is configured for. <see cref="StdiT2"/> and <see cref="StdiT3"/> have no
+    /// configured size, so frames, height and width are required.</summary>
     public int? Frames { get; set; }
 
-    /// <summary>Height in pixels; null for what the model is configured for.</summary>
+    /// <summary>The height in pixels; null for the height that the model is configured for.</summary>
     public int? Height { get; set; }
 
-    /// <summary>Width in pixels; null for what the model is configured for.</summary>
+    /// <summary>The width in pixels; null for the width that the model is configured for.</summary>
     public int? Width { get; set; }
 
-    /// <summary>The sampler; null: DPM-Solver with 20 steps, for a model that predicts noise.</summary>
+    /// <summary>The sampler; null for DPM-Solver with 20 steps, for a model that predicts noise.</summary>
     public ISampler? Sampler { get; set; }
 
-    /// <summary>Guidance scale; 1: none.</summary>
+    /// <summary>The guidance scale; 1 for no guidance.</summary>
     public double Guidance { get; set; } = 4;
 
-    /// <summary>How many of the latent channels guidance changes, as <c>sampling.guided_channels</c> of a model folder says; null: the sampler's own
-    /// choice.</summary>
+    /// <summary>The number of latent channels that guidance changes, as <c>sampling.guided_channels</c> in a model folder; null for the sampler's
+    /// default.</summary>
     public int? GuidedChannels { get; set; }
 
-    /// <summary>Seed of the noise; every prompt has noise of its own, which no other prompt changes.</summary>
+    /// <summary>The seed of the noise. Every prompt has its own noise, which does not depend on other prompts.</summary>
     public int Seed { get; set; } = 1;
 
-    /// <summary>Prompts sampled at a time.</summary>
+    /// <summary>The number of prompts in a batch.</summary>
     public int BatchSize { get; set; } = 4;
 
-    /// <summary>Frame rate of the videos.</summary>
+    /// <summary>The frame rate of the videos.</summary>
     public double FramesPerSecond { get; set; } = 8;
 }
 

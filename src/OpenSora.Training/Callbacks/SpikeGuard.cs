@@ -2,30 +2,30 @@ using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Guards a stage against steps that are out of proportion: a loss or a gradient norm far above the median of the steps before.</summary>
-/// <remarks>The median is that of a window of steps, the first of which are not judged until it is full. Skipped steps do not enter it. Where data of
-/// different kinds take turns, the factor must be large enough for the harder kind.</remarks>
+/// <summary>Protects a stage against spikes: steps whose loss or gradient norm is far above the median of the previous steps.</summary>
+/// <remarks>The median is taken over a window of steps; steps are not judged until the window is full, and skipped steps do not enter it. If
+/// different kinds of data alternate, the factor must be large enough for the harder kind.</remarks>
 public class SpikeGuard
 {
-    /// <summary>How many times the median is too much.</summary>
+    /// <summary>The multiple of the median above which a step is a spike.</summary>
     public double Factor { get; set; } = 5;
 
-    /// <summary>Steps that the median is taken of.</summary>
+    /// <summary>The number of steps in the window.</summary>
     public int Window { get; set; } = 100;
 
-    /// <summary>Whether a step that is out of proportion is skipped: the weights stay as they are, and the next batch's turn comes.</summary>
+    /// <summary>True to skip a spike: the weights stay unchanged, and training continues with the next batch.</summary>
     public bool SkipSteps { get; set; } = true;
 
-    /// <summary>How many such steps in a row end the run with a <see cref="TrainingDivergedException"/>, before the last of them is taken; null: they
-    /// never do.
-    /// No checkpoint is due amid them, so the newest one is from before, unless the stage ended or was cancelled just then.</summary>
+    /// <summary>The number of spikes in a row that ends the run with a <see cref="TrainingDivergedException"/>, before the last of them is applied;
+    /// null for no limit. No checkpoint is due during spikes, so the newest one is older than they are, unless the stage ended or was canceled at
+    /// that moment.</summary>
     public int? StopAfter { get; set; } = 10;
 }
 
-/// <summary>What the guard knows of the steps before; part of a checkpoint.</summary>
+/// <summary>The state of the guard; part of a checkpoint.</summary>
 internal sealed record SpikeHistory(double[] Losses, double[] Norms, int InARow, long Skipped);
 
-/// <summary>Judges one step after the other.</summary>
+/// <summary>Judges each step.</summary>
 internal sealed class SpikeWatch(SpikeGuard guard, SpikeHistory? history)
 {
     public SpikeHistory History { get; private set; } = history ?? new SpikeHistory([], [], 0, 0);
@@ -34,7 +34,7 @@ internal sealed class SpikeWatch(SpikeGuard guard, SpikeHistory? history)
 
     public bool MustStop => InARow >= guard.StopAfter;
 
-    /// <summary>What is out of proportion in a step, and where; null if nothing is.</summary>
+    /// <summary>Returns a description of the spike in a step; null if there is none.</summary>
     public string? Judge(double loss, double norm, Func<(string Name, double Share)> largest)
     {
         var what = Compare("loss", loss, History.Losses) ?? Compare("gradients' norm", norm, History.Norms);

@@ -3,13 +3,12 @@ using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Writes what happens in training to event files, which TensorBoard shows: <c>tensorboard --logdir FOLDER</c>.</summary>
-/// <remarks>Scalars of steps stand under <c>train/</c>, those of observations under their names; videos are shown as moving pictures. The steps are
-/// those of
-/// all stages together. A run that is resumed writes another file into the same folder, and TensorBoard drops what the first one wrote after the
+/// <summary>Writes event files for TensorBoard: <c>tensorboard --logdir FOLDER</c>.</summary>
+/// <remarks>Scalars of steps are under <c>train/</c>, those of observations under their names; videos are shown as animated images. Steps are counted
+/// over all stages. A resumed run writes another file into the same folder, and TensorBoard drops what the first one wrote after the
 /// checkpoint.</remarks>
-/// <param name="folder">A folder for this run; runs side by side under one folder are shown in one plot.</param>
-/// <param name="everySteps">Steps between scalars; the last of a stage is always written.</param>
+/// <param name="folder">The folder of this run; runs in folders under a common folder are shown in one plot.</param>
+/// <param name="everySteps">The number of steps between scalars; the last step of a stage is always written.</param>
 public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingCallback, IDisposable
 {
     private readonly string _folder = string.IsNullOrEmpty(folder)
@@ -80,7 +79,7 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
         _file = null;
     }
 
-    // The file, told where a run begins or goes on: TensorBoard drops what was written before of the next step and those after it.
+    // The file. Its first record makes TensorBoard drop earlier records of the next step and later steps.
     private EventFile At(TrainingRun run)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);

@@ -7,17 +7,15 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>The loss on held-out data.</summary>
+/// <summary>A measurement of the loss on held-out data.</summary>
 /// <param name="Loss">The mean over all bands.</param>
-/// <param name="Bands">The mean of each band of time, from clean to noise.</param>
+/// <param name="Bands">The mean of each band of timesteps, from clean to noisy.</param>
 public sealed record ValidationResult(double Loss, IReadOnlyList<double> Bands) : TrainingObservation("validation");
 
-/// <summary>Measures the loss on held-out data by band of time: how well a model does with little, with middling and with much noise. Samples, noise
-/// and times
-/// are the same every time, so that only the model makes a difference.</summary>
-/// <remarks>What was measured is told to all callbacks (<see cref="ITrainingCallback.Observed"/>) as a <see cref="ValidationResult"/>: before the
-/// first step, at
-/// intervals, and at the end of the stage. Costs as many forward passes as there are samples times bands.</remarks>
+/// <summary>Measures the loss on held-out data by band of timesteps, that is, for little, medium and much noise. Samples, noise and timesteps are the
+/// same every time, so that only the model makes a difference.</summary>
+/// <remarks>Every measurement is reported to all callbacks (<see cref="ITrainingCallback.Observed"/>) as a <see cref="ValidationResult"/>: before the
+/// first step, at intervals, and at the end of the stage. It costs one forward pass per sample and band.</remarks>
 /// <param name="objective">The objective that is trained.</param>
 /// <param name="data">Held-out data.</param>
 public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData data) : ITrainingCallback
@@ -26,29 +24,29 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     private readonly ITrainingData _data = data ?? throw new ArgumentNullException(nameof(data));
     private readonly Interval _interval = new();
 
-    /// <summary>Steps between measurements; null: by time only.</summary>
+    /// <summary>The number of steps between measurements; null to use the time only.</summary>
     public int? EverySteps
     {
         get;
         set => field = Interval.Checked(value);
     } = 1000;
 
-    /// <summary>Time between measurements; null: by steps only.</summary>
+    /// <summary>The time between measurements; null to use the steps only.</summary>
     public TimeSpan? Every { get; set; }
 
-    /// <summary>Equal bands that time is divided into.</summary>
+    /// <summary>The number of equal bands of timesteps.</summary>
     public int Bands { get; set; } = 10;
 
-    /// <summary>Samples, each of which is seen once in every band.</summary>
+    /// <summary>The number of samples, each of which is used once in every band.</summary>
     public int Samples { get; set; } = 32;
 
-    /// <summary>Samples in a batch, where the data do not choose it themselves.</summary>
+    /// <summary>The number of samples in a batch, if the data do not choose it themselves.</summary>
     public int BatchSize { get; set; } = 8;
 
-    /// <summary>Seed of samples and noise.</summary>
+    /// <summary>The seed of samples and noise.</summary>
     public int Seed { get; set; } = 7;
 
-    /// <summary>Whether the moving averages are measured, where there are any, rather than the last weights.</summary>
+    /// <summary>True to measure the moving averages, if there are any; false to measure the last weights.</summary>
     public bool Averages { get; set; } = true;
 
     /// <inheritdoc/>
@@ -89,9 +87,9 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
         _interval.Done(run);
     }
 
-    /// <summary>Measures, whether something is being trained or not. The modules must be in evaluation mode.</summary>
-    /// <param name="cancellationToken">Looked at between batches.</param>
-    /// <exception cref="InvalidOperationException">A number of bands, samples or samples in a batch is below 1.</exception>
+    /// <summary>Measures the loss independently of a training run. The modules must be in evaluation mode.</summary>
+    /// <param name="cancellationToken">Checked between batches.</param>
+    /// <exception cref="InvalidOperationException">The number of bands, samples, or samples in a batch is below 1.</exception>
     public ValidationResult Measure(CancellationToken cancellationToken = default)
     {
         if (Bands < 1 || Samples < 1 || BatchSize < 1)
@@ -117,7 +115,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
             {
                 cancellationToken.ThrowIfCancellationRequested();
                 using var inner = NewDisposeScope();
-                // The samples' times are spread evenly over the band.
+                // The timesteps of the samples are spread evenly over the band.
                 var times = (arange(done, done + count, ScalarType.Float32).add(0.5).div(Samples).to(device) + band) / Bands;
                 sums[band] += _objective.SampleLosses(batch, times, noise).sum().cpu().item<float>();
             }

@@ -102,8 +102,14 @@ public sealed class FrameMaskedData : ITrainingData
     public long Count => _data.Count;
 
     /// <inheritdoc/>
-    public string Fingerprint =>
-        $"{_data.Fingerprint}, masks {string.Join(" ", _shares.Select(share => string.Create(CultureInfo.InvariantCulture, $"{share.Key} {share.Value}")))}";
+    public string Fingerprint
+    {
+        get
+        {
+            var masks = _shares.Select(share => string.Create(CultureInfo.InvariantCulture, $"{share.Key} {share.Value}"));
+            return $"{_data.Fingerprint}, masks {string.Join(" ", masks)}";
+        }
+    }
 
     /// <inheritdoc/>
     public TrainingBatch GetBatch(long number, int size, int seed)

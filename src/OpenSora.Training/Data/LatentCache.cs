@@ -29,7 +29,8 @@ public sealed class LatentCache : IDisposable
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"it contains latents of shape [{string.Join(", ", _latents.shape)}] but captions for {Captions.Count} clips. Delete the file and create it again."
+                $"it contains latents of shape [{string.Join(", ", _latents.shape)}] but captions for {Captions.Count} clips. "
+                    + "Delete the file and create it again."
             );
         }
     }
@@ -138,7 +139,9 @@ public sealed class LatentCache : IDisposable
                     if (videos.Count > 0 && !clip.Video.shape.AsSpan().SequenceEqual(videos[0].shape))
                     {
                         throw new InvalidDataException(
-                            $"Clip {i + videos.Count} has shape [{string.Join(", ", clip.Video.shape)}], but the clip before it has shape [{string.Join(", ", videos[0].shape)}]; all clips in a cache must have the same size."
+                            $"Clip {i + videos.Count} has shape [{string.Join(", ", clip.Video.shape)}], "
+                                + $"but the clip before it has shape [{string.Join(", ", videos[0].shape)}]; "
+                                + "all clips in a cache must have the same size."
                         );
                     }
 
@@ -157,7 +160,9 @@ public sealed class LatentCache : IDisposable
                 if (!encoded.shape.AsSpan(1).SequenceEqual(all.shape.AsSpan(1)))
                 {
                     throw new InvalidDataException(
-                        $"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], but the clips before it have latents of shape [{string.Join(", ", all.shape)}]; all clips in a cache must have the same size."
+                        $"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], "
+                            + $"but the clips before it have latents of shape [{string.Join(", ", all.shape)}]; "
+                            + "all clips in a cache must have the same size."
                     );
                 }
 
@@ -176,9 +181,9 @@ public sealed class LatentCache : IDisposable
     }
 
     // Reports the size of a cache, and fails immediately if the disk does not have enough free space.
-    private static void CheckRoom(string path, long bytes, IProgress<long>? told)
+    private static void CheckRoom(string path, long bytes, IProgress<long>? progress)
     {
-        told?.Report(bytes);
+        progress?.Report(bytes);
         var folder = Directory.CreateDirectory(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(path))!);
         long free;
         try
@@ -192,7 +197,8 @@ public sealed class LatentCache : IDisposable
         if (bytes > free)
         {
             throw new IOException(
-                $"The latents need {bytes >> 20} MiB in '{path}', but only {free >> 20} MiB are free on the disk. Free up space, or use fewer or smaller clips."
+                $"The latents need {bytes >> 20} MiB in '{path}', but only {free >> 20} MiB are free on the disk. "
+                    + "Free up space, or use fewer or smaller clips."
             );
         }
     }
@@ -304,7 +310,9 @@ public sealed class LatentData : ITrainingData, IDisposable
     public string Fingerprint =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"latents {_cache.Key}, {_clips.Length} of {_cache.Captions.Count} clips{Which()}, frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}{(FirstFrame is null ? "" : $" from {FirstFrame}")}, tokens {_maxTokens}{_prepared}"
+            $"latents {_cache.Key}, {_clips.Length} of {_cache.Captions.Count} clips{Which()}, "
+                + $"frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}{(FirstFrame is null ? "" : $" from {FirstFrame}")}, "
+                + $"tokens {_maxTokens}{_prepared}"
         );
 
     // A different selection of the same size is different data.

@@ -12,19 +12,19 @@ public sealed record BadClip(int Index, string Reason);
 public sealed class ReplacingClips : IClipSource
 {
     private readonly IClipSource _source;
-    private readonly IProgress<BadClip>? _told;
+    private readonly IProgress<BadClip>? _badClips;
     private readonly double _most;
     private readonly ConcurrentDictionary<int, string> _bad = new();
 
     /// <summary>Creates a source that replaces unreadable clips.</summary>
     /// <param name="source">The clips.</param>
-    /// <param name="told">Receives each unreadable clip once.</param>
+    /// <param name="badClips">Receives each unreadable clip once.</param>
     /// <param name="most">The maximum fraction of unreadable clips. A larger fraction suggests another problem and causes an exception.</param>
-    public ReplacingClips(IClipSource source, IProgress<BadClip>? told = null, double most = 0.1)
+    public ReplacingClips(IClipSource source, IProgress<BadClip>? badClips = null, double most = 0.1)
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentOutOfRangeException.ThrowIfNegative(most);
-        (_source, _told, _most) = (source, told, most);
+        (_source, _badClips, _most) = (source, badClips, most);
     }
 
     /// <inheritdoc/>
@@ -50,13 +50,14 @@ public sealed class ReplacingClips : IClipSource
             {
                 if (_bad.TryAdd(current, e.Message))
                 {
-                    _told?.Report(new BadClip(current, e.Message));
+                    _badClips?.Report(new BadClip(current, e.Message));
                 }
 
                 if (_bad.Count > Math.Max(1, _most * Count) || _bad.Count == Count)
                 {
                     throw new InvalidDataException(
-                        $"{_bad.Count} of {Count} clips could not be loaded, which is more than the limit of {_most:P0}. The last one was clip {current}: {e.Message}",
+                        $"{_bad.Count} of {Count} clips could not be loaded, which is more than the limit of {_most:P0}. "
+                            + $"The last one was clip {current}: {e.Message}",
                         e
                     );
                 }

@@ -94,7 +94,8 @@ public sealed class VideoTable : IClipSource
         Fingerprint =
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"{rows.Count} files {Convert.ToHexStringLower(hash.GetHashAndReset())[..16]}, {clip.Width}x{clip.Height} {clip.Fit}, {clip.Frames} frames from {clip.StartFrame} every {clip.FrameInterval} at {clip.FramesPerSecond}"
+                $"{rows.Count} files {Convert.ToHexStringLower(hash.GetHashAndReset())[..16]}, {clip.Width}x{clip.Height} {clip.Fit}, "
+                    + $"{clip.Frames} frames from {clip.StartFrame} every {clip.FrameInterval} at {clip.FramesPerSecond}"
             ) + (vary is null ? "" : string.Create(CultureInfo.InvariantCulture, $", start {vary.Start}, crop {vary.Crop}, mirror {vary.Mirror}"));
     }
 
@@ -140,12 +141,12 @@ public sealed class VideoTable : IClipSource
 
     /// <summary>Reads the size of every file for <see cref="Bucket.Sort"/>: the number of frames at the requested frame rate and interval, and the
     /// height and width in pixels.</summary>
-    /// <param name="told">Receives the files that cannot be read. Their size is 0, which fills no bucket. If null, the first such file causes an
+    /// <param name="badClips">Receives the files that cannot be read. Their size is 0, which fills no bucket. If null, the first such file causes an
     /// exception.</param>
     /// <param name="cancellationToken">Stops reading.</param>
-    /// <exception cref="MediaException">A file cannot be read, and <paramref name="told"/> is null.</exception>
+    /// <exception cref="MediaException">A file cannot be read, and <paramref name="badClips"/> is null.</exception>
     public async Task<IReadOnlyList<(int Frames, int Height, int Width)>> SizesAsync(
-        IProgress<BadClip>? told = null,
+        IProgress<BadClip>? badClips = null,
         CancellationToken cancellationToken = default
     )
     {
@@ -158,9 +159,9 @@ public sealed class VideoTable : IClipSource
                     var info = await _reader.ProbeAsync(_rows[i].File.FullName, token).ConfigureAwait(false);
                     sizes[i] = ((FramesOf(info) - _clip.StartFrame + _clip.FrameInterval - 1) / _clip.FrameInterval, info.Height, info.Width);
                 }
-                catch (IOException e) when (told is not null)
+                catch (IOException e) when (badClips is not null)
                 {
-                    told.Report(new BadClip(i, e.Message));
+                    badClips.Report(new BadClip(i, e.Message));
                 }
             })
             .ConfigureAwait(false);

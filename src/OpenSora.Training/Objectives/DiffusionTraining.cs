@@ -20,7 +20,8 @@ public sealed class DiffusionTraining : IDenoisingObjective
     /// <summary>Creates an objective for a model.</summary>
     /// <param name="model">The denoiser. The caller keeps ownership of it.</param>
     /// <param name="text">The text encoder for batches of token IDs; null if batches contain text encoder states.</param>
-    /// <param name="process">The noise process; null for <see cref="Iddpm"/> with the published linear schedule of 1000 steps.</param>
+    /// <param name="process">The noise process; null for <see cref="Iddpm"/> with the published linear schedule of 1000
+    /// steps and a learned variance if the model has one.</param>
     /// <param name="timesteps">The sampler that draws timesteps; null for the default of the process, which is uniform for
     /// <see cref="Iddpm"/>.</param>
     /// <exception cref="ArgumentException">The denoiser is not a module.</exception>
@@ -28,7 +29,8 @@ public sealed class DiffusionTraining : IDenoisingObjective
     {
         ArgumentNullException.ThrowIfNull(model);
         (_model, _text) = (model, text);
-        _process = process ?? new Iddpm(IddpmSchedule.Linear());
+        _process = process
+            ?? new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Variance = model.LearnsVariance ? Variance.LearnedRange : Variance.FixedSmall });
         _timesteps = timesteps;
         var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal)
         {
@@ -113,7 +115,8 @@ public sealed class DiffusionTraining : IDenoisingObjective
         if (batch.NoisyFrames is not null && !_model.SupportsNoisyFrames)
         {
             throw new ArgumentException(
-                $"The batch has conditioning frames (see {nameof(FrameMaskedData)}), but {_model.GetType().Name} does not support them. Use an STDiT with patches of one frame, or data without conditioning frames.",
+                $"The batch has conditioning frames (see {nameof(FrameMaskedData)}), but {_model.GetType().Name} does not support them. "
+                    + "Use an STDiT with patches of one frame, or data without conditioning frames.",
                 nameof(batch)
             );
         }

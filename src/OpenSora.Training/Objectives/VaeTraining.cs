@@ -1,3 +1,4 @@
+using System.Globalization;
 using OpenSora.Models;
 using OpenSora.Training.Data;
 using OpenSora.Training.Stages;
@@ -46,8 +47,10 @@ public sealed class VaeTraining : ITrainingObjective
 
     /// <inheritdoc/>
     public string Fingerprint =>
-        FormattableString.Invariant(
-            $"{nameof(VaeTraining)}: absolute {_options.Absolute:R}, squared {_options.Squared:R}, edges {_options.Edges:R}, divergence {_options.Divergence:R}"
+        string.Create(
+            CultureInfo.InvariantCulture,
+            $"{nameof(VaeTraining)}: absolute {_options.Absolute:R}, squared {_options.Squared:R}, "
+                + $"edges {_options.Edges:R}, divergence {_options.Divergence:R}"
         );
 
     /// <inheritdoc/>

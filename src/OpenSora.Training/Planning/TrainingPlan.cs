@@ -258,10 +258,12 @@ public sealed record TrainingPlan
         text.Append(culture, $"{Devices} x {Hardware.Name}, {(BFloat16 ? "bfloat16" : "float32")}, {Hardware.Utilisation:P0} of ")
             .Append(
                 culture,
-                $"{(BFloat16 ? Hardware.BFloat16 : Hardware.Float32) / 1e12:G3} TFLOP/s, attention at {Hardware.AttentionSpeed:G2} of that, ${Hardware.PricePerHour:F2} per hour\n\n"
+                $"{(BFloat16 ? Hardware.BFloat16 : Hardware.Float32) / 1e12:G3} TFLOP/s, "
+                    + $"attention at {Hardware.AttentionSpeed:G2} of that, ${Hardware.PricePerHour:F2} per hour\n\n"
             );
         text.Append(
-            "| stage | clips | samples | TFLOP per sample | of which attention | encoding | memory GB | GPU hours | days | $ |\n|---|---|---|---|---|---|---|---|---|---|\n"
+            "| stage | clips | samples | TFLOP per sample | of which attention | encoding | memory GB | GPU hours | days | $ |\n"
+                + "|---|---|---|---|---|---|---|---|---|---|\n"
         );
         foreach (var e in estimates)
         {
@@ -271,7 +273,8 @@ public sealed record TrainingPlan
                 )
                 .Append(
                     culture,
-                    $"{e.Forward.Attention / e.Forward.Total:P1} | {e.Encoding.Total / (e.Flops / e.Samples):P0} | {e.Memory.Peak / 1e9:F1}{(e.Fits ? "" : " (exceeds memory)")} | "
+                    $"{e.Forward.Attention / e.Forward.Total:P1} | {e.Encoding.Total / (e.Flops / e.Samples):P0} | "
+                        + $"{e.Memory.Peak / 1e9:F1}{(e.Fits ? "" : " (exceeds memory)")} | "
                 )
                 .Append(culture, $"{e.GpuHours:N0} | {e.WallTime.TotalDays:F1} | {e.Dollars:N0} |\n");
         }

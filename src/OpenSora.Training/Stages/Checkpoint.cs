@@ -160,7 +160,8 @@ internal static class Checkpoint
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"it is not a training checkpoint, but several modules are trained: {string.Join(", ", modules.Keys)}. Load their weights into the modules before training."
+                $"it is not a training checkpoint, but several modules are trained: {string.Join(", ", modules.Keys)}. "
+                    + "Load their weights into the modules before training."
             );
         }
 
@@ -212,7 +213,8 @@ internal static class Checkpoint
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"it was written by a run that trained {held} parameters, but this stage trains {trained.Count}. Train the same parameters, or start a new run with InitialiseFrom."
+                $"it was written by a run that trained {held} parameters, but this stage trains {trained.Count}. "
+                    + "Train the same parameters, or start a new run with InitialiseFrom."
             );
         }
 
@@ -233,7 +235,8 @@ internal static class Checkpoint
             {
                 throw new InvalidWeightsException(
                     file.Path,
-                    $"it has no tensor '{name}'. The stage trains different parameters than the run that wrote the file. Start a new run with InitialiseFrom."
+                    $"it has no tensor '{name}'. The stage trains different parameters than the run that wrote the file. "
+                        + "Start a new run with InitialiseFrom."
                 );
             }
 

@@ -135,7 +135,8 @@ public sealed class StagedTrainer : IDisposable
             if (stage.Objective?.Modules.Values.Except(_objective.Modules.Values).Any() is true)
             {
                 throw new InvalidOperationException(
-                    $"The objective of stage '{stage.Name}' has modules that the trainer's objective does not have. Create the trainer with an objective that has all modules."
+                    $"The objective of stage '{stage.Name}' has modules that the trainer's objective does not have. "
+                        + "Create the trainer with an objective that has all modules."
                 );
             }
         }
@@ -172,7 +173,7 @@ public sealed class StagedTrainer : IDisposable
             var state = file is null ? null : Checkpoint.State(file);
             if (file is not null)
             {
-                CheckFits(state!, file.Path);
+                ResumeCheck.Require(state!, file.Path, _stages, _objective);
                 Checkpoint.ReadWeights(file, _objective.Modules, averages: false, options: null);
             }
 
@@ -233,6 +234,7 @@ public sealed class StagedTrainer : IDisposable
         }
 
         var spikes = stage.Spikes is null ? null : new SpikeWatch(stage.Spikes, resumed?.Spikes);
+        var stageStep = new StageStep(stage, _objective, trained, optimizer, workers, spikes, _average, _checkpoints?.Folder);
         var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken) { Step = step };
         run.Notify(callback => callback.StageStarted(run));
 
@@ -244,7 +246,7 @@ public sealed class StagedTrainer : IDisposable
             using var inner = NewDisposeScope();
             var began = clock.Elapsed;
             var rate = stage.LearningRateAt(step, before + began);
-            var result = Step(stage, trained, optimizer, workers, spikes, step, rate);
+            var result = stageStep.Run(step, rate);
             run.Step = ++step;
             samples += result.Samples;
 
@@ -316,203 +318,6 @@ public sealed class StagedTrainer : IDisposable
 
     private IReadOnlyDictionary<string, Tensor> Averages => _average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);
 
-    // Performs one optimizer step, or skips it if the loss or the gradients spike.
-    private TrainingProgress Step(
-        TrainingStage stage,
-        List<(string Name, Parameter Parameter)> trained,
-        AdamWOptimizers optimizer,
-        StageWorkers? workers,
-        SpikeWatch? spikes,
-        long step,
-        double rate
-    )
-    {
-        foreach (var module in _objective.Modules.Values)
-        {
-            module.train();
-            module.zero_grad();
-        }
-        manual_seed((long)(Randomness.Mix(stage.Seed, step, -1) >> 1)); // for dropout and other modules that use the global generator
-        var (total, samples) = (0.0, 0L);
-        var parts = new Dictionary<string, double>(StringComparer.Ordinal);
-        var device = trained[0].Parameter.device;
-        for (var micro = 0; micro < stage.Accumulation; micro++)
-        {
-            using var scope = NewDisposeScope();
-            var number = step * stage.Accumulation + micro;
-            using var batch = stage.Data!.GetBatch(number, stage.BatchSize, stage.Seed).MoveTo(device);
-            var (loss, ofLoss) =
-                stage.Workers == 1
-                    ? OneLoss(stage, batch, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
-                    : SharedLoss(stage, batch, number, trained, workers!);
-            total += loss / stage.Accumulation;
-            foreach (var (name, part) in ofLoss)
-            {
-                parts[name] = parts.GetValueOrDefault(name) + part / stage.Accumulation;
-            }
-
-            samples += batch.Video.shape[0];
-        }
-
-        var norm = ClipGradients(trained, stage.ClipGradientNorm ?? double.PositiveInfinity);
-        if (!double.IsFinite(total) || !double.IsFinite(norm))
-        {
-            throw Diverged(stage, step, NotFinite(trained, total, norm));
-        }
-
-        var spike = spikes?.Judge(total, norm, () => Largest(trained));
-        if (spikes is { MustStop: true })
-        {
-            throw Diverged(stage, step, $"this is spike {spikes.InARow} in a row: {spike}");
-        }
-
-        if (spike is null || !stage.Spikes!.SkipSteps)
-        {
-            optimizer.Step(rate);
-            _average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
-        }
-        return new TrainingProgress
-        {
-            Stage = stage.Name,
-            Step = step + 1,
-            Steps = stage.Steps,
-            Loss = total,
-            Parts = parts,
-            GradientNorm = norm,
-            LearningRate = rate,
-            Samples = samples,
-            Spike = spike,
-            SkippedSteps = spikes?.History.Skipped ?? 0,
-        };
-    }
-
-    // Computes the loss of a batch and calls backward with the loss scaled by its fraction of the total.
-    private (double Loss, IReadOnlyDictionary<string, double> Parts) OneLoss(
-        TrainingStage stage,
-        TrainingBatch batch,
-        long number,
-        int worker,
-        double share,
-        Action<Tensor> backward
-    )
-    {
-        using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
-        var loss = (stage.Objective ?? _objective).Loss(batch, stage, generator);
-        backward(loss.Total * share);
-        return (loss.Total.detach().cpu().item<float>(), loss.Parts);
-    }
-
-    // Computes the loss with the batch divided among threads. The gradients are added in the order of the threads, so that the sum is the same in
-    // every run.
-    private (double Loss, IReadOnlyDictionary<string, double> Parts) SharedLoss(
-        TrainingStage stage,
-        TrainingBatch batch,
-        long number,
-        List<(string Name, Parameter Parameter)> trained,
-        StageWorkers threads
-    )
-    {
-        var count = batch.Video.shape[0];
-        var workers = (int)Math.Min(stage.Workers, count);
-        var parameters = trained.ConvertAll<Tensor>(pair => pair.Parameter);
-        var gradients = new IList<Tensor?>[workers];
-        var results = new (double Loss, IReadOnlyDictionary<string, double> Parts, double Share)[workers];
-        void Work(int worker)
-        {
-            using var scope = NewDisposeScope();
-            var (from, to) = (count * worker / workers, count * (worker + 1) / workers);
-            var share = (double)(to - from) / count;
-            var (loss, parts) = OneLoss(stage, batch.Narrow(from, to - from), number, worker, share / stage.Accumulation, loss =>
-            {
-                gradients[worker] = Gradients.Of([loss], parameters);
-                foreach (var gradient in gradients[worker])
-                {
-                    gradient?.DetachFromDisposeScope();
-                }
-            });
-            results[worker] = (loss, parts, share);
-        }
-
-        try
-        {
-            threads.Run(workers, Work);
-            using var scope = NewDisposeScope();
-            using var noGradients = no_grad();
-            for (var i = 0; i < trained.Count; i++)
-            {
-                // Not in place: one tensor may be the gradient of several parameters.
-                var parts = gradients.Select(all => all[i]).Prepend(trained[i].Parameter.grad).OfType<Tensor>().ToArray();
-                if (parts.Length > 0)
-                {
-                    trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum + part);
-                }
-            }
-        }
-        finally
-        {
-            foreach (var gradient in gradients.Where(all => all is not null).SelectMany(all => all))
-            {
-                gradient?.Dispose();
-            }
-        }
-        return (
-            results.Sum(result => result.Loss * result.Share),
-            results[0].Parts.Keys.ToDictionary(name => name, name => results.Sum(result => result.Parts[name] * result.Share), StringComparer.Ordinal)
-        );
-    }
-
-    // Scales all gradients so that their total norm is at most `most`, and returns the norm before scaling. If the norm is not finite, the gradients
-    // are unchanged, so that the affected parameter can be identified (TorchSharp's nn.utils.clip_grad_norm_ makes all gradients NaN in this case).
-    private static double ClipGradients(List<(string Name, Parameter Parameter)> trained, double most)
-    {
-        using var scope = NewDisposeScope();
-        using var noGradients = no_grad();
-        var gradients = trained.Select(pair => pair.Parameter.grad).OfType<Tensor>().ToArray();
-        if (gradients.Length == 0)
-        {
-            return 0;
-        }
-
-        var norm = stack(gradients.Select(gradient => gradient.norm())).to_type(ScalarType.Float64).norm().cpu().item<double>();
-        var factor = most / (norm + 1e-6);
-        if (factor < 1)
-        {
-            foreach (var gradient in gradients)
-            {
-                gradient.mul_(factor);
-            }
-        }
-        return norm;
-    }
-
-    private TrainingDivergedException Diverged(TrainingStage stage, long step, string what)
-    {
-        var kept = _checkpoints is null ? null : Checkpoint.Newest(_checkpoints.Folder);
-        return new TrainingDivergedException(
-            $"Stage '{stage.Name}', step {step + 1}: {what}. The step was skipped. Lower the learning rate or check the data"
-                + (kept is null ? "." : $"; the last checkpoint is '{kept}'.")
-        );
-    }
-
-    private static string NotFinite(List<(string Name, Parameter Parameter)> trained, double loss, double norm)
-    {
-        using var scope = NewDisposeScope();
-        var first = trained.FirstOrDefault(pair => pair.Parameter.grad is { } grad && !grad.isfinite().all().item<bool>()).Name;
-        return $"the loss is {loss}, the gradient norm is {norm}"
-            + (first is null ? "" : $", the first gradient that is not finite belongs to '{first}'");
-    }
-
-    // Returns the parameter with the largest gradient and its fraction of the sum of all squared gradients.
-    private static (string Name, double Share) Largest(List<(string Name, Parameter Parameter)> trained)
-    {
-        using var scope = NewDisposeScope();
-        var squares = trained.ConvertAll(pair =>
-            pair.Parameter.grad is { } grad ? grad.to_type(ScalarType.Float64).square().sum().cpu().item<double>() : 0
-        );
-        var largest = squares.IndexOf(squares.Max());
-        return (trained[largest].Name, squares.Sum() is var all and > 0 ? squares[largest] / all : 0);
-    }
-
     // Selects the parameters that the stage trains and disables gradients for all others.
     private List<(string Name, Parameter Parameter)> ChooseParameters(TrainingStage stage)
     {
@@ -521,7 +326,7 @@ public sealed class StagedTrainer : IDisposable
         {
             foreach (var (name, parameter) in module.named_parameters())
             {
-                var chosen = stage.Trains?.Invoke($"{part}.{name}") ?? true;
+                var chosen = stage.Trains?.Invoke($"{part}.{name}") ?? stage.Parameters.Includes(part, module, name);
                 parameter.requires_grad_(chosen);
                 if (chosen)
                 {
@@ -531,45 +336,9 @@ public sealed class StagedTrainer : IDisposable
         }
         return trained.Count > 0
             ? trained
-            : throw new InvalidOperationException($"Stage '{stage.Name}' trains nothing: {nameof(TrainingStage.Trains)} selects no parameter.");
-    }
-
-    private void CheckFits(CheckpointState state, string path)
-    {
-        if (state.Stage >= _stages.Count || !string.Equals(_stages[state.Stage].Name, state.StageName, StringComparison.Ordinal))
-        {
-            throw new InvalidOperationException(
-                $"'{path}' was written by stage {state.Stage + 1}, '{state.StageName}', but this run has no such stage at that position. Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
+            : throw new InvalidOperationException(
+                $"Stage '{stage.Name}' trains nothing: {nameof(TrainingStage.Trains)} or {nameof(TrainingStage.Parameters)} selects no parameter."
             );
-        }
-
-        var stage = _stages[state.Stage];
-        if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
-        {
-            throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was started with different settings ({state.Settings}) than it has now ({stage.Settings}). Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
-            );
-        }
-
-        var aim = stage.Objective ?? _objective;
-        // Older checkpoints do not name the objective, or name only its type.
-        if (
-            state.Objective.Length > 0
-            && !string.Equals(state.Objective, aim.GetType().Name, StringComparison.Ordinal)
-            && !string.Equals(state.Objective, aim.Fingerprint, StringComparison.Ordinal)
-        )
-        {
-            throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was started with a different objective ({state.Objective}) than it has now ({aim.Fingerprint}). Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
-            );
-        }
-
-        if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
-        {
-            throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was started with different data ({state.Data}) than it has now ({stage.Data.Fingerprint}). Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
-            );
-        }
     }
 
     private static string Existing(string path) =>

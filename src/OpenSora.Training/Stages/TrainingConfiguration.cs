@@ -8,22 +8,6 @@ using OpenSora.Training.Objectives;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>The parameters that a stage trains.</summary>
-public enum TrainedParameters
-{
-    /// <summary>All parameters.</summary>
-    All,
-
-    /// <summary>All parameters except those of temporal attention, for training on images.</summary>
-    NotTemporal,
-
-    /// <summary>Only the parameters of temporal attention.</summary>
-    Temporal,
-
-    /// <summary>The parameters that process text: cross-attention, the caption projection, and the text encoder if it is trained.</summary>
-    Text,
-}
-
 /// <summary>The configuration of a stage: the settings of <see cref="TrainingStage"/>, with names in place of objects.</summary>
 public class TrainingStageOptions : TrainingStage
 {
@@ -32,9 +16,6 @@ public class TrainingStageOptions : TrainingStage
 
     /// <summary>The name of the stage's objective; empty for the trainer's objective.</summary>
     public string Loss { get; set; } = "";
-
-    /// <summary>The parameters that the stage trains.</summary>
-    public TrainedParameters Parameters { get; set; }
 }
 
 /// <summary>The configuration of a complete training run.</summary>
@@ -67,7 +48,8 @@ public class TrainingOptions
 
             if (!Enum.IsDefined(stage.Parameters))
             {
-                yield return $"Stage '{stage.Name}' has Parameters {stage.Parameters}; it must be one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}.";
+                yield return $"Stage '{stage.Name}' has Parameters {stage.Parameters}; "
+                    + $"it must be one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}.";
             }
         }
         if (Checkpoints.Folder.Length > 0)
@@ -129,7 +111,6 @@ public static class TrainingConfiguration
                     ?? throw new InvalidOperationException($"Stage '{stage.Name}' names the loss '{stage.Loss}', but no losses were provided.");
             }
 
-            stage.Trains ??= Chosen(stage.Parameters);
             trainer.AddStage(stage);
         }
         return options.Checkpoints.Folder.Length == 0 ? trainer : trainer.SaveTo(options.Checkpoints).Resume(options.Checkpoints.Folder, ifAny: true);
@@ -162,20 +143,4 @@ public static class TrainingConfiguration
     // Unknown keys are errors, so that a misspelled key does not silently keep the default.
     private static void Bind(IConfiguration section, TrainingOptions options) =>
         section.Bind(options, binder => binder.ErrorOnUnknownConfiguration = true);
-
-    private static Func<string, bool>? Chosen(TrainedParameters parameters)
-    {
-        bool Is(string name, string part) => name.Contains(part, StringComparison.Ordinal);
-        return parameters switch
-        {
-            TrainedParameters.All => null,
-            TrainedParameters.NotTemporal => name => !TrainingStage.IsTemporal(name),
-            TrainedParameters.Temporal => TrainingStage.IsTemporal,
-            TrainedParameters.Text => name =>
-                Is(name, ".cross_attn.") || Is(name, ".y_embedder.") || name.StartsWith("text.", StringComparison.Ordinal),
-            _ => throw new InvalidOperationException(
-                $"{parameters} is not a valid value of TrainedParameters; use one of {string.Join(", ", Enum.GetNames<TrainedParameters>())}."
-            ),
-        };
-    }
 }

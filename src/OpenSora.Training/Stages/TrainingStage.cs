@@ -1,3 +1,4 @@
+using System.Globalization;
 using OpenSora.Models;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
@@ -87,7 +88,10 @@ public class TrainingStage
     /// 0.1).</summary>
     public double? CaptionDropout { get; set; }
 
-    /// <summary>A function that selects the parameters to train by name; null for all parameters. Names begin with a key of
+    /// <summary>The parameters that the stage trains.</summary>
+    public TrainedParameters Parameters { get; set; }
+
+    /// <summary>A function that selects the parameters to train by name; null for those of <see cref="Parameters"/>. Names begin with a key of
     /// <see cref="ITrainingObjective.Modules"/>, such as <c>model.</c> or <c>text.</c>.</summary>
     public Func<string, bool>? Trains { get; set; }
 
@@ -109,7 +113,7 @@ public class TrainingStage
             Data = data,
             Steps = steps,
             BatchSize = 64,
-            Trains = name => !IsTemporal(name),
+            Parameters = TrainedParameters.NotTemporal,
         };
 
     /// <summary>Creates the second stage of Open-Sora 1.0, which trains on many clips at low resolution (published: 366 thousand clips of 16 frames,
@@ -136,11 +140,6 @@ public class TrainingStage
             Steps = steps,
             BatchSize = 4,
         };
-
-    /// <summary>Determines whether a parameter belongs to temporal attention, which is part of every block in STDiT and STDiT2 and has separate
-    /// blocks in STDiT3.</summary>
-    internal static bool IsTemporal(string name) =>
-        name.Contains(".attn_temp.", StringComparison.Ordinal) || name.Contains(".temporal_blocks.", StringComparison.Ordinal);
 
     /// <summary>Computes the learning rate of a step.</summary>
     /// <param name="step">The number of steps before it.</param>
@@ -181,7 +180,8 @@ public class TrainingStage
             (CaptionDropout is null or (>= 0 and <= 1), $"has {nameof(CaptionDropout)} {CaptionDropout}; it must be between 0 and 1, or null"),
             (
                 Spikes is null or { Factor: > 1, Window: > 0 } and { StopAfter: null or > 0 },
-                $"has {nameof(Spikes)} with {nameof(SpikeGuard.Factor)} {Spikes?.Factor}, {nameof(SpikeGuard.Window)} {Spikes?.Window} and {nameof(SpikeGuard.StopAfter)} {Spikes?.StopAfter}; the factor must be above 1, the others above 0"
+                $"has {nameof(Spikes)} with {nameof(SpikeGuard.Factor)} {Spikes?.Factor}, {nameof(SpikeGuard.Window)} {Spikes?.Window} and "
+                    + $"{nameof(SpikeGuard.StopAfter)} {Spikes?.StopAfter}; the factor must be above 1, the others above 0"
             ),
             (TimeLimit is null || TimeLimit > TimeSpan.Zero, $"has {nameof(TimeLimit)} {TimeLimit}; it must be above 0, or null"),
         ];
@@ -203,8 +203,12 @@ public class TrainingStage
 
     /// <summary>Gets a description of the settings that must be the same in a resumed run.</summary>
     internal string Settings =>
-        FormattableString.Invariant(
-            $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}"
+        string.Create(
+            CultureInfo.InvariantCulture,
+            $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, "
+                + $"lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, "
+                + $"betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, "
+                + $"ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}"
         )
         + (
             Spikes is { } spikes

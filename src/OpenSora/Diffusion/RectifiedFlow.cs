@@ -1,3 +1,4 @@
+using System.Globalization;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -82,8 +83,10 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
 
     /// <summary>Returns a short description of the parameterization, which is stored in checkpoints.</summary>
     public override string ToString() =>
-        FormattableString.Invariant(
-            $"{nameof(RectifiedFlow)} of {Steps}{(_wholeSteps ? " whole" : "")} steps{(_logitNormal ? ", logit-normal" : "")}{(_shiftBySize ? $", shifted by size, {_spatialFactor}" : "")}"
+        string.Create(
+            CultureInfo.InvariantCulture,
+            $"{nameof(RectifiedFlow)} of {Steps}{(_wholeSteps ? " whole" : "")} steps{(_logitNormal ? ", logit-normal" : "")}"
+                + $"{(_shiftBySize ? $", shifted by size, {_spatialFactor}" : "")}"
         );
 
     /// <summary>Gets null because guidance applies to all latent channels in the published models.</summary>

@@ -36,7 +36,7 @@ internal static class FFmpeg
         }
         catch (Win32Exception e)
         {
-            throw FFmpegMissing.Told("ffprobe", purpose, folder, e);
+            throw FFmpegMissing.Error("ffprobe", purpose, folder, e);
         }
     }
 
@@ -100,7 +100,7 @@ internal static class FFmpeg
         }
         catch (Win32Exception e)
         {
-            throw FFmpegMissing.Told("ffmpeg", purpose, folder, e);
+            throw FFmpegMissing.Error("ffmpeg", purpose, folder, e);
         }
     }
 
@@ -108,7 +108,7 @@ internal static class FFmpeg
     private static FFOptions Options(string? folder, string program, string purpose) =>
         folder is null || File.Exists(Path.Combine(folder, program)) || File.Exists(Path.Combine(folder, program + ".exe"))
             ? new() { BinaryFolder = folder ?? "" }
-            : throw FFmpegMissing.Told(program, purpose, folder);
+            : throw FFmpegMissing.Error(program, purpose, folder);
 
     // FFMpegCore puts file names in quotation marks.
     private static string FileName(string path, string purpose) =>

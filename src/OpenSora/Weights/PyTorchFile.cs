@@ -113,7 +113,8 @@ internal sealed class PyTorchFile : WeightsFile
         {
             throw new InvalidWeightsException(
                 file.Path,
-                "it is a TorchScript program, not a checkpoint. Load it in Python with torch.jit.load and save its state dict: torch.save(program.state_dict(), 'weights.pt')."
+                "it is a TorchScript program, not a checkpoint. Load it in Python with torch.jit.load and save its state dict: "
+                    + "torch.save(program.state_dict(), 'weights.pt')."
             );
         }
 
@@ -199,7 +200,8 @@ internal sealed class PyTorchFile : WeightsFile
             return found.Items
                 ?? throw new InvalidWeightsException(
                     Path,
-                    $"it has no section '{asked}'. It has: {string.Join(", ", sections.Take(8).Select(section => $"'{InvalidWeightsException.Shown(section.Name)}'"))}."
+                    $"it has no section '{asked}'. "
+                        + $"It has: {string.Join(", ", sections.Take(8).Select(section => $"'{InvalidWeightsException.Shown(section.Name)}'"))}."
                 );
         }
 
@@ -267,8 +269,8 @@ internal sealed class PyTorchFile : WeightsFile
     private static string Beside(PickleValue root) =>
         root.Object switch
         {
-            PickleDictionary { Items.Count: > 0 } dictionary =>
-                $"; it contains {string.Join(", ", dictionary.Items.Take(8).Select(item => $"'{InvalidWeightsException.Shown(item.Key.Words ?? "?")}'"))}",
+            PickleDictionary { Items.Count: > 0 } dictionary => "; it contains "
+                + string.Join(", ", dictionary.Items.Take(8).Select(item => $"'{InvalidWeightsException.Shown(item.Key.Words ?? "?")}'")),
             PickleTensor => ", only a single tensor",
             _ => "",
         };

@@ -220,7 +220,8 @@ internal static class SafetensorsHeader
         if (bytes != end - begin)
         {
             throw new FormatException(
-                $"tensor '{InvalidWeightsException.Shown(name)}' of shape [{string.Join(", ", shape.ToArray())}] and dtype {type} needs {bytes} bytes, but its data_offsets give {end - begin}."
+                $"tensor '{InvalidWeightsException.Shown(name)}' of shape [{string.Join(", ", shape.ToArray())}] and dtype {type} "
+                    + $"needs {bytes} bytes, but its data_offsets give {end - begin}."
             );
         }
 

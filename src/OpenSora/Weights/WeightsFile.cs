@@ -84,7 +84,8 @@ public abstract class WeightsFile : IDisposable
         Tensors.TryGetValue(name, out var entry)
             ? Read(entry, maps)
             : throw new KeyNotFoundException(
-                $"'{Path}' has no tensor '{name}'. It has {Tensors.Count}: {string.Join(", ", Tensors.Keys.Take(8))}{(Tensors.Count > 8 ? ", ..." : "")}"
+                $"'{Path}' has no tensor '{name}'. "
+                    + $"It has {Tensors.Count}: {string.Join(", ", Tensors.Keys.Take(8))}{(Tensors.Count > 8 ? ", ..." : "")}"
             );
 
     /// <summary>Closes the file. Tensors that were read from the file stay valid.</summary>
@@ -121,7 +122,8 @@ public abstract class WeightsFile : IDisposable
             0 => throw new InvalidWeightsException(folder, $"the folder contains no weights; expected one of {string.Join(", ", Patterns)}."),
             _ => throw new InvalidWeightsException(
                 folder,
-                $"the folder contains {files.Count} weights files; specify one of them: {string.Join(", ", files.Take(8).Select(System.IO.Path.GetFileName))}{(files.Count > 8 ? ", ..." : "")}"
+                $"the folder contains {files.Count} weights files; specify one of them: "
+                    + $"{string.Join(", ", files.Take(8).Select(System.IO.Path.GetFileName))}{(files.Count > 8 ? ", ..." : "")}"
             ),
         };
     }

@@ -131,7 +131,7 @@ public sealed class RectifiedFlowTests
         Should
             .Throw<ArgumentException>(() => new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 0 }))
             .Message.ShouldContain("SamplingSteps 0");
-        Should.Throw<ArgumentException>(() => flow.AddNoise(x0, zeros([3]), x0)).Message.ShouldContain("[2] times");
+        Should.Throw<ArgumentException>(() => flow.AddNoise(x0, zeros([3]), x0)).Message.ShouldContain("and [2]; got");
         Should
             .Throw<InvalidOperationException>(() => flow.TrainingLosses((x, _) => x.narrow(1, 0, 3), x0, zeros([2])))
             .Message.ShouldContain("[2, 3, 3, 2, 2]");

@@ -21,8 +21,10 @@ public sealed class HubFolderTests : IDisposable
     };
 
     private const string VaeJson = """
-        {"_class_name": "AutoencoderKL", "_diffusers_version": "0.25.0", "act_fn": "silu", "block_out_channels": [8, 16], "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
-         "in_channels": 3, "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 4, "out_channels": 3, "sample_size": 16, "scaling_factor": 0.5, "shift_factor": null, "force_upcast": true,
+        {"_class_name": "AutoencoderKL", "_diffusers_version": "0.25.0", "act_fn": "silu", "block_out_channels": [8, 16],
+         "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"],
+         "in_channels": 3, "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 4, "out_channels": 3,
+         "sample_size": 16, "scaling_factor": 0.5, "shift_factor": null, "force_upcast": true,
          "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"]}
         """;
 
@@ -94,8 +96,10 @@ public sealed class HubFolderTests : IDisposable
             }
         );
         const string json = """
-            {"_class_name": "AutoencoderTiny", "act_fn": "relu", "decoder_block_out_channels": [8, 8], "encoder_block_out_channels": [8, 8], "force_upcast": false, "in_channels": 3, "latent_channels": 6,
-             "latent_magnitude": 3, "latent_shift": 0.5, "num_decoder_blocks": [2, 1], "num_encoder_blocks": [1, 2], "out_channels": 3, "scaling_factor": 1.0, "upsampling_scaling_factor": 2}
+            {"_class_name": "AutoencoderTiny", "act_fn": "relu", "decoder_block_out_channels": [8, 8], "encoder_block_out_channels": [8, 8],
+             "force_upcast": false, "in_channels": 3, "latent_channels": 6,
+             "latent_magnitude": 3, "latent_shift": 0.5, "num_decoder_blocks": [2, 1], "num_encoder_blocks": [1, 2],
+             "out_channels": 3, "scaling_factor": 1.0, "upsampling_scaling_factor": 2}
             """;
         Write("config.json", json);
         model.SaveWeights(_folder["diffusion_pytorch_model.safetensors"]);
@@ -129,7 +133,8 @@ public sealed class HubFolderTests : IDisposable
             Write(
                 "text_encoder/config.json",
                 """
-                {"architectures": ["T5EncoderModel"], "d_ff": 32, "d_kv": 4, "d_model": 16, "decoder_start_token_id": 0, "layer_norm_epsilon": 1e-06, "model_type": "t5", "num_heads": 2, "num_layers": 2,
+                {"architectures": ["T5EncoderModel"], "d_ff": 32, "d_kv": 4, "d_model": 16, "decoder_start_token_id": 0, "layer_norm_epsilon": 1e-06,
+                 "model_type": "t5", "num_heads": 2, "num_layers": 2,
                  "relative_attention_num_buckets": 32, "vocab_size": 512}
                 """
             );
@@ -180,14 +185,19 @@ public sealed class HubFolderTests : IDisposable
             }
         );
         const string text = """
-            {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "vocab_size": 654, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "max_position_embeddings": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-05, "projection_dim": 6, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+            {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "vocab_size": 654, "hidden_size": 16,
+             "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "max_position_embeddings": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-05, "projection_dim": 6,
+             "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
             """;
         var part = whole ? "" : "text_encoder/";
         Write(
             part + "config.json",
             whole
-                ? $$"""{"model_type": "clip", "projection_dim": 6, "logit_scale_init_value": 2.6592, "text_config": {{text}}, "vision_config": {"hidden_size": 4} }"""
+                ? $$"""
+                {"model_type": "clip", "projection_dim": 6, "logit_scale_init_value": 2.6592,
+                 "text_config": {{text}}, "vision_config": {"hidden_size": 4} }
+                """
                 : text
         );
         var weights = model.state_dict();
@@ -225,8 +235,10 @@ public sealed class HubFolderTests : IDisposable
             }
         );
         const string json = """
-            {"architectures": ["STDiT3"], "caption_channels": 8, "class_dropout_prob": 0.1, "depth": 1, "drop_path": 0.0, "enable_flash_attn": true, "freeze_y_embedder": true, "hidden_size": 16, "in_channels": 4,
-             "input_size": [null, null, null], "input_sq_size": 512, "mlp_ratio": 4.0, "model_max_length": 5, "model_type": "STDiT3", "num_heads": 2, "only_train_temporal": true, "patch_size": [1, 2, 2],
+            {"architectures": ["STDiT3"], "caption_channels": 8, "class_dropout_prob": 0.1, "depth": 1, "drop_path": 0.0, "enable_flash_attn": true,
+             "freeze_y_embedder": true, "hidden_size": 16, "in_channels": 4,
+             "input_size": [null, null, null], "input_sq_size": 512, "mlp_ratio": 4.0, "model_max_length": 5, "model_type": "STDiT3",
+             "num_heads": 2, "only_train_temporal": true, "patch_size": [1, 2, 2],
              "pred_sigma": true, "qk_norm": true, "torch_dtype": "float32"}
             """;
         Write("config.json", json);
@@ -283,7 +295,10 @@ public sealed class HubFolderTests : IDisposable
         Refused("at most 16 levels of 100 layers", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write(
             "config.json",
-            """{"_class_name": "AutoencoderTiny", "encoder_block_out_channels": null, "decoder_block_out_channels": [8], "num_encoder_blocks": [1], "num_decoder_blocks": [1]}"""
+            """
+            {"_class_name": "AutoencoderTiny", "encoder_block_out_channels": null, "decoder_block_out_channels": [8],
+             "num_encoder_blocks": [1], "num_decoder_blocks": [1]}
+            """
         );
         Refused("is null", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", VaeJson);

@@ -123,7 +123,8 @@ public sealed class ModelHubTests : IAsyncLifetime
     public async Task A_connection_that_ends_is_taken_up_where_it_ended()
     {
         var cuts = 0;
-        _server.Misbehave = (request, answer) => request.IsFor("/store/") && cuts++ < 4 ? answer with { CutAfter = 600_000 } : null; // more often than it may fail without progress
+        // More often than it may fail without progress.
+        _server.Misbehave = (request, answer) => request.IsFor("/store/") && cuts++ < 4 ? answer with { CutAfter = 600_000 } : null;
         ShouldBeComplete(await Download());
         _server
             .Asked("GET", "/store/")

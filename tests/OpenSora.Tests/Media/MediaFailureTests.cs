@@ -62,7 +62,8 @@ public partial class MediaFailureTests
     public async Task Cancelling_ends_the_child_and_leaves_nothing()
     {
         using var folder = new TemporaryFolder();
-        await new VideoWriter().WriteAsync(Video, folder["first.mp4"]); // FFMpegCore asks the first ffmpeg that it meets for its version, which the next would not answer
+        // FFMpegCore asks the first ffmpeg that it meets for its version, which the next would not answer.
+        await new VideoWriter().WriteAsync(Video, folder["first.mp4"]);
         var bin = folder.WithFFmpegScript($"echo $$ > '{folder["pid"]}'; exec sleep 1000");
         using var cancel = new CancellationTokenSource();
         var writing = new VideoWriter(bin).WriteAsync(Video, folder["a.mp4"], VideoFormat.Mp4, cancel.Token);

@@ -136,7 +136,7 @@ public class DiTTests
             {
                 (Small with { InputSize = [3, 5, 6] }, "not a multiple of PatchSize"),
                 (Small with { NumHeads = 5 }, "not a multiple of NumHeads 5"),
-                (Small with { Condition = "label_x" }, "it must be 'text' or 'label_'"),
+                (Small with { Condition = "label_x" }, "it must be 'text', or 'label_'"),
                 (Small with { Depth = 0 }, "Depth is 0"),
             }
         )

@@ -321,7 +321,10 @@ public sealed class CheckpointTests : IDisposable
         );
         SafetensorsWriter.Write(_folder["model-2.safetensors"], [KeyValuePair.Create("linear.bias", ones(3)), KeyValuePair.Create("table", ones(2))]);
         var index = Index(
-            """{"metadata": {"total_size": 68}, "weight_map": {"linear.weight": "model-1.safetensors", "linear.bias": "model-2.safetensors", "table": "model-2.safetensors"}}"""
+            """
+            {"metadata": {"total_size": 68},
+             "weight_map": {"linear.weight": "model-1.safetensors", "linear.bias": "model-2.safetensors", "table": "model-2.safetensors"}}
+            """
         );
         using (var file = WeightsFile.Open(index))
         {

@@ -48,7 +48,8 @@ public sealed class FuzzTests : IDisposable
         File.Exists("opensora-command-was-run").ShouldBeFalse();
         before.More.ShouldBe(0);
         TestContext.Current.TestOutputHelper?.WriteLine(
-            $"{count} files: {read} read, {count - read} refused for {reasons.Count} kinds of reasons; at most {most:P0} of the allowance, {longest.TotalMilliseconds:F0} ms."
+            $"{count} files: {read} read, {count - read} refused for {reasons.Count} kinds of reasons; "
+                + $"at most {most:P0} of the allowance, {longest.TotalMilliseconds:F0} ms."
         );
         read.ShouldBeGreaterThan(count / 50);
         large.ShouldBeGreaterThan(count / 50); // whose allowance is exactly twice their length

@@ -251,7 +251,8 @@ public sealed class InspectTests : IDisposable
         var text = Print(Path.Combine(TestFiles.Data("..", ".."), "models", "stickers"));
         text.ShouldContain("stickers: a model folder");
         text.ShouldMatch(
-            @"denoiser: stdit[\s\S]*fits STDiT \(width 320, 8 blocks[\s\S]*autoencoder: autoencoder_kl[\s\S]*fits Stable Diffusion-style autoencoder[\s\S]*text encoder: t5[\s\S]*fits T5 v1.1 encoder"
+            @"denoiser: stdit[\s\S]*fits STDiT \(width 320, 8 blocks[\s\S]*"
+                + @"autoencoder: autoencoder_kl[\s\S]*fits Stable Diffusion-style autoencoder[\s\S]*text encoder: t5[\s\S]*fits T5 v1.1 encoder"
         );
     }
 

@@ -2,10 +2,8 @@ using System.Globalization;
 using System.Net;
 using System.Net.Http.Headers;
 using System.Runtime.CompilerServices;
-using System.Text.Json;
 using OpenSora.Weights;
 using Polly;
-using Polly.Retry;
 
 namespace OpenSora.ModelFolders;
 
@@ -14,7 +12,6 @@ internal sealed class HubClient : IDisposable
 {
     private const int MaxRedirects = 10,
         MaxListing = 64 << 20;
-    private static readonly TimeSpan MaxWait = TimeSpan.FromMinutes(1);
 
     private readonly HttpClient _http;
     private readonly Uri _endpoint;
@@ -23,7 +20,7 @@ internal sealed class HubClient : IDisposable
 
     public HubClient(ModelHubOptions options, Uri endpoint, HttpMessageHandler? handler)
     {
-        (_options, _endpoint, _retries) = (options, endpoint, RetryPipeline(options));
+        (_options, _endpoint, _retries) = (options, endpoint, HubRetries.Pipeline(options));
         _http = new HttpClient(
             handler ?? new SocketsHttpHandler { AllowAutoRedirect = false, ConnectTimeout = options.StallTimeout },
             disposeHandler: handler is null
@@ -58,7 +55,7 @@ internal sealed class HubClient : IDisposable
                     listing.Write(part.Span);
                 }
 
-                return Parse(repository, listing.ToArray());
+                return HubListing.Parse(repository, listing.ToArray());
             },
             cancellationToken
         );
@@ -88,7 +85,8 @@ internal sealed class HubClient : IDisposable
                 if (!HubNames.IsHash(hash))
                 {
                     throw new ModelHubException(
-                        $"The hub says no checksum of '{file}' of '{repository}'; its tag is '{Shortened(tag)}'. Expected a SHA-256 or a git SHA-1. Is the endpoint a hub?"
+                        $"The hub says no checksum of '{file}' of '{repository}'; its tag is '{Shortened(tag)}'. "
+                            + "Expected a SHA-256 or a git SHA-1. Is the endpoint a hub?"
                     );
                 }
 
@@ -135,7 +133,7 @@ internal sealed class HubClient : IDisposable
                         {
                             return await ContinueAsync(target).ConfigureAwait(false);
                         }
-                        catch (Exception exception) when (IsTransient(exception, cancellationToken) && target.Length > most)
+                        catch (Exception exception) when (HubRetries.IsTransient(exception, cancellationToken) && target.Length > most)
                         {
                             most = target.Length;
                             return false; // it failed, but not without progress
@@ -286,53 +284,17 @@ internal sealed class HubClient : IDisposable
         {
             return await _retries.ExecuteAsync(async _ => await action().ConfigureAwait(false), cancellationToken).ConfigureAwait(false);
         }
-        catch (Exception exception) when (IsTransient(exception, cancellationToken))
+        catch (Exception exception) when (HubRetries.IsTransient(exception, cancellationToken))
         {
+            var reason = exception is OperationCanceledException ? $"no data arrived for {_options.StallTimeout.TotalSeconds} s." : exception.Message;
             throw new ModelHubException(
-                $"The hub at {_endpoint.Host} could not be reached or did not finish in {_options.Retries + 1} attempts: "
-                    + $"{(exception is OperationCanceledException ? $"no data arrived for {_options.StallTimeout.TotalSeconds} s." : exception.Message)} "
+                $"The hub at {_endpoint.Host} could not be reached or did not finish in {_options.Retries + 1} attempts: {reason} "
                     + "What was downloaded is kept; try again later, or use what is in the cache with ModelHubOptions.Offline.",
-                (exception as BusyException)?.Status,
+                (exception as HubBusyException)?.Status,
                 exception
             );
         }
     }
-
-    // Waits twice as long after every attempt, and at least as long as a busy hub asks for.
-    private static ResiliencePipeline RetryPipeline(ModelHubOptions options) =>
-        options.Retries == 0
-            ? ResiliencePipeline.Empty
-            : new ResiliencePipelineBuilder()
-                .AddRetry(
-                    new RetryStrategyOptions
-                    {
-                        MaxRetryAttempts = options.Retries,
-                        ShouldHandle = args =>
-                            ValueTask.FromResult(args.Outcome.Exception is { } exception && IsTransient(exception, args.Context.CancellationToken)),
-                        DelayGenerator = args =>
-                        {
-                            var wait = options.RetryDelay * Math.Pow(2, Math.Min(args.AttemptNumber, 16));
-                            if (args.Outcome.Exception is BusyException { Wait: { } asked } && asked > wait)
-                            {
-                                wait = asked;
-                            }
-
-                            return ValueTask.FromResult<TimeSpan?>(wait < MaxWait ? wait : MaxWait);
-                        },
-                    }
-                )
-                .Build();
-
-    private static bool IsTransient(Exception exception, CancellationToken cancellationToken) =>
-        !cancellationToken.IsCancellationRequested
-        && (
-            exception is BusyException or HttpRequestException or OperationCanceledException
-            || (exception is IOException and not (FileNotFoundException or DirectoryNotFoundException) && !IsDisk(exception))
-        );
-
-    // Errors of the connection have the code of IOException itself; those of the disk one of the system's.
-    private static bool IsDisk(Exception exception) =>
-        exception is not HttpIOException && exception.InnerException is null && exception.HResult != new IOException().HResult;
 
     private CancellationTokenSource Watch(CancellationToken cancellationToken)
     {
@@ -353,7 +315,7 @@ internal sealed class HubClient : IDisposable
         var (status, code) = (response.StatusCode, (int)response.StatusCode);
         throw status switch
         {
-            HttpStatusCode.RequestTimeout or HttpStatusCode.TooManyRequests or >= HttpStatusCode.InternalServerError => new BusyException(
+            HttpStatusCode.RequestTimeout or HttpStatusCode.TooManyRequests or >= HttpStatusCode.InternalServerError => new HubBusyException(
                 $"it answers {code} for {what}.{said}",
                 status,
                 response.Headers.RetryAfter is { } after ? after.Delta ?? after.Date - DateTimeOffset.UtcNow : null
@@ -380,49 +342,8 @@ internal sealed class HubClient : IDisposable
         };
     }
 
-    private static (string Commit, IReadOnlyList<string> Files) Parse(string repository, byte[] json)
-    {
-        try
-        {
-            using var document = JsonDocument.Parse(json);
-            var commit = document.RootElement.GetProperty("sha").GetString() ?? "";
-            var files = document
-                .RootElement.GetProperty("siblings")
-                .EnumerateArray()
-                .Select(file => file.GetProperty("rfilename").GetString() ?? "")
-                .ToList();
-            if (!HubNames.IsCommit(commit))
-            {
-                throw new ModelHubException(
-                    $"The hub says that the commit of '{repository}' is '{Shortened(commit)}'; expected 40 hexadecimal digits."
-                );
-            }
-
-            return files.Find(file => !HubNames.IsPath(file)) is { } bad
-                ? throw new ModelHubException(
-                    $"The hub lists the file '{Shortened(bad)}' in '{repository}', whose name leads out of the folder or cannot be used on every system; nothing was downloaded."
-                )
-                : (commit, files);
-        }
-        catch (Exception exception) when (exception is JsonException or KeyNotFoundException or InvalidOperationException)
-        {
-            throw new ModelHubException(
-                $"The hub's list of the files of '{repository}' cannot be read: {exception.Message} Is the endpoint a hub?",
-                innerException: exception
-            );
-        }
-    }
-
     private static string? Header(HttpResponseMessage response, string name) =>
         response.Headers.TryGetValues(name, out var values) ? values.FirstOrDefault() : null;
 
-    private static string Shortened(string text) => text.Length > 200 ? text[..200] + "..." : text;
-
-    /// <summary>The hub has no time now.</summary>
-    private sealed class BusyException(string message, HttpStatusCode status, TimeSpan? wait) : Exception(message)
-    {
-        public HttpStatusCode Status { get; } = status;
-
-        public TimeSpan? Wait { get; } = wait;
-    }
+    internal static string Shortened(string text) => text.Length > 200 ? text[..200] + "..." : text;
 }

@@ -112,7 +112,8 @@ public sealed class ClassLabelEncoder : ITextEncoder
             .Take(5)
             .ToList();
         throw new ArgumentException(
-            $"There is no class '{text}'. This model is conditioned on {_labels.Count} classes rather than text: use a number from 0 to {_labels.Count - 1}, such as 'class 0'"
+            $"There is no class '{text}'. This model is conditioned on {_labels.Count} classes rather than text: "
+                + $"use a number from 0 to {_labels.Count - 1}, such as 'class 0'"
                 + (
                     _labels.Names is null ? "."
                     : near.Count == 0 ? $", or a name such as '{_labels.Names[0]}'."

@@ -130,6 +130,12 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     public int LatentChannels => Config.InChannels;
 
     /// <inheritdoc/>
+    public bool LearnsVariance => Config.LearnSigma;
+
+    /// <inheritdoc/>
+    public bool IsTemporal(string parameter) => SpaceTimeAttention.IsTemporal(Config.AttentionOrder, parameter);
+
+    /// <inheritdoc/>
     public IReadOnlyList<int>? LatentSize => Config.InputSize;
 
     /// <inheritdoc/>

@@ -15,6 +15,14 @@ public interface IVideoTransformer : IDisposable
     /// patches.</summary>
     IReadOnlyList<int> LatentMultiple { get; }
 
+    /// <summary>True if the output has twice the latent channels, and the second half interpolates the variance (Nichol and Dhariwal,
+    /// 2021).</summary>
+    bool LearnsVariance => false;
+
+    /// <summary>Determines whether a parameter belongs to a part that attends over time, which training on images leaves out.</summary>
+    /// <param name="parameter">The name of the parameter in this module.</param>
+    bool IsTemporal(string parameter) => false;
+
     /// <summary>The size of the latents for which the model is configured, <c>[frames, height, width]</c>; null for a model without a fixed
     /// size.</summary>
     IReadOnlyList<int>? LatentSize => null;

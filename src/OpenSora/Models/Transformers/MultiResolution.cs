@@ -139,7 +139,8 @@ internal static class MultiResolution
                 && text.shape[1] > 0
                 && text.shape[1] <= config.ModelMaxLength
                 && text.shape[2] == config.CaptionChannels,
-            $"The text states have shape {ShapeCheck.Text(text)}; expected [{batch}, tokens, {config.CaptionChannels}] with at most {config.ModelMaxLength} tokens.",
+            $"The text states have shape {ShapeCheck.Text(text)}; "
+                + $"expected [{batch}, tokens, {config.CaptionChannels}] with at most {config.ModelMaxLength} tokens.",
             nameof(conditions)
         );
         ShapeCheck.TextMask(mask, text.shape[1], batch, nameof(conditions));

@@ -1,3 +1,4 @@
+using System.Globalization;
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -22,6 +23,16 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
 
     /// <summary>Whether the block has a second attention, along time.</summary>
     public bool HasTemporal => Order is AttentionOrder.Serial or AttentionOrder.Parallel;
+
+    /// <summary>Determines whether a parameter attends over time: the second attention of a block, or a whole block if blocks alternate.</summary>
+    /// <param name="order">The model's order.</param>
+    /// <param name="parameter">The parameter's name, such as <c>blocks.3.attn.qkv.weight</c>.</param>
+    public static bool IsTemporal(AttentionOrder order, string parameter) =>
+        parameter.Split('.') is ["blocks", var number, var part, ..]
+        && (
+            part is "attn_temp"
+            || (order == AttentionOrder.Interleaved && int.TryParse(number, CultureInfo.InvariantCulture, out var block) && block % 2 == 1)
+        );
 
     /// <summary>Whether the block receives the positions of the frames: only the first block that attends along time does, or every such block if
     /// <see cref="TemporalNorm"/> is set.</summary>

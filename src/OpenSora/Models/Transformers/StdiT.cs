@@ -77,6 +77,12 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     public int LatentChannels => Config.InChannels;
 
     /// <inheritdoc/>
+    public bool LearnsVariance => Config.PredSigma;
+
+    /// <inheritdoc/>
+    public bool IsTemporal(string parameter) => SpaceTimeAttention.IsTemporal(Config.AttentionOrder, parameter);
+
+    /// <inheritdoc/>
     public IReadOnlyList<int>? LatentSize => Config.InputSize;
 
     /// <inheritdoc/>
@@ -312,12 +318,7 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         ShapeCheck.Latents(x, Config.InChannels, Config.PatchSize, nameof(x));
         ShapeCheck.Timesteps(timestep, batch, nameof(timestep));
         ShapeCheck.Require(
-            y.dim() == 4
-                && y.shape[0] == batch
-                && y.shape[1] == 1
-                && y.shape[2] > 0
-                && y.shape[2] <= Config.ModelMaxLength
-                && y.shape[3] == Config.CaptionChannels,
+            y.shape is [_, 1, > 0, _] && y.shape[0] == batch && y.shape[2] <= Config.ModelMaxLength && y.shape[3] == Config.CaptionChannels,
             $"The text states have shape {ShapeCheck.Text(y)}; expected [{batch}, 1, tokens, {Config.CaptionChannels}] "
                 + $"with at most {Config.ModelMaxLength} tokens.",
             nameof(y)

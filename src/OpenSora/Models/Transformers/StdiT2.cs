@@ -100,6 +100,12 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     public StdiT2Config Config { get; }
 
     /// <inheritdoc/>
+    public bool LearnsVariance => Config.PredSigma;
+
+    /// <inheritdoc/>
+    public bool IsTemporal(string parameter) => parameter.Contains(".attn_temp.", StringComparison.Ordinal);
+
+    /// <inheritdoc/>
     public int LatentChannels => Config.InChannels;
 
     /// <summary>The value 1 for each axis, because latents are padded to whole patches.</summary>
@@ -160,8 +166,8 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(MultiResolution.Rates(conditions, x)); // [1 or B, C]
         var time = t_embedder.call(timestep); // [B, C]
         var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)); // [1, C], conditioning frames are at time 0
-        Tensor Modulation(Sequential shared, Tensor told, int parts) => // [B, 1 or T, parts, C]
-            MultiResolution.Modulation(shared.call(time + told), clean is null ? null : shared.call(clean + told), noisy, parts);
+        Tensor Modulation(Sequential shared, Tensor condition, int parts) => // [B, 1 or T, parts, C]
+            MultiResolution.Modulation(shared.call(time + condition), clean is null ? null : shared.call(clean + condition), noisy, parts);
         var (inFrames, alongTime) = (Modulation(t_block, size, 6), Modulation(t_block_temp, length, 3));
         var drop = conditions.DroppedText ?? MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
         var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1); // [B, M, C]

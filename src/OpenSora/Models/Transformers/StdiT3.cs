@@ -80,6 +80,12 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     public StdiT3Config Config { get; }
 
     /// <inheritdoc/>
+    public bool LearnsVariance => Config.PredSigma;
+
+    /// <inheritdoc/>
+    public bool IsTemporal(string parameter) => parameter.StartsWith("temporal_blocks.", StringComparison.Ordinal);
+
+    /// <inheritdoc/>
     public int LatentChannels => Config.InChannels;
 
     /// <summary>The value 1 for each axis, because latents are padded to whole patches.</summary>

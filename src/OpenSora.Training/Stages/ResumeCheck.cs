@@ -1,0 +1,49 @@
+using OpenSora.Training.Objectives;
+
+namespace OpenSora.Training.Stages;
+
+/// <summary>Checks that a run continues what it was started as.</summary>
+internal static class ResumeCheck
+{
+    private const string Advice = " Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights.";
+
+    /// <summary>Throws if a checkpoint was written by another stage, with other settings, another objective or other data.</summary>
+    /// <exception cref="InvalidOperationException">The checkpoint does not fit; the message says why.</exception>
+    public static void Require(CheckpointState state, string path, IReadOnlyList<TrainingStage> stages, ITrainingObjective objective)
+    {
+        if (state.Stage >= stages.Count || !string.Equals(stages[state.Stage].Name, state.StageName, StringComparison.Ordinal))
+        {
+            throw new InvalidOperationException(
+                $"'{path}' was written by stage {state.Stage + 1}, '{state.StageName}', but this run has no such stage at that position." + Advice
+            );
+        }
+
+        var stage = stages[state.Stage];
+        if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
+        {
+            throw new InvalidOperationException(
+                $"Stage '{stage.Name}' was started with different settings ({state.Settings}) than it has now ({stage.Settings})." + Advice
+            );
+        }
+
+        var aim = stage.Objective ?? objective;
+        // Older checkpoints do not name the objective, or name only its type.
+        if (
+            state.Objective.Length > 0
+            && !string.Equals(state.Objective, aim.GetType().Name, StringComparison.Ordinal)
+            && !string.Equals(state.Objective, aim.Fingerprint, StringComparison.Ordinal)
+        )
+        {
+            throw new InvalidOperationException(
+                $"Stage '{stage.Name}' was started with a different objective ({state.Objective}) than it has now ({aim.Fingerprint})." + Advice
+            );
+        }
+
+        if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
+        {
+            throw new InvalidOperationException(
+                $"Stage '{stage.Name}' was started with different data ({state.Data}) than it has now ({stage.Data.Fingerprint})." + Advice
+            );
+        }
+    }
+}

@@ -1,0 +1,172 @@
+using OpenSora.Models.Layers;
+using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace OpenSora.Training.Stages;
+
+/// <summary>The steps of one stage: losses of micro batches, clipped gradients, the optimizer and the moving averages.</summary>
+/// <param name="stage">The stage.</param>
+/// <param name="objective">The trainer's objective, which a stage can replace.</param>
+/// <param name="trained">The parameters that the stage trains.</param>
+/// <param name="optimizer">The optimizer of these parameters.</param>
+/// <param name="workers">The threads that share a batch; null for one.</param>
+/// <param name="spikes">The guard against spikes; null for none.</param>
+/// <param name="average">The moving averages; null for none.</param>
+/// <param name="checkpoints">The folder of checkpoints, for error messages; null if none are written.</param>
+internal sealed class StageStep(
+    TrainingStage stage,
+    ITrainingObjective objective,
+    List<(string Name, Parameter Parameter)> trained,
+    AdamWOptimizers optimizer,
+    StageWorkers? workers,
+    SpikeWatch? spikes,
+    MovingAverage? average,
+    string? checkpoints
+)
+{
+    /// <summary>Performs one optimizer step, or skips it if the loss or the gradients spike.</summary>
+    /// <param name="step">The number of the step, from 0.</param>
+    /// <param name="rate">The learning rate.</param>
+    /// <exception cref="TrainingDivergedException">The loss or a gradient is not finite, or there were too many spikes in a row.</exception>
+    public TrainingProgress Run(long step, double rate)
+    {
+        foreach (var module in objective.Modules.Values)
+        {
+            module.train();
+            module.zero_grad();
+        }
+        manual_seed((long)(Randomness.Mix(stage.Seed, step, -1) >> 1)); // for dropout and other modules that use the global generator
+        var (total, samples) = (0.0, 0L);
+        var parts = new Dictionary<string, double>(StringComparer.Ordinal);
+        var device = trained[0].Parameter.device;
+        for (var micro = 0; micro < stage.Accumulation; micro++)
+        {
+            using var scope = NewDisposeScope();
+            var number = step * stage.Accumulation + micro;
+            using var batch = stage.Data!.GetBatch(number, stage.BatchSize, stage.Seed).MoveTo(device);
+            var (loss, ofLoss) =
+                stage.Workers == 1
+                    ? OneLoss(batch, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
+                    : SharedLoss(batch, number, workers!);
+            total += loss / stage.Accumulation;
+            foreach (var (name, part) in ofLoss)
+            {
+                parts[name] = parts.GetValueOrDefault(name) + part / stage.Accumulation;
+            }
+
+            samples += batch.Video.shape[0];
+        }
+
+        var norm = GradientNorms.Clip(trained, stage.ClipGradientNorm ?? double.PositiveInfinity);
+        if (!double.IsFinite(total) || !double.IsFinite(norm))
+        {
+            throw Diverged(step, GradientNorms.NotFinite(trained, total, norm));
+        }
+
+        var spike = spikes?.Judge(total, norm, () => GradientNorms.Largest(trained));
+        if (spikes is { MustStop: true })
+        {
+            throw Diverged(step, $"this is spike {spikes.InARow} in a row: {spike}");
+        }
+
+        if (spike is null || !stage.Spikes!.SkipSteps)
+        {
+            optimizer.Step(rate);
+            average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
+        }
+        return new TrainingProgress
+        {
+            Stage = stage.Name,
+            Step = step + 1,
+            Steps = stage.Steps,
+            Loss = total,
+            Parts = parts,
+            GradientNorm = norm,
+            LearningRate = rate,
+            Samples = samples,
+            Spike = spike,
+            SkippedSteps = spikes?.History.Skipped ?? 0,
+        };
+    }
+
+    // Computes the loss of a batch and calls backward with the loss scaled by its fraction of the total.
+    private (double Loss, IReadOnlyDictionary<string, double> Parts) OneLoss(
+        TrainingBatch batch,
+        long number,
+        int worker,
+        double share,
+        Action<Tensor> backward
+    )
+    {
+        using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
+        var loss = (stage.Objective ?? objective).Loss(batch, stage, generator);
+        backward(loss.Total * share);
+        return (loss.Total.detach().cpu().item<float>(), loss.Parts);
+    }
+
+    // Computes the loss with the batch divided among threads. The gradients are added in the order of the threads, so that the sum is the same in
+    // every run.
+    private (double Loss, IReadOnlyDictionary<string, double> Parts) SharedLoss(TrainingBatch batch, long number, StageWorkers threads)
+    {
+        var count = batch.Video.shape[0];
+        var used = (int)Math.Min(stage.Workers, count);
+        var parameters = trained.ConvertAll<Tensor>(pair => pair.Parameter);
+        var gradients = new IList<Tensor?>[used];
+        var results = new (double Loss, IReadOnlyDictionary<string, double> Parts, double Share)[used];
+        void Work(int worker)
+        {
+            using var scope = NewDisposeScope();
+            var (from, to) = (count * worker / used, count * (worker + 1) / used);
+            var share = (double)(to - from) / count;
+            var (loss, parts) = OneLoss(batch.Narrow(from, to - from), number, worker, share / stage.Accumulation, loss =>
+            {
+                gradients[worker] = Gradients.Of([loss], parameters);
+                foreach (var gradient in gradients[worker])
+                {
+                    gradient?.DetachFromDisposeScope();
+                }
+            });
+            results[worker] = (loss, parts, share);
+        }
+
+        try
+        {
+            threads.Run(used, Work);
+            using var scope = NewDisposeScope();
+            using var noGradients = no_grad();
+            for (var i = 0; i < trained.Count; i++)
+            {
+                // Not in place: one tensor may be the gradient of several parameters.
+                var parts = gradients.Select(all => all[i]).Prepend(trained[i].Parameter.grad).OfType<Tensor>().ToArray();
+                if (parts.Length > 0)
+                {
+                    trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum + part);
+                }
+            }
+        }
+        finally
+        {
+            foreach (var gradient in gradients.Where(all => all is not null).SelectMany(all => all))
+            {
+                gradient?.Dispose();
+            }
+        }
+        return (
+            results.Sum(result => result.Loss * result.Share),
+            results[0].Parts.Keys.ToDictionary(name => name, name => results.Sum(result => result.Parts[name] * result.Share), StringComparer.Ordinal)
+        );
+    }
+
+    private TrainingDivergedException Diverged(long step, string what)
+    {
+        var kept = checkpoints is null ? null : Checkpoint.Newest(checkpoints);
+        return new TrainingDivergedException(
+            $"Stage '{stage.Name}', step {step + 1}: {what}. The step was skipped. Lower the learning rate or check the data"
+                + (kept is null ? "." : $"; the last checkpoint is '{kept}'.")
+        );
+    }
+}
