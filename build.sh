@@ -55,6 +55,7 @@ run_tests() {
   line=$(tail -1 <<<"$line")
   passed=$((passed + $(sed -E 's/^([0-9]+) passed, ([0-9]+) failed$/\1/' <<<"$line")))
   failed=$((failed + $(sed -E 's/^([0-9]+) passed, ([0-9]+) failed$/\2/' <<<"$line")))
+  if tests/style.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
   if tests/Packages/run.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
   echo "$passed passed, $failed failed"
   [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

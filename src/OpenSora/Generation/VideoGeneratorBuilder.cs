@@ -1,104 +1,33 @@
-using System.Diagnostics.CodeAnalysis;
-using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Options;
-using OpenSora.Diffusion;
 using OpenSora.Media;
-using OpenSora.ModelFolders;
-using OpenSora.Models;
 using OpenSora.Runtime;
 
 namespace OpenSora.Generation;
 
 /// <summary>Builds a <see cref="VideoGenerator"/> without dependency injection.</summary>
-public sealed class VideoGeneratorBuilder
+public sealed class VideoGeneratorBuilder : GeneratorBuilder<VideoGeneratorBuilder>
 {
     private readonly OpenSoraOptions _options = new();
-    private readonly PartFactories _parts = new();
     private readonly List<IComputeBackend> _backends = [new CpuBackend(), .. BackendSelector.Discovered.Value];
     private ILogger? _logger;
 
-    internal VideoGeneratorBuilder() { }
+    internal VideoGeneratorBuilder()
+        : base(new PartFactories()) { }
 
-    /// <summary>Sets the model: a model name or the path of a model folder; see <see cref="OpenSoraOptions.Model"/>.</summary>
-    /// <param name="nameOrPath">The name or path.</param>
-    public VideoGeneratorBuilder UseModel(string nameOrPath) => Configure(o => o.Model = nameOrPath);
-
-    /// <summary>Selects a backend by name; see <see cref="OpenSoraOptions.Backend"/>.</summary>
-    /// <param name="name">The name; null for the best available backend.</param>
-    public VideoGeneratorBuilder UseBackend(string? name) => Configure(o => o.Backend = name);
-
-    /// <summary>Adds a backend and selects it.</summary>
-    /// <param name="backend">The backend.</param>
-    public VideoGeneratorBuilder UseBackend(IComputeBackend backend)
-    {
-        ArgumentNullException.ThrowIfNull(backend);
-        _backends.Add(backend);
-        return UseBackend(backend.Name);
-    }
-
-    /// <summary>Uses one of the built-in samplers instead of the model's default.</summary>
-    /// <param name="sampler">The kind of sampler.</param>
-    public VideoGeneratorBuilder UseSampler(SamplerKind sampler) => Configure(o => o.Sampler = sampler);
-
-    /// <summary>Uses a custom sampler.</summary>
-    /// <param name="factory">Creates the sampler for a given number of denoising steps.</param>
-    public VideoGeneratorBuilder UseSampler(Func<int, ISampler> factory)
-    {
-        _parts.Sampler = factory;
-        return this;
-    }
-
-    /// <summary>Replaces the model's autoencoder. The constructor can have a <see cref="PartContext"/> parameter.</summary>
-    /// <typeparam name="T">The type of the autoencoder.</typeparam>
-    public VideoGeneratorBuilder UseVae<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
-        where T : class, IVideoAutoencoder => UseVae(context => ActivatorUtilities.CreateInstance<T>(context));
-
-    /// <summary>Replaces the model's autoencoder with the one that a function creates. The generator disposes it.</summary>
-    /// <param name="factory">Creates the autoencoder.</param>
-    public VideoGeneratorBuilder UseVae(Func<PartContext, IVideoAutoencoder> factory)
-    {
-        _parts.Vae = factory;
-        return this;
-    }
-
-    /// <summary>Replaces the model's text encoder. The constructor can have a <see cref="PartContext"/> parameter.</summary>
-    /// <typeparam name="T">The type of the text encoder.</typeparam>
-    public VideoGeneratorBuilder UseTextEncoder<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
-        where T : class, ITextEncoder => UseTextEncoder(context => ActivatorUtilities.CreateInstance<T>(context));
-
-    /// <summary>Replaces the model's text encoder with the one that a function creates. The generator disposes it.</summary>
-    /// <param name="factory">Creates the text encoder.</param>
-    public VideoGeneratorBuilder UseTextEncoder(Func<PartContext, ITextEncoder> factory)
-    {
-        _parts.TextEncoder = factory;
-        return this;
-    }
-
-    /// <summary>Registers a transformer architecture that <c>model.json</c> can specify.</summary>
-    /// <param name="transformer">The architecture.</param>
-    /// <exception cref="ArgumentException">An architecture with this name is already registered.</exception>
-    public VideoGeneratorBuilder AddArchitecture(Architecture<IVideoTransformer> transformer)
-    {
-        _parts.Architectures = _parts.Architectures.Add(transformer);
-        return this;
-    }
-
-    /// <summary>Registers an autoencoder architecture that <c>model.json</c> can specify.</summary>
-    /// <param name="autoencoder">The architecture.</param>
-    /// <exception cref="ArgumentException">An architecture with this name is already registered.</exception>
-    public VideoGeneratorBuilder AddArchitecture(Architecture<IVideoAutoencoder> autoencoder)
-    {
-        _parts.Architectures = _parts.Architectures.Add(autoencoder);
-        return this;
-    }
-
-    /// <summary>Configures the options of the generator.</summary>
-    /// <param name="configure">Sets the options.</param>
-    public VideoGeneratorBuilder Configure(Action<OpenSoraOptions> configure)
+    /// <inheritdoc/>
+    public override VideoGeneratorBuilder Configure(Action<OpenSoraOptions> configure)
     {
         ArgumentNullException.ThrowIfNull(configure);
         configure(_options);
+        return this;
+    }
+
+    /// <inheritdoc/>
+    public override VideoGeneratorBuilder AddBackend(IComputeBackend backend)
+    {
+        ArgumentNullException.ThrowIfNull(backend);
+        _backends.Add(backend);
         return this;
     }
 
@@ -124,7 +53,7 @@ public sealed class VideoGeneratorBuilder
         selector.Select(_options.Backend);
         return new VideoGenerator(
             _options,
-            _parts.Clone(),
+            Parts.Clone(),
             selector,
             new VideoWriter(_options.FFmpegFolder),
             new ImageCodec(_options.FFmpegFolder),

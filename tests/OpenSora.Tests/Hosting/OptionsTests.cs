@@ -32,6 +32,54 @@ public class OptionsTests
     }
 
     [Fact]
+    public void Both_builders_set_the_same_options()
+    {
+        using var services = new ServiceCollection()
+            .AddOpenSora()
+            .UseModel("other")
+            .UseBackend("cpu")
+            .UseSampler(SamplerKind.Ddim)
+            .Configure(options => options.Steps = 3)
+            .Services.BuildServiceProvider();
+
+        var options = Options(services);
+
+        (options.Model, options.Backend, options.Sampler, options.Steps).ShouldBe(("other", "cpu", SamplerKind.Ddim, 3));
+        using var generator = VideoGenerator.Create().UseBackend("cpu").UseSampler(SamplerKind.Ddim).Configure(o => o.Steps = 3).Build();
+    }
+
+    [Fact]
+    public async Task An_application_replaces_the_generator_in_its_tests()
+    {
+        using var services = new ServiceCollection().AddSingleton<IVideoGenerator, Grey>().AddOpenSora().Services.BuildServiceProvider();
+
+        var video = await services.GetRequiredService<IVideoGenerator>().Request("a goat").Seed(5).GenerateAsync();
+
+        (video.Frames.Count, video.Seed, video.Metadata.Prompt).ShouldBe((1, 5, "a goat"));
+        using var plain = new ServiceCollection().AddOpenSora().Services.BuildServiceProvider();
+        plain.GetRequiredService<IVideoGenerator>().ShouldBeSameAs(plain.GetRequiredService<VideoGenerator>());
+    }
+
+    private sealed class Grey : IVideoGenerator
+    {
+        public Task LoadAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) => Task.CompletedTask;
+
+        public Task<ModelDescription> DescribeAsync(CancellationToken cancellationToken = default) => throw new NotSupportedException();
+
+        public Task<GeneratedVideo> GenerateAsync(
+            VideoRequest request,
+            IProgress<GenerationProgress>? progress = null,
+            CancellationToken cancellationToken = default
+        )
+        {
+            var frames = new VideoFrames(new byte[12], 1, 2, 2, 8);
+            return Task.FromResult(
+                new GeneratedVideo(frames, new VideoMetadata(request.Prompt, null, request.Seed ?? 0, 1, 1, "none", "grey", "none", default))
+            );
+        }
+    }
+
+    [Fact]
     public void Configuration_is_read_and_code_has_the_last_word()
     {
         using var services = new ServiceCollection()
