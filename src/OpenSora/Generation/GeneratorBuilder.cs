@@ -7,7 +7,8 @@ using OpenSora.Runtime;
 
 namespace OpenSora.Generation;
 
-/// <summary>The methods that set up a generator, with a container (<c>AddOpenSora</c>) and without one (<see cref="VideoGenerator.Create"/>).</summary>
+/// <summary>The methods that set up a generator, with a container (<c>AddOpenSora</c>) and without one
+/// (<see cref="VideoGenerator.Create"/>).</summary>
 /// <typeparam name="TBuilder">The builder itself, which every method returns.</typeparam>
 public abstract class GeneratorBuilder<TBuilder>
     where TBuilder : GeneratorBuilder<TBuilder>
