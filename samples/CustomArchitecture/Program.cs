@@ -1,5 +1,6 @@
 // Defines a custom transformer outside the library (TokenTransformer.cs), trains it, generates videos with the model in memory, saves it as a model
 // folder and generates a video from that folder.
+// The default 1,500 steps take some minutes and teach the colors; whole squares and their motion take several times as long.
 // dotnet run -c Release --project samples/CustomArchitecture [steps] [folder]
 using System.Globalization;
 using OpenSora.Diffusion;
