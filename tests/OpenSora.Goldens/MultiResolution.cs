@@ -20,7 +20,7 @@ internal static class MultiResolutionGoldens
         {
             var (conditions, third) = (Conditions(file), config.HiddenSize / 3);
             foreach (
-                var (name, channels, told) in new[]
+                var (name, channels, reported) in new[]
                 {
                     ("csize_embedder", third, new double[] { conditions.Height, conditions.Width }),
                     ("ar_embedder", third, [(double)conditions.Height / conditions.Width]),
@@ -29,7 +29,7 @@ internal static class MultiResolutionGoldens
                 }
             )
             {
-                var row = file.Load(new SizeEmbedder(channels), $"weights.{name}.").call(MultiResolution.Row(CPU, told));
+                var row = file.Load(new SizeEmbedder(channels), $"weights.{name}.").call(MultiResolution.Row(CPU, reported));
                 yield return file.Compare($"mid.{name}", row.expand(file["input.x"].shape[0], -1));
             }
             yield return Places(file, config);

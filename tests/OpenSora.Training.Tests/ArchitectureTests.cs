@@ -94,7 +94,7 @@ public class ArchitectureTests
             stage.Workers = 2;
             using (var trainer = new StagedTrainer(objective).AddStage(stage))
             {
-                await trainer.RunAsync(new Told(losses.Add));
+                await trainer.RunAsync(new ActionProgress(losses.Add));
             }
 
             losses.ShouldAllBe(step => double.IsFinite(step.Loss) && step.GradientNorm > 0);
@@ -135,11 +135,11 @@ public class ArchitectureTests
             new TrainingStage { CaptionDropout = 1 },
             generator
         );
-        (model.Told!.Frames, model.Told.Height, model.Told.Width, model.Told.FramesPerSecond).ShouldBe((6, 16, 24, 12.0));
-        model.Told.NoisyFrames.ShouldBeSameAs(noisy);
+        (model.Received!.Frames, model.Received.Height, model.Received.Width, model.Received.FramesPerSecond).ShouldBe((6, 16, 24, 12.0));
+        model.Received.NoisyFrames.ShouldBeSameAs(noisy);
         model.Dropped.ShouldBe([true, true]);
         objective.Loss(new TrainingBatch(randn([2, 2, 1, 4, 6]), randn([2, 4, 8])), new TrainingStage { CaptionDropout = 0 }, generator);
-        (model.Told.Frames, model.Told.FramesPerSecond).ShouldBe((2, DenoiserConditions.ImageFramesPerSecond));
+        (model.Received.Frames, model.Received.FramesPerSecond).ShouldBe((2, DenoiserConditions.ImageFramesPerSecond));
         model.Dropped.ShouldBe([false, false]);
         Should.Throw<ArgumentException>(() => new DiffusionTraining(new NoModule())).Message.ShouldContain("NoModule is not a Module");
     }
@@ -151,7 +151,7 @@ public class ArchitectureTests
         public Watched()
             : base(nameof(Watched)) { }
 
-        public DenoiserConditions? Told { get; private set; }
+        public DenoiserConditions? Received { get; private set; }
 
         public bool[]? Dropped { get; private set; }
 
@@ -171,7 +171,7 @@ public class ArchitectureTests
 
         public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions)
         {
-            Told = conditions;
+            Received = conditions;
             Dropped = conditions.DroppedText!.data<bool>().ToArray();
             return _inner.Denoise(x, t, conditions);
         }

@@ -83,9 +83,9 @@ public class ClipTests
     [Fact]
     public void Bad_clips_are_replaced_and_counted()
     {
-        var told = new List<BadClip>();
+        var reported = new List<BadClip>();
         var source = new Shaky(20, bad: [3, 7]);
-        var clips = new ReplacingClips(source, new Listed(told));
+        var clips = new ReplacingClips(source, new Listed(reported));
         for (var round = 0; round < 2; round++)
         {
             var seen = Enumerable
@@ -102,7 +102,7 @@ public class ClipTests
             source.FirstRound = seen;
         }
         clips.Bad.ShouldBe([new BadClip(3, "clip 3 is broken"), new BadClip(7, "clip 7 is broken")]);
-        told.Count.ShouldBe(2);
+        reported.Count.ShouldBe(2);
 
         var hopeless = new ReplacingClips(new Shaky(20, bad: [.. Enumerable.Range(0, 20)]));
         Should.Throw<InvalidDataException>(() => hopeless.Load(0, new Random(0))).Message.ShouldContain("of 20 clips could not be loaded");
@@ -135,13 +135,13 @@ public class ClipTests
         plain.Paths.Select(path => Path.GetRelativePath(folder.Path, path)).ShouldBe(["more/a-grey_ramp.mp4", "other.mp4"]);
         (await plain.SizesAsync()).ShouldBe([(4, 16, 32), (4, 16, 32)]);
         await File.WriteAllTextAsync(folder["zzz.mp4"], "no video");
-        var told = new List<BadClip>();
-        (await VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync(new Listed(told))).ShouldBe([
+        var reported = new List<BadClip>();
+        (await VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync(new Listed(reported))).ShouldBe([
             (4, 16, 32),
             (4, 16, 32),
             (0, 0, 0),
         ]);
-        told.ShouldHaveSingleItem().Index.ShouldBe(2);
+        reported.ShouldHaveSingleItem().Index.ShouldBe(2);
         (
             await Should.ThrowAsync<MediaException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync())
         ).Message.ShouldContain("zzz.mp4");
@@ -226,8 +226,8 @@ public class ClipTests
             bad.Contains(index) ? throw new MediaException($"clip {index} is broken") : new CaptionedClip(zeros([3, 1, 2, 2]), [$"{index}"]);
     }
 
-    private sealed class Listed(List<BadClip> told) : IProgress<BadClip>
+    private sealed class Listed(List<BadClip> reported) : IProgress<BadClip>
     {
-        public void Report(BadClip value) => told.Add(value);
+        public void Report(BadClip value) => reported.Add(value);
     }
 }

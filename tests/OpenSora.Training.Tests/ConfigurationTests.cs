@@ -52,7 +52,7 @@ public class ConfigurationTests
                 .BuildServiceProvider()
         )
         {
-            var told = new List<TrainingProgress>();
+            var reported = new List<TrainingProgress>();
             Dictionary<string, float[]> Weights(bool ofTime) =>
                 Tiny.Weights(("model", model))
                     .Where(pair => pair.Key.Contains(".attn_temp.", StringComparison.Ordinal) == ofTime)
@@ -69,9 +69,9 @@ public class ConfigurationTests
                     trainer.Stages[1].Spikes?.Factor
                 ).ShouldBe((true, LearningRateShape.Cosine, 0.5, TimeSpan.FromHours(1), 50));
                 await trainer.RunAsync(
-                    new Told(p =>
+                    new ActionProgress(p =>
                     {
-                        told.Add(p);
+                        reported.Add(p);
                         if (p is not { Stage: "images", Step: 2 })
                         {
                             return;
@@ -82,18 +82,18 @@ public class ConfigurationTests
                     })
                 );
             }
-            told.Select(p => (p.Stage, p.Step)).ShouldBe([("images", 1), ("images", 2), ("clips", 1), ("clips", 2), ("clips", 3)]);
-            told.Select(p => p.Parts.ContainsKey("vb")).ShouldBe([true, true, false, false, false]);
+            reported.Select(p => (p.Stage, p.Step)).ShouldBe([("images", 1), ("images", 2), ("clips", 1), ("clips", 2), ("clips", 3)]);
+            reported.Select(p => p.Parts.ContainsKey("vb")).ShouldBe([true, true, false, false, false]);
             Tiny.AreSame(Weights(true), time).ShouldBeFalse();
 
             // Asked for again, it finds the run's end.
-            told.Clear();
+            reported.Clear();
             using (var again = services.GetRequiredService<StagedTrainer>())
             {
-                await again.RunAsync(new Told(told.Add));
+                await again.RunAsync(new ActionProgress(reported.Add));
             }
 
-            told.ShouldBeEmpty();
+            reported.ShouldBeEmpty();
         }
     }
 

@@ -78,37 +78,37 @@ public class DataTests
         var path = folder["latents.safetensors"];
         using var vae = Vae(1);
         var source = new Colours(5);
-        var told = new List<int>();
+        var reported = new List<int>();
         var size = new Bytes(path);
-        using (var cache = LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(told), size: size))
+        using (var cache = LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported), size: size))
         {
-            size.Told.ShouldBe(5L * 2 * 3 * 4 * 4 * 2);
+            size.Received.ShouldBe(5L * 2 * 3 * 4 * 4 * 2);
             cache.Latents.shape.ShouldBe([5, 2, 3, 4, 4]);
             cache.Captions[4].ShouldBe(["colour 4", "nothing else"]);
-            told[^1].ShouldBe(5);
+            reported[^1].ShouldBe(5);
             (5L * 2 * 3 * 4 * 4 * 2).ShouldBe(LatentCache.SizeOf(5, 3, 8, 8, vae));
             using var scope = NewDisposeScope();
             var expected = vae.Encode(source.Load(3, new Random(0)).Video.unsqueeze(0));
             (cache.Latents[3] - expected[0]).abs().max().item<float>().ShouldBeLessThan(0.02f);
         }
 
-        told.Clear();
-        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(told)).Dispose();
-        told.ShouldBeEmpty();
+        reported.Clear();
+        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported)).Dispose();
+        reported.ShouldBeEmpty();
         var more = new Colours(6);
-        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, progress: new Counted(told)).Dispose();
-        told[^1].ShouldBe(6);
+        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, progress: new Counted(reported)).Dispose();
+        reported[^1].ShouldBe(6);
         using var other = Vae(2);
         LatentCache.KeyOf(source, other).ShouldNotBe(LatentCache.KeyOf(source, vae));
         using var scaled = new AutoencoderKL(vae.Config with { ScalingFactor = 2 * vae.ScalingFactor }, initialize: false);
         scaled.load_state_dict(vae.state_dict());
         LatentCache.KeyOf(source, scaled).ShouldNotBe(LatentCache.KeyOf(source, vae)); // its latents are twice as large
-        told.Clear();
+        reported.Clear();
         foreach (var expected in new[] { 6, 0 })
         {
-            LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, seed: 2, progress: new Counted(told)).Dispose();
-            told.LastOrDefault().ShouldBe(expected); // another seed is another cache, which is then there
-            told.Clear();
+            LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, seed: 2, progress: new Counted(reported)).Dispose();
+            reported.LastOrDefault().ShouldBe(expected); // another seed is another cache, which is then there
+            reported.Clear();
         }
 
         using var stop = new CancellationTokenSource();
@@ -302,7 +302,7 @@ public class DataTests
                 EmaDecay = null,
             }
         );
-        await trainer.RunAsync(new Told(p => psnr.Add(p.Parts["psnr"])));
+        await trainer.RunAsync(new ActionProgress(p => psnr.Add(p.Parts["psnr"])));
         psnr.TakeLast(5).Average().ShouldBeGreaterThan(psnr.Take(5).Average() + 2);
     }
 
@@ -421,17 +421,17 @@ public class DataTests
     /// <summary>What a cache will take, told before there is a file.</summary>
     private sealed class Bytes(string path) : IProgress<long>
     {
-        public long Told { get; private set; }
+        public long Received { get; private set; }
 
         public void Report(long value)
         {
             File.Exists(path).ShouldBeFalse();
-            Told = value;
+            Received = value;
         }
     }
 
-    private sealed class Counted(List<int> told) : IProgress<int>
+    private sealed class Counted(List<int> reported) : IProgress<int>
     {
-        public void Report(int value) => told.Add(value);
+        public void Report(int value) => reported.Add(value);
     }
 }

@@ -57,7 +57,7 @@ public class DeviceTests
                             BatchSize = 2,
                         }
                     );
-                await trainer.RunAsync(new Told(p => losses.Add(p.Loss)));
+                await trainer.RunAsync(new ActionProgress(p => losses.Add(p.Loss)));
                 model.parameters().First().device.type.ShouldBe(device.type);
             }
             return losses;

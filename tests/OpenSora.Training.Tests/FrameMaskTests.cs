@@ -98,7 +98,7 @@ public class FrameMaskTests
             using var trainer = new StagedTrainer(
                 new DiffusionTraining(model, text, flow ? new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true }) : null)
             ).AddStage(stage);
-            await trainer.RunAsync(new Told(losses.Add));
+            await trainer.RunAsync(new ActionProgress(losses.Add));
             losses.Count.ShouldBe(3);
             losses.ShouldAllBe(p => double.IsFinite(p.Loss) && p.Loss > 0 && p.GradientNorm > 0);
             losses[0].Parts.Keys.ShouldBe(flow ? ["mse"] : ["mse", "vb"]);

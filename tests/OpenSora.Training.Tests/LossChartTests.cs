@@ -141,7 +141,10 @@ public class LossChartTests
         List<double> losses = [];
         using (var curves = new LossCurves(folder["curves"]))
         {
-            await TrainAsync(trainer => trainer.Resume(folder["saved"]).AddCallback(curves), new Told(progress => losses.Add(progress.Loss)));
+            await TrainAsync(
+                trainer => trainer.Resume(folder["saved"]).AddCallback(curves),
+                new ActionProgress(progress => losses.Add(progress.Loss))
+            );
         }
 
         var read = LossCurves.Read(folder["curves/losses.csv"]);

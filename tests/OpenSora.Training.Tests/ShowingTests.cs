@@ -50,7 +50,7 @@ public class ShowingTests
                         {
                             if (run.Step == 3)
                             {
-                                run.Tell(
+                                run.Report(
                                     new TrainingObservation("validation")
                                     {
                                         Scalars = new Dictionary<string, double> { ["loss"] = 0.5, ["best"] = 1e-4 },
@@ -74,7 +74,9 @@ public class ShowingTests
     public async Task TensorBoard_hears_of_what_comes_before_its_own_start()
     {
         using var folder = new TemporaryFolder();
-        var early = new Starts(run => run.Tell(new TrainingObservation("validation") { Scalars = new Dictionary<string, double> { ["loss"] = 2 } }));
+        var early = new Starts(run =>
+            run.Report(new TrainingObservation("validation") { Scalars = new Dictionary<string, double> { ["loss"] = 2 } })
+        );
         using (var board = new TensorBoard(folder["board"]))
         {
             await TrainAsync(trainer => trainer.AddCallback(early).AddCallback(board), steps: 2);
@@ -117,7 +119,7 @@ public class ShowingTests
             )
             .AddCallback(board)
             .AddCallback(curves);
-        var progress = new Told(p =>
+        var progress = new ActionProgress(p =>
         {
             if (broken && p.Step == 7)
             {
@@ -146,7 +148,7 @@ public class ShowingTests
     public async Task TensorBoard_files_hold_scalars_and_moving_pictures()
     {
         using var folder = new TemporaryFolder();
-        List<TrainingProgress> told = [];
+        List<TrainingProgress> reported = [];
         using (var board = new TensorBoard(folder["board"], everySteps: 2))
         {
             var (still, moving) = (new VideoFrames(new byte[5 * 4 * 3], 1, 4, 5, 8), new VideoFrames(new byte[2 * 6 * 7 * 3], 2, 6, 7, 8));
@@ -159,7 +161,7 @@ public class ShowingTests
                             {
                                 if (run.Step == 3)
                                 {
-                                    run.Tell(
+                                    run.Report(
                                         new TrainingObservation("preview")
                                         {
                                             Scalars = new Dictionary<string, double> { ["half"] = 0.5 },
@@ -169,7 +171,7 @@ public class ShowingTests
                                 }
                             })
                         ),
-                new Told(told.Add),
+                new ActionProgress(reported.Add),
                 steps: 5
             );
         }
@@ -182,7 +184,7 @@ public class ShowingTests
         events[2]
             .Values.Select(value => value.Tag)
             .ShouldBe(["train/size", "train/loss", "train/gradient_norm", "train/learning_rate", "train/samples_per_second", "train/skipped_steps"]);
-        events[2].Values[1].Scalar.ShouldBe((float)told[1].Loss);
+        events[2].Values[1].Scalar.ShouldBe((float)reported[1].Loss);
         events[3].Values.ShouldBe([new("preview/half", 0.5f, null)]);
         var (height, width, png) = events[4].Values.Single().Image.ShouldNotBeNull();
         (height, width).ShouldBe((4L, 5L));
@@ -202,7 +204,7 @@ public class ShowingTests
             await Should.ThrowAsync<IOException>(() =>
                 TrainAsync(
                     trainer => trainer.SaveTo(checkpoints).AddCallback(board),
-                    new Told(progress =>
+                    new ActionProgress(progress =>
                     {
                         EventFileReader
                             .ReadFolder(folder["board"])
@@ -240,7 +242,7 @@ public class ShowingTests
     [Fact]
     public async Task Metrics_tell_steps_samples_losses_and_durations()
     {
-        Dictionary<string, List<double>> told = [];
+        Dictionary<string, List<double>> reported = [];
         using var listener = new MeterListener
         {
             InstrumentPublished = (instrument, self) =>
@@ -254,9 +256,9 @@ public class ShowingTests
         void Add(Instrument instrument, double value, ReadOnlySpan<KeyValuePair<string, object?>> tags)
         {
             tags.ToArray().ShouldBe([new("stage", "line")]);
-            if (!told.TryGetValue(instrument.Name, out var values))
+            if (!reported.TryGetValue(instrument.Name, out var values))
             {
-                told[instrument.Name] = values = [];
+                reported[instrument.Name] = values = [];
             }
 
             values.Add(value);
@@ -265,15 +267,15 @@ public class ShowingTests
         listener.SetMeasurementEventCallback<double>((instrument, value, tags, _) => Add(instrument, value, tags));
         listener.Start();
         List<TrainingProgress> progress = [];
-        await TrainAsync(_ => { }, new Told(progress.Add), steps: 8, spike: 6);
+        await TrainAsync(_ => { }, new ActionProgress(progress.Add), steps: 8, spike: 6);
 
-        told["opensora.training.steps"].Sum().ShouldBe(8);
-        told["opensora.training.samples"].Sum().ShouldBe(32);
-        told["opensora.training.skipped_steps"].ShouldBe([0, 0, 0, 0, 0, 0, 1, 0]);
-        told["opensora.training.loss"].ShouldBe(progress.Select(one => one.Loss));
-        told["opensora.training.gradient_norm"].ShouldBe(progress.Select(one => one.GradientNorm));
-        told["opensora.training.step.duration"].ShouldBe(progress.Select(one => one.StepTime.TotalSeconds));
-        told["opensora.training.step.duration"].ShouldAllBe(seconds => seconds > 0);
+        reported["opensora.training.steps"].Sum().ShouldBe(8);
+        reported["opensora.training.samples"].Sum().ShouldBe(32);
+        reported["opensora.training.skipped_steps"].ShouldBe([0, 0, 0, 0, 0, 0, 1, 0]);
+        reported["opensora.training.loss"].ShouldBe(progress.Select(one => one.Loss));
+        reported["opensora.training.gradient_norm"].ShouldBe(progress.Select(one => one.GradientNorm));
+        reported["opensora.training.step.duration"].ShouldBe(progress.Select(one => one.StepTime.TotalSeconds));
+        reported["opensora.training.step.duration"].ShouldAllBe(seconds => seconds > 0);
     }
 
     private static async Task TrainAsync(

@@ -45,7 +45,7 @@ public class StagedTrainerTests
                 RunAsync(
                     checkpoints,
                     null,
-                    new Told(p =>
+                    new ActionProgress(p =>
                     {
                         if (p.Step == 3)
                         {
@@ -69,7 +69,7 @@ public class StagedTrainerTests
             RunAsync(
                 every,
                 null,
-                new Told(p =>
+                new ActionProgress(p =>
                 {
                     if (p.Step == 5)
                     {
@@ -182,7 +182,7 @@ public class StagedTrainerTests
             using var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(steps: 2)).AddStage(Tiny.Stage("second", 2));
             await Should.ThrowAsync<OperationCanceledException>(() =>
                 trainer.RunAsync(
-                    new Told(p =>
+                    new ActionProgress(p =>
                     {
                         steps.Add($"{p.Stage} {p.Step}");
                         if (p.Step == 2)
@@ -332,7 +332,7 @@ public class StagedTrainerTests
                 .AddStage(Tiny.Stage(data: new Numbers { BrokenBatch = 5 }))
                 .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 });
             var error = await Should.ThrowAsync<TrainingDivergedException>(() =>
-                trainer.RunAsync(new Told(_ => last = Tiny.Weights(("model", model), ("text", text))))
+                trainer.RunAsync(new ActionProgress(_ => last = Tiny.Weights(("model", model), ("text", text))))
             );
             error.Message.ShouldContain("step 3");
             error.Message.ShouldContain("checkpoint-01-00000002");
@@ -650,7 +650,7 @@ public class StagedTrainerTests
                 (stage.BatchSize, stage.LearningRate) = (16, 5e-3);
                 List<double> losses = [];
                 using var trainer = new StagedTrainer(model, text).AddStage(stage);
-                await trainer.RunAsync(new Told(p => losses.Add(p.Loss)));
+                await trainer.RunAsync(new ActionProgress(p => losses.Add(p.Loss)));
                 model.parameters().ShouldAllBe(parameter => parameter.dtype == ScalarType.Float32);
                 return losses;
             }
@@ -664,12 +664,12 @@ public class StagedTrainerTests
         using (model)
         using (text)
         {
-            List<TrainingProgress> told = [];
+            List<TrainingProgress> reported = [];
             using var trainer = new StagedTrainer(model, text).AddStage(
                 Tiny.Stage(steps: 3, data: new MixedData((new Numbers(1), 1), (new Numbers(), 1)))
             );
-            await trainer.RunAsync(new Told(told.Add));
-            told.ShouldAllBe(p => Math.Abs(p.Parts["mse"] + p.Parts["vb"] - p.Loss) < 1e-4 * p.Loss);
+            await trainer.RunAsync(new ActionProgress(reported.Add));
+            reported.ShouldAllBe(p => Math.Abs(p.Parts["mse"] + p.Parts["vb"] - p.Loss) < 1e-4 * p.Loss);
         }
     }
 

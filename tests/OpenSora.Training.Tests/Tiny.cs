@@ -134,7 +134,7 @@ internal sealed class Points : ITrainingData
     }
 }
 
-internal sealed class Told(Action<TrainingProgress> tell) : IProgress<TrainingProgress>
+internal sealed class ActionProgress(Action<TrainingProgress> tell) : IProgress<TrainingProgress>
 {
     public void Report(TrainingProgress value) => tell(value);
 }

@@ -15,7 +15,7 @@ public class WatchingTests
     public async Task Callbacks_are_told_in_order_what_happens()
     {
         using var folder = new TemporaryFolder();
-        List<string> told = [];
+        List<string> reported = [];
         var (model, text) = Tiny.Models();
         using (model)
         using (text)
@@ -24,14 +24,15 @@ public class WatchingTests
                 .AddStage(Tiny.Stage(steps: 2))
                 .AddStage(Tiny.Stage("second", 1))
                 .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 })
-                .AddCallback(new Recorder("a", told))
-                .AddCallback(new Recorder("b", told) { Tells = true })
+                .AddCallback(new Recorder("a", reported))
+                .AddCallback(new Recorder("b", reported) { Reports = true })
         )
         {
             await trainer.RunAsync();
         }
 
-        told.Where(line => line[0] == 'a')
+        reported
+            .Where(line => line[0] == 'a')
             .ShouldBe([
                 "a first starts at 0",
                 "a 1 of 2, 1 in all",
@@ -47,7 +48,7 @@ public class WatchingTests
                 "a checkpoint-02-00000001.safetensors",
                 "a second is over",
             ]);
-        told[..2].ShouldBe(["a first starts at 0", "b first starts at 0"]);
+        reported[..2].ShouldBe(["a first starts at 0", "b first starts at 0"]);
     }
 
     [Fact]
@@ -198,16 +199,16 @@ public class WatchingTests
     {
         var comma = (CultureInfo)CultureInfo.InvariantCulture.Clone();
         comma.NumberFormat.NumberDecimalSeparator = ",";
-        string Told() =>
+        string Reported() =>
             new TrainingStage { Spikes = new SpikeGuard { Factor = 2.5 } }.Settings
             + new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { MinSnrGamma = 4.5 });
-        var expected = Told();
+        var expected = Reported();
         var before = CultureInfo.CurrentCulture;
         try
         {
             CultureInfo.CurrentCulture = comma;
             $"{2.5}".ShouldBe("2,5");
-            Told().ShouldBe(expected);
+            Reported().ShouldBe(expected);
         }
         finally
         {
@@ -244,12 +245,12 @@ public class WatchingTests
     {
         using var line = nn.Linear(3, 2);
         Dictionary<string, float[]>? before = null;
-        List<TrainingProgress> told = [];
+        List<TrainingProgress> reported = [];
         using var trainer = new StagedTrainer(new Line(line)).AddStage(Guarded(new Points { Spikes = [7, 8] }, new SpikeGuard { Window = 5 }));
         await trainer.RunAsync(
-            new Told(progress =>
+            new ActionProgress(progress =>
             {
-                told.Add(progress);
+                reported.Add(progress);
                 var now = Tiny.Weights(("line", line));
                 if (before is not null)
                 {
@@ -259,9 +260,9 @@ public class WatchingTests
                 before = now;
             })
         );
-        told.Where(progress => progress.Spike is not null).Select(progress => progress.Step).ShouldBe([8, 9]);
-        told[7].Spike!.ShouldMatch("the loss of .* times the median of 5 steps, the largest gradient is that of 'line.weight'");
-        told.Select(progress => progress.SkippedSteps).ShouldBe([0, 0, 0, 0, 0, 0, 0, 1, 2, 2, 2, 2]);
+        reported.Where(progress => progress.Spike is not null).Select(progress => progress.Step).ShouldBe([8, 9]);
+        reported[7].Spike!.ShouldMatch("the loss of .* times the median of 5 steps, the largest gradient is that of 'line.weight'");
+        reported.Select(progress => progress.SkippedSteps).ShouldBe([0, 0, 0, 0, 0, 0, 0, 1, 2, 2, 2, 2]);
     }
 
     [Fact]
@@ -312,16 +313,16 @@ public class WatchingTests
                 .ShouldBe(all.Skip(step).Select(progress => (progress.Step, progress.Spike, progress.SkippedSteps)));
         }
 
-        static async Task<(Dictionary<string, float[]> Weights, List<TrainingProgress> Told)> RunAsync(Action<StagedTrainer> prepare)
+        static async Task<(Dictionary<string, float[]> Weights, List<TrainingProgress> Reported)> RunAsync(Action<StagedTrainer> prepare)
         {
             manual_seed(1);
             using var line = nn.Linear(3, 2);
-            List<TrainingProgress> told = [];
+            List<TrainingProgress> reported = [];
             using var trainer = new StagedTrainer(new Line(line)).AddStage(Guarded(new Points { Spikes = [7, 10] }, new SpikeGuard { Window = 5 }));
             prepare(trainer);
-            await trainer.RunAsync(new Told(told.Add));
-            told[^1].SkippedSteps.ShouldBe(2);
-            return (Tiny.Weights(("line", line)), told);
+            await trainer.RunAsync(new ActionProgress(reported.Add));
+            reported[^1].SkippedSteps.ShouldBe(2);
+            return (Tiny.Weights(("line", line)), reported);
         }
     }
 
@@ -377,30 +378,30 @@ public class WatchingTests
         }
     }
 
-    private sealed class Recorder(string name, List<string> told) : ITrainingCallback
+    private sealed class Recorder(string name, List<string> reported) : ITrainingCallback
     {
-        public bool Tells { get; init; }
+        public bool Reports { get; init; }
 
-        public void StageStarted(TrainingRun run) => told.Add($"{name} {run.Stage.Name} starts at {run.Step}");
+        public void StageStarted(TrainingRun run) => reported.Add($"{name} {run.Stage.Name} starts at {run.Step}");
 
         public void StepDone(TrainingRun run, TrainingProgress progress)
         {
-            told.Add($"{name} {run.Step} of {progress.Steps}, {run.TotalStep} in all");
-            if (Tells)
+            reported.Add($"{name} {run.Step} of {progress.Steps}, {run.TotalStep} in all");
+            if (Reports)
             {
-                run.Tell(new TrainingObservation(name));
+                run.Report(new TrainingObservation(name));
             }
         }
 
-        public void Observed(TrainingRun run, TrainingObservation observation) => told.Add($"{name} found {observation.Name}");
+        public void Observed(TrainingRun run, TrainingObservation observation) => reported.Add($"{name} found {observation.Name}");
 
         public void CheckpointWritten(TrainingRun run, string path)
         {
             File.Exists(path).ShouldBeTrue();
-            told.Add($"{name} {Path.GetFileName(path)}");
+            reported.Add($"{name} {Path.GetFileName(path)}");
         }
 
-        public void StageFinished(TrainingRun run) => told.Add($"{name} {run.Stage.Name} is over");
+        public void StageFinished(TrainingRun run) => reported.Add($"{name} {run.Stage.Name} is over");
     }
 
     private sealed class Drops(nn.Module<Tensor, Tensor> line) : ITrainingObjective

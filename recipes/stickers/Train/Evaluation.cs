@@ -76,7 +76,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
 
         List<(Question Question, VideoFrames Video)> answers = [];
         var clock = System.Diagnostics.Stopwatch.StartNew();
-        var told = TimeSpan.Zero;
+        var reportedAt = TimeSpan.Zero;
         foreach (var question in questions)
         {
             for (var i = 0; i < seeds; i++)
@@ -90,9 +90,9 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                     .GenerateAsync(cancellationToken: cancellation);
                 answers.Add((question, video.Frames));
             }
-            if (clock.Elapsed - told > TimeSpan.FromSeconds(30))
+            if (clock.Elapsed - reportedAt > TimeSpan.FromSeconds(30))
             {
-                told = clock.Elapsed;
+                reportedAt = clock.Elapsed;
                 Console.Error.WriteLine(
                     FormattableString.Invariant(
                         $"{answers.Count} of {questions.Count * seeds} videos, {clock.Elapsed.TotalSeconds / answers.Count:F1} s each"
@@ -246,7 +246,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         {
             var item = stills.Items[sticker];
             var caption = item.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal);
-            return new("moved", motion.Told(caption, item.Thing), item.Thing, colour, motion, seen, null);
+            return new("moved", motion.Describe(caption, item.Thing), item.Thing, colour, motion, seen, null);
         }
     }
 
@@ -290,7 +290,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     // sizes, and so left out.
     private void Things(List<(Question Question, VideoFrames Video)> answers)
     {
-        List<(Question Question, string Style, string[] Nearest)> told = [];
+        List<(Question Question, string Style, string[] Nearest)> judged = [];
         foreach (
             var group in answers.Where(answer => answer.Question.Motion is null or { Phrase.Length: 0 }).GroupBy(answer => answer.Question.Colour)
         )
@@ -320,7 +320,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                     .OrderBy(pair => pair.Second)
                     .Select(pair => pair.First)
                     .ToArray();
-                told.Add((question, order[0].Style, [.. order.Select(sticker => sticker.Thing).Distinct(StringComparer.Ordinal).Take(5)]));
+                judged.Add((question, order[0].Style, [.. order.Select(sticker => sticker.Thing).Distinct(StringComparer.Ordinal).Take(5)]));
             }
 
             void Add(Sticker sticker, Tensor video)
@@ -335,22 +335,25 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                 CultureInfo.InvariantCulture,
                 $"thing, nearest of {_chosenStills.Select(i => stills.Items[i].Thing).Distinct(StringComparer.Ordinal).Count()}"
             ),
-            Share(told, IsFirst)
+            Share(judged, IsFirst)
         );
-        foreach (var kind in told.GroupBy(answer => answer.Question.Kind, StringComparer.Ordinal))
+        foreach (var kind in judged.GroupBy(answer => answer.Question.Kind, StringComparer.Ordinal))
         {
             Print("    " + kind.Key, Share([.. kind], IsFirst));
         }
 
-        Print("thing, among the nearest five", Share(told, answer => answer.Nearest.Contains(answer.Question.Thing, StringComparer.Ordinal)));
+        Print("thing, among the nearest five", Share(judged, answer => answer.Nearest.Contains(answer.Question.Thing, StringComparer.Ordinal)));
         if (_chosenFlat.Length > 0)
         {
-            Print("style, that of the nearest", Share(told, answer => string.Equals(answer.Style, answer.Question.Style, StringComparison.Ordinal)));
+            Print(
+                "style, that of the nearest",
+                Share(judged, answer => string.Equals(answer.Style, answer.Question.Style, StringComparison.Ordinal))
+            );
         }
 
         Console.WriteLine(
             "taken for another: "
-                + string.Join(", ", told.Where(answer => !IsFirst(answer)).Select(answer => $"{answer.Question.Thing} ({answer.Nearest[0]})"))
+                + string.Join(", ", judged.Where(answer => !IsFirst(answer)).Select(answer => $"{answer.Question.Thing} ({answer.Nearest[0]})"))
         );
 
         static bool IsFirst((Question Question, string Style, string[] Nearest) answer) =>
@@ -391,7 +394,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         });
     }
 
-    /// <summary>Tells a motion by the track of the middle, the size and the proportions of what is not background.</summary>
+    /// <summary>Recognizes a motion from the position, the size and the proportions of everything that is not background.</summary>
     private static string MotionOf(VideoFrames video)
     {
         var under = Border(video);
@@ -472,7 +475,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             var video = VideoFrames.FromTensor(moved.Load(i, new Random(0)).Video.narrow(1, (clips.Frames - _frames) / 2, _frames), 8);
             right += string.Equals(MotionOf(video), moved.Clips[i].Motion.Phrase, StringComparison.Ordinal) ? 1 : 0;
         }
-        Print("motion, as told of true clips", Share(right, some.Length));
+        Print("motion, as recognized in true clips", Share(right, some.Length));
     }
 
     private void Movement(List<(Question Question, VideoFrames Video)> answers)

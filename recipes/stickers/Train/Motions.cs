@@ -12,11 +12,12 @@ namespace Stickers;
 /// 0 to 1.</param>
 internal sealed record Motion(string Phrase, Func<double, (double Size, double Width, double X, double Y)> At)
 {
-    /// <summary>All motions; the first is to stand still.</summary>
-    /// <remarks>A thing sets out from the middle, and what comes nearer is smaller than what goes away: so a motion's words tell something of every
-    /// single frame. Crossing the whole picture,
-    /// "left" and "right" would be the same but for the order of frames, which a transformer is slow to discover. What spins does so about its
-    /// upright axis, like a coin on its edge.</remarks>
+    /// <summary>All motions; the first one stands still.</summary>
+    /// <remarks>An object starts in the middle, and an approaching object is smaller than a receding one, so that every single frame shows its
+    /// motion. If
+    /// objects crossed the whole image, "left" and "right" would differ only in the order of the frames, which a transformer is slow to learn. A
+    /// spinning
+    /// object turns about its upright axis, like a coin on its edge.</remarks>
     public static IReadOnlyList<Motion> All { get; } =
     [
         new("", _ => (1, 1, 0, 0)),
@@ -57,8 +58,8 @@ internal sealed record Motion(string Phrase, Func<double, (double Size, double W
         return (pixels * 2 - 1).transpose(0, 1).contiguous().MoveToOuterDisposeScope();
     }
 
-    /// <summary>A caption with the motion after the thing.</summary>
-    public string Told(string caption, string thing)
+    /// <summary>Returns a caption with the motion after the object.</summary>
+    public string Describe(string caption, string thing)
     {
         var end = caption.IndexOf(thing, StringComparison.Ordinal) + thing.Length;
         return Phrase.Length == 0 || end < thing.Length ? caption : $"{caption[..end]} {Phrase}{caption[end..]}";
@@ -116,7 +117,7 @@ internal sealed class MovedStickers : IClipSource
         var video = StickersOnColours.Shrink(motion.Render(_set.Rgba(sticker), colour, _frames), _shrink);
         return new CaptionedClip(
             video.MoveToOuterDisposeScope(),
-            [.. _set.CaptionsOn(sticker, colour).Select(caption => motion.Told(caption, _set.Items[sticker].Thing))]
+            [.. _set.CaptionsOn(sticker, colour).Select(caption => motion.Describe(caption, _set.Items[sticker].Thing))]
         );
     }
 }

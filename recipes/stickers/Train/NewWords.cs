@@ -7,14 +7,12 @@ using static TorchSharp.torch;
 
 namespace Stickers;
 
-/// <summary>
-/// Teaches the text encoder words that it has not met when it learned what things look like, those of motions and of the flat style: in "a rocket
-/// moving left" the states of
-/// "a rocket" shall be those that it has alone, and those of "moving left" the same whatever moves. So the transformer finds things that it knows,
-/// and has each motion,
-/// and the style, to learn but once.
-/// </summary>
-/// <remarks>A copy of the encoder as it was gives the states to reach; captions without the new words keep theirs.</remarks>
+/// <summary>Teaches the text encoder words that it did not see when it learned what objects look like: those of motions and of the flat
+/// style.</summary>
+/// <remarks>In "a rocket moving left", the states of "a rocket" must equal those of the caption without a motion, and the states of "moving left"
+/// must
+/// not depend on the object. The transformer then recognizes objects that it knows, and learns each motion and the style only once. The target states
+/// come from a copy of the encoder made before this training; captions without the new words keep their states.</remarks>
 internal static class NewWords
 {
     private const int Batch = 48;
@@ -33,7 +31,7 @@ internal static class NewWords
             {
                 var (caption, thing) = Caption(stills, chosen, random);
                 var motion = Motion.All[random.Next(1, Motion.All.Count)];
-                return new(caption, caption, motion.Told(caption, thing), motion.Phrase);
+                return new(caption, caption, motion.Describe(caption, thing), motion.Phrase);
             },
             cancellation
         );
@@ -50,17 +48,17 @@ internal static class NewWords
             steps,
             random =>
             {
-                var kept = random.Next(2) == 0 ? Caption(clips, chosenClips, random).Caption : Told(random);
-                var known = Told(random);
+                var kept = random.Next(2) == 0 ? Caption(clips, chosenClips, random).Caption : KnownCaption(random);
+                var known = KnownCaption(random);
                 return new(kept, known, known.Replace(StickerSet.Usual, StickerSet.Flat, StringComparison.Ordinal), StickerSet.Flat);
             },
             cancellation
         );
 
-        string Told(Random random)
+        string KnownCaption(Random random)
         {
             var (caption, thing) = Caption(stills, chosen, random);
-            return random.Next(2) == 0 ? caption : Motion.All[random.Next(1, Motion.All.Count)].Told(caption, thing);
+            return random.Next(2) == 0 ? caption : Motion.All[random.Next(1, Motion.All.Count)].Describe(caption, thing);
         }
     }
 

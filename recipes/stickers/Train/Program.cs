@@ -164,7 +164,7 @@ var root = new RootCommand(
     ),
     Verb(
         "gap",
-        "Tells what a stage has learned from the text.",
+        "Reports what a stage has learned from the text.",
         (place, parsed, cancellation) =>
         {
             Training.Gap(place, parsed.GetValue(stage)!, cancellation);
@@ -253,5 +253,5 @@ var root = new RootCommand(
     threads,
 };
 
-// Time to write a checkpoint when the program is told to stop.
+// Time to write a checkpoint when the program is asked to stop.
 return await root.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromMinutes(1) });

@@ -75,7 +75,7 @@ internal enum Turn
     /// <summary>Stills that are moved.</summary>
     Moved,
 
-    /// <summary>Stills that spin: a motion that is told by the width of things alone, and so takes more practice than the others.</summary>
+    /// <summary>Stills that spin: a motion that only the width of things shows, and that therefore needs more training than the others.</summary>
     Spinning,
 
     /// <summary>Stills.</summary>

@@ -129,7 +129,7 @@ internal sealed class StickerSet : IDisposable
     }
 }
 
-/// <summary>Single frames of stickers on backgrounds drawn anew each time: what the autoencoder is trained on.</summary>
+/// <summary>Single frames of stickers on backgrounds that are drawn again each time: the training data of the autoencoder.</summary>
 internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
 {
     public int Count => sets.Sum(set => set.Items.Length);

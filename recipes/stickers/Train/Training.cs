@@ -98,9 +98,9 @@ internal static class Training
         await Workplace.SaveAsync(tiles, path, 4);
     }
 
-    /// <summary>The text encoder, taught by itself: a small transformer that always begins with pure noise can only give back a sticker's latents as
+    /// <summary>Trains the text encoder alone: a small transformer that always starts from pure noise can reproduce the latents of a sticker only as
     /// far
-    /// as the states of its caption tell them.</summary>
+    /// as the states of its caption describe them.</summary>
     public static async Task TextAsync(Workplace place, double? minutes, CancellationToken cancellation)
     {
         manual_seed(place.Recipe.TextStage.Seed);
@@ -123,8 +123,9 @@ internal static class Training
         text.SaveWeights(place.TextWeights, ScalarType.Float32);
     }
 
-    /// <summary>Tells now and then how far the states of things lie apart, as a share of their size. Near 0 the encoder has collapsed: all captions
-    /// say the same.</summary>
+    /// <summary>Reports at intervals how far apart the states of objects are, as a fraction of their size. Near 0 the encoder has collapsed: all
+    /// captions
+    /// have the same states.</summary>
     private sealed class Deviation(T5Encoder text, IReadOnlyList<IReadOnlyList<string>> captions, ITokenizer tokenizer, int length)
         : ITrainingCallback
     {
@@ -148,7 +149,7 @@ internal static class Training
                 var weight = mask.unsqueeze(-1).to(ScalarType.Float32);
                 var states = (text.forward(ids, mask).to(ScalarType.Float32) * weight).sum(1) / weight.sum(1);
                 var share = (states - states.mean([0L])).square().mean().sqrt() / states.square().mean().sqrt();
-                run.Tell(
+                run.Report(
                     new TrainingObservation("text states")
                     {
                         Scalars = new Dictionary<string, double>(StringComparer.Ordinal) { ["deviation"] = share.cpu().item<float>() },

@@ -113,7 +113,7 @@ internal sealed class Workplace(string recipe, string data, string run, string t
             LatentCache.KeyOf(source, vae),
             source,
             vae,
-            progress: new Told(done =>
+            progress: new ActionProgress(done =>
             {
                 if (clock.Elapsed < next && done < source.Count)
                 {
@@ -131,7 +131,7 @@ internal sealed class Workplace(string recipe, string data, string run, string t
         );
     }
 
-    private sealed class Told(Action<int> tell) : IProgress<int>
+    private sealed class ActionProgress(Action<int> tell) : IProgress<int>
     {
         public void Report(int value) => tell(value);
     }

@@ -16,7 +16,7 @@ public interface ITrainingCallback
     /// <summary>Called after every step.</summary>
     void StepDone(TrainingRun run, TrainingProgress progress) { }
 
-    /// <summary>Called when another callback reports an observation (<see cref="TrainingRun.Tell"/>).</summary>
+    /// <summary>Called when another callback reports an observation (<see cref="TrainingRun.Report"/>).</summary>
     void Observed(TrainingRun run, TrainingObservation observation) { }
 
     /// <summary>Called after a checkpoint was written.</summary>
@@ -73,7 +73,7 @@ public sealed class TrainingRun
     public CancellationToken CancellationToken { get; }
 
     /// <summary>Reports an observation to all callbacks.</summary>
-    public void Tell(TrainingObservation observation)
+    public void Report(TrainingObservation observation)
     {
         ArgumentNullException.ThrowIfNull(observation);
         Notify(callback => callback.Observed(this, observation));

@@ -97,7 +97,7 @@ public sealed class PreviewVideos : ITrainingCallback
         }
 
         _interval.Done(run);
-        run.Tell(new TrainingObservation("preview") { Videos = new Dictionary<string, VideoFrames>(StringComparer.Ordinal) { [name] = tiles } });
+        run.Report(new TrainingObservation("preview") { Videos = new Dictionary<string, VideoFrames>(StringComparer.Ordinal) { [name] = tiles } });
     }
 }
 

@@ -83,7 +83,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     {
         ValidationResult? result = null;
         run.Evaluate(() => result = Measure(run.CancellationToken), Averages);
-        run.Tell(result!);
+        run.Report(result!);
         _interval.Done(run);
     }
 

@@ -38,13 +38,13 @@ public class FrameSamplerTests
         using var scope = NewDisposeScope();
         var (latents, share) = Video(0, 0.5f, 1);
         var before = latents.clone();
-        var told = new List<bool[]>();
+        var reported = new List<bool[]>();
         using var generator = new Generator(2);
         var sample = Make(name, 10)
             .SampleFrames(
                 (x, t, noisy) =>
                 {
-                    told.Add(noisy.data<bool>().ToArray());
+                    reported.Add(noisy.data<bool>().ToArray());
                     return Toy(name, x, t);
                 },
                 latents,
@@ -53,10 +53,10 @@ public class FrameSamplerTests
             );
         (sample - 2).abs().max().item<float>().ShouldBeLessThan(0.05f);
         (latents - before).abs().max().item<float>().ShouldBe(0);
-        told.ShouldAllBe(noisy => !noisy[0] && noisy[2]);
-        var turn = told.FindIndex(noisy => noisy[1]);
+        reported.ShouldAllBe(noisy => !noisy[0] && noisy[2]);
+        var turn = reported.FindIndex(noisy => noisy[1]);
         turn.ShouldBeInRange(4, 6);
-        told.Skip(turn).ShouldAllBe(noisy => noisy[1]);
+        reported.Skip(turn).ShouldAllBe(noisy => noisy[1]);
     }
 
     [Theory]

@@ -95,17 +95,17 @@ public sealed class RectifiedFlowTests
         using (NewDisposeScope())
         {
             var latents = Noise(1, 1, 2, 3, 2, 2);
-            var told = new List<bool[]>();
+            var reported = new List<bool[]>();
             var sample = new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 4 }).SampleFrames(
                 (x, _, frames) =>
                 {
-                    told.Add(frames.data<bool>().ToArray());
+                    reported.Add(frames.data<bool>().ToArray());
                     return ones_like(x);
                 },
                 latents,
                 tensor(new[] { 0f, 0.5f, 1f }).reshape(1, 3)
             );
-            told.ShouldBe([
+            reported.ShouldBe([
                 [false, false, true],
                 [false, false, true],
                 [false, true, true],
