@@ -106,7 +106,7 @@ public partial class MediaFailureTests
         Should
             .Throw<ArgumentException>(() =>
             {
-                _ = new ImageCodec().WriteAsync(Video, "a.png");
+                _ = new VideoWriter().WriteAsync(Video, "a.png");
             })
             .Message.ShouldContain("has 4");
     }

@@ -4,21 +4,15 @@ using SixLabors.ImageSharp.PixelFormats;
 
 namespace OpenSora.Media;
 
-/// <summary>Reads images with ffmpeg and writes PNG and JPEG files with ImageSharp.</summary>
-/// <remarks>Images are decoded in a separate process, so a file crafted to exploit a decoder does not affect this process.</remarks>
-/// <param name="ffmpegFolder">The folder that contains ffmpeg and ffprobe, which are used for reading; null to search PATH.</param>
-public sealed class ImageCodec(string? ffmpegFolder = null) : IImageCodec
+/// <summary>Writes PNG and JPEG files with ImageSharp.</summary>
+internal static class ImageFile
 {
     private static readonly JpegEncoder Jpeg = new() { Quality = 95, ColorType = JpegColorType.YCbCrRatio444 };
 
-    /// <inheritdoc/>
-    public Task<VideoFrames> ReadAsync(string path, CancellationToken cancellationToken = default) =>
-        new VideoReader(ffmpegFolder).ReadAsync(path, new ClipOptions { Frames = 1 }, cancellationToken);
-
-    /// <inheritdoc/>
-    public Task WriteAsync(VideoFrames image, string path, CancellationToken cancellationToken = default)
+    /// <summary>Writes an image, a video of one frame. The format is JPEG for the extensions <c>.jpg</c> and <c>.jpeg</c>, and PNG
+    /// otherwise.</summary>
+    public static Task WriteAsync(VideoFrames image, string path, CancellationToken cancellationToken)
     {
-        ArgumentNullException.ThrowIfNull(image);
         if (image.Count != 1)
         {
             throw new ArgumentException($"An image must have one frame, but this video has {image.Count}.", nameof(image));
