@@ -98,7 +98,7 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
         var (watch, settings) = (Stopwatch.StartNew(), plan.Settings);
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        using var generator = new Generator(unchecked((ulong)settings.Seed), model.Device);
+        using var generator = Seeds.CreateGenerator(settings.Seed, model.Device);
 
         var sampler = _parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
         if (plan.Given.Count > 0 && sampler is not IFrameSampler)

@@ -1,6 +1,7 @@
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -76,11 +77,11 @@ public sealed class VideoPipeline
         using var scope = NewDisposeScope();
         var shape = LatentShape(resolved);
         var device = Device();
-        using var generator = new Generator(unchecked((ulong)resolved.Seed), device);
+        using var generator = Seeds.CreateGenerator(resolved.Seed, device);
         var noise = new List<Tensor>();
         for (var i = 0; i < prompts.Count; i++)
         {
-            using var other = i == 0 ? null : new Generator(unchecked((ulong)(resolved.Seed + i)), device);
+            using var other = i == 0 ? null : Seeds.CreateGenerator(unchecked(resolved.Seed + i), device);
             noise.Add(randn(shape, device: device, generator: other ?? generator));
         }
         return Generate(prompts, resolved, () => cat(noise), generator, [], progress, cancellationToken);
