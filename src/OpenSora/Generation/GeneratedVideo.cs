@@ -103,4 +103,8 @@ public sealed record VideoMetadata(
     string Model,
     string Backend,
     TimeSpan Elapsed
-);
+)
+{
+    /// <summary>Gets the warnings for the user, such as that the prompt names nothing that the model knows.</summary>
+    public IReadOnlyList<string> Warnings { get; init; } = [];
+}

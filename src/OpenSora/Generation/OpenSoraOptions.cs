@@ -36,6 +36,14 @@ public sealed class OpenSoraOptions : GenerationSettings
     /// saves memory for models with a large text encoder.</summary>
     public bool ReleaseTextEncoder { get; set; }
 
+    /// <summary>Gets or sets the number of requests that are generated at the same time; further ones wait in order. Null for no limit. Each request
+    /// needs memory of its own for its latents and activations.</summary>
+    public int? MaxConcurrentRequests { get; set; }
+
+    /// <summary>Gets or sets the number of requests that can wait; further ones are refused with an <see cref="InvalidOperationException"/>. Null for
+    /// no limit.</summary>
+    public int? MaxWaitingRequests { get; set; }
+
     /// <summary>Gets or sets the folder that contains ffmpeg and ffprobe; null to search PATH.</summary>
     public string? FFmpegFolder { get; set; }
 
@@ -73,6 +81,16 @@ public sealed class OpenSoraOptions : GenerationSettings
         foreach (var problem in base.Problems())
         {
             yield return $"{SectionName}:{problem}";
+        }
+
+        if (MaxConcurrentRequests < 1)
+        {
+            yield return $"{SectionName}:MaxConcurrentRequests is {MaxConcurrentRequests}; it must be at least 1.";
+        }
+
+        if (MaxWaitingRequests < 0)
+        {
+            yield return $"{SectionName}:MaxWaitingRequests is {MaxWaitingRequests}; it must not be negative.";
         }
 
         if (FFmpegFolder is not null && !Directory.Exists(FFmpegFolder))

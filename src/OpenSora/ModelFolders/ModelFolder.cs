@@ -49,10 +49,13 @@ public sealed class ModelFolder
         Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false) },
     };
 
+    private readonly Lazy<PromptVocabulary?> _vocabulary;
+
     private ModelFolder(string path, ModelDescription description)
     {
         Path = path;
         Description = description;
+        _vocabulary = new(() => Description.Vocabulary is { } file ? new PromptVocabulary(File.ReadLines(FileOf(file))) : null);
     }
 
     /// <summary>The full path of the folder.</summary>
@@ -164,6 +167,16 @@ public sealed class ModelFolder
                 exception
             );
         }
+    }
+
+    /// <summary>Checks whether a prompt names something that the model knows, if the model has a list of it
+    /// (<see cref="ModelDescription.Vocabulary"/>).</summary>
+    /// <param name="prompt">The prompt.</param>
+    /// <returns>A sentence for the user, with the nearest known names, if the prompt names nothing that the model knows; otherwise null.</returns>
+    public string? CheckPrompt(string prompt)
+    {
+        ArgumentNullException.ThrowIfNull(prompt);
+        return _vocabulary.Value?.Check(prompt);
     }
 
     /// <summary>Converts the configuration record of an architecture to the settings of a part, for use with <see cref="Save"/>.</summary>
@@ -300,7 +313,15 @@ public sealed class ModelFolder
         Expect(sampling.GuidedChannels is null or >= 1, $"sampling.guided_channels is {sampling.GuidedChannels}, but must be at least 1");
         Expect(sampling.Eta is >= 0 and <= 1, $"sampling.eta is {sampling.Eta}, but must be between 0 and 1");
         Expect(text.MaxTokens >= 1, $"text_encoder.max_tokens is {text.MaxTokens}, but must be at least 1");
-        string?[] files = [Description.Denoiser.Weights, Description.Vae.Weights, text.Weights, text.Tokenizer, Description.Licence.File];
+        string?[] files =
+        [
+            Description.Denoiser.Weights,
+            Description.Vae.Weights,
+            text.Weights,
+            text.Tokenizer,
+            Description.Licence.File,
+            Description.Vocabulary,
+        ];
         foreach (var file in files.OfType<string>())
         {
             Expect(File.Exists(FileOf(file)), $"the file '{file}' that it names does not exist");
