@@ -271,8 +271,8 @@ public class StagedTrainerTests
                     CaptionChannels = 8,
                 }
             ),
-            _ => new Latte(
-                new LatteConfig
+            _ => new DiT(
+                DiTConfig.Latte with
                 {
                     InputSize = size,
                     HiddenSize = 24,

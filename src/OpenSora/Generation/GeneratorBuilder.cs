@@ -98,4 +98,13 @@ public abstract class GeneratorBuilder<TBuilder>
         Parts.Architectures = Parts.Architectures.Add(autoencoder);
         return Self;
     }
+
+    /// <summary>Registers a text encoder architecture that <c>model.json</c> can specify.</summary>
+    /// <param name="textEncoder">The architecture.</param>
+    /// <exception cref="ArgumentException">An architecture with this name is already registered.</exception>
+    public TBuilder AddArchitecture(Architecture<ITextEncoder> textEncoder)
+    {
+        Parts.Architectures = Parts.Architectures.Add(textEncoder);
+        return Self;
+    }
 }

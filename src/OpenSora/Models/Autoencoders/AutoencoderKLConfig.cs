@@ -28,6 +28,10 @@ public sealed record AutoencoderKLConfig
     /// <summary>The maximum number of frames processed by the network at a time; null processes all frames at once.</summary>
     public int? MicroBatchSize { get; init; } = 4;
 
+    /// <summary>The maximum number of frames that the temporal layers of Stable Video Diffusion's decoder decode together; memory use grows with it.
+    /// The model was trained with 14. Other autoencoders ignore this setting.</summary>
+    public int DecodeChunkSize { get; init; } = 14;
+
     /// <summary>Validates the configuration.</summary>
     /// <exception cref="ArgumentException">A value is invalid; the message names it and states the expected value.</exception>
     public void Validate()
@@ -42,6 +46,7 @@ public sealed record AutoencoderKLConfig
                 (NormNumGroups, nameof(NormNumGroups)),
                 (LatentChannels, nameof(LatentChannels)),
                 (MicroBatchSize ?? 1, nameof(MicroBatchSize)),
+                (DecodeChunkSize, nameof(DecodeChunkSize)),
             }
         )
         {

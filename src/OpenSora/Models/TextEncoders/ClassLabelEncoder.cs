@@ -58,6 +58,14 @@ public sealed class ClassLabelEncoder : ITextEncoder
         }
     }
 
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<ITextEncoder> Architecture { get; } =
+        Architecture<ITextEncoder>.Of<ClassLabels>(
+            "class_labels",
+            _ => null,
+            (labels, _, settings) => new ClassLabelEncoder(labels, settings.Device)
+        );
+
     /// <summary>The width of a state, which is always 1 because a state is a class number.</summary>
     public int Width => 1;
 
