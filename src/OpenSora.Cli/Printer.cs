@@ -119,7 +119,10 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
         foreach (var fit in complete.Count > 0 ? complete : [fits[0]])
         {
             var report = fit.Report;
-            Line((fit.Problems == 0 ? "[green]fits[/] " : "[yellow]closest:[/] ") + $"[bold]{Escaped(fit.Title)}[/]{(fit.Sizes.Length > 0 ? $" ({Escaped(fit.Sizes)})" : "")}");
+            Line(
+                (fit.Problems == 0 ? "[green]fits[/] " : "[yellow]closest:[/] ")
+                    + $"[bold]{Escaped(fit.Title)}[/]{(fit.Sizes.Length > 0 ? $" ({Escaped(fit.Sizes)})" : "")}"
+            );
             (string What, IReadOnlyList<string> Names)[] lists =
             [
                 ("loaded", report.Loaded),

@@ -70,8 +70,7 @@ public sealed class GoldenFile : IDisposable
     /// <param name="part">The part; null for the whole configuration.</param>
     /// <param name="defaults">The values of settings that the configuration does not contain; null for those of a new record.</param>
     public T ConfigAs<T>(string? part = null, T? defaults = null)
-        where T : class, new() =>
-        (T)ConfigJson.Read(part is null ? Config : Config.GetProperty(part), typeof(T), defaults ?? new T(), strict: false);
+        where T : class, new() => (T)ConfigJson.Read(part is null ? Config : Config.GetProperty(part), typeof(T), defaults ?? new T(), strict: false);
 
     /// <summary>A choice that the original makes unless the configuration says otherwise.</summary>
     public bool Flag(string name, bool otherwise = false) => Config.TryGetProperty(name, out var value) ? value.GetBoolean() : otherwise;

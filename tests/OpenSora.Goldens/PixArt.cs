@@ -14,7 +14,14 @@ internal static class PixArtGoldens
         Check(file, file.ConfigAs(defaults: StdiTConfig.PixArt) with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") });
 
     public static IEnumerable<Comparison> CheckSizes(GoldenFile file) =>
-        Check(file, file.ConfigAs(defaults: StdiTConfig.PixArt) with { SizeConditioning = true, NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") });
+        Check(
+            file,
+            file.ConfigAs(defaults: StdiTConfig.PixArt) with
+            {
+                SizeConditioning = true,
+                NoTemporalPosEmb = file.Flag("no_temporal_pos_emb"),
+            }
+        );
 
     private static IEnumerable<Comparison> Check(GoldenFile file, StdiTConfig config)
     {

@@ -69,7 +69,9 @@ internal sealed class LoadedModel : IDisposable
                 text.Check(parts.Architectures.TextEncoders.Select(a => a.Name));
             }
 
-            var model = new LoadedModel(folder, backend, transformer, vae, () => parts.TextEncoder?.Invoke(context) ?? text.Make(parts.Architectures.TextEncoders));
+            var model = new LoadedModel(folder, backend, transformer, vae, () =>
+                parts.TextEncoder?.Invoke(context) ?? text.Make(parts.Architectures.TextEncoders)
+            );
             if (!options.ReleaseTextEncoder)
             {
                 model._textEncoder = Keep(model._makeTextEncoder());

@@ -7,8 +7,7 @@ using OpenSora.Models;
 namespace OpenSora.ModelFolders;
 
 /// <summary>Reads and writes <c>model.json</c> with generated code, which also works in programs without reflection-based JSON.</summary>
-[JsonSerializable(typeof(ModelDescription))]
-internal sealed partial class DescriptionJson : JsonSerializerContext
+internal static class DescriptionJson
 {
     private static readonly JsonSerializerOptions Snake = new()
     {
@@ -19,15 +18,8 @@ internal sealed partial class DescriptionJson : JsonSerializerContext
         WriteIndented = true,
         DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-        Converters =
-        {
-            Names<DiffusionKind>(),
-            Names<NoiseSchedule>(),
-            Names<Prediction>(),
-            Names<Variance>(),
-            Names<SamplerKind>(),
-        },
-        TypeInfoResolver = Default,
+        Converters = { Names<DiffusionKind>(), Names<NoiseSchedule>(), Names<Prediction>(), Names<Variance>(), Names<SamplerKind>() },
+        TypeInfoResolver = DescriptionContext.Default,
     };
 
     // A description without the values that every file must have. It supplies those that a file may omit.
@@ -57,3 +49,7 @@ internal sealed partial class DescriptionJson : JsonSerializerContext
     private static JsonStringEnumConverter<TEnum> Names<TEnum>()
         where TEnum : struct, Enum => new(ConfigJson.Naming, allowIntegerValues: false);
 }
+
+/// <summary>Generated code for the description of a model.</summary>
+[JsonSerializable(typeof(ModelDescription))]
+internal sealed partial class DescriptionContext : JsonSerializerContext;

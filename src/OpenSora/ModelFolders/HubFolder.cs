@@ -124,8 +124,7 @@ public static class HubFolder
         )
             where TNetwork : class
         {
-            var architecture =
-                architectures.FirstOrDefault(known => known.HubNames.Contains(Config.Kind, StringComparer.Ordinal))
+            var architecture = architectures.FirstOrDefault(known => known.HubNames.Contains(Config.Kind, StringComparer.Ordinal))
                 ?? throw new InvalidModelException(
                     Folder,
                     $"its {ConfigName} describes '{Config.Kind}'; expected {kind}: {string.Join(", ", architectures.SelectMany(known => known.HubNames))}. "

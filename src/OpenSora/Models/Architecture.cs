@@ -159,13 +159,7 @@ public sealed record Architecture<TNetwork>
     /// <exception cref="ArgumentException">The configuration has the wrong type, or a network cannot be created from it.</exception>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the network.</exception>
     /// <exception cref="Text.InvalidTokenizerException">The tokenizer is damaged or does not match the network.</exception>
-    public TNetwork Load(
-        object config,
-        string? weights,
-        Device? device = null,
-        ScalarType? precision = null,
-        TextEncoderSettings? settings = null
-    ) =>
+    public TNetwork Load(object config, string? weights, Device? device = null, ScalarType? precision = null, TextEncoderSettings? settings = null) =>
         Load(
             config,
             () => weights ?? throw new ArgumentException($"The architecture {Name} has weights; pass their path.", nameof(weights)),
@@ -225,7 +219,10 @@ public sealed record Architecture<TNetwork>
         ArgumentNullException.ThrowIfNull(config);
         return ConfigType.IsInstanceOfType(config)
             ? config
-            : throw new ArgumentException($"{Name} requires a {ConfigType.Name}, but the configuration is a {config.GetType().Name}.", nameof(config));
+            : throw new ArgumentException(
+                $"{Name} requires a {ConfigType.Name}, but the configuration is a {config.GetType().Name}.",
+                nameof(config)
+            );
     }
 }
 

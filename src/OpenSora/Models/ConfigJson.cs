@@ -20,9 +20,7 @@ internal static class ConfigJson
 
     /// <summary>Combines resolvers with reflection, if the program has it.</summary>
     public static IJsonTypeInfoResolver Resolver(params IJsonTypeInfoResolver?[] resolvers) =>
-        JsonTypeInfoResolver.Combine(
-            [.. resolvers, JsonSerializer.IsReflectionEnabledByDefault ? new DefaultJsonTypeInfoResolver() : null]
-        );
+        JsonTypeInfoResolver.Combine([.. resolvers, JsonSerializer.IsReflectionEnabledByDefault ? new DefaultJsonTypeInfoResolver() : null]);
 
     /// <summary>Reads a configuration.</summary>
     /// <param name="json">The JSON object.</param>

@@ -10,7 +10,8 @@ internal sealed record HubConfig(JsonElement Root)
     public string Kind => Text("_class_name") ?? Text("model_type") ?? "";
 
     /// <summary>Gets a string; null if there is none with this name.</summary>
-    public string? Text(string name) => Root.TryGetProperty(name, out var value) && value.ValueKind == JsonValueKind.String ? value.GetString() : null;
+    public string? Text(string name) =>
+        Root.TryGetProperty(name, out var value) && value.ValueKind == JsonValueKind.String ? value.GetString() : null;
 
     /// <summary>Reads the settings of an architecture. Unknown settings are ignored.</summary>
     /// <exception cref="JsonException">A setting has the wrong type.</exception>
@@ -22,7 +23,9 @@ internal sealed record HubConfig(JsonElement Root)
     public IEnumerable<int> Numbers(string name)
     {
         var list = Root.GetProperty(name);
-        return list.ValueKind == JsonValueKind.Array && list.EnumerateArray().All(item => item.ValueKind == JsonValueKind.Number && item.TryGetInt32(out _))
+        return
+            list.ValueKind == JsonValueKind.Array
+            && list.EnumerateArray().All(item => item.ValueKind == JsonValueKind.Number && item.TryGetInt32(out _))
             ? [.. list.EnumerateArray().Select(item => item.GetInt32())]
             : throw new FormatException($"contains \"{name}\": {list.GetRawText()}; it must be a list of integers.");
     }

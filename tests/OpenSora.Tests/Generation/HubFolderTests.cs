@@ -154,7 +154,9 @@ public sealed class HubFolderTests : IDisposable
                     }
                 )
             );
-            Should.Throw<InvalidModelException>(() => HubFolder.LoadTextEncoder(_folder.Path)).Message.ShouldContain("the tokenizer file spiece.model");
+            Should
+                .Throw<InvalidModelException>(() => HubFolder.LoadTextEncoder(_folder.Path))
+                .Message.ShouldContain("the tokenizer file spiece.model");
             Directory.CreateDirectory(_folder["tokenizer"]);
             File.Copy(TestFiles.Data("sentencepiece", "t5.model"), _folder["tokenizer/spiece.model"]);
             using var loaded = HubFolder.LoadTextEncoder(_folder.Path, new TextEncoderSettings { MaxTokens = 9 });
@@ -299,7 +301,7 @@ public sealed class HubFolderTests : IDisposable
              "num_encoder_blocks": [1], "num_decoder_blocks": [1]}
             """
         );
-        Refused("is null", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("must be a list of integers", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", VaeJson);
         Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(_folder.Path)).Message.ShouldContain("contains no weights");
         TensorCount.ShouldBe(before);

@@ -212,16 +212,7 @@ public class PublishedWeightsTests
         using var video = builder.LoadImageWeights(File("dit.pt")).BuildForClasses(3);
         Same(video, dit);
 
-        using var latte = new DiT(
-            DiTConfig.Latte with
-            {
-                InputSize = [3, 4, 4],
-                HiddenSize = 8,
-                Depth = 1,
-                NumHeads = 2,
-                Condition = "label_3",
-            }
-        );
+        using var latte = new DiT(DiTConfig.Latte with { InputSize = [3, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3" });
         report = latte.LoadPublishedWeights(File("latte.pt"));
         report.Unwrapped.ShouldBe(["ema"]);
         report.Dropped.ShouldBe(["pos_embed", "temp_embed"], ignoreOrder: true);

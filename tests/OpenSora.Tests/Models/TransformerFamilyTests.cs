@@ -229,16 +229,7 @@ public class TransformerFamilyTests
             .Throw<ArgumentException>(() => new StdiT(StdiTConfig.PixArt with { Depth = 0 }))
             .Message.ShouldStartWith("The configuration StdiTConfig is invalid: Depth is 0");
         Should
-            .Throw<ArgumentException>(() =>
-                new StdiT(
-                    StdiTConfig.PixArt with
-                    {
-                        HiddenSize = 32,
-                        NumHeads = 4,
-                        SizeConditioning = true,
-                    }
-                )
-            )
+            .Throw<ArgumentException>(() => new StdiT(StdiTConfig.PixArt with { HiddenSize = 32, NumHeads = 4, SizeConditioning = true }))
             .Message.ShouldContain("multiple of 3");
         Should
             .Throw<ArgumentException>(() => new StdiT(new StdiTConfig { AttentionOrder = (AttentionOrder)7 }))

@@ -154,11 +154,7 @@ internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoenc
         config.Allow("upsampling_scaling_factor", "2");
         config.Allow("latent_magnitude", "3", "3.0");
         config.Allow("shift_factor", "0", "0.0");
-        var channels = config
-            .Numbers("encoder_block_out_channels")
-            .Concat(config.Numbers("decoder_block_out_channels"))
-            .Distinct()
-            .ToList();
+        var channels = config.Numbers("encoder_block_out_channels").Concat(config.Numbers("decoder_block_out_channels")).Distinct().ToList();
         return channels is [var one]
             ? config.As(new TinyAutoencoderConfig()) with
             {

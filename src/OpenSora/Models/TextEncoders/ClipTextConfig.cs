@@ -94,11 +94,7 @@ internal sealed record ClipTextConfig
             $"HiddenSize {HiddenSize} is not a multiple of NumAttentionHeads {NumAttentionHeads}."
         );
         Check(HiddenAct is "quick_gelu" or "gelu", nameof(HiddenAct), $"HiddenAct is '{HiddenAct}'; known are 'quick_gelu' and 'gelu'.");
-        Check(
-            Output != ClipOutput.Projected || ProjectionDim is not null,
-            nameof(Output),
-            "Output is Projected, but ProjectionDim is not set."
-        );
+        Check(Output != ClipOutput.Projected || ProjectionDim is not null, nameof(Output), "Output is Projected, but ProjectionDim is not set.");
         Check(LayerNormEps > 0, nameof(LayerNormEps), $"LayerNormEps is {LayerNormEps}; it must be positive.");
         Check(EosTokenId >= 0 && EosTokenId < VocabSize, nameof(EosTokenId), $"EosTokenId is {EosTokenId}; valid ids are 0 to {VocabSize - 1}.");
     }

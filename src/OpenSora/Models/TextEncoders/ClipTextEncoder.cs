@@ -80,8 +80,7 @@ internal sealed class ClipTextEncoder : ITextEncoder
     // merges.txt is in the folder of vocab.json.
     private static ClipTextEncoder Create(ClipTextConfig config, nn.Module? model, TextEncoderSettings settings)
     {
-        var path =
-            settings.Tokenizer
+        var path = settings.Tokenizer
             ?? throw new ArgumentException("CLIP requires a tokenizer; specify the path of vocab.json, next to merges.txt.", nameof(settings));
         var pieces = ClipTokenizer.Open(Path.GetDirectoryName(path)!);
         return pieces.Count > config.VocabSize || pieces.EosId != config.EosTokenId

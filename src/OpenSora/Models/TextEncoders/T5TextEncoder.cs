@@ -81,15 +81,11 @@ public sealed class T5TextEncoder : ITextEncoder
 
     private static T5TextEncoder Create(T5Config config, nn.Module? model, TextEncoderSettings settings)
     {
-        var path =
-            settings.Tokenizer
+        var path = settings.Tokenizer
             ?? throw new ArgumentException("T5 requires a tokenizer; specify the path of a SentencePiece model file.", nameof(settings));
         var pieces = SentencePieceTokenizer.Open(path);
         return pieces.Count > config.VocabSize
-            ? throw new InvalidTokenizerException(
-                path,
-                $"it has {pieces.Count} pieces, but the text encoder's vocabulary has {config.VocabSize}."
-            )
+            ? throw new InvalidTokenizerException(path, $"it has {pieces.Count} pieces, but the text encoder's vocabulary has {config.VocabSize}.")
             : new T5TextEncoder((T5Encoder)model!, pieces, settings.MaxTokens, settings.CleanCaptions);
     }
 

@@ -34,9 +34,7 @@ public sealed partial record DiTConfig : TransformerConfig
     /// <summary>The names that <see cref="Preset"/> accepts: DiT with the sizes of Peebles and Xie (2023, table 1) and Latte with those of Ma et al.
     /// (2024, table 1), with patches of 1x2x2, or of 2x2x2 as Open-Sora also has.</summary>
     public static IReadOnlyList<string> Presets { get; } =
-    [
-        .. ((string[])["DiT", "Latte"]).SelectMany(name => new[] { "S/2", "B/2", "L/2", "XL/2", "XL/2x2" }, (name, size) => $"{name}-{size}"),
-    ];
+    [.. ((string[])["DiT", "Latte"]).SelectMany(name => new[] { "S/2", "B/2", "L/2", "XL/2", "XL/2x2" }, (name, size) => $"{name}-{size}")];
 
     /// <summary>Gets the configuration of a named model.</summary>
     /// <param name="name">One of <see cref="Presets"/>; <c>DiT-XL/2</c> and <c>Latte-XL/2</c> are published models.</param>
@@ -275,12 +273,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
         var classes = shapes["y_embedder.embedding_table.weight", 0] - 1;
         var config = TransformerShapes.Sizes(shapes, defaults, DiTConfig.Presets, DiTConfig.Preset);
         config = config with { InputSize = config.PatchSize, Condition = classes > 0 ? $"label_{classes}" : "text" };
-        var preset = TransformerShapes.Preset(
-            config,
-            DiTConfig.Presets,
-            DiTConfig.Preset,
-            known => known.AttentionOrder == config.AttentionOrder
-        );
+        var preset = TransformerShapes.Preset(config, DiTConfig.Presets, DiTConfig.Preset, known => known.AttentionOrder == config.AttentionOrder);
         return new(
             config,
             preset ?? title,

@@ -18,13 +18,7 @@ public sealed partial record StdiTConfig
         };
 
     // The model for many sizes is also conditioned on height, width and aspect ratio.
-    private static StdiTConfig PixArtForManySizes { get; } =
-        PixArt with
-        {
-            InputSize = [1, 128, 128],
-            SpaceScale = 2,
-            SizeConditioning = true,
-        };
+    private static StdiTConfig PixArtForManySizes { get; } = PixArt with { InputSize = [1, 128, 128], SpaceScale = 2, SizeConditioning = true };
 }
 
 public sealed partial class StdiT

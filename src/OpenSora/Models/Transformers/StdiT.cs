@@ -290,11 +290,8 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
         var config = TransformerShapes.Sizes(shapes, defaults, StdiTConfig.Presets, StdiTConfig.Preset);
         config = config with { InputSize = config.PatchSize, SizeConditioning = shapes.Has("csize_embedder.mlp.0.weight") };
         var isImage = defaults.AttentionOrder == AttentionOrder.Full;
-        var preset = TransformerShapes.Preset(
-            config,
-            StdiTConfig.Presets,
-            StdiTConfig.Preset,
-            known => known.AttentionOrder == config.AttentionOrder && (!isImage || known.SizeConditioning == config.SizeConditioning)
+        var preset = TransformerShapes.Preset(config, StdiTConfig.Presets, StdiTConfig.Preset, known =>
+            known.AttentionOrder == config.AttentionOrder && (!isImage || known.SizeConditioning == config.SizeConditioning)
         );
         return new(config, preset ?? (isImage ? "PixArt" : "STDiT"), TransformerShapes.Words(shapes, config));
     }
