@@ -1,7 +1,6 @@
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
-using OpenSora.Diffusion;
 using OpenSora.Models;
 
 namespace OpenSora.ModelFolders;
@@ -11,14 +10,14 @@ internal static class DescriptionJson
 {
     private static readonly JsonSerializerOptions Snake = new()
     {
-        PropertyNamingPolicy = ConfigJson.Naming,
+        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
         UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
         RespectNullableAnnotations = true,
         RespectRequiredConstructorParameters = true,
         WriteIndented = true,
         DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-        Converters = { Names<DiffusionKind>(), Names<NoiseSchedule>(), Names<Prediction>(), Names<Variance>(), Names<SamplerKind>() },
+        Converters = { ConfigJson.Enumerations },
         TypeInfoResolver = DescriptionContext.Default,
     };
 
@@ -45,9 +44,6 @@ internal static class DescriptionJson
     /// <summary>Writes a description.</summary>
     public static void Write(Stream stream, ModelDescription description) =>
         JsonSerializer.Serialize(stream, description, Snake.GetTypeInfo(typeof(ModelDescription)));
-
-    private static JsonStringEnumConverter<TEnum> Names<TEnum>()
-        where TEnum : struct, Enum => new(ConfigJson.Naming, allowIntegerValues: false);
 }
 
 /// <summary>Generated code for the description of a model.</summary>

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
@@ -10,23 +11,18 @@ namespace OpenSora.Models;
 internal static class ConfigJson
 {
     /// <summary>The converter of enumerations in all files of this library.</summary>
-    public static JsonNamingPolicy Naming => JsonNamingPolicy.SnakeCaseLower;
+    public static readonly JsonConverter Enumerations = new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false);
 
     // Names that configurations in existing files may have, and their current names.
     private static readonly (string Old, string New)[] Aliases = [("learn_sigma", "pred_sigma")];
 
-    private static readonly JsonSerializerOptions Strict = Options(JsonUnmappedMemberHandling.Disallow);
-    private static readonly JsonSerializerOptions Lenient = Options(JsonUnmappedMemberHandling.Skip);
-
-    /// <summary>Combines resolvers with reflection, if the program has it.</summary>
-    public static IJsonTypeInfoResolver Resolver(params IJsonTypeInfoResolver?[] resolvers) =>
-        JsonTypeInfoResolver.Combine([.. resolvers, JsonSerializer.IsReflectionEnabledByDefault ? new DefaultJsonTypeInfoResolver() : null]);
+    private static readonly ConcurrentDictionary<(IJsonTypeInfoResolver? Resolver, bool Strict), JsonSerializerOptions> Known = new();
 
     /// <summary>Reads a configuration.</summary>
     /// <param name="json">The JSON object.</param>
     /// <param name="type">The type of the configuration.</param>
     /// <param name="defaults">The values of settings that the object does not contain; null for those of a new instance.</param>
-    /// <param name="custom">The resolver of a type outside this library; null uses reflection.</param>
+    /// <param name="custom">The generated code for the type; null for that of a built-in architecture, or reflection.</param>
     /// <param name="strict">Whether unknown settings are errors.</param>
     /// <exception cref="JsonException">A setting is unknown, missing or of the wrong type.</exception>
     /// <exception cref="NotSupportedException">There is no resolver for the type.</exception>
@@ -106,13 +102,8 @@ internal static class ConfigJson
 
     private static JsonTypeInfo InfoOf(Type type, IJsonTypeInfoResolver? custom, bool strict)
     {
-        var options = strict ? Strict : Lenient;
-        if (custom is not null)
-        {
-            options = new JsonSerializerOptions(options) { TypeInfoResolver = Resolver(custom, ModelsJson.Default) };
-        }
-
-        return options.TryGetTypeInfo(type, out var info)
+        custom ??= Architectures.BuiltIn.JsonOf(type).Resolver;
+        return Known.GetOrAdd((custom, strict), Options).TryGetTypeInfo(type, out var info)
             ? info
             : throw new NotSupportedException(
                 $"The configuration {type.Name} cannot be read or written as JSON, because reflection-based JSON is disabled in this program, as in "
@@ -121,31 +112,18 @@ internal static class ConfigJson
             );
     }
 
-    private static JsonSerializerOptions Options(JsonUnmappedMemberHandling unmapped) =>
+    private static JsonSerializerOptions Options((IJsonTypeInfoResolver? Resolver, bool Strict) key) =>
         new()
         {
-            PropertyNamingPolicy = Naming,
-            UnmappedMemberHandling = unmapped,
+            PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
+            UnmappedMemberHandling = key.Strict ? JsonUnmappedMemberHandling.Disallow : JsonUnmappedMemberHandling.Skip,
             RespectNullableAnnotations = true,
             RespectRequiredConstructorParameters = true,
             DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
-            Converters =
-            {
-                new JsonStringEnumConverter<AttentionOrder>(Naming, allowIntegerValues: false),
-                new JsonStringEnumConverter<ClipOutput>(Naming, allowIntegerValues: false),
-            },
-            TypeInfoResolver = Resolver(ModelsJson.Default),
+            Converters = { Enumerations },
+            TypeInfoResolver = JsonTypeInfoResolver.Combine(
+                key.Resolver,
+                JsonSerializer.IsReflectionEnabledByDefault ? new DefaultJsonTypeInfoResolver() : null
+            ),
         };
 }
-
-/// <summary>Generated code for the configurations of the architectures.</summary>
-[JsonSerializable(typeof(StdiTConfig))]
-[JsonSerializable(typeof(StdiT2Config))]
-[JsonSerializable(typeof(StdiT3Config))]
-[JsonSerializable(typeof(DiTConfig))]
-[JsonSerializable(typeof(AutoencoderKLConfig))]
-[JsonSerializable(typeof(TinyAutoencoderConfig))]
-[JsonSerializable(typeof(T5Config))]
-[JsonSerializable(typeof(ClipTextConfig))]
-[JsonSerializable(typeof(ClassLabels))]
-internal sealed partial class ModelsJson : JsonSerializerContext;

@@ -43,7 +43,12 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Ga
 
     /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
     public static Architecture<IVideoAutoencoder> Architecture { get; } =
-        Architecture<IVideoAutoencoder>.Of("autoencoder_kl", config => new AutoencoderKL(config, initialize: false), new AutoencoderKLConfig()) with
+        Architecture<IVideoAutoencoder>.Of(
+            "autoencoder_kl",
+            config => new AutoencoderKL(config, initialize: false),
+            new AutoencoderKLConfig(),
+            json: AutoencoderKLJson.Default.AutoencoderKLConfig
+        ) with
         {
             HubNames = ["AutoencoderKL"],
             Loading = (config, _) => PublishedOptions((AutoencoderKLConfig)config),

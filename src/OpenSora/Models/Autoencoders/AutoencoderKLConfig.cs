@@ -1,3 +1,5 @@
+using System.Text.Json.Serialization;
+
 namespace OpenSora.Models;
 
 /// <summary>The configuration of an <see cref="AutoencoderKL"/>. JSON uses the snake_case names of diffusers.</summary>
@@ -78,3 +80,7 @@ public sealed record AutoencoderKLConfig
         }
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(AutoencoderKLConfig))]
+internal sealed partial class AutoencoderKLJson : JsonSerializerContext;

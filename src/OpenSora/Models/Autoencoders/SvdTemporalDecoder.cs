@@ -44,7 +44,8 @@ internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, 
         Architecture<IVideoAutoencoder>.Of(
             "autoencoder_kl_temporal_decoder",
             config => new AutoencoderKLTemporalDecoder(config, initialize: false),
-            new AutoencoderKLConfig()
+            new AutoencoderKLConfig(),
+            json: AutoencoderKLJson.Default.AutoencoderKLConfig
         ) with
         {
             HubNames = ["AutoencoderKLTemporalDecoder"],

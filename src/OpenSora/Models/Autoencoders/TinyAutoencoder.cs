@@ -46,7 +46,8 @@ internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoenc
         Architecture<IVideoAutoencoder>.Of(
             "autoencoder_tiny",
             config => new TinyAutoencoder(config, initialize: false),
-            new TinyAutoencoderConfig()
+            new TinyAutoencoderConfig(),
+            json: TinyAutoencoderJson.Default.TinyAutoencoderConfig
         ) with
         {
             HubNames = ["AutoencoderTiny"],

@@ -1,3 +1,5 @@
+using System.Text.Json.Serialization;
+
 namespace OpenSora.Models;
 
 /// <summary>The configuration of a <see cref="TinyAutoencoder"/>.</summary>
@@ -91,3 +93,7 @@ internal sealed record TinyAutoencoderConfig
         }
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(TinyAutoencoderConfig))]
+internal sealed partial class TinyAutoencoderJson : JsonSerializerContext;

@@ -1,3 +1,5 @@
+using System.Text.Json.Serialization;
+
 namespace OpenSora.Models;
 
 /// <summary>The configuration of a <see cref="ClipTextModel"/>. JSON uses the snake_case names of transformers.</summary>
@@ -107,3 +109,7 @@ internal sealed record ClipTextConfig
         }
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(ClipTextConfig))]
+internal sealed partial class ClipTextJson : JsonSerializerContext;

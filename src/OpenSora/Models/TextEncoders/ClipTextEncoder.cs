@@ -68,7 +68,13 @@ internal sealed class ClipTextEncoder : ITextEncoder
 
     /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
     public static Architecture<ITextEncoder> Architecture { get; } =
-        Architecture<ITextEncoder>.Of("clip", config => new ClipTextModel(config, initialize: false), Create, new ClipTextConfig()) with
+        Architecture<ITextEncoder>.Of(
+            "clip",
+            config => new ClipTextModel(config, initialize: false),
+            Create,
+            new ClipTextConfig(),
+            ClipTextJson.Default.ClipTextConfig
+        ) with
         {
             HubNames = ["clip", "clip_text_model"],
             TokenizerFile = VocabularyFile,

@@ -70,7 +70,7 @@ public sealed class T5TextEncoder : ITextEncoder
 
     /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
     public static Architecture<ITextEncoder> Architecture { get; } =
-        Architecture<ITextEncoder>.Of("t5", config => new T5Encoder(config, initialize: false), Create, new T5Config()) with
+        Architecture<ITextEncoder>.Of("t5", config => new T5Encoder(config, initialize: false), Create, new T5Config(), T5Json.Default.T5Config) with
         {
             HubNames = ["t5"],
             TokenizerFile = "spiece.model",

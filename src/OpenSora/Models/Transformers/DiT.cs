@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
@@ -66,6 +67,10 @@ public sealed partial record DiTConfig : TransformerConfig
             : 0;
 }
 
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(DiTConfig))]
+internal sealed partial class DiTJson : JsonSerializerContext;
+
 /// <summary>
 /// DiT over video: every token attends to all tokens of all frames. Open-Sora 1.0 includes it as a comparison with <see cref="StdiT"/>: it gives
 /// better results for the same number of training steps, but the cost of its attention grows with the square of the number of frames. With other
@@ -114,7 +119,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
 
     /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
     public static Architecture<IVideoTransformer> Architecture { get; } =
-        Architecture<IVideoTransformer>.Of("dit", config => new DiT(config, initialize: false), new DiTConfig()) with
+        Architecture<IVideoTransformer>.Of("dit", config => new DiT(config, initialize: false), new DiTConfig(), json: DiTJson.Default.DiTConfig) with
         {
             Loading = (_, _) => PublishedWeights.Options(),
             // Latte has the same names and shapes, but for the table of temporal positions in its own checkpoints.

@@ -15,7 +15,12 @@ public sealed partial class DiT
 {
     /// <summary>The descriptor of Latte, a <see cref="DiT"/> with interleaved attention.</summary>
     internal static Architecture<IVideoTransformer> Latte { get; } =
-        Architecture<IVideoTransformer>.Of("latte", config => new DiT(config, initialize: false), DiTConfig.Latte) with
+        Architecture<IVideoTransformer>.Of(
+            "latte",
+            config => new DiT(config, initialize: false),
+            DiTConfig.Latte,
+            json: DiTJson.Default.DiTConfig
+        ) with
         {
             Loading = (_, _) => PublishedWeights.Options(),
             Recognizer = file => IsIn(file) is { } shapes ? [CandidateOf(shapes, DiTConfig.Latte, "Latte")] : [],

@@ -26,7 +26,12 @@ public sealed partial class StdiT
     /// <summary>The descriptor of PixArt-alpha, an <see cref="StdiT"/> without separate attention along time. Its weights also fit an STDiT, whose
     /// attention along time then keeps its initial values.</summary>
     internal static Architecture<IVideoTransformer> PixArt { get; } =
-        Architecture<IVideoTransformer>.Of("pixart", config => new StdiT(config, initialize: false), StdiTConfig.PixArt) with
+        Architecture<IVideoTransformer>.Of(
+            "pixart",
+            config => new StdiT(config, initialize: false),
+            StdiTConfig.PixArt,
+            json: StdiTJson.Default.StdiTConfig
+        ) with
         {
             Loading = (_, _) => PublishedWeights.Options(),
             Recognizer = file =>

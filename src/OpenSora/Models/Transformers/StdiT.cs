@@ -61,7 +61,12 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
 
     /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
     public static Architecture<IVideoTransformer> Architecture { get; } =
-        Architecture<IVideoTransformer>.Of("stdit", config => new StdiT(config, initialize: false), new StdiTConfig()) with
+        Architecture<IVideoTransformer>.Of(
+            "stdit",
+            config => new StdiT(config, initialize: false),
+            new StdiTConfig(),
+            json: StdiTJson.Default.StdiTConfig
+        ) with
         {
             Loading = (_, _) => PublishedWeights.Options(),
             Recognizer = file => IsIn(file) is { } shapes && shapes.Has("blocks.0.attn_temp.qkv.weight") ? [CandidateOf(shapes, new())] : [],

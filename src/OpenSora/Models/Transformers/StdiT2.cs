@@ -1,3 +1,4 @@
+using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
@@ -46,6 +47,10 @@ public sealed record StdiT2Config : TransformerConfig
         );
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(StdiT2Config))]
+internal sealed partial class StdiT2Json : JsonSerializerContext;
 
 /// <summary>
 /// STDiT2, the transformer of Open-Sora 1.1, for videos of any resolution, aspect ratio and length. Its blocks are those of <see cref="StdiT"/>,
@@ -102,7 +107,12 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
 
     /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
     public static Architecture<IVideoTransformer> Architecture { get; } =
-        Architecture<IVideoTransformer>.Of("stdit2", config => new StdiT2(config, initialize: false), new StdiT2Config()) with
+        Architecture<IVideoTransformer>.Of(
+            "stdit2",
+            config => new StdiT2(config, initialize: false),
+            new StdiT2Config(),
+            json: StdiT2Json.Default.StdiT2Config
+        ) with
         {
             HubNames = ["STDiT2"],
             Recognizer = Recognize,

@@ -1,3 +1,4 @@
+using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
@@ -37,6 +38,10 @@ public sealed record StdiT3Config : TransformerConfig
         Positive((InputSqSize, nameof(InputSqSize)));
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(StdiT3Config))]
+internal sealed partial class StdiT3Json : JsonSerializerContext;
 
 /// <summary>
 /// STDiT3, the transformer of Open-Sora 1.2, for videos of any resolution, aspect ratio and length. Blocks that attend within frames alternate with
@@ -91,7 +96,12 @@ public sealed class StdiT3 : VideoTransformer<StdiT3Config>
 
     /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
     public static Architecture<IVideoTransformer> Architecture { get; } =
-        Architecture<IVideoTransformer>.Of("stdit3", config => new StdiT3(config, initialize: false), new StdiT3Config()) with
+        Architecture<IVideoTransformer>.Of(
+            "stdit3",
+            config => new StdiT3(config, initialize: false),
+            new StdiT3Config(),
+            json: StdiT3Json.Default.StdiT3Config
+        ) with
         {
             HubNames = ["STDiT3"],
             Recognizer = Recognize,

@@ -1,3 +1,5 @@
+using System.Text.Json.Serialization;
+
 namespace OpenSora.Models;
 
 /// <summary>Configuration of an <see cref="StdiT"/>.</summary>
@@ -69,3 +71,7 @@ public sealed partial record StdiTConfig : TransformerConfig
         );
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(StdiTConfig))]
+internal sealed partial class StdiTJson : JsonSerializerContext;
