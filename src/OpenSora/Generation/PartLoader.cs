@@ -28,7 +28,16 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
                 MaxTokens = text.MaxTokens,
                 CleanCaptions = text.CleanCaptions,
             };
-        return Made(() => architecture.Load(Folder.ReadConfigOf(Part, architecture), () => Folder.WeightsOf(Part), Device, Precision, settings));
+        return Made(() =>
+            architecture.Load(
+                Folder.ReadConfigOf(Part, architecture),
+                () => Folder.WeightsOf(Part),
+                Part.Weights is not null,
+                Device,
+                Precision,
+                settings
+            )
+        );
     }
 
     private T Made<T>(Func<T> make)

@@ -337,16 +337,17 @@ public sealed class ModelFolder
 
         var config = System.IO.Path.Combine(path, "config.json");
         var text = File.Exists(config) ? File.ReadAllText(config) : "";
+        bool Names(IEnumerable<string> hubNames) => hubNames.Any(name => text.Contains($"\"{name}", StringComparison.OrdinalIgnoreCase));
+        var (texts, autoencoders) = (Architectures.BuiltIn.TextEncoders, Architectures.BuiltIn.Autoencoders);
         if (
-            text.Contains("T5", StringComparison.Ordinal)
-            || text.Contains("\"t5\"", StringComparison.Ordinal)
-            || File.Exists(System.IO.Path.Combine(path, "spiece.model"))
+            Names(texts.SelectMany(known => known.HubNames))
+            || texts.Any(known => known.TokenizerFile is { } file && File.Exists(System.IO.Path.Combine(path, file)))
         )
         {
             return "contains a text encoder, not a model";
         }
 
-        if (text.Contains("Autoencoder", StringComparison.Ordinal))
+        if (Names(autoencoders.SelectMany(known => known.HubNames)))
         {
             return "contains an autoencoder, not a model";
         }

@@ -53,8 +53,9 @@ public sealed record Architecture<TNetwork>
     /// <summary>Finds the configurations with which weights may belong to this architecture.</summary>
     internal Func<WeightsFile, IEnumerable<Candidate>>? Recognizer { get; init; }
 
-    /// <summary>The file by which the tokenizer of a text encoder is found in the folders of a hub; null if it has no tokenizer.</summary>
-    internal string? TokenizerFile { get; init; }
+    /// <summary>The name of the tokenizer file of a text encoder in the folders of a hub, such as <c>spiece.model</c>; null if it has no
+    /// tokenizer.</summary>
+    public string? TokenizerFile { get; init; }
 
     /// <summary>Describes a network that is a TorchSharp module.</summary>
     /// <typeparam name="TConfig">The type of the configuration.</typeparam>
@@ -162,7 +163,8 @@ public sealed record Architecture<TNetwork>
     public TNetwork Load(object config, string? weights, Device? device = null, ScalarType? precision = null, TextEncoderSettings? settings = null) =>
         Load(
             config,
-            () => weights ?? throw new ArgumentException($"The architecture {Name} has weights; pass their path.", nameof(weights)),
+            () => weights ?? throw new ArgumentException($"The architecture {Name} has weights; specify their path.", nameof(weights)),
+            weights is not null,
             device,
             precision,
             settings
@@ -190,19 +192,41 @@ public sealed record Architecture<TNetwork>
         }
     }
 
-    internal TNetwork Load(object config, Func<string> weights, Device? device, ScalarType? precision, TextEncoderSettings? settings)
+    /// <summary>Creates the network and loads its weights.</summary>
+    /// <param name="config">The configuration.</param>
+    /// <param name="weights">Gets the path of the weights, or throws the exception for missing weights. It is called if the network has weights.</param>
+    /// <param name="hasWeights">Whether weights are specified.</param>
+    /// <param name="device">The device of the parameters.</param>
+    /// <param name="precision">The data type of matrix multiplications.</param>
+    /// <param name="settings">The settings of a text encoder.</param>
+    internal TNetwork Load(
+        object config,
+        Func<string> weights,
+        bool hasWeights,
+        Device? device,
+        ScalarType? precision,
+        TextEncoderSettings? settings
+    )
     {
         var made = _module(Checked(config));
         try
         {
-            var network = _create(config, made, (settings ?? new()) with { Device = device ?? CPU });
+            settings ??= new TextEncoderSettings();
+            device ??= settings.Device;
+            var network = _create(config, made, settings with { Device = device });
             if (made is nn.Module module)
             {
                 using var file = WeightsFile.Open(weights());
                 module.LoadWeights(file, Loading?.Invoke(config, file));
                 module.eval();
-                module.to(device ?? CPU);
+                module.to(device);
                 module.UseComputeType(precision);
+            }
+            else if (hasWeights)
+            {
+                throw new InvalidOperationException(
+                    $"Weights are specified for the architecture {Name}, which creates a network that is not a TorchSharp module and has no weights."
+                );
             }
 
             return network;

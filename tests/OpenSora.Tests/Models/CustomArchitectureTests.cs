@@ -127,6 +127,35 @@ public sealed class CustomArchitectureTests : IDisposable
     }
 
     [Fact]
+    public void Weights_are_needed_by_modules_and_by_nothing_else()
+    {
+        Should.Throw<ArgumentException>(() => Waves.Architecture.Load(new WavesConfig(), null)).Message.ShouldContain("waves has weights");
+        var labels = Architectures.BuiltIn.TextEncoders.Single(known => known.Name is "class_labels");
+        var config = new ClassLabels { Count = 3 };
+        using var scope = NewDisposeScope();
+        labels.Load(config, null).Encode(["2"]).States.item<float>().ShouldBe(2);
+        Should
+            .Throw<InvalidOperationException>(() => labels.Load(config, _folder["weights"]))
+            .Message.ShouldContain("not a TorchSharp module and has no weights");
+    }
+
+    [Fact]
+    public void A_custom_text_encoder_is_an_architecture()
+    {
+        var echo = Architecture<ITextEncoder>.Of<ClassLabels>(
+            "echo",
+            _ => null,
+            (classes, _, settings) => new ClassLabelEncoder(classes with { Count = settings.MaxTokens }, settings.Device)
+        );
+        var known = Architectures.BuiltIn.Add(echo);
+        known.TextEncoders.Select(one => one.Name).ShouldBe(["t5", "clip", "class_labels", "echo"]);
+        Should.Throw<ArgumentException>(() => known.Add(echo)).Message.ShouldContain("already is an architecture 'echo'");
+        using var encoder = echo.Load(new ClassLabels { Count = 1 }, null, settings: new TextEncoderSettings { MaxTokens = 9 });
+        using var scope = NewDisposeScope();
+        encoder.Encode([""]).States.item<float>().ShouldBe(9);
+    }
+
+    [Fact]
     public void Settings_that_a_file_omits_have_the_defaults_of_the_architecture()
     {
         static object Read(Architecture<IVideoTransformer> architecture, string json) =>
