@@ -105,7 +105,8 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
     }
 
     private static string Section(string name, int tensors, string selected) =>
-        $"{Escaped(name.Length == 0 ? "(outermost)" : name)} ({tensors} tensors{(name.Equals(selected, StringComparison.Ordinal) ? ", selected" : "")})";
+        $"{Escaped(name.Length == 0 ? "(outermost)" : name)} ({tensors} tensors"
+        + $"{(name.Equals(selected, StringComparison.Ordinal) ? ", selected" : "")})";
 
     private void Fits(IReadOnlyList<WeightsMatch> fits)
     {

@@ -22,7 +22,7 @@ public class PublicTypesTests
     }
 
     [Fact]
-    public void Only_tests_see_internal_types() =>
+    public void The_command_line_tool_uses_public_types_only() =>
         typeof(VideoGenerator)
             .Assembly.GetCustomAttributes(typeof(System.Runtime.CompilerServices.InternalsVisibleToAttribute), inherit: false)
             .Cast<System.Runtime.CompilerServices.InternalsVisibleToAttribute>()

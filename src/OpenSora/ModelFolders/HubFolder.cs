@@ -113,8 +113,8 @@ public static class HubFolder
             }
         }
 
-        /// <summary>Creates the network with the architecture that <c>config.json</c> names, and loads its weights. Errors caused by invalid sizes are
-        /// reported as errors in the configuration.</summary>
+        /// <summary>Creates the network with the architecture that <c>config.json</c> names, and loads its weights. Errors caused by invalid sizes
+        /// are reported as errors in the configuration.</summary>
         public TNetwork Load<TNetwork>(
             string kind,
             IReadOnlyList<Architecture<TNetwork>> architectures,
@@ -127,8 +127,9 @@ public static class HubFolder
             var architecture = architectures.FirstOrDefault(known => known.HubNames.Contains(Config.Kind, StringComparer.Ordinal))
                 ?? throw new InvalidModelException(
                     Folder,
-                    $"its {ConfigName} describes '{Config.Kind}'; expected {kind}: {string.Join(", ", architectures.SelectMany(known => known.HubNames))}. "
-                        + "For other architectures, create the network from its configuration and load the weights file into it."
+                    $"its {ConfigName} describes '{Config.Kind}'; expected {kind}: "
+                        + $"{string.Join(", ", architectures.SelectMany(known => known.HubNames))}. For other architectures, create the network "
+                        + "from its configuration and load the weights file into it."
                 );
             settings ??= new TextEncoderSettings();
             try

@@ -96,8 +96,8 @@ public sealed record Architecture<TNetwork>
     /// <param name="module">A function that creates the module, to which the weights are then loaded; it returns null for a text encoder without
     /// weights.</param>
     /// <param name="create">A function that creates the text encoder from the configuration, the module and the settings.</param>
-    /// <param name="defaults">The values of settings that <c>model.json</c> does not contain; see
-    /// <see cref="Of{TConfig}(string, Func{TConfig, TNetwork}, TConfig, Func{TConfig, LoadOptions}, Func{IReadOnlyDictionary{string, IReadOnlyList{long}}, TConfig}, JsonTypeInfo{TConfig})"/>.</param>
+    /// <param name="defaults">The values of settings that <c>model.json</c> does not contain. This is required if <paramref name="json"/> is set and
+    /// the configuration has init-only properties.</param>
     /// <param name="json">The generated code that reads and writes the configuration.</param>
     /// <exception cref="ArgumentException">The name is empty.</exception>
     public static Architecture<TNetwork> Of<TConfig>(
@@ -194,19 +194,13 @@ public sealed record Architecture<TNetwork>
 
     /// <summary>Creates the network and loads its weights.</summary>
     /// <param name="config">The configuration.</param>
-    /// <param name="weights">Gets the path of the weights, or throws the exception for missing weights. It is called if the network has weights.</param>
+    /// <param name="weights">Gets the path of the weights, or throws the exception for missing weights. It is called only for a network with
+    /// weights.</param>
     /// <param name="hasWeights">Whether weights are specified.</param>
     /// <param name="device">The device of the parameters.</param>
     /// <param name="precision">The data type of matrix multiplications.</param>
     /// <param name="settings">The settings of a text encoder.</param>
-    internal TNetwork Load(
-        object config,
-        Func<string> weights,
-        bool hasWeights,
-        Device? device,
-        ScalarType? precision,
-        TextEncoderSettings? settings
-    )
+    internal TNetwork Load(object config, Func<string> weights, bool hasWeights, Device? device, ScalarType? precision, TextEncoderSettings? settings)
     {
         var made = _module(Checked(config));
         try

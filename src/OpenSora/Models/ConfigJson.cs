@@ -44,8 +44,8 @@ internal static class ConfigJson
         JsonSerializer.SerializeToElement(config, InfoOf(config.GetType(), custom, strict: true));
 
     /// <summary>Copies an object and adds the default values of the properties that it does not contain.</summary>
-    /// <remarks>Generated code sets every init-only property, those without a value in the JSON to default(T), so the values of a new instance must be
-    /// in the JSON.</remarks>
+    /// <remarks>Generated code sets every init-only property, those without a value in the JSON to default(T), so the values of a new instance must
+    /// be in the JSON.</remarks>
     /// <param name="json">The object.</param>
     /// <param name="defaults">The default values; null for none.</param>
     /// <param name="info">The type of the object.</param>

@@ -39,9 +39,6 @@ internal sealed class TensorShapes
         );
     }
 
-    /// <summary>The shapes by name.</summary>
-    public IReadOnlyDictionary<string, IReadOnlyList<long>> All => _shapes;
-
     /// <summary>Determines whether there is a tensor with this name.</summary>
     public bool Has(string name) => _shapes.ContainsKey(name);
 

@@ -46,26 +46,6 @@ internal sealed record Candidate(object Config, string Title, string Sizes, Load
         return config is null ? [] : [new(config, title, "")];
     }
 
-    /// <summary>Returns the name and the number of heads of the preset with this width and depth, or nulls if there is none.</summary>
-    public static (string? Name, int? Heads) Preset<TConfig>(
-        IReadOnlyList<string> names,
-        Func<string, TConfig> preset,
-        Func<TConfig, (int Hidden, int Depth, int Heads)> sizes,
-        int hidden,
-        int depth
-    )
-    {
-        foreach (var name in names)
-        {
-            if (sizes(preset(name)) is var (width, blocks, heads) && width == hidden && blocks == depth)
-            {
-                return (name, heads);
-            }
-        }
-
-        return (null, null);
-    }
-
     /// <summary>Returns a plausible number of heads. Without query-key normalization, the weights do not determine it.</summary>
     public static int Divisor(int hidden) => hidden % 64 == 0 ? hidden / 64 : 1;
 

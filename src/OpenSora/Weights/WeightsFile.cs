@@ -33,8 +33,8 @@ public abstract class WeightsFile : IDisposable
     /// <summary>The tensors in the file by name; for a PyTorch checkpoint with several sections, those of the selected section.</summary>
     public abstract IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
-    /// <summary>The paths of the sections (dictionaries of tensors) of a PyTorch checkpoint, such as <c>ema</c> or <c>model.state_dict</c>, with their
-    /// numbers of tensors; a single section with an empty path if all tensors are in one dictionary.</summary>
+    /// <summary>The paths of the sections (dictionaries of tensors) of a PyTorch checkpoint, such as <c>ema</c> or <c>model.state_dict</c>, with
+    /// their numbers of tensors; a single section with an empty path if all tensors are in one dictionary.</summary>
     public IReadOnlyDictionary<string, int> Sections =>
         AllSections.ToDictionary(section => section.Name, section => section.Tensors, StringComparer.Ordinal);
 

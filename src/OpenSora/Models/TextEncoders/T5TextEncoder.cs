@@ -94,7 +94,8 @@ public sealed class T5TextEncoder : ITextEncoder
     private static T5Config OfHub(HubConfig config)
     {
         config.Expect("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads");
-        return config.As(new T5Config()) with { FeedForwardProj = config.Text("feed_forward_proj") ?? "relu" }; // not specified by the first T5 models
+        // The first T5 models do not specify their feed-forward layers.
+        return config.As(new T5Config()) with { FeedForwardProj = config.Text("feed_forward_proj") ?? "relu" };
     }
 
     private static IEnumerable<Candidate> Recognize(WeightsFile file)

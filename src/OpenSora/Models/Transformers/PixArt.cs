@@ -6,8 +6,8 @@ namespace OpenSora.Models;
 // An image is a video of one frame; with more frames, attention spans all of them. The names of parameters and buffers are those of Open-Sora.
 public sealed partial record StdiTConfig
 {
-    /// <summary>The configuration of PixArt-alpha (Chen et al., 2023) for images of 512x512 pixels: attention over all tokens, positions stretched to a
-    /// square, and no temporal positions.</summary>
+    /// <summary>The configuration of PixArt-alpha (Chen et al., 2023) for images of 512x512 pixels: attention over all tokens, positions stretched to
+    /// a square, and no temporal positions.</summary>
     public static StdiTConfig PixArt { get; } =
         new()
         {

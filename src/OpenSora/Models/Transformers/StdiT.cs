@@ -121,8 +121,8 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
         Parameters.Constant(final_layer.linear.weight, 0);
     }
 
-    /// <summary>Loads a published checkpoint: that of Open-Sora 1.0 or of PixArt-alpha. The sizes must be those of the model, but the size of
-    /// its latents and the length of its texts may differ.</summary>
+    /// <summary>Loads a published checkpoint: that of Open-Sora 1.0 or of PixArt-alpha. The sizes must be those of the model, but the size of its
+    /// latents and the length of its texts may differ.</summary>
     /// <remarks>The parameter names of these checkpoints match those of Open-Sora. Their patch projections have no time axis and get one of length 1.
     /// Their position tables fit only one size and are ignored, because the model computes its own. A null caption of a different length is truncated
     /// or extended by repeating its last row.</remarks>
@@ -131,8 +131,8 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
     public LoadReport LoadPublishedWeights(string path) => PublishedWeights.Load(this, path);
 
-    /// <summary>Loads the weights of PixArt-alpha into a video model. The attention along time keeps its initial values. If its output starts
-    /// at zero (<see cref="StdiTConfig.ZeroInitTemporal"/>), the video model computes for each frame what the image model computes.</summary>
+    /// <summary>Loads the weights of PixArt-alpha into a video model. The attention along time keeps its initial values. If its output starts at zero
+    /// (<see cref="StdiTConfig.ZeroInitTemporal"/>), the video model computes for each frame what the image model computes.</summary>
     /// <remarks>The order of attention must be <see cref="AttentionOrder.Serial"/> or <see cref="AttentionOrder.Parallel"/>. A model of order
     /// <see cref="AttentionOrder.Full"/> equals the image model for single frames if it has no temporal positions.</remarks>
     /// <param name="path">The path of the checkpoint of an image model with the sizes of this model.</param>

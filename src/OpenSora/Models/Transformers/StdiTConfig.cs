@@ -44,9 +44,9 @@ public sealed partial record StdiTConfig : TransformerConfig
     public static IReadOnlyList<string> Presets { get; } = ["STDiT-S/2", "STDiT-B/2", "STDiT-L/2", "STDiT-XL/2", "PixArt-XL/2", "PixArtMS-XL/2"];
 
     /// <summary>Gets the configuration of a named model.</summary>
-    /// <param name="name">One of <see cref="Presets"/>. <c>STDiT-XL/2</c> is the published model of Open-Sora 1.0. <c>PixArt-XL/2</c> generates images
-    /// of 512x512 pixels (256x256 with half the <see cref="SpaceScale"/>), and <c>PixArtMS-XL/2</c> images of any aspect ratio with as many pixels as
-    /// 1024x1024.</param>
+    /// <param name="name">One of <see cref="Presets"/>. <c>STDiT-XL/2</c> is the published model of Open-Sora 1.0. <c>PixArt-XL/2</c> generates
+    /// images of 512x512 pixels (256x256 with half the <see cref="SpaceScale"/>), and <c>PixArtMS-XL/2</c> images of any aspect ratio with as many
+    /// pixels as 1024x1024.</param>
     /// <exception cref="ArgumentException">The name is unknown.</exception>
     public static StdiTConfig Preset(string name) =>
         name switch
