@@ -71,10 +71,12 @@ internal sealed class LoadedModel : IDisposable
             var text = Part(description.TextEncoder);
             if (parts.TextEncoder is null)
             {
-                text.Check(TextEncoders.ByName.Keys);
+                text.Check(parts.Architectures.TextEncoders.Select(a => a.Name));
             }
 
-            var model = new LoadedModel(folder, backend, transformer, vae, () => parts.TextEncoder?.Invoke(context) ?? text.MakeTextEncoder());
+            var model = new LoadedModel(folder, backend, transformer, vae, () =>
+                parts.TextEncoder?.Invoke(context) ?? text.Make(parts.Architectures.TextEncoders)
+            );
             if (!options.ReleaseTextEncoder)
             {
                 model._textEncoder = Keep(model._makeTextEncoder());

@@ -7,7 +7,7 @@ namespace OpenSora.Weights;
 public static class ModuleWeights
 {
     // Prefixes added by wrappers: DistributedDataParallel, trainers and torch.compile.
-    private static readonly string[] Wrappers = ["module.", "model.", "_orig_mod."];
+    internal static readonly string[] Wrappers = ["module.", "model.", "_orig_mod."];
 
     /// <summary>Loads weights from a file into a module. If the weights do not fit, the module is unchanged.</summary>
     /// <param name="module">The module, on any device. Its parameters and persistent buffers are loaded; floating-point weights are converted to the
@@ -125,7 +125,7 @@ public static class ModuleWeights
             {
                 Unwrapped =
                 [
-                    .. file.Sections.Where(section => section.Chosen && section.Name.Length > 0).Select(section => section.Name),
+                    .. file.AllSections.Where(section => section.Chosen && section.Name.Length > 0).Select(section => section.Name),
                     .. wrapper.Length > 0 ? [wrapper] : Array.Empty<string>(),
                 ],
                 Loaded = [.. sameShape[true].Select(pair => pair.Key)],

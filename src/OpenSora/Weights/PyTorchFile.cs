@@ -32,7 +32,7 @@ internal sealed class PyTorchFile : WeightsFile
             }
 
             var chosen = Choose(sections, section);
-            Sections = [.. sections.Select(found => new WeightsSection(found.Name, found.Count, ReferenceEquals(found.Items, chosen)))];
+            AllSections = [.. sections.Select(found => new WeightsSection(found.Name, found.Count, ReferenceEquals(found.Items, chosen)))];
             Tensors = Entries(chosen, sections, allowance);
             Metadata = Values(root, allowance);
         }
@@ -53,7 +53,7 @@ internal sealed class PyTorchFile : WeightsFile
     public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
     /// <inheritdoc/>
-    public override IReadOnlyList<WeightsSection> Sections { get; }
+    internal override IReadOnlyList<WeightsSection> AllSections { get; }
 
     /// <summary>Determines whether a file begins like a checkpoint, including those written before PyTorch 1.6. A safetensors file can begin with the
     /// same bytes, because its first bytes are the length of its header: 640 is 0x80 0x02.</summary>

@@ -74,10 +74,10 @@ internal sealed class ShardedFile : WeightsFile
     public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
     /// <inheritdoc/>
-    public override IReadOnlyList<WeightsSection> Sections =>
+    internal override IReadOnlyList<WeightsSection> AllSections =>
         [
             .. _shards
-                .Values.SelectMany(shard => shard.Sections)
+                .Values.SelectMany(shard => shard.AllSections)
                 .GroupBy(section => section.Name, StringComparer.Ordinal)
                 .Select(group => new WeightsSection(group.Key, group.Sum(section => section.Tensors), group.Any(section => section.Chosen))),
         ];

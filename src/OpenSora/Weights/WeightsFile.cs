@@ -33,9 +33,15 @@ public abstract class WeightsFile : IDisposable
     /// <summary>The tensors in the file by name; for a PyTorch checkpoint with several sections, those of the selected section.</summary>
     public abstract IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
-    /// <summary>The sections (dictionaries of tensors) of a PyTorch checkpoint; a single section with an empty name if all tensors are in one
-    /// dictionary.</summary>
-    public virtual IReadOnlyList<WeightsSection> Sections => [new("", Tensors.Count, Chosen: true)];
+    /// <summary>The paths of the sections (dictionaries of tensors) of a PyTorch checkpoint, such as <c>ema</c> or <c>model.state_dict</c>, with
+    /// their numbers of tensors; a single section with an empty path if all tensors are in one dictionary.</summary>
+    public IReadOnlyDictionary<string, int> Sections =>
+        AllSections.ToDictionary(section => section.Name, section => section.Tensors, StringComparer.Ordinal);
+
+    /// <summary>The path of the section that <see cref="Tensors"/> contains; empty if all tensors are in one dictionary.</summary>
+    public string Section => AllSections.FirstOrDefault(section => section.Chosen)?.Name ?? "";
+
+    internal virtual IReadOnlyList<WeightsSection> AllSections => [new("", Tensors.Count, Chosen: true)];
 
     /// <summary>Opens a weights file. The format is detected from the contents, not from the file name.</summary>
     /// <param name="path">A weights file, the index of a sharded file (<c>*.index.json</c>), or a folder that contains one of these.</param>
@@ -65,6 +71,16 @@ public abstract class WeightsFile : IDisposable
 
         return section is null ? new SafetensorsFile(file) : throw WithoutSections(file, section);
     }
+
+    /// <summary>Writes tensors to a safetensors file. The file is written under a temporary name and then renamed, so that the target is either
+    /// complete or unchanged.</summary>
+    /// <param name="path">The path of the file to write. Its folder is created if it does not exist.</param>
+    /// <param name="tensors">The tensors by name, on any device and with any layout. The caller keeps ownership.</param>
+    /// <param name="metadata">Key-value pairs to store in the header.</param>
+    /// <exception cref="ArgumentException">A name occurs twice, or the format does not support the dtype of a tensor.</exception>
+    /// <exception cref="IOException">The file could not be written.</exception>
+    public static void Write(string path, IEnumerable<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata = null) =>
+        SafetensorsWriter.Write(path, tensors, metadata);
 
     /// <summary>Reads one tensor on the CPU with the dtype in the file.</summary>
     /// <param name="name">The name of the tensor.</param>
@@ -107,7 +123,9 @@ public abstract class WeightsFile : IDisposable
 
     /// <summary>Gets the weights files in a folder laid out like those of transformers and diffusers: all files that match the first pattern with a
     /// match.</summary>
-    internal static IReadOnlyList<string> InFolder(string folder) =>
+    /// <param name="folder">The folder.</param>
+    /// <returns>The paths of the files; empty if there is none.</returns>
+    public static IReadOnlyList<string> InFolder(string folder) =>
         Patterns
             .Select(pattern => Directory.GetFiles(folder, pattern).Order(StringComparer.Ordinal).ToArray())
             .FirstOrDefault(files => files.Length > 0)
@@ -128,9 +146,3 @@ public abstract class WeightsFile : IDisposable
         };
     }
 }
-
-/// <summary>A section (dictionary of tensors) of a PyTorch checkpoint.</summary>
-/// <param name="Name">The path of the section, such as <c>ema</c> or <c>model.state_dict</c>; empty for the outermost dictionary.</param>
-/// <param name="Tensors">The number of tensors in the section.</param>
-/// <param name="Chosen">Indicates whether <see cref="WeightsFile.Tensors"/> contains the tensors of this section.</param>
-public sealed record WeightsSection(string Name, int Tensors, bool Chosen);
