@@ -6,6 +6,7 @@
 #   ./build.sh golden DIR       compares the library's numbers with recorded ones, one line per case
 #   ./build.sh bench [NAME]     runs the benchmarks
 #   ./build.sh pack             creates the NuGet packages in out/packages/
+#   ./build.sh docs             creates the documentation with the API reference in out/docs/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export DOTNET_NOLOGO=1 DOTNET_CLI_TELEMETRY_OPTOUT=1
@@ -31,6 +32,14 @@ setup() {
 
 build() {
   dotnet build "$1" -c Release -nodeReuse:false --verbosity quiet -clp:"NoSummary;ErrorsOnly" -tl:off "${@:2}"
+}
+
+# 'dotnet tool restore' leaves an empty folder in the temporary folder with every call, so it gets a temporary folder of its own.
+restore_tools() {
+  local folder
+  folder=$(mktemp -d)
+  TMPDIR=$folder dotnet tool restore --verbosity quiet >/dev/null || fail "the tools in .config/dotnet-tools.json cannot be restored: run 'dotnet tool restore' for the reason"
+  rm -rf "$folder"
 }
 
 run_tests() {
@@ -89,5 +98,10 @@ case $verb in
     setup
     dotnet pack OpenSora.Lib.sln -c Release -nodeReuse:false --verbosity quiet -tl:off -o out/packages
     ls -l out/packages ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "$0" ;;
+  docs)
+    rm -rf out/docs out/obj/api
+    restore_tools
+    dotnet docfx docfx.json --logLevel Warning --warningsAsErrors
+    say "Open out/docs/index.html" ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
 esac
