@@ -64,7 +64,7 @@ internal static class SnippetRun
                 UseShellExecute = false,
                 RedirectStandardOutput = true,
                 RedirectStandardError = true,
-                Environment = { ["OPENSORA_MODELS"] = models },
+                Environment = { ["OPENSORA_MODELS"] = models, ["OMP_NUM_THREADS"] = "1" }, // one thread: other tests run at the same time
             }
         )!;
         var (output, errors) = (process.StandardOutput.ReadToEndAsync(), process.StandardError.ReadToEndAsync());
