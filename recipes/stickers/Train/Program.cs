@@ -45,7 +45,7 @@ var prompts = new Option<string>("--prompts")
 var from = new Option<string?>("--from") { Description = "A checkpoint of another run, or a model folder, to begin with." };
 var stage = new Option<string>("--stage")
 {
-    Description = "Whose weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.",
+    Description = "The stage that provides the weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.",
     DefaultValueFactory = _ => "long",
 };
 var frames = new Option<int?>("--frames") { Description = "Frames of each; default: the stage's." };
