@@ -102,6 +102,6 @@ case $verb in
     rm -rf out/docs out/obj/api
     restore_tools
     dotnet docfx docfx.json --logLevel Warning --warningsAsErrors
-    say "Open out/docs/index.html" ;;
+    say "To read it in a browser: dotnet docfx serve out/docs" ;;
   *) sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
 esac

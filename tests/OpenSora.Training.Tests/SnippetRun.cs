@@ -4,7 +4,7 @@ using OpenSora.ModelFolders;
 
 namespace OpenSora.Training.Tests;
 
-/// <summary>Runs the C# blocks of Markdown pages in a process of their own, because they change the current folder and leave tensors behind.</summary>
+/// <summary>Runs the C# blocks of Markdown pages in a separate process, because they change the current folder and leave tensors behind.</summary>
 internal static class SnippetRun
 {
     private static readonly TimeSpan Limit = TimeSpan.FromMinutes(4);

@@ -162,7 +162,7 @@ public class SnippetTests
     }
 }
 
-/// <summary>A text of a page.</summary>
+/// <summary>A part of a page.</summary>
 /// <param name="Line">The number of its first line.</param>
 /// <param name="Text">The text.</param>
 internal sealed record Part(int Line, string Text)
@@ -227,7 +227,7 @@ internal sealed partial record Snippet(string Page, int Number, Part Context, Pa
         return snippets;
     }
 
-    /// <summary>The compiler's errors, with their lines in the page.</summary>
+    /// <summary>Gets the errors of the compiler, with their lines in the page.</summary>
     public string[] Errors() =>
         [
             .. Compile()
