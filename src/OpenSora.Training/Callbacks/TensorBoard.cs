@@ -97,8 +97,7 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
         var temporary = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid():N}{(video.Count == 1 ? ".png" : ".gif")}");
         try
         {
-            var write =
-                video.Count == 1 ? new ImageCodec().WriteAsync(video, temporary) : new VideoWriter().WriteAsync(video, temporary, VideoFormat.Gif);
+            var write = new VideoWriter().WriteAsync(video, temporary);
             write.GetAwaiter().GetResult();
             return File.ReadAllBytes(temporary);
         }

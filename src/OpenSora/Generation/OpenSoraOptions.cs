@@ -6,9 +6,10 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>The application's options for video generation. For every option, null means the model's default.</summary>
+/// <summary>The application's options for video generation: the settings of requests that do not set them, and how the model is run. For every
+/// option, null means the model's default.</summary>
 /// <remarks>The options are bound from the configuration section <c>OpenSora</c> and validated when the application starts.</remarks>
-public sealed class OpenSoraOptions
+public sealed class OpenSoraOptions : GenerationSettings
 {
     /// <summary>The name of the configuration section that <c>AddOpenSora</c> reads.</summary>
     public const string SectionName = "OpenSora";
@@ -30,24 +31,6 @@ public sealed class OpenSoraOptions
     /// The weights keep their own data type.</summary>
     public ScalarType? Precision { get; set; }
 
-    /// <summary>Gets or sets the number of denoising steps for requests that do not set it.</summary>
-    public int? Steps { get; set; }
-
-    /// <summary>Gets or sets the classifier-free guidance scale for requests that do not set it; 1 means no guidance.</summary>
-    public double? Guidance { get; set; }
-
-    /// <summary>Gets or sets the number of frames for requests that do not set it.</summary>
-    public int? Frames { get; set; }
-
-    /// <summary>Gets or sets the width in pixels for requests that do not set it.</summary>
-    public int? Width { get; set; }
-
-    /// <summary>Gets or sets the height in pixels for requests that do not set it.</summary>
-    public int? Height { get; set; }
-
-    /// <summary>Gets or sets the frame rate in frames per second for requests that do not set it.</summary>
-    public double? FramesPerSecond { get; set; }
-
     /// <summary>Gets or sets a value that indicates whether the text encoder is unloaded after each prompt and loaded again for the next one. This
     /// saves memory for models with a large text encoder.</summary>
     public bool ReleaseTextEncoder { get; set; }
@@ -58,7 +41,7 @@ public sealed class OpenSoraOptions
     internal OpenSoraOptions Clone() => (OpenSoraOptions)MemberwiseClone();
 
     /// <summary>Validates the options without a model, and returns one sentence for each problem.</summary>
-    internal IEnumerable<string> Problems()
+    internal new IEnumerable<string> Problems()
     {
         if (Model is not null && string.IsNullOrWhiteSpace(Model))
         {
@@ -75,14 +58,9 @@ public sealed class OpenSoraOptions
             yield return $"{SectionName}:Precision is {Precision}; it must be {ScalarType.Float32}, {ScalarType.BFloat16} or {ScalarType.Float16}.";
         }
 
-        foreach (var problem in VideoRequest.Problems(Frames, Width, Height, Steps, Guidance, FramesPerSecond))
+        foreach (var problem in base.Problems())
         {
             yield return $"{SectionName}:{problem}";
-        }
-
-        if (Width.HasValue != Height.HasValue)
-        {
-            yield return $"{SectionName}:Width and {SectionName}:Height must be set together.";
         }
 
         if (FFmpegFolder is not null && !Directory.Exists(FFmpegFolder))

@@ -66,8 +66,8 @@ public class VideoGeneratorTests
                 generator.Request("a boat").Seed(1),
                 Request().Seed(2),
                 Request().Steps(5),
-                Request().Guidance(4),
-                Request().Guidance(1),
+                Request().GuidanceScale(4),
+                Request().GuidanceScale(1),
                 Request().NegativePrompt("a boat"),
             }
         )
@@ -267,7 +267,7 @@ public class VideoGeneratorTests
         using var model = new TinyModel();
         using var generator = model.Generator();
         var empty = Bytes(await generator.Request("").Seed(1).GenerateAsync());
-        Bytes(await generator.Request(" \n").Seed(1).Guidance(9).NegativePrompt("a boat").GenerateAsync()).ShouldBe(empty);
+        Bytes(await generator.Request(" \n").Seed(1).GuidanceScale(9).NegativePrompt("a boat").GenerateAsync()).ShouldBe(empty);
         Bytes(await generator.Request("a goat").Seed(1).GenerateAsync()).ShouldNotBe(empty);
 
         var words = string.Join(' ', Enumerable.Repeat("goat", 2000)); // 10,000 characters
@@ -286,7 +286,7 @@ public class VideoGeneratorTests
             { r => r.Steps = 0, "Steps is 0" },
             { r => r.Steps = -3, "Steps is -3" },
             { r => r.Steps = 2000, "Steps is 2000" },
-            { r => r.Guidance = double.PositiveInfinity, "Guidance is" },
+            { r => r.GuidanceScale = double.PositiveInfinity, "GuidanceScale is" },
             { r => r.FramesPerSecond = -1, "FramesPerSecond is -1" },
             { r => r.Width = 32, "Width and Height must be set together" },
             { r => (r.Width, r.Height) = (0, -8), "Width is 0; it must be at least 1 pixel. Height is -8" },
@@ -315,11 +315,11 @@ public class VideoGeneratorTests
         using var model = new TinyModel();
         using var generator = model
             .Builder()
-            .Configure(o => (o.Frames, o.Steps, o.Width, o.Height, o.FramesPerSecond, o.Guidance) = (2, 3, 16, 24, 5, 2))
+            .Configure(o => (o.Frames, o.Steps, o.Width, o.Height, o.FramesPerSecond, o.GuidanceScale) = (2, 3, 16, 24, 5, 2))
             .Build();
         var video = await generator.Request("a goat").Steps(2).GenerateAsync();
         (video.Frames.Count, video.Frames.Width, video.Frames.Height, video.Frames.FramesPerSecond).ShouldBe((2, 16, 24, 5.0));
-        (video.Metadata.Steps, video.Metadata.Guidance).ShouldBe((2, 2.0));
+        (video.Metadata.Steps, video.Metadata.GuidanceScale).ShouldBe((2, 2.0));
     }
 
     [Fact]

@@ -86,17 +86,17 @@ public class OptionsTests
             .AddSingleton(
                 Configuration(
                     ("OpenSora:Steps", "12"),
-                    ("OpenSora:Guidance", "4.5"),
+                    ("OpenSora:GuidanceScale", "4.5"),
                     ("OpenSora:Backend", "cpu"),
                     ("OpenSora:Sampler", "DpmSolver"),
                     ("OpenSora:Precision", "BFloat16"),
                     ("Other:Key", "x")
                 )
             )
-            .AddOpenSora(o => o.Guidance = 6)
+            .AddOpenSora(o => o.GuidanceScale = 6)
             .Services.BuildServiceProvider();
         var options = Options(services);
-        (options.Steps, options.Guidance, options.Backend).ShouldBe((12, 6.0, "cpu"));
+        (options.Steps, options.GuidanceScale, options.Backend).ShouldBe((12, 6.0, "cpu"));
         (options.Sampler, options.Precision).ShouldBe((SamplerKind.DpmSolver, TorchSharp.torch.ScalarType.BFloat16));
     }
 
@@ -123,11 +123,11 @@ public class OptionsTests
         {
             { o => o.Steps = 0, "OpenSora:Steps is 0; it must be from 1 to 1000" },
             { o => o.Steps = 1001, "OpenSora:Steps is 1001" },
-            { o => o.Guidance = double.NaN, "OpenSora:Guidance is NaN" },
-            { o => o.Guidance = -1, "OpenSora:Guidance is -1" },
+            { o => o.GuidanceScale = double.NaN, "OpenSora:GuidanceScale is NaN" },
+            { o => o.GuidanceScale = -1, "OpenSora:GuidanceScale is -1" },
             { o => o.Frames = 0, "OpenSora:Frames is 0" },
             { o => o.FramesPerSecond = 0, "OpenSora:FramesPerSecond is 0" },
-            { o => o.Width = 64, "OpenSora:Width and OpenSora:Height must be set together" },
+            { o => o.Width = 64, "OpenSora:Width and Height must be set together" },
             { o => o.Sampler = (SamplerKind)9, "OpenSora:Sampler is '9'; it must be one of Iddpm, Ddim, DpmSolver" },
             { o => o.Precision = TorchSharp.torch.ScalarType.Int8, "OpenSora:Precision is Int8" },
             { o => o.Backend = "metal", "OpenSora:Backend: There is no backend 'metal'" },
@@ -161,9 +161,9 @@ public class OptionsTests
     [Fact]
     public void A_backend_that_cannot_be_used_is_reported_when_the_generator_is_built()
     {
-        Should.Throw<BackendUnavailableException>(() => VideoGenerator.Create().UseBackend("metal").Build()).Message.ShouldContain("'metal'");
+        Should.Throw<OptionsValidationException>(() => VideoGenerator.Create().UseBackend("metal").Build()).Message.ShouldContain("'metal'");
         Should
-            .Throw<BackendUnavailableException>(() => VideoGenerator.Create().UseBackend(new FakeBackend("gone", 1, "it was sold.")).Build())
+            .Throw<OptionsValidationException>(() => VideoGenerator.Create().UseBackend(new FakeBackend("gone", 1, "it was sold.")).Build())
             .Message.ShouldContain("it was sold");
     }
 
