@@ -30,16 +30,19 @@ setup() {
   fi
 }
 
-build() {
-  dotnet build "$1" -c Release -nodeReuse:false --verbosity quiet -clp:"NoSummary;ErrorsOnly" -tl:off "${@:2}"
+# Runs a command of the SDK. Commands such as build and restore leave empty folders in the temporary folder, so they get one that is deleted.
+scratch=
+sdk() {
+  if [ -z "$scratch" ]; then scratch=$(mktemp -d); trap 'rm -rf "$scratch"' EXIT; fi
+  TMPDIR=$scratch dotnet "$@"
 }
 
-# 'dotnet tool restore' leaves an empty folder in the temporary folder with every call, so it gets a temporary folder of its own.
+build() {
+  sdk build "$1" -c Release -nodeReuse:false --verbosity quiet -clp:"NoSummary;ErrorsOnly" -tl:off "${@:2}"
+}
+
 restore_tools() {
-  local folder
-  folder=$(mktemp -d)
-  TMPDIR=$folder dotnet tool restore --verbosity quiet >/dev/null || fail "the tools in .config/dotnet-tools.json cannot be restored: run 'dotnet tool restore' for the reason"
-  rm -rf "$folder"
+  sdk tool restore --verbosity quiet >/dev/null || fail "the tools in .config/dotnet-tools.json cannot be restored: run 'dotnet tool restore' for the reason"
 }
 
 run_tests() {
@@ -96,12 +99,12 @@ case $verb in
     dotnet benchmarks/OpenSora.Benchmarks/bin/Release/net10.0/OpenSora.Benchmarks.dll "$@" ;;
   pack)
     setup
-    dotnet pack OpenSora.Lib.sln -c Release -nodeReuse:false --verbosity quiet -tl:off -o out/packages
+    sdk pack OpenSora.Lib.sln -c Release -nodeReuse:false --verbosity quiet -tl:off -o out/packages
     ls -l out/packages ;;
   docs)
     rm -rf out/docs out/obj/api
     restore_tools
-    dotnet docfx docfx.json --logLevel Warning --warningsAsErrors
+    sdk docfx docfx.json --logLevel Warning --warningsAsErrors
     say "To read it in a browser: dotnet docfx serve out/docs" ;;
   *) sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
 esac

@@ -2,7 +2,7 @@
 # Checks the format of the code: CSharpier, and lines of at most 150 characters. Fix with: dotnet tool restore && dotnet csharpier format .
 set -uo pipefail
 cd "$(dirname "$0")/.."
-# 'dotnet tool restore' leaves an empty folder in the temporary folder, so it gets a temporary folder of its own.
+# 'dotnet tool restore' leaves an empty folder in the temporary folder, so it gets one that is deleted.
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 TMPDIR=$folder dotnet tool restore --verbosity quiet > /dev/null || { echo "dotnet tool restore failed"; exit 1; }

@@ -80,7 +80,7 @@ public sealed class ModelFolderTests : IDisposable
             root = Path.GetDirectoryName(root)!;
         }
 
-        var text = File.ReadAllText(Path.Combine(root, "docs", "apps.md")).ReplaceLineEndings("\n");
+        var text = File.ReadAllText(Path.Combine(root, "docs", "how-to", "use-published-weights.md")).ReplaceLineEndings("\n");
         var from = text.IndexOf("```json\n", StringComparison.Ordinal) + 8;
         foreach (
             var file in new[]
