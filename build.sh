@@ -6,6 +6,7 @@
 #   ./build.sh golden DIR       compares the library's numbers with recorded ones, one line per case
 #   ./build.sh bench [NAME]     runs the benchmarks
 #   ./build.sh pack             creates the NuGet packages in out/packages/
+#   ./build.sh docs             creates the documentation with the API reference in out/docs/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export DOTNET_NOLOGO=1 DOTNET_CLI_TELEMETRY_OPTOUT=1
@@ -29,8 +30,19 @@ setup() {
   fi
 }
 
+# Runs a command of the SDK. Commands such as build and restore leave empty folders in the temporary folder, so they get one that is deleted.
+scratch=
+sdk() {
+  if [ -z "$scratch" ]; then scratch=$(mktemp -d); trap 'rm -rf "$scratch"' EXIT; fi
+  TMPDIR=$scratch dotnet "$@"
+}
+
 build() {
-  dotnet build "$1" -c Release -nodeReuse:false --verbosity quiet -clp:"NoSummary;ErrorsOnly" -tl:off "${@:2}"
+  sdk build "$1" -c Release -nodeReuse:false --verbosity quiet -clp:"NoSummary;ErrorsOnly" -tl:off "${@:2}"
+}
+
+restore_tools() {
+  sdk tool restore --verbosity quiet >/dev/null || fail "the tools in .config/dotnet-tools.json cannot be restored: run 'dotnet tool restore' for the reason"
 }
 
 run_tests() {
@@ -87,7 +99,12 @@ case $verb in
     dotnet benchmarks/OpenSora.Benchmarks/bin/Release/net10.0/OpenSora.Benchmarks.dll "$@" ;;
   pack)
     setup
-    dotnet pack OpenSora.Lib.sln -c Release -nodeReuse:false --verbosity quiet -tl:off -o out/packages
+    sdk pack OpenSora.Lib.sln -c Release -nodeReuse:false --verbosity quiet -tl:off -o out/packages
     ls -l out/packages ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "$0" ;;
+  docs)
+    rm -rf out/docs out/obj/api
+    restore_tools
+    sdk docfx docfx.json --logLevel Warning --warningsAsErrors
+    say "To read it in a browser: dotnet docfx serve out/docs" ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
 esac

@@ -3,17 +3,17 @@ using static TorchSharp.torch;
 
 namespace OpenSora;
 
-/// <summary>Counts tensors, to find those that a test leaves.</summary>
+/// <summary>Counts tensors, to find those that a test leaves behind.</summary>
 internal sealed class TensorCount
 {
     private readonly long _start;
 
     private TensorCount() => _start = Settled; // what earlier tests left to the finalizer must not vanish while this one counts
 
-    /// <summary>Tensors that exist now.</summary>
+    /// <summary>Gets the number of tensors that exist.</summary>
     public static long Now => Tensor.TotalCount - Gradients.AbsentCount;
 
-    /// <summary>Tensors that are left when the finalizer has been through.</summary>
+    /// <summary>Gets the number of tensors after running the finalizers.</summary>
     public static long Settled
     {
         get
@@ -24,11 +24,11 @@ internal sealed class TensorCount
         }
     }
 
-    /// <summary>Tensors made since the start and not yet disposed of. Modules are not to be made meanwhile.</summary>
+    /// <summary>Gets the number of tensors created since the start and not yet disposed of. No modules may be created meanwhile.</summary>
     public long More => Now - _start;
 
     public static TensorCount Start() => new();
 
-    /// <summary>Fails unless exactly this many tensors exist now.</summary>
+    /// <summary>Fails unless exactly this many tensors exist.</summary>
     public static void ShouldBe(long expected, string? message = null, bool settled = false) => (settled ? Settled : Now).ShouldBe(expected, message);
 }

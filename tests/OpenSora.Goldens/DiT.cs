@@ -55,7 +55,7 @@ internal static class DiTGoldens
         yield return file.Compare("output.x", model.forward(file["input.x"], file["input.timestep"], file["input.y"]));
     }
 
-    /// <summary>The official model's weights: the patch projection gets an axis of time, the position table is made anew.</summary>
+    /// <summary>The official model's weights: the patch projection gets an axis of time, the position table is computed again.</summary>
     public static IEnumerable<Comparison> CheckOfficial(GoldenFile file)
     {
         int Number(string name) => file.Config.GetProperty(name).GetInt32();

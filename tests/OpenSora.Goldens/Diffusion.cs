@@ -210,7 +210,7 @@ internal static class DiffusionGoldens
         var (times, masks) = (new List<Tensor>(), new List<Tensor>());
         Tensor Watched(Tensor x, Tensor t, Tensor? noisyFrames)
         {
-            times.Add(t.repeat(2).DetachFromDisposeScope()); // the original tells both halves under guidance
+            times.Add(t.repeat(2).DetachFromDisposeScope()); // the original passes both halves under guidance
             if (noisyFrames is not null)
             {
                 masks.Add(noisyFrames.repeat(2, 1).DetachFromDisposeScope());

@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>A tiny STDiT and a sampler together, guidance by the learned null caption included.</summary>
+/// <summary>A tiny STDiT with a sampler and guidance by the learned null caption.</summary>
 internal static class EndToEndGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file)

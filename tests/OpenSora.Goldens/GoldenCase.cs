@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>Finds what checks a recorded case: by the first words of its file's name, the longest that match.</summary>
+/// <summary>Finds the check for a recorded case by the longest matching prefix of its file name.</summary>
 public static class GoldenCase
 {
     private sealed record Kind(Func<GoldenFile, IEnumerable<Comparison>> Check, Type? Model, string[] Options);
@@ -62,7 +62,7 @@ public static class GoldenCase
 
     private static Kind Other(Func<GoldenFile, IEnumerable<Comparison>> check, params string[] options) => new(check, null, options);
 
-    /// <summary>The cases in a folder and the folders in it. A trained model's weights lie beside its case and are none.</summary>
+    /// <summary>Lists the cases in a folder and its subfolders. The weights of a trained model, which are beside its case, are not a case.</summary>
     public static IEnumerable<string> Find(string folder) =>
         Directory
             .EnumerateFiles(folder, "*", SearchOption.AllDirectories)

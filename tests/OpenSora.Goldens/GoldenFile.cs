@@ -6,11 +6,11 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>How one tensor compares with the original's.</summary>
+/// <summary>The comparison of one tensor with that of the original.</summary>
 /// <param name="Name">The tensor.</param>
 /// <param name="Error">Largest absolute difference, relative to the largest magnitude expected; infinite where shapes differ or a value is not
 /// finite.</param>
-/// <param name="Limit">The most that is allowed.</param>
+/// <param name="Limit">The largest error that is allowed.</param>
 public sealed record Comparison(string Name, double Error, double Limit)
 {
     public bool Ok => Error <= Limit;
@@ -19,7 +19,7 @@ public sealed record Comparison(string Name, double Error, double Limit)
 /// <summary>Recorded inputs, weights and outputs of an original model: a safetensors file, or a plain JSON file without tensors.</summary>
 public sealed class GoldenFile : IDisposable
 {
-    /// <summary>What one model call in float32 may differ by; whole sampling runs: <see cref="RunLimit"/>.</summary>
+    /// <summary>The limit for one model call in float32; for whole sampling runs, see <see cref="RunLimit"/>.</summary>
     public const double CallLimit = 2e-5,
         RunLimit = 1e-4;
 
@@ -46,10 +46,10 @@ public sealed class GoldenFile : IDisposable
     /// <summary>The file's name without its extension; its first words are the kind.</summary>
     public string Name { get; }
 
-    /// <summary>Where the file is.</summary>
+    /// <summary>The path of the file.</summary>
     public string Folder { get; }
 
-    /// <summary>A JSON file's content.</summary>
+    /// <summary>The content of a JSON file.</summary>
     public JsonElement Json { get; }
 
     /// <summary>The configuration that the original was made with.</summary>
@@ -66,7 +66,7 @@ public sealed class GoldenFile : IDisposable
     /// <summary>A tensor that not every case has.</summary>
     public Tensor? Optional(string name) => _tensors.GetValueOrDefault(name);
 
-    /// <summary>The configuration, or a part of it, as a record whose property names are spelt in snake case.</summary>
+    /// <summary>The configuration, or a part of it, as a record whose property names are spelled in snake case.</summary>
     /// <param name="part">The part; null for the whole configuration.</param>
     /// <param name="defaults">The values of settings that the configuration does not contain; null for those of a new record.</param>
     public T ConfigAs<T>(string? part = null, T? defaults = null)

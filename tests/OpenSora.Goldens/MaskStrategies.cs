@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>Frames of references put into noise, and what is left of it.</summary>
+/// <summary>Frames of references in the noise, and the mask of the remaining noise.</summary>
 internal static class MaskStrategyGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file)

@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>STDiT2 of Open-Sora 1.1 and STDiT3 of 1.2: one call, and the parts that can be watched on their own.</summary>
+/// <summary>STDiT2 of Open-Sora 1.1 and STDiT3 of 1.2: one call, and the parts that can be checked separately.</summary>
 internal static class MultiResolutionGoldens
 {
     public static IEnumerable<Comparison> CheckStdiT2(GoldenFile file)
@@ -56,7 +56,7 @@ internal static class MultiResolutionGoldens
     private static Comparison Call(GoldenFile file, IVideoTransformer model) =>
         file.Compare("output.x", model.Denoise(file["input.x"], file["input.timestep"], Conditions(file)));
 
-    /// <summary>What these cases tell a model.</summary>
+    /// <summary>The conditions of these cases.</summary>
     internal static DenoiserConditions Conditions(GoldenFile file)
     {
         double Number(string name) => file[name][0].to(ScalarType.Float64).item<double>();

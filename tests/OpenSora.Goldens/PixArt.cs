@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>PixArt-alpha as Open-Sora 1.0 has it, for one size and for many, and the official model, whose weights an STDiT begins with.</summary>
+/// <summary>PixArt-alpha as Open-Sora 1.0 has it, for one size and for many, and the official model, from whose weights an STDiT starts.</summary>
 internal static class PixArtGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file) =>

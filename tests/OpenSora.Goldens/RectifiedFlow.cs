@@ -92,7 +92,7 @@ internal static class RectifiedFlowGoldens
             times.Add(t.clone().DetachFromDisposeScope());
             if (noisyFrames is not null)
             {
-                masks.Add(noisyFrames.repeat(2, 1).DetachFromDisposeScope()); // the original tells it for both halves under guidance
+                masks.Add(noisyFrames.repeat(2, 1).DetachFromDisposeScope()); // the original passes it for both halves under guidance
             }
 
             return guided(x, t);

@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>STDiT of Open-Sora 1.0, and of 1.2 with given frames: one call, and the parts that can be watched on their own.</summary>
+/// <summary>STDiT of Open-Sora 1.0, and of 1.2 with conditioning frames: one call, and the parts that can be checked separately.</summary>
 internal static class StdiTGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file)

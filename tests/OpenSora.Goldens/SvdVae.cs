@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>Stable Video Diffusion's autoencoder, whose decoder sees the frames together.</summary>
+/// <summary>Stable Video Diffusion's autoencoder, with a decoder that processes frames together.</summary>
 internal static class SvdVaeGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file)

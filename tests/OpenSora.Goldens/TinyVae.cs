@@ -16,7 +16,7 @@ internal static class TinyVaeGoldens
         yield return file.Compare("output.decoded", model.DecodeImages(latents));
     }
 
-    /// <summary>A trained one on a photo. Its weights lie beside the case; pixels there are in [0, 1].</summary>
+    /// <summary>A trained autoencoder on a photo. Its weights are beside the case; its pixels are in [0, 1].</summary>
     public static IEnumerable<Comparison> CheckPhoto(GoldenFile file)
     {
         using var noGradients = no_grad();

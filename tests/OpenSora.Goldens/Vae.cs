@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
 
-/// <summary>Stable Diffusion's autoencoder on pictures, and on video in micro batches.</summary>
+/// <summary>Stable Diffusion's autoencoder on images, and on video in micro batches.</summary>
 internal static class VaeGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file)

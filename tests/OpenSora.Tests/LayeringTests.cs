@@ -3,7 +3,7 @@ using OpenSora.Generation;
 
 namespace OpenSora.Tests;
 
-/// <summary>The rooms of OpenSora.Lib know each other downwards only (docs/architecture.md).</summary>
+/// <summary>Tests that the folders of OpenSora.Lib depend on each other downwards only (docs/architecture.md).</summary>
 public class LayeringTests
 {
     private static readonly string[] Rooms =

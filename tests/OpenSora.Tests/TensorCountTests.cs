@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests;
 
-/// <summary>The count that other tests look for leaks with: it sees one leaked tensor, and no leak where there is none.</summary>
+/// <summary>Tests the counter with which other tests find leaks: it detects one leaked tensor and no false leaks.</summary>
 public class TensorCountTests
 {
     [Fact]

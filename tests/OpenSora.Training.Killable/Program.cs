@@ -1,6 +1,5 @@
-// A training run for the kill test: trains a tiny model in two stages, a checkpoint a step, saying each step; goes on where an earlier run in the
-// folder was
-// killed; writes all weights and averages to FOLDER/weights when it arrives.
+// A training run for the kill test: trains a tiny model in two stages, writes a checkpoint and a line for
+// each step, resumes where an earlier run in the folder was killed, and writes all weights and averages to FOLDER/weights at the end.
 // dotnet OpenSora.Training.Killable.dll FOLDER
 using OpenSora.Models;
 using OpenSora.Training.Data;

@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Tests;
 
-/// <summary>Every architecture is trained by the same trainer.</summary>
+/// <summary>Tests that every architecture can be trained.</summary>
 public class ArchitectureTests
 {
     private static nn.Module Make(string name) =>
@@ -58,7 +58,7 @@ public class ArchitectureTests
     [InlineData("stdit2", true)]
     [InlineData("stdit3", true)]
     [InlineData("pixart", false)]
-    public async Task It_learns_and_what_is_fixed_stays(string name, bool flow)
+    public async Task It_learns_and_frozen_parameters_stay(string name, bool flow)
     {
         var before = TensorCount.Now;
         manual_seed(1);
@@ -118,7 +118,7 @@ public class ArchitectureTests
     }
 
     [Fact]
-    public void The_model_is_told_size_rate_frames_and_what_is_dropped()
+    public void The_model_receives_size_frame_rate_frames_and_dropped_captions()
     {
         using var scope = NewDisposeScope();
         using var model = new Watched();

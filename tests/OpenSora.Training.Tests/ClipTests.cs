@@ -8,7 +8,7 @@ namespace OpenSora.Training.Tests;
 public class ClipTests
 {
     [Fact]
-    public void Clips_go_into_the_bucket_that_keeps_most_of_them()
+    public void Clips_are_assigned_to_the_bucket_that_keeps_most_of_them()
     {
         Bucket[] buckets = [new(1, 256, 256, 8), new(16, 256, 256, 4), new(16, 240, 426, 4), new(16, 426, 240, 4), new(64, 512, 512, 1)];
         (int, int, int)[] clips = [(1, 300, 300), (20, 720, 1280), (20, 1280, 720), (100, 600, 600), (100, 500, 500), (30, 100, 100), (16, 256, 256)];
@@ -22,7 +22,7 @@ public class ClipTests
         ]);
         left.ShouldBe([5], "too small for any");
 
-        // Half of the clips of a bucket go on to the next one.
+        // Half of the clips of a bucket move on to the next one.
         var many = Enumerable.Repeat((100, 600, 600), 1000).ToArray();
         var (shared, none) = Bucket.Sort(many, [new(64, 512, 512, 1, Share: 0.5), new(16, 256, 256, 4)], seed: 3);
         shared[0].Length.ShouldBeInRange(450, 550);
@@ -32,7 +32,7 @@ public class ClipTests
     }
 
     [Fact]
-    public void A_batch_is_of_one_bucket_and_an_epoch_has_all()
+    public void A_batch_contains_one_bucket_and_an_epoch_contains_all()
     {
         var (large, small) = (new Numbered(5, "large"), new Numbered(9, "small"));
         var data = new BucketedData((new Bucket(8, 64, 64, 2), large), (new Bucket(1, 64, 64, 4), small));
@@ -57,7 +57,7 @@ public class ClipTests
     }
 
     [Fact]
-    public void Prefetched_batches_are_those_that_would_have_been_made()
+    public void Prefetching_does_not_change_batches()
     {
         var before = TensorCount.Now;
         var numbers = new Numbers();
@@ -110,7 +110,7 @@ public class ClipTests
     }
 
     [Fact]
-    public async Task A_folder_is_a_source_and_what_is_asked_for_varies()
+    public async Task A_folder_is_a_source_and_clips_vary_as_requested()
     {
         using var folder = new TemporaryFolder();
         Directory.CreateDirectory(folder["more"]);
@@ -118,7 +118,7 @@ public class ClipTests
         {
             // 8 frames, each brighter than the last; from left to right as well.
             var ramp = linspace(-0.9, 0.3, 8).view(1, 8, 1, 1) + linspace(0, 0.5, 32).view(1, 1, 1, 32);
-            await new VideoWriter().WriteAsync(VideoFrames.FromTensor(ramp.expand(3, 8, 16, 32), 8), folder["more/a-grey_ramp.mp4"]);
+            await new VideoWriter().WriteAsync(VideoFrames.FromTensor(ramp.expand(3, 8, 16, 32), 8), folder["more/a-gray_ramp.mp4"]);
             await new VideoWriter().WriteAsync(VideoFrames.FromTensor(ramp.expand(3, 8, 16, 32), 8), folder["other.mp4"]);
         }
         await File.WriteAllTextAsync(folder["other.txt"], "one caption\n\nanother\n");
@@ -132,7 +132,7 @@ public class ClipTests
             FrameInterval = 2,
         };
         var plain = VideoTable.FromFolder(folder.Path, new VideoReader(), clip);
-        plain.Paths.Select(path => Path.GetRelativePath(folder.Path, path)).ShouldBe(["more/a-grey_ramp.mp4", "other.mp4"]);
+        plain.Paths.Select(path => Path.GetRelativePath(folder.Path, path)).ShouldBe(["more/a-gray_ramp.mp4", "other.mp4"]);
         (await plain.SizesAsync()).ShouldBe([(4, 16, 32), (4, 16, 32)]);
         await File.WriteAllTextAsync(folder["zzz.mp4"], "no video");
         var reported = new List<BadClip>();
@@ -149,7 +149,7 @@ public class ClipTests
         var before = TensorCount.Now;
         using (var whole = plain.Load(0, new Random(0)))
         {
-            whole.Captions.ShouldBe(["a grey ramp"]);
+            whole.Captions.ShouldBe(["a gray ramp"]);
         }
 
         using (var captions = plain.Select([1]).Load(0, new Random(0)))
@@ -191,7 +191,7 @@ public class ClipTests
             .Message.ShouldContain("no videos");
     }
 
-    /// <summary>Says which batches it was asked for.</summary>
+    /// <summary>Records which batches were requested.</summary>
     private sealed class Numbered(long count, string name) : ITrainingData
     {
         public long Count => count;

@@ -35,7 +35,7 @@ public class ConfigurationTests
         new ConfigurationBuilder().AddJsonStream(new MemoryStream(Encoding.UTF8.GetBytes(json))).Build();
 
     [Fact]
-    public async Task A_run_is_composed_by_configuration()
+    public async Task A_run_is_composed_from_configuration()
     {
         using var folder = new TemporaryFolder();
         var (model, text) = Tiny.Models();
@@ -98,7 +98,7 @@ public class ConfigurationTests
     }
 
     [Fact]
-    public void Mistakes_are_told()
+    public void Mistakes_are_reported()
     {
         var (model, text) = Tiny.Models();
         using (model)

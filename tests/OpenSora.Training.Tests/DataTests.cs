@@ -12,7 +12,7 @@ namespace OpenSora.Training.Tests;
 public class DataTests
 {
     [Fact]
-    public void Every_epoch_has_every_sample_once_in_an_order_of_its_own()
+    public void Every_epoch_contains_every_sample_once_in_its_own_order()
     {
         var order = new SampleOrder(10);
         var samples = Enumerable.Range(0, 10).SelectMany(i => order.Batch(i, 3, seed: 5)).ToArray();
@@ -35,7 +35,7 @@ public class DataTests
     }
 
     [Fact]
-    public void Sources_take_turns_and_each_goes_on_where_it_was()
+    public void Sources_take_turns_and_each_continues_where_it_stopped()
     {
         var (clips, images) = (new Numbers(2), new Numbers(1));
         var mixed = new MixedData((clips, 1), (images, 2.5), (clips, 1));
@@ -77,14 +77,14 @@ public class DataTests
         using var folder = new TemporaryFolder();
         var path = folder["latents.safetensors"];
         using var vae = Vae(1);
-        var source = new Colours(5);
+        var source = new Colors(5);
         var reported = new List<int>();
         var size = new Bytes(path);
         using (var cache = LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported), size: size))
         {
             size.Received.ShouldBe(5L * 2 * 3 * 4 * 4 * 2);
             cache.Latents.shape.ShouldBe([5, 2, 3, 4, 4]);
-            cache.Captions[4].ShouldBe(["colour 4", "nothing else"]);
+            cache.Captions[4].ShouldBe(["color 4", "nothing else"]);
             reported[^1].ShouldBe(5);
             (5L * 2 * 3 * 4 * 4 * 2).ShouldBe(LatentCache.SizeOf(5, 3, 8, 8, vae));
             using var scope = NewDisposeScope();
@@ -95,7 +95,7 @@ public class DataTests
         reported.Clear();
         LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported)).Dispose();
         reported.ShouldBeEmpty();
-        var more = new Colours(6);
+        var more = new Colors(6);
         LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, progress: new Counted(reported)).Dispose();
         reported[^1].ShouldBe(6);
         using var other = Vae(2);
@@ -122,7 +122,7 @@ public class DataTests
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
-        var source = new Colours(5);
+        var source = new Colors(5);
         var before = 0L;
         using (var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae))
         {
@@ -150,18 +150,18 @@ public class DataTests
                 using var batch = states.GetBatch(i, 4, seed: 1);
                 batch.Text.ShouldNotBeNull().shape.ShouldBe([4, 6, 3]);
             }
-            encoder.Calls.ShouldBeLessThanOrEqualTo(6); // five colours and "nothing else", each encoded once
+            encoder.Calls.ShouldBeLessThanOrEqualTo(6); // five colors and "nothing else", each encoded once
         }
     }
 
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void Token_ids_are_those_that_prompts_get(bool clean)
+    public void Captions_get_the_same_token_ids_as_prompts(bool clean)
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
-        var source = new Colours(1) { Caption = " A RED Balloon <b>&amp;</b> more " };
+        var source = new Colors(1) { Caption = " A RED Balloon <b>&amp;</b> more " };
         using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae);
         using var data = new LatentData(cache, new Letters(), 40, cleanCaptions: clean);
         using var encoder = new T5TextEncoder(
@@ -187,12 +187,12 @@ public class DataTests
     }
 
     [Fact]
-    public void Every_nth_frame_is_taken_from_any_place()
+    public void Every_nth_frame_is_taken_from_any_start()
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
         using var vae = Vae(1);
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(3) { Frames = 8 }, vae);
+        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colors(3) { Frames = 8 }, vae);
         using var sparse = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2 };
         using var whole = new LatentData(cache, new Letters(), 6) { FrameInterval = 3 };
         sparse.Fingerprint.ShouldContain("every 2");
@@ -216,12 +216,12 @@ public class DataTests
     }
 
     [Fact]
-    public void Windows_begin_with_the_frame_that_is_asked_for()
+    public void Windows_start_with_the_requested_frame()
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
         using var vae = Vae(1);
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(1) { Frames = 8 }, vae);
+        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colors(1) { Frames = 8 }, vae);
         using var data = new LatentData(cache, new Letters(), 6)
         {
             Frames = 3,
@@ -251,11 +251,11 @@ public class DataTests
     }
 
     [Fact]
-    public void Other_clips_of_a_cache_are_other_data()
+    public void A_different_selection_from_a_cache_is_different_data()
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(4), vae);
+        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colors(4), vae);
         string Of(params int[] clips)
         {
             using var data = new LatentData(cache, new Letters(), 6, clips);
@@ -266,12 +266,12 @@ public class DataTests
     }
 
     [Fact]
-    public void A_cache_takes_clips_of_one_size_only()
+    public void A_cache_accepts_clips_of_one_size_only()
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
         Should
-            .Throw<InvalidDataException>(() => LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(3) { Growing = true }, vae))
+            .Throw<InvalidDataException>(() => LatentCache.OpenOrCreate(folder["latents"], "key", new Colors(3) { Growing = true }, vae))
             .Message.ShouldContain("the same size");
         Directory.GetFileSystemEntries(folder.Path).ShouldBeEmpty();
     }
@@ -279,7 +279,7 @@ public class DataTests
     [Fact]
     public void Pixels_are_cropped_at_random()
     {
-        var data = new PixelData(new Colours(5)) { Crop = 4 };
+        var data = new PixelData(new Colors(5)) { Crop = 4 };
         using var batch = data.GetBatch(0, 3, seed: 1);
         batch.Video.shape.ShouldBe([3, 3, 3, 4, 4]);
         data.Crop = 99;
@@ -287,7 +287,7 @@ public class DataTests
     }
 
     [Fact]
-    public async Task An_autoencoder_learns_to_give_back_its_pictures()
+    public async Task An_autoencoder_learns_to_reconstruct_its_images()
     {
         using var vae = Vae(1);
         var psnr = new List<double>();
@@ -295,7 +295,7 @@ public class DataTests
             new TrainingStage
             {
                 Name = "vae",
-                Data = new PixelData(new Colours(5)),
+                Data = new PixelData(new Colors(5)),
                 Steps = 150,
                 BatchSize = 5,
                 LearningRate = 3e-3,
@@ -317,7 +317,7 @@ public class DataTests
         }
         await File.WriteAllTextAsync(
             folder["list.csv"],
-            "caption,path,more\r\n\"a \"\"grey\"\" square,\nstill\",clip.mp4,1\nanother name,clip.mp4,2\n\n"
+            "caption,path,more\r\n\"a \"\"gray\"\" square,\nstill\",clip.mp4,1\nanother name,clip.mp4,2\n\n"
         );
         var before = TensorCount.Now;
         var table = new VideoTable(
@@ -334,7 +334,7 @@ public class DataTests
         using (var clip = table.Load(0, new Random(0)))
         {
             clip.Video.shape.ShouldBe([3, 6, 8, 8]); // the last frame repeated
-            clip.Captions.ShouldBe(["a \"grey\" square,\nstill", "another name"]);
+            clip.Captions.ShouldBe(["a \"gray\" square,\nstill", "another name"]);
         }
         TensorCount.ShouldBe(before);
 
@@ -370,12 +370,12 @@ public class DataTests
         );
     }
 
-    /// <summary>Clips of one colour each, that of the last frames a little lighter than that of the first.</summary>
-    private sealed class Colours(int count) : IClipSource
+    /// <summary>Clips of one color each, with the last frames slightly lighter than the first.</summary>
+    private sealed class Colors(int count) : IClipSource
     {
         public int Count => count;
 
-        public string Fingerprint => $"{count} colours";
+        public string Fingerprint => $"{count} colors";
 
         public bool Growing { get; init; }
 
@@ -388,7 +388,7 @@ public class DataTests
             var size = Growing ? 8 + 2 * index : 8;
             using var scope = NewDisposeScope();
             var video = full([3L, Frames, size, size], index / 4.0f - 0.5f) + arange(0, Frames, ScalarType.Float32).view(1, Frames, 1, 1) / 50;
-            return new CaptionedClip(video.MoveToOuterDisposeScope(), Caption is null ? [$"colour {index}", "nothing else"] : [Caption]);
+            return new CaptionedClip(video.MoveToOuterDisposeScope(), Caption is null ? [$"color {index}", "nothing else"] : [Caption]);
         }
     }
 
@@ -418,7 +418,7 @@ public class DataTests
         public void Dispose() { }
     }
 
-    /// <summary>What a cache will take, told before there is a file.</summary>
+    /// <summary>Records the size of a cache, which is reported before a file exists.</summary>
     private sealed class Bytes(string path) : IProgress<long>
     {
         public long Received { get; private set; }

@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Tests;
 
-/// <summary>Data come from the processor's memory; the model may be elsewhere.</summary>
+/// <summary>Tests models on another device than the data.</summary>
 public class DeviceTests
 {
     [Fact]
@@ -26,7 +26,7 @@ public class DeviceTests
     }
 
     [Fact]
-    public async Task A_model_on_a_graphics_card_is_trained_from_the_same_data()
+    public async Task A_model_on_a_GPU_is_trained_from_the_same_data()
     {
         Assert.SkipUnless(cuda.is_available(), "There is no CUDA device here.");
         var cpu = await LossesAsync(CPU);

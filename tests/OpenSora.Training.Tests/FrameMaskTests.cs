@@ -14,7 +14,7 @@ public class FrameMaskTests
         string.Concat(FrameMaskedData.Noisy(mask, frames, random).Select(noisy => noisy ? '1' : '0'));
 
     [Fact]
-    public void Masks_are_what_they_are_called()
+    public void Masks_match_their_names()
     {
         var random = new Random(1);
         var expected = new Dictionary<FrameMask, string>
@@ -49,7 +49,7 @@ public class FrameMaskTests
     }
 
     [Fact]
-    public void The_published_shares_are_met_and_batches_repeat()
+    public void The_published_fractions_are_met_and_batches_are_reproducible()
     {
         FrameMaskedData.OpenSora11.Values.Sum().ShouldBe(0.25, 1e-9);
         FrameMaskedData.OpenSora12.Values.Sum().ShouldBe(0.25, 1e-9);
@@ -85,7 +85,7 @@ public class FrameMaskTests
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public async Task A_model_learns_from_given_frames_by_either_process(bool flow)
+    public async Task A_model_learns_from_conditioning_frames_with_either_process(bool flow)
     {
         var (model, text) = Tiny.Models();
         using (model)
@@ -106,7 +106,7 @@ public class FrameMaskTests
     }
 
     [Fact]
-    public void A_model_that_cannot_be_told_which_frames_are_given_is_refused()
+    public void A_model_without_support_for_conditioning_frames_is_rejected()
     {
         using var scope = NewDisposeScope();
         using var model = new DiT(
@@ -128,7 +128,7 @@ public class FrameMaskTests
     }
 
     [Fact]
-    public void Given_frames_tell_the_others_that_they_are_clean()
+    public void Conditioning_frames_are_seen_as_clean_by_the_other_frames()
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();

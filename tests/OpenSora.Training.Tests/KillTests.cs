@@ -32,7 +32,7 @@ public class KillTests
         runs.ShouldBeGreaterThan(0);
     }
 
-    /// <summary>Runs a process until it ends or, some time after its first step, is killed; says whether it was.</summary>
+    /// <summary>Runs a process until it ends or is killed some time after its first step, and returns whether it was killed.</summary>
     private static async Task<bool> RunAsync(string folder, TimeSpan? killAfter)
     {
         using var process = Process.Start(

@@ -54,7 +54,7 @@ public class LossChartTests
     }
 
     [Fact]
-    public void A_noisy_run_is_a_faint_line_with_a_smooth_one_in_its_middle()
+    public void A_noisy_run_is_a_faint_line_with_a_smoothed_line()
     {
         var curves = Curves(XDocument.Parse(new LossChart().Add("", Line(4000, i => i % 2 == 0 ? 1 : 3)).ToSvg()));
 
@@ -80,7 +80,7 @@ public class LossChartTests
     }
 
     [Fact]
-    public async Task What_cannot_be_drawn_is_refused()
+    public async Task Values_that_cannot_be_drawn_are_rejected()
     {
         Should.Throw<ArgumentException>(() => new LossChart().Add("empty", [])).Message.ShouldContain("no points");
         Should.Throw<ArgumentException>(() => new LossChart().Add("seeds", Line(5, _ => 1), Line(6, _ => 1))).Message.ShouldContain("same steps");
@@ -111,7 +111,7 @@ public class LossChartTests
     }
 
     [Fact]
-    public async Task Losses_are_kept_and_drawn_and_a_resumed_run_goes_on_with_them()
+    public async Task Losses_are_stored_and_drawn_and_a_resumed_run_continues_them()
     {
         using var folder = new TemporaryFolder();
         using (var curves = new LossCurves(folder["curves"]) { Every = TimeSpan.Zero })

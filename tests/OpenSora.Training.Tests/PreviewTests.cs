@@ -15,7 +15,7 @@ namespace OpenSora.Training.Tests;
 public class PreviewTests
 {
     [Fact]
-    public async Task A_model_without_learned_variance_is_trained_and_shown_without_further_settings()
+    public async Task A_model_without_learned_variance_is_trained_and_previewed_without_further_settings()
     {
         using var folder = new TemporaryFolder();
         using var model = new StdiTBuilder()
@@ -132,7 +132,7 @@ public class PreviewTests
     }
 
     [Fact]
-    public void A_model_without_a_size_of_its_own_is_told_one()
+    public void A_model_without_a_configured_size_needs_one()
     {
         using var text = Text();
         using var model = new StdiT2(
@@ -168,7 +168,7 @@ public class PreviewTests
     }
 
     [Fact]
-    public async Task Anything_can_be_previewed_and_stills_are_pictures()
+    public async Task Any_renderer_can_be_previewed_and_stills_are_images()
     {
         using var folder = new TemporaryFolder();
         using var line = nn.Linear(3, 2);
@@ -247,7 +247,7 @@ public class PreviewTests
     }
 
     [Fact]
-    public void The_loss_of_samples_is_the_loss_that_is_trained_with()
+    public void The_loss_of_samples_equals_the_training_loss()
     {
         var (model, text) = Tiny.Models();
         using (model)
@@ -330,7 +330,7 @@ public class PreviewTests
         public void Observed(TrainingRun run, TrainingObservation observation) => All.Add((run.Step, observation));
     }
 
-    /// <summary>A loss that is the time, and what it was asked for.</summary>
+    /// <summary>An objective with the timestep as its loss, which records its arguments.</summary>
     private sealed class Recording : IDenoisingObjective
     {
         public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal);

@@ -5,7 +5,7 @@ using Xunit.v3;
 
 namespace OpenSora.Training.Tests;
 
-/// <summary>Before each test: what earlier ones left to the finalizer goes, so that it cannot vanish while a test counts live tensors.</summary>
+/// <summary>Runs the finalizers before each test, so that tensors of earlier tests do not disappear while a test counts live tensors.</summary>
 [AttributeUsage(AttributeTargets.Assembly)]
 internal sealed class SettledAttribute : BeforeAfterTestAttribute
 {

@@ -14,7 +14,7 @@ namespace OpenSora.Training.Tests;
 public class ShowingTests
 {
     [Fact]
-    public async Task The_console_has_a_line_now_and_then()
+    public async Task The_console_prints_a_line_at_intervals()
     {
         using var output = new StringWriter();
         var clock = new Clock();
@@ -36,7 +36,7 @@ public class ShowingTests
     }
 
     [Fact]
-    public async Task The_console_says_at_once_what_else_happens()
+    public async Task The_console_reports_other_events_immediately()
     {
         using var folder = new TemporaryFolder();
         using var output = new StringWriter();
@@ -71,7 +71,7 @@ public class ShowingTests
     }
 
     [Fact]
-    public async Task TensorBoard_hears_of_what_comes_before_its_own_start()
+    public async Task TensorBoard_receives_events_from_before_its_start()
     {
         using var folder = new TemporaryFolder();
         var early = new Starts(run =>
@@ -89,7 +89,7 @@ public class ShowingTests
     }
 
     [Fact]
-    public async Task A_run_that_goes_on_in_the_same_program_leaves_no_step_twice()
+    public async Task A_run_that_resumes_in_the_same_program_writes_no_step_twice()
     {
         using var folder = new TemporaryFolder();
         using var board = new TensorBoard(folder["board"], everySteps: 1);
@@ -145,7 +145,7 @@ public class ShowingTests
     }
 
     [Fact]
-    public async Task TensorBoard_files_hold_scalars_and_moving_pictures()
+    public async Task TensorBoard_files_contain_scalars_and_animations()
     {
         using var folder = new TemporaryFolder();
         List<TrainingProgress> reported = [];
@@ -195,7 +195,7 @@ public class ShowingTests
     }
 
     [Fact]
-    public async Task TensorBoard_files_are_readable_at_any_time_and_say_where_a_run_was_resumed()
+    public async Task TensorBoard_files_are_readable_at_any_time_and_mark_where_a_run_was_resumed()
     {
         using var folder = new TemporaryFolder();
         var checkpoints = new CheckpointOptions { Folder = folder["saved"], EverySteps = 3 };
@@ -240,7 +240,7 @@ public class ShowingTests
     }
 
     [Fact]
-    public async Task Metrics_tell_steps_samples_losses_and_durations()
+    public async Task Metrics_report_steps_samples_losses_and_durations()
     {
         Dictionary<string, List<double>> reported = [];
         using var listener = new MeterListener

@@ -3,17 +3,27 @@ using System.Text.RegularExpressions;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
+using Microsoft.CodeAnalysis.Emit;
 
 namespace OpenSora.Training.Tests;
 
-/// <summary>Compiles the C# blocks of README.md and docs.</summary>
+/// <summary>Compiles the C# blocks of README.md and docs, and runs those that are programs and have no comment that says why they are compiled
+/// only.</summary>
 public class SnippetTests
 {
     private const string Context = "<!-- compiled with: using System.Text; var text = new StringBuilder(); class Step { public int Number; } -->";
+    private const string Reason = "<!-- compiled only: needs a GPU -->";
 
     private static readonly Lazy<Dictionary<string, Snippet>> Documentation = new(() =>
         Pages().SelectMany(page => Snippet.Read(page, File.ReadAllText(Path.Combine(Root(), page)))).ToDictionary(snippet => snippet.Name)
     );
+
+    private static readonly Lazy<Task<IReadOnlyDictionary<string, string>>> Results = new(() =>
+        SnippetRun.RunAsync([.. Documentation.Value.Values.Where(snippet => snippet.IsRun)])
+    );
+
+    public static IEnumerable<TheoryDataRow<string>> Programs() =>
+        Documentation.Value.Values.Where(snippet => snippet.IsRun).Select(snippet => new TheoryDataRow<string>(snippet.Name));
 
     public static IEnumerable<TheoryDataRow<string>> Blocks() => Documentation.Value.Keys.Select(name => new TheoryDataRow<string>(name));
 
@@ -24,6 +34,50 @@ public class SnippetTests
             .Value[block]
             .Errors()
             .ShouldBeEmpty($"A comment right before the block may hold what it builds on: {Snippet.CommentStart} int steps = 1; -->");
+
+    [Theory]
+    [MemberData(nameof(Programs))]
+    public async Task A_program_of_the_documentation_runs(string block) =>
+        (await Results.Value)[block].ShouldBeEmpty($"A comment right before the block may say why it is compiled only: {Reason}");
+
+    [Fact]
+    public async Task A_program_that_throws_fails_and_the_next_one_runs_in_another_folder()
+    {
+        const string Page = """
+            ```csharp
+            using static TorchSharp.torch;
+            File.WriteAllText("sum", $"{(ones(2) + 1).sum().item<float>()}");
+            throw new NotSupportedException("by design");
+            ```
+            ```csharp
+            await Task.Yield();
+            Console.WriteLine(File.ReadAllText("sum"));
+            ```
+            <!-- compiled with: File.WriteAllText("sum", "4"); -->
+            ```csharp
+            Console.WriteLine(File.ReadAllText("sum") + args.Length);
+            ```
+            """;
+
+        var results = await SnippetRun.RunAsync(Snippet.Read("page.md", Page));
+
+        results.Keys.Order(StringComparer.Ordinal).ShouldBe(["page.md#1", "page.md#2", "page.md#3"]);
+        results["page.md#1"].ShouldContain("by design");
+        results["page.md#1"].ShouldContain("page.md:line 4");
+        results["page.md#2"].ShouldContain(nameof(FileNotFoundException));
+        results["page.md#3"].ShouldBeEmpty();
+    }
+
+    [Theory]
+    [InlineData(true, "int steps = 1;")]
+    [InlineData(true, "int steps = 1;", Context)]
+    [InlineData(false, "int steps = 1;", Reason)]
+    [InlineData(false, "int steps = 1;", Context + "\n" + Reason)]
+    [InlineData(false, "int steps = 1;", Reason + "\n" + Context)]
+    [InlineData(false, "using System.Text;")]
+    [InlineData(false, "internal sealed class Steps;")]
+    public void Programs_without_a_reason_are_run(bool isRun, string code, string comments = "") =>
+        Snippet.Read("page.md", $"{comments}\n```csharp\n{code}\n```").ShouldHaveSingleItem().IsRun.ShouldBe(isRun);
 
     [Theory]
     [InlineData("int steps = 1;\nConsole.WriteLine(stepz);", 4, "CS0103")]
@@ -57,6 +111,9 @@ public class SnippetTests
     [InlineData("```csharp\nint steps;\n", 1)]
     [InlineData("\n" + Context + "\nNo block.\n<!-- x -->\n```csharp\n```\n", 2)]
     [InlineData(Context + "\n```json\n{}\n```\n", 1)]
+    [InlineData(Reason + "\n```json\n{}\n```\n", 1)]
+    [InlineData("\n" + Reason + "\nNo block.\n", 2)]
+    [InlineData("<!-- compiled only: -->\n```csharp\n```\n", 1)]
     public void A_comment_without_a_block_and_a_block_without_an_end_are_errors(string page, int line) =>
         Should.Throw<FormatException>(() => Snippet.Read("page.md", page)).Message.ShouldStartWith($"page.md:{line}: ");
 
@@ -105,7 +162,7 @@ public class SnippetTests
     }
 }
 
-/// <summary>A text of a page.</summary>
+/// <summary>A part of a page.</summary>
 /// <param name="Line">The number of its first line.</param>
 /// <param name="Text">The text.</param>
 internal sealed record Part(int Line, string Text)
@@ -118,7 +175,8 @@ internal sealed record Part(int Line, string Text)
 /// <param name="Number">The number of the block on the page, from 1.</param>
 /// <param name="Context">Code that the page does not show, from the comment before the block.</param>
 /// <param name="Code">The block.</param>
-internal sealed partial record Snippet(string Page, int Number, Part Context, Part Code)
+/// <param name="Reason">The reason why the block is compiled only, from the comment before the block; null to run it.</param>
+internal sealed partial record Snippet(string Page, int Number, Part Context, Part Code, string? Reason)
 {
     public const string CommentStart = "<!-- compiled with:";
 
@@ -126,7 +184,8 @@ internal sealed partial record Snippet(string Page, int Number, Part Context, Pa
 
     // What ImplicitUsings adds to a program.
     private static readonly SyntaxTree ImplicitUsings = CSharpSyntaxTree.ParseText(
-        """
+        encoding: System.Text.Encoding.UTF8,
+        text: """
         global using System;
         global using System.Collections.Generic;
         global using System.IO;
@@ -139,6 +198,9 @@ internal sealed partial record Snippet(string Page, int Number, Part Context, Pa
 
     public string Name => $"{Page}#{Number}";
 
+    /// <summary>Whether the block is a program, not only declarations, and nothing prevents running it.</summary>
+    public bool IsRun => Reason is null && Split(Code).Statements.Text.Trim().Length > 0;
+
     public static List<Snippet> Read(string page, string markdown)
     {
         var text = new Part(1, markdown.ReplaceLineEndings("\n"));
@@ -146,16 +208,17 @@ internal sealed partial record Snippet(string Page, int Number, Part Context, Pa
         foreach (Match match in Blocks().Matches(text.Text))
         {
             var isCSharp = match.Groups["language"].Value is "csharp" or "cs" or "c#";
-            if (match.Groups["stray"].Success || (match.Groups["context"].Success && !isCSharp))
+            var reason = match.Groups["reason"].Success ? match.Groups["reason"].Value.Trim() : null;
+            if (match.Groups["stray"].Success || ((match.Groups["context"].Success || reason is not null) && !isCSharp) || reason is "")
             {
                 throw new FormatException(
-                    $"{page}:{text[match.Index..].Line}: A comment without a C# block, or a block without an end: {match.Value}"
+                    $"{page}:{text[match.Index..].Line}: A comment without a C# block or without a reason, or a block without an end: {match.Value}"
                 );
             }
 
             if (isCSharp)
             {
-                snippets.Add(new Snippet(page, snippets.Count + 1, Group("context"), Group("code")));
+                snippets.Add(new Snippet(page, snippets.Count + 1, Group("context"), Group("code"), reason));
             }
 
             Part Group(string name) => text[match.Groups[name].Index..(match.Groups[name].Index + match.Groups[name].Length)];
@@ -164,19 +227,10 @@ internal sealed partial record Snippet(string Page, int Number, Part Context, Pa
         return snippets;
     }
 
-    /// <summary>The compiler's errors, with their lines in the page.</summary>
-    public string[] Errors()
-    {
-        var tree = CSharpSyntaxTree.ParseText(Source());
-        var isProgram = tree.GetCompilationUnitRoot().Members.OfType<GlobalStatementSyntax>().Any();
-        var options = new CSharpCompilationOptions(
-            isProgram ? OutputKind.ConsoleApplication : OutputKind.DynamicallyLinkedLibrary,
-            nullableContextOptions: NullableContextOptions.Enable
-        );
-        return
+    /// <summary>Gets the errors of the compiler, with their lines in the page.</summary>
+    public string[] Errors() =>
         [
-            .. CSharpCompilation
-                .Create("Snippet", [ImplicitUsings, tree], References.Value, options)
+            .. Compile()
                 .GetDiagnostics()
                 .Where(diagnostic => diagnostic.Severity == DiagnosticSeverity.Error)
                 .Select(error =>
@@ -185,6 +239,26 @@ internal sealed partial record Snippet(string Page, int Number, Part Context, Pa
                     return $"{place.Path}:{place.StartLinePosition.Line + 1}: {error.Id}: {error.GetMessage()}";
                 }),
         ];
+
+    /// <summary>Writes the compiled block, with symbols, so that exceptions name the line in the page.</summary>
+    /// <returns>Whether it compiled.</returns>
+    public bool Emit(string path)
+    {
+        using var file = File.Create(path);
+        return Compile(Path.GetFileNameWithoutExtension(path))
+            .Emit(file, options: new EmitOptions(debugInformationFormat: DebugInformationFormat.Embedded))
+            .Success;
+    }
+
+    private CSharpCompilation Compile(string name = "Snippet")
+    {
+        var tree = CSharpSyntaxTree.ParseText(Source(), encoding: System.Text.Encoding.UTF8);
+        var isProgram = tree.GetCompilationUnitRoot().Members.OfType<GlobalStatementSyntax>().Any();
+        var options = new CSharpCompilationOptions(
+            isProgram ? OutputKind.ConsoleApplication : OutputKind.DynamicallyLinkedLibrary,
+            nullableContextOptions: NullableContextOptions.Enable
+        );
+        return CSharpCompilation.Create(name, [ImplicitUsings, tree], References.Value, options);
     }
 
     // In C#, usings come first, then statements, then types.
@@ -223,9 +297,9 @@ internal sealed partial record Snippet(string Page, int Number, Part Context, Pa
     // All fenced blocks, so that none is taken for the end of another. The last two alternatives match what the first one does not.
     [GeneratedRegex(
         """
-            ((?> <!--\ compiled\ with: (?<context> (?s:.*?) ) --> ) \s* )?
+            ((?> <!--\ compiled\ with: (?<context> (?s:.*?) ) --> | <!--\ compiled\ only: (?<reason> (?s:.*?) ) --> ) \s* ){0,2}
               ^[ ]* (?<fence> `{3,} ) [ ]* (?<language> [^`\s]* ) [^`\n]* \n (?<code> (.*\n)*? ) [ ]* \k<fence> `* [ ]* $
-            | (?<stray> <!--\ compiled\ with: .* )
+            | (?<stray> <!--\ compiled\ (with|only): .* )
             | (?<stray> ^[ ]* `{3,} [^`\n]* $ )
             """,
         RegexOptions.Multiline | RegexOptions.ExplicitCapture | RegexOptions.IgnorePatternWhitespace,

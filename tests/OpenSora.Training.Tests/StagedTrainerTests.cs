@@ -144,7 +144,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task A_second_run_begins_with_what_the_modules_hold()
+    public async Task A_second_run_starts_from_the_current_weights_of_the_modules()
     {
         using var folder = new TemporaryFolder();
         manual_seed(3);
@@ -171,7 +171,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task Stopped_in_the_last_step_of_a_stage_it_does_not_begin_the_next()
+    public async Task A_run_stopped_in_the_last_step_of_a_stage_does_not_start_the_next_stage()
     {
         var (model, text) = Tiny.Models();
         using (model)
@@ -280,7 +280,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task A_gradient_that_is_not_finite_is_told_by_the_name_of_its_parameter()
+    public async Task A_gradient_that_is_not_finite_is_reported_with_the_name_of_its_parameter()
     {
         manual_seed(3);
         using var line = nn.Linear(3, 2);
@@ -298,7 +298,7 @@ public class StagedTrainerTests
         );
     }
 
-    /// <summary>A loss that is a number, and a gradient of the bias that is none.</summary>
+    /// <summary>An objective with a finite loss and a gradient of the bias that is not finite.</summary>
     private sealed class BrokenBias(TorchSharp.Modules.Linear line) : ITrainingObjective
     {
         public IReadOnlyDictionary<string, nn.Module> Modules { get; } =
@@ -312,7 +312,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task A_loss_that_is_not_finite_stops_the_run_before_the_weights_are_touched()
+    public async Task A_loss_that_is_not_finite_stops_the_run_before_the_weights_change()
     {
         using var folder = new TemporaryFolder();
         var (model, text) = Tiny.Models();
@@ -333,7 +333,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task Resuming_with_other_settings_or_data_is_refused_and_initialising_is_not()
+    public async Task Resuming_with_other_settings_or_data_is_rejected_but_initializing_is_not()
     {
         using var folder = new TemporaryFolder();
         var (model, text) = Tiny.Models();
@@ -376,7 +376,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task Weights_of_a_file_initialise_a_model_and_must_fit()
+    public async Task Weights_from_a_file_initialize_a_model_and_must_fit()
     {
         using var folder = new TemporaryFolder();
         var (model, text) = Tiny.Models();
@@ -449,7 +449,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task A_run_does_not_begin_among_the_checkpoints_of_another()
+    public async Task A_run_does_not_start_in_a_folder_with_checkpoints_of_another_run()
     {
         using var folder = new TemporaryFolder();
         var (model, text) = Tiny.Models();
@@ -489,7 +489,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task A_run_that_was_done_goes_on_when_it_is_made_longer()
+    public async Task A_finished_run_continues_when_it_is_extended()
     {
         using var folder = new TemporaryFolder();
         var expected = await RunAsync(null, 8);
@@ -518,7 +518,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task Parameters_that_had_no_gradient_at_first_have_steps_of_their_own()
+    public async Task Parameters_without_a_gradient_at_first_have_their_own_step_count()
     {
         using var folder = new TemporaryFolder();
         var expected = await RunAsync(6, resume: false);
@@ -557,7 +557,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public void What_initialising_left_out_is_told()
+    public void The_load_report_lists_what_initialization_left_out()
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
@@ -573,7 +573,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public void Checkpoints_of_no_folder_or_at_no_interval_are_refused()
+    public void Checkpoints_without_a_folder_or_an_interval_are_rejected()
     {
         using var line = nn.Linear(3, 2);
         using var trainer = new StagedTrainer(new Line(line));
@@ -622,7 +622,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task A_small_model_learns_and_bfloat16_learns_alike()
+    public async Task A_small_model_learns_equally_well_in_bfloat16()
     {
         var exact = await LossesAsync(null);
         var mixed = await LossesAsync(ScalarType.BFloat16);
@@ -650,7 +650,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task Parts_of_the_loss_are_those_of_all_accumulated_batches()
+    public async Task Parts_of_the_loss_cover_all_accumulated_batches()
     {
         var (model, text) = Tiny.Models();
         using (model)
@@ -735,7 +735,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public async Task What_a_worker_throws_ends_the_run_and_leaves_no_tensor()
+    public async Task An_exception_in_a_worker_ends_the_run_and_leaves_no_tensor()
     {
         using var line = nn.Linear(3, 2);
         GC.Collect();
@@ -762,7 +762,7 @@ public class StagedTrainerTests
     }
 
     [Fact]
-    public void Wrong_settings_are_refused_by_name()
+    public void Invalid_settings_are_rejected_by_name()
     {
         var (model, text) = Tiny.Models();
         using (model)

@@ -80,7 +80,7 @@ internal sealed class Numbers(int frames = 2, int channels = 2) : ITrainingData
 
     public string Fingerprint => $"numbers {frames}";
 
-    /// <summary>The batch whose latents are not numbers.</summary>
+    /// <summary>The number of a batch with latents that are NaN.</summary>
     public long BrokenBatch { get; init; } = -1;
 
     public List<long> Asked { get; } = [];

@@ -12,7 +12,7 @@ namespace OpenSora.Training.Tests;
 public class WatchingTests
 {
     [Fact]
-    public async Task Callbacks_are_told_in_order_what_happens()
+    public async Task Callbacks_are_called_in_order()
     {
         using var folder = new TemporaryFolder();
         List<string> reported = [];
@@ -52,7 +52,7 @@ public class WatchingTests
     }
 
     [Fact]
-    public async Task What_a_callback_throws_ends_the_run_and_loses_no_step()
+    public async Task An_exception_in_a_callback_ends_the_run_and_loses_no_step()
     {
         using var folder = new TemporaryFolder();
         var checkpoints = new CheckpointOptions { Folder = folder.Path };
@@ -80,7 +80,7 @@ public class WatchingTests
     }
 
     [Fact]
-    public async Task Looking_at_the_averages_does_not_disturb_training()
+    public async Task Evaluating_the_averages_does_not_change_training()
     {
         var expected = await WeightsAsync();
         var looks = 0;
@@ -160,7 +160,7 @@ public class WatchingTests
     }
 
     [Fact]
-    public async Task Another_objective_or_fewer_trained_parameters_are_not_resumed()
+    public async Task A_run_with_another_objective_or_fewer_trained_parameters_is_not_resumed()
     {
         using var folder = new TemporaryFolder();
         await RunAsync(trainer => trainer.SaveTo(new CheckpointOptions { Folder = folder.Path }), line => new Drops(line));
@@ -217,7 +217,7 @@ public class WatchingTests
     }
 
     [Fact]
-    public void Objectives_say_what_they_minimise()
+    public void Objectives_describe_what_they_minimize()
     {
         var (model, text) = Tiny.Models();
         using (model)
@@ -241,7 +241,7 @@ public class WatchingTests
     }
 
     [Fact]
-    public async Task A_spike_is_skipped_and_told_with_the_layer()
+    public async Task A_spike_is_skipped_and_reported_with_the_layer()
     {
         using var line = nn.Linear(3, 2);
         Dictionary<string, float[]>? before = null;
@@ -291,7 +291,7 @@ public class WatchingTests
     }
 
     [Fact]
-    public async Task The_guard_goes_on_where_it_was()
+    public async Task The_guard_resumes_with_its_history()
     {
         using var folder = new TemporaryFolder();
         var (expected, all) = await RunAsync(trainer =>
@@ -327,7 +327,7 @@ public class WatchingTests
     }
 
     [Fact]
-    public void A_guard_with_wrong_settings_is_refused()
+    public void A_guard_with_wrong_settings_is_rejected()
     {
         foreach (
             var guard in new SpikeGuard[]
@@ -417,7 +417,7 @@ public class WatchingTests
     }
 }
 
-/// <summary>Does something after every step.</summary>
+/// <summary>Calls a function after every step.</summary>
 internal sealed class Does(Action<TrainingRun> what) : ITrainingCallback
 {
     public void StepDone(TrainingRun run, TrainingProgress progress) => what(run);

@@ -5,6 +5,7 @@ set -euo pipefail
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+mkdir "$folder/tmp" && export TMPDIR=$folder/tmp # commands of the SDK leave empty folders in it
 fail() { echo "tests/Packages: $*" >&2; exit 1; }
 
 for project in OpenSora OpenSora.Stickers; do

@@ -1,26 +1,63 @@
 #!/usr/bin/env bash
-# Runs the samples with small settings in a temporary folder. The last line is 'N passed, N failed'.
+# Runs the samples and the stages of recipes/stickers with tiny settings in a temporary folder. The last line is 'N passed, N failed'.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 passed=0 failed=0
+export OMP_NUM_THREADS=1 # tiny networks are slower with more threads
 
-# check NAME FILE ARGUMENTS...: checks that the sample succeeds and creates the file.
+# check NAME FILE PROGRAM ARGUMENTS...: checks that the program succeeds and creates the file.
 check() {
-  local name=$1 file=$2; shift 2
-  if (cd "$folder" && dotnet "$root/samples/$name/bin/Release/net10.0/$name.dll" "$@") > "$folder/log" 2>&1 && [ -s "$folder/$file" ]; then
+  local name=$1 file=$2 program=$3; shift 3
+  local start=$SECONDS
+  if (cd "$folder" && dotnet "$root/$program" "$@") > "$folder/log" 2>&1 && [ -s "$folder/$file" ]; then
     passed=$((passed + 1))
+    echo "$name: $((SECONDS - start)) s"
   else
     failed=$((failed + 1))
-    echo "samples/$name failed:"
+    echo "$name failed:"
     tail -20 "$folder/log"
   fi
 }
 
-check CustomArchitecture custom/red-right.gif 20 custom
-check ComposeTrainingStage out/squares.gif 4
-check Generate videos/a-goat-7.mp4 "a goat" --steps 2 --seed 7 --out videos
-check GenerateWithDependencyInjection out/postcard-1.mp4
+sample() {
+  local name=$1 file=$2; shift 2
+  check "samples/$name" "$file" "samples/$name/bin/Release/net10.0/$name.dll" "$@"
+}
+
+# recipe FILE VERB ARGUMENTS...: runs a step of recipes/stickers.
+recipe() {
+  local file=$1 verb=$2; shift 2
+  check "recipes/stickers: $verb" "$file" recipes/stickers/Train/bin/Release/net10.0/Train.dll "$verb" \
+    --recipe "$folder/recipe.json" --data "$folder" --run "$folder/run" --threads 1 "$@"
+}
+
+sample CustomArchitecture custom/red-right.gif 4 custom
+sample ComposeTrainingStage out/squares.gif 1
+sample Generate videos/a-goat-7.mp4 "a goat" --steps 1 --seed 7 --frames 8 --out videos
+sample GenerateWithDependencyInjection out/postcard-1.mp4
+
+# The recipe, with four stills and a clip of 8 frames: 64x64 pixels of RGBA.
+cp "$root"/tests/Samples/stickers/* "$folder"
+ffmpeg -v error -f lavfi -i testsrc=size=64x64:rate=8 -frames:v 4 -pix_fmt rgba -f rawvideo "$folder/stills.u8"
+ffmpeg -v error -f lavfi -i testsrc=size=64x64:rate=8 -frames:v 8 -pix_fmt rgba -f rawvideo "$folder/clips.u8"
+recipe run/vae.safetensors vae
+recipe run/moved.safetensors cache
+recipe run/text.safetensors text
+for stage in small images small-motions small-clips; do
+  recipe "run/$stage/checkpoint-01-00000003.safetensors" $stage
+done
+recipe sheet.png sheet --stage images --frames 1 --steps 1 --prompts prompts.txt --out sheet.png
+recipe tiny/model.json export --stage small-clips --out tiny
+
+# Two clips of a second, with captions from a text file and from the file name.
+mkdir "$folder/clips"
+for source in color gradients; do
+  ffmpeg -v error -f lavfi -i "$source=size=64x64:rate=8:duration=1" -pix_fmt yuv420p "$folder/clips/$source.mp4"
+done
+echo "a gradient" > "$folder/clips/gradients.txt"
+sample TrainYourOwn mine/result.mp4 clips --minutes 0.02 --out mine --model tiny
+
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -52,12 +52,13 @@ internal static class Export
         File.Copy(place.Tokenizer, Path.Combine(folder, "spiece.model"), overwrite: true);
         File.Copy(licences, Path.Combine(folder, "LICENCES.md"), overwrite: true);
 
+        var (height, width) = (recipe.Model.InputSize[1] * vae.SpatialFactor, recipe.Model.InputSize[2] * vae.SpatialFactor);
         const string fluent = "Copyright (c) Microsoft Corporation; packages: Copyright (c) 2023 LobeHub";
         var description = new ModelDescription
         {
             Name = "stickers",
             Description =
-                "Animated stickers, 128x128 pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers: "
+                $"Animated stickers, {width}x{height} pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers: "
                 + "things.txt lists the things, fine-things.txt those it knows best.",
             Denoiser = new ModelPart
             {
@@ -90,12 +91,12 @@ internal static class Export
             Video = new VideoDefaults
             {
                 Frames = recipe.Frames,
-                Width = 128,
-                Height = 128,
+                Width = width,
+                Height = height,
                 Fps = 8,
                 FramesRange = new AllowedRange(1, recipe.Frames),
-                WidthRange = new AllowedRange(128, 128, 16),
-                HeightRange = new AllowedRange(128, 128, 16),
+                WidthRange = new AllowedRange(width, width, 16),
+                HeightRange = new AllowedRange(height, height, 16),
             },
             Licence = new Licence("MIT", "LICENCES.md"),
             Attribution =

@@ -7,19 +7,19 @@ using TorchSharp;
 var here = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "../../../.."));
 var recipe = new Option<string>("--recipe")
 {
-    Description = "The recipe's sizes.",
+    Description = "The recipe: sizes of the networks and settings of the stages.",
     DefaultValueFactory = _ => Path.Combine(here, "recipe.json"),
     Recursive = true,
 };
 var data = new Option<string>("--data")
 {
-    Description = "Folder that prepare.mjs packed.",
+    Description = "The folder with the packed data of prepare.mjs.",
     DefaultValueFactory = _ => Path.Combine(here, ".work/stickers"),
     Recursive = true,
 };
 var run = new Option<string>("--run")
 {
-    Description = "Folder for checkpoints and caches.",
+    Description = "The folder for checkpoints and caches.",
     DefaultValueFactory = _ => Path.Combine(here, ".work/run"),
     Recursive = true,
 };
@@ -31,37 +31,44 @@ var tokenizer = new Option<string>("--tokenizer")
 };
 var threads = new Option<int>("--threads")
 {
-    Description = "Threads to compute with.",
+    Description = "The number of threads.",
     DefaultValueFactory = _ => Environment.ProcessorCount,
     Recursive = true,
 };
-var minutes = new Option<double?>("--minutes") { Description = "Length of the stage; the learning rate is fitted to it. Default: the recipe's." };
-var output = new Option<string>("--out") { Description = "What to write." };
+var minutes = new Option<double?>("--minutes")
+{
+    Description = "The length of the stage, which the learning rate schedule follows; by default, that of the recipe.",
+};
+var output = new Option<string>("--out") { Description = "The file or folder to write." };
 var prompts = new Option<string>("--prompts")
 {
-    Description = "A file with a prompt a line.",
+    Description = "A file with one prompt per line.",
     DefaultValueFactory = _ => Path.Combine(here, "prompts.txt"),
 };
-var from = new Option<string?>("--from") { Description = "A checkpoint of another run, or a model folder, to begin with." };
+var from = new Option<string?>("--from") { Description = "A checkpoint of another run, or a model folder, to start from." };
 var stage = new Option<string>("--stage")
 {
-    Description = "Whose weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.",
+    Description = "The stage that provides the weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.",
     DefaultValueFactory = _ => "long",
 };
-var frames = new Option<int?>("--frames") { Description = "Frames of each; default: the stage's." };
-var steps = new Option<int>("--steps") { Description = "Sampling steps.", DefaultValueFactory = _ => 20 };
-var guidance = new Option<double?>("--guidance") { Description = "Guidance scale; default: the recipe's, or the model's." };
+var frames = new Option<int?>("--frames") { Description = "The number of frames; by default, that of the stage." };
+var steps = new Option<int>("--steps") { Description = "The number of sampling steps.", DefaultValueFactory = _ => 20 };
+var guidance = new Option<double?>("--guidance") { Description = "The guidance scale; by default, that of the recipe or the model." };
 var model = new Option<string>("--model")
 {
     Description = "The model folder.",
     DefaultValueFactory = _ => Path.Combine(here, "../../models/stickers"),
 };
-var each = new Option<int>("--each") { Description = "Prompts of each kind.", DefaultValueFactory = _ => 40 };
-var seeds = new Option<int>("--seeds") { Description = "Seeds of each prompt.", DefaultValueFactory = _ => 2 };
-var bfloat16 = new Option<bool>("--bfloat16") { Description = "Generates in bfloat16: faster on processors that have it." };
-var fine = new Option<bool>("--fine") { Description = "Asks only about the things of stage 3. Pictures are compared with all things in any case." };
-var fewer = new Option<int?>("--steps") { Description = "Sampling steps; default: the model's." };
-var seed = new Option<int>("--seed") { Description = "Seed of the noise; of an evaluation, its thousand.", DefaultValueFactory = _ => 1 };
+var each = new Option<int>("--each") { Description = "The number of prompts of each kind.", DefaultValueFactory = _ => 40 };
+var seeds = new Option<int>("--seeds") { Description = "The number of seeds for each prompt.", DefaultValueFactory = _ => 2 };
+var bfloat16 = new Option<bool>("--bfloat16") { Description = "Generate in bfloat16, which is faster on processors that support it." };
+var fine = new Option<bool>("--fine") { Description = "Use only the objects of stage 3 in prompts. Images are always compared with all objects." };
+var fewer = new Option<int?>("--steps") { Description = "The number of sampling steps; by default, that of the model." };
+var seed = new Option<int>("--seed")
+{
+    Description = "The seed of the noise; an evaluation uses a range of 1,000 seeds.",
+    DefaultValueFactory = _ => 1,
+};
 
 Command Verb(string name, string description, Func<Workplace, ParseResult, CancellationToken, Task> action, params Option[] options)
 {
@@ -87,7 +94,7 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
             }
             catch (OperationCanceledException)
             {
-                Console.WriteLine("stopped; the same command goes on from here");
+                Console.WriteLine("Stopped. Run the same command again to resume.");
                 return 130;
             }
         }
@@ -107,7 +114,7 @@ Command Clips(string name, string description) =>
 var root = new RootCommand(
     "Trains the sticker model: vae (or begin), cache, text, motions, flat, small, images, "
         + "small-motions, small-clips, clips, small-fine, fine, long, export. "
-        + "Every step goes on where it was stopped."
+        + "Every step resumes where it was stopped."
 )
 {
     Verb(
@@ -118,7 +125,7 @@ var root = new RootCommand(
     ),
     Verb(
         "begin",
-        "Takes the autoencoder and the text encoder of a model folder, instead of training them.",
+        "Copies the autoencoder and the text encoder of a model folder, instead of training them.",
         (place, parsed, _) =>
         {
             Export.Begin(place, parsed.GetValue(model)!);
@@ -129,29 +136,29 @@ var root = new RootCommand(
     Verb("cache", "Encodes all stickers to latents.", (place, _, cancellation) => Training.CacheAsync(place, cancellation)),
     Verb(
         "look",
-        "Writes some of the moved stills as a picture.",
+        "Writes some of the moving stills as an image.",
         (place, parsed, _) => Training.LookAsync(place, parsed.GetValue(output) ?? Path.Combine(place.Run, "moved.png")),
         output
     ),
     Verb(
         "text",
-        "Teaches the text encoder what things look like.",
+        "Trains the text encoder.",
         (place, parsed, cancellation) => Training.TextAsync(place, parsed.GetValue(minutes), cancellation),
         minutes
     ),
-    Verb("motions", "Teaches the text encoder the words of motions.", (place, parsed, cancellation) =>
+    Verb("motions", "Teaches the text encoder the words for motions.", (place, parsed, cancellation) =>
     {
         NewWords.Motions(place, 300, cancellation);
         return Task.CompletedTask;
     }),
-    Verb("flat", "Teaches the text encoder the word of the flat style.", (place, parsed, cancellation) =>
+    Verb("flat", "Teaches the text encoder the word for the flat style.", (place, parsed, cancellation) =>
     {
         NewWords.Flat(place, 300, cancellation);
         return Task.CompletedTask;
     }),
     Verb(
         "small",
-        "Stage 1, first half: stills of half the size.",
+        "Stage 1, first half: stills at half the size.",
         (place, parsed, cancellation) => Training.SmallImagesAsync(place, parsed.GetValue(minutes), cancellation),
         minutes
     ),
@@ -164,7 +171,7 @@ var root = new RootCommand(
     ),
     Verb(
         "gap",
-        "Reports what a stage has learned from the text.",
+        "Compares the loss with the right captions and with wrong ones.",
         (place, parsed, cancellation) =>
         {
             Training.Gap(place, parsed.GetValue(stage)!, cancellation);
@@ -172,15 +179,15 @@ var root = new RootCommand(
         },
         stage
     ),
-    Clips("small-motions", "Stage 2, beginning: moved stills of half the size, one direction of each motion."),
-    Clips("small-clips", "Stage 2, first half: clips, moved stills and stills of half the size."),
-    Clips("clips", "Stage 2, second half: the same of the whole size."),
-    Clips("small-fine", "Stage 3, first half: fewer things, of half the size."),
-    Clips("fine", "Stage 3, second half: the same of the whole size."),
-    Clips("long", "Stage 3, end: all frames."),
+    Clips("small-motions", "Stage 2, first part: moving stills at half the size, one direction of each motion."),
+    Clips("small-clips", "Stage 2, second part: clips, moving stills and stills at half the size."),
+    Clips("clips", "Stage 2, third part: the same at the full size."),
+    Clips("small-fine", "Stage 3, first part: fewer objects, at half the size."),
+    Clips("fine", "Stage 3, second part: the same at the full size."),
+    Clips("long", "Stage 3, third part: all frames."),
     Verb(
         "sheet",
-        "Renders the prompts from the newest checkpoint.",
+        "Generates the prompts with the latest checkpoint.",
         (place, parsed, cancellation) =>
             Sheet.RenderAsync(
                 place,
@@ -203,7 +210,7 @@ var root = new RootCommand(
     ),
     Verb(
         "evaluate",
-        "Measures whether a model folder shows what it is asked for.",
+        "Measures how well the videos of a model match their prompts.",
         async (place, parsed, cancellation) =>
         {
             using var stills = StickerSet.Stills(place.Data);

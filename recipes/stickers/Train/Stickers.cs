@@ -41,7 +41,7 @@ internal sealed class StickerSet : IDisposable
         Fingerprint = string.Create(CultureInfo.InvariantCulture, $"{kind} {string.Join('x', shape)}");
     }
 
-    /// <summary>The style of all clips, and of a sticker whose caption names none.</summary>
+    /// <summary>The style of all clips, and of stickers with captions that name no style.</summary>
     public const string Usual = "3D";
 
     /// <summary>The style that only stills have.</summary>

@@ -67,7 +67,7 @@ export async function pack(folder, items, log) {
   for (const [kind, decode, count] of [['stills', decodeStill, 1], ['clips', decodeClip, frames]]) {
     const list = items[kind], bytes = count * size * size * 4;
     const target = join(folder, `${kind}.u8`), part = `${target}.part`, state = `${target}.state`;
-    // The state names the list that the file belongs to, so that a change of the selection starts it anew.
+    // The state names the list that the file belongs to, so that a change of the selection starts over.
     const list_id = createHash('sha256').update(JSON.stringify([bytes, interval, list.map(i => [i.source, i.code])])).digest('hex').slice(0, 16);
     const [saved, done] = existsSync(state) ? readFileSync(state, 'utf8').split(' ') : [];
     if (saved === list_id && existsSync(target) && statSync(target).size === list.length * bytes) continue;

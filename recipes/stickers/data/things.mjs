@@ -58,7 +58,7 @@ export function things() {
     if (seen.has(thing)) throw new Error(`"${thing}" names both ${seen.get(thing)} and ${code}: give one of them a name in names.json.`);
     seen.set(thing, code);
     // Synonyms: those of names.json, then keywords that no other emoji has, as far as synonyms.txt approves of them: the packages'
-    // keywords are meant for searching and include much that nobody would call the thing.
+    // keywords are meant for searching and include many words that do not name the object.
     const own = [...emoji.short_names.map(tidy), ...words].filter(w => synonyms.has(w) && users.get(w).size === 1);
     const also = [...new Set([...rule.also ?? [], ...own])].filter(w => w !== thing && !(w in names)).slice(0, 3);
     result.push({ code, thing, phrase: withArticle(thing, rule.article), also: also.map(w => withArticle(w)), category: emoji.category,

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Diffusion;
 
-/// <summary>What holds for every sampler that completes videos.</summary>
+/// <summary>Tests that apply to every sampler with conditioning frames.</summary>
 public class FrameSamplerTests
 {
     public static TheoryData<string> Samplers => ["iddpm", "flow"];
@@ -11,7 +11,7 @@ public class FrameSamplerTests
     private static IFrameSampler Make(string name, int steps) =>
         name is "iddpm" ? new Iddpm(steps) : new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = steps });
 
-    // A model that knows all: given frames are 2, and so should the others be.
+    // A model that knows all: conditioning frames are 2, and so should the others be.
     private static Tensor Toy(string name, Tensor x, Tensor t)
     {
         if (name is "flow")
@@ -33,7 +33,7 @@ public class FrameSamplerTests
 
     [Theory]
     [MemberData(nameof(Samplers))]
-    public void Given_frames_stay_and_the_others_are_made(string name)
+    public void Conditioning_frames_stay_and_the_others_are_generated(string name)
     {
         using var scope = NewDisposeScope();
         var (latents, share) = Video(0, 0.5f, 1);
@@ -61,7 +61,7 @@ public class FrameSamplerTests
 
     [Theory]
     [MemberData(nameof(Samplers))]
-    public void Making_all_anew_is_sampling(string name)
+    public void Generating_all_frames_again_equals_sampling(string name)
     {
         using var scope = NewDisposeScope();
         var (latents, share) = Video(1, 1);
@@ -72,7 +72,7 @@ public class FrameSamplerTests
 
     [Theory]
     [MemberData(nameof(Samplers))]
-    public void Nothing_but_the_sample_is_left(string name)
+    public void Only_the_sample_remains_in_memory(string name)
     {
         using var inputs = NewDisposeScope();
         var (latents, share) = Video(0, 0.3f, 1, 1);
@@ -108,7 +108,7 @@ public class FrameSamplerTests
 
     [Theory]
     [MemberData(nameof(Samplers))]
-    public void Wrong_shares_are_refused(string name)
+    public void Invalid_fractions_are_rejected(string name)
     {
         using var scope = NewDisposeScope();
         var (latents, share) = Video(0, 1, 1);

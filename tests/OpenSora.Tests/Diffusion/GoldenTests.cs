@@ -29,7 +29,7 @@ public sealed class GoldenTests
     [InlineData("e2e_stdit_iddpm_10.safetensors")]
     [InlineData("e2e_stdit_dpm_10.safetensors")]
     [InlineData("e2e_stdit3_rflow.safetensors")]
-    public void The_original_numbers_are_met(string file)
+    public void The_results_equal_the_original(string file)
     {
         var comparisons = GoldenCase.Check(TestFiles.Data("goldens", file));
         comparisons.ShouldNotBeEmpty();

@@ -20,7 +20,7 @@ public sealed class GuidanceTests
     [InlineData(3)]
     [InlineData(1)]
     [InlineData(null)]
-    public void Guided_channels_are_exaggerated_and_the_rest_stays_conditional(int? channels)
+    public void Guidance_changes_the_guided_channels_only(int? channels)
     {
         using var scope = NewDisposeScope();
         var (x, t) = (ones(2, 4, 2, 2), ones(2));
@@ -69,7 +69,7 @@ public sealed class GuidanceTests
     }
 
     [Fact]
-    public void Wrong_input_is_refused()
+    public void Invalid_input_is_rejected()
     {
         using var scope = NewDisposeScope();
         Should.Throw<ArgumentOutOfRangeException>(() => Guidance.ClassifierFree(Doubled, double.NaN));

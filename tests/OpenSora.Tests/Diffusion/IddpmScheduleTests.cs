@@ -35,7 +35,7 @@ public sealed class IddpmScheduleTests
     }
 
     [Fact]
-    public void Texts_describe_sections_and_ddim_strides()
+    public void Text_describes_sections_and_DDIM_strides()
     {
         var full = IddpmSchedule.Linear();
         var ddim = full.Respace("ddim50").TimestepMap;
@@ -68,7 +68,7 @@ public sealed class IddpmScheduleTests
     [InlineData(50)]
     [InlineData(3)]
     [InlineData(1)]
-    public void Tables_agree_with_one_another(int steps)
+    public void Tables_are_consistent(int steps)
     {
         var s = IddpmSchedule.Linear().Respace(steps);
         for (var t = 0; t < steps; t++)
@@ -90,7 +90,7 @@ public sealed class IddpmScheduleTests
     }
 
     [Fact]
-    public void Wrong_respacings_are_refused()
+    public void Invalid_respacings_are_rejected()
     {
         var full = IddpmSchedule.Linear();
         Should.Throw<ArgumentOutOfRangeException>(() => full.Respace(0));
@@ -102,7 +102,7 @@ public sealed class IddpmScheduleTests
     }
 
     [Fact]
-    public void Wrong_betas_are_refused()
+    public void Invalid_betas_are_rejected()
     {
         Should.Throw<ArgumentException>(() => IddpmSchedule.FromBetas([]));
         Should.Throw<ArgumentException>(() => IddpmSchedule.FromBetas([0.1, 1.5])).Message.ShouldContain("beta 1 is 1.5");

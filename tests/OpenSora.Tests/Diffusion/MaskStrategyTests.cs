@@ -16,7 +16,7 @@ public class MaskStrategyTests
     }
 
     [Fact]
-    public void Text_is_read_and_written()
+    public void Text_is_parsed_and_formatted()
     {
         MaskStrategy.Parse("").ShouldBeEmpty();
         MaskStrategy.Parse("0").ShouldBe([new MaskStrategy()]);
@@ -48,7 +48,7 @@ public class MaskStrategyTests
     [InlineData("0,0,0,0,0", "the length 0 is not greater than 0")]
     [InlineData("0,-1", "the reference -1 is negative")]
     [InlineData("-1", "the loop -1 is negative")]
-    public void Other_text_is_refused(string text, string problem) =>
+    public void Other_text_is_rejected(string text, string problem) =>
         Should.Throw<FormatException>(() => MaskStrategy.Parse(text)).Message.ShouldContain(problem);
 
     [Fact]
@@ -78,7 +78,7 @@ public class MaskStrategyTests
     [InlineData("0,2", "uses reference 2, but there are only 2")]
     [InlineData("0,0,1", "starts at frame 1 of the reference, which has 1")]
     [InlineData("0,0,0,-7", "starts at frame -7 of the video, which has 6")]
-    public void What_is_not_there_cannot_be_given(string text, string problem)
+    public void Missing_references_are_rejected(string text, string problem)
     {
         var live = TensorCount.Start();
         Should.Throw<ArgumentException>(() => Apply(text)).Message.ShouldContain(problem);

@@ -45,7 +45,7 @@ public sealed class RectifiedFlowTests
     [Theory]
     [InlineData(false, 0.5, 0.2887)] // uniform: deviation 1 / sqrt(12)
     [InlineData(true, 0.5, 0.2083)] // the logistic function of a standard normal number
-    public void Times_are_drawn_as_asked(bool logitNormal, double mean, double deviation)
+    public void Timesteps_are_drawn_as_configured(bool logitNormal, double mean, double deviation)
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(3);
@@ -89,7 +89,7 @@ public sealed class RectifiedFlowTests
     }
 
     [Fact]
-    public void Given_frames_are_not_touched()
+    public void Conditioning_frames_do_not_change()
     {
         var before = TensorCount.Now;
         using (NewDisposeScope())
@@ -123,7 +123,7 @@ public sealed class RectifiedFlowTests
     }
 
     [Fact]
-    public void What_does_not_fit_is_refused()
+    public void Inputs_that_do_not_fit_are_rejected()
     {
         using var scope = NewDisposeScope();
         var flow = new RectifiedFlow();

@@ -118,7 +118,7 @@ public sealed class SamplerTests
     }
 
     [Fact]
-    public void A_model_that_predicts_the_clean_sample_samples_as_one_that_predicts_the_noise()
+    public void Predicting_the_clean_sample_gives_the_same_samples_as_predicting_the_noise()
     {
         using var scope = NewDisposeScope();
         var noise = Noise(1, 2, 3, 4, 4).to_type(ScalarType.Float64);
@@ -160,7 +160,7 @@ public sealed class SamplerTests
 
     [Theory]
     [MemberData(nameof(Samplers))]
-    public void The_seed_decides(string name)
+    public void The_seed_determines_the_result(string name)
     {
         using var scope = NewDisposeScope();
         var noise = Noise(9, 2, 4, 3, 3);
@@ -204,7 +204,7 @@ public sealed class SamplerTests
 
     [Theory]
     [MemberData(nameof(Samplers))]
-    public void Nothing_but_the_sample_is_left(string name)
+    public void Only_the_sample_remains_in_memory(string name)
     {
         using var noise = Noise(1, 2, 4, 3, 3);
         var live = TensorCount.Start();
@@ -216,7 +216,7 @@ public sealed class SamplerTests
 
     [Theory]
     [MemberData(nameof(Samplers))]
-    public void Cancelling_leaves_no_tensor_behind(string name)
+    public void Canceling_leaves_no_tensor_behind(string name)
     {
         using var noise = Noise(1, 2, 4, 3, 3);
         foreach (var at in new[] { 0, 1, 3 })
@@ -260,7 +260,7 @@ public sealed class SamplerTests
 
     [Theory]
     [MemberData(nameof(Samplers))]
-    public void Wrong_input_is_refused(string name)
+    public void Invalid_input_is_rejected(string name)
     {
         using var scope = NewDisposeScope();
         var sampler = Make(name, 5);
@@ -275,7 +275,7 @@ public sealed class SamplerTests
     }
 
     [Fact]
-    public void Wrong_settings_are_refused()
+    public void Invalid_settings_are_rejected()
     {
         foreach (var steps in new[] { 25, 100, 4000 }) // processes of other lengths than the published one end at their own first step
         {

@@ -27,7 +27,7 @@ public sealed class TrainingLossesTests
     }
 
     [Fact]
-    public void The_denoiser_sees_the_noisy_sample_and_the_original_time_steps()
+    public void The_denoiser_receives_the_noisy_sample_and_the_original_timesteps()
     {
         using var scope = NewDisposeScope();
         var process = new Iddpm(Schedule.Respace(10), new IddpmOptions { Variance = Variance.FixedLarge });
@@ -132,7 +132,7 @@ public sealed class TrainingLossesTests
     }
 
     [Fact]
-    public void Nothing_but_the_losses_is_left()
+    public void Only_the_losses_remain_in_memory()
     {
         using var x0 = Normal(1, 2, 4, 3, 3);
         using var t = tensor(new long[] { 0, 4 });
@@ -146,7 +146,7 @@ public sealed class TrainingLossesTests
     }
 
     [Fact]
-    public void Wrong_input_is_refused()
+    public void Invalid_input_is_rejected()
     {
         using var scope = NewDisposeScope();
         var process = new Iddpm(Schedule.Respace(10));
@@ -166,7 +166,7 @@ public sealed class TrainingLossesTests
     }
 
     [Fact]
-    public void Uniform_time_steps_cover_the_process_evenly()
+    public void Uniform_timesteps_cover_the_process_evenly()
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(1);
@@ -185,7 +185,7 @@ public sealed class TrainingLossesTests
     [Theory]
     [InlineData(Prediction.Noise)]
     [InlineData(Prediction.Sample)]
-    public void Min_snr_weighs_the_squared_error_and_nothing_else(Prediction prediction)
+    public void Min_snr_weights_only_the_squared_error(Prediction prediction)
     {
         using var scope = NewDisposeScope();
         var (x0, noise, t) = (randn([3, 4, 3, 3]), randn([3, 4, 3, 3]), tensor(new long[] { 0, 500, 999 }));
@@ -215,7 +215,7 @@ public sealed class TrainingLossesTests
     }
 
     [Fact]
-    public void Given_frames_stay_clean_and_count_for_nothing()
+    public void Conditioning_frames_stay_clean_and_do_not_count()
     {
         using var scope = NewDisposeScope();
         var (x0, noise, t) = (randn([2, 4, 3, 2, 2]), randn([2, 4, 3, 2, 2]), tensor(new long[] { 0, 700 }));

@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Generation;
 
-/// <summary>Model folders whose denoiser is another one than STDiT.</summary>
+/// <summary>Tests model folders with other transformers than STDiT.</summary>
 [Collection(nameof(LiveTensorCount))]
 public class ArchitectureTests
 {
@@ -126,7 +126,7 @@ public class ArchitectureTests
     }
 
     [Fact]
-    public async Task Classes_that_do_not_fit_the_model_are_refused()
+    public async Task Classes_that_do_not_fit_the_model_are_rejected()
     {
         using var model = Folder("dit", () => new DiT(Classes), Classes);
         using var generator = Generator(model);

@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Generation;
 
-/// <summary>Pictures animated, videos continued and connected.</summary>
+/// <summary>Tests conditioning frames: images are animated, videos are continued and connected.</summary>
 [Collection(nameof(LiveTensorCount))]
 public class GivenFramesTests
 {
@@ -24,11 +24,11 @@ public class GivenFramesTests
             architecture: kind
         );
 
-    /// <summary>Frames of one colour each.</summary>
-    private static VideoFrames Plain(int width, int height, params byte[] greys) =>
-        new(greys.SelectMany(grey => Enumerable.Repeat(grey, width * height * 3)).ToArray(), greys.Length, height, width, 8);
+    /// <summary>Frames of one color each.</summary>
+    private static VideoFrames Plain(int width, int height, params byte[] grays) =>
+        new(grays.SelectMany(gray => Enumerable.Repeat(gray, width * height * 3)).ToArray(), grays.Length, height, width, 8);
 
-    private static double Difference(VideoFrames video, int frame, byte grey) => video.Frame(frame).ToArray().Max(value => Math.Abs(value - grey));
+    private static double Difference(VideoFrames video, int frame, byte gray) => video.Frame(frame).ToArray().Max(value => Math.Abs(value - gray));
 
     private static byte[] Bytes(VideoFrames video, int frame) => video.Frame(frame).ToArray();
 
@@ -36,7 +36,7 @@ public class GivenFramesTests
     [InlineData("stdit")]
     [InlineData("stdit2")]
     [InlineData("stdit3")]
-    public async Task A_picture_is_animated_and_a_video_goes_on(string kind)
+    public async Task An_image_is_animated_and_a_video_is_continued(string kind)
     {
         using var model = Model(kind);
         using var generator = model.Generator();
@@ -68,7 +68,7 @@ public class GivenFramesTests
     }
 
     [Fact]
-    public async Task The_frame_rate_is_told_to_models_that_ask_and_images_have_none()
+    public async Task Models_with_frame_rate_conditioning_receive_it_and_images_have_none()
     {
         using var model = Model();
         using var generator = model.Generator();
@@ -79,19 +79,19 @@ public class GivenFramesTests
     }
 
     [Fact]
-    public async Task The_models_own_autoencoder_encodes()
+    public async Task References_are_encoded_by_the_autoencoder_of_the_model()
     {
         using var model = Model();
         var before = TensorCount.Now;
         using (var generator = model.Whole())
         {
-            async Task<byte[]> Last(byte grey) =>
+            async Task<byte[]> Last(byte gray) =>
                 Bytes(
                     (
                         await generator
                             .Request("a goat")
                             .Seed(1)
-                            .ConditionOn(Plain(32, 32, grey, grey, grey, grey, grey), frame: 1)
+                            .ConditionOn(Plain(32, 32, gray, gray, gray, gray, gray), frame: 1)
                             .Frames(8)
                             .GenerateAsync()
                     ).Frames,
@@ -104,7 +104,7 @@ public class GivenFramesTests
     }
 
     [Fact]
-    public async Task How_much_is_made_anew_can_be_chosen()
+    public async Task The_edit_ratio_sets_how_much_is_generated_again()
     {
         using var model = Model();
         using var generator = model.Generator();
@@ -115,7 +115,7 @@ public class GivenFramesTests
     }
 
     [Fact]
-    public async Task Open_Soras_text_form_says_the_same()
+    public async Task The_text_format_of_Open_Sora_is_equivalent()
     {
         using var model = Model();
         using var generator = model.Generator();
@@ -180,7 +180,7 @@ public class GivenFramesTests
 
     [Theory]
     [MemberData(nameof(Mistakes))]
-    public async Task References_that_do_not_fit_are_refused(Action<VideoRequest> mistake, string message)
+    public async Task References_that_do_not_fit_are_rejected(Action<VideoRequest> mistake, string message)
     {
         using var model = Model();
         using var generator = model.Generator();
@@ -190,7 +190,7 @@ public class GivenFramesTests
     }
 
     [Fact]
-    public async Task More_frames_than_a_model_can_make_take_no_memory()
+    public async Task A_request_for_too_many_frames_allocates_no_memory()
     {
         using var model = Model();
         using var generator = model.Generator();
@@ -200,7 +200,7 @@ public class GivenFramesTests
     }
 
     [Fact]
-    public async Task Models_and_samplers_that_cannot_use_references_say_so()
+    public async Task Models_and_samplers_without_support_for_references_reject_them()
     {
         using var untrained = new TinyModel();
         using var generator = untrained.Generator();
@@ -245,7 +245,7 @@ public class GivenFramesTests
     }
 
     [Fact]
-    public async Task Progress_is_told_and_cancelling_leaves_nothing()
+    public async Task Progress_is_reported_and_canceling_leaves_nothing()
     {
         using var model = Model();
         using var generator = model.Generator();
@@ -284,7 +284,7 @@ public class GivenFramesTests
     }
 
     [Fact]
-    public void A_builders_requests_are_apart()
+    public void Requests_of_a_builder_are_independent()
     {
         using var model = Model();
         using var generator = model.Generator();

@@ -9,7 +9,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Generation;
 
-/// <summary>Folders with the files, names and configurations that published parts have, in small.</summary>
+/// <summary>Tests small folders with the files, names and configurations of published parts.</summary>
 public sealed class HubFolderTests : IDisposable
 {
     private static readonly AutoencoderKLConfig Vae = new()
@@ -48,7 +48,7 @@ public sealed class HubFolderTests : IDisposable
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().item<float>();
 
     [Fact]
-    public void An_autoencoder_of_pictures_loads_from_its_folder_and_from_a_pipelines()
+    public void An_image_autoencoder_loads_from_its_folder_and_from_that_of_a_pipeline()
     {
         var before = TensorCount.Now;
         using (NewDisposeScope())
@@ -113,7 +113,7 @@ public sealed class HubFolderTests : IDisposable
     }
 
     [Fact]
-    public void A_t5_in_shards_loads_with_its_tokenizer()
+    public void A_sharded_T5_loads_with_its_tokenizer()
     {
         var before = TensorCount.Now;
         using (NewDisposeScope())
@@ -169,7 +169,7 @@ public sealed class HubFolderTests : IDisposable
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public void A_clip_loads_alone_and_as_a_half(bool whole)
+    public void A_CLIP_loads_alone_and_as_part_of_a_full_model(bool whole)
     {
         using var scope = NewDisposeScope();
         using var model = new ClipTextModel(
@@ -223,7 +223,7 @@ public sealed class HubFolderTests : IDisposable
     }
 
     [Fact]
-    public void A_transformer_that_says_its_sizes_loads_from_its_folder()
+    public void A_transformer_with_a_configuration_loads_from_its_folder()
     {
         using var scope = NewDisposeScope();
         using var model = new StdiT3(
@@ -258,7 +258,7 @@ public sealed class HubFolderTests : IDisposable
     }
 
     [Fact]
-    public void Other_folders_are_refused_and_leave_no_tensor()
+    public void Other_folders_are_rejected_and_leave_no_tensor()
     {
         var before = TensorCount.Now;
         void Refused(string message, Func<object> load) => Should.Throw<InvalidModelException>(load).Message.ShouldContain(message);

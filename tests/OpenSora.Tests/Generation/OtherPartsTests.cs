@@ -9,7 +9,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Generation;
 
-/// <summary>Model folders whose autoencoder and text encoder are others than AutoencoderKL and T5.</summary>
+/// <summary>Tests model folders with other autoencoders and text encoders than AutoencoderKL and T5.</summary>
 [Collection(nameof(LiveTensorCount))]
 public class OtherPartsTests
 {
@@ -115,7 +115,7 @@ public class OtherPartsTests
     }
 
     [Fact]
-    public async Task A_decoder_that_mixes_frames_is_given_them_together()
+    public async Task A_decoder_that_mixes_frames_receives_them_together()
     {
         // What the latents decode to in one call of the autoencoder is what the generator shows: no seam after every fourth frame.
         using var scope = NewDisposeScope();
@@ -165,7 +165,7 @@ public class OtherPartsTests
     }
 
     [Fact]
-    public async Task Pixels_that_overflow_are_told_instead_of_shown()
+    public async Task Overflowing_pixels_are_reported()
     {
         using var model = new TinyModel();
         using var generator = model.Builder().UseVae(_ => new Broken()).Build();
@@ -192,7 +192,7 @@ public class OtherPartsTests
     [Theory]
     [InlineData("hidden_size", 46)]
     [InlineData("depth", 2_000_000_000)]
-    public async Task Sizes_of_which_no_network_can_be_made_are_the_folders_fault(string name, int value)
+    public async Task Sizes_for_which_no_network_exists_are_errors_of_the_folder(string name, int value)
     {
         using var model = new TinyModel(d =>
         {

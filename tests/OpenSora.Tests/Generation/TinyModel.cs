@@ -145,7 +145,7 @@ internal sealed class TinyModel : IDisposable
     public void Dispose() => _folder.Dispose();
 }
 
-/// <summary>Each word's state is noise that the word seeds.</summary>
+/// <summary>A text encoder that returns noise seeded by each word.</summary>
 internal sealed class HashTextEncoder : ITextEncoder
 {
     public const int States = 12;
@@ -179,14 +179,14 @@ internal sealed class HashTextEncoder : ITextEncoder
     public void Dispose() => Alive--;
 }
 
-/// <summary>Latents are means of 4x4 pixels.</summary>
+/// <summary>An autoencoder with the means of 4x4 pixels as latents.</summary>
 internal sealed class TinyVae : IVideoAutoencoder
 {
-    private readonly Tensor _colours = tensor(new float[] { 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f })
+    private readonly Tensor _colors = tensor(new float[] { 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f })
         .reshape(3, 4)
         .DetachFromDisposeScope();
 
-    // The colours' pseudo-inverse: what is encoded decodes to itself.
+    // The colors' pseudo-inverse: what is encoded decodes to itself.
     private readonly Tensor _inverse = tensor(
             new float[]
             {
@@ -226,18 +226,18 @@ internal sealed class TinyVae : IVideoAutoencoder
     {
         using var scope = NewDisposeScope();
         var small = latents.sign() * latents.abs().log1p() / 8; // an untrained model gives large latents
-        var pixels = einsum("oc,bcfhw->bofhw", _colours, small);
+        var pixels = einsum("oc,bcfhw->bofhw", _colors, small);
         return pixels.repeat_interleave(SpatialFactor, 3).repeat_interleave(SpatialFactor, 4).MoveToOuterDisposeScope();
     }
 
     public void Dispose()
     {
-        _colours.Dispose();
+        _colors.Dispose();
         _inverse.Dispose();
     }
 }
 
-/// <summary>Hears of progress on the thread that reports it.</summary>
+/// <summary>Receives progress on the thread that reports it.</summary>
 internal sealed class Listener(Action<GenerationProgress> hear) : IProgress<GenerationProgress>
 {
     public void Report(GenerationProgress value) => hear(value);

@@ -11,7 +11,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Generation;
 
-/// <summary>Counts all tensors of the process, so nothing else may run at the same time.</summary>
+/// <summary>Marks tests that count all tensors of the process, so that no other test runs at the same time.</summary>
 [CollectionDefinition(nameof(LiveTensorCount), DisableParallelization = true)]
 public sealed class LiveTensorCount;
 
@@ -52,7 +52,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Everything_in_a_request_counts()
+    public async Task Every_value_of_a_request_has_an_effect()
     {
         using var model = new TinyModel();
         using var generator = model.Generator();
@@ -97,7 +97,7 @@ public class VideoGeneratorTests
     [InlineData(SamplerKind.Iddpm)]
     [InlineData(SamplerKind.Ddim)]
     [InlineData(SamplerKind.DpmSolver)]
-    public async Task Every_sampler_can_be_asked_for(SamplerKind sampler)
+    public async Task Every_sampler_can_be_requested(SamplerKind sampler)
     {
         using var model = new TinyModel();
         using var generator = model.Builder().UseSampler(sampler).Build();
@@ -105,7 +105,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task A_rectified_flow_is_sampled_as_one_and_as_nothing_else()
+    public async Task A_rectified_flow_is_sampled_only_as_a_rectified_flow()
     {
         static ModelDescription Flow(ModelDescription model, bool shift) =>
             model with
@@ -130,7 +130,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task A_sampler_of_ones_own_gets_the_steps()
+    public async Task A_custom_sampler_receives_the_steps()
     {
         using var model = new TinyModel();
         using var generator = model.Builder().UseSampler(steps => new Ddim(steps, eta: 0.5)).Build();
@@ -140,7 +140,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Requests_at_the_same_time_get_what_they_get_alone()
+    public async Task Concurrent_requests_give_the_same_results_as_single_ones()
     {
         using var model = new TinyModel();
         using var generator = model.Generator();
@@ -163,7 +163,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Progress_tells_every_stage_and_step_in_order()
+    public async Task Progress_reports_every_stage_and_step_in_order()
     {
         using var model = new TinyModel();
         using var folder = new TemporaryFolder();
@@ -198,7 +198,7 @@ public class VideoGeneratorTests
     [InlineData(GenerationStage.EncodingText)]
     [InlineData(GenerationStage.Denoising)]
     [InlineData(GenerationStage.Decoding)]
-    public async Task Cancelling_in_any_stage_leaves_no_tensor_and_a_generator_that_works(GenerationStage stage)
+    public async Task Canceling_in_any_stage_leaves_no_tensor_and_a_generator_that_works(GenerationStage stage)
     {
         using var model = new TinyModel();
         var before = TensorCount.Settled;
@@ -247,7 +247,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Progress_that_throws_ends_the_request_alone()
+    public async Task Progress_that_throws_ends_only_its_request()
     {
         using var model = new TinyModel();
         var before = TensorCount.Settled;
@@ -264,7 +264,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Empty_prompts_are_unconditional_and_long_ones_are_cut()
+    public async Task Empty_prompts_are_unconditional_and_long_ones_are_truncated()
     {
         using var model = new TinyModel();
         using var generator = model.Generator();
@@ -302,7 +302,7 @@ public class VideoGeneratorTests
 
     [Theory]
     [MemberData(nameof(Mistakes))]
-    public async Task Requests_that_cannot_be_met_say_what_can(Action<VideoRequest> mistake, string message)
+    public async Task Unsupported_requests_are_rejected_with_the_supported_values(Action<VideoRequest> mistake, string message)
     {
         using var model = new TinyModel();
         using var generator = model.Generator();
@@ -312,7 +312,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Options_stand_between_request_and_model()
+    public async Task Options_override_the_model_and_requests_override_options()
     {
         using var model = new TinyModel();
         using var generator = model
@@ -325,7 +325,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Precision_changes_the_products_alone()
+    public async Task Precision_changes_only_matrix_multiplications()
     {
         using var model = new TinyModel();
         using var exact = model.Generator();
@@ -336,7 +336,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Models_that_cannot_be_read_say_why_and_may_be_mended()
+    public async Task Models_that_cannot_be_read_are_reported_and_can_be_repaired()
     {
         using var model = new TinyModel();
         var before = TensorCount.Settled;
@@ -363,7 +363,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Numbers_that_overflow_are_told_instead_of_shown()
+    public async Task Overflowing_numbers_are_reported()
     {
         using var model = new TinyModel(spread: 1000);
         var before = TensorCount.Settled;
@@ -378,7 +378,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Parts_that_do_not_fit_the_model_are_refused()
+    public async Task Parts_that_do_not_fit_the_model_are_rejected()
     {
         using var model = new TinyModel();
         var before = TensorCount.Settled;
@@ -415,7 +415,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Disposing_refuses_new_requests_and_lets_running_ones_end()
+    public async Task Disposing_rejects_new_requests_and_lets_running_ones_finish()
     {
         using var model = new TinyModel();
         var before = TensorCount.Settled;
@@ -438,7 +438,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Results_are_written_in_every_form_and_outlive_the_generator()
+    public async Task Results_are_written_in_every_format_and_outlive_the_generator()
     {
         using var model = new TinyModel();
         using var folder = new TemporaryFolder();
@@ -461,7 +461,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task Cancelling_while_writing_leaves_no_file()
+    public async Task Canceling_while_writing_leaves_no_file()
     {
         using var model = new TinyModel();
         using var folder = new TemporaryFolder();
@@ -476,7 +476,7 @@ public class VideoGeneratorTests
     }
 
     [Fact]
-    public async Task A_container_gives_parts_their_services()
+    public async Task A_container_injects_services_into_parts()
     {
         using var model = new TinyModel();
         var before = TensorCount.Settled;

@@ -18,7 +18,7 @@ internal sealed class FakeBackend(string name, int priority, string? missing = n
 public class BackendTests
 {
     [Fact]
-    public void The_best_available_backend_is_taken()
+    public void The_best_available_backend_is_used()
     {
         var selector = new BackendSelector([
             new CpuBackend(),
@@ -32,7 +32,7 @@ public class BackendTests
     }
 
     [Fact]
-    public void One_asked_for_by_name_is_taken_whatever_its_priority()
+    public void A_backend_requested_by_name_is_used_whatever_its_priority()
     {
         var selector = new BackendSelector([new CpuBackend(), new FakeBackend("fast", 50)]);
         selector.Select("cpu").Name.ShouldBe("cpu");
@@ -40,7 +40,7 @@ public class BackendTests
     }
 
     [Fact]
-    public void One_that_cannot_be_used_says_why()
+    public void A_backend_that_cannot_be_used_says_why()
     {
         var selector = new BackendSelector([new CpuBackend(), new FakeBackend("gone", 99, "it was sold.")]);
         var e = Should.Throw<BackendUnavailableException>(() => selector.Select("gone"));

@@ -53,7 +53,7 @@ public class OptionsTests
     [Fact]
     public async Task An_application_replaces_the_generator_in_its_tests()
     {
-        using var services = new ServiceCollection().AddSingleton<IVideoGenerator, Grey>().AddOpenSora().Services.BuildServiceProvider();
+        using var services = new ServiceCollection().AddSingleton<IVideoGenerator, Gray>().AddOpenSora().Services.BuildServiceProvider();
 
         var video = await services.GetRequiredService<IVideoGenerator>().Request("a goat").Seed(5).GenerateAsync();
 
@@ -62,7 +62,7 @@ public class OptionsTests
         plain.GetRequiredService<IVideoGenerator>().ShouldBeSameAs(plain.GetRequiredService<VideoGenerator>());
     }
 
-    private sealed class Grey : IVideoGenerator
+    private sealed class Gray : IVideoGenerator
     {
         public Task LoadAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) => Task.CompletedTask;
 
@@ -76,7 +76,7 @@ public class OptionsTests
         {
             var frames = new VideoFrames(new byte[12], 1, 2, 2, 8);
             return Task.FromResult(
-                new GeneratedVideo(frames, new VideoMetadata(request.Prompt, null, request.Seed ?? 0, 1, 1, "none", "grey", "none", default))
+                new GeneratedVideo(frames, new VideoMetadata(request.Prompt, null, request.Seed ?? 0, 1, 1, "none", "gray", "none", default))
             );
         }
     }
@@ -191,7 +191,7 @@ public class OptionsTests
 
     [Theory]
     [MemberData(nameof(Mistakes))]
-    public void Mistakes_are_told_at_start_up(Action<OpenSoraOptions> mistake, string message)
+    public void Mistakes_are_reported_at_start_up(Action<OpenSoraOptions> mistake, string message)
     {
         using var services = new ServiceCollection().AddOpenSora(mistake).Services.BuildServiceProvider();
         var validate = Should.Throw<OptionsValidationException>(services.GetRequiredService<IStartupValidator>().Validate);
@@ -205,7 +205,7 @@ public class OptionsTests
     }
 
     [Fact]
-    public void All_mistakes_are_told_at_once()
+    public void All_mistakes_are_reported_at_once()
     {
         var e = Should.Throw<OptionsValidationException>(() => VideoGenerator.Create().Configure(o => (o.Steps, o.Frames) = (0, 0)).Build());
         e.Message.ShouldContain("Steps is 0");
@@ -213,7 +213,7 @@ public class OptionsTests
     }
 
     [Fact]
-    public void A_backend_that_cannot_be_used_is_told_when_the_generator_is_built()
+    public void A_backend_that_cannot_be_used_is_reported_when_the_generator_is_built()
     {
         Should.Throw<OptionsValidationException>(() => VideoGenerator.Create().UseBackend("metal").Build()).Message.ShouldContain("'metal'");
         Should
@@ -234,7 +234,7 @@ public class OptionsTests
     }
 
     [Fact]
-    public void Added_again_it_leaves_what_was_set_and_added_in_code()
+    public void A_second_registration_keeps_what_was_set_and_added_in_code()
     {
         var collection = new ServiceCollection().AddSingleton(Configuration(("OpenSora:Steps", "50"), ("OpenSora:Frames", "7")));
         collection.AddOpenSora(o => o.Steps = 20).AddBackend(new FakeBackend("cpu", 5));

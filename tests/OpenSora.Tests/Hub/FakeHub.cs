@@ -8,7 +8,7 @@ using System.Text.Json;
 
 namespace OpenSora.Tests.Hub;
 
-/// <summary>A hub on this machine, which can misbehave in every way that <see cref="Misbehave"/> says.</summary>
+/// <summary>A hub on this machine; <see cref="Misbehave"/> changes its answers.</summary>
 internal sealed class FakeHub : IAsyncDisposable
 {
     private readonly TcpListener _listener = new(IPAddress.Loopback, 0);
@@ -28,10 +28,10 @@ internal sealed class FakeHub : IAsyncDisposable
     /// <summary>Contents by path.</summary>
     public Dictionary<string, byte[]> Files { get; } = new(StringComparer.Ordinal);
 
-    /// <summary>Where large files, those of more than 1000 bytes, are kept; null: on this very server.</summary>
+    /// <summary>The address of large files, those of more than 1000 bytes; null for this server.</summary>
     public FakeHub? Store { get; set; }
 
-    /// <summary>Changes an answer; returns null where it stays.</summary>
+    /// <summary>Changes an answer; returns null to keep it.</summary>
     public Func<Request, Answer, Answer?>? Misbehave { get; set; }
 
     public ConcurrentQueue<Request> Requests { get; } = new();
@@ -216,13 +216,13 @@ internal sealed class FakeHub : IAsyncDisposable
     {
         public Dictionary<string, string> Headers { get; init; } = [];
 
-        /// <summary>The length that is claimed.</summary>
+        /// <summary>The length in the header.</summary>
         public int? Length { get; init; }
 
         /// <summary>The connection ends after these bytes of the body.</summary>
         public int? CutAfter { get; init; }
 
-        /// <summary>Nothing happens for this time before the connection ends.</summary>
+        /// <summary>The pause before the connection ends.</summary>
         public TimeSpan? StallFor { get; init; }
     }
 }

@@ -76,7 +76,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Files_lie_as_the_python_tools_lay_them()
+    public async Task Files_are_stored_as_the_Python_tools_store_them()
     {
         var snapshot = await Download();
         var repository = Path.Combine(Cache, "models--org--name");
@@ -94,7 +94,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task What_is_there_is_not_asked_for_again()
+    public async Task Files_in_the_cache_are_not_requested_again()
     {
         await Download();
         _server.Requests.Clear();
@@ -109,7 +109,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Without_links_files_lie_in_the_snapshot_themselves()
+    public async Task Without_links_files_are_stored_in_the_snapshot()
     {
         var snapshot = await Download(links: false);
         ShouldBeComplete(snapshot);
@@ -120,7 +120,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_connection_that_ends_is_taken_up_where_it_ended()
+    public async Task A_broken_connection_is_resumed_where_it_ended()
     {
         var cuts = 0;
         // More often than it may fail without progress.
@@ -133,7 +133,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_later_call_goes_on_where_an_earlier_one_failed()
+    public async Task A_later_call_resumes_where_an_earlier_one_failed()
     {
         _server.Misbehave = (request, answer) =>
             request.IsFor("/store/")
@@ -159,7 +159,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_cancelled_download_goes_on_later()
+    public async Task A_canceled_download_resumes_later()
     {
         using var cancellation = new CancellationTokenSource();
         var progress = new Steps(step =>
@@ -188,7 +188,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_part_that_was_not_asked_for_is_not_taken()
+    public async Task A_range_that_was_not_requested_is_not_used()
     {
         var answers = 0;
         _server.Misbehave = (request, answer) =>
@@ -201,7 +201,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_silent_server_counts_as_gone()
+    public async Task A_silent_server_is_a_failure()
     {
         var stalls = 0;
         _server.Misbehave = (request, answer) =>
@@ -218,7 +218,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData("longer", "could not be reached or did not finish")]
     [InlineData("more", "more than the 3000000 bytes")]
     [InlineData("size", "ended after 3000000 of 3000001 bytes")]
-    public async Task Lies_about_the_length_are_seen(string lie, string reason)
+    public async Task A_wrong_length_is_detected(string lie, string reason)
     {
         _server.Misbehave = (request, answer) =>
             lie switch
@@ -247,7 +247,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     [Theory]
     [InlineData("config.json")]
     [InlineData("/store/")]
-    public async Task Wrong_content_never_gets_its_name(string part)
+    public async Task Invalid_content_never_gets_its_name(string part)
     {
         _server.Misbehave = (request, answer) =>
             request.Is("GET") && request.Path.Contains(part) ? answer with { Body = [.. answer.Body[..^1], (byte)(answer.Body[^1] ^ 1)] } : null;
@@ -264,7 +264,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_damaged_beginning_is_thrown_away_once()
+    public async Task A_damaged_partial_file_is_discarded_once()
     {
         Directory.CreateDirectory(Path.GetDirectoryName(LargeBlob)!);
         File.WriteAllBytes(LargeBlob + ".incomplete", new byte[1000]);
@@ -273,7 +273,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_beginning_that_is_too_long_is_thrown_away()
+    public async Task A_partial_file_that_is_too_long_is_discarded()
     {
         Directory.CreateDirectory(Path.GetDirectoryName(LargeBlob)!);
         File.WriteAllBytes(LargeBlob + ".incomplete", new byte[4_000_000]);
@@ -281,7 +281,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task The_token_is_shown_to_the_hub_alone()
+    public async Task The_token_is_sent_to_the_hub_only()
     {
         await using var store = new FakeHub();
         store.Files["x"] = _large;
@@ -293,7 +293,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_redirect_within_the_hub_keeps_the_token_and_endless_ones_end()
+    public async Task A_redirect_within_the_hub_keeps_the_token_and_endless_redirects_end()
     {
         _server.Misbehave = (request, answer) =>
             request.IsFor("/old/name/")
@@ -332,7 +332,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData(429)]
     [InlineData(500)]
     [InlineData(503)]
-    public async Task A_busy_hub_is_asked_again(int status)
+    public async Task A_request_to_a_busy_hub_is_repeated(int status)
     {
         var failures = 2;
         _server.Misbehave = (_, _) => failures-- > 0 ? new FakeHub.Answer(status, []) { Headers = { ["Retry-After"] = "0" } } : null;
@@ -344,7 +344,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_hub_that_is_not_there_is_named()
+    public async Task A_missing_hub_is_named()
     {
         (await Fails(options => options.Endpoint = "http://127.0.0.1:1")).Message.ShouldContain("127.0.0.1 could not be reached");
         foreach (var bad in new[] { "hub", "ftp://hub.example.org", "https://me:secret@hub.example.org", "https://hub.example.org/?a=b" })
@@ -356,7 +356,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task The_environment_says_what_the_options_do_not()
+    public async Task Environment_variables_supply_what_the_options_leave_out()
     {
         string[] names = ["HF_ENDPOINT", "HF_HUB_CACHE", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"];
         var before = names.Select(Environment.GetEnvironmentVariable).ToList();
@@ -409,7 +409,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Offline_the_cache_is_all_there_is()
+    public async Task Offline_mode_uses_the_cache_only()
     {
         using var hub = new ModelHub(Options(options => (options.Offline, options.Endpoint) = (true, null)));
         (await Should.ThrowAsync<ModelHubException>(() => hub.DownloadAsync("org/name"))).Message.ShouldContain("is not in the cache");
@@ -435,14 +435,14 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData("config.json", 1)]
     [InlineData("vae/model ?2.*", 1)]
     [InlineData("*", 3)]
-    public async Task Only_what_is_wanted_is_downloaded(string pattern, int count)
+    public async Task Only_matching_files_are_downloaded(string pattern, int count)
     {
         var snapshot = await Download(include: [pattern]);
         Directory.EnumerateFiles(snapshot, "*", SearchOption.AllDirectories).Count().ShouldBe(count);
     }
 
     [Fact]
-    public async Task What_nothing_matches_is_said()
+    public async Task A_pattern_without_matches_is_reported()
     {
         var error = await Should.ThrowAsync<ModelHubException>(() => Download(include: ["*.bin", "unet/"]));
         error.Message.ShouldContain("has no files that match *.bin, unet/. It has 3: config.json, vae/model v2.safetensors, vae/config.json");
@@ -457,7 +457,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     [InlineData("a/./b")]
     [InlineData("a\nb")]
     [InlineData("")]
-    public async Task Names_that_lead_out_are_refused(string name)
+    public async Task Names_that_lead_out_of_the_folder_are_rejected(string name)
     {
         _server.Files[name] = _config;
         (await Fails()).Message.ShouldContain("nothing was downloaded");
@@ -465,7 +465,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Nonsense_is_refused()
+    public async Task Nonsense_is_rejected()
     {
         FakeHub.Answer? List(FakeHub.Request request, string json) =>
             request.IsFor("/api/") ? new FakeHub.Answer(200, Encoding.UTF8.GetBytes(json)) : null;
@@ -483,7 +483,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Bad_names_options_and_handlers_are_refused_before_anything_is_sent()
+    public async Task Bad_names_options_and_handlers_are_rejected_before_anything_is_sent()
     {
         using var hub = new ModelHub(Options());
         foreach (var name in new[] { "", "a/b/c", "../x", "a b", "/x", "x/", "a--b/c", "a\\b" })
@@ -508,7 +508,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Several_at_once_download_once()
+    public async Task Concurrent_calls_download_once()
     {
         var snapshots = await Task.WhenAll(Enumerable.Range(0, 4).Select(i => Task.Run(() => Download(links: i % 2 == 0))));
         snapshots.Distinct().Count().ShouldBe(1);
@@ -517,7 +517,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task What_another_process_is_downloading_is_waited_for()
+    public async Task A_download_by_another_process_is_awaited()
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Another process is played by flock, which takes locks as the Python tools do.");
         var @lock = Path.Combine(Cache, ".locks", "models--org--name", FakeHub.Sha256(_large) + ".lock");
@@ -552,7 +552,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Progress_grows_to_the_whole()
+    public async Task Progress_grows_to_the_total()
     {
         var steps = new List<DownloadProgress>();
         await Download(progress: new Steps(steps.Add));
@@ -574,7 +574,7 @@ public sealed class ModelHubTests : IAsyncLifetime
         handler.Shown.ShouldBe([isShown ? "Bearer hf_secret" : null]);
     }
 
-    /// <summary>Has nothing, and remembers what it was shown.</summary>
+    /// <summary>A server without files that records the tokens it receives.</summary>
     private sealed class Refusing : HttpMessageHandler
     {
         public List<string?> Shown { get; } = [];

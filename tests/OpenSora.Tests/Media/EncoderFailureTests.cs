@@ -6,7 +6,7 @@ namespace OpenSora.Tests.Media;
 public partial class MediaFailureTests
 {
     [Fact]
-    public async Task A_failing_encoder_leaves_the_old_file_and_tells_its_last_words()
+    public async Task A_failing_encoder_leaves_the_old_file_and_its_message_is_reported()
     {
         using var folder = new TemporaryFolder();
         var bin = folder.WithFFmpegScript(
@@ -30,7 +30,7 @@ public partial class MediaFailureTests
     }
 
     [Fact]
-    public async Task An_encoder_that_stops_reading_is_no_riddle()
+    public async Task An_encoder_that_stops_reading_is_reported()
     {
         using var folder = new TemporaryFolder();
         var bin = folder.WithFFmpegScript("echo 'no such codec' >&2; exit 1");

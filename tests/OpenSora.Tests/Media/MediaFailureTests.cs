@@ -8,7 +8,7 @@ public partial class MediaFailureTests
     private static readonly VideoFrames Video = new(new byte[4 * 16 * 16 * 3], 4, 16, 16, 8);
 
     [Fact]
-    public async Task Missing_ffmpeg_is_told_with_what_to_install()
+    public async Task Missing_ffmpeg_is_reported_with_what_to_install()
     {
         using var folder = new TemporaryFolder();
         var e = await Should.ThrowAsync<MediaException>(new VideoWriter(folder.Path).WriteAsync(Video, folder["a.mp4"]));
@@ -23,7 +23,7 @@ public partial class MediaFailureTests
     }
 
     [Fact]
-    public async Task Missing_and_broken_files_are_told_apart()
+    public async Task Missing_and_damaged_files_have_different_errors()
     {
         using var folder = new TemporaryFolder();
         (await Should.ThrowAsync<FileNotFoundException>(new VideoReader().ReadAsync(folder["none.mp4"]))).Message.ShouldContain("none.mp4");
@@ -55,7 +55,7 @@ public partial class MediaFailureTests
     }
 
     [Fact]
-    public async Task Cancelling_ends_the_child_and_leaves_nothing()
+    public async Task Canceling_ends_the_child_process_and_leaves_nothing()
     {
         using var folder = new TemporaryFolder();
         // FFMpegCore asks the first ffmpeg that it meets for its version, which the next would not answer.
@@ -76,7 +76,7 @@ public partial class MediaFailureTests
     }
 
     [Fact]
-    public async Task Cancelled_before_it_begins_it_starts_nothing()
+    public async Task Cancellation_before_the_start_starts_nothing()
     {
         using var folder = new TemporaryFolder();
         await Should.ThrowAsync<OperationCanceledException>(
@@ -86,7 +86,7 @@ public partial class MediaFailureTests
     }
 
     [Fact]
-    public async Task Wrong_arguments_say_what_is_right()
+    public async Task Invalid_arguments_are_rejected_with_the_valid_values()
     {
         Should.Throw<ArgumentException>(() => new VideoFrames(new byte[10], 1, 2, 2, 8)).Message.ShouldContain("12 bytes, but 10");
         Should.Throw<ArgumentException>(() => new VideoFrames(new byte[12], 1, 2, 2, 0));

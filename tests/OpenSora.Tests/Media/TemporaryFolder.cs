@@ -10,8 +10,8 @@ internal sealed class TemporaryFolder : IDisposable
     public string[] Entries =>
         [.. Directory.EnumerateFileSystemEntries(Path).Select(e => System.IO.Path.GetFileName(e)!).Order(StringComparer.Ordinal)];
 
-    /// <summary>A folder whose ffmpeg is a shell script; <c>$FFMPEG</c> is the real one. ffprobe stays real.</summary>
-    /// <remarks>FFMpegCore asks every ffmpeg for its version first; that answer is the real one's.</remarks>
+    /// <summary>Creates a folder in which ffmpeg is a shell script and <c>$FFMPEG</c> is the real program. ffprobe is the real program.</summary>
+    /// <remarks>FFMpegCore asks ffmpeg for its version first; the script passes this call to the real program.</remarks>
     public string WithFFmpegScript(string script)
     {
         var folder = Directory.CreateDirectory(this["bin"]).FullName;

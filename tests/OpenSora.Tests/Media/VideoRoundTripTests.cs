@@ -42,7 +42,7 @@ public class VideoRoundTripTests
     }
 
     [Fact]
-    public async Task Mp4_keeps_frames_size_rate_and_colours()
+    public async Task Mp4_keeps_frames_size_rate_and_colors()
     {
         using var folder = new TemporaryFolder();
         var video = Video();
@@ -143,7 +143,7 @@ public class VideoRoundTripTests
     }
 
     [Fact]
-    public async Task Gif_keeps_odd_sizes_and_few_colours_exactly()
+    public async Task Gif_keeps_odd_sizes_and_a_few_colors_exactly()
     {
         using var folder = new TemporaryFolder();
         var pixels = new byte[3 * 5 * 7 * 3];
@@ -181,7 +181,7 @@ public class VideoRoundTripTests
     }
 
     [Fact]
-    public async Task Png_sequence_does_not_mix_with_what_a_folder_holds()
+    public async Task A_png_sequence_is_not_written_into_a_folder_with_files()
     {
         using var folder = new TemporaryFolder();
         Directory.CreateDirectory(folder["frames"]);
@@ -194,7 +194,7 @@ public class VideoRoundTripTests
     }
 
     [Fact]
-    public async Task Clips_take_the_frames_asked_for()
+    public async Task Clips_contain_the_requested_frames()
     {
         using var folder = new TemporaryFolder();
         await new VideoWriter(quality: 1).WriteAsync(Video(), folder["a.mp4"]);
@@ -319,7 +319,7 @@ public class VideoRoundTripTests
     }
 
     [Fact]
-    public void Every_byte_survives_the_way_through_a_tensor()
+    public void Every_byte_survives_a_round_trip_through_a_tensor()
     {
         var frames = new VideoFrames(Enumerable.Range(0, 256 * 3).Select(i => (byte)(i / 3)).ToArray(), 1, 16, 16, 8);
         using var tensor = frames.ToTensor();

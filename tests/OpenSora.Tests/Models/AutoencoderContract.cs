@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Models;
 
-/// <summary>What holds of every autoencoder.</summary>
+/// <summary>Tests that apply to every autoencoder.</summary>
 internal static class AutoencoderContract
 {
     public static void CallsLeaveOneTensorAndNoGradients(IVideoAutoencoder model, Tensor video)

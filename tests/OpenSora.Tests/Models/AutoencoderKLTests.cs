@@ -32,7 +32,7 @@ public class AutoencoderKLTests
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().item<float>();
 
     [Fact]
-    public void The_published_model_has_its_parameters()
+    public void The_published_model_has_the_published_parameter_count()
     {
         using var model = new AutoencoderKL(new AutoencoderKLConfig(), initialize: false);
         model.parameters().Sum(parameter => parameter.numel()).ShouldBe(83_653_863);
@@ -40,7 +40,7 @@ public class AutoencoderKLTests
     }
 
     [Fact]
-    public void Old_names_lead_to_the_same_parameters()
+    public void Old_names_map_to_the_same_parameters()
     {
         using var model = Make(Small);
         var names = model.state_dict().Keys.ToList();
@@ -74,7 +74,7 @@ public class AutoencoderKLTests
     }
 
     [Fact]
-    public void A_generator_samples_repeatably_and_none_takes_the_mean()
+    public void With_a_generator_samples_are_reproducible_and_without_one_the_mean_is_used()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -126,7 +126,7 @@ public class AutoencoderKLTests
     }
 
     [Fact]
-    public void Bfloat16_products_stay_near_float32()
+    public void Bfloat16_matrix_multiplications_stay_near_float32()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -151,7 +151,7 @@ public class AutoencoderKLTests
     }
 
     [Fact]
-    public void Bad_shapes_and_configurations_are_refused()
+    public void Bad_shapes_and_configurations_are_rejected()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);

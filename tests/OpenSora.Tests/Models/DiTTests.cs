@@ -44,7 +44,7 @@ public class DiTTests
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().item<float>();
 
     [Fact]
-    public void The_published_size_has_its_parameters()
+    public void The_published_size_has_the_published_parameter_count()
     {
         using var model = new DiT(DiTConfig.Preset("DiT-XL/2") with { InputSize = [1, 32, 32], Condition = "label_1000" }, initialize: false);
         // DiT-XL/2 of the paper, 675,129,632, less the position table of 256 x 1152 that the official model counts.
@@ -53,7 +53,7 @@ public class DiTTests
     }
 
     [Fact]
-    public void A_new_model_predicts_nothing()
+    public void A_new_model_predicts_zero()
     {
         using var scope = NewDisposeScope();
         using var model = new DiT(Small);
@@ -62,7 +62,7 @@ public class DiTTests
     }
 
     [Fact]
-    public void Every_frame_sees_every_other_one()
+    public void Every_frame_attends_to_every_other_frame()
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -128,7 +128,7 @@ public class DiTTests
     }
 
     [Fact]
-    public void Bad_configurations_and_shapes_are_refused()
+    public void Bad_configurations_and_shapes_are_rejected()
     {
         var before = TensorCount.Now;
         foreach (

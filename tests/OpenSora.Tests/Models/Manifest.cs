@@ -53,7 +53,7 @@ internal static class Manifest
         TensorCount.ShouldBe(before);
     }
 
-    /// <summary>Makes a model of shapes alone; the caller disposes of it.</summary>
+    /// <summary>Creates a model without memory for its parameters; the caller disposes of it.</summary>
     public static TModel Unallocated<TModel>(Func<TModel> make, out TModel model)
         where TModel : nn.Module
     {

@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Models;
 
-/// <summary>Full-size architectures against the names and shapes of the published checkpoints, nothing allocated.</summary>
+/// <summary>Compares full-size architectures with the names and shapes of the published checkpoints, without allocating them.</summary>
 public class ManifestTests
 {
     [Theory]
@@ -60,7 +60,7 @@ public class ManifestTests
         Manifest.ShouldFit("opensora_v1.0_pixart_xl2_1x512x512", () => new StdiT(StdiTConfig.Preset("PixArt-XL/2"), initialize: false));
 
     [Fact]
-    public void PixArt_of_many_sizes() =>
+    public void PixArt_for_multiple_sizes() =>
         Manifest.ShouldFit("opensora_v1.0_pixartms_xl2", () =>
             new StdiT(StdiTConfig.Preset("PixArtMS-XL/2") with { InputSize = [1, 240, 64] }, initialize: false)
         );
@@ -76,7 +76,7 @@ public class ManifestTests
         Manifest.ShouldFit("t5_v1_1_xxl_encoder", () => new T5Encoder(new T5Config(), initialize: false), KeyMaps.T5(["shared.weight"]));
 
     [Fact]
-    public void What_differs_is_seen()
+    public void Differences_are_found()
     {
         const string stdit = "opensora_v1.0_stdit_xl2_16x256x256";
         static StdiT Model(int depth = 28, int tokens = 120) => new(new StdiTConfig { Depth = depth, ModelMaxLength = tokens }, initialize: false);
@@ -90,7 +90,7 @@ public class ManifestTests
     }
 
     [Fact]
-    public void Shapes_alone_end_with_their_scope()
+    public void Models_without_memory_end_with_their_scope()
     {
         using (Parameters.ShapesOnly())
         {

@@ -3,7 +3,7 @@ using OpenSora.Weights;
 
 namespace OpenSora.Tests.Models;
 
-/// <summary>The models against recorded calls of the original ones.</summary>
+/// <summary>Compares the models with recorded calls of the original ones.</summary>
 public class ModelGoldenTests
 {
     [Theory]
@@ -37,7 +37,7 @@ public class ModelGoldenTests
     [InlineData("t5_gated_gelu")]
     [InlineData("t5_relu")]
     [InlineData("t5_long")]
-    public void Equals_the_original(string name)
+    public void The_result_equals_the_original(string name)
     {
         var before = TensorCount.Now;
         var comparisons = GoldenCase.Check(TestFiles.Data("goldens", name + ".safetensors"));
@@ -65,7 +65,7 @@ public class ModelGoldenTests
     }
 
     [Fact]
-    public void A_difference_is_seen()
+    public void A_difference_is_detected()
     {
         using var file = new GoldenFile(TestFiles.Data("goldens", "stdit_mask.safetensors"));
         using var same = file["output.x"].clone();

@@ -28,7 +28,7 @@ public class MultiResolutionTests
         ModelMaxLength = 6,
     };
 
-    /// <summary>A small model of either kind whose parameters are all different from zero.</summary>
+    /// <summary>Creates a small model of either kind with parameters that are all different from zero.</summary>
     private static (nn.Module Module, IVideoTransformer Model) Make(string kind, double dropout = 0)
     {
         nn.Module module = kind is "stdit2"
@@ -67,7 +67,7 @@ public class MultiResolutionTests
     [Theory]
     [InlineData("stdit2")]
     [InlineData("stdit3")]
-    public void A_new_model_predicts_nothing_and_turns_by_the_published_frequencies(string kind)
+    public void A_new_model_predicts_zero_and_rotates_by_the_published_frequencies(string kind)
     {
         using var scope = NewDisposeScope();
         using nn.Module model = kind is "stdit2" ? new StdiT2(Small2) : new StdiT3(Small3);
@@ -104,7 +104,7 @@ public class MultiResolutionTests
     [Theory]
     [InlineData("stdit2")]
     [InlineData("stdit3")]
-    public void What_the_model_is_told_counts(string kind)
+    public void Every_condition_has_an_effect(string kind)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -131,7 +131,7 @@ public class MultiResolutionTests
     [Theory]
     [InlineData("stdit2")]
     [InlineData("stdit3")]
-    public void Given_frames_are_modulated_as_at_time_zero(string kind)
+    public void Conditioning_frames_are_modulated_as_at_time_zero(string kind)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -211,7 +211,7 @@ public class MultiResolutionTests
     }
 
     [Fact]
-    public void The_order_of_norm_and_rotation_counts()
+    public void The_order_of_norm_and_rotation_matters()
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -256,7 +256,7 @@ public class MultiResolutionTests
     }
 
     [Fact]
-    public void Bad_configurations_and_shapes_are_refused()
+    public void Bad_configurations_and_shapes_are_rejected()
     {
         var before = TensorCount.Now;
         foreach (

@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Models;
 
-/// <summary>Checkpoints of the official models in Open-Sora's.</summary>
+/// <summary>Tests loading of checkpoints of the official models into those of Open-Sora.</summary>
 public class PublishedWeightsTests
 {
     [Theory]
@@ -16,7 +16,7 @@ public class PublishedWeightsTests
     [InlineData("map_pixart512_to_opensora_pixart", "orig_pixart_xl2_512", "opensora_v1.0_pixart_xl2_1x512x512", false)]
     [InlineData("map_pixart1024ms_to_opensora_pixartms", "orig_pixart_xl2_1024ms", "opensora_v1.0_pixartms_xl2", false)]
     [InlineData("map_pixart512_to_stdit", "orig_pixart_xl2_512", "opensora_v1.0_stdit_xl2_16x512x512", true)]
-    public void Every_published_name_has_its_place(string map, string original, string model, bool fromImage)
+    public void Every_published_name_is_mapped(string map, string original, string model, bool fromImage)
     {
         var (sources, targets) = (Manifest.Read(original), Manifest.Read(model));
         var options = PublishedWeights.Options(fromImage);
@@ -119,7 +119,7 @@ public class PublishedWeightsTests
     [Theory]
     [InlineData(AttentionOrder.Serial)]
     [InlineData(AttentionOrder.Parallel)]
-    public void A_video_model_begins_as_PixArt_frame_by_frame(AttentionOrder order)
+    public void A_video_model_starts_as_PixArt_frame_by_frame(AttentionOrder order)
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
@@ -157,7 +157,7 @@ public class PublishedWeightsTests
     [Theory]
     [InlineData(AttentionOrder.Serial)]
     [InlineData(AttentionOrder.Parallel)]
-    public void A_video_model_of_classes_begins_as_DiT_frame_by_frame(AttentionOrder order)
+    public void A_class_conditional_video_model_starts_as_DiT_frame_by_frame(AttentionOrder order)
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
@@ -234,7 +234,7 @@ public class PublishedWeightsTests
     }
 
     [Fact]
-    public void A_model_of_full_attention_begins_as_the_image_model_of_single_frames()
+    public void A_model_with_full_attention_starts_as_the_image_model_for_single_frames()
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
@@ -252,7 +252,7 @@ public class PublishedWeightsTests
     }
 
     [Fact]
-    public void Positions_of_sides_of_unequal_length_are_stretched_as_PixArts()
+    public void Positions_of_nonsquare_sizes_are_stretched_as_in_PixArt()
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
@@ -273,7 +273,7 @@ public class PublishedWeightsTests
     [Theory]
     [InlineData(3)]
     [InlineData(8)]
-    public void The_null_caption_is_cut_or_lengthened(int tokens)
+    public void The_null_caption_is_truncated_or_extended(int tokens)
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
@@ -291,7 +291,7 @@ public class PublishedWeightsTests
     }
 
     [Fact]
-    public void Latte_and_PixArt_take_their_own_checkpoints_and_own_sizes_stay()
+    public void Latte_and_PixArt_load_their_own_checkpoints_and_keep_their_sizes()
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
@@ -312,7 +312,7 @@ public class PublishedWeightsTests
     }
 
     [Fact]
-    public void What_does_not_fit_is_refused_and_changes_nothing()
+    public void Weights_that_do_not_fit_are_rejected_and_change_nothing()
     {
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
@@ -351,7 +351,7 @@ public class PublishedWeightsTests
     }
 
     [Fact]
-    public void A_model_of_classes_has_no_choices_of_STDiT_alone() =>
+    public void A_class_conditional_model_rejects_options_that_only_STDiT_has() =>
         Should
             .Throw<ArgumentException>(() => new StdiTBuilder().TemporalAttention(startAtZero: true, norm: true).BuildForClasses(7))
             .Message.ShouldContain("normalization of the temporal attention");

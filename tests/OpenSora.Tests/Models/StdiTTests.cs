@@ -56,7 +56,7 @@ public class StdiTTests
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().to(ScalarType.Float64).item<double>();
 
     [Fact]
-    public void The_published_model_has_its_parameters()
+    public void The_published_model_has_the_published_parameter_count()
     {
         using var model = new StdiT(StdiTConfig.Preset("STDiT-XL/2"), initialize: false);
         var parameters = model.named_parameters().ToList();
@@ -74,7 +74,7 @@ public class StdiTTests
     }
 
     [Fact]
-    public void A_new_model_predicts_nothing_and_its_temporal_branch_does_nothing()
+    public void A_new_model_predicts_zero_and_its_temporal_branch_has_no_effect()
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -125,7 +125,7 @@ public class StdiTTests
     }
 
     [Fact]
-    public void Without_temporal_attention_frames_are_pictures()
+    public void Without_temporal_attention_frames_are_independent_images()
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -236,7 +236,7 @@ public class StdiTTests
     [Theory]
     [InlineData(AttentionOrder.Serial)]
     [InlineData(AttentionOrder.Parallel)]
-    public void A_normalised_temporal_attention_sees_positions_in_every_block_and_not_the_size_of_tokens(AttentionOrder order)
+    public void Normalized_temporal_attention_sees_positions_in_every_block_and_not_the_size_of_tokens(AttentionOrder order)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -291,7 +291,7 @@ public class StdiTTests
     }
 
     [Fact]
-    public void Bfloat16_products_stay_near_float32()
+    public void Bfloat16_matrix_multiplications_stay_near_float32()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small with { QkNorm = true });
@@ -354,7 +354,7 @@ public class StdiTTests
 
     [Theory]
     [MemberData(nameof(BadConfigurations), DisableDiscoveryEnumeration = true)]
-    public void Bad_configurations_are_refused(StdiTConfig config, string message)
+    public void Bad_configurations_are_rejected(StdiTConfig config, string message)
     {
         var before = TensorCount.Now;
         Should.Throw<ArgumentException>(() => new StdiT(config)).Message.ShouldContain(message);
@@ -362,11 +362,11 @@ public class StdiTTests
     }
 
     [Fact]
-    public void Unknown_presets_are_refused() =>
+    public void Unknown_presets_are_rejected() =>
         Should.Throw<ArgumentException>(() => StdiTConfig.Preset("STDiT-XXL/1")).Message.ShouldContain("Known presets: STDiT-S/2");
 
     [Fact]
-    public void Bad_shapes_are_refused()
+    public void Bad_shapes_are_rejected()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -406,7 +406,7 @@ public class StdiTTests
     }
 
     [Fact]
-    public void The_builder_sets_what_it_is_told()
+    public void The_builder_sets_every_option()
     {
         var builder = new StdiTBuilder()
             .Preset("STDiT-S/2")

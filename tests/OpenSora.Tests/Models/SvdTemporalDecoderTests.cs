@@ -31,7 +31,7 @@ public class SvdTemporalDecoderTests
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().item<float>();
 
     [Fact]
-    public void The_published_model_has_its_parameters_and_names()
+    public void The_published_model_has_the_published_parameters_and_names()
     {
         using var model = new AutoencoderKLTemporalDecoder(new AutoencoderKLConfig(), initialize: false);
         (model.LatentChannels, model.SpatialFactor, model.TemporalFactor).ShouldBe((4, 8, 1));
@@ -46,7 +46,7 @@ public class SvdTemporalDecoderTests
     }
 
     [Fact]
-    public void It_encodes_as_the_autoencoder_of_pictures_does()
+    public void It_encodes_like_the_image_autoencoder()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -88,7 +88,7 @@ public class SvdTemporalDecoderTests
     }
 
     [Fact]
-    public void Without_a_share_of_time_frames_are_decoded_alone()
+    public void Without_temporal_mixing_frames_are_decoded_independently()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -126,7 +126,7 @@ public class SvdTemporalDecoderTests
     }
 
     [Fact]
-    public void Bfloat16_products_stay_near_float32()
+    public void Bfloat16_matrix_multiplications_stay_near_float32()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -149,7 +149,7 @@ public class SvdTemporalDecoderTests
     }
 
     [Fact]
-    public void Bad_shapes_and_sizes_are_refused()
+    public void Bad_shapes_and_sizes_are_rejected()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);

@@ -71,7 +71,7 @@ public class T5EncoderTests
     }
 
     [Fact]
-    public void Bfloat16_products_stay_near_float32()
+    public void Bfloat16_matrix_multiplications_stay_near_float32()
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -84,7 +84,7 @@ public class T5EncoderTests
     }
 
     [Fact]
-    public void Bad_input_is_refused()
+    public void Bad_input_is_rejected()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);

@@ -37,7 +37,7 @@ public sealed class TinyAutoencoderTests : IDisposable
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().item<float>();
 
     [Fact]
-    public void The_published_models_have_their_parameters_and_names()
+    public void The_published_models_have_the_published_parameters_and_names()
     {
         using var taesd = new TinyAutoencoder(TinyAutoencoderConfig.Preset("TAESD"), initialize: false);
         (taesd.LatentChannels, taesd.SpatialFactor, taesd.TemporalFactor).ShouldBe((4, 8, 1));
@@ -58,7 +58,7 @@ public sealed class TinyAutoencoderTests : IDisposable
     }
 
     [Fact]
-    public void The_originals_two_files_lead_to_the_same_numbers()
+    public void The_two_files_of_the_original_give_the_same_results()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -87,7 +87,7 @@ public sealed class TinyAutoencoderTests : IDisposable
     }
 
     [Fact]
-    public void Micro_batches_and_scale_are_only_outside()
+    public void Micro_batches_and_scale_do_not_change_the_networks()
     {
         using var scope = NewDisposeScope();
         using var one = Make(Small with { MicroBatchSize = 1 });
@@ -134,7 +134,7 @@ public sealed class TinyAutoencoderTests : IDisposable
     }
 
     [Fact]
-    public void Bfloat16_products_stay_near_float32()
+    public void Bfloat16_matrix_multiplications_stay_near_float32()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -157,7 +157,7 @@ public sealed class TinyAutoencoderTests : IDisposable
     }
 
     [Fact]
-    public void Bad_shapes_and_configurations_are_refused()
+    public void Bad_shapes_and_configurations_are_rejected()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);

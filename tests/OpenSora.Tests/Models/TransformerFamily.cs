@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Models;
 
-/// <summary>Small models of every architecture and attention order, with parameters that hide nothing.</summary>
+/// <summary>Small models of every architecture and attention order, with parameters different from zero.</summary>
 internal static class TransformerFamily
 {
     private static readonly StdiTConfig StdiT = new()
@@ -27,7 +27,7 @@ internal static class TransformerFamily
         ClassDropoutProb = 0,
     };
 
-    /// <summary>The models that <see cref="Make"/> knows.</summary>
+    /// <summary>The names that <see cref="Make"/> accepts.</summary>
     public static TheoryData<string> Names =>
         [
             "DiT text",
@@ -86,7 +86,7 @@ internal static class TransformerFamily
         return (IVideoTransformer)model;
     }
 
-    /// <summary>Moves all parameters away from their starting values, where zeros would hide what lies behind them.</summary>
+    /// <summary>Moves all parameters away from their initial values, because zeros would hide the layers before them.</summary>
     public static TModel Randomised<TModel>(TModel model, ulong seed = 1)
         where TModel : nn.Module
     {
@@ -115,7 +115,7 @@ internal static class TransformerFamily
         return model;
     }
 
-    /// <summary>Two samples: latents, times and what they show.</summary>
+    /// <summary>Two samples: latents, timesteps and conditions.</summary>
     public static (Tensor X, Tensor T, DenoiserConditions Conditions) Inputs(IVideoTransformer model, int frames = 3, int height = 4, int width = 6)
     {
         using var generator = new Generator(7);

@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Models;
 
-/// <summary>What holds for every architecture and attention order.</summary>
+/// <summary>Tests that apply to every architecture and attention order.</summary>
 public class TransformerFamilyTests
 {
     public static TheoryData<string> Names => TransformerFamily.Names;
@@ -49,7 +49,7 @@ public class TransformerFamilyTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void Bfloat16_products_stay_near_float32(string name)
+    public void Bfloat16_matrix_multiplications_stay_near_float32(string name)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -101,7 +101,7 @@ public class TransformerFamilyTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void The_null_caption_is_what_training_drops_to(string name)
+    public void Dropped_captions_become_the_null_caption(string name)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -139,7 +139,7 @@ public class TransformerFamilyTests
     [InlineData("STDiT interleaved")]
     [InlineData("STDiT full")]
     [InlineData("PixArtMS")]
-    public void Given_frames_are_at_time_zero_in_any_order(string name)
+    public void Conditioning_frames_are_at_time_zero_in_any_order(string name)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -155,7 +155,7 @@ public class TransformerFamilyTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void A_seed_repeats_the_starting_values(string name)
+    public void A_seed_reproduces_the_initial_values(string name)
     {
         using var scope = NewDisposeScope();
         using var model = Make(name);
@@ -184,7 +184,7 @@ public class TransformerFamilyTests
     }
 
     [Fact]
-    public void Presets_have_the_sizes_of_their_letters()
+    public void Presets_have_the_sizes_that_their_names_say()
     {
         static (int, int, int, int) Sizes(TransformerConfig config) => (config.HiddenSize, config.Depth, config.NumHeads, config.PatchSize[0]);
         foreach (var (letter, channels, depth, heads) in new[] { ("S", 384, 12, 6), ("B", 768, 12, 12), ("L", 1024, 24, 16), ("XL", 1152, 28, 16) })
@@ -219,7 +219,7 @@ public class TransformerFamilyTests
     }
 
     [Fact]
-    public void Latte_and_PixArt_refuse_what_they_cannot_be()
+    public void Latte_and_PixArt_reject_invalid_configurations()
     {
         var before = TensorCount.Now;
         Should
@@ -253,7 +253,7 @@ public class TransformerFamilyTests
     }
 
     [Fact]
-    public void PixArt_of_many_sizes_is_told_the_size()
+    public void PixArt_for_multiple_sizes_is_conditioned_on_the_size()
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();

@@ -3,7 +3,7 @@ using OpenSora.Runtime;
 
 namespace OpenSora.Tests.Runtime;
 
-/// <summary>Loading of TorchSharp's native library: what is patched, where the copy goes, what is said when nothing helps.</summary>
+/// <summary>Loading of TorchSharp's native library: the patch, the place of the copy, and the errors.</summary>
 public sealed class NativeLibrariesTests : IDisposable
 {
     private readonly TemporaryFolder _folder = new();
@@ -58,7 +58,7 @@ public sealed class NativeLibrariesTests : IDisposable
     }
 
     [Fact]
-    public void Many_writers_at_once_leave_one_whole_file()
+    public void Concurrent_writers_leave_one_complete_file()
     {
         var contents = new byte[1 << 20];
         new Random(1).NextBytes(contents);

@@ -31,7 +31,7 @@ public class ClassLabelTests
     [InlineData("cran", "or a name: crane; crane, lifting machine.")]
     [InlineData("class", "rather than text")]
     [InlineData("99999999999999", "There is no class")]
-    public void Anything_else_is_refused(string prompt, string message)
+    public void Anything_else_is_rejected(string prompt, string message)
     {
         using var encoder = new ClassLabelEncoder(Birds);
         Should.Throw<ArgumentException>(() => encoder.Encode([prompt])).Message.ShouldContain(message);

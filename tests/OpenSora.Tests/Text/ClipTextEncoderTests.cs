@@ -38,7 +38,7 @@ public sealed class ClipTextEncoderTests : IDisposable
     private static double Difference(Tensor a, Tensor b) => (a - b).abs().max().item<float>();
 
     [Fact]
-    public void The_published_model_has_its_parameters_and_names()
+    public void The_published_model_has_the_published_parameters_and_names()
     {
         using var model = new ClipTextModel(ClipTextConfig.Preset("ViT-B/32") with { ProjectionDim = 512 }, initialize: false);
         model.parameters().Sum(parameter => parameter.numel()).ShouldBe(63_165_952 + 512 * 512);
@@ -55,7 +55,7 @@ public sealed class ClipTextEncoderTests : IDisposable
     }
 
     [Fact]
-    public void What_is_given_is_the_states_or_one_vector()
+    public void The_output_is_the_states_or_one_vector()
     {
         var before = TensorCount.Now;
         using (NewDisposeScope())
@@ -85,7 +85,7 @@ public sealed class ClipTextEncoderTests : IDisposable
     }
 
     [Fact]
-    public void Tokens_see_only_what_stands_before_them()
+    public void Tokens_attend_only_to_previous_tokens()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -99,7 +99,7 @@ public sealed class ClipTextEncoderTests : IDisposable
     }
 
     [Fact]
-    public void Weights_load_from_a_whole_clip_with_and_without_projection()
+    public void Weights_load_from_a_full_CLIP_with_and_without_projection()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -142,7 +142,7 @@ public sealed class ClipTextEncoderTests : IDisposable
     }
 
     [Fact]
-    public void Bfloat16_products_stay_near_float32()
+    public void Bfloat16_matrix_multiplications_stay_near_float32()
     {
         using var scope = NewDisposeScope();
         using var model = Make(Small);
@@ -154,7 +154,7 @@ public sealed class ClipTextEncoderTests : IDisposable
     }
 
     [Fact]
-    public void What_does_not_fit_is_refused_and_leaves_no_tensor()
+    public void Files_that_do_not_fit_are_rejected_and_leave_no_tensor()
     {
         var before = TensorCount.Now;
         using (NewDisposeScope())

@@ -25,7 +25,7 @@ public sealed class ClipTokenizerTests : IDisposable
     }
 
     [Fact]
-    public void Texts_are_opened_closed_and_cut()
+    public void Texts_get_begin_and_end_tokens_and_are_truncated()
     {
         (Small.Count, Small.BosId, Small.EosId, Small.PadId).ShouldBe((654, 652, 653, 653));
         Small.Encode("", 77).ShouldBe([652, 653]);
@@ -90,7 +90,7 @@ public sealed class ClipTokenizerTests : IDisposable
     }
 
     [Fact]
-    public void A_word_of_any_length_takes_no_time_to_speak_of()
+    public void A_word_of_any_length_is_encoded_quickly()
     {
         var ids = Small.Encode(new string('a', 1_000_000));
         ids.Count.ShouldBeGreaterThan(0);
@@ -114,7 +114,7 @@ public sealed class ClipTokenizerTests : IDisposable
     }
 
     [Fact]
-    public void Damaged_files_are_refused()
+    public void Damaged_files_are_rejected()
     {
         Should.Throw<FileNotFoundException>(() => ClipTokenizer.Open(_folder.Path)).Message.ShouldContain("has no vocab.json");
         CopyFiles();

@@ -1,11 +1,11 @@
 namespace OpenSora.Tests.Text;
 
-/// <summary>Why T5's tokenizer is our own: what Microsoft.ML.Tokenizers does with the same models. A failure here means that it has changed and may
-/// be taken.</summary>
+/// <summary>Documents why the library has its own tokenizer for T5: the results of Microsoft.ML.Tokenizers for the same models. A failure means
+/// that the package has changed and can be used.</summary>
 public class MicrosoftMLSentencePieceTests
 {
     [Fact]
-    public void A_model_without_an_opening_token_as_T5s_is_not_read()
+    public void A_model_without_a_begin_token_such_as_that_of_T5_is_not_read()
     {
         using var model = File.OpenRead(TestFiles.Data("sentencepiece", "t5.model"));
         Should.Throw<IndexOutOfRangeException>(() =>

@@ -5,7 +5,7 @@ using OpenSora.Text;
 
 namespace OpenSora.Tests.Text;
 
-/// <summary>The models and ids in tests/Data/sentencepiece are of the sentencepiece package's own tools; see make.sh there.</summary>
+/// <summary>Compares ids with those of the sentencepiece package in tests/Data/sentencepiece; see make.sh there.</summary>
 public sealed class SentencePieceTests
 {
     private static readonly string[] Models = ["t5", "bytes", "casefold", "identity", "suffix"];
@@ -40,7 +40,7 @@ public sealed class SentencePieceTests
     }
 
     [Fact]
-    public void A_text_is_closed_and_cut_so_that_the_closing_token_stays()
+    public void A_text_is_truncated_and_keeps_its_end_token()
     {
         var t5 = Tokenizers["t5"];
         var ids = t5.Encode("A goat stands on a hill.");
@@ -55,7 +55,7 @@ public sealed class SentencePieceTests
     }
 
     [Fact]
-    public void Ten_thousand_characters_are_encoded_and_cut()
+    public void Ten_thousand_characters_are_encoded_and_truncated()
     {
         var text = string.Concat(Enumerable.Repeat("A goat 山羊 🐐 ꙮꙮ ", 700));
         text.Length.ShouldBeGreaterThan(10_000);
@@ -92,7 +92,7 @@ public sealed class SentencePieceTests
     }
 
     [Fact]
-    public void Byte_fallback_loses_nothing_but_what_normalisation_takes()
+    public void Byte_fallback_loses_only_what_normalization_removes()
     {
         var tokenizer = Tokenizers["bytes"];
         Check.One(
@@ -108,7 +108,7 @@ public sealed class SentencePieceTests
     }
 
     [Fact]
-    public void Plain_words_come_back_as_they_were()
+    public void Plain_words_survive_a_round_trip()
     {
         var words = File.ReadAllText(TestFiles.Data("sentencepiece", "corpus.txt")).Split([' ', '\n'], StringSplitOptions.RemoveEmptyEntries);
         var identity = Tokenizers["identity"];
@@ -120,11 +120,11 @@ public sealed class SentencePieceTests
     }
 
     [Fact]
-    public void Decoding_refuses_ids_outside_the_vocabulary() =>
+    public void Decoding_rejects_ids_outside_the_vocabulary() =>
         Should.Throw<ArgumentOutOfRangeException>(() => Tokenizers["t5"].Decode([3, 500])).Message.ShouldContain("0 to 499");
 
     [Fact]
-    public void Other_kinds_of_files_are_refused()
+    public void Other_kinds_of_files_are_rejected()
     {
         using var folder = new TemporaryFolder();
         Should.Throw<InvalidTokenizerException>(() => SentencePieceTokenizer.Open(ModelFile("bpe"))).Message.ShouldContain("not a unigram model");
@@ -140,7 +140,7 @@ public sealed class SentencePieceTests
     [Theory]
     [InlineData("identity")]
     [InlineData("t5")]
-    public void Damaged_models_are_refused_with_one_kind_of_exception_or_still_encode(string model)
+    public void Damaged_models_are_rejected_with_one_kind_of_exception_or_still_encode(string model)
     {
         var original = File.ReadAllBytes(ModelFile(model));
         var random = new Random(20240311);

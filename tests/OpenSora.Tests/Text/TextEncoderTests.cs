@@ -92,7 +92,7 @@ public sealed class TextEncoderTests : IDisposable
     }
 
     [Fact]
-    public void What_does_not_fit_is_refused_and_leaves_no_tensor()
+    public void Files_that_do_not_fit_are_rejected_and_leave_no_tensor()
     {
         var before = TensorCount.Now;
         using (NewDisposeScope())

@@ -96,7 +96,7 @@ public sealed class CheckpointTests : IDisposable
     [InlineData(null, "ema", 100)]
     [InlineData("ema", "ema", 100)]
     [InlineData("model", "model", 0)]
-    public void Averages_are_preferred_unless_another_section_is_asked_for(string? asked, string chosen, int first)
+    public void Averages_are_preferred_unless_another_section_is_requested(string? asked, string chosen, int first)
     {
         using var scope = NewDisposeScope();
         using var module = new Small();
@@ -109,7 +109,7 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
-    public void What_stands_beside_the_tensors_is_listed()
+    public void Contents_other_than_tensors_are_listed()
     {
         using var file = WeightsFile.Open(Checkpoint("training.pt"));
         file.AllSections.ShouldBe([new("model", 3, false), new("ema", 3, true)]);
@@ -133,7 +133,7 @@ public sealed class CheckpointTests : IDisposable
     [InlineData("parameters.pth", "")]
     [InlineData("pytorch_model.bin.index.json", "")]
     [InlineData("legacy name without meaning.txt", "")]
-    public void Wrappers_are_taken_off_and_reported(string name, string unwrapped)
+    public void Prefixes_are_removed_and_reported(string name, string unwrapped)
     {
         using var scope = NewDisposeScope();
         using var module = new Small();
@@ -152,7 +152,7 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
-    public void A_wrapper_is_taken_off_safetensors_too_and_only_if_no_name_fits_with_it()
+    public void A_prefix_is_removed_from_safetensors_too_and_only_if_no_name_fits_with_it()
     {
         using var scope = NewDisposeScope();
         using var module = new Small();
@@ -165,7 +165,7 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
-    public void What_trainers_save_beside_is_stepped_over()
+    public void Objects_that_trainers_save_beside_tensors_are_skipped()
     {
         using var scope = NewDisposeScope();
         using var file = WeightsFile.Open(Checkpoint("trainer.ckpt"));
@@ -239,7 +239,7 @@ public sealed class CheckpointTests : IDisposable
     [InlineData(4, -1, 0, "non-negative integers")]
     [InlineData(-1, 1, 0, "non-negative integers")]
     [InlineData(int.MaxValue, int.MaxValue, 0, "too large")]
-    public void A_tensor_that_reaches_beyond_its_storage_is_refused(int size, int stride, int offset, string problem)
+    public void A_tensor_that_reaches_beyond_its_storage_is_rejected(int size, int stride, int offset, string problem)
     {
         static byte[] Int(int number) => [(byte)'J', .. BitConverter.GetBytes(number)];
         byte[] tensor =
@@ -262,7 +262,7 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
-    public void A_pickle_that_calls_anything_else_is_refused_by_name_and_not_executed()
+    public void A_pickle_that_calls_anything_else_is_rejected_by_name_and_not_executed()
     {
         using var here = new TemporaryFolder();
         var before = Environment.CurrentDirectory;
@@ -362,7 +362,7 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
-    public void A_folder_without_weights_or_with_a_choice_says_so()
+    public void A_folder_without_weights_or_with_several_is_reported()
     {
         Problem(() => WeightsFile.Open(_folder.Path)).ShouldContain("contains no weights");
         File.Copy(Checkpoint("types.pt"), _folder["a.pt"]);

@@ -6,7 +6,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Weights;
 
-/// <summary>Damaged and malicious files: each is read, or refused with a reason; nothing crashes, nothing runs, nothing exhausts memory.</summary>
+/// <summary>Tests damaged and malicious files: each is read or rejected with a reason, without a crash, without executing code and without exhausting
+/// memory.</summary>
 public sealed class FuzzTests : IDisposable
 {
     /// <summary>The environment variable with the number of mutated files; 2,000 without it.</summary>
@@ -52,7 +53,7 @@ public sealed class FuzzTests : IDisposable
                 + $"at most {most:P0} of the allowance, {longest.TotalMilliseconds:F0} ms."
         );
         read.ShouldBeGreaterThan(count / 50);
-        large.ShouldBeGreaterThan(count / 50); // whose allowance is exactly twice their length
+        large.ShouldBeGreaterThan(count / 50); // their allowance is exactly twice their length
         reasons.Count.ShouldBeGreaterThan(15); // mutations reach far behind the first checks
     }
 
@@ -60,7 +61,7 @@ public sealed class FuzzTests : IDisposable
 
     [Theory]
     [MemberData(nameof(Bombs))]
-    public void Pickles_made_to_exhaust_memory_are_refused(string name)
+    public void Pickles_made_to_exhaust_memory_are_rejected(string name)
     {
         var bytes = StoredZip.Of(("a/data.pkl", [0x80, 2, .. Mutations.Bombs[name](), (byte)'.']));
         bytes.Length.ShouldBeGreaterThan(400_000);
@@ -68,7 +69,7 @@ public sealed class FuzzTests : IDisposable
     }
 
     [Fact]
-    public void Headers_made_to_exhaust_memory_are_refused()
+    public void Headers_made_to_exhaust_memory_are_rejected()
     {
         var entries = string.Join(',', Enumerable.Range(0, 60_000).Select(i => $"\"{i}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}"));
         foreach (
@@ -117,7 +118,7 @@ public sealed class FuzzTests : IDisposable
 
     private static long Limit(long length) => Math.Max(2 * length, Allowance.Least);
 
-    /// <summary>Opens a file and reads every tensor; gives the reason if it was refused.</summary>
+    /// <summary>Opens a file and reads every tensor; returns the reason if it was rejected.</summary>
     private string? Try(byte[] bytes, string what, out long allocated)
     {
         var path = _folder["fuzzed"];

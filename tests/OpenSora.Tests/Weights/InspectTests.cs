@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Weights;
 
-/// <summary>What <c>opensora inspect</c> says.</summary>
+/// <summary>Tests the output of <c>opensora inspect</c>.</summary>
 public sealed class InspectTests : IDisposable
 {
     private readonly TemporaryFolder _folder = new();
@@ -31,7 +31,7 @@ public sealed class InspectTests : IDisposable
     [InlineData("sd_vae_ft_mse_diffusers", "Stable Diffusion autoencoder", "4 latent channels")]
     [InlineData("sd_vae_ft_mse_diffusers_deprecated_names", "Stable Diffusion autoencoder", "128, 256, 512, 512")]
     [InlineData("t5_v1_1_xxl_encoder", "T5 v1.1 XXL encoder", "64 heads of 64")]
-    public void Published_checkpoints_are_recognised(string manifest, string architectures, string sizes)
+    public void Published_checkpoints_are_recognized(string manifest, string architectures, string sizes)
     {
         foreach (var prefix in new[] { "", "module." })
         {
@@ -44,7 +44,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void What_would_be_missing_or_unexpected_is_told()
+    public void Missing_and_unexpected_tensors_are_reported()
     {
         using var file = new Published("opensora_v1.0_stdit_xl2_16x256x256", "", name => name is "t_block.1.bias" ? null
             : name is "final_layer.linear.bias" ? "final_layer.extra"
@@ -102,7 +102,7 @@ public sealed class InspectTests : IDisposable
         {
             var gone = Enumerable.Range(0, 1 << random.Next(8)).Select(_ => names[random.Next(names.Length)]).ToHashSet(StringComparer.Ordinal);
             long[] shape = [.. Enumerable.Range(0, random.Next(6)).Select(_ => new[] { 0L, 1, 3, 64, 1152, 1 << 20 }[random.Next(6)])];
-            // Mostly those at the beginning and the end, which tell the sizes.
+            // Mostly those at the beginning and the end, which show the sizes.
             var changed = names[turn % 2 == 0 ? random.Next(Math.Min(12, names.Length)) : names.Length - 1 - random.Next(Math.Min(12, names.Length))];
             using var file = new Published(manifest, "", name => gone.Contains(name) && turn % 3 > 0 ? null : name, claim: (changed, shape));
             Architectures.BuiltIn.Recognize(file).ShouldAllBe(fit => fit.Sizes.Length > 0);
@@ -118,7 +118,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void Small_models_are_recognised_without_a_preset()
+    public void Small_models_are_recognized_without_a_preset()
     {
         using var scope = NewDisposeScope();
         using var vae = new AutoencoderKL(
@@ -138,7 +138,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void Other_parts_of_models_are_recognised()
+    public void Other_parts_of_models_are_recognized()
     {
         using var scope = NewDisposeScope();
         using var clip = new ClipTextModel(
@@ -209,7 +209,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void Halves_of_a_tiny_autoencoder_are_recognised()
+    public void Halves_of_a_tiny_autoencoder_are_recognized()
     {
         using var scope = NewDisposeScope();
         using var model = new TinyAutoencoder(TinyAutoencoderConfig.Preset("TAESD3"));
@@ -234,7 +234,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void A_checkpoint_is_told_with_its_sections_and_what_stands_beside()
+    public void A_checkpoint_is_described_with_its_sections_and_other_contents()
     {
         var text = Print(CheckpointTests.Checkpoint("training.pt"));
         text.ShouldContain("training.pt: PyTorch checkpoint");
@@ -246,7 +246,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void A_model_folder_is_told_part_by_part()
+    public void A_model_folder_is_reported_part_by_part()
     {
         var text = Print(Path.Combine(TestFiles.Data("..", ".."), "models", "stickers"));
         text.ShouldContain("stickers: a model folder");
@@ -257,7 +257,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void Folders_of_weights_are_told_file_by_file_and_others_refused()
+    public void Folders_of_weights_are_reported_file_by_file_and_others_refused()
     {
         Should.Throw<InvalidWeightsException>(() => Print(_folder.Path)).Message.ShouldContain("contain weights");
         foreach (var part in new[] { "transformer", "vae" })
@@ -288,7 +288,7 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
-    public void Nothing_is_left_in_memory()
+    public void No_tensor_remains_in_memory()
     {
         var before = TensorCount.Settled;
         using (var file = new Published("opensora_v1.2_stdit3_xl2", ""))

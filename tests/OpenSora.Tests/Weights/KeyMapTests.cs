@@ -48,7 +48,7 @@ public sealed class KeyMapTests : IDisposable
     [InlineData("model_ema.decay")]
     [InlineData("loss.discriminator.main.0.weight")]
     [InlineData("alphas_cumprod")]
-    public void What_stands_beside_an_autoencoder_is_left_out(string name) => KeyMaps.StableDiffusionVae()(name).ShouldBeNull();
+    public void Other_parts_beside_an_autoencoder_are_ignored(string name) => KeyMaps.StableDiffusionVae()(name).ShouldBeNull();
 
     [Fact]
     public void An_unknown_name_stays_and_so_is_reported() => KeyMaps.StableDiffusionVae()("encoder.extra.weight").ShouldBe("encoder.extra.weight");

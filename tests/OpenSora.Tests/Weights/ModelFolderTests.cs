@@ -27,7 +27,7 @@ public sealed class ModelFolderTests : IDisposable
             "frames_range": { "min": 1, "max": 16 }, "width_range": { "min": 64, "max": 128, "step": 16 }, "height_range": { "min": 64, "max": 64 }
           },
           "licence": { "name": "MIT", "file": "LICENCE.txt" },
-          "attribution": [{ "name": "Pictures", "licence": "MIT", "by": "Somebody" }],
+          "attribution": [{ "name": "Pictures", "licence": "MIT", "by": "An Artist" }],
           "training": { "steps": 1000, "anything": ["goes"] },
         }
         """;
@@ -64,7 +64,7 @@ public sealed class ModelFolderTests : IDisposable
             }
         );
         description.Video.WidthRange.ShouldBe(new AllowedRange(64, 128, 16));
-        description.Attribution.ShouldBe([new Attribution("Pictures", "MIT", "Somebody")]);
+        description.Attribution.ShouldBe([new Attribution("Pictures", "MIT", "An Artist")]);
         model.ReadConfig<StdiTConfig>(description.Denoiser).HiddenSize.ShouldBe(48);
         model.ReadConfig<StdiTConfig>(description.Denoiser).InputSize.ShouldBe([4, 8, 8]);
         model.ReadConfig<AutoencoderKLConfig>(description.Vae).ScalingFactor.ShouldBe(0.5);
@@ -80,7 +80,7 @@ public sealed class ModelFolderTests : IDisposable
             root = Path.GetDirectoryName(root)!;
         }
 
-        var text = File.ReadAllText(Path.Combine(root, "docs", "apps.md")).ReplaceLineEndings("\n");
+        var text = File.ReadAllText(Path.Combine(root, "docs", "how-to", "use-published-weights.md")).ReplaceLineEndings("\n");
         var from = text.IndexOf("```json\n", StringComparison.Ordinal) + 8;
         foreach (
             var file in new[]
@@ -111,7 +111,7 @@ public sealed class ModelFolderTests : IDisposable
     }
 
     [Fact]
-    public void What_is_saved_is_read()
+    public void Saved_values_are_read()
     {
         var first = ModelFolder.Open(Make());
         var config = new StdiTConfig
@@ -189,7 +189,7 @@ public sealed class ModelFolderTests : IDisposable
     }
 
     [Fact]
-    public void A_config_with_unknown_settings_is_refused_when_read()
+    public void A_config_with_unknown_settings_is_rejected_when_read()
     {
         var folder = Make(Complete.Replace("\"d_model\"", "\"model_d\"", StringComparison.Ordinal));
         var model = ModelFolder.Open(folder);

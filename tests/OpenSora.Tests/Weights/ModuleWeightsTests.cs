@@ -85,7 +85,7 @@ public sealed class ModuleWeightsTests : IDisposable
     [Theory]
     [InlineData(ScalarType.Int64, "I64")]
     [InlineData(ScalarType.Bool, "BOOL")]
-    public void Types_that_are_no_numbers_of_that_kind_are_refused(ScalarType dtype, string name)
+    public void Types_that_are_no_numbers_of_that_kind_are_rejected(ScalarType dtype, string name)
     {
         using var scope = NewDisposeScope();
         using var module = new Small();
@@ -129,7 +129,7 @@ public sealed class ModuleWeightsTests : IDisposable
     }
 
     [Fact]
-    public void Parameters_come_to_lie_in_the_map_and_stay_the_same_objects()
+    public void Parameters_become_mapped_and_stay_the_same_objects()
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Maps are listed in /proc.");
         var path = _folder["large.safetensors"];
@@ -172,7 +172,7 @@ public sealed class ModuleWeightsTests : IDisposable
     [InlineData(ScalarType.BFloat16)]
     [InlineData(ScalarType.Float32)]
     [InlineData(ScalarType.Float64)]
-    public void Large_tensors_of_every_type_lie_in_the_map_and_leave_the_file_alone(ScalarType dtype)
+    public void Large_tensors_of_every_type_are_mapped_and_do_not_change_the_file(ScalarType dtype)
     {
         using var scope = NewDisposeScope();
         var path = _folder["large.safetensors"];
@@ -246,7 +246,7 @@ public sealed class ModuleWeightsTests : IDisposable
     }
 
     [Fact]
-    public void Weights_are_saved_over_the_file_that_they_lie_in()
+    public void Weights_are_saved_over_the_file_that_they_are_mapped_from()
     {
         using var scope = NewDisposeScope();
         using var module = new Small();
@@ -289,7 +289,7 @@ public sealed class ModuleWeightsTests : IDisposable
     }
 
     [Fact]
-    public void Damaged_booleans_are_noticed_before_anything_is_changed()
+    public void Damaged_booleans_are_detected_before_anything_changes()
     {
         using var scope = NewDisposeScope();
         using var module = new Flagged();
@@ -307,7 +307,7 @@ public sealed class ModuleWeightsTests : IDisposable
     }
 
     [Fact]
-    public void A_file_that_is_cut_while_it_is_open_is_refused()
+    public void A_file_that_is_truncated_while_it_is_open_is_rejected()
     {
         using var scope = NewDisposeScope();
         using var module = new Small();

@@ -5,7 +5,7 @@ using OpenSora.Weights;
 
 namespace OpenSora.Tests.Weights;
 
-/// <summary>Makes damaged and malicious files of good ones, the same ones for the same seed.</summary>
+/// <summary>Creates damaged and malicious files from valid ones, reproducibly for each seed.</summary>
 internal sealed class Mutations
 {
     private static readonly string[] SeedNames =
@@ -64,7 +64,7 @@ internal sealed class Mutations
         1UL << 40,
     ];
 
-    /// <summary>Small descriptions of much memory, each at least 400,000 bytes of pickle.</summary>
+    /// <summary>Small descriptions that claim much memory, each at least 400,000 bytes of pickle.</summary>
     public static IReadOnlyDictionary<string, Func<byte[]>> Bombs { get; } =
         new Dictionary<string, Func<byte[]>>
         {
@@ -365,7 +365,7 @@ internal sealed class Mutations
 /// <summary>Pieces of pickles.</summary>
 internal static class Pickle
 {
-    /// <summary>Where opcodes start, as far as the bytes are a pickle.</summary>
+    /// <summary>Finds the positions of opcodes, as far as the bytes are a pickle.</summary>
     public static List<int> Starts(ReadOnlySpan<byte> pickle)
     {
         var starts = new List<int> { 0 };

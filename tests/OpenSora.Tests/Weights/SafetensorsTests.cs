@@ -28,7 +28,7 @@ public sealed class SafetensorsTests : IDisposable
 
     [Theory]
     [MemberData(nameof(Types))]
-    public void What_is_written_is_read(ScalarType dtype)
+    public void Written_values_are_read(ScalarType dtype)
     {
         using var scope = NewDisposeScope();
         var matrix = (arange(0, 6) - 2).to_type(dtype).view(2, 3);
@@ -131,7 +131,7 @@ public sealed class SafetensorsTests : IDisposable
     }
 
     [Fact]
-    public void A_closed_file_and_an_unknown_name_are_refused()
+    public void A_closed_file_and_an_unknown_name_are_rejected()
     {
         using var scope = NewDisposeScope();
         SafetensorsWriter.Write(_folder["a"], new Dictionary<string, Tensor> { ["x"] = zeros(4) });
@@ -192,7 +192,7 @@ public sealed class SafetensorsTests : IDisposable
     [InlineData(1 << 30)]
     [InlineData(long.MaxValue)]
     [InlineData(-1L)]
-    public void A_header_length_beyond_the_file_is_refused(long claimed)
+    public void A_header_length_beyond_the_file_is_rejected(long claimed)
     {
         var bytes = new byte[16];
         BinaryPrimitives.WriteInt64LittleEndian(bytes, claimed);
@@ -216,7 +216,7 @@ public sealed class SafetensorsTests : IDisposable
     }
 
     [Fact]
-    public void Types_without_tensors_and_impossible_booleans_are_refused_when_read()
+    public void Types_without_tensors_and_impossible_booleans_are_rejected_when_read()
     {
         var path = WriteRaw(
             """{"b":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]},"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[2,4]}}""",
@@ -228,7 +228,7 @@ public sealed class SafetensorsTests : IDisposable
     }
 
     [Fact]
-    public void Five_hundred_damaged_files_are_refused_or_read_and_leave_no_tensor()
+    public void Five_hundred_damaged_files_are_rejected_or_read_and_leave_no_tensor()
     {
         var before = TensorCount.Now;
         using (NewDisposeScope())
@@ -341,7 +341,7 @@ public sealed class SafetensorsTests : IDisposable
     }
 
     [Fact]
-    public void Names_twice_and_types_without_a_name_are_refused_before_anything_is_written()
+    public void Duplicate_names_and_types_without_a_name_are_rejected_before_anything_is_written()
     {
         using var scope = NewDisposeScope();
         var x = zeros(1);
@@ -380,7 +380,7 @@ public sealed class SafetensorsTests : IDisposable
         return _folder[name];
     }
 
-    /// <summary>A file on a disk that is soon full.</summary>
+    /// <summary>A stream to a disk that becomes full.</summary>
     private sealed class FullStream(string path, int capacity) : Stream
     {
         private readonly FileStream _file = new(path, FileMode.CreateNew);

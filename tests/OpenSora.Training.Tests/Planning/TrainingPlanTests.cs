@@ -33,7 +33,7 @@ public class TrainingPlanTests
     }
 
     [Fact]
-    public void Larger_pictures_are_as_much_slower_as_published()
+    public void Larger_images_are_as_much_slower_as_published()
     {
         var stage = new PlannedStage { Name = "speed", Steps = 1000 };
         var estimates = (TrainingPlan.OpenSora10 with { Stages = [stage, stage with { Height = 512, Width = 512 }] }).Estimate();
@@ -84,7 +84,7 @@ public class TrainingPlanTests
     }
 
     [Fact]
-    public void Operations_are_those_that_the_models_do()
+    public void Estimated_operations_equal_those_of_the_models()
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -142,7 +142,7 @@ public class TrainingPlanTests
     [InlineData(AttentionOrder.Parallel, 96 * 24 * 3, 96 * 4 * 3)]
     [InlineData(AttentionOrder.Interleaved, 96 * 24 * 2, 96 * 4)]
     [InlineData(AttentionOrder.Full, 96 * 96 * 3, 0)]
-    public void Orders_of_attention_have_their_operations_and_parameters(AttentionOrder order, double spatial, double temporal)
+    public void Each_order_of_attention_has_its_own_operations_and_parameters(AttentionOrder order, double spatial, double temporal)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
@@ -182,7 +182,7 @@ public class TrainingPlanTests
     }
 
     [Fact]
-    public void Published_sizes_have_their_parameters()
+    public void Published_sizes_have_the_published_parameter_counts()
     {
         MemoryEstimate.ParameterCount(new StdiTConfig()).ShouldBe(759_620_768);
         var small = Small with { QkNorm = true, PredSigma = false };
@@ -216,7 +216,7 @@ public class TrainingPlanTests
 
     [Theory]
     [MemberData(nameof(Sizes))]
-    public void Memory_is_as_measured(int batch, int frames, int side, bool bfloat16, bool checkpointing)
+    public void Estimated_memory_matches_measurements(int batch, int frames, int side, bool bfloat16, bool checkpointing)
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Peak memory is read from /proc.");
         new MemoryCase(Small with { Depth = 1 }, 1, 2, 8, bfloat16, checkpointing).Measure(); // maps what the libraries need for themselves
@@ -236,7 +236,7 @@ public class TrainingPlanTests
     }
 
     [Fact]
-    public void The_table_tells_what_does_not_fit()
+    public void The_table_shows_stages_that_do_not_fit()
     {
         var plan = TrainingPlan.OpenSora10;
         plan.ToString().ShouldContain("64 x H800, bfloat16");
@@ -248,7 +248,7 @@ public class TrainingPlanTests
     }
 
     [Fact]
-    public void Bad_plans_are_refused()
+    public void Bad_plans_are_rejected()
     {
         var stage = new PlannedStage { Name = "clips", Steps = 10 };
         foreach (
