@@ -43,14 +43,15 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
 
         public string Fingerprint => "noise";
 
-        public TrainingBatch GetBatch(long number, int count, int seed)
+        public ValueTask<TrainingBatch> GetBatchAsync(long number, int count, int seed, CancellationToken cancellationToken = default)
         {
             using var scope = NewDisposeScope();
             var text = randn(count, size.Model.ModelMaxLength, size.Model.CaptionChannels);
-            return new TrainingBatch(
-                randn([count, size.Model.InChannels, size.Frames, size.Side, size.Side]).MoveToOuterDisposeScope(),
-                text.MoveToOuterDisposeScope(),
-                null
+            return ValueTask.FromResult(
+                new TrainingBatch(
+                    randn([count, size.Model.InChannels, size.Frames, size.Side, size.Side]).MoveToOuterDisposeScope(),
+                    text.MoveToOuterDisposeScope()
+                )
             );
         }
     }

@@ -89,7 +89,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     );
     table = all.Select(Enumerable.Range(0, all.Count).Where(i => sizes[i].Frames > 0));
     sizes = [.. sizes.Where(size => size.Frames > 0)];
-    using var cache = LatentCache.OpenOrCreate(
+    using var cache = await LatentCache.OpenOrCreateAsync(
         Path.Combine(output, "latents.safetensors"),
         LatentCache.KeyOf(table, vae),
         table,

@@ -35,13 +35,13 @@ public class DataTests
     }
 
     [Fact]
-    public void Sources_take_turns_and_each_goes_on_where_it_was()
+    public async Task Sources_take_turns_and_each_goes_on_where_it_was()
     {
         var (clips, images) = (new Numbers(2), new Numbers(1));
         var mixed = new MixedData((clips, 1), (images, 2.5), (clips, 1));
         for (var i = 0; i < 6; i++)
         {
-            using var batch = mixed.GetBatch(i, 2, seed: 1);
+            using var batch = await mixed.GetBatchAsync(i, 2, seed: 1);
             batch.Video.shape[0].ShouldBe(i % 3 == 1 ? 5 : 2);
         }
         clips.Asked.ShouldBe([0, 1, 2, 3]);
@@ -72,7 +72,7 @@ public class DataTests
     }
 
     [Fact]
-    public void Latents_are_encoded_once_and_again_when_clips_or_weights_change()
+    public async Task Latents_are_encoded_once_and_again_when_clips_or_weights_change()
     {
         using var folder = new TemporaryFolder();
         var path = folder["latents.safetensors"];
@@ -80,7 +80,17 @@ public class DataTests
         var source = new Colours(5);
         var reported = new List<int>();
         var size = new Bytes(path);
-        using (var cache = LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported), size: size))
+        using (var clip = await source.LoadAsync(3, new Random(0)))
+        using (
+            var cache = await LatentCache.OpenOrCreateAsync(
+                path,
+                LatentCache.KeyOf(source, vae),
+                source,
+                vae,
+                progress: new Counted(reported),
+                size: size
+            )
+        )
         {
             size.Received.ShouldBe(5L * 2 * 3 * 4 * 4 * 2);
             cache.Latents.shape.ShouldBe([5, 2, 3, 4, 4]);
@@ -88,15 +98,15 @@ public class DataTests
             reported[^1].ShouldBe(5);
             (5L * 2 * 3 * 4 * 4 * 2).ShouldBe(LatentCache.SizeOf(5, 3, 8, 8, vae));
             using var scope = NewDisposeScope();
-            var expected = vae.Encode(source.Load(3, new Random(0)).Video.unsqueeze(0));
+            var expected = vae.Encode(clip.Video.unsqueeze(0));
             (cache.Latents[3] - expected[0]).abs().max().item<float>().ShouldBeLessThan(0.02f);
         }
 
         reported.Clear();
-        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported)).Dispose();
+        (await LatentCache.OpenOrCreateAsync(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported))).Dispose();
         reported.ShouldBeEmpty();
         var more = new Colours(6);
-        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, progress: new Counted(reported)).Dispose();
+        (await LatentCache.OpenOrCreateAsync(path, LatentCache.KeyOf(more, vae), more, vae, progress: new Counted(reported))).Dispose();
         reported[^1].ShouldBe(6);
         using var other = Vae(2);
         LatentCache.KeyOf(source, other).ShouldNotBe(LatentCache.KeyOf(source, vae));
@@ -106,30 +116,32 @@ public class DataTests
         reported.Clear();
         foreach (var expected in new[] { 6, 0 })
         {
-            LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, seed: 2, progress: new Counted(reported)).Dispose();
+            (await LatentCache.OpenOrCreateAsync(path, LatentCache.KeyOf(more, vae), more, vae, seed: 2, progress: new Counted(reported))).Dispose();
             reported.LastOrDefault().ShouldBe(expected); // another seed is another cache, which is then there
             reported.Clear();
         }
 
         using var stop = new CancellationTokenSource();
         stop.Cancel();
-        Should.Throw<OperationCanceledException>(() => LatentCache.OpenOrCreate(folder["no"], "key", source, vae, cancellationToken: stop.Token));
+        await Should.ThrowAsync<OperationCanceledException>(() =>
+            LatentCache.OpenOrCreateAsync(folder["no"], "key", source, vae, cancellationToken: stop.Token)
+        );
         File.Exists(folder["no"]).ShouldBeFalse();
     }
 
     [Fact]
-    public void Batches_hold_a_window_of_the_latents_with_ids_or_states()
+    public async Task Batches_hold_a_window_of_the_latents_with_ids_or_states()
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
         var source = new Colours(5);
         var before = 0L;
-        using (var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae))
+        using (var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", source, vae))
         {
             using var ids = new LatentData(cache, new Letters(), 6) { Frames = 2 };
             before = TensorCount.Now;
-            using (var batch = ids.GetBatch(3, 4, seed: 1))
-            using (var again = ids.GetBatch(3, 4, seed: 1))
+            using (var batch = await ids.GetBatchAsync(3, 4, seed: 1))
+            using (var again = await ids.GetBatchAsync(3, 4, seed: 1))
             {
                 batch.Video.shape.ShouldBe([4, 2, 2, 4, 4]);
                 batch.Text.ShouldNotBeNull().shape.ShouldBe([4, 6]);
@@ -147,7 +159,7 @@ public class DataTests
             using var states = new LatentData(cache, encoder);
             for (var i = 0; i < 8; i++)
             {
-                using var batch = states.GetBatch(i, 4, seed: 1);
+                using var batch = await states.GetBatchAsync(i, 4, seed: 1);
                 batch.Text.ShouldNotBeNull().shape.ShouldBe([4, 6, 3]);
             }
             encoder.Calls.ShouldBeLessThanOrEqualTo(6); // five colours and "nothing else", each encoded once
@@ -157,12 +169,12 @@ public class DataTests
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void Token_ids_are_those_that_prompts_get(bool clean)
+    public async Task Token_ids_are_those_that_prompts_get(bool clean)
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
         var source = new Colours(1) { Caption = " A RED Balloon <b>&amp;</b> more " };
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae);
+        using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", source, vae);
         using var data = new LatentData(cache, new Letters(), 40, cleanCaptions: clean);
         using var encoder = new T5TextEncoder(
             new T5Encoder(
@@ -180,26 +192,35 @@ public class DataTests
             40,
             clean
         );
-        using var batch = data.GetBatch(0, 1, seed: 1);
+        using var batch = await data.GetBatchAsync(0, 1, seed: 1);
         using var expected = encoder.Encode([source.Caption]);
         using var states = encoder.Model.forward(batch.Text!, batch.Mask);
         (states - expected.States).abs().max().item<float>().ShouldBeLessThan(2e-6f); // batches of other sizes are rounded differently
     }
 
     [Fact]
-    public void Every_nth_frame_is_taken_from_any_place()
+    public async Task Every_nth_frame_is_taken_from_any_place()
     {
         using var folder = new TemporaryFolder();
-        using var scope = NewDisposeScope();
         using var vae = Vae(1);
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(3) { Frames = 8 }, vae);
+        using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colours(3) { Frames = 8 }, vae);
         using var sparse = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2 };
         using var whole = new LatentData(cache, new Letters(), 6) { FrameInterval = 3 };
         sparse.Fingerprint.ShouldContain("every 2");
-        whole.GetBatch(0, 3, seed: 1).Video.shape[2].ShouldBe(3); // 0, 3 and 6, or 1, 4 and 7
-        var starts = Enumerable
-            .Range(0, 8)
-            .SelectMany(number => sparse.GetBatch(number, 3, seed: 1).Video.unbind(0))
+        using (var batch = await whole.GetBatchAsync(0, 3, seed: 1))
+        {
+            batch.Video.shape[2].ShouldBe(3); // 0, 3 and 6, or 1, 4 and 7
+        }
+
+        List<TrainingBatch> batches = [];
+        for (var number = 0; number < 8; number++)
+        {
+            batches.Add(await sparse.GetBatchAsync(number, 3, seed: 1));
+        }
+
+        using var scope = NewDisposeScope();
+        var starts = batches
+            .SelectMany(batch => batch.Video.unbind(0))
             .Select(clip =>
                 Enumerable
                     .Range(0, 4)
@@ -213,15 +234,15 @@ public class DataTests
             )
             .ToHashSet();
         starts.ShouldBe([0, 1, 2, 3], ignoreOrder: true);
+        batches.ForEach(batch => batch.Dispose());
     }
 
     [Fact]
-    public void Windows_begin_with_the_frame_that_is_asked_for()
+    public async Task Windows_begin_with_the_frame_that_is_asked_for()
     {
         using var folder = new TemporaryFolder();
-        using var scope = NewDisposeScope();
         using var vae = Vae(1);
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(1) { Frames = 8 }, vae);
+        using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colours(1) { Frames = 8 }, vae);
         using var data = new LatentData(cache, new Letters(), 6)
         {
             Frames = 3,
@@ -237,25 +258,26 @@ public class DataTests
         data.Fingerprint.ShouldContain("every 2 from 1, tokens 6");
         for (var number = 0; number < 8; number++)
         {
-            Difference(data, number, 1).ShouldBe(0);
-            Difference(late, number, 3).ShouldBe(0);
+            (await DifferenceAsync(data, number, 1)).ShouldBe(0);
+            (await DifferenceAsync(late, number, 3)).ShouldBe(0);
         }
-        Difference(data, 0, 2).ShouldBeGreaterThan(0);
+        (await DifferenceAsync(data, 0, 2)).ShouldBeGreaterThan(0);
         Should.Throw<ArgumentOutOfRangeException>(() => data.FirstFrame = -1);
 
-        float Difference(LatentData windows, int number, int first) =>
-            (windows.GetBatch(number, 1, seed: 1).Video[0] - cache.Latents[0].slice(1, first, first + 5, 2).to_type(ScalarType.Float32))
-                .abs()
-                .max()
-                .item<float>();
+        async Task<float> DifferenceAsync(LatentData windows, int number, int first)
+        {
+            using var batch = await windows.GetBatchAsync(number, 1, seed: 1);
+            using var scope = NewDisposeScope();
+            return (batch.Video[0] - cache.Latents[0].slice(1, first, first + 5, 2).to_type(ScalarType.Float32)).abs().max().item<float>();
+        }
     }
 
     [Fact]
-    public void Other_clips_of_a_cache_are_other_data()
+    public async Task Other_clips_of_a_cache_are_other_data()
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(4), vae);
+        using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colours(4), vae);
         string Of(params int[] clips)
         {
             using var data = new LatentData(cache, new Letters(), 6, clips);
@@ -266,24 +288,26 @@ public class DataTests
     }
 
     [Fact]
-    public void A_cache_takes_clips_of_one_size_only()
+    public async Task A_cache_takes_clips_of_one_size_only()
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
-        Should
-            .Throw<InvalidDataException>(() => LatentCache.OpenOrCreate(folder["latents"], "key", new Colours(3) { Growing = true }, vae))
-            .Message.ShouldContain("the same size");
+        (
+            await Should.ThrowAsync<InvalidDataException>(() =>
+                LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colours(3) { Growing = true }, vae)
+            )
+        ).Message.ShouldContain("the same size");
         Directory.GetFileSystemEntries(folder.Path).ShouldBeEmpty();
     }
 
     [Fact]
-    public void Pixels_are_cropped_at_random()
+    public async Task Pixels_are_cropped_at_random()
     {
         var data = new PixelData(new Colours(5)) { Crop = 4 };
-        using var batch = data.GetBatch(0, 3, seed: 1);
+        using var batch = await data.GetBatchAsync(0, 3, seed: 1);
         batch.Video.shape.ShouldBe([3, 3, 3, 4, 4]);
         data.Crop = 99;
-        Should.Throw<InvalidDataException>(() => data.GetBatch(0, 3, seed: 1)).Message.ShouldContain("too small");
+        (await Should.ThrowAsync<InvalidDataException>(() => data.GetBatchAsync(0, 3, seed: 1).AsTask())).Message.ShouldContain("too small");
     }
 
     [Fact]
@@ -331,7 +355,7 @@ public class DataTests
             }
         );
         table.Count.ShouldBe(1);
-        using (var clip = table.Load(0, new Random(0)))
+        using (var clip = await table.LoadAsync(0, new Random(0)))
         {
             clip.Video.shape.ShouldBe([3, 6, 8, 8]); // the last frame repeated
             clip.Captions.ShouldBe(["a \"grey\" square,\nstill", "another name"]);
@@ -383,12 +407,14 @@ public class DataTests
 
         public long Frames { get; init; } = 3;
 
-        public CaptionedClip Load(int index, Random random)
+        public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default)
         {
             var size = Growing ? 8 + 2 * index : 8;
             using var scope = NewDisposeScope();
             var video = full([3L, Frames, size, size], index / 4.0f - 0.5f) + arange(0, Frames, ScalarType.Float32).view(1, Frames, 1, 1) / 50;
-            return new CaptionedClip(video.MoveToOuterDisposeScope(), Caption is null ? [$"colour {index}", "nothing else"] : [Caption]);
+            return ValueTask.FromResult(
+                new CaptionedClip(video.MoveToOuterDisposeScope(), Caption is null ? [$"colour {index}", "nothing else"] : [Caption])
+            );
         }
     }
 

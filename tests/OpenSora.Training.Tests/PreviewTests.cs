@@ -49,7 +49,8 @@ public class PreviewTests
 
         public string Fingerprint => "classes";
 
-        public TrainingBatch GetBatch(long number, int size, int seed) => new(zeros([size, 3L, 2L, 4L, 4L]), zeros([size, 1L, 1L]));
+        public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default) =>
+            ValueTask.FromResult(new TrainingBatch(zeros([size, 3L, 2L, 4L, 4L]), zeros([size, 1L, 1L])));
     }
 
     [Fact]
@@ -200,7 +201,7 @@ public class PreviewTests
     }
 
     [Fact]
-    public void Bands_cover_all_times_evenly_with_the_same_noise_every_time()
+    public async Task Bands_cover_all_times_evenly_with_the_same_noise_every_time()
     {
         using var line = nn.Linear(3, 2);
         var objective = new Recording();
@@ -213,7 +214,7 @@ public class PreviewTests
         GC.Collect();
         GC.WaitForPendingFinalizers();
         var before = TensorCount.Now;
-        var result = validation.Measure();
+        var result = await validation.MeasureAsync();
         TensorCount.ShouldBe(before);
         // The loss is the time: each band's mean is its middle.
         result.Bands.Zip([0.125, 0.375, 0.625, 0.875]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) < 1e-6);
@@ -225,7 +226,7 @@ public class PreviewTests
 
         var noise = objective.Noise.ToArray();
         objective.Noise.Clear();
-        validation.Measure();
+        await validation.MeasureAsync();
         objective.Noise.ShouldBe(noise);
 
         // Data that choose the size of their batches: 2 and 8 instead of 4, of which 4 are needed.
@@ -236,20 +237,21 @@ public class PreviewTests
             Samples = 6,
             BatchSize = 4,
         };
-        others.Measure().Loss.ShouldBe(0.5, 1e-6);
+        (await others.MeasureAsync()).Loss.ShouldBe(0.5, 1e-6);
         objective.Times.Order().ShouldBe(Enumerable.Range(0, 24).Select(i => (i + 0.5f) / 24), 1e-6f);
         validation.Bands = 0;
-        Should.Throw<InvalidOperationException>(() => validation.Measure()).Message.ShouldContain("Bands is 0");
+        (await Should.ThrowAsync<InvalidOperationException>(() => validation.MeasureAsync())).Message.ShouldContain("Bands is 0");
         using var stop = new CancellationTokenSource();
         stop.Cancel();
         validation.Bands = 1;
-        Should.Throw<OperationCanceledException>(() => validation.Measure(stop.Token));
+        await Should.ThrowAsync<OperationCanceledException>(() => validation.MeasureAsync(stop.Token));
     }
 
     [Fact]
-    public void The_loss_of_samples_is_the_loss_that_is_trained_with()
+    public async Task The_loss_of_samples_is_the_loss_that_is_trained_with()
     {
         var (model, text) = Tiny.Models();
+        using var batch = await new Numbers().GetBatchAsync(0, 3, 1);
         using (model)
         using (text)
         using (no_grad())
@@ -257,7 +259,6 @@ public class PreviewTests
             model.eval();
             using var scope = NewDisposeScope();
             var objective = new DiffusionTraining(model, text);
-            using var batch = new Numbers().GetBatch(0, 3, 1);
             var noise = randn(batch.Video.shape);
             var losses = objective.SampleLosses(batch, tensor(new[] { 0f, 0.5f, 1f }), noise);
             losses.shape.ShouldBe([3]);
@@ -327,7 +328,11 @@ public class PreviewTests
     {
         public List<(long Step, TrainingObservation What)> All { get; } = [];
 
-        public void Observed(TrainingRun run, TrainingObservation observation) => All.Add((run.Step, observation));
+        public ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation)
+        {
+            All.Add((run.Step, observation));
+            return default;
+        }
     }
 
     /// <summary>A loss that is the time, and what it was asked for.</summary>

@@ -46,11 +46,11 @@ public class ShowingTests
                     .SaveTo(new CheckpointOptions { Folder = folder.Path })
                     .AddCallback(new ConsoleProgress(output, time: new Clock()))
                     .AddCallback(
-                        new Does(run =>
+                        new Does(async run =>
                         {
                             if (run.Step == 3)
                             {
-                                run.Report(
+                                await run.ReportAsync(
                                     new TrainingObservation("validation")
                                     {
                                         Scalars = new Dictionary<string, double> { ["loss"] = 0.5, ["best"] = 1e-4 },
@@ -75,7 +75,7 @@ public class ShowingTests
     {
         using var folder = new TemporaryFolder();
         var early = new Starts(run =>
-            run.Report(new TrainingObservation("validation") { Scalars = new Dictionary<string, double> { ["loss"] = 2 } })
+            run.ReportAsync(new TrainingObservation("validation") { Scalars = new Dictionary<string, double> { ["loss"] = 2 } })
         );
         using (var board = new TensorBoard(folder["board"]))
         {
@@ -139,9 +139,9 @@ public class ShowingTests
         EventFileReader.ReadFolder(folder["board"]).Where(e => e.SessionStatus is not null).Select(e => e.Step).ShouldBe([1, 5]);
     }
 
-    private sealed class Starts(Action<TrainingRun> what) : ITrainingCallback
+    private sealed class Starts(Func<TrainingRun, ValueTask> what) : ITrainingCallback
     {
-        public void StageStarted(TrainingRun run) => what(run);
+        public ValueTask StageStartedAsync(TrainingRun run) => what(run);
     }
 
     [Fact]
@@ -157,11 +157,11 @@ public class ShowingTests
                     trainer
                         .AddCallback(board)
                         .AddCallback(
-                            new Does(run =>
+                            new Does(async run =>
                             {
                                 if (run.Step == 3)
                                 {
-                                    run.Report(
+                                    await run.ReportAsync(
                                         new TrainingObservation("preview")
                                         {
                                             Scalars = new Dictionary<string, double> { ["half"] = 0.5 },

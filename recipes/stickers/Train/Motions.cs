@@ -110,6 +110,9 @@ internal sealed class MovedStickers : IClipSource
                 + $"{StickersOnColours.Shrunk(_shrink)}"
         );
 
+    public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default) =>
+        ValueTask.FromResult(Load(index, random));
+
     public CaptionedClip Load(int index, Random random)
     {
         var (sticker, colour, motion) = _clips[index];

@@ -165,11 +165,7 @@ var root = new RootCommand(
     Verb(
         "gap",
         "Reports what a stage has learned from the text.",
-        (place, parsed, cancellation) =>
-        {
-            Training.Gap(place, parsed.GetValue(stage)!, cancellation);
-            return Task.CompletedTask;
-        },
+        (place, parsed, cancellation) => Training.GapAsync(place, parsed.GetValue(stage)!, cancellation),
         stage
     ),
     Clips("small-motions", "Stage 2, beginning: moved stills of half the size, one direction of each motion."),

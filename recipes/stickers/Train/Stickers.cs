@@ -136,6 +136,9 @@ internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
 
     public string Fingerprint => string.Join(", ", sets.Select(set => set.Fingerprint));
 
+    public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default) =>
+        ValueTask.FromResult(Load(index, random));
+
     public CaptionedClip Load(int index, Random random)
     {
         var i = index;
@@ -170,7 +173,10 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
                 + $"on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{Shrunk(shrink)}"
         );
 
-    public CaptionedClip Load(int index, Random random)
+    public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default) =>
+        ValueTask.FromResult(Load(index, random));
+
+    private CaptionedClip Load(int index, Random random)
     {
         using var scope = NewDisposeScope();
         var (turn, background) = Math.DivRem(index, backgrounds);

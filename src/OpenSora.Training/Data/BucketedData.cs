@@ -95,7 +95,7 @@ public sealed class BucketedData : ITrainingData
         );
 
     /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
         var epoch = number / _buckets.Sum(bucket => bucket.Batches);
         var place = _order.Batch(number, 1, seed)[0];
@@ -103,7 +103,8 @@ public sealed class BucketedData : ITrainingData
         {
             if (place < batches)
             {
-                return data.GetBatch(epoch * batches + place, bucket.BatchSize, seed); // each batch of a bucket once per epoch
+                // Each batch of a bucket is used once per epoch.
+                return data.GetBatchAsync(epoch * batches + place, bucket.BatchSize, seed, cancellationToken);
             }
 
             place -= batches;

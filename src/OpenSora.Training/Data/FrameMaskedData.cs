@@ -112,9 +112,9 @@ public sealed class FrameMaskedData : ITrainingData
     }
 
     /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public async ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
-        var batch = _data.GetBatch(number, size, seed);
+        var batch = await _data.GetBatchAsync(number, size, seed, cancellationToken).ConfigureAwait(false);
         var (count, frames) = ((int)batch.Video.shape[0], (int)batch.Video.shape[2]);
         var random = Randomness.Of(seed, number, 2); // independent of the random numbers that the data used
         var noisy = Enumerable.Range(0, count).SelectMany(_ => Draw(frames, random)).ToArray();

@@ -25,8 +25,9 @@ public interface IClipSource
     /// <param name="index">The zero-based index of the clip.</param>
     /// <param name="random">The random number generator for sources that vary their clips. Implementations must use no other source of
     /// randomness.</param>
+    /// <param name="cancellationToken">Stops loading.</param>
     /// <returns>The clip, owned by the caller.</returns>
-    CaptionedClip Load(int index, Random random);
+    ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default);
 }
 
 /// <summary>Data of pixels without text, for training an autoencoder.</summary>
@@ -54,27 +55,37 @@ public sealed class PixelData : ITrainingData
     public string Fingerprint => FormattableString.Invariant($"{_source.Fingerprint}, crop {Crop}");
 
     /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public async ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
-        using var scope = NewDisposeScope();
         var random = Randomness.Of(seed, number);
-        var videos = new List<Tensor>(size);
-        foreach (var index in _order.Batch(number, size, seed))
+        List<(CaptionedClip Clip, long Top, long Left)> clips = [];
+        try
         {
-            var video = _source.Load(index, random).Video;
-            videos.Add(Crop is { } side ? Cut(video, side, random) : video);
+            foreach (var index in _order.Batch(number, size, seed))
+            {
+                var clip = await _source.LoadAsync(index, random, cancellationToken).ConfigureAwait(false);
+                clips.Add((clip, 0, 0));
+                if (Crop is { } side)
+                {
+                    var (height, width) = (clip.Video.shape[2], clip.Video.shape[3]);
+                    clips[^1] =
+                        height >= side && width >= side
+                            ? (clip, random.NextInt64(height - side + 1), random.NextInt64(width - side + 1))
+                            : throw new InvalidDataException($"A clip of {width}x{height} pixels is too small for crops of {side}x{side}.");
+                }
+            }
+            return Stack(clips);
         }
-        return new TrainingBatch(stack(videos).MoveToOuterDisposeScope());
+        finally
+        {
+            clips.ForEach(clip => clip.Clip.Dispose());
+        }
     }
 
-    private static Tensor Cut(Tensor video, int side, Random random)
+    private TrainingBatch Stack(IEnumerable<(CaptionedClip Clip, long Top, long Left)> clips)
     {
-        var (height, width) = (video.shape[2], video.shape[3]);
-        if (height < side || width < side)
-        {
-            throw new InvalidDataException($"A clip of {width}x{height} pixels is too small for crops of {side}x{side}.");
-        }
-
-        return video.narrow(2, random.NextInt64(height - side + 1), side).narrow(3, random.NextInt64(width - side + 1), side);
+        using var scope = NewDisposeScope();
+        var videos = clips.Select(clip => Crop is { } side ? clip.Clip.Video.narrow(2, clip.Top, side).narrow(3, clip.Left, side) : clip.Clip.Video);
+        return new TrainingBatch(stack(videos).MoveToOuterDisposeScope());
     }
 }

@@ -69,12 +69,13 @@ public interface ITrainingData
     /// <summary>Gets a short description of the data. It is written to checkpoints and compared when a run is resumed.</summary>
     string Fingerprint { get; }
 
-    /// <summary>Creates a batch.</summary>
+    /// <summary>Creates a batch. The result must not depend on the thread that calls this method.</summary>
     /// <param name="number">The zero-based number of the batch.</param>
     /// <param name="size">The requested number of samples.</param>
     /// <param name="seed">The seed of the stage.</param>
+    /// <param name="cancellationToken">Stops creating the batch.</param>
     /// <returns>The batch, owned by the caller.</returns>
-    TrainingBatch GetBatch(long number, int size, int seed);
+    ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default);
 }
 
 /// <summary>Data that alternates between several sources, such as images and clips (joint training).</summary>
@@ -105,12 +106,12 @@ public sealed class MixedData : ITrainingData
         string.Join(" + ", _turns.Select(turn => FormattableString.Invariant($"{turn.Samples} x ({turn.Data.Fingerprint})")));
 
     /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
         var (data, samples) = _turns[number % _turns.Length];
         // The batches of a source are numbered consecutively over all its turns.
         var own = _turns.Count(turn => ReferenceEquals(turn.Data, data));
         var before = _turns.Take((int)(number % _turns.Length)).Count(turn => ReferenceEquals(turn.Data, data));
-        return data.GetBatch(number / _turns.Length * own + before, Math.Max(1, (int)Math.Round(size * samples)), seed);
+        return data.GetBatchAsync(number / _turns.Length * own + before, Math.Max(1, (int)Math.Round(size * samples)), seed, cancellationToken);
     }
 }

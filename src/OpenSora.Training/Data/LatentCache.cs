@@ -4,6 +4,7 @@ using System.Text;
 using System.Text.Json;
 using OpenSora.Models;
 using OpenSora.Text;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -22,7 +23,7 @@ public sealed class LatentCache : IDisposable
     {
         Path = file.Path;
         Key = file.Metadata[KeyName];
-        Captions = JsonSerializer.Deserialize<string[][]>(file.Metadata[CaptionsName])!;
+        Captions = JsonSerializer.Deserialize(file.Metadata[CaptionsName], TrainingJson.Default.IReadOnlyListIReadOnlyListString)!;
         _latents = file.Read(LatentsName);
         _latents.DetachFromDisposeScope();
         if (_latents.dim() != 5 || _latents.shape[0] != Captions.Count)
@@ -99,7 +100,7 @@ public sealed class LatentCache : IDisposable
     /// <param name="size">Receives the size of the file in bytes when the first clips are encoded. The same amount of memory is needed until the file
     /// is written.</param>
     /// <exception cref="IOException">The disk does not have enough free space.</exception>
-    public static LatentCache OpenOrCreate(
+    public static async Task<LatentCache> OpenOrCreateAsync(
         string path,
         string key,
         IClipSource source,
@@ -122,60 +123,56 @@ public sealed class LatentCache : IDisposable
             }
         }
 
-        using (var scope = NewDisposeScope())
-        using (no_grad())
+        if (source.Count == 0)
         {
-            Tensor? all = null;
-            var captions = new IReadOnlyList<string>[source.Count];
-            for (var i = 0; i < source.Count; )
+            throw new InvalidDataException("There are no clips to encode.");
+        }
+
+        using var latents = new EncodedClips(path, source.Count, vae, size);
+        var captions = new List<IReadOnlyList<string>>(source.Count);
+        List<CaptionedClip> clips = [];
+        try
+        {
+            while (captions.Count < source.Count)
             {
                 cancellationToken.ThrowIfCancellationRequested();
-                using var inner = NewDisposeScope();
-                List<Tensor> videos = []; // small clips are encoded together, because larger batches of frames are faster
-                for (var frames = 0L; i + videos.Count < source.Count && frames < 32; )
-                {
-                    var clip = source.Load(i + videos.Count, Randomness.Of(seed, i + videos.Count));
-                    captions[i + videos.Count] = clip.Captions;
-                    if (videos.Count > 0 && !clip.Video.shape.AsSpan().SequenceEqual(videos[0].shape))
-                    {
-                        throw new InvalidDataException(
-                            $"Clip {i + videos.Count} has shape [{string.Join(", ", clip.Video.shape)}], "
-                                + $"but the clip before it has shape [{string.Join(", ", videos[0].shape)}]; "
-                                + "all clips in a cache must have the same size."
-                        );
-                    }
-
-                    videos.Add(clip.Video);
-                    frames += clip.Video.shape[1];
-                }
-                var together = stack(videos);
-                var encoded = vae.Encode(
-                    vae is nn.Module module && module.parameters().FirstOrDefault() is { } weights ? together.to(weights.device) : together
-                );
-                if (all is null)
-                {
-                    CheckRoom(path, 2 * source.Count * encoded[0].numel(), size);
-                    all = empty([source.Count, .. encoded.shape.AsSpan(1)], ScalarType.BFloat16).MoveToOuterDisposeScope();
-                }
-                if (!encoded.shape.AsSpan(1).SequenceEqual(all.shape.AsSpan(1)))
+                var index = captions.Count;
+                var clip = await source.LoadAsync(index, Randomness.Of(seed, index), cancellationToken).ConfigureAwait(false);
+                clips.Add(clip);
+                captions.Add(clip.Captions);
+                if (!clip.Video.shape.AsSpan().SequenceEqual(clips[0].Video.shape))
                 {
                     throw new InvalidDataException(
-                        $"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], "
-                            + $"but the clips before it have latents of shape [{string.Join(", ", all.shape)}]; "
+                        $"Clip {index} has shape [{string.Join(", ", clip.Video.shape)}], "
+                            + $"but the clip before it has shape [{string.Join(", ", clips[0].Video.shape)}]; "
                             + "all clips in a cache must have the same size."
                     );
                 }
 
-                all.narrow(0, i, videos.Count).copy_(encoded);
-                i += videos.Count;
-                progress?.Report(i);
+                // Small clips are encoded together, because larger batches of frames are faster.
+                if (captions.Count == source.Count || clips.Sum(one => one.Video.shape[1]) >= 32)
+                {
+                    latents.Add(clips);
+                    clips.ForEach(one => one.Dispose());
+                    clips.Clear();
+                    progress?.Report(captions.Count);
+                }
             }
-            SafetensorsWriter.Write(
-                path,
-                [KeyValuePair.Create(LatentsName, all ?? throw new InvalidDataException("There are no clips to encode."))],
-                new Dictionary<string, string>(StringComparer.Ordinal) { [KeyName] = key, [CaptionsName] = JsonSerializer.Serialize(captions) }
-            );
         }
+        finally
+        {
+            clips.ForEach(clip => clip.Dispose());
+        }
+
+        SafetensorsWriter.Write(
+            path,
+            [KeyValuePair.Create(LatentsName, latents.All!)],
+            new Dictionary<string, string>(StringComparer.Ordinal)
+            {
+                [KeyName] = key,
+                [CaptionsName] = JsonSerializer.Serialize(captions, TrainingJson.Default.IReadOnlyListIReadOnlyListString),
+            }
+        );
         using var written = SafetensorsFile.Open(path);
         return new LatentCache(written);
     }
@@ -205,6 +202,43 @@ public sealed class LatentCache : IDisposable
 
     /// <summary>Closes the cache. Tensors created from it remain valid.</summary>
     public void Dispose() => _latents.Dispose();
+
+    /// <summary>The latents of the clips that were encoded so far.</summary>
+    private sealed class EncodedClips(string path, int count, IVideoAutoencoder vae, IProgress<long>? size) : IDisposable
+    {
+        private long _done;
+
+        public Tensor? All { get; private set; }
+
+        /// <summary>Encodes clips of the same size.</summary>
+        public void Add(IEnumerable<CaptionedClip> clips)
+        {
+            using var scope = NewDisposeScope();
+            using var noGradients = no_grad();
+            var videos = stack(clips.Select(clip => clip.Video));
+            var encoded = vae.Encode(
+                vae is nn.Module module && module.parameters().FirstOrDefault() is { } weights ? videos.to(weights.device) : videos
+            );
+            if (All is null)
+            {
+                CheckRoom(path, 2 * count * encoded[0].numel(), size);
+                All = empty([count, .. encoded.shape.AsSpan(1)], ScalarType.BFloat16).DetachFromDisposeScope();
+            }
+            if (!encoded.shape.AsSpan(1).SequenceEqual(All.shape.AsSpan(1)))
+            {
+                throw new InvalidDataException(
+                    $"Clip {_done} has latents of shape [{string.Join(", ", encoded.shape)}], "
+                        + $"but the clips before it have latents of shape [{string.Join(", ", All.shape)}]; "
+                        + "all clips in a cache must have the same size."
+                );
+            }
+
+            All.narrow(0, _done, encoded.shape[0]).copy_(encoded);
+            _done += encoded.shape[0];
+        }
+
+        public void Dispose() => All?.Dispose();
+    }
 }
 
 /// <summary>Data of cached latents with captions.</summary>
@@ -246,16 +280,19 @@ public sealed class LatentData : ITrainingData, IDisposable
         _maxTokens = encoder.MaxTokens;
         _textOf = caption =>
         {
-            if (!_states.TryGetValue(caption, out var kept))
+            lock (_states) // batches are prefetched while callbacks use the same data
             {
-                using var noGradients = no_grad();
-                using var encoded = encoder.Encode([caption]);
-                var tokens = encoded.Mask.sum().cpu().item<long>();
-                kept = encoded.States[0].narrow(0, 0, tokens).clone();
-                kept.DetachFromDisposeScope();
-                _states[caption] = kept;
+                if (!_states.TryGetValue(caption, out var kept))
+                {
+                    using var noGradients = no_grad();
+                    using var encoded = encoder.Encode([caption]);
+                    var tokens = encoded.Mask.sum().cpu().item<long>();
+                    kept = encoded.States[0].narrow(0, 0, tokens).clone();
+                    kept.DetachFromDisposeScope();
+                    _states[caption] = kept;
+                }
+                return (null, kept);
             }
-            return (null, kept);
         };
     }
 
@@ -322,7 +359,10 @@ public sealed class LatentData : ITrainingData, IDisposable
             : string.Create(CultureInfo.InvariantCulture, $" ({Randomness.Mix(0, Array.ConvertAll(_clips, clip => (long)clip)):x})");
 
     /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default) =>
+        ValueTask.FromResult(GetBatch(number, size, seed));
+
+    private TrainingBatch GetBatch(long number, int size, int seed)
     {
         using var scope = NewDisposeScope();
         var random = Randomness.Of(seed, number);

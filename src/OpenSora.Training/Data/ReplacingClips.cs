@@ -38,13 +38,13 @@ public sealed class ReplacingClips : IClipSource
 
     /// <inheritdoc/>
     /// <exception cref="InvalidDataException">Too many clips are unreadable. The message contains the reason for the last one.</exception>
-    public CaptionedClip Load(int index, Random random)
+    public async ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default)
     {
         for (var (current, attempt) = (index, 1); ; attempt++)
         {
             try
             {
-                return _source.Load(current, random);
+                return await _source.LoadAsync(current, random, cancellationToken).ConfigureAwait(false);
             }
             catch (Exception e) when (e is IOException or InvalidDataException)
             {

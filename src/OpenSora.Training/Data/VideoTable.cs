@@ -169,28 +169,54 @@ public sealed class VideoTable : IClipSource
     }
 
     /// <inheritdoc/>
-    public CaptionedClip Load(int index, Random random)
+    public async ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(index);
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(index, _rows.Count);
         ArgumentNullException.ThrowIfNull(random);
         var path = _rows[index].File.FullName;
+        if (_vary is null)
+        {
+            var frames = await _reader.ReadAsync(path, _clip, cancellationToken).ConfigureAwait(false);
+            return new CaptionedClip(ToVideo(frames, window: null, isMirrored: false), _rows[index].Captions);
+        }
+
+        var (start, top, left, isMirrored) = (random.NextDouble(), random.NextDouble(), random.NextDouble(), random.NextDouble() < _vary.Mirror);
+        var info = await _reader.ProbeAsync(path, cancellationToken).ConfigureAwait(false);
+        var varied = await _reader.ReadAsync(path, Varied(info, start), cancellationToken).ConfigureAwait(false);
+        return new CaptionedClip(ToVideo(varied, _vary.Crop ? (top, left) : null, isMirrored), _rows[index].Captions);
+    }
+
+    // The pixels, cropped to the size at a position from 0 to 1, with the last frame repeated up to the number of frames.
+    private Tensor ToVideo(VideoFrames frames, (double Top, double Left)? window, bool isMirrored)
+    {
         using var scope = NewDisposeScope();
-        var video = _vary is null ? Read(path, _clip) : Vary(path, _vary, random);
+        var video = frames.ToTensor().squeeze(0);
+        if (window is var (top, left))
+        {
+            var (height, width) = (_clip.Height!.Value, _clip.Width!.Value);
+            video = video
+                .narrow(2, (long)(top * (video.shape[2] - height + 1)), height)
+                .narrow(3, (long)(left * (video.shape[3] - width + 1)), width)
+                .contiguous();
+        }
+
+        if (isMirrored)
+        {
+            video = video.flip(3);
+        }
+
         if (_clip.Frames is { } wanted && wanted > video.shape[1])
         {
             video = cat([video, video.narrow(1, video.shape[1] - 1, 1).expand(-1, wanted - video.shape[1], -1, -1)], 1);
         }
 
-        return new CaptionedClip(video.MoveToOuterDisposeScope(), _rows[index].Captions);
+        return video.MoveToOuterDisposeScope();
     }
 
-    private Tensor Read(string path, ClipOptions part) => _reader.ReadAsync(path, part).GetAwaiter().GetResult().ToTensor().squeeze(0);
-
-    private Tensor Vary(string path, ClipVariation vary, Random random)
+    // The part of a video to read: from a random start, and, for a random crop, scaled to cover the size as in the other cases.
+    private ClipOptions Varied(VideoInfo info, double start)
     {
-        var (start, top, left, mirrored) = (random.NextDouble(), random.NextDouble(), random.NextDouble(), random.NextDouble() < vary.Mirror);
-        var info = _reader.ProbeAsync(path).GetAwaiter().GetResult();
         var part = new ClipOptions
         {
             Width = _clip.Width,
@@ -201,33 +227,23 @@ public sealed class VideoTable : IClipSource
             FrameInterval = _clip.FrameInterval,
             Frames = _clip.Frames,
         };
-        if (vary.Start && _clip.Frames is { } frames)
+        if (_vary!.Start && _clip.Frames is { } frames)
         {
             part.StartFrame += (int)(start * Math.Max(1, FramesOf(info) - _clip.StartFrame - (frames - 1) * _clip.FrameInterval));
         }
 
-        if (!vary.Crop)
+        if (_vary.Crop)
         {
-            return Turned(Read(path, part));
+            var (height, width) = (_clip.Height!.Value, _clip.Width!.Value);
+            var scale = Math.Max((double)width / info.Width, (double)height / info.Height);
+            (part.Width, part.Height, part.Fit) = (
+                Math.Max(width, (int)Math.Round(info.Width * scale)),
+                Math.Max(height, (int)Math.Round(info.Height * scale)),
+                FrameFit.Stretch
+            );
         }
 
-        // Scaled to cover the size, as in the other cases, but cropped here.
-        var (height, width) = (_clip.Height!.Value, _clip.Width!.Value);
-        var scale = Math.Max((double)width / info.Width, (double)height / info.Height);
-        (part.Width, part.Height, part.Fit) = (
-            Math.Max(width, (int)Math.Round(info.Width * scale)),
-            Math.Max(height, (int)Math.Round(info.Height * scale)),
-            FrameFit.Stretch
-        );
-        var whole = Read(path, part);
-        return Turned(
-            whole
-                .narrow(2, (long)(top * (whole.shape[2] - height + 1)), height)
-                .narrow(3, (long)(left * (whole.shape[3] - width + 1)), width)
-                .contiguous()
-        );
-
-        Tensor Turned(Tensor video) => mirrored ? video.flip(3) : video;
+        return part;
     }
 
     // Returns the number of frames at the requested frame rate; an image has one frame.
