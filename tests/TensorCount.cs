@@ -11,7 +11,10 @@ internal sealed class TensorCount
     private TensorCount() => _start = Settled; // what earlier tests left to the finalizer must not vanish while this one counts
 
     /// <summary>Tensors that exist now.</summary>
-    public static long Now => Tensor.TotalCount - Gradients.AbsentCount;
+    public static long Now => Tensor.TotalCount - Absent();
+
+    /// <summary>What TorchSharp counts as tensors and is none.</summary>
+    public static Func<long> Absent { get; set; } = () => Gradients.AbsentCount;
 
     /// <summary>Tensors that are left when the finalizer has been through.</summary>
     public static long Settled

@@ -1,4 +1,3 @@
-using OpenSora.Models.Layers;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
 using OpenSora.Training.Objectives;
@@ -150,11 +149,7 @@ internal sealed class StageStep(
             var share = (double)(to - from) / count;
             var (loss, parts) = OneLoss(batch.Narrow(from, to - from), number, worker, share / stage.Accumulation, loss =>
             {
-                gradients[worker] = Gradients.Of([loss], parameters);
-                foreach (var gradient in gradients[worker])
-                {
-                    gradient?.DetachFromDisposeScope();
-                }
+                gradients[worker] = WorkerGradients.Of(loss, parameters);
             });
             results[worker] = (loss, parts, share);
         }
