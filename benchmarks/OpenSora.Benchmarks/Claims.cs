@@ -148,15 +148,7 @@ internal static class Claims
         {
             var perStep = Tokens(stage) / stage.Steps;
             trainer
-                .AddCallback(
-                    new ValidationLoss(objective, world)
-                    {
-                        EverySteps = every,
-                        Samples = 16,
-                        Bands = 8,
-                        Seed = 12345,
-                    }
-                )
+                .AddValidationLoss(world, every, bands: 8, samples: 16, seed: 12345)
                 .AddCallback(
                     new Watch(
                         model,
@@ -193,9 +185,9 @@ internal static class Claims
     {
         public ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation)
         {
-            if (observation is ValidationResult result)
+            if (observation.Scalars.TryGetValue("loss", out var value))
             {
-                loss(run.Step, result.Loss);
+                loss(run.Step, value);
             }
 
             if (run.Step > 0 && run.Step % every == 0)

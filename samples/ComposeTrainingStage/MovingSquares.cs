@@ -29,7 +29,7 @@ internal sealed class MovingSquares(int frames) : ITrainingData
     /// <summary>Creates a batch. It depends only on its number and the seed, so a run can be resumed at any step.</summary>
     public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
-        var random = Randomness.Of(seed, number);
+        var random = TrainingData.RandomFor(seed, number);
         var captions = new (int Colour, int Direction)[size];
         var pixels = new float[size * 3 * frames * Size * Size];
         Array.Fill(pixels, -1);

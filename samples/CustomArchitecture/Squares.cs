@@ -30,7 +30,7 @@ internal sealed class Squares : ITrainingData
     /// <summary>Creates a batch. It depends only on its number and the seed, so a run can be resumed at any step.</summary>
     public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
-        var random = Randomness.Of(seed, number);
+        var random = TrainingData.RandomFor(seed, number);
         var (video, classes) = (new float[size, 3, Frames, Size, Size], new float[size]);
         for (var i = 0; i < size; i++)
         {

@@ -24,6 +24,8 @@ public class DataTests
         samples.Take(10).ShouldNotBe(samples.Skip(10).Take(10));
         new SampleOrder(10).Batch(7, 3, seed: 5).ShouldBe(samples.Skip(21).Take(3));
         new SampleOrder(10).Batch(7, 3, seed: 6).ShouldNotBe(samples.Skip(21).Take(3));
+        TrainingData.ShuffledBatch(10, 7, 3, seed: 5).ShouldBe(samples.Skip(21).Take(3));
+        TrainingData.ShuffledBatch(11, 0, 11, seed: 5).Order().ShouldBe(Enumerable.Range(0, 11));
     }
 
     [Fact]
@@ -138,7 +140,7 @@ public class DataTests
         var before = 0L;
         using (var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", source, vae))
         {
-            using var ids = new LatentData(cache, new Letters(), 6) { Frames = 2 };
+            var ids = new LatentData(cache, new Letters(), 6) { Frames = 2 };
             before = TensorCount.Now;
             using (var batch = await ids.GetBatchAsync(3, 4, seed: 1))
             using (var again = await ids.GetBatchAsync(3, 4, seed: 1))
@@ -156,7 +158,7 @@ public class DataTests
             TensorCount.ShouldBe(before);
 
             var encoder = new Widths();
-            using var states = new LatentData(cache, encoder);
+            var states = new LatentData(cache, encoder);
             for (var i = 0; i < 8; i++)
             {
                 using var batch = await states.GetBatchAsync(i, 4, seed: 1);
@@ -175,7 +177,7 @@ public class DataTests
         using var vae = Vae(1);
         var source = new Colours(1) { Caption = " A RED Balloon <b>&amp;</b> more " };
         using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", source, vae);
-        using var data = new LatentData(cache, new Letters(), 40, cleanCaptions: clean);
+        var data = new LatentData(cache, new Letters(), 40, cleanCaptions: clean);
         using var encoder = new T5TextEncoder(
             new T5Encoder(
                 new T5Config
@@ -204,8 +206,8 @@ public class DataTests
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
         using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colours(3) { Frames = 8 }, vae);
-        using var sparse = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2 };
-        using var whole = new LatentData(cache, new Letters(), 6) { FrameInterval = 3 };
+        var sparse = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2 };
+        var whole = new LatentData(cache, new Letters(), 6) { FrameInterval = 3 };
         sparse.Fingerprint.ShouldContain("every 2");
         using (var batch = await whole.GetBatchAsync(0, 3, seed: 1))
         {
@@ -243,13 +245,13 @@ public class DataTests
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
         using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colours(1) { Frames = 8 }, vae);
-        using var data = new LatentData(cache, new Letters(), 6)
+        var data = new LatentData(cache, new Letters(), 6)
         {
             Frames = 3,
             FrameInterval = 2,
             FirstFrame = 1,
         };
-        using var late = new LatentData(cache, new Letters(), 6)
+        var late = new LatentData(cache, new Letters(), 6)
         {
             Frames = 3,
             FrameInterval = 2,
@@ -280,7 +282,7 @@ public class DataTests
         using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colours(4), vae);
         string Of(params int[] clips)
         {
-            using var data = new LatentData(cache, new Letters(), 6, clips);
+            var data = new LatentData(cache, new Letters(), 6, clips);
             return data.Fingerprint;
         }
         Of(0, 1).ShouldBe(Of(0, 1));

@@ -51,8 +51,8 @@ public class FrameMaskTests
     [Fact]
     public async Task The_published_shares_are_met_and_batches_repeat()
     {
-        FrameMaskedData.OpenSora11.Values.Sum().ShouldBe(0.25, 1e-9);
-        FrameMaskedData.OpenSora12.Values.Sum().ShouldBe(0.25, 1e-9);
+        TrainingData.OpenSora11FrameMasks.Values.Sum().ShouldBe(0.25, 1e-9);
+        TrainingData.OpenSora12FrameMasks.Values.Sum().ShouldBe(0.25, 1e-9);
         var data = new FrameMaskedData(new Numbers(frames: 8));
         data.Fingerprint.ShouldBe(
             "numbers 8, masks QuarterRandom 0.025 QuarterHead 0.025 QuarterTail 0.025 QuarterHeadTail 0.05 "

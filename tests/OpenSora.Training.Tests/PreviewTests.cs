@@ -36,7 +36,7 @@ public class PreviewTests
                     BatchSize = 2,
                 }
             )
-            .AddCallback(new PreviewVideos(folder.Path, model, text, null, ["0", "1"], new PreviewOptions { Sampler = new DpmSolver(2) }));
+            .AddPreviews(folder.Path, model, text, null, ["0", "1"], new PreviewOptions { Sampler = new DpmSolver(2) });
 
         await trainer.RunAsync();
 
@@ -62,16 +62,8 @@ public class PreviewTests
         var watched = await RunAsync(
             (trainer, model, text) =>
                 trainer
-                    .AddCallback(new PreviewVideos(folder.Path, model, text, null, ["a", "b", "c"], Few) { EverySteps = 2, Every = null })
-                    .AddCallback(
-                        new ValidationLoss(new DiffusionTraining(model, text.Model), new Numbers(channels: 3))
-                        {
-                            EverySteps = 3,
-                            Bands = 4,
-                            Samples = 5,
-                            BatchSize = 2,
-                        }
-                    )
+                    .AddPreviews(folder.Path, model, text, null, ["a", "b", "c"], Few, everySteps: 2)
+                    .AddValidationLoss(new Numbers(channels: 3), everySteps: 3, bands: 4, samples: 5, batchSize: 2)
                     .AddCallback(seen)
         );
         Tiny.ShouldBeSame(watched, expected);
@@ -90,9 +82,9 @@ public class PreviewTests
         (sheet.Width, sheet.Height).ShouldBe((4 * (4 + 4) + 4, 3 * (4 + 4) + 4));
         (await new VideoReader().ReadAsync(Path.Combine(folder.Path, "first-00000005.mp4"), new ClipOptions())).Count.ShouldBe(2);
 
-        var losses = seen.All.Where(one => one.What is ValidationResult).ToList();
+        var losses = seen.All.Where(one => one.What.Name.Equals("validation", StringComparison.Ordinal)).ToList();
         losses.Select(one => one.Step).ShouldBe([0, 3, 5]);
-        losses.Select(one => ((ValidationResult)one.What).Loss).Distinct().Count().ShouldBe(3);
+        losses.Select(one => one.What.Scalars["loss"]).Distinct().Count().ShouldBe(3);
     }
 
     [Fact]
@@ -129,7 +121,8 @@ public class PreviewTests
             Draw(["a"], atOnce: 1)[0].Zip(first[0]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) <= 1);
             Draw(["a", "b", "c"], seed: 2)[0].ShouldNotBe(first[0]);
         }
-        Should.Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, []));
+        using var trainer = new StagedTrainer(model);
+        Should.Throw<ArgumentException>(() => trainer.AddPreviews("folder", model, text, null, []));
     }
 
     [Fact]
@@ -163,8 +156,9 @@ public class PreviewTests
             var video = new PromptRenderer(model, text, null, ["a"], Sized(4)).Render(default).ShouldHaveSingleItem();
             (video.Count, video.Height, video.Width).ShouldBe((2, 4, 6));
         }
+        using var trainer = new StagedTrainer(model);
         Should
-            .Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, ["a"], Sized(null)))
+            .Throw<ArgumentException>(() => trainer.AddPreviews("folder", model, text, null, ["a"], Sized(null)))
             .Message.ShouldContain("StdiT2 has no size of its own");
     }
 
@@ -191,11 +185,11 @@ public class PreviewTests
                     Steps = 3,
                 }
             )
-            .AddCallback(new PreviewVideos(folder.Path, _ =>
-                {
-                    line.training.ShouldBeFalse();
-                    return [new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1), new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1)];
-                }));
+            .AddPreviews(folder.Path, _ =>
+            {
+                line.training.ShouldBeFalse();
+                return [new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1), new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1)];
+            });
         await trainer.RunAsync();
         Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order().ShouldBe(["ab-00000003.png", "c-00000003.png"]);
     }
@@ -205,20 +199,16 @@ public class PreviewTests
     {
         using var line = nn.Linear(3, 2);
         var objective = new Recording();
-        var validation = new ValidationLoss(objective, new Numbers())
-        {
-            Bands = 4,
-            Samples = 6,
-            BatchSize = 4,
-        };
+        using var trainer = new StagedTrainer(objective);
+        Task<TrainingObservation> MeasureAsync(ITrainingData data, int bands = 4, CancellationToken stop = default) =>
+            trainer.MeasureLossAsync(data, bands, samples: 6, batchSize: 4, cancellationToken: stop);
         GC.Collect();
         GC.WaitForPendingFinalizers();
         var before = TensorCount.Now;
-        var result = await validation.MeasureAsync();
+        var result = await MeasureAsync(new Numbers());
         TensorCount.ShouldBe(before);
         // The loss is the time: each band's mean is its middle.
-        result.Bands.Zip([0.125, 0.375, 0.625, 0.875]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) < 1e-6);
-        result.Loss.ShouldBe(0.5, 1e-6);
+        result.Scalars.Values.Zip([0.5, 0.125, 0.375, 0.625, 0.875]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) < 1e-6);
         result.Scalars.Keys.ShouldBe(["loss", "0.0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1.0"]);
         objective.Times.Order().ShouldBe(Enumerable.Range(0, 24).Select(i => (i + 0.5f) / 24), 1e-6f);
         objective.Noise.Count.ShouldBe(8); // of 4 and of 2 samples, in 4 bands each
@@ -226,25 +216,23 @@ public class PreviewTests
 
         var noise = objective.Noise.ToArray();
         objective.Noise.Clear();
-        await validation.MeasureAsync();
+        await MeasureAsync(new Numbers());
         objective.Noise.ShouldBe(noise);
 
         // Data that choose the size of their batches: 2 and 8 instead of 4, of which 4 are needed.
         objective.Times.Clear();
-        var others = new ValidationLoss(objective, new MixedData((new Numbers(), 0.5), (new Numbers(1), 2)))
-        {
-            Bands = 4,
-            Samples = 6,
-            BatchSize = 4,
-        };
-        (await others.MeasureAsync()).Loss.ShouldBe(0.5, 1e-6);
+        var others = TrainingData.Mix((new Numbers(), 0.5), (new Numbers(1), 2));
+        (await MeasureAsync(others)).Scalars["loss"].ShouldBe(0.5, 1e-6);
         objective.Times.Order().ShouldBe(Enumerable.Range(0, 24).Select(i => (i + 0.5f) / 24), 1e-6f);
-        validation.Bands = 0;
-        (await Should.ThrowAsync<InvalidOperationException>(() => validation.MeasureAsync())).Message.ShouldContain("Bands is 0");
+        (await Should.ThrowAsync<InvalidOperationException>(() => MeasureAsync(others, bands: 0))).Message.ShouldContain("Bands is 0");
         using var stop = new CancellationTokenSource();
-        stop.Cancel();
-        validation.Bands = 1;
-        await Should.ThrowAsync<OperationCanceledException>(() => validation.MeasureAsync(stop.Token));
+        await stop.CancelAsync();
+        await Should.ThrowAsync<OperationCanceledException>(() => MeasureAsync(others, 1, stop.Token));
+
+        using var plain = new StagedTrainer(new Line(line));
+        (await Should.ThrowAsync<NotSupportedException>(() => plain.MeasureLossAsync(new Points()))).Message.ShouldContain(
+            "Line does not implement SampleLosses"
+        );
     }
 
     [Fact]
@@ -336,7 +324,7 @@ public class PreviewTests
     }
 
     /// <summary>A loss that is the time, and what it was asked for.</summary>
-    private sealed class Recording : IDenoisingObjective
+    private sealed class Recording : ITrainingObjective
     {
         public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal);
 

@@ -21,25 +21,25 @@ internal sealed class StickerLatents(
         _clips = StickerSet.Clips(place.Data);
     private readonly ITokenizer _tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
     private readonly Dictionary<string, LatentCache> _caches = new(StringComparer.Ordinal);
-    private readonly Dictionary<(LatentCache, int?, string?), LatentData> _made = [];
+    private readonly Dictionary<(LatentCache, int?, string?), ITrainingData> _made = [];
 
     public async Task<IReadOnlyList<IReadOnlyList<string>>> StillCaptionsAsync() => (await StillCacheAsync(small: false, StickerSet.Usual)).Captions;
 
     /// <summary>Single frames of clips.</summary>
-    public async Task<LatentData> OneFramesAsync() => Clips(await ClipCacheAsync(small: false), 1);
+    public async Task<ITrainingData> OneFramesAsync() => Clips(await ClipCacheAsync(small: false), 1);
 
     /// <summary>Stills, on some colours each, perhaps of half the size.</summary>
-    public async Task<LatentData> StillsAsync(bool small = false, string style = StickerSet.Usual)
+    public async Task<ITrainingData> StillsAsync(bool small = false, string style = StickerSet.Usual)
     {
         var chosen = place.Chosen(_stills, style);
         return Data(await StillCacheAsync(small, style), i => _stills.Items[chosen[i / place.Recipe.StillBackgrounds]].Thing);
     }
 
     /// <summary>Clips of things that move by themselves.</summary>
-    public async Task<LatentData> VideosAsync(bool small = false) => Clips(await ClipCacheAsync(small), place.Recipe.Frames);
+    public async Task<ITrainingData> VideosAsync(bool small = false) => Clips(await ClipCacheAsync(small), place.Recipe.Frames);
 
     /// <summary>Stills of the other things, moved, perhaps in one way only.</summary>
-    public async Task<LatentData> MovedAsync(bool small = false, string style = StickerSet.Usual, string? motion = null)
+    public async Task<ITrainingData> MovedAsync(bool small = false, string style = StickerSet.Usual, string? motion = null)
     {
         var moved = place.Moved(_stills, _clips, small ? 2 : 1, style);
         return Data(
@@ -66,7 +66,7 @@ internal sealed class StickerLatents(
             new StickersOnColours(_clips, place.Chosen(_clips), place.Recipe.ClipBackgrounds, small ? 2 : 1)
         );
 
-    private LatentData Clips(LatentCache cache, int frames)
+    private ITrainingData Clips(LatentCache cache, int frames)
     {
         var chosen = place.Chosen(_clips);
         return Data(cache, i => _clips.Items[chosen[i / place.Recipe.ClipBackgrounds]].Thing, frames);
@@ -76,11 +76,6 @@ internal sealed class StickerLatents(
 
     public void Dispose()
     {
-        foreach (var data in _made.Values)
-        {
-            data.Dispose();
-        }
-
         foreach (var cache in _caches.Values)
         {
             cache.Dispose();
@@ -101,18 +96,21 @@ internal sealed class StickerLatents(
         return cache;
     }
 
-    private LatentData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null, string? motion = null, Func<int, bool>? taken = null)
+    private ITrainingData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null, string? motion = null, Func<int, bool>? taken = null)
     {
         if (!_made.TryGetValue((cache, frames, motion), out var data))
         {
             var some = Enumerable.Range(0, cache.Captions.Count).Where(i => things?.Contains(thingOf(i)) != false && taken?.Invoke(i) != false);
             var interval = frames > 1 ? stage?.FrameInterval ?? 1 : 1;
-            _made[(cache, frames, motion)] = data = new LatentData(cache, _tokenizer, place.Recipe.Tokens, some, cleanCaptions: false)
-            {
-                Frames = (frames - 1) / interval + 1,
-                FrameInterval = interval,
-                FirstFrame = frames > 1 ? stage?.FirstFrame : null,
-            };
+            _made[(cache, frames, motion)] = data = cache.AsData(
+                _tokenizer,
+                place.Recipe.Tokens,
+                some,
+                (frames - 1) / interval + 1,
+                frames > 1 ? stage?.FirstFrame : null,
+                interval,
+                cleanCaptions: false
+            );
         }
         return data;
     }

@@ -169,7 +169,7 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
     public string Fingerprint =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), "
+            $"{set.Fingerprint}, {chosen.Length} of them ({TrainingData.Hash(0, Array.ConvertAll(chosen, i => (long)i)):x}), "
                 + $"on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{Shrunk(shrink)}"
         );
 

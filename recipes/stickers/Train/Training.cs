@@ -24,10 +24,10 @@ internal static class Training
         using var vae = new AutoencoderKL(place.Recipe.Vae);
         vae.UseComputeType(ScalarType.BFloat16);
         var source = new LooseFrames(stills, stills, clips);
-        using var trainer = new StagedTrainer(new VaeTraining(vae, place.Recipe.VaeLoss))
-            .AddStage(place.Recipe.VaeStage.ToStage("vae", new PixelData(source) { Crop = place.Recipe.Crop }, minutes))
-            .AddCallback(new ConsoleProgress())
-            .AddCallback(new PreviewVideos(place.Run, _ => Pictures()) { Every = TimeSpan.FromMinutes(2) })
+        using var trainer = new StagedTrainer(place.Recipe.VaeLoss.Of(vae))
+            .AddStage(place.Recipe.VaeStage.ToStage("vae", source.AsPixels(place.Recipe.Crop), minutes))
+            .AddConsoleProgress()
+            .AddPreviews(place.Run, _ => Pictures(), every: TimeSpan.FromMinutes(2))
             .SaveTo(place.Checkpoints("vae"))
             .Resume(place.Folder("vae"), ifAny: true);
         await trainer.RunAsync(cancellationToken: cancellation);
@@ -46,7 +46,11 @@ internal static class Training
         await Workplace.SaveAsync(Pictures(), Path.Combine(place.Run, "vae.png"), 4);
 
         Tensor Sample(int count) =>
-            stack(Enumerable.Range(0, count).Select(i => source.Load(Randomness.Of(7, i).Next(source.Count), Randomness.Of(8, i)).Video.squeeze(1)));
+            stack(
+                Enumerable
+                    .Range(0, count)
+                    .Select(i => source.Load(TrainingData.RandomFor(7, i).Next(source.Count), TrainingData.RandomFor(8, i)).Video.squeeze(1))
+            );
 
         // Originals in the odd rows, what comes back in the even ones.
         IReadOnlyList<VideoFrames> Pictures()
@@ -91,7 +95,7 @@ internal static class Training
         for (var i = 0; i < 16; i++)
         {
             using var scope = NewDisposeScope();
-            var clip = moved.Load(i, Randomness.Of(0, i));
+            var clip = moved.Load(i, TrainingData.RandomFor(0, i));
             tiles.Add(VideoFrames.FromTensor(clip.Video, 8));
             Console.WriteLine(clip.Captions[i % clip.Captions.Count]);
         }
@@ -113,8 +117,10 @@ internal static class Training
         using var trainer = new StagedTrainer(
             new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999))
         )
-            .AddStage(place.Recipe.TextStage.ToStage("text", new MixedData((await data.StillsAsync(), 1), (await data.OneFramesAsync(), 1)), minutes))
-            .AddCallback(new ConsoleProgress())
+            .AddStage(
+                place.Recipe.TextStage.ToStage("text", TrainingData.Mix((await data.StillsAsync(), 1), (await data.OneFramesAsync(), 1)), minutes)
+            )
+            .AddConsoleProgress()
             .AddCallback(new Deviation(text, await data.StillCaptionsAsync(), tokenizer, place.Recipe.Tokens))
             .SaveTo(place.Checkpoints("text"))
             .Resume(place.Folder("text"), ifAny: true);
@@ -207,7 +213,7 @@ internal static class Training
         ImagesAsync(
             place,
             "images",
-            async data => new MixedData((await data.StillsAsync(), 1), (await data.StillsAsync(), 1), (await data.OneFramesAsync(), 1)),
+            async data => TrainingData.Mix((await data.StillsAsync(), 1), (await data.StillsAsync(), 1), (await data.OneFramesAsync(), 1)),
             place.Recipe.ImageStage,
             minutes,
             from ?? place.Folder("small"),
@@ -232,10 +238,7 @@ internal static class Training
             var stage = settings.ToStage(name, await dataOf(data), minutes);
             stage.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal) && name.StartsWith("model.", StringComparison.Ordinal);
             model.TemporalAttention = false;
-            using var trainer = new StagedTrainer(Objective(place, model, text))
-                .AddStage(stage)
-                .AddCallback(new ConsoleProgress())
-                .SaveTo(place.Checkpoints(name));
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddConsoleProgress().SaveTo(place.Checkpoints(name));
             if (from is not null)
             {
                 trainer.InitialiseFrom(from, options: PartsToKeep);
@@ -278,12 +281,9 @@ internal static class Training
                 );
             }
 
-            var stage = settings.ToStage(name, new MixedData([.. turns]), minutes);
+            var stage = settings.ToStage(name, TrainingData.Mix([.. turns]), minutes);
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
-            using var trainer = new StagedTrainer(Objective(place, model, text))
-                .AddStage(stage)
-                .AddCallback(new ConsoleProgress())
-                .SaveTo(place.Checkpoints(name));
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddConsoleProgress().SaveTo(place.Checkpoints(name));
             if (from is not null && File.Exists(Path.Combine(from, ModelFolder.FileName)))
             {
                 model.LoadWeights(ModelFolder.Open(from).DenoiserWeights, PartsToKeep);
@@ -377,7 +377,7 @@ internal static class Training
     }
 
     public static DiffusionTraining Objective(Workplace place, StdiT model, T5Encoder text) =>
-        new(model, text, Process(place.Recipe), new SkewedTimesteps(place.Recipe.TimestepExponent));
+        new(model, text, Process(place.Recipe), DiffusionTraining.SkewedTimesteps(place.Recipe.TimestepExponent));
 
     private static Iddpm Process(Recipe recipe) =>
         new(IddpmSchedule.Linear(), new IddpmOptions { Prediction = recipe.Prediction, Variance = recipe.Variance });

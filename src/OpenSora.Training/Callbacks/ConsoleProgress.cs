@@ -9,7 +9,7 @@ namespace OpenSora.Training.Callbacks;
 /// <param name="output">The output; null for the console.</param>
 /// <param name="every">The time between lines; null for 15 seconds. The first and the last step of a stage always print a line.</param>
 /// <param name="time">The clock; null for the system clock.</param>
-public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every = null, TimeProvider? time = null) : ITrainingCallback
+internal sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every = null, TimeProvider? time = null) : ITrainingCallback
 {
     private const double Steps = 100; // that losses are smoothed over
 

@@ -9,7 +9,7 @@ namespace OpenSora.Training.Callbacks;
 /// of a stage.</summary>
 /// <remarks>A resumed run continues the same files; lines after the checkpoint are dropped.</remarks>
 /// <param name="folder">The folder of the files.</param>
-public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
+internal sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
 {
     private const string Header = "total_step,stage,step,loss,gradient_norm,learning_rate";
 
@@ -83,17 +83,6 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         _writer = null;
     }
 
-    /// <summary>Reads the losses of a <c>losses.csv</c> by stage, against the steps of all stages together, in the form that
-    /// <see cref="LossChart.Add"/> takes.</summary>
-    /// <param name="path">The file.</param>
-    /// <exception cref="InvalidDataException">The file does not contain losses.</exception>
-    public static IReadOnlyList<(string Stage, IReadOnlyList<(double Step, double Loss)> Points)> Read(string path) =>
-        [
-            .. Rows(path)
-                .GroupBy(row => row.Stage, StringComparer.Ordinal)
-                .Select(stage => (stage.Key, (IReadOnlyList<(double, double)>)[.. stage.Select(row => ((double)row.TotalStep, row.Loss))])),
-        ];
-
     private async ValueTask DrawAsync(TrainingRun run)
     {
         var chart = new LossChart { LogY = LogY && _stages.Any(stage => stage.Points.Any(point => point.Loss > 0)) };
@@ -117,7 +106,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     }
 
     // A last line that was truncated when the process was killed is skipped.
-    private static IEnumerable<(long TotalStep, string Stage, double Loss, string Line)> Rows(string path)
+    internal static IEnumerable<(long TotalStep, string Stage, double Loss, string Line)> Rows(string path)
     {
         var text = File.ReadAllText(path);
         using var reader = new StringReader(text[..(text.LastIndexOf('\n') + 1)]);

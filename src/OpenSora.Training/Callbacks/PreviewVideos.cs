@@ -13,7 +13,7 @@ namespace OpenSora.Training.Callbacks;
 /// <summary>Generates previews at intervals, with the moving averages if the stage keeps any, without affecting training. They are written as
 /// <c>STAGE-STEP.png</c>, an image with a row for each video, and <c>STAGE-STEP.mp4</c>, and reported to all callbacks
 /// (<see cref="ITrainingCallback.ObservedAsync"/>).</summary>
-public sealed class PreviewVideos : ITrainingCallback
+internal sealed class PreviewVideos : ITrainingCallback
 {
     private readonly string _folder;
     private readonly Func<CancellationToken, IReadOnlyList<VideoFrames>> _render;
@@ -28,24 +28,6 @@ public sealed class PreviewVideos : ITrainingCallback
         ArgumentNullException.ThrowIfNull(render);
         (_folder, _render) = (folder, render);
     }
-
-    /// <summary>Initializes previews of prompts.</summary>
-    /// <param name="folder">The folder of the files.</param>
-    /// <param name="model">The transformer that is trained.</param>
-    /// <param name="text">The text encoder; if it is trained too, the one whose network is trained.</param>
-    /// <param name="vae">The decoder of latents; null for a model that denoises pixels.</param>
-    /// <param name="prompts">The prompts.</param>
-    /// <param name="options">The sampling options; null for the defaults.</param>
-    /// <exception cref="ArgumentException">There are no prompts, or neither the model nor the options specify a size.</exception>
-    public PreviewVideos(
-        string folder,
-        IVideoTransformer model,
-        ITextEncoder text,
-        IVideoAutoencoder? vae,
-        IReadOnlyList<string> prompts,
-        PreviewOptions? options = null
-    )
-        : this(folder, new PromptRenderer(model, text, vae, prompts, options ?? new PreviewOptions()).Render) { }
 
     /// <summary>The number of steps between previews; null to use the time only.</summary>
     public int? EverySteps

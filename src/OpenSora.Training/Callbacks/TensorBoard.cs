@@ -9,7 +9,7 @@ namespace OpenSora.Training.Callbacks;
 /// checkpoint.</remarks>
 /// <param name="folder">The folder of this run; runs in folders under a common folder are shown in one plot.</param>
 /// <param name="everySteps">The number of steps between scalars; the last step of a stage is always written.</param>
-public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingCallback, IDisposable
+internal sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingCallback, IDisposable
 {
     private readonly string _folder = string.IsNullOrEmpty(folder)
         ? throw new ArgumentException("TensorBoard needs a folder to write to.", nameof(folder))

@@ -7,20 +7,15 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>A measurement of the loss on held-out data.</summary>
-/// <param name="Loss">The mean over all bands.</param>
-/// <param name="Bands">The mean of each band of timesteps, from clean to noisy.</param>
-public sealed record ValidationResult(double Loss, IReadOnlyList<double> Bands) : TrainingObservation("validation");
-
 /// <summary>Measures the loss on held-out data by band of timesteps, that is, for little, medium and much noise. Samples, noise and timesteps are the
 /// same every time, so that only the model makes a difference.</summary>
-/// <remarks>Every measurement is reported to all callbacks (<see cref="ITrainingCallback.ObservedAsync"/>) as a <see cref="ValidationResult"/>: before the
+/// <remarks>Every measurement is reported to all callbacks (<see cref="ITrainingCallback.ObservedAsync"/>) as <c>validation</c>: before the
 /// first step, at intervals, and at the end of the stage. It costs one forward pass per sample and band.</remarks>
 /// <param name="objective">The objective that is trained.</param>
 /// <param name="data">Held-out data.</param>
-public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData data) : ITrainingCallback
+internal sealed class ValidationLoss(ITrainingObjective objective, ITrainingData data) : ITrainingCallback
 {
-    private readonly IDenoisingObjective _objective = objective ?? throw new ArgumentNullException(nameof(objective));
+    private readonly ITrainingObjective _objective = objective ?? throw new ArgumentNullException(nameof(objective));
     private readonly ITrainingData _data = data ?? throw new ArgumentNullException(nameof(data));
     private readonly Interval _interval = new();
 
@@ -72,8 +67,8 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
 
     private async ValueTask MeasureNowAsync(TrainingRun run)
     {
-        using var samples = await LoadAsync(run.CancellationToken).ConfigureAwait(true); // what follows belongs to the training thread
-        ValidationResult? result = null;
+        using var samples = await LoadAsync(run.CancellationToken).ConfigureAwait(true); // continues on the training thread
+        TrainingObservation? result = null;
         run.Evaluate(() => result = Measure(samples, run.CancellationToken), Averages);
         await run.ReportAsync(result!).ConfigureAwait(true);
         _interval.Done(run);
@@ -82,7 +77,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     /// <summary>Measures the loss independently of a training run. The modules must be in evaluation mode.</summary>
     /// <param name="cancellationToken">Checked between batches.</param>
     /// <exception cref="InvalidOperationException">The number of bands, samples, or samples in a batch is below 1.</exception>
-    public async Task<ValidationResult> MeasureAsync(CancellationToken cancellationToken = default)
+    public async Task<TrainingObservation> MeasureAsync(CancellationToken cancellationToken = default)
     {
         using var samples = await LoadAsync(cancellationToken).ConfigureAwait(false);
         return Measure(samples, cancellationToken);
@@ -115,7 +110,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
         }
     }
 
-    private ValidationResult Measure(HeldOut samples, CancellationToken cancellationToken)
+    private TrainingObservation Measure(HeldOut samples, CancellationToken cancellationToken)
     {
         using var noGradients = no_grad();
         var sums = new double[Bands];
@@ -145,7 +140,7 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
             scalars[string.Create(CultureInfo.InvariantCulture, $"{(double)band / Bands:0.0#}-{(band + 1.0) / Bands:0.0#}")] = bands[band];
         }
 
-        return new ValidationResult(bands.Average(), bands) { Scalars = scalars };
+        return new TrainingObservation("validation") { Scalars = scalars };
     }
 
     /// <summary>The batches of a measurement.</summary>

@@ -55,7 +55,7 @@ public sealed record Bucket(int Frames, int Height, int Width, int BatchSize, do
 
 /// <summary>Data with clips of several sizes and lengths. Each batch comes from one bucket. In an epoch, every bucket has as many batches as its
 /// clips fill, in random order.</summary>
-public sealed class BucketedData : ITrainingData
+internal sealed class BucketedData : ITrainingData
 {
     private readonly (Bucket Bucket, ITrainingData Data, int Batches)[] _buckets;
     private readonly SampleOrder _order;

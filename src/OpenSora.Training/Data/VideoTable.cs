@@ -9,21 +9,6 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>Random variations of a clip, drawn each time it is loaded. By default there are none: the clip starts at the first frame and shows the
-/// center of the image.</summary>
-/// <remarks>A cache of latents contains the variations that were drawn when it was created.</remarks>
-public sealed class ClipVariation
-{
-    /// <summary>Starts at a random frame if a video is longer than the clip.</summary>
-    public bool Start { get; set; }
-
-    /// <summary>Crops at a random position instead of the center if the aspect ratio differs.</summary>
-    public bool Crop { get; set; }
-
-    /// <summary>The probability of mirroring a clip horizontally, from 0 to 1. Do not use it with captions that mention left or right.</summary>
-    public double Mirror { get; set; }
-}
-
 /// <summary>A source of videos and images with captions, from a folder or from a CSV file. The file has the columns <c>path</c> (relative to the
 /// file) and <c>caption</c>; other columns are ignored. A path in several rows has several captions.</summary>
 public sealed class VideoTable : IClipSource
@@ -47,36 +32,22 @@ public sealed class VideoTable : IClipSource
     private readonly IReadOnlyList<Row> _rows;
     private readonly IVideoReader _reader;
     private readonly ClipOptions _clip;
-    private readonly ClipVariation? _vary;
+    private readonly Variation? _vary;
 
     /// <summary>Reads a CSV file. The videos and images are decoded when they are loaded.</summary>
     /// <param name="csv">The path of the CSV file.</param>
     /// <param name="reader">The reader that decodes the files.</param>
     /// <param name="clip">The size and frames of every clip. If <see cref="ClipOptions.Frames"/> is set, shorter clips repeat their last
     /// frame.</param>
-    /// <param name="vary">The random variations; null for no variations.</param>
     /// <exception cref="FileNotFoundException">The CSV file, or a file that it lists, does not exist.</exception>
     /// <exception cref="InvalidDataException">The CSV file lacks a column or has no rows, or a row is malformed.</exception>
-    public VideoTable(string csv, IVideoReader reader, ClipOptions clip, ClipVariation? vary = null)
-        : this(Listed(csv), reader, clip, vary) { }
+    public VideoTable(string csv, IVideoReader reader, ClipOptions clip)
+        : this(Listed(csv), reader, clip, vary: null) { }
 
-    private VideoTable(IReadOnlyList<Row> rows, IVideoReader reader, ClipOptions clip, ClipVariation? vary)
+    private VideoTable(IReadOnlyList<Row> rows, IVideoReader reader, ClipOptions clip, Variation? vary)
     {
         ArgumentNullException.ThrowIfNull(reader);
         ArgumentNullException.ThrowIfNull(clip);
-        if (vary?.Mirror is < 0 or > 1 or double.NaN)
-        {
-            throw new ArgumentException($"Mirror is {vary.Mirror}; it must be between 0 and 1.", nameof(vary));
-        }
-
-        if (vary is { Crop: true } && (clip.Width is null || clip.Fit != FrameFit.Crop))
-        {
-            throw new ArgumentException(
-                $"A random crop requires clip options with Width, Height and {nameof(FrameFit)}.{nameof(FrameFit.Crop)}.",
-                nameof(vary)
-            );
-        }
-
         (_rows, _reader, _clip, _vary) = (rows, reader, clip, vary);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         foreach (var row in rows)
@@ -105,9 +76,8 @@ public sealed class VideoTable : IClipSource
     /// <param name="folder">The folder.</param>
     /// <param name="reader">The reader that decodes the files.</param>
     /// <param name="clip">The size and frames of every clip.</param>
-    /// <param name="vary">The random variations; null for no variations.</param>
     /// <exception cref="InvalidDataException">The folder contains no videos or images.</exception>
-    public static VideoTable FromFolder(string folder, IVideoReader reader, ClipOptions clip, ClipVariation? vary = null)
+    public static VideoTable FromFolder(string folder, IVideoReader reader, ClipOptions clip)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
         Row[] files =
@@ -119,7 +89,7 @@ public sealed class VideoTable : IClipSource
                 .Select(file => new Row(Path.GetRelativePath(folder, file), new FileInfo(file), CaptionsOf(file))),
         ];
         return files.Length > 0
-            ? new VideoTable(files, reader, clip, vary)
+            ? new VideoTable(files, reader, clip, vary: null)
             : throw new InvalidDataException($"'{folder}' contains no videos or images ({string.Join(", ", Extensions)}).");
     }
 
@@ -139,6 +109,29 @@ public sealed class VideoTable : IClipSource
     public VideoTable Select(IEnumerable<int> indices, ClipOptions? other = null) =>
         new([.. indices.Select(index => _rows[index])], _reader, other ?? _clip, _vary);
 
+    /// <summary>Creates a source that varies the clips at random each time they are loaded. Without variations, a clip starts at the first frame and
+    /// shows the center of the image.</summary>
+    /// <remarks>A cache of latents contains the variations that were drawn when it was created.</remarks>
+    /// <param name="start">Starts at a random frame if a video is longer than the clip.</param>
+    /// <param name="crop">Crops at a random position instead of the center if the aspect ratio differs.</param>
+    /// <param name="mirror">The probability of mirroring a clip horizontally, from 0 to 1. Do not use it with captions that mention left or
+    /// right.</param>
+    /// <exception cref="ArgumentOutOfRangeException">The probability is not between 0 and 1.</exception>
+    /// <exception cref="InvalidOperationException">A random crop is requested, but the clips are not cropped to a size.</exception>
+    public VideoTable Vary(bool start = false, bool crop = false, double mirror = 0)
+    {
+        if (mirror is not (>= 0 and <= 1))
+        {
+            throw new ArgumentOutOfRangeException(nameof(mirror), mirror, "The probability must be between 0 and 1.");
+        }
+
+        return crop && (_clip.Width is null || _clip.Fit != FrameFit.Crop)
+            ? throw new InvalidOperationException(
+                $"A random crop requires clip options with Width, Height and {nameof(FrameFit)}.{nameof(FrameFit.Crop)}."
+            )
+            : new VideoTable(_rows, _reader, _clip, new Variation(start, crop, mirror));
+    }
+
     /// <summary>Reads the size of every file for <see cref="Bucket.Sort"/>: the number of frames at the requested frame rate and interval, and the
     /// height and width in pixels.</summary>
     /// <param name="badClips">Receives the files that cannot be read. Their size is 0, which fills no bucket. If null, the first such file causes an
@@ -146,7 +139,7 @@ public sealed class VideoTable : IClipSource
     /// <param name="cancellationToken">Stops reading.</param>
     /// <exception cref="MediaException">A file cannot be read, and <paramref name="badClips"/> is null.</exception>
     public async Task<IReadOnlyList<(int Frames, int Height, int Width)>> SizesAsync(
-        IProgress<BadClip>? badClips = null,
+        IProgress<(int Index, string Reason)>? badClips = null,
         CancellationToken cancellationToken = default
     )
     {
@@ -161,7 +154,7 @@ public sealed class VideoTable : IClipSource
                 }
                 catch (IOException e) when (badClips is not null)
                 {
-                    badClips.Report(new BadClip(i, e.Message));
+                    badClips.Report((i, e.Message));
                 }
             })
             .ConfigureAwait(false);
@@ -298,6 +291,8 @@ public sealed class VideoTable : IClipSource
         }
         return files.Count > 0 ? files : throw new InvalidDataException($"'{csv}' lists no files.");
     }
+
+    private sealed record Variation(bool Start, bool Crop, double Mirror);
 
     private sealed record Row(string Name, FileInfo File, IReadOnlyList<string> Captions);
 }

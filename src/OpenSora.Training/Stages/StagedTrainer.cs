@@ -19,11 +19,12 @@ namespace OpenSora.Training.Stages;
 /// produces the same weights as an uninterrupted run, bit for bit on one CPU. Steps, samples, losses and durations are also reported to
 /// System.Diagnostics.Metrics through the meter <c>OpenSora.Training</c>.
 /// </remarks>
-public sealed class StagedTrainer : IDisposable
+public sealed partial class StagedTrainer : IDisposable
 {
     private readonly ITrainingObjective _objective;
     private readonly List<TrainingStage> _stages = [];
     private readonly List<ITrainingCallback> _callbacks = [];
+    private readonly List<IDisposable> _owned = [];
     private CheckpointOptions? _checkpoints;
     private string? _resumeFrom;
     private bool _resumeIfAny;
@@ -148,8 +149,13 @@ public sealed class StagedTrainer : IDisposable
     public void UseAverages() =>
         (_average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();
 
-    /// <summary>Disposes the moving averages. The caller keeps ownership of the modules.</summary>
-    public void Dispose() => _average?.Dispose();
+    /// <summary>Disposes the moving averages and closes the files of callbacks that the library provides. The caller keeps ownership of the
+    /// modules.</summary>
+    public void Dispose()
+    {
+        _average?.Dispose();
+        _owned.ForEach(callback => callback.Dispose());
+    }
 
     // Runs on the training thread, as everything that it calls.
     private async Task RunStagesAsync(IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)

@@ -32,6 +32,14 @@ public class TrainingStage
     [JsonIgnore]
     public ITrainingObjective? Objective { get; set; }
 
+    /// <summary>The name of the data, which configuration uses in place of <see cref="Data"/>.</summary>
+    [MayDiffer]
+    public string Source { get; set; } = "";
+
+    /// <summary>The name of the objective, which configuration uses in place of <see cref="Objective"/>; empty for the trainer's objective.</summary>
+    [MayDiffer]
+    public string Loss { get; set; } = "";
+
     /// <summary>The number of optimizer steps.</summary>
     [MayDiffer]
     public int Steps { get; set; }

@@ -2,14 +2,15 @@ using System.Collections.Concurrent;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>A thread of its own for the asynchronous work of a run: what follows an await that captures the context runs on the same thread.</summary>
-/// <remarks>libtorch's number of threads, its thread pools and the random state of some of its operations belong to the calling thread. If a run
-/// moved between threads of the pool, its sums could be rounded differently from one run to the next.</remarks>
+/// <summary>Runs the asynchronous work of a training run on one dedicated thread. Code after an <c>await</c> that captures the context continues on
+/// that thread.</summary>
+/// <remarks>libtorch keeps a number of threads and a pool of threads for each calling thread. If a run moved between threads, more pools would
+/// compete for the processor, and sums could be rounded differently from one run to the next.</remarks>
 internal sealed class TrainingThread : SynchronizationContext
 {
     private readonly BlockingCollection<(SendOrPostCallback Callback, object? State)> _queue = [];
 
-    /// <summary>Runs asynchronous work on a new thread, which ends with the work.</summary>
+    /// <summary>Runs asynchronous work on a new thread, which ends when the work is complete.</summary>
     public static Task RunAsync(Func<Task> work)
     {
         var result = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
