@@ -71,11 +71,7 @@ public class ResumeTests
         StageSettings
             .Differences(StageSettings.Of(then), now)
             .ShouldBe(
-                [
-                    """Shape was "Constant" and is now "Cosine" """.TrimEnd(),
-                    """Spikes was null and is now {"factor":2.5,"window":100,"skipSteps":true}""",
-                    "Seed was 1 and is now 2",
-                ],
+                [("Shape", "\"Constant\"", "\"Cosine\""), ("Spikes", "null", """{"factor":2.5,"window":100,"skipSteps":true}"""), ("Seed", "1", "2")],
                 ignoreOrder: true
             );
         StageSettings.Differences(StageSettings.Of(then), then).ShouldBeEmpty();
@@ -102,7 +98,7 @@ public class ResumeTests
         var other = Tiny.Stage(steps: 4);
         other.Seed = 7;
         (await Should.ThrowAsync<InvalidOperationException>(() => ResumeAsync(folder.Path, other))).Message.ShouldContain(
-            $"the settings were \"{Settings}\" and are now \"{Settings.Replace("42", "7", StringComparison.Ordinal)}\""
+            $"The text of the settings was \"{Settings}\" and is now \"{Settings.Replace("42", "7", StringComparison.Ordinal)}\""
         );
     }
 

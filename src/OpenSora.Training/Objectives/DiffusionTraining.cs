@@ -123,7 +123,8 @@ public sealed class DiffusionTraining : ITrainingObjective
         {
             throw new ArgumentException(
                 $"The batch has conditioning frames (see {nameof(TrainingData)}.{nameof(TrainingData.WithFrameMasks)}), "
-                    + $"but {_model.GetType().Name} does not support them. Use an STDiT with patches of one frame, or data without conditioning frames.",
+                    + $"but {_model.GetType().Name} does not support them. "
+                    + "Use an STDiT with patches of one frame, or data without conditioning frames.",
                 nameof(batch)
             );
         }

@@ -22,7 +22,10 @@ internal static class ResumeCheck
         if (StageSettings.Differences(state.Settings, stage) is { Count: > 0 } differences)
         {
             throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was started with different settings: {string.Join("; ", differences)}." + Advice
+                $"Stage '{stage.Name}' was started with different settings: "
+                    + string.Join("; ", differences.Select(setting => $"{setting.Name} was {setting.Then} and is now {setting.Now}"))
+                    + "."
+                    + Advice
             );
         }
 

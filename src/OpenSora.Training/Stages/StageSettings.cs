@@ -21,15 +21,15 @@ internal static class StageSettings
 
     public static JsonElement Of(TrainingStage stage) => JsonSerializer.SerializeToElement(stage, Json);
 
-    /// <summary>Describes the settings that differ; empty if the run can be resumed.</summary>
+    /// <summary>Returns the settings that differ; none if the run can be resumed.</summary>
     /// <param name="then">The settings in the checkpoint. A setting that the checkpoint does not contain had its default value.</param>
     /// <param name="stage">The stage with its settings now.</param>
-    public static IReadOnlyList<string> Differences(JsonElement then, TrainingStage stage)
+    public static IReadOnlyList<(string Name, string Then, string Now)> Differences(JsonElement then, TrainingStage stage)
     {
         if (then.ValueKind == JsonValueKind.String)
         {
-            var (before, after) = (then.GetString()!, TextOfFormat1(stage));
-            return string.Equals(before, after, StringComparison.Ordinal) ? [] : [$"the settings were \"{before}\" and are now \"{after}\""];
+            var (before, after) = (then.GetString()!, TextOfVersion1(stage));
+            return string.Equals(before, after, StringComparison.Ordinal) ? [] : [("The text of the settings", $"\"{before}\"", $"\"{after}\"")];
         }
 
         var complete = Of(then.Deserialize(Json)!);
@@ -37,11 +37,13 @@ internal static class StageSettings
         [
             .. Of(stage)
                 .EnumerateObject()
-                .Select(now => (now.Name, Then: complete.GetProperty(now.Name).GetRawText(), Now: now.Value.GetRawText()))
-                .Where(setting => !string.Equals(setting.Then, setting.Now, StringComparison.Ordinal))
-                .Select(setting => $"{char.ToUpperInvariant(setting.Name[0])}{setting.Name[1..]} was {setting.Then} and is now {setting.Now}"),
+                .Select(now => (Name(now), Then: complete.GetProperty(now.Name).GetRawText(), Now: now.Value.GetRawText()))
+                .Where(setting => !string.Equals(setting.Then, setting.Now, StringComparison.Ordinal)),
         ];
     }
+
+    // The name of the property in C# and in configuration.
+    private static string Name(JsonProperty setting) => char.ToUpperInvariant(setting.Name[0]) + setting.Name[1..];
 
     private static void RemoveSettingsThatMayDiffer(JsonTypeInfo type)
     {
@@ -54,8 +56,8 @@ internal static class StageSettings
         }
     }
 
-    // The settings as checkpoints of format 1 contain them.
-    private static string TextOfFormat1(TrainingStage stage) =>
+    // The settings as checkpoints of version 1 contain them.
+    private static string TextOfVersion1(TrainingStage stage) =>
         string.Create(
             CultureInfo.InvariantCulture,
             $"batch {stage.BatchSize} x {stage.Accumulation}{(stage.Workers == 1 ? "" : $" by {stage.Workers}")}, "
