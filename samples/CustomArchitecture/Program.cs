@@ -59,15 +59,15 @@ var size = Squares.Size * autoencoder.SpatialFactor;
 var pipeline = new VideoPipeline(model, new ClassLabelEncoder(labels), autoencoder, new DpmSolver(steps: 20, prediction: process.Prediction));
 var videos = pipeline.Generate(
     prompts,
-    new PipelineSettings
+    new GenerationSettings
     {
         Frames = Squares.Frames,
         Height = size,
         Width = size,
-        Guidance = 2,
+        GuidanceScale = 2,
         FramesPerSecond = 6,
-    },
-    seed: 7
+        Seed = 7,
+    }
 );
 await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, columns: 4), Path.Combine(folder, "squares.gif"), VideoFormat.Gif);
 

@@ -80,7 +80,7 @@ command.SetAction(
                 .Frames(arguments.GetValue(frames))
                 .Size(pixels?.Width, pixels?.Height)
                 .Steps(arguments.GetValue(steps))
-                .Guidance(arguments.GetValue(guidance))
+                .GuidanceScale(arguments.GetValue(guidance))
                 .Seed(arguments.GetValue(seed))
                 .NegativePrompt(arguments.GetValue(negative))
                 .GenerateAsync(progress, cancellationToken);
@@ -94,7 +94,7 @@ command.SetAction(
             var how = video.Metadata;
             Console.WriteLine($"\"{text}\"");
             Console.WriteLine(
-                $"  model {how.Model} on {how.Backend}, {how.Sampler} with {how.Steps} steps, guidance {how.Guidance:0.##}, seed {how.Seed}"
+                $"  model {how.Model} on {how.Backend}, {how.Sampler} with {how.Steps} steps, guidance {how.GuidanceScale:0.##}, seed {how.Seed}"
             );
             Console.WriteLine(
                 $"  {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height} at {video.Frames.FramesPerSecond:0.##} fps, "

@@ -14,8 +14,9 @@ services.AddSingleton<Postcards>();
 
 await using var provider = services.BuildServiceProvider();
 provider.GetRequiredService<IStartupValidator>().Validate(); // a generic host does this automatically
-foreach (var (backend, availability) in provider.GetRequiredService<BackendSelector>().Describe())
+foreach (var backend in provider.GetServices<IComputeBackend>())
 {
+    var availability = backend.CheckAvailability();
     Console.WriteLine($"{backend.Name}: {(availability.IsAvailable ? "available" : "not available")}, {availability.Reason}");
 }
 

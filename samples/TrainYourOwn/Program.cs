@@ -149,7 +149,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
             new PreviewOptions
             {
                 Sampler = new DpmSolver(about.Sampling.Steps, prediction: about.Diffusion.Prediction),
-                Guidance = about.Sampling.GuidanceScale,
+                GuidanceScale = about.Sampling.GuidanceScale,
                 FramesPerSecond = size.Fps,
             }
         )
@@ -176,7 +176,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
         videos.Add((await generator.Request(prompt).Seed(1).GenerateAsync(cancellationToken: cancellationToken)).Frames);
     }
 
-    await new ImageCodec().WriteAsync(ContactSheet.OfVideos(videos, 6), Path.Combine(output, "result.png"), cancellationToken);
+    await new VideoWriter().WriteAsync(ContactSheet.OfVideos(videos, 6), Path.Combine(output, "result.png"), cancellationToken: cancellationToken);
     await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, 4), Path.Combine(output, "result.mp4"), cancellationToken: cancellationToken);
     Console.WriteLine($"{Path.Combine(output, "result.mp4")} and .png show: {string.Join("; ", prompts)}");
     Console.WriteLine($"The model was saved to {mine}; use it in samples/Generate with --model.");

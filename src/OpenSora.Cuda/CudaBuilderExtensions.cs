@@ -1,5 +1,5 @@
 using OpenSora.Cuda;
-using OpenSora.DependencyInjection;
+using OpenSora.Generation;
 
 namespace Microsoft.Extensions.DependencyInjection;
 
@@ -8,9 +8,9 @@ namespace Microsoft.Extensions.DependencyInjection;
 public static class CudaBuilderExtensions
 {
     /// <summary>Adds the CUDA backend. It is available at run time if a libtorch built with CUDA and a GPU are found.</summary>
-    /// <param name="builder">The builder that <c>AddOpenSora</c> returned.</param>
+    /// <param name="builder">The builder of the generator.</param>
     /// <param name="deviceIndex">The index of the GPU, starting at 0.</param>
-    public static OpenSoraBuilder AddCuda(this OpenSoraBuilder builder, int deviceIndex = 0)
+    public static VideoGeneratorBuilder AddCuda(this VideoGeneratorBuilder builder, int deviceIndex = 0)
     {
         ArgumentNullException.ThrowIfNull(builder);
         ArgumentOutOfRangeException.ThrowIfNegative(deviceIndex);

@@ -18,7 +18,7 @@ internal static class DiffusionGoldens
             _ when file.Has("output.log_alpha_array") => SolverSchedule(file),
             _ when file.Has("mid.t_continuous") => Solver(file),
             _ when file.Has("input.cfg_x") => GuidedSampling(file),
-            _ when file.Has("mid.pred_xstart") => Sampling(file),
+            _ when file.Has("mid.pred_xstart") => SamplingLoop(file),
             _ => TablesInSingle(file),
         };
 
@@ -78,7 +78,11 @@ internal static class DiffusionGoldens
             static Tensor PerSample(Tensor v) => v.reshape(-1, 1, 1, 1, 1);
         };
 
-    internal static NoiseSource Recorded(GoldenFile file) => (step, like) => file["input.step_noise"][step].narrow(0, 0, like.shape[0]);
+    internal static Func<Tensor, Tensor> Recorded(GoldenFile file, string name = "input.step_noise")
+    {
+        var step = 0;
+        return like => file[name][step++].narrow(0, 0, like.shape[0]);
+    }
 
     private static double[] Embedding(IddpmSchedule schedule, string name) =>
         name switch
@@ -136,7 +140,7 @@ internal static class DiffusionGoldens
         }
     }
 
-    private static IEnumerable<Comparison> Sampling(GoldenFile file)
+    private static IEnumerable<Comparison> SamplingLoop(GoldenFile file)
     {
         var config = file.Config;
         var process = Process(config);
@@ -154,13 +158,12 @@ internal static class DiffusionGoldens
 
         var sample = config.GetProperty("sampler").GetString() switch
         {
-            "p_sample_loop" => process.Sample(Watched, file["input.z"], Recorded(file), null, default),
-            "ddim_sample_loop" => new Ddim(process, config.GetProperty("eta").GetDouble()).Sample(
+            "p_sample_loop" => Sampling.SampleWith(process, Watched, file["input.z"], Recorded(file)),
+            "ddim_sample_loop" => Sampling.SampleWith(
+                new Ddim(process, config.GetProperty("eta").GetDouble()),
                 Watched,
                 file["input.z"],
-                Recorded(file),
-                null,
-                default
+                Recorded(file)
             ),
             var other => throw new InvalidDataException($"There is no sampler '{other}'."),
         };
@@ -181,7 +184,7 @@ internal static class DiffusionGoldens
         var y = cat([file["input.y_cond"], file["input.y_uncond"]]);
         var channels = file.GuidedChannels(process.GuidedChannels!.Value, (int)file["input.z"].shape[1]);
         var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), channels);
-        yield return file.Compare("output.samples", process.Sample(guided, file["input.z"], Recorded(file), null, default), GoldenFile.RunLimit);
+        yield return file.Compare("output.samples", Sampling.SampleWith(process, guided, file["input.z"], Recorded(file)), GoldenFile.RunLimit);
 
         // One guided call. The original returns both halves: the guided channels twice, the others of either half.
         var half = file["input.cfg_x"].shape[0] / 2;
@@ -216,10 +219,8 @@ internal static class DiffusionGoldens
             return guided(x, t);
         }
 
-        NoiseSource recorded = (step, like) => file["input.randn"][step].narrow(0, 0, like.shape[0]);
-        var sample = file.Optional("input.mask") is { } share
-            ? process.SampleFrames(Watched, file["input.z"], share, recorded, null, default)
-            : process.Sample((x, t) => Watched(x, t, null), file["input.z"], recorded, null, default);
+        var (z, mask) = (file["input.z"], file.Optional("input.mask"));
+        var sample = Sampling.Run(process, Watched, z, mask, Recorded(file, "input.randn"), process.Timesteps(z.shape));
         yield return file.Compare("mid.model_t", stack(times));
         if (masks.Count > 0)
         {

@@ -34,7 +34,7 @@ internal static class EndToEndGoldens
         yield return file.Compare("output.samples", samples, GoldenFile.RunLimit);
 
         Tensor Ancestral(Iddpm process) =>
-            process.Sample(Guided(file.GuidedChannels(process.GuidedChannels)), file["input.z"], DiffusionGoldens.Recorded(file), null, default);
+            Sampling.SampleWith(process, Guided(file.GuidedChannels(process.GuidedChannels)), file["input.z"], DiffusionGoldens.Recorded(file));
 
         Tensor Solve(DpmSolver solver) => solver.Sample(Guided(file.GuidedChannels(solver.GuidedChannels)), file["input.z"]);
     }
@@ -59,13 +59,11 @@ internal static class EndToEndGoldens
                 config.GetProperty("cfg_scale").GetDouble(),
                 file.GuidedChannels(null)
             )(x, t);
-        NoiseSource noise = (step, _) =>
-            file.Optional("input.step_noise") is { } recorded ? recorded[step] : throw new InvalidDataException("The case has no step_noise.");
         var flow = RectifiedFlowGoldens.Process(config);
         var times = flow.SamplingTimes(RectifiedFlowGoldens.Ratio(config, conditions.Height, conditions.Width, conditions.Frames));
         yield return file.Compare(
             "output.samples",
-            flow.Run(Guided, file["input.z"], file.Optional("input.mask"), noise, times, null, default),
+            Sampling.Run(flow, Guided, file["input.z"], file.Optional("input.mask"), DiffusionGoldens.Recorded(file), times),
             GoldenFile.RunLimit
         );
     }

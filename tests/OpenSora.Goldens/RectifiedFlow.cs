@@ -12,7 +12,7 @@ internal static class RectifiedFlowGoldens
         file switch
         {
             _ when file.Has("input.x_start") => Losses(file),
-            _ when file.Has("input.z") => Sampling(file),
+            _ when file.Has("input.z") => SamplingLoop(file),
             _ => Times(file),
         };
 
@@ -71,7 +71,7 @@ internal static class RectifiedFlowGoldens
         }
     }
 
-    private static IEnumerable<Comparison> Sampling(GoldenFile file)
+    private static IEnumerable<Comparison> SamplingLoop(GoldenFile file)
     {
         var (config, process) = (file.Config, Process(file.Config));
         var ratio = Ratio(
@@ -98,14 +98,13 @@ internal static class RectifiedFlowGoldens
             return guided(x, t);
         }
 
-        var sample = process.Run(
+        var sample = Sampling.Run(
+            process,
             Watched,
             file["input.z"],
             file.Optional("input.mask"),
-            (step, _) => file["input.step_noise"][step],
-            process.SamplingTimes(ratio),
-            null,
-            default
+            DiffusionGoldens.Recorded(file),
+            process.SamplingTimes(ratio)
         );
         yield return file.Compare("mid.model_x", stack(samples), GoldenFile.RunLimit);
         yield return file.Compare("mid.model_t", stack(times));

@@ -21,12 +21,12 @@ public class LayeringTests
 
     [Theory]
     [InlineData("Runtime")]
-    [InlineData("Diffusion")]
-    [InlineData("Text")]
-    [InlineData("Weights")]
-    [InlineData("Media")]
-    [InlineData("Models", "Text", "Weights")]
-    [InlineData("ModelFolders", "Models", "Diffusion", "Text", "Weights")]
+    [InlineData("Diffusion", "Runtime")]
+    [InlineData("Text", "Runtime")]
+    [InlineData("Weights", "Runtime")]
+    [InlineData("Media", "Runtime")]
+    [InlineData("Models", "Text", "Weights", "Runtime")]
+    [InlineData("ModelFolders", "Models", "Diffusion", "Text", "Weights", "Runtime")]
     [InlineData("Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Runtime")]
     [InlineData("DependencyInjection", "Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Runtime")]
     public void A_room_knows_only_those_below_it(string room, params string[] below)

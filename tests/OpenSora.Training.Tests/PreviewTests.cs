@@ -78,7 +78,7 @@ public class PreviewTests
         var videos = shown.ConvertAll(one => one.What.Videos["first"]);
         videos.ShouldAllBe(video => video.Count == 2 && video.Width == 3 * (4 + 4) + 4 && video.Height == 4 + 2 * 4);
         videos[1].Pixels.Span.SequenceEqual(videos[0].Pixels.Span).ShouldBeFalse();
-        var sheet = await new ImageCodec().ReadAsync(Path.Combine(folder.Path, "first-00000005.png"));
+        var sheet = await new VideoReader().ReadAsync(Path.Combine(folder.Path, "first-00000005.png"));
         (sheet.Width, sheet.Height).ShouldBe((4 * (4 + 4) + 4, 3 * (4 + 4) + 4));
         (await new VideoReader().ReadAsync(Path.Combine(folder.Path, "first-00000005.mp4"), new ClipOptions())).Count.ShouldBe(2);
 

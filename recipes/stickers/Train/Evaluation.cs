@@ -85,7 +85,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                     .Request(question.Prompt)
                     .Frames(_frames)
                     .Steps(steps)
-                    .Guidance(guidance)
+                    .GuidanceScale(guidance)
                     .Seed(1000 * seed + i)
                     .GenerateAsync(cancellationToken: cancellation);
                 answers.Add((question, video.Frames));

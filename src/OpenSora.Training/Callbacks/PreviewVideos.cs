@@ -63,8 +63,8 @@ internal sealed class PreviewVideos : ITrainingCallback
         var name = string.Concat(run.Stage.Name.Split(Path.GetInvalidFileNameChars()));
         var path = Path.Combine(_folder, string.Create(CultureInfo.InvariantCulture, $"{name}-{run.Step:D8}"));
         var tiles = ContactSheet.Tile(videos, Columns);
-        await new ImageCodec()
-            .WriteAsync(tiles.Count == 1 ? tiles : ContactSheet.OfVideos(videos), path + ".png", run.CancellationToken)
+        await new VideoWriter()
+            .WriteAsync(tiles.Count == 1 ? tiles : ContactSheet.OfVideos(videos), path + ".png", VideoFormat.Image, run.CancellationToken)
             .ConfigureAwait(true);
         if (tiles.Count > 1)
         {
@@ -79,44 +79,31 @@ internal sealed class PreviewVideos : ITrainingCallback
     }
 }
 
-/// <summary>The options for sampling previews of prompts.</summary>
-public class PreviewOptions
+/// <summary>The settings of previews of prompts. By default, the size is the one that the model is configured for, the guidance scale is 4, and the
+/// frame rate is 8 frames per second. <see cref="StdiT2"/> and <see cref="StdiT3"/> have no configured size, so frames, height and width are
+/// required.</summary>
+public class PreviewOptions : GenerationSettings
 {
-    /// <summary>The number of frames; null for the number that the model is configured for. <see cref="StdiT2"/> and <see cref="StdiT3"/> have no
-    /// configured size, so frames, height and width are required.</summary>
-    public int? Frames { get; set; }
+    /// <summary>Initializes the settings with the seed 1. Every prompt has its own noise, which does not depend on other prompts.</summary>
+    public PreviewOptions() => Seed = 1;
 
-    /// <summary>The height in pixels; null for the height that the model is configured for.</summary>
-    public int? Height { get; set; }
-
-    /// <summary>The width in pixels; null for the width that the model is configured for.</summary>
-    public int? Width { get; set; }
-
-    /// <summary>The sampler; null for DPM-Solver with 20 steps, for a model that predicts noise.</summary>
+    /// <summary>The sampler; null for DPM-Solver, for a model that predicts noise, with 20 steps or those of
+    /// <see cref="GenerationSettings.Steps"/>.</summary>
     public ISampler? Sampler { get; set; }
-
-    /// <summary>The guidance scale; 1 for no guidance.</summary>
-    public double Guidance { get; set; } = 4;
 
     /// <summary>The number of latent channels that guidance changes, as <c>sampling.guided_channels</c> in a model folder; null for the sampler's
     /// default.</summary>
     public int? GuidedChannels { get; set; }
 
-    /// <summary>The seed of the noise. Every prompt has its own noise, which does not depend on other prompts.</summary>
-    public int Seed { get; set; } = 1;
-
     /// <summary>The number of prompts in a batch.</summary>
     public int BatchSize { get; set; } = 4;
-
-    /// <summary>The frame rate of the videos.</summary>
-    public double FramesPerSecond { get; set; } = 8;
 }
 
 /// <summary>Generates the videos of fixed prompts from fixed noise.</summary>
 internal sealed class PromptRenderer
 {
     private readonly VideoPipeline _pipeline;
-    private readonly PipelineSettings _settings;
+    private readonly GenerationSettings _settings;
     private readonly string[] _prompts;
     private readonly PreviewOptions _options;
 
@@ -130,8 +117,16 @@ internal sealed class PromptRenderer
             throw new ArgumentException("Previews need at least one prompt.", nameof(prompts));
         }
 
+        if (options is { Sampler: not null, Steps: not null })
+        {
+            throw new ArgumentException("Steps and Sampler of previews are both set; the sampler determines the number of steps.", nameof(options));
+        }
+
         (_prompts, _options) = ([.. prompts], options);
-        _pipeline = new VideoPipeline(model, text, vae, options.Sampler ?? new DpmSolver(steps: 20)) { GuidedChannels = options.GuidedChannels };
+        _pipeline = new VideoPipeline(model, text, vae, options.Sampler ?? new DpmSolver(options.Steps ?? 20))
+        {
+            GuidedChannels = options.GuidedChannels,
+        };
         var (temporal, spatial, own) = (vae?.TemporalFactor ?? 1, vae?.SpatialFactor ?? 1, model.LatentSize);
         if (
             (options.Frames ?? own?[0] * temporal, options.Height ?? own?[1] * spatial, options.Width ?? own?[2] * spatial)
@@ -145,12 +140,13 @@ internal sealed class PromptRenderer
             );
         }
 
-        _settings = new PipelineSettings
+        _settings = new GenerationSettings
         {
             Frames = frames,
             Height = height,
             Width = width,
-            Guidance = options.Guidance,
+            GuidanceScale = options.GuidanceScale ?? 4,
+            NegativePrompt = options.NegativePrompt,
             FramesPerSecond = options.FramesPerSecond,
         };
     }
@@ -161,7 +157,8 @@ internal sealed class PromptRenderer
         for (var start = 0; start < _prompts.Length; start += _options.BatchSize)
         {
             var batch = _prompts[start..Math.Min(start + _options.BatchSize, _prompts.Length)];
-            videos.AddRange(_pipeline.Generate(batch, _settings, _options.Seed + start, cancellationToken: cancellationToken));
+            _settings.Seed = (_options.Seed ?? 1) + start;
+            videos.AddRange(_pipeline.Generate(batch, _settings, cancellationToken: cancellationToken));
         }
         return videos;
     }

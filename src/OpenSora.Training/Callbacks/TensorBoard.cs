@@ -106,11 +106,7 @@ internal sealed class TensorBoard(string folder, int everySteps = 10) : ITrainin
         var temporary = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid():N}{(video.Count == 1 ? ".png" : ".gif")}");
         try
         {
-            var write =
-                video.Count == 1
-                    ? new ImageCodec().WriteAsync(video, temporary, cancellationToken)
-                    : new VideoWriter().WriteAsync(video, temporary, VideoFormat.Gif, cancellationToken: cancellationToken);
-            await write.ConfigureAwait(false);
+            await new VideoWriter().WriteAsync(video, temporary, cancellationToken: cancellationToken).ConfigureAwait(false);
             return await File.ReadAllBytesAsync(temporary, cancellationToken).ConfigureAwait(false);
         }
         finally

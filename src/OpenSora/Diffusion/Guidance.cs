@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -32,7 +33,7 @@ public static class Guidance
             var batch = x.shape[0];
             if (output.dim() < 2 || output.shape[0] != 2 * batch)
             {
-                throw new InvalidOperationException($"Guidance doubled the batch to {2 * batch}, but the denoiser returned {Iddpm.Shape(output)}.");
+                throw new InvalidOperationException($"Guidance doubled the batch to {2 * batch}, but the denoiser returned {Shapes.Text(output)}.");
             }
 
             return Combine(output.narrow(0, 0, batch), output.narrow(0, batch, batch), x, scale, guidedChannels).MoveToOuterDisposeScope();

@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -35,6 +36,10 @@ public interface ITrainingProcess
         Generator? generator = null,
         Tensor? noisyFrames = null
     );
+
+    /// <summary>Creates a sampler for models that are trained with this process.</summary>
+    /// <param name="steps">The number of sampling steps; null for the published number of the sampler.</param>
+    ISampler CreateSampler(int? steps = null);
 }
 
 /// <summary>The training loss and its components, one value for each sample: <c>[batch]</c>.</summary>
@@ -91,7 +96,7 @@ internal static class NoisyFrames
         )
         {
             throw new ArgumentException(
-                $"The mask of noisy frames is {noisyFrames.dtype} of shape {Iddpm.Shape(noisyFrames)}, the samples have shape {Iddpm.Shape(x)}; "
+                $"The mask of noisy frames is {noisyFrames.dtype} of shape {Shapes.Text(noisyFrames)}, the samples have shape {Shapes.Text(x)}; "
                     + "expected a boolean mask [batch, frames] for samples [batch, channels, frames, height, width].",
                 nameof(noisyFrames)
             );

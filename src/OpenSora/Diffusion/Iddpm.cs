@@ -1,11 +1,7 @@
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
-
-/// <summary>Supplies the standard normal noise of a step; tests use it to replay recorded noise.</summary>
-/// <param name="step">The number of preceding steps.</param>
-/// <param name="like">A tensor with the shape, type and device of the noise to return.</param>
-internal delegate Tensor NoiseSource(int step, Tensor like);
 
 /// <summary>A denoising diffusion process with, by default, learned variances: its training losses and its ancestral sampling.</summary>
 /// <remarks>
@@ -75,68 +71,34 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     public int? GuidedChannels => Guidance.IddpmChannels;
 
     /// <inheritdoc/>
-    public Tensor Sample(
-        Denoiser denoiser,
-        Tensor noise,
-        Generator? generator = null,
-        IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default
-    ) => Sample(denoiser, noise, Random(generator), progress, cancellationToken);
+    public IReadOnlyList<double> Timesteps(long[] shape) => [.. Schedule.TimestepMap.Reverse().Select(t => (double)t)];
 
-    internal Tensor Sample(
-        Denoiser denoiser,
-        Tensor noise,
-        NoiseSource source,
-        IProgress<SamplingStep>? progress,
-        CancellationToken cancellationToken
-    )
+    /// <inheritdoc/>
+    public Tensor Step(SamplingState state, Tensor x, Tensor output)
     {
-        return Reverse(denoiser, noise, Step, progress, cancellationToken);
+        ArgumentNullException.ThrowIfNull(state);
+        var t = TimeOf(state);
+        var p = Denoise(output, x, t);
 
         // x[t-1] ~ p(x[t-1] | x[t]); the last step uses the mean.
-        Tensor Step(Denoised p, Tensor x, int t) => t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * source(Schedule.Steps - 1 - t, x);
+        return t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * state.Noise(x);
     }
 
     /// <inheritdoc/>
-    /// <remarks>As in Open-Sora 1.1, the fraction of each frame is converted to a number of sampling steps, rounded down.</remarks>
-    public Tensor SampleFrames(
-        FrameDenoiser denoiser,
-        Tensor latents,
-        Tensor share,
-        Generator? generator = null,
-        IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default
-    ) => SampleFrames(denoiser, latents, share, Random(generator), progress, cancellationToken);
-
-    internal Tensor SampleFrames(
-        FrameDenoiser denoiser,
-        Tensor latents,
-        Tensor share,
-        NoiseSource source,
-        IProgress<SamplingStep>? progress,
-        CancellationToken cancellationToken
-    )
+    /// <remarks>As in Open-Sora 1.1, the fraction of each frame is converted to a number of sampling steps, rounded down, and the denoiser treats a
+    /// frame as clean in its first step.</remarks>
+    public (Tensor Begins, Tensor Noisy, Tensor Changes) Frames(SamplingState state, Tensor fraction)
     {
-        ArgumentNullException.ThrowIfNull(denoiser);
-        ArgumentNullException.ThrowIfNull(share);
-        using var scope = NewDisposeScope();
-        var from = (share * Schedule.Steps).to_type(ScalarType.Int64); // the step from which each frame is denoised
-        var t = Schedule.Steps - 1;
-        return Reverse((x, time) => denoiser(x, time, from > t), latents, Step, progress, cancellationToken, Begin).MoveToOuterDisposeScope();
-
-        // Each step draws noise twice; the first draw is for the frames whose denoising starts at this step.
-        Tensor Begin(Tensor x, int now)
-        {
-            t = now;
-            return NoisyFrames.Choose(from.eq(t), AddNoise(x, [t], source(2 * (Schedule.Steps - 1 - t), x)), x);
-        }
-
-        Tensor Step(Denoised p, Tensor x, int _)
-        {
-            var noise = source(2 * (Schedule.Steps - 1 - t) + 1, x);
-            return NoisyFrames.Choose(from >= t, t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * noise, x);
-        }
+        ArgumentNullException.ThrowIfNull(state);
+        ArgumentNullException.ThrowIfNull(fraction);
+        var t = TimeOf(state);
+        var from = (fraction * Schedule.Steps).to_type(ScalarType.Int64); // the step from which each frame is denoised
+        return (from.eq(t), from > t, from >= t);
     }
+
+    Tensor IFrameSampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) => AddNoise(x0, [TimeOf(state)], noise);
+
+    private int TimeOf(SamplingState state) => Schedule.Steps - 1 - state.Step;
 
     /// <summary>Adds noise to clean samples: draws from q(x[t] | x0), equation 4 of Ho et al.</summary>
     /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>.</param>
@@ -155,12 +117,12 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         if (!noise.shape.AsSpan().SequenceEqual(x0.shape))
         {
             throw new ArgumentException(
-                $"The noise has shape {Shape(noise)}, but the samples have shape {Shape(x0)}; the shapes must be equal.",
+                $"The noise has shape {Shapes.Text(noise)}, but the samples have shape {Shapes.Text(x0)}; the shapes must be equal.",
                 nameof(noise)
             );
         }
 
-        return At(Schedule.SqrtAlphasCumprod, t, x0) * x0 + At(Schedule.SqrtOneMinusAlphasCumprod, t, x0) * noise;
+        return Schedule.SqrtAlphasCumprod.At(t, x0) * x0 + Schedule.SqrtOneMinusAlphasCumprod.At(t, x0) * noise;
     }
 
     /// <summary>The distribution of the previous step that a denoiser's output describes.</summary>
@@ -169,6 +131,9 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     /// <param name="LogVariance">The natural logarithm of its variance, broadcastable to the mean.</param>
     internal readonly record struct Denoised(Tensor X0, Tensor Mean, Tensor LogVariance);
 
+    /// <summary>Interprets a denoiser's output for latents of one step while sampling.</summary>
+    internal Denoised Denoise(Tensor output, Tensor x, int t) => Denoise(output, x, [t], _clipDenoised);
+
     /// <summary>Interprets a denoiser's output for noisy samples at step t; t holds one step for each sample, or one for all samples.</summary>
     internal Denoised Denoise(Tensor output, Tensor x, int[] t, bool clip)
     {
@@ -176,7 +141,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         var x0 =
             _prediction == Prediction.Sample
                 ? predicted
-                : At(Schedule.SqrtRecipAlphasCumprod, t, x) * x - At(Schedule.SqrtRecipM1AlphasCumprod, t, x) * predicted;
+                : Schedule.SqrtRecipAlphasCumprod.At(t, x) * x - Schedule.SqrtRecipM1AlphasCumprod.At(t, x) * predicted;
         if (clip)
         {
             x0 = x0.clamp(-1, 1);
@@ -186,18 +151,18 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     }
 
     internal Tensor PosteriorMean(Tensor x0, Tensor x, int[] t) =>
-        At(Schedule.PosteriorMeanCoef1, t, x) * x0 + At(Schedule.PosteriorMeanCoef2, t, x) * x;
+        Schedule.PosteriorMeanCoef1.At(t, x) * x0 + Schedule.PosteriorMeanCoef2.At(t, x) * x;
 
     private Tensor LogVariance(Tensor? values, Tensor x, int[] t)
     {
         if (values is null)
         {
-            return At(_variance == Variance.FixedSmall ? Schedule.PosteriorLogVarianceClipped : Schedule.FixedLargeLogVariance, t, x);
+            return (_variance == Variance.FixedSmall ? Schedule.PosteriorLogVarianceClipped : Schedule.FixedLargeLogVariance).At(t, x);
         }
 
         // Values in [-1, 1] interpolate from the posterior's variance to beta.
-        var small = At(Schedule.PosteriorLogVarianceClipped, t, x);
-        var large = At(Schedule.LogBetas, t, x);
+        var small = Schedule.PosteriorLogVarianceClipped.At(t, x);
+        var large = Schedule.LogBetas.At(t, x);
         var share = (values + 1) / 2;
         return share * large + (1 - share) * small;
     }
@@ -206,7 +171,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
     private (Tensor Predicted, Tensor? Variance) Split(Tensor output, Tensor x)
     {
         var learned = _variance == Variance.LearnedRange;
-        CheckOutput(
+        Sampling.CheckOutput(
             output,
             x,
             learned ? 2 : 1,
@@ -223,59 +188,12 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         return learned ? (output.narrow(1, 0, channels), output.narrow(1, channels, channels)) : (output, null);
     }
 
-    /// <summary>Runs the process from its last step to its first. Each step uses a separate dispose scope for its intermediate tensors.</summary>
-    internal Tensor Reverse(
-        Denoiser denoiser,
-        Tensor noise,
-        Func<Denoised, Tensor, int, Tensor> step,
-        IProgress<SamplingStep>? progress,
-        CancellationToken cancellationToken,
-        Func<Tensor, int, Tensor>? begin = null
-    )
-    {
-        ArgumentNullException.ThrowIfNull(denoiser);
-        CheckNoise(noise);
-        using var noGrad = no_grad();
-        using var scope = NewDisposeScope();
-        var x = noise;
-        for (var t = Schedule.Steps - 1; t >= 0; t--)
-        {
-            cancellationToken.ThrowIfCancellationRequested();
-            var previous = x;
-            using (NewDisposeScope())
-            {
-                var start = begin?.Invoke(x, t) ?? x;
-                var output = denoiser(start, full(x.shape[0], (float)Schedule.TimestepMap[t], dtype: ScalarType.Float32, device: x.device));
-                x = step(Denoise(output, start, [t], _clipDenoised), start, t).MoveToOuterDisposeScope();
-            }
-
-            if (!ReferenceEquals(previous, noise))
-            {
-                previous.Dispose();
-            }
-
-            progress?.Report(new SamplingStep(Schedule.Steps - t, Schedule.Steps));
-        }
-
-        return x.MoveToOuterDisposeScope();
-    }
-
-    /// <summary>Looks up entries of a table, one for each sample or one for all, shaped to multiply x. The float64 values are rounded to the type of
-    /// x.</summary>
-    internal static Tensor At(double[] table, int[] t, Tensor x)
-    {
-        var shape = new long[x.dim()];
-        Array.Fill(shape, 1);
-        shape[0] = t.Length;
-        return tensor(Array.ConvertAll(t, i => table[i]), dtype: x.dtype, device: x.device).reshape(shape);
-    }
-
     internal int[] StepsOf(Tensor t, Tensor x)
     {
         if (t.dim() != 1 || t.dtype != ScalarType.Int64 || t.shape[0] != x.shape[0])
         {
             throw new ArgumentException(
-                $"Time steps must be int64 of shape [{x.shape[0]}], one for each sample; got {t.dtype} of shape {Shape(t)}.",
+                $"Time steps must be int64 of shape [{x.shape[0]}], one for each sample; got {t.dtype} of shape {Shapes.Text(t)}.",
                 nameof(t)
             );
         }
@@ -291,37 +209,4 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
 
         return Array.ConvertAll(steps, step => (int)step);
     }
-
-    internal static NoiseSource Random(Generator? generator) =>
-        (_, like) =>
-            generator is null || generator.device.type == like.device.type
-                ? randn(like.shape, dtype: like.dtype, device: like.device, generator: generator)
-                : randn(like.shape, dtype: like.dtype, device: generator.device, generator: generator).to(like.device);
-
-    internal static void CheckNoise(Tensor noise)
-    {
-        ArgumentNullException.ThrowIfNull(noise);
-        if (noise.dtype is not (ScalarType.Float32 or ScalarType.Float64) || noise.dim() < 2)
-        {
-            throw new ArgumentException(
-                $"Noise must be float32 or float64 of shape [batch, channels, ...], got {noise.dtype} of shape {Shape(noise)}. "
-                    + "Sampling uses this type regardless of the model's type.",
-                nameof(noise)
-            );
-        }
-    }
-
-    internal static void CheckOutput(Tensor output, Tensor x, int factor, string reason)
-    {
-        var expected = x.shape;
-        expected[1] *= factor;
-        if (!output.shape.AsSpan().SequenceEqual(expected))
-        {
-            throw new InvalidOperationException(
-                $"The denoiser returned {Shape(output)} for latents of shape {Shape(x)}; expected [{string.Join(", ", expected)}]: {reason}."
-            );
-        }
-    }
-
-    internal static string Shape(Tensor x) => $"[{string.Join(", ", x.shape)}]";
 }

@@ -38,7 +38,7 @@ public sealed partial class Iddpm
         }
 
         var steps = StepsOf(t, x0);
-        noise = noise?.to_type(x0.dtype) ?? Random(generator)(0, x0);
+        noise = noise?.to_type(x0.dtype) ?? Sampling.Gaussian(generator)(x0);
         var x = NoisyFrames.Choose(noisyFrames, AddNoise(x0, steps, noise), x0);
         var modelTimes = tensor(Array.ConvertAll(steps, i => (float)Schedule.TimestepMap[i]), dtype: ScalarType.Float32, device: x.device);
         var output = denoiser(x, modelTimes);
@@ -64,6 +64,10 @@ public sealed partial class Iddpm
         return new TrainingLosses(weighted + vb, mse, vb).MoveToOuterDisposeScope();
     }
 
+    /// <inheritdoc/>
+    /// <remarks>The sampler is <see cref="DpmSolver"/>, with 20 steps by default.</remarks>
+    public ISampler CreateSampler(int? steps = null) => new DpmSolver(steps ?? 20, Schedule, _prediction);
+
     // Equation 6 of Hang et al. 2023. The weight applies to the error of the clean sample, which is the error of the noise divided by the
     // signal-to-noise ratio.
     internal double MinSnrWeight(int t)
@@ -78,7 +82,7 @@ public sealed partial class Iddpm
     {
         var p = Denoise(output, x, t, clip: false);
         var kl = NoisyFrames.Mean(
-            NormalKl(PosteriorMean(x0, x, t), At(Schedule.PosteriorLogVarianceClipped, t, x), p.Mean, p.LogVariance),
+            NormalKl(PosteriorMean(x0, x, t), Schedule.PosteriorLogVarianceClipped.At(t, x), p.Mean, p.LogVariance),
             noisyFrames
         );
         if (Array.IndexOf(t, 0) < 0)

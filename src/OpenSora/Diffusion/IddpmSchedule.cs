@@ -1,5 +1,6 @@
 using System.Collections.Immutable;
 using System.Globalization;
+using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
@@ -220,5 +221,19 @@ public sealed class IddpmSchedule
         }
 
         return new IddpmSchedule(betas, Array.ConvertAll(kept, i => TimestepMap[i]));
+    }
+}
+
+/// <summary>Looks up the entries of a table of a schedule.</summary>
+internal static class ScheduleTable
+{
+    /// <summary>The entries of steps, one for each sample or one for all, shaped to multiply x. The float64 values are rounded to the type of
+    /// x.</summary>
+    public static Tensor At(this double[] table, int[] t, Tensor x)
+    {
+        var shape = new long[x.dim()];
+        Array.Fill(shape, 1);
+        shape[0] = t.Length;
+        return tensor(Array.ConvertAll(t, i => table[i]), dtype: x.dtype, device: x.device).reshape(shape);
     }
 }

@@ -1,4 +1,5 @@
 using System.Globalization;
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -6,7 +7,7 @@ namespace OpenSora.Diffusion;
 /// <summary>A conditioning rule: the frames of a reference that condition a video, their position in it, and the amount of change allowed. These are
 /// the mask strategies of Open-Sora (reports of versions 1.1 and 1.2, image and video conditioning).</summary>
 /// <remarks>To animate an image, use <c>new MaskStrategy()</c>, which is <c>0</c> in text form.</remarks>
-public sealed record MaskStrategy
+internal sealed record MaskStrategy
 {
     private const string Syntax = "loop,reference,reference start,target start,length,edit ratio";
 
@@ -94,7 +95,7 @@ public sealed record MaskStrategy
     /// <param name="align">Rounds start frames to multiples of this number of latent frames, as needed for autoencoders that encode several frames
     /// together (Open-Sora 1.2: 5); null does not round.</param>
     /// <returns>The latents, and the fraction of the denoising process for each frame, <c>[frames]</c>, as expected by
-    /// <see cref="IFrameSampler.SampleFrames"/>; both are owned by the caller.</returns>
+    /// <see cref="Sampling.SampleFrames"/>; both are owned by the caller.</returns>
     /// <exception cref="ArgumentException">A strategy is invalid or refers to a reference or frame that does not exist, or a shape is
     /// invalid.</exception>
     public static (Tensor Latents, Tensor Share) Apply(
@@ -116,7 +117,7 @@ public sealed record MaskStrategy
         if (latents.dim() != 4)
         {
             throw new ArgumentException(
-                $"The latents have shape {Iddpm.Shape(latents)}; expected the latents of one video, [channels, frames, height, width].",
+                $"The latents have shape {Shapes.Text(latents)}; expected the latents of one video, [channels, frames, height, width].",
                 nameof(latents)
             );
         }
@@ -148,7 +149,7 @@ public sealed record MaskStrategy
             )
             {
                 throw new ArgumentException(
-                    $"Reference {strategy.Reference} has shape {Iddpm.Shape(reference)}; expected {Iddpm.Shape(latents)} except for the frames.",
+                    $"Reference {strategy.Reference} has shape {Shapes.Text(reference)}; expected {Shapes.Text(latents)} except for the frames.",
                     nameof(references)
                 );
             }

@@ -1,4 +1,5 @@
 using System.Globalization;
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -105,7 +106,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         if (t.dim() != 1 || t.shape[0] != x0.shape[0] || !noise.shape.AsSpan().SequenceEqual(x0.shape))
         {
             throw new ArgumentException(
-                $"Noise and times must have the shapes {Iddpm.Shape(x0)} and [{x0.shape[0]}]; got {Iddpm.Shape(noise)} and {Iddpm.Shape(t)}.",
+                $"Noise and times must have the shapes {Shapes.Text(x0)} and [{x0.shape[0]}]; got {Shapes.Text(noise)} and {Shapes.Text(t)}.",
                 nameof(t)
             );
         }
@@ -128,7 +129,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         if (_shiftBySize)
         {
             var shifted = times.data<float>().ToArray();
-            times = tensor(Array.ConvertAll(shifted, time => (float)Shift(time, SizeRatio(x0))));
+            times = tensor(Array.ConvertAll(shifted, time => (float)Shift(time, SizeRatio(x0.shape))));
         }
 
         return new TimestepBatch(times.MoveToOuterDisposeScope(), ones([batch]).MoveToOuterDisposeScope());
@@ -154,7 +155,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
             x0 = x0.to_type(ScalarType.Float32);
         }
 
-        noise = noise?.to_type(x0.dtype) ?? Iddpm.Random(generator)(0, x0);
+        noise = noise?.to_type(x0.dtype) ?? Sampling.Gaussian(generator)(x0);
         t = t.to(x0.device).to_type(ScalarType.Float32);
         var x = NoisyFrames.Choose(noisyFrames, AddNoise(x0, t, noise), x0);
         var mse = NoisyFrames.Mean((Velocity(denoiser(x, t), x) - (x0 - noise)).square(), noisyFrames);
@@ -167,83 +168,49 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     }
 
     /// <inheritdoc/>
-    /// <remarks>The generator is not used because sampling is deterministic after the initial noise.</remarks>
-    public Tensor Sample(
-        Denoiser denoiser,
-        Tensor noise,
-        Generator? generator = null,
-        IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default
-    )
+    /// <remarks>The sampler is this process with the specified number of sampling steps.</remarks>
+    public ISampler CreateSampler(int? steps = null) =>
+        new RectifiedFlow(
+            new RectifiedFlowOptions
+            {
+                Steps = Steps,
+                SamplingSteps = steps ?? _samplingSteps,
+                WholeSteps = _wholeSteps,
+                LogitNormal = _logitNormal,
+                ShiftBySize = _shiftBySize,
+                SpatialFactor = _spatialFactor,
+                LossWeights = _lossWeights,
+            }
+        );
+
+    /// <inheritdoc/>
+    public IReadOnlyList<double> Timesteps(long[] shape)
     {
-        ArgumentNullException.ThrowIfNull(denoiser);
-        Iddpm.CheckNoise(noise);
-        return Run((x, t, _) => denoiser(x, t), noise, null, Iddpm.Random(generator), SamplingTimes(noise), progress, cancellationToken);
+        ArgumentNullException.ThrowIfNull(shape);
+        return SamplingTimes(_shiftBySize ? SizeRatio(shape) : 1);
     }
 
     /// <inheritdoc/>
-    public Tensor SampleFrames(
-        FrameDenoiser denoiser,
-        Tensor latents,
-        Tensor share,
-        Generator? generator = null,
-        IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default
-    )
+    public Tensor Step(SamplingState state, Tensor x, Tensor output)
     {
-        ArgumentNullException.ThrowIfNull(denoiser);
-        ArgumentNullException.ThrowIfNull(share);
-        Iddpm.CheckNoise(latents);
-        return Run(
-            (x, t, frames) => denoiser(x, t, frames!),
-            latents,
-            share,
-            Iddpm.Random(generator),
-            SamplingTimes(latents),
-            progress,
-            cancellationToken
-        );
+        ArgumentNullException.ThrowIfNull(state);
+        ArgumentNullException.ThrowIfNull(x);
+        ArgumentNullException.ThrowIfNull(output);
+        return x + Velocity(output, x) * ((state.Timesteps[state.Step] - state.Timesteps.ElementAtOrDefault(state.Step + 1)) / Steps);
     }
 
-    internal Tensor Run(
-        Func<Tensor, Tensor, Tensor?, Tensor> denoiser,
-        Tensor latents,
-        Tensor? share,
-        NoiseSource source,
-        double[] times,
-        IProgress<SamplingStep>? progress,
-        CancellationToken cancellationToken
-    )
+    /// <inheritdoc/>
+    public (Tensor Begins, Tensor Noisy, Tensor Changes) Frames(SamplingState state, Tensor fraction)
     {
-        using var noGrad = no_grad();
-        using var scope = NewDisposeScope();
-        var (x, begun) = (latents, share?.eq(1)); // begun: frames that are already noisy
-        for (var i = 0; i < times.Length; i++)
-        {
-            cancellationToken.ThrowIfCancellationRequested();
-            var (previous, previouslyBegun) = (x, begun);
-            using (NewDisposeScope())
-            {
-                var t = full(x.shape[0], (float)times[i], dtype: ScalarType.Float32, device: x.device);
-                var noisy = share is null ? null : share * Steps >= t.unsqueeze(1);
-                var start = noisy is null ? x : NoisyFrames.Choose(noisy & ~begun!, AddNoise(x, t, source(i, x)), x);
-                var step = (times[i] - times.ElementAtOrDefault(i + 1)) / Steps;
-                var next = start + Velocity(denoiser(start, t, noisy), start) * step;
-                x = NoisyFrames.Choose(noisy, next, x).MoveToOuterDisposeScope();
-                begun = noisy?.MoveToOuterDisposeScope();
-            }
-
-            if (!ReferenceEquals(previous, latents))
-            {
-                previous.Dispose();
-            }
-
-            previouslyBegun?.Dispose();
-            progress?.Report(new SamplingStep(i + 1, times.Length));
-        }
-
-        return x.MoveToOuterDisposeScope();
+        ArgumentNullException.ThrowIfNull(state);
+        ArgumentNullException.ThrowIfNull(fraction);
+        var noisy = fraction * Steps >= (float)state.Timesteps[state.Step];
+        var before = state.Step == 0 ? fraction.eq(1) : fraction * Steps >= (float)state.Timesteps[state.Step - 1];
+        return (noisy & ~before, noisy, noisy);
     }
+
+    Tensor IFrameSampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) =>
+        AddNoise(x0, full(x0.shape[0], (float)state.Timesteps[state.Step], dtype: ScalarType.Float32, device: x0.device), noise);
 
     /// <summary>Computes the sampling times, from noise to data; the last step ends at 0.</summary>
     /// <param name="ratio">The size of the video relative to the reference size without a shift; see
@@ -259,16 +226,14 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
                 }),
         ];
 
-    private double[] SamplingTimes(Tensor x) => SamplingTimes(_shiftBySize ? SizeRatio(x) : 1);
-
     private double Shift(double time, double ratio) => ratio * time / (1 + (ratio - 1) * time / Steps);
 
-    private double SizeRatio(Tensor x) =>
-        x.dim() == 5
-            ? SizeRatio(x.shape[2], x.shape[3] * _spatialFactor, x.shape[4] * _spatialFactor)
+    private double SizeRatio(long[] shape) =>
+        shape.Length == 5
+            ? SizeRatio(shape[2], shape[3] * _spatialFactor, shape[4] * _spatialFactor)
             : throw new ArgumentException(
-                $"Shifting times by size needs shape [batch, channels, frames, height, width], got {Iddpm.Shape(x)}.",
-                nameof(x)
+                $"Shifting times by size needs shape [batch, channels, frames, height, width], got {Shapes.Text(shape)}.",
+                nameof(shape)
             );
 
     /// <summary>Computes the size of a video with the specified number of latent frames and pixels, relative to one frame of 512x512
@@ -279,7 +244,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     {
         var channels = x.shape[1];
         var both = output.dim() == x.dim() && output.shape[1] == 2 * channels;
-        Iddpm.CheckOutput(output, x, both ? 2 : 1, "as many channels as the latents, or twice as many, of which the second half is ignored");
+        Sampling.CheckOutput(output, x, both ? 2 : 1, "as many channels as the latents, or twice as many, of which the second half is ignored");
         return output.narrow(1, 0, channels).to_type(x.dtype);
     }
 }

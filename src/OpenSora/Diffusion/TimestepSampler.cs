@@ -28,7 +28,7 @@ public interface ITimestepSampler
 }
 
 /// <summary>Draws time steps from a uniform distribution; all weights are 1.</summary>
-public sealed class UniformTimesteps : ITimestepSampler
+internal sealed class UniformTimesteps : ITimestepSampler
 {
     /// <inheritdoc/>
     public TimestepBatch Sample(int batch, int steps, Generator? generator = null)

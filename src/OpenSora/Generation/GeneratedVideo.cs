@@ -6,19 +6,17 @@ namespace OpenSora.Generation;
 /// <summary>A generated video. Its pixels are in managed memory, so it does not need to be disposed.</summary>
 public sealed class GeneratedVideo
 {
-    private readonly IVideoWriter _writer;
-    private readonly IImageCodec _images;
+    private readonly VideoWriter _writer;
 
     /// <summary>Initializes a video.</summary>
     /// <param name="frames">The frames.</param>
     /// <param name="metadata">The settings that the video was generated with.</param>
-    /// <param name="writer">Writes videos; null for ffmpeg.</param>
-    /// <param name="images">Writes images; null for ImageSharp.</param>
-    public GeneratedVideo(VideoFrames frames, VideoMetadata metadata, IVideoWriter? writer = null, IImageCodec? images = null)
+    /// <param name="writer">Writes files; null for ffmpeg on PATH.</param>
+    public GeneratedVideo(VideoFrames frames, VideoMetadata metadata, VideoWriter? writer = null)
     {
         ArgumentNullException.ThrowIfNull(frames);
         ArgumentNullException.ThrowIfNull(metadata);
-        (Frames, Metadata, _writer, _images) = (frames, metadata, writer ?? new VideoWriter(), images ?? new ImageCodec());
+        (Frames, Metadata, _writer) = (frames, metadata, writer ?? new VideoWriter());
     }
 
     /// <summary>Gets the decoded frames.</summary>
@@ -30,7 +28,7 @@ public sealed class GeneratedVideo
     /// <summary>Gets the seed that reproduces the video.</summary>
     public long Seed => Metadata.Seed;
 
-    /// <summary>Saves the video as an MP4 file (H.264), replacing any existing file.</summary>
+    /// <summary>Saves the video as an MP4 file (H.264), replacing any existing file. It requires ffmpeg.</summary>
     /// <param name="path">The path of the file to write.</param>
     /// <param name="progress">Receives a report before and after writing.</param>
     /// <param name="cancellationToken">Cancels the operation; no partial file is left behind.</param>
@@ -38,8 +36,20 @@ public sealed class GeneratedVideo
     public Task SaveMp4Async(string path, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         WriteAsync(() => _writer.WriteAsync(Frames, path, VideoFormat.Mp4, cancellationToken), progress);
 
-    /// <summary>Saves the video as a GIF that loops forever, replacing any existing file.</summary>
-    /// <inheritdoc cref="SaveMp4Async"/>
+    /// <summary>Writes the video to a stream as MP4 (H.264), for example to the body of an HTTP response. Progress is not reported.</summary>
+    /// <param name="stream">The stream, which need not support seeking.</param>
+    /// <param name="cancellationToken">Cancels the operation.</param>
+    /// <exception cref="MediaException">The video could not be encoded; the message explains why.</exception>
+    public Task SaveMp4Async(Stream stream, CancellationToken cancellationToken = default) =>
+        _writer.WriteAsync(Frames, stream, VideoFormat.Mp4, cancellationToken);
+
+    /// <summary>Writes the video to a stream as a GIF that loops forever. Progress is not reported.</summary>
+    /// <inheritdoc cref="SaveMp4Async(Stream, CancellationToken)"/>
+    public Task SaveGifAsync(Stream stream, CancellationToken cancellationToken = default) =>
+        _writer.WriteAsync(Frames, stream, VideoFormat.Gif, cancellationToken);
+
+    /// <summary>Saves the video as a GIF that loops forever, replacing any existing file. It does not require ffmpeg.</summary>
+    /// <inheritdoc cref="SaveMp4Async(string, IProgress{GenerationProgress}?, CancellationToken)"/>
     public Task SaveGifAsync(string path, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         WriteAsync(() => _writer.WriteAsync(Frames, path, VideoFormat.Gif, cancellationToken), progress);
 
@@ -63,7 +73,7 @@ public sealed class GeneratedVideo
         int columns = 4,
         IProgress<GenerationProgress>? progress = null,
         CancellationToken cancellationToken = default
-    ) => WriteAsync(() => _images.WriteAsync(ContactSheet.OfFrames(Frames, columns), path, cancellationToken), progress);
+    ) => WriteAsync(() => _writer.WriteAsync(ContactSheet.OfFrames(Frames, columns), path, VideoFormat.Image, cancellationToken), progress);
 
     private static async Task WriteAsync(Func<Task> write, IProgress<GenerationProgress>? progress)
     {
@@ -78,7 +88,7 @@ public sealed class GeneratedVideo
 /// <param name="NegativePrompt">The negative prompt of the request, or null.</param>
 /// <param name="Seed">The seed of the request, or the random one that was drawn if the request had none.</param>
 /// <param name="Steps">The number of denoising steps.</param>
-/// <param name="Guidance">The classifier-free guidance scale; 1 means no guidance.</param>
+/// <param name="GuidanceScale">The classifier-free guidance scale; 1 means no guidance.</param>
 /// <param name="Sampler">The name of the sampler.</param>
 /// <param name="Model">The name of the model.</param>
 /// <param name="Backend">The name of the backend.</param>
@@ -88,7 +98,7 @@ public sealed record VideoMetadata(
     string? NegativePrompt,
     long Seed,
     int Steps,
-    double Guidance,
+    double GuidanceScale,
     string Sampler,
     string Model,
     string Backend,

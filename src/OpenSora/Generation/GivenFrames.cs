@@ -120,12 +120,12 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
     /// <param name="generator">The random number generator for sampling from the autoencoder's distribution.</param>
     /// <param name="progress">Receives the number of encoded frames.</param>
     /// <param name="cancellationToken">Checked before each group of frames.</param>
-    /// <returns>The inputs of <see cref="IFrameSampler.SampleFrames"/>: the latents, and for each frame the fraction of the denoising process to
+    /// <returns>The inputs of <see cref="Sampling.SampleFrames"/>: the latents, and for each frame the fraction of the denoising process to
     /// apply, <c>[1, frames]</c>.</returns>
     internal static (Tensor Latents, Tensor Share) Into(
         IReadOnlyList<GivenFrames> given,
         Tensor noise,
-        PipelineSettings settings,
+        ResolvedSettings settings,
         IVideoAutoencoder vae,
         Generator generator,
         IProgress<GenerationProgress>? progress,

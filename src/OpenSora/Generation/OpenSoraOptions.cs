@@ -1,14 +1,16 @@
 using Microsoft.Extensions.Options;
 using OpenSora.Diffusion;
+using OpenSora.Media;
 using OpenSora.ModelFolders;
 using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
-/// <summary>The application's options for video generation. For every option, null means the model's default.</summary>
+/// <summary>The application's options for video generation: the settings of requests that do not set them, and how the model is run. For every
+/// option, null means the model's default.</summary>
 /// <remarks>The options are bound from the configuration section <c>OpenSora</c> and validated when the application starts.</remarks>
-public sealed class OpenSoraOptions
+public sealed class OpenSoraOptions : GenerationSettings
 {
     /// <summary>The name of the configuration section that <c>AddOpenSora</c> reads.</summary>
     public const string SectionName = "OpenSora";
@@ -30,24 +32,6 @@ public sealed class OpenSoraOptions
     /// The weights keep their own data type.</summary>
     public ScalarType? Precision { get; set; }
 
-    /// <summary>Gets or sets the number of denoising steps for requests that do not set it.</summary>
-    public int? Steps { get; set; }
-
-    /// <summary>Gets or sets the classifier-free guidance scale for requests that do not set it; 1 means no guidance.</summary>
-    public double? Guidance { get; set; }
-
-    /// <summary>Gets or sets the number of frames for requests that do not set it.</summary>
-    public int? Frames { get; set; }
-
-    /// <summary>Gets or sets the width in pixels for requests that do not set it.</summary>
-    public int? Width { get; set; }
-
-    /// <summary>Gets or sets the height in pixels for requests that do not set it.</summary>
-    public int? Height { get; set; }
-
-    /// <summary>Gets or sets the frame rate in frames per second for requests that do not set it.</summary>
-    public double? FramesPerSecond { get; set; }
-
     /// <summary>Gets or sets a value that indicates whether the text encoder is unloaded after each prompt and loaded again for the next one. This
     /// saves memory for models with a large text encoder.</summary>
     public bool ReleaseTextEncoder { get; set; }
@@ -55,11 +39,22 @@ public sealed class OpenSoraOptions
     /// <summary>Gets or sets the folder that contains ffmpeg and ffprobe; null to search PATH.</summary>
     public string? FFmpegFolder { get; set; }
 
+    /// <summary>The values that <see cref="Precision"/> can have.</summary>
+    internal static readonly IReadOnlyList<ScalarType> Precisions = [ScalarType.Float32, ScalarType.BFloat16, ScalarType.Float16];
+
+    /// <summary>The problems with the configuration that these options were bound from, one sentence each.</summary>
+    internal List<string> BindingProblems { get; } = [];
+
     internal OpenSoraOptions Clone() => (OpenSoraOptions)MemberwiseClone();
 
     /// <summary>Validates the options without a model, and returns one sentence for each problem.</summary>
-    internal IEnumerable<string> Problems()
+    internal new IEnumerable<string> Problems()
     {
+        foreach (var problem in BindingProblems)
+        {
+            yield return problem;
+        }
+
         if (Model is not null && string.IsNullOrWhiteSpace(Model))
         {
             yield return $"{SectionName}:Model is empty. Set it to a model name or the path of a model folder, or omit it to use '{DefaultModel}'.";
@@ -70,42 +65,69 @@ public sealed class OpenSoraOptions
             yield return $"{SectionName}:Sampler is '{Sampler}'; it must be one of {string.Join(", ", Enum.GetNames<SamplerKind>())}.";
         }
 
-        if (Precision is not (null or ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16))
+        if (Precision is { } precision && !Precisions.Contains(precision))
         {
-            yield return $"{SectionName}:Precision is {Precision}; it must be {ScalarType.Float32}, {ScalarType.BFloat16} or {ScalarType.Float16}.";
+            yield return $"{SectionName}:Precision is {Precision}; it must be one of {string.Join(", ", Precisions)}.";
         }
 
-        foreach (var problem in VideoRequest.Problems(Frames, Width, Height, Steps, Guidance, FramesPerSecond))
+        foreach (var problem in base.Problems())
         {
             yield return $"{SectionName}:{problem}";
-        }
-
-        if (Width.HasValue != Height.HasValue)
-        {
-            yield return $"{SectionName}:Width and {SectionName}:Height must be set together.";
         }
 
         if (FFmpegFolder is not null && !Directory.Exists(FFmpegFolder))
         {
             yield return $"{SectionName}:FFmpegFolder is '{FFmpegFolder}', but this folder does not exist.";
         }
+        else if (FFmpegFolder is not null && !FFmpeg.Exists(FFmpegFolder))
+        {
+            yield return $"{SectionName}:FFmpegFolder is '{FFmpegFolder}', but this folder does not contain ffmpeg.";
+        }
     }
 }
 
-/// <summary>Validates the options, including the choice of backend, when the application starts.</summary>
-internal sealed class OpenSoraOptionsValidator(BackendSelector backends) : IValidateOptions<OpenSoraOptions>
+/// <summary>Validates the options, including the choice of backend and the model folder, when the application starts.</summary>
+internal sealed class OpenSoraOptionsValidator(BackendSelector backends, PartFactories parts) : IValidateOptions<OpenSoraOptions>
 {
     public ValidateOptionsResult Validate(string? name, OpenSoraOptions options)
     {
-        var problems = options.Problems().ToList();
+        ArgumentNullException.ThrowIfNull(options);
+        List<string> problems = [.. options.Problems(), .. BackendProblems(options), .. ModelProblems(options)];
+        return problems.Count == 0 ? ValidateOptionsResult.Success : ValidateOptionsResult.Fail(problems);
+    }
+
+    private IEnumerable<string> BackendProblems(OpenSoraOptions options)
+    {
+        string? problem = null;
         try
         {
             backends.Select(options.Backend);
         }
         catch (BackendUnavailableException e)
         {
-            problems.Add($"{OpenSoraOptions.SectionName}:Backend: {e.Message}");
+            problem = e.Message;
         }
-        return problems.Count == 0 ? ValidateOptionsResult.Success : ValidateOptionsResult.Fail(problems);
+
+        return problem is null ? [] : [$"{OpenSoraOptions.SectionName}:Backend: {problem}"];
+    }
+
+    // Reads model.json, but no weights.
+    private IEnumerable<string> ModelProblems(OpenSoraOptions options)
+    {
+        if (options.Model is not null && string.IsNullOrWhiteSpace(options.Model))
+        {
+            return [];
+        }
+
+        try
+        {
+            var folder = ModelFolder.Open(options.Model ?? OpenSoraOptions.DefaultModel);
+            PartLoader.Check(folder, parts);
+            return RequestPlan.Problems(options, folder.Description).Select(problem => $"{OpenSoraOptions.SectionName}:{problem}");
+        }
+        catch (InvalidModelException e)
+        {
+            return [$"{OpenSoraOptions.SectionName}:Model is '{options.Model ?? OpenSoraOptions.DefaultModel}': {e.Message}"];
+        }
     }
 }

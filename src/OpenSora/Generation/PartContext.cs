@@ -1,3 +1,4 @@
+using Microsoft.Extensions.Logging;
 using OpenSora.Diffusion;
 using OpenSora.Models;
 using static TorchSharp.torch;
@@ -34,6 +35,8 @@ internal sealed class PartFactories
     internal Func<PartContext, ITextEncoder>? TextEncoder { get; set; }
 
     internal Func<int, ISampler>? Sampler { get; set; }
+
+    internal ILogger? Logger { get; set; }
 
     internal Architectures Architectures { get; set; } = Architectures.BuiltIn;
 

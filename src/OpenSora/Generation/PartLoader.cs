@@ -47,6 +47,23 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
     /// <exception cref="InvalidModelException">The description does not specify a weights file.</exception>
     internal string Weights => Folder.WeightsOf(Part);
 
+    /// <summary>Checks that the architectures of all parts that are not replaced are known.</summary>
+    /// <exception cref="InvalidModelException">An architecture is unknown.</exception>
+    internal static void Check(ModelFolder folder, PartFactories parts)
+    {
+        PartLoader Part(ModelPart part) => new(folder, part, CPU, null);
+        Part(folder.Description.Denoiser).Check(parts.Architectures.Transformers.Select(a => a.Name));
+        if (parts.Vae is null)
+        {
+            Part(folder.Description.Vae).Check(parts.Architectures.Autoencoders.Select(a => a.Name));
+        }
+
+        if (parts.TextEncoder is null)
+        {
+            Part(folder.Description.TextEncoder).Check(TextEncoders.ByName.Keys);
+        }
+    }
+
     /// <summary>Creates the network and loads its weights.</summary>
     /// <param name="architectures">The known architectures.</param>
     /// <exception cref="InvalidModelException">The architecture is unknown, or its configuration is not valid.</exception>

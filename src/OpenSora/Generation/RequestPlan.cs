@@ -6,57 +6,21 @@ namespace OpenSora.Generation;
 /// <summary>A request with all values resolved and validated against a model.</summary>
 internal sealed record RequestPlan(
     string Prompt,
-    string? NegativePrompt,
-    int Frames,
-    int Width,
-    int Height,
+    ResolvedSettings Settings,
     int Steps,
-    double Guidance,
-    long Seed,
-    double FramesPerSecond,
     SamplerKind Sampler,
     long[] LatentShape,
     IReadOnlyList<GivenFrames> Given
 )
 {
-    /// <summary>Gets the settings for the pipeline.</summary>
-    internal PipelineSettings Settings =>
-        new()
-        {
-            Frames = Frames,
-            Height = Height,
-            Width = Width,
-            Guidance = Guidance,
-            NegativePrompt = NegativePrompt,
-            FramesPerSecond = FramesPerSecond,
-        };
-
-    private int SpatialFactor => (int)(Height / LatentShape[3]);
+    private int SpatialFactor => (int)(Settings.Height / LatentShape[3]);
 
     /// <summary>Validates a request independently of a model.</summary>
     /// <param name="request">The request.</param>
     /// <exception cref="ArgumentException">The request is not valid for any model; the message lists all problems.</exception>
     internal static void CheckAnyModel(VideoRequest request)
     {
-        List<string> problems =
-        [
-            .. VideoRequest.Problems(request.Frames, request.Width, request.Height, request.Steps, request.Guidance, request.FramesPerSecond),
-        ];
-        if (request.Width.HasValue != request.Height.HasValue)
-        {
-            problems.Add("Width and Height must be set together.");
-        }
-
-        if (
-            request.References is null
-            || request.MaskStrategies is null
-            || request.References.Contains(null)
-            || request.MaskStrategies.Contains(null)
-        )
-        {
-            problems.Add("References and MaskStrategies must not be null or contain null; use empty lists for none.");
-        }
-
+        var problems = request.Problems().ToList();
         if (problems.Count > 0)
         {
             throw new ArgumentException(string.Join(" ", problems), nameof(request));
@@ -72,27 +36,16 @@ internal sealed record RequestPlan(
     {
         var (video, sampling) = (model.Description.Video, model.Description.Sampling);
         var (vae, multiple) = (model.Vae, model.Transformer.LatentMultiple);
-        var width = request.Width ?? options.Width ?? video.Width;
-        var height = request.Height ?? options.Height ?? video.Height;
-        var frames = request.Frames ?? options.Frames ?? video.Frames;
+        var merged = request.Or(options).Or(Defaults(model.Description));
+        var (settings, steps) = (ResolvedSettings.Of(merged), merged.Steps ?? sampling.Steps);
+        var (frames, height, width) = (settings.Frames, settings.Height, settings.Width);
 
         var problems = new List<string>();
         Check("Width", width, video.WidthRange, vae.SpatialFactor * multiple[2]);
         Check("Height", height, video.HeightRange, vae.SpatialFactor * multiple[1]);
         Check("Frames", frames, video.FramesRange, vae.TemporalFactor * multiple[0]);
-        var steps = request.Steps ?? options.Steps ?? sampling.Steps;
-        if (steps > model.Description.Diffusion.Steps)
-        {
-            problems.Add($"Steps is {steps}; {model.Description.Name} supports at most {model.Description.Diffusion.Steps}.");
-        }
-
+        problems.AddRange(Problems(steps, options.Sampler, model.Description));
         var sampler = options.Sampler ?? sampling.Sampler;
-        if ((sampler == SamplerKind.RectifiedFlow) != (sampling.Sampler == SamplerKind.RectifiedFlow))
-        {
-            problems.Add(
-                $"The sampler is {sampler}; {model.Description.Name} was trained with a different diffusion process; use {sampling.Sampler}."
-            );
-        }
 
         List<GivenFrames> given = video.FramesRange.Contains(frames) ? GivenFrames.Of(request, frames, sampler, model, problems) : [];
         if (problems.Count > 0)
@@ -102,14 +55,8 @@ internal sealed record RequestPlan(
 
         return new RequestPlan(
             request.Prompt,
-            request.NegativePrompt,
-            frames,
-            width,
-            height,
+            settings,
             steps,
-            request.Guidance ?? options.Guidance ?? sampling.GuidanceScale,
-            request.Seed ?? Random.Shared.NextInt64(uint.MaxValue),
-            request.FramesPerSecond ?? options.FramesPerSecond ?? video.Fps,
             sampler,
             [1, vae.LatentChannels, frames / vae.TemporalFactor, height / vae.SpatialFactor, width / vae.SpatialFactor],
             given
@@ -119,7 +66,7 @@ internal sealed record RequestPlan(
         {
             if (!range.Contains(value))
             {
-                problems.Add($"{what} is {value}; {model.Description.Name} supports {range}.");
+                problems.Add(Unsupported(what, value, range, model.Description));
             }
             else if (value % multiple != 0)
             {
@@ -127,6 +74,50 @@ internal sealed record RequestPlan(
             }
         }
     }
+
+    /// <summary>Validates an application's options against the description of a model, and returns one sentence for each problem.</summary>
+    internal static IEnumerable<string> Problems(OpenSoraOptions options, ModelDescription model)
+    {
+        (string Name, int? Value, AllowedRange Range)[] sizes =
+        [
+            ("Width", options.Width, model.Video.WidthRange),
+            ("Height", options.Height, model.Video.HeightRange),
+            ("Frames", options.Frames, model.Video.FramesRange),
+        ];
+        return sizes
+            .Where(size => size.Value is { } value && value >= 1 && !size.Range.Contains(value))
+            .Select(size => Unsupported(size.Name, size.Value!.Value, size.Range, model))
+            .Concat(Problems(options.Steps is <= GenerationSettings.MaxSteps ? options.Steps : null, options.Sampler, model));
+    }
+
+    private static IEnumerable<string> Problems(int? steps, SamplerKind? sampler, ModelDescription model)
+    {
+        if (steps > model.Diffusion.Steps)
+        {
+            yield return $"Steps is {steps}; {model.Name} supports at most {model.Diffusion.Steps}.";
+        }
+
+        var own = model.Sampling.Sampler;
+        if (sampler is { } kind && Enum.IsDefined(kind) && (kind == SamplerKind.RectifiedFlow) != (own == SamplerKind.RectifiedFlow))
+        {
+            yield return $"Sampler is {kind}; {model.Name} was trained with a different diffusion process; use {own}.";
+        }
+    }
+
+    private static string Unsupported(string what, int value, AllowedRange range, ModelDescription model) =>
+        $"{what} is {value}; {model.Name} supports {range}.";
+
+    // The settings that a model's description specifies.
+    private static GenerationSettings Defaults(ModelDescription model) =>
+        new()
+        {
+            Frames = model.Video.Frames,
+            Width = model.Video.Width,
+            Height = model.Video.Height,
+            Steps = model.Sampling.Steps,
+            GuidanceScale = model.Sampling.GuidanceScale,
+            FramesPerSecond = model.Video.Fps,
+        };
 
     /// <summary>Creates the sampler for the diffusion process that the model was trained with.</summary>
     /// <param name="model">The description of the model.</param>

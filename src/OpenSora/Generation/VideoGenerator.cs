@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using OpenSora.Diffusion;
@@ -19,8 +20,7 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
     private readonly OpenSoraOptions _options;
     private readonly PartFactories _parts;
     private readonly BackendSelector _backends;
-    private readonly IVideoWriter _writer;
-    private readonly IImageCodec _images;
+    private readonly VideoWriter _writer;
     private readonly IServiceProvider _services;
     private readonly ILogger _logger;
     private readonly SemaphoreSlim _loading = new(1, 1);
@@ -28,24 +28,27 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
     private LoadedModel? _loaded;
     private int _running;
     private bool _disposed;
+    private IDisposable? _owned;
 
     internal VideoGenerator(
         OpenSoraOptions options,
         PartFactories parts,
         BackendSelector backends,
-        IVideoWriter writer,
-        IImageCodec images,
+        VideoWriter writer,
         IServiceProvider services,
         ILogger? logger = null
     )
     {
-        (_options, _parts, _backends, _writer, _images, _services) = (options.Clone(), parts, backends, writer, images, services);
+        (_options, _parts, _backends, _writer, _services) = (options.Clone(), parts, backends, writer, services);
         _logger = logger ?? NullLogger.Instance;
     }
 
     /// <summary>Creates a builder for a generator without dependency injection, as in
     /// <c>VideoGenerator.Create().UseModel("stickers").Build()</c>.</summary>
-    public static VideoGeneratorBuilder Create() => new();
+    public static VideoGeneratorBuilder Create() => VideoGeneratorBuilder.In(new ServiceCollection());
+
+    /// <summary>Disposes the service provider of a builder together with the generator.</summary>
+    internal void Own(IDisposable provider) => _owned = provider;
 
     /// <summary>Loads the model now instead of with the first request.</summary>
     /// <param name="progress">Receives the progress of <see cref="GenerationStage.Loading"/>.</param>
@@ -92,10 +95,10 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
 
     private GeneratedVideo Generate(LoadedModel model, RequestPlan plan, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
     {
-        var watch = Stopwatch.StartNew();
+        var (watch, settings) = (Stopwatch.StartNew(), plan.Settings);
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        using var generator = new Generator(unchecked((ulong)plan.Seed), model.Device);
+        using var generator = Seeds.CreateGenerator(settings.Seed, model.Device);
 
         var sampler = _parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
         if (plan.Given.Count > 0 && sampler is not IFrameSampler)
@@ -111,30 +114,28 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
         };
         var frames = pipeline.Generate(
             [plan.Prompt],
-            plan.Settings,
+            settings,
             () => randn(plan.LatentShape, device: model.Device, generator: generator),
             generator,
             plan.Given,
-            plan.Steps,
             progress,
             cancellationToken
         )[0];
-        LogGenerated(plan.Frames, plan.Width, plan.Height, plan.Steps, plan.Seed, watch.Elapsed.TotalSeconds);
+        LogGenerated(settings.Frames, settings.Width, settings.Height, plan.Steps, settings.Seed, watch.Elapsed.TotalSeconds);
         return new GeneratedVideo(
             frames,
             new VideoMetadata(
                 plan.Prompt,
-                plan.NegativePrompt,
-                plan.Seed,
+                settings.NegativePrompt,
+                settings.Seed,
                 plan.Steps,
-                plan.Guidance,
+                settings.GuidanceScale,
                 sampler.GetType().Name,
                 model.Description.Name,
                 model.Backend,
                 watch.Elapsed
             ),
-            _writer,
-            _images
+            _writer
         );
     }
 
@@ -200,6 +201,7 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
         _loaded?.Dispose();
         _loaded = null;
         _loading.Dispose();
+        Interlocked.Exchange(ref _owned, null)?.Dispose();
     }
 
     [LoggerMessage(Level = LogLevel.Information, Message = "Loaded {Model} on {Backend} in {Seconds:F1} s")]

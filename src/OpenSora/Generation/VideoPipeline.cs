@@ -1,6 +1,7 @@
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -53,42 +54,71 @@ public sealed class VideoPipeline
 
     /// <summary>Generates one video for each prompt, in a single batch.</summary>
     /// <param name="prompts">The prompts; an empty one generates without a prompt.</param>
-    /// <param name="settings">Sizes, guidance and frame rate.</param>
-    /// <param name="seed">The seed of the noise for the first prompt; it increases by one for each further prompt.</param>
+    /// <param name="settings">The settings; null for the defaults: the size that the transformer is configured for, a guidance scale of 7, 8 frames
+    /// per second and a random seed. The seed belongs to the first prompt; it increases by one for each further prompt. The sampler determines the
+    /// number of steps, so <see cref="GenerationSettings.Steps"/> must be null.</param>
     /// <param name="progress">Receives every stage and step, on the calling thread.</param>
     /// <param name="cancellationToken">Checked between stages and steps.</param>
     /// <returns>The videos, in the order of the prompts.</returns>
-    /// <exception cref="ArgumentException">There are no prompts, or a size is not a multiple of the size that the networks require.</exception>
+    /// <exception cref="ArgumentException">There are no prompts, a setting is not valid, or a size is missing or not a multiple of the size that the
+    /// networks require.</exception>
     /// <exception cref="InvalidOperationException">The latents or pixels contain values that are not finite.</exception>
     /// <exception cref="OperationCanceledException">The token was canceled.</exception>
     public IReadOnlyList<VideoFrames> Generate(
         IReadOnlyList<string> prompts,
-        PipelineSettings settings,
-        long seed = 0,
+        GenerationSettings? settings = null,
         IProgress<GenerationProgress>? progress = null,
         CancellationToken cancellationToken = default
     )
     {
         ArgumentNullException.ThrowIfNull(prompts);
-        ArgumentNullException.ThrowIfNull(settings);
+        var resolved = Resolve(settings ?? new GenerationSettings());
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        var shape = LatentShape(settings);
+        var shape = LatentShape(resolved);
         var device = Device();
-        using var generator = new Generator(unchecked((ulong)seed), device);
+        using var generator = Seeds.CreateGenerator(resolved.Seed, device);
         var noise = new List<Tensor>();
         for (var i = 0; i < prompts.Count; i++)
         {
-            using var other = i == 0 ? null : new Generator(unchecked((ulong)(seed + i)), device);
+            using var other = i == 0 ? null : Seeds.CreateGenerator(unchecked(resolved.Seed + i), device);
             noise.Add(randn(shape, device: device, generator: other ?? generator));
         }
-        return Generate(prompts, settings, () => cat(noise), generator, [], null, progress, cancellationToken);
+        return Generate(prompts, resolved, () => cat(noise), generator, [], progress, cancellationToken);
+    }
+
+    private ResolvedSettings Resolve(GenerationSettings settings)
+    {
+        List<string> problems = [.. settings.Problems()];
+        if (settings.Steps is { } steps)
+        {
+            problems.Add($"Steps is {steps}; the sampler of a pipeline determines the number of steps. Create the sampler with it instead.");
+        }
+
+        if (problems.Count > 0)
+        {
+            throw new ArgumentException(string.Join(" ", problems), nameof(settings));
+        }
+
+        var (temporal, spatial, own) = (_autoencoder?.TemporalFactor ?? 1, _autoencoder?.SpatialFactor ?? 1, _transformer.LatentSize);
+        return ResolvedSettings.Of(
+            settings.Or(
+                new GenerationSettings
+                {
+                    Frames = own?[0] * temporal,
+                    Height = own?[1] * spatial,
+                    Width = own?[2] * spatial,
+                    GuidanceScale = 7,
+                    FramesPerSecond = 8,
+                }
+            )
+        );
     }
 
     /// <summary>Computes the shape of the latents of one video, <c>[1, channels, frames, height, width]</c>.</summary>
     /// <param name="settings">The size of the video.</param>
     /// <exception cref="ArgumentException">A size is not a multiple of the size that the networks require.</exception>
-    internal long[] LatentShape(PipelineSettings settings)
+    internal long[] LatentShape(ResolvedSettings settings)
     {
         ArgumentNullException.ThrowIfNull(settings);
         var (temporal, spatial) = (_autoencoder?.TemporalFactor ?? 1, _autoencoder?.SpatialFactor ?? 1);
@@ -111,11 +141,10 @@ public sealed class VideoPipeline
 
     internal IReadOnlyList<VideoFrames> Generate(
         IReadOnlyList<string> prompts,
-        PipelineSettings settings,
+        ResolvedSettings settings,
         Func<Tensor> noise,
         Generator generator,
         IReadOnlyList<GivenFrames> given,
-        int? numberOfSteps,
         IProgress<GenerationProgress>? progress,
         CancellationToken cancellationToken
     )
@@ -141,11 +170,8 @@ public sealed class VideoPipeline
         }
 
         // 3. Denoise.
-        var steps = new SamplingProgress(progress);
-        if (numberOfSteps is { } all)
-        {
-            steps.Report(new SamplingStep(0, all));
-        }
+        var steps = new SamplingProgress(progress, Sampler.Timesteps(latents.shape).Count);
+        steps.Report(0);
         latents = fraction is null
             ? Sampler.Sample((x, t) => denoiser(x, t, null), latents, generator, steps, cancellationToken)
             : ((IFrameSampler)Sampler).SampleFrames((x, t, noisy) => denoiser(x, t, noisy), latents, fraction, generator, steps, cancellationToken);
@@ -158,7 +184,7 @@ public sealed class VideoPipeline
     }
 
     // As in Open-Sora, the prompt's mask also applies to the null caption. A negative prompt has its own mask. An empty prompt is the null caption.
-    private Func<Tensor, Tensor, Tensor?, Tensor> GuidedDenoiser(IReadOnlyList<string> prompts, PipelineSettings settings)
+    private Func<Tensor, Tensor, Tensor?, Tensor> GuidedDenoiser(IReadOnlyList<string> prompts, ResolvedSettings settings)
     {
         var batch = prompts.Count;
         var isEmpty = prompts.Select(string.IsNullOrWhiteSpace).ToArray();
@@ -169,7 +195,7 @@ public sealed class VideoPipeline
             states = cat([.. isEmpty.Select((empty, i) => (empty ? nothing : states).narrow(0, i, 1))]);
         }
         var conditions = Conditions(states, mask);
-        if (settings.Guidance == 1 || Array.TrueForAll(isEmpty, empty => empty))
+        if (settings.GuidanceScale == 1 || Array.TrueForAll(isEmpty, empty => empty))
         {
             return (x, t, noisy) => _transformer.Denoise(x, t, conditions with { NoisyFrames = noisy });
         }
@@ -183,7 +209,7 @@ public sealed class VideoPipeline
             var shown = noisy is null ? both : both with { NoisyFrames = cat([noisy, noisy]) };
             return Guidance.ClassifierFree(
                 (twice, times) => _transformer.Denoise(twice, times, shown),
-                settings.Guidance,
+                settings.GuidanceScale,
                 GuidedChannels ?? Sampler.GuidedChannels
             )(x, t);
         };
@@ -219,43 +245,22 @@ public sealed class VideoPipeline
         return cat(pieces, 2);
     }
 
-    private static void CheckFinite(Tensor numbers, string what, IReadOnlyList<string> prompts, PipelineSettings settings)
+    private static void CheckFinite(Tensor numbers, string what, IReadOnlyList<string> prompts, ResolvedSettings settings)
     {
         if (!numbers.isfinite().all().cpu().item<bool>())
         {
             throw new InvalidOperationException(
                 $"The {what} of {string.Join(", ", prompts.Select(prompt => $"\"{prompt}\""))} are not finite: the computation overflowed. "
-                    + $"Lower the guidance ({settings.Guidance}), or use float32 if Precision is float16. If neither helps, the weights are damaged."
+                    + $"Lower the guidance scale ({settings.GuidanceScale}), or use float32 if Precision is float16. "
+                    + "If neither helps, the weights are damaged."
             );
         }
     }
 
     private Device Device() => ((nn.Module)_transformer).parameters().First().device;
 
-    private sealed class SamplingProgress(IProgress<GenerationProgress>? progress) : IProgress<SamplingStep>
+    private sealed class SamplingProgress(IProgress<GenerationProgress>? progress, int steps) : IProgress<int>
     {
-        public void Report(SamplingStep value) => progress?.Report(new(GenerationStage.Denoising, value.Step, value.Steps));
+        public void Report(int value) => progress?.Report(new(GenerationStage.Denoising, value, steps));
     }
-}
-
-/// <summary>The settings for one call to <see cref="VideoPipeline"/>.</summary>
-public sealed record PipelineSettings
-{
-    /// <summary>Gets the number of frames; 1 for an image.</summary>
-    public required int Frames { get; init; }
-
-    /// <summary>Gets the height in pixels.</summary>
-    public required int Height { get; init; }
-
-    /// <summary>Gets the width in pixels.</summary>
-    public required int Width { get; init; }
-
-    /// <summary>Gets the classifier-free guidance scale; 1 means no guidance.</summary>
-    public double Guidance { get; init; } = 7;
-
-    /// <summary>Gets the negative prompt, which describes what the video should not show; null for the null caption of the model.</summary>
-    public string? NegativePrompt { get; init; }
-
-    /// <summary>Gets the frame rate in frames per second.</summary>
-    public double FramesPerSecond { get; init; } = 8;
 }

@@ -4,49 +4,23 @@ using OpenSora.Media;
 namespace OpenSora.Generation;
 
 /// <summary>A request to generate a video. A null value means the generator's option or, if that is null too, the model's default.</summary>
-public sealed class VideoRequest
+public sealed class VideoRequest : GenerationSettings
 {
     /// <summary>Gets or sets the description of the video. An empty prompt generates without a prompt and without guidance. Text beyond the model's
     /// maximum length is truncated.</summary>
     public string Prompt { get; set; } = "";
 
-    /// <summary>Gets or sets the description of what the video should not show; null or empty for the model's null caption.</summary>
-    public string? NegativePrompt { get; set; }
+    /// <summary>Gets the images and videos that provide conditioning frames.</summary>
+    internal IReadOnlyList<VideoFrames> References { get; set; } = [];
 
-    /// <summary>Gets or sets the number of frames.</summary>
-    public int? Frames { get; set; }
+    /// <summary>Gets the mapping from frames of the <see cref="References"/> to frames of the generated video, in video frames. Later entries
+    /// override earlier ones.</summary>
+    internal IReadOnlyList<MaskStrategy> MaskStrategies { get; set; } = [];
 
-    /// <summary>Gets or sets the width in pixels. Set it together with <see cref="Height"/>.</summary>
-    public int? Width { get; set; }
-
-    /// <summary>Gets or sets the height in pixels. Set it together with <see cref="Width"/>.</summary>
-    public int? Height { get; set; }
-
-    /// <summary>Gets or sets the number of denoising steps. More steps take longer and give more detail.</summary>
-    public int? Steps { get; set; }
-
-    /// <summary>Gets or sets the classifier-free guidance scale. 1 means no guidance; higher values follow the prompt more closely.</summary>
-    public double? Guidance { get; set; }
-
-    /// <summary>Gets or sets the seed. The same request and seed give identical pixels on the same backend. If null, a random seed is drawn and
-    /// reported by <see cref="GeneratedVideo.Seed"/>.</summary>
-    public long? Seed { get; set; }
-
-    /// <summary>Gets or sets the frame rate of the generated video in frames per second.</summary>
-    public double? FramesPerSecond { get; set; }
-
-    /// <summary>Gets or sets the images and videos that provide conditioning frames, for models that were trained with them. They are scaled to
-    /// cover the size of the generated video and cropped at the center. Their frame rates are ignored.</summary>
-    /// <seealso cref="ConditionOn(VideoFrames, int, double)"/>
-    public IReadOnlyList<VideoFrames> References { get; set; } = [];
-
-    /// <summary>Gets or sets the mapping from frames of the <see cref="References"/> to frames of the generated video, in video frames. Later
-    /// entries override earlier ones.</summary>
-    /// <seealso cref="MaskStrategy.Parse"/>
-    public IReadOnlyList<MaskStrategy> MaskStrategies { get; set; } = [];
-
-    /// <summary>Adds conditioning frames. Use an image at frame 0 to animate it, the last frames of a video at frame 0 to continue it, or frames at
-    /// both ends to connect them.</summary>
+    /// <summary>Adds conditioning frames, for models that were trained with them. Use an image at frame 0 to animate it, the last frames of a video
+    /// at frame 0 to continue it, or frames at both ends to connect them.</summary>
+    /// <remarks>Frames are scaled to cover the size of the generated video and cropped at the center. Their frame rates are ignored. Frames that are
+    /// added later override earlier ones.</remarks>
     /// <param name="frames">An image or the frames of a video. Frames beyond the end of the generated video are ignored.</param>
     /// <param name="frame">The frame of the generated video that the first of them becomes. Negative values count from the end: -1 is the last
     /// frame.</param>
@@ -73,12 +47,18 @@ public sealed class VideoRequest
     /// <summary>Adds conditioning frames in Open-Sora's text format. For example, with <c>0,0,-4,0,4</c> the last four frames of reference 0 become
     /// the first four frames of the generated video.</summary>
     /// <param name="references">The images and videos, which the mask strategies refer to by index, starting at 0.</param>
-    /// <param name="maskStrategies">The mask strategies, in video frames; see <see cref="MaskStrategy.Parse"/> for the format.</param>
+    /// <param name="maskStrategies">The mask strategies, in video frames, separated by semicolons. Each one is
+    /// <c>loop,reference,reference start,target start,length,edit ratio</c>; omitted values at the end are <c>0,0,0,0,1,0</c>.</param>
     /// <returns>This request.</returns>
     /// <exception cref="FormatException">The text is not in the expected format; the message quotes the invalid part.</exception>
     public VideoRequest ConditionOn(IReadOnlyList<VideoFrames> references, string maskStrategies)
     {
         ArgumentNullException.ThrowIfNull(references);
+        if (references.Contains(null!))
+        {
+            throw new ArgumentException("A reference is null.", nameof(references));
+        }
+
         MaskStrategies =
         [
             .. MaskStrategies,
@@ -88,44 +68,7 @@ public sealed class VideoRequest
         return this;
     }
 
-    internal const int MaxSteps = 1000;
-
     internal VideoRequest Clone() => (VideoRequest)MemberwiseClone();
-
-    /// <summary>Validates values independently of a model, and returns one sentence for each problem. Each sentence begins with the name of the
-    /// value.</summary>
-    internal static IEnumerable<string> Problems(int? frames, int? width, int? height, int? steps, double? guidance, double? framesPerSecond)
-    {
-        if (frames < 1)
-        {
-            yield return $"Frames is {frames}; it must be at least 1.";
-        }
-
-        if (width < 1)
-        {
-            yield return $"Width is {width}; it must be at least 1 pixel.";
-        }
-
-        if (height < 1)
-        {
-            yield return $"Height is {height}; it must be at least 1 pixel.";
-        }
-
-        if (steps is < 1 or > MaxSteps)
-        {
-            yield return $"Steps is {steps}; it must be from 1 to {MaxSteps}. Typical values are 10 to 100.";
-        }
-
-        if (guidance is { } scale && !(double.IsFinite(scale) && scale is >= 0 and <= 100))
-        {
-            yield return FormattableString.Invariant($"Guidance is {scale}; it must be from 0 to 100. 1 means none; typical values are 4 to 8.");
-        }
-
-        if (framesPerSecond is { } fps && !(double.IsFinite(fps) && fps is > 0 and <= 1000))
-        {
-            yield return FormattableString.Invariant($"FramesPerSecond is {fps}; it must be above 0 and at most 1000.");
-        }
-    }
 }
 
 /// <summary>Builds a request in one expression, as in <c>generator.Request("a goat").Frames(16).Seed(42).GenerateAsync()</c>.</summary>
@@ -141,25 +84,25 @@ public sealed class VideoRequestBuilder
         _request = new VideoRequest { Prompt = prompt };
     }
 
-    /// <summary>Sets <see cref="VideoRequest.NegativePrompt"/>.</summary>
+    /// <summary>Sets <see cref="GenerationSettings.NegativePrompt"/>.</summary>
     public VideoRequestBuilder NegativePrompt(string? text) => With(r => r.NegativePrompt = text);
 
-    /// <summary>Sets <see cref="VideoRequest.Frames"/>.</summary>
+    /// <summary>Sets <see cref="GenerationSettings.Frames"/>.</summary>
     public VideoRequestBuilder Frames(int? count) => With(r => r.Frames = count);
 
-    /// <summary>Sets <see cref="VideoRequest.Width"/> and <see cref="VideoRequest.Height"/>, in pixels.</summary>
+    /// <summary>Sets <see cref="GenerationSettings.Width"/> and <see cref="GenerationSettings.Height"/>, in pixels.</summary>
     public VideoRequestBuilder Size(int? width, int? height) => With(r => (r.Width, r.Height) = (width, height));
 
-    /// <summary>Sets <see cref="VideoRequest.Steps"/>.</summary>
+    /// <summary>Sets <see cref="GenerationSettings.Steps"/>.</summary>
     public VideoRequestBuilder Steps(int? count) => With(r => r.Steps = count);
 
-    /// <summary>Sets <see cref="VideoRequest.Guidance"/>.</summary>
-    public VideoRequestBuilder Guidance(double? scale) => With(r => r.Guidance = scale);
+    /// <summary>Sets <see cref="GenerationSettings.GuidanceScale"/>.</summary>
+    public VideoRequestBuilder GuidanceScale(double? scale) => With(r => r.GuidanceScale = scale);
 
-    /// <summary>Sets <see cref="VideoRequest.Seed"/>.</summary>
+    /// <summary>Sets <see cref="GenerationSettings.Seed"/>.</summary>
     public VideoRequestBuilder Seed(long? seed) => With(r => r.Seed = seed);
 
-    /// <summary>Sets <see cref="VideoRequest.FramesPerSecond"/>.</summary>
+    /// <summary>Sets <see cref="GenerationSettings.FramesPerSecond"/>.</summary>
     public VideoRequestBuilder Fps(double? framesPerSecond) => With(r => r.FramesPerSecond = framesPerSecond);
 
     /// <summary>Adds conditioning frames; see <see cref="VideoRequest.ConditionOn(VideoFrames, int, double)"/>.</summary>

@@ -226,6 +226,7 @@ public sealed class ModelFolder
                         : $" in {string.Join(", ", folders)} (available: {(known.Count == 0 ? "none" : string.Join(", ", known))}"
                 )
                 + $"). Specify a folder with a {FileName}, or set {Variable} to the folder that contains your models."
+                + (pathOrName is "stickers" ? " The package OpenSora.Lib.Stickers contains the model 'stickers'." : "")
         );
     }
 

@@ -9,7 +9,7 @@ namespace OpenSora.Runtime;
 /// (<c>AddOpenSora().AddCuda()</c>).
 /// </remarks>
 /// <param name="backends">The backends to choose from. If several have the same name, the last one is used.</param>
-public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
+internal sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
 {
     /// <summary>The name that selects the best available backend.</summary>
     public const string Auto = "auto";
@@ -75,7 +75,7 @@ public sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
 }
 
 /// <summary>The exception that is thrown when the requested backend does not exist or is not available on this machine.</summary>
-public sealed class BackendUnavailableException : InvalidOperationException
+internal sealed class BackendUnavailableException : InvalidOperationException
 {
     /// <summary>Initializes a new exception.</summary>
     /// <param name="message">The reason, and how to resolve it.</param>

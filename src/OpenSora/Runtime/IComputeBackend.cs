@@ -23,7 +23,7 @@ public interface IComputeBackend
 /// <param name="Reason">A description of the device, or of what is missing and how to resolve it.</param>
 public sealed record BackendAvailability(bool IsAvailable, string Reason);
 
-/// <summary>Declares a backend that applications discover when they reference this assembly; see <see cref="BackendSelector"/>.</summary>
+/// <summary>Declares a backend that applications discover when they reference this assembly.</summary>
 /// <param name="backendType">A type that implements <see cref="IComputeBackend"/> and has a parameterless constructor.</param>
 [AttributeUsage(AttributeTargets.Assembly, AllowMultiple = true)]
 public sealed class ComputeBackendAttribute(Type backendType) : Attribute
@@ -33,7 +33,7 @@ public sealed class ComputeBackendAttribute(Type backendType) : Attribute
 }
 
 /// <summary>The CPU backend, which is always available.</summary>
-public sealed class CpuBackend : IComputeBackend
+internal sealed class CpuBackend : IComputeBackend
 {
     /// <inheritdoc/>
     public string Name => "cpu";

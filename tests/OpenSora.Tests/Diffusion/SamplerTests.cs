@@ -135,10 +135,10 @@ public sealed class SamplerTests
         var fixedSample = new IddpmOptions { Variance = Variance.FixedSmall, Prediction = Prediction.Sample };
         var onSteps = asNoise(t => Math.Sqrt(Full.AlphasCumprod[(int)t]));
         Close(new Ddim(new Iddpm(schedule, fixedSample)).Sample(sample, noise), new Ddim(new Iddpm(schedule, fixedNoise)).Sample(onSteps, noise));
-        NoiseSource source = (_, like) => noise;
+        Func<Tensor, Tensor> source = _ => noise;
         Close(
-            new Iddpm(schedule, fixedSample).Sample(sample, noise, source, null, default),
-            new Iddpm(schedule, fixedNoise).Sample(onSteps, noise, source, null, default)
+            Sampling.SampleWith(new Iddpm(schedule, fixedSample), sample, noise, source),
+            Sampling.SampleWith(new Iddpm(schedule, fixedNoise), onSteps, noise, source)
         );
         var solver = new DpmSolver(12);
         var continuous = asNoise(t => solver.Alpha((float)((t + 1) / 1000)));
@@ -199,7 +199,7 @@ public sealed class SamplerTests
         using var scope = NewDisposeScope();
         var seen = new Log();
         Make(name, 3).Sample(Toy(name), Noise(1, 1, 4, 2, 2), progress: seen);
-        seen.Steps.ShouldBe([new(1, 3), new(2, 3), new(3, 3)]);
+        seen.Steps.ShouldBe([1, 2, 3]);
     }
 
     [Theory]
@@ -234,9 +234,9 @@ public sealed class SamplerTests
             seen.Steps.Count.ShouldBe(at);
         }
 
-        static void CancelAt(SamplingStep step, int at, CancellationTokenSource cancel)
+        static void CancelAt(int step, int at, CancellationTokenSource cancel)
         {
-            if (step.Step == at)
+            if (step == at)
             {
                 cancel.Cancel();
             }
@@ -302,11 +302,11 @@ public sealed class SamplerTests
         process.Sample(Toy("ddim"), Noise(1, 1, 4, 2, 2)).shape.ShouldBe([1, 4, 2, 2]);
     }
 
-    private sealed class Log(Action<SamplingStep>? then = null) : IProgress<SamplingStep>
+    private sealed class Log(Action<int>? then = null) : IProgress<int>
     {
-        public List<SamplingStep> Steps { get; } = [];
+        public List<int> Steps { get; } = [];
 
-        public void Report(SamplingStep value)
+        public void Report(int value)
         {
             Steps.Add(value);
             then?.Invoke(value);

@@ -24,7 +24,7 @@ public partial class MediaFailureTests
     {
         using var folder = new TemporaryFolder();
         Directory.CreateDirectory(folder["a.png"]); // a folder where the file should go
-        await Should.ThrowAsync<Exception>(new ImageCodec().WriteAsync(Video.Slice(0, 1), folder["a.png"]));
+        await Should.ThrowAsync<Exception>(new VideoWriter().WriteAsync(Video.Slice(0, 1), folder["a.png"]));
         folder.Entries.ShouldBe(["a.png"]);
         Directory.EnumerateFileSystemEntries(folder["a.png"]).ShouldBeEmpty();
     }

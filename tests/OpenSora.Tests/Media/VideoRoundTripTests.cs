@@ -172,7 +172,7 @@ public class VideoRoundTripTests
             .ShouldBe(["frame_00001.png", "frame_00002.png", "frame_00003.png"]);
         for (var i = 0; i < 3; i++)
         {
-            (await new ImageCodec().ReadAsync(Path.Combine(folder["100% frames"], $"frame_0000{i + 1}.png")))
+            (await new VideoReader().ReadAsync(Path.Combine(folder["100% frames"], $"frame_0000{i + 1}.png")))
                 .Pixels.ToArray()
                 .ShouldBe(video.Frame(i).ToArray());
         }
@@ -291,8 +291,8 @@ public class VideoRoundTripTests
         var video = Video(5, 6, 8);
         var sheet = ContactSheet.OfFrames(video, columns: 2, frames: 3); // frames 0, 2, 4
         (sheet.Count, sheet.Width, sheet.Height).ShouldBe((1, 4 + 2 * 12, 4 + 2 * 10));
-        await new ImageCodec().WriteAsync(sheet, folder["sheet.png"]);
-        var read = await new ImageCodec().ReadAsync(folder["sheet.png"]);
+        await new VideoWriter().WriteAsync(sheet, folder["sheet.png"]);
+        var read = await new VideoReader().ReadAsync(folder["sheet.png"]);
         read.Pixels.ToArray().ShouldBe(sheet.Pixels.ToArray());
         read.Pixels.Span[0].ShouldBe((byte)255);
         read.Pixels.Slice(((4 + 10 + 5) * 28 + 4) * 3, 24).ToArray().ShouldBe(video.Frame(4).Slice(5 * 24, 24).ToArray());

@@ -39,33 +39,21 @@ public sealed class Ddim : ISampler
     public int? GuidedChannels => Guidance.IddpmChannels;
 
     /// <inheritdoc/>
-    public Tensor Sample(
-        Denoiser denoiser,
-        Tensor noise,
-        Generator? generator = null,
-        IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default
-    ) => Sample(denoiser, noise, Iddpm.Random(generator), progress, cancellationToken);
+    public IReadOnlyList<double> Timesteps(long[] shape) => _process.Timesteps(shape);
 
-    internal Tensor Sample(
-        Denoiser denoiser,
-        Tensor noise,
-        NoiseSource source,
-        IProgress<SamplingStep>? progress,
-        CancellationToken cancellationToken
-    )
+    /// <inheritdoc/>
+    public Tensor Step(SamplingState state, Tensor x, Tensor output)
     {
+        ArgumentNullException.ThrowIfNull(state);
         var schedule = _process.Schedule;
-        return _process.Reverse(denoiser, noise, Step, progress, cancellationToken);
+        var t = schedule.Steps - 1 - state.Step;
+        var p = _process.Denoise(output, x, t);
 
-        Tensor Step(Iddpm.Denoised p, Tensor x, int t)
-        {
-            // The noise implied by the (possibly clipped) prediction of x0.
-            var epsilon = (Iddpm.At(schedule.SqrtRecipAlphasCumprod, [t], x) * x - p.X0) / Iddpm.At(schedule.SqrtRecipM1AlphasCumprod, [t], x);
-            var (now, before) = (schedule.AlphasCumprod[t], schedule.AlphasCumprodPrev[t]);
-            var sigma = Eta * Math.Sqrt((1 - before) / (1 - now)) * Math.Sqrt(1 - now / before);
-            var mean = Math.Sqrt(before) * p.X0 + Math.Sqrt(1 - before - sigma * sigma) * epsilon;
-            return sigma == 0 ? mean : mean + sigma * source(schedule.Steps - 1 - t, x);
-        }
+        // The noise implied by the (possibly clipped) prediction of x0.
+        var epsilon = (schedule.SqrtRecipAlphasCumprod.At([t], x) * x - p.X0) / schedule.SqrtRecipM1AlphasCumprod.At([t], x);
+        var (now, before) = (schedule.AlphasCumprod[t], schedule.AlphasCumprodPrev[t]);
+        var sigma = Eta * Math.Sqrt((1 - before) / (1 - now)) * Math.Sqrt(1 - now / before);
+        var mean = Math.Sqrt(before) * p.X0 + Math.Sqrt(1 - before - sigma * sigma) * epsilon;
+        return sigma == 0 ? mean : mean + sigma * state.Noise(x);
     }
 }

@@ -51,42 +51,20 @@ public sealed class DpmSolver : ISampler
     public int? GuidedChannels => null;
 
     /// <inheritdoc/>
-    /// <remarks>The generator is not used because sampling is deterministic after the initial noise.</remarks>
-    public Tensor Sample(
-        Denoiser denoiser,
-        Tensor noise,
-        Generator? generator = null,
-        IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default
-    )
+    public IReadOnlyList<double> Timesteps(long[] shape) =>
+        // Time 1 is the process's last step, so step 0 is at time 1 / steps.
+        [.. Enumerable.Range(0, Steps).Select(i => (double)((Time(i) - 1f / _logAlphas.Length) * _logAlphas.Length))];
+
+    /// <inheritdoc/>
+    public Tensor Step(SamplingState state, Tensor x, Tensor output)
     {
-        ArgumentNullException.ThrowIfNull(denoiser);
-        Iddpm.CheckNoise(noise);
-        using var noGrad = no_grad();
-        using var scope = NewDisposeScope();
-        var x = noise;
-        Tensor? x0Before = null; // the prediction of the previous step
-        for (var i = 0; i < Steps; i++)
-        {
-            cancellationToken.ThrowIfCancellationRequested();
-            var (previous, previousX0) = (x, x0Before);
-            using (var step = NewDisposeScope())
-            {
-                var x0 = PredictSample(denoiser, x, Time(i));
-                x = step.MoveToOuter(Advance(x, x0, x0Before, i));
-                x0Before = step.MoveToOuter(x0);
-            }
-
-            if (!ReferenceEquals(previous, noise))
-            {
-                previous.Dispose();
-            }
-
-            previousX0?.Dispose();
-            progress?.Report(new SamplingStep(i + 1, Steps));
-        }
-
-        return x.MoveToOuterDisposeScope();
+        ArgumentNullException.ThrowIfNull(state);
+        ArgumentNullException.ThrowIfNull(x);
+        ArgumentNullException.ThrowIfNull(output);
+        var x0 = PredictSample(output, x, Time(state.Step));
+        var next = Advance(x, x0, state.Memory, state.Step);
+        state.Memory = x0;
+        return next;
     }
 
     // Advances from time i to time i + 1.
@@ -106,14 +84,16 @@ public sealed class DpmSolver : ISampler
         return next - 0.5 * phi / r * (x0 - x0Before);
     }
 
-    private Tensor PredictSample(Denoiser denoiser, Tensor x, float time)
+    private Tensor PredictSample(Tensor output, Tensor x, float time)
     {
-        // Time 1 is the process's last step, so step 0 is at time 1 / steps.
-        var modelTime = (time - 1f / _logAlphas.Length) * _logAlphas.Length;
-        var output = denoiser(x, full(x.shape[0], modelTime, dtype: ScalarType.Float32, device: x.device));
         var channels = x.shape[1];
         var learned = output.dim() == x.dim() && output.shape[1] == 2 * channels;
-        Iddpm.CheckOutput(output, x, learned ? 2 : 1, "as many channels as the latents, or twice as many with a learned variance, which is ignored");
+        Sampling.CheckOutput(
+            output,
+            x,
+            learned ? 2 : 1,
+            "as many channels as the latents, or twice as many with a learned variance, which is ignored"
+        );
         output = output.narrow(1, 0, channels).to_type(x.dtype);
         return _prediction == Prediction.Sample ? output : (x - Sigma(time) * output) / Alpha(time);
     }

@@ -10,13 +10,9 @@ namespace OpenSora.Diffusion;
 /// <remarks>Called in a dispose scope that ends with the step, so a denoiser does not have to dispose the tensors it creates.</remarks>
 public delegate Tensor Denoiser(Tensor x, Tensor t);
 
-/// <summary>A completed step of a sampler.</summary>
-/// <param name="Step">The number of the step, from 1.</param>
-/// <param name="Steps">The total number of steps.</param>
-public readonly record struct SamplingStep(int Step, int Steps);
-
-/// <summary>Draws a sample from noise by calling a denoiser repeatedly.</summary>
-/// <remarks>Samplers are immutable and can be used from several threads at the same time.</remarks>
+/// <summary>Turns the output of a denoiser into the latents of the next step. <see cref="Sampling.Sample"/> runs the steps.</summary>
+/// <remarks>Samplers are immutable and can be used from several threads at the same time; what belongs to one run is in
+/// <see cref="SamplingState"/>.</remarks>
 public interface ISampler
 {
     /// <summary>The number of latent channels, from the first, that classifier-free guidance applies to in the published use of this sampler; null
@@ -24,56 +20,55 @@ public interface ISampler
     /// <seealso cref="Guidance"/>
     int? GuidedChannels { get; }
 
-    /// <summary>Runs the whole sampling process.</summary>
-    /// <param name="denoiser">The model, including guidance (see <see cref="Guidance"/>).</param>
-    /// <param name="noise">Standard normal noise with the shape of the sample, <c>[batch, channels, ...]</c>, float32 or float64; not
-    /// modified.</param>
-    /// <param name="generator">The random generator for the noise that stochastic samplers add; null uses the global generator.</param>
-    /// <param name="progress">Receives a report after every step.</param>
-    /// <param name="cancellationToken">A token to cancel the operation, checked before every step.</param>
-    /// <returns>The sample, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">The noise has an invalid type or shape.</exception>
-    /// <exception cref="InvalidOperationException">The denoiser's output does not have the shape that the sampler needs.</exception>
-    /// <exception cref="OperationCanceledException">The operation was canceled; all intermediate tensors are disposed.</exception>
-    Tensor Sample(
-        Denoiser denoiser,
-        Tensor noise,
-        Generator? generator = null,
-        IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default
-    );
+    /// <summary>Computes the time steps that the denoiser receives, one for each sampling step.</summary>
+    /// <param name="shape">The shape of the latents, <c>[batch, channels, ...]</c>.</param>
+    /// <exception cref="ArgumentException">The sampler needs another shape.</exception>
+    IReadOnlyList<double> Timesteps(long[] shape);
+
+    /// <summary>Computes the latents after a step.</summary>
+    /// <param name="state">The state of the run. <see cref="SamplingState.Step"/> is the index of the step.</param>
+    /// <param name="x">The latents before the step, <c>[batch, channels, ...]</c>; not modified.</param>
+    /// <param name="output">The output of the denoiser for these latents.</param>
+    /// <returns>The latents after the step, in the current dispose scope.</returns>
+    /// <exception cref="InvalidOperationException">The output does not have the shape that the sampler needs.</exception>
+    Tensor Step(SamplingState state, Tensor x, Tensor output);
 }
 
-/// <summary>Computes a model's output for videos with conditioning frames.</summary>
-/// <param name="x">Latents <c>[batch, channels, frames, height, width]</c>.</param>
-/// <param name="t">Time steps, <c>[batch]</c>.</param>
-/// <param name="noisyFrames"><c>[batch, frames]</c>, boolean: true for noisy frames, false for clean frames (time 0).</param>
-/// <returns>The output, <c>[batch, channels or 2 * channels, frames, height, width]</c>.</returns>
-public delegate Tensor FrameDenoiser(Tensor x, Tensor t, Tensor noisyFrames);
-
-/// <summary>A sampler that supports conditioning frames.</summary>
+/// <summary>A sampler that supports conditioning frames; see <see cref="Sampling.SampleFrames"/>.</summary>
 public interface IFrameSampler : ISampler
 {
-    /// <summary>Generates the frames of a video that are not conditioning frames, for example to continue a video or to fill a gap.</summary>
-    /// <param name="denoiser">The model, including guidance; it receives the mask of noisy frames.</param>
-    /// <param name="latents">The latents of the conditioning frames, and standard normal noise for all other frames:
-    /// <c>[batch, channels, frames, height, width]</c>, float32 or float64; not modified.</param>
-    /// <param name="share">The fraction of the denoising process that is applied to each frame, <c>[batch, frames]</c>, float. 1 generates the frame
-    /// from noise and 0 keeps it (at most the process's first step is applied). A value in between adds noise to a conditioning frame up to the
-    /// corresponding time and denoises it from there.</param>
-    /// <param name="generator">The random generator for the noise that is added to such frames; null uses the global generator.</param>
-    /// <param name="progress">Receives a report after every step.</param>
-    /// <param name="cancellationToken">A token to cancel the operation, checked before every step.</param>
-    /// <returns>The sample, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A shape is invalid.</exception>
-    /// <exception cref="InvalidOperationException">The denoiser's output does not have the shape that the sampler needs.</exception>
-    /// <exception cref="OperationCanceledException">The operation was canceled; all intermediate tensors are disposed.</exception>
-    Tensor SampleFrames(
-        FrameDenoiser denoiser,
-        Tensor latents,
-        Tensor share,
-        Generator? generator = null,
-        IProgress<SamplingStep>? progress = null,
-        CancellationToken cancellationToken = default
-    );
+    /// <summary>Determines the roles of the frames in a step.</summary>
+    /// <param name="state">The state of the run.</param>
+    /// <param name="fraction">The fraction of the denoising process that is applied to each frame, <c>[batch, frames]</c>, float.</param>
+    /// <returns>Boolean masks <c>[batch, frames]</c>: the frames that receive noise before the step because it is their first one, the frames that
+    /// the denoiser treats as noisy, and the frames that the step changes.</returns>
+    (Tensor Begins, Tensor Noisy, Tensor Changes) Frames(SamplingState state, Tensor fraction);
+
+    /// <summary>Adds the noise that latents have at the beginning of a step.</summary>
+    /// <param name="state">The state of the run.</param>
+    /// <param name="x0">Clean latents, <c>[batch, channels, frames, height, width]</c>.</param>
+    /// <param name="noise">Standard normal noise of the same shape.</param>
+    Tensor AddNoise(SamplingState state, Tensor x0, Tensor noise);
+}
+
+/// <summary>The state of one run of a sampler.</summary>
+public sealed class SamplingState
+{
+    private readonly Func<Tensor, Tensor> _noise;
+
+    internal SamplingState(IReadOnlyList<double> timesteps, Func<Tensor, Tensor> noise) => (Timesteps, _noise) = (timesteps, noise);
+
+    /// <summary>The time steps of the run; see <see cref="ISampler.Timesteps"/>.</summary>
+    public IReadOnlyList<double> Timesteps { get; }
+
+    /// <summary>The index of the current step.</summary>
+    public int Step { get; internal set; }
+
+    /// <summary>A tensor that a sampler keeps for its next step, such as the last prediction of a multistep method; null at first. The loop disposes
+    /// it when it is replaced and at the end, so it must not be the latents themselves.</summary>
+    public Tensor? Memory { get; set; }
+
+    /// <summary>Draws standard normal noise with the shape, type and device of a tensor.</summary>
+    /// <param name="like">The tensor.</param>
+    public Tensor Noise(Tensor like) => _noise(like);
 }

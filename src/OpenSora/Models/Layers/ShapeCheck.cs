@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -6,7 +7,7 @@ namespace OpenSora.Models.Layers;
 internal static class ShapeCheck
 {
     /// <summary>A shape in brackets; nothing for null.</summary>
-    public static string Text(Tensor? tensor) => tensor is null ? "" : $"[{string.Join(", ", tensor.shape)}]";
+    public static string Text(Tensor? tensor) => Shapes.Text(tensor);
 
     /// <summary>Throws an <see cref="ArgumentException"/> if a condition does not hold.</summary>
     public static void Require(bool condition, string message, string parameter)

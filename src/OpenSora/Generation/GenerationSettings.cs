@@ -1,0 +1,108 @@
+namespace OpenSora.Generation;
+
+/// <summary>The settings of a generation. A null value is taken from the next place: a request (<see cref="VideoRequest"/>) first, then the
+/// application's options (<see cref="OpenSoraOptions"/>), then the model's defaults.</summary>
+public class GenerationSettings
+{
+    internal const int MaxSteps = 1000;
+
+    /// <summary>Gets or sets the description of what the video should not show; null or empty for the model's null caption.</summary>
+    public string? NegativePrompt { get; set; }
+
+    /// <summary>Gets or sets the number of frames; 1 for an image.</summary>
+    public int? Frames { get; set; }
+
+    /// <summary>Gets or sets the width in pixels. Set it together with <see cref="Height"/>.</summary>
+    public int? Width { get; set; }
+
+    /// <summary>Gets or sets the height in pixels. Set it together with <see cref="Width"/>.</summary>
+    public int? Height { get; set; }
+
+    /// <summary>Gets or sets the number of denoising steps. More steps take longer and give more detail.</summary>
+    public int? Steps { get; set; }
+
+    /// <summary>Gets or sets the classifier-free guidance scale. 1 means no guidance; higher values follow the prompt more closely.</summary>
+    public double? GuidanceScale { get; set; }
+
+    /// <summary>Gets or sets the frame rate of the generated video in frames per second.</summary>
+    public double? FramesPerSecond { get; set; }
+
+    /// <summary>Gets or sets the seed. The same settings and seed give identical pixels on the same backend. If null, a random seed is drawn and
+    /// reported by <see cref="GeneratedVideo.Seed"/>.</summary>
+    public long? Seed { get; set; }
+
+    /// <summary>Merges these settings with others, which provide the values that are null here.</summary>
+    internal GenerationSettings Or(GenerationSettings other) =>
+        new()
+        {
+            NegativePrompt = NegativePrompt ?? other.NegativePrompt,
+            Frames = Frames ?? other.Frames,
+            Width = Width ?? other.Width,
+            Height = Height ?? other.Height,
+            Steps = Steps ?? other.Steps,
+            GuidanceScale = GuidanceScale ?? other.GuidanceScale,
+            FramesPerSecond = FramesPerSecond ?? other.FramesPerSecond,
+            Seed = Seed ?? other.Seed,
+        };
+
+    /// <summary>Validates the values independently of a model, and returns one sentence for each problem. Each sentence begins with the name of the
+    /// value.</summary>
+    internal IEnumerable<string> Problems()
+    {
+        if (Frames < 1)
+        {
+            yield return $"Frames is {Frames}; it must be at least 1.";
+        }
+
+        if (Width < 1)
+        {
+            yield return $"Width is {Width}; it must be at least 1 pixel.";
+        }
+
+        if (Height < 1)
+        {
+            yield return $"Height is {Height}; it must be at least 1 pixel.";
+        }
+
+        if (Width.HasValue != Height.HasValue)
+        {
+            yield return "Width and Height must be set together.";
+        }
+
+        if (Steps is < 1 or > MaxSteps)
+        {
+            yield return $"Steps is {Steps}; it must be from 1 to {MaxSteps}. Typical values are 10 to 100.";
+        }
+
+        if (GuidanceScale is { } scale && !(double.IsFinite(scale) && scale is >= 0 and <= 100))
+        {
+            yield return FormattableString.Invariant($"GuidanceScale is {scale}; it must be from 0 to 100. 1 means none; typical values are 4 to 8.");
+        }
+
+        if (FramesPerSecond is { } fps && !(double.IsFinite(fps) && fps is > 0 and <= 1000))
+        {
+            yield return FormattableString.Invariant($"FramesPerSecond is {fps}; it must be above 0 and at most 1000.");
+        }
+    }
+}
+
+/// <summary>Merged settings, with a value for each of them.</summary>
+internal sealed record ResolvedSettings(
+    int Frames,
+    int Height,
+    int Width,
+    double GuidanceScale,
+    double FramesPerSecond,
+    string? NegativePrompt,
+    long Seed
+)
+{
+    /// <summary>Takes the values of merged settings. A missing seed is drawn at random.</summary>
+    internal static ResolvedSettings Of(GenerationSettings settings) =>
+        settings is { Frames: { } frames, Height: { } height, Width: { } width, GuidanceScale: { } scale, FramesPerSecond: { } fps }
+            ? new(frames, height, width, scale, fps, settings.NegativePrompt, settings.Seed ?? Random.Shared.NextInt64(uint.MaxValue))
+            : throw new ArgumentException(
+                "Frames, Width and Height must be set, because the transformer is not configured for one size.",
+                nameof(settings)
+            );
+}
