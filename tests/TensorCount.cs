@@ -11,7 +11,10 @@ internal sealed class TensorCount
     private TensorCount() => _start = Settled; // what earlier tests left to the finalizer must not vanish while this one counts
 
     /// <summary>Gets the number of tensors that exist.</summary>
-    public static long Now => Tensor.TotalCount - Gradients.AbsentCount;
+    public static long Now => Tensor.TotalCount - Absent();
+
+    /// <summary>Gets or sets the number of objects that TorchSharp counts as tensors although they are none.</summary>
+    public static Func<long> Absent { get; set; } = () => Gradients.AbsentCount;
 
     /// <summary>Gets the number of tensors after running the finalizers.</summary>
     public static long Settled

@@ -125,8 +125,8 @@ internal static class Claims
     // The cost of a stage in tokens processed by the model: patches of 1 x 2 x 2.
     private static double Tokens(TrainingStage stage)
     {
-        using var batch = stage.Data!.GetBatch(0, stage.BatchSize, 0);
-        return (double)stage.Steps * batch.Video.numel() / 3 / 4;
+        var data = (MovingShapes)stage.Data!;
+        return (double)stage.Steps * stage.BatchSize * data.Frames * data.Size * data.Size / 4;
     }
 
     private static Curve Train(
@@ -148,15 +148,7 @@ internal static class Claims
         {
             var perStep = Tokens(stage) / stage.Steps;
             trainer
-                .AddCallback(
-                    new ValidationLoss(objective, world)
-                    {
-                        EverySteps = every,
-                        Samples = 16,
-                        Bands = 8,
-                        Seed = 12345,
-                    }
-                )
+                .AddValidationLoss(world, every, bands: 8, samples: 16, seed: 12345)
                 .AddCallback(
                     new Watch(
                         model,
@@ -191,17 +183,19 @@ internal static class Claims
     // Measures the distance of generated clips from the nearest true clips, with fixed captions and noise.
     private sealed class Watch(StdiT model, MovingShapes world, int every, Action<long, double> loss, Action<long, double> error) : ITrainingCallback
     {
-        public void Observed(TrainingRun run, TrainingObservation observation)
+        public ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation)
         {
-            if (observation is ValidationResult result)
+            if (observation.Scalars.TryGetValue("loss", out var value))
             {
-                loss(run.Step, result.Loss);
+                loss(run.Step, value);
             }
 
             if (run.Step > 0 && run.Step % every == 0)
             {
                 run.Evaluate(() => error(run.Step, Error()));
             }
+
+            return default;
         }
 
         private double Error()

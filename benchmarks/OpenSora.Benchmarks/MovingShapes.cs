@@ -29,22 +29,24 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         [-1, 1, 1],
     ];
 
-    private readonly SampleOrder _order = new(clips);
-
     public readonly record struct Caption(int Shape, int Colour, int Direction);
+
+    public int Frames => frames;
+
+    public int Size => size;
 
     public long Count => clips;
 
     public string Fingerprint => FormattableString.Invariant($"shapes {size}x{size}, {frames} frames, {clips} clips, noise {noise}");
 
-    public TrainingBatch GetBatch(long number, int count, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int count, int seed, CancellationToken cancellationToken = default)
     {
-        var random = Randomness.Of(seed, number, 1);
+        var random = TrainingData.RandomFor(seed, number, 1);
         var pixels = new float[count * 3 * frames * size * size];
         var captions = new Caption[count];
-        foreach (var (i, clip) in _order.Batch(number, count, seed).Index())
+        foreach (var (i, clip) in TrainingData.ShuffledBatch(clips, number, count, seed).Index())
         {
-            var own = Randomness.Of(17, clip);
+            var own = TrainingData.RandomFor(17, clip);
             captions[i] = Draw(own);
             Render(pixels.AsSpan(i * 3 * frames * size * size), captions[i], own.NextDouble(), own.NextDouble());
         }
@@ -55,7 +57,7 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
                 pixels[i] += (float)(noise * Math.Sqrt(-2 * Math.Log(1 - random.NextDouble())) * Math.Cos(2 * Math.PI * random.NextDouble()));
             }
         }
-        return new TrainingBatch(tensor(pixels, [count, 3, frames, size, size]), Encode(captions));
+        return ValueTask.FromResult(new TrainingBatch(tensor(pixels, [count, 3, frames, size, size]), Encode(captions)));
     }
 
     public static Caption Draw(Random random) => new(random.Next(Shapes), random.Next(Colours), random.Next(Directions));

@@ -12,7 +12,29 @@ namespace OpenSora.Benchmarks;
 /// <summary>A configuration of a training step, used to measure and estimate its memory.</summary>
 internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int Side, bool BFloat16, bool Checkpointing)
 {
-    public MemoryEstimate Estimate() => MemoryEstimate.Of(Model, Batch, Frames, Side, Side, BFloat16 ? 2 : 4, Checkpointing);
+    /// <summary>Estimates the peak memory in bytes.</summary>
+    public double Estimate()
+    {
+        var stage = new PlannedStage
+        {
+            Name = "memory",
+            Steps = 1,
+            BatchSize = Batch,
+            Frames = Frames,
+            Height = 8 * Side,
+            Width = 8 * Side,
+            GradientCheckpointing = Checkpointing,
+            CachedLatents = true,
+            CachedText = true,
+        };
+        var plan = new TrainingPlan
+        {
+            Model = Model,
+            BFloat16 = BFloat16,
+            Stages = [stage],
+        };
+        return plan.Estimate()[0].PeakMemory;
+    }
 
     /// <summary>Trains a few steps and returns the peak growth of the process's resident memory in bytes. Linux only.</summary>
     public double Measure()
@@ -43,14 +65,15 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
 
         public string Fingerprint => "noise";
 
-        public TrainingBatch GetBatch(long number, int count, int seed)
+        public ValueTask<TrainingBatch> GetBatchAsync(long number, int count, int seed, CancellationToken cancellationToken = default)
         {
             using var scope = NewDisposeScope();
             var text = randn(count, size.Model.ModelMaxLength, size.Model.CaptionChannels);
-            return new TrainingBatch(
-                randn([count, size.Model.InChannels, size.Frames, size.Side, size.Side]).MoveToOuterDisposeScope(),
-                text.MoveToOuterDisposeScope(),
-                null
+            return ValueTask.FromResult(
+                new TrainingBatch(
+                    randn([count, size.Model.InChannels, size.Frames, size.Side, size.Side]).MoveToOuterDisposeScope(),
+                    text.MoveToOuterDisposeScope()
+                )
             );
         }
     }

@@ -27,9 +27,9 @@ internal sealed class MovingSquares(int frames) : ITrainingData
     public string Fingerprint => $"squares, {frames} frames";
 
     /// <summary>Creates a batch. It depends only on its number and the seed, so a run can be resumed at any step.</summary>
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
-        var random = Randomness.Of(seed, number);
+        var random = TrainingData.RandomFor(seed, number);
         var captions = new (int Colour, int Direction)[size];
         var pixels = new float[size * 3 * frames * Size * Size];
         Array.Fill(pixels, -1);
@@ -48,7 +48,7 @@ internal sealed class MovingSquares(int frames) : ITrainingData
                 );
             }
         }
-        return new TrainingBatch(tensor(pixels, [size, 3, frames, Size, Size]), Encode(captions));
+        return ValueTask.FromResult(new TrainingBatch(tensor(pixels, [size, 3, frames, Size, Size]), Encode(captions)));
     }
 
     /// <summary>Encodes captions as one-hot states, <c>[batch, 2, Words]</c>.</summary>

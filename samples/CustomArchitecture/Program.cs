@@ -9,7 +9,6 @@ using OpenSora.Media;
 using OpenSora.ModelFolders;
 using OpenSora.Models;
 using OpenSora.Samples;
-using OpenSora.Training.Callbacks;
 using OpenSora.Training.Objectives;
 using OpenSora.Training.Stages;
 using OpenSora.Weights;
@@ -46,7 +45,7 @@ using (
                 EmaDecay = 0.99,
             }
         )
-        .AddCallback(new ConsoleProgress());
+        .AddConsoleProgress();
     await trainer.RunAsync();
     trainer.UseAverages();
 }

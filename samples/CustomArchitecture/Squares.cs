@@ -28,9 +28,9 @@ internal sealed class Squares : ITrainingData
     public string Fingerprint => "squares";
 
     /// <summary>Creates a batch. It depends only on its number and the seed, so a run can be resumed at any step.</summary>
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
-        var random = Randomness.Of(seed, number);
+        var random = TrainingData.RandomFor(seed, number);
         var (video, classes) = (new float[size, 3, Frames, Size, Size], new float[size]);
         for (var i = 0; i < size; i++)
         {
@@ -53,7 +53,7 @@ internal sealed class Squares : ITrainingData
                 }
             }
         }
-        return new TrainingBatch(from_array(video), tensor(classes, [size, 1, 1]));
+        return ValueTask.FromResult(new TrainingBatch(from_array(video), tensor(classes, [size, 1, 1])));
 
         static int Wrap(int coordinate) => (coordinate % Size + Size) % Size;
     }

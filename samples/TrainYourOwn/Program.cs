@@ -84,12 +84,12 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     var table = File.Exists(csv) ? new VideoTable(csv, new VideoReader(), wanted) : VideoTable.FromFolder(folder, new VideoReader(), wanted);
     var all = table;
     var sizes = await all.SizesAsync(
-        new Progress<BadClip>(bad => Console.WriteLine($"skipped {all.Paths[bad.Index]}: {bad.Reason}")),
+        new Progress<(int Index, string Reason)>(bad => Console.WriteLine($"skipped {all.Paths[bad.Index]}: {bad.Reason}")),
         cancellationToken
     );
     table = all.Select(Enumerable.Range(0, all.Count).Where(i => sizes[i].Frames > 0));
     sizes = [.. sizes.Where(size => size.Frames > 0)];
-    using var cache = LatentCache.OpenOrCreate(
+    using var cache = await LatentCache.OpenOrCreateAsync(
         Path.Combine(output, "latents.safetensors"),
         LatentCache.KeyOf(table, vae),
         table,
@@ -107,9 +107,9 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     Console.WriteLine($"highest resolution: {string.Join(", ", finest.Select(i => Path.GetFileName(table.Paths[i])))}");
 
     // Train in three stages: single frames, clips of half the model's length, and the highest-resolution clips at full length.
-    using var images = new LatentData(cache, text) { Frames = 1 };
-    using var shorter = new LatentData(cache, text) { Frames = Math.Max(1, size.Frames / 2) };
-    using var longer = new LatentData(cache, text, finest) { Frames = size.Frames };
+    var images = cache.AsData(text, frames: 1);
+    var shorter = cache.AsData(text, frames: Math.Max(1, size.Frames / 2));
+    var longer = cache.AsData(text, finest, size.Frames);
     TrainingStage Stage(string name, ITrainingData data, int batch, double share, double rate) =>
         new()
         {
@@ -139,21 +139,19 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
         .AddStage(first)
         .AddStage(Stage("clips", shorter, 2, 0.45, 3e-4))
         .AddStage(Stage("fine clips", longer, 1, 0.2, 1e-4))
-        .AddCallback(new ConsoleProgress())
-        .AddCallback(
-            new PreviewVideos(
-                Path.Combine(output, "previews"),
-                model,
-                text,
-                vae,
-                prompts,
-                new PreviewOptions
-                {
-                    Sampler = new DpmSolver(about.Sampling.Steps, prediction: about.Diffusion.Prediction),
-                    GuidanceScale = about.Sampling.GuidanceScale,
-                    FramesPerSecond = size.Fps,
-                }
-            )
+        .AddConsoleProgress()
+        .AddPreviews(
+            Path.Combine(output, "previews"),
+            model,
+            text,
+            vae,
+            prompts,
+            new PreviewOptions
+            {
+                Sampler = new DpmSolver(about.Sampling.Steps, prediction: about.Diffusion.Prediction),
+                GuidanceScale = about.Sampling.GuidanceScale,
+                FramesPerSecond = size.Fps,
+            }
         )
         .SaveTo(new CheckpointOptions { Folder = Path.Combine(output, "checkpoints"), KeepLast = 1 })
         .Resume(Path.Combine(output, "checkpoints"), ifAny: true); // continues from the latest checkpoint, if any

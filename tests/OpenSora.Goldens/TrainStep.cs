@@ -30,7 +30,7 @@ internal static class TrainStepGoldens
 
         // The gradients of the first step, before they are cut.
         model.train();
-        using (var batch = recorded.GetBatch(0, stage.BatchSize, 0))
+        using (var batch = recorded.GetBatch())
         using (var generator = new Generator())
         {
             recorded.Loss(batch, stage, generator).Total.backward();
@@ -106,8 +106,10 @@ internal static class TrainStepGoldens
             Losses.Clear();
         }
 
-        public TrainingBatch GetBatch(long number, int size, int seed) =>
-            new(file["input.x_start"].alias(), file["input.y"].alias(), file["input.mask"].alias());
+        public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default) =>
+            ValueTask.FromResult(GetBatch());
+
+        public TrainingBatch GetBatch() => new(file["input.x_start"].alias(), file["input.y"].alias(), file["input.mask"].alias());
 
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
         {

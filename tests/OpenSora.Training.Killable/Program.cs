@@ -76,9 +76,11 @@ internal sealed class Latents : ITrainingData
 
     public string Fingerprint => "random latents";
 
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
-        using var generator = new Generator(Randomness.Mix(seed, number) >> 1);
-        return new TrainingBatch(randn([size, 2L, 2L, 4L, 4L], generator: generator), randn([size, 3L, 4L], generator: generator));
+        using var generator = new Generator(TrainingData.Hash(seed, number) >> 1);
+        return ValueTask.FromResult(
+            new TrainingBatch(randn([size, 2L, 2L, 4L, 4L], generator: generator), randn([size, 3L, 4L], generator: generator))
+        );
     }
 }

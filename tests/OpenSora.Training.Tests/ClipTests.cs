@@ -1,5 +1,6 @@
 using OpenSora.Media;
 using OpenSora.Training.Data;
+using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -32,7 +33,7 @@ public class ClipTests
     }
 
     [Fact]
-    public void A_batch_contains_one_bucket_and_an_epoch_contains_all()
+    public async Task A_batch_contains_one_bucket_and_an_epoch_contains_all()
     {
         var (large, small) = (new Numbered(5, "large"), new Numbered(9, "small"));
         var data = new BucketedData((new Bucket(8, 64, 64, 2), large), (new Bucket(1, 64, 64, 4), small));
@@ -43,69 +44,92 @@ public class ClipTests
         {
             for (var i = 0; i < Epoch; i++)
             {
-                data.GetBatch(epoch * Epoch + i, size: 99, seed: 1).Dispose();
+                (await data.GetBatchAsync(epoch * Epoch + i, size: 99, seed: 1)).Dispose();
             }
 
             large.Asked.Order().ShouldBe(Enumerable.Range(epoch * 3, 3).Select(number => ((long)number, 2)));
             small.Asked.Order().ShouldBe(Enumerable.Range(epoch * 3, 3).Select(number => ((long)number, 4)));
             (large.Asked, small.Asked) = ([], []);
         }
-        data.GetBatch(7, 1, seed: 1).Dispose();
-        data.GetBatch(7, 50, seed: 1).Dispose();
+        (await data.GetBatchAsync(7, 1, seed: 1)).Dispose();
+        (await data.GetBatchAsync(7, 50, seed: 1)).Dispose();
         large.Asked.Concat(small.Asked).Distinct().Count().ShouldBe(1, "a batch is a function of its number and the seed");
         Should.Throw<ArgumentException>(() => new BucketedData((new Bucket(1, 1, 1, 2), new Numbered(0, "none")))).Message.ShouldContain("No bucket");
     }
 
     [Fact]
-    public void Prefetching_does_not_change_batches()
+    public async Task Prefetching_does_not_change_batches()
     {
         var before = TensorCount.Now;
         var numbers = new Numbers();
-        using (var data = new PrefetchedData(new Numbers()))
+        var stage = Tiny.Stage(data: new Numbers());
+        stage.Prefetch = 2;
+        await using (var batches = new StageBatches(stage, first: 5))
         {
-            long[] asked = [0, 1, 2, 3, 9, 10, 4];
-            foreach (var number in asked)
+            for (var number = 5; number < 9; number++)
             {
-                using var expected = numbers.GetBatch(number, 3, 1);
-                using var batch = data.GetBatch(number, 3, 1);
+                using var expected = await numbers.GetBatchAsync(number, stage.BatchSize, stage.Seed);
+                using var batch = await batches.NextAsync(default);
                 batch.Video.data<float>().ToArray().ShouldBe(expected.Video.data<float>().ToArray());
                 batch.Text!.data<long>().ToArray().ShouldBe(expected.Text!.data<long>().ToArray());
             }
         }
         TensorCount.ShouldBe(before, "the batches that waited are gone as well");
 
-        using var broken = new PrefetchedData(new Numbered(9, "broken") { Broken = 1 });
-        broken.GetBatch(0, 2, 1).Dispose();
-        Should.Throw<InvalidDataException>(() => broken.GetBatch(1, 2, 1)).Message.ShouldBe("batch 1");
-        broken.GetBatch(2, 2, 1).Dispose();
+        stage.Data = new Numbered(9, "broken") { Broken = 1 };
+        await using var broken = new StageBatches(stage, first: 0);
+        (await broken.NextAsync(default)).Dispose();
+        (await Should.ThrowAsync<InvalidDataException>(() => broken.NextAsync(default).AsTask())).Message.ShouldBe("batch 1");
+    }
+
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    [InlineData(3)]
+    public async Task No_more_batches_wait_than_were_asked_for(int prefetch)
+    {
+        var data = new Numbered(9, "few");
+        var stage = Tiny.Stage(data: data);
+        stage.Prefetch = prefetch;
+        await using (var batches = new StageBatches(stage, first: 0))
+        {
+            using var first = await batches.NextAsync(default);
+            for (var wait = 0; wait < 100 && data.Asked.Count < 1 + prefetch; wait++)
+            {
+                await Task.Delay(20);
+            }
+
+            await Task.Delay(50);
+        }
+        data.Asked.ConvertAll(asked => asked.Number).ShouldBe(Enumerable.Range(0, 1 + prefetch).Select(number => (long)number));
     }
 
     [Fact]
-    public void Bad_clips_are_replaced_and_counted()
+    public async Task Bad_clips_are_replaced_and_counted()
     {
-        var reported = new List<BadClip>();
+        var reported = new List<(int Index, string Reason)>();
         var source = new Shaky(20, bad: [3, 7]);
         var clips = new ReplacingClips(source, new Listed(reported));
         for (var round = 0; round < 2; round++)
         {
-            var seen = Enumerable
-                .Range(0, 20)
-                .Select(i =>
-                {
-                    using var clip = clips.Load(i, new Random(0));
-                    return clip.Captions[0];
-                })
-                .ToArray();
+            var seen = new string[20];
+            for (var i = 0; i < seen.Length; i++)
+            {
+                using var clip = await clips.LoadAsync(i, new Random(0));
+                seen[i] = clip.Captions[0];
+            }
+
             seen.Index().Where(clip => clip.Index is not (3 or 7)).ShouldAllBe(clip => clip.Item.Equals($"{clip.Index}", StringComparison.Ordinal));
             seen.ShouldNotContain("3");
             seen.ShouldBe(round == 0 ? seen : source.FirstRound);
             source.FirstRound = seen;
         }
-        clips.Bad.ShouldBe([new BadClip(3, "clip 3 is broken"), new BadClip(7, "clip 7 is broken")]);
-        reported.Count.ShouldBe(2);
+        reported.ShouldBe([(3, "clip 3 is broken"), (7, "clip 7 is broken")]);
 
         var hopeless = new ReplacingClips(new Shaky(20, bad: [.. Enumerable.Range(0, 20)]));
-        Should.Throw<InvalidDataException>(() => hopeless.Load(0, new Random(0))).Message.ShouldContain("of 20 clips could not be loaded");
+        (await Should.ThrowAsync<InvalidDataException>(() => hopeless.LoadAsync(0, new Random(0)).AsTask())).Message.ShouldContain(
+            "of 20 clips could not be loaded"
+        );
         new ReplacingClips(new Shaky(20, bad: [1])).Fingerprint.ShouldBe("shaky");
     }
 
@@ -135,7 +159,7 @@ public class ClipTests
         plain.Paths.Select(path => Path.GetRelativePath(folder.Path, path)).ShouldBe(["more/a-gray_ramp.mp4", "other.mp4"]);
         (await plain.SizesAsync()).ShouldBe([(4, 16, 32), (4, 16, 32)]);
         await File.WriteAllTextAsync(folder["zzz.mp4"], "no video");
-        var reported = new List<BadClip>();
+        var reported = new List<(int Index, string Reason)>();
         (await VideoTable.FromFolder(folder.Path, new VideoReader(), clip).SizesAsync(new Listed(reported))).ShouldBe([
             (4, 16, 32),
             (4, 16, 32),
@@ -147,33 +171,29 @@ public class ClipTests
         ).Message.ShouldContain("zzz.mp4");
         File.Delete(folder["zzz.mp4"]);
         var before = TensorCount.Now;
-        using (var whole = plain.Load(0, new Random(0)))
+        using (var whole = await plain.LoadAsync(0, new Random(0)))
         {
             whole.Captions.ShouldBe(["a gray ramp"]);
         }
 
-        using (var captions = plain.Select([1]).Load(0, new Random(0)))
+        using (var captions = await plain.Select([1]).LoadAsync(0, new Random(0)))
         {
             captions.Captions.ShouldBe(["one caption", "another"]);
         }
 
         plain.Select([1]).Fingerprint.ShouldNotBe(plain.Fingerprint);
 
-        var vary = new ClipVariation
-        {
-            Start = true,
-            Crop = true,
-            Mirror = 0.5,
-        };
-        var varied = VideoTable.FromFolder(folder.Path, new VideoReader(), clip, vary);
+        var varied = plain.Vary(start: true, crop: true, mirror: 0.5);
         varied.Fingerprint.ShouldNotBe(plain.Fingerprint);
         var (starts, lefts, slopes) = (new HashSet<double>(), new HashSet<double>(), new HashSet<int>());
         for (var i = 0; i < 8; i++)
         {
+            using var clipped = await varied.LoadAsync(0, new Random(i));
+            using var again = await varied.LoadAsync(0, new Random(i));
             using var scope = NewDisposeScope();
-            var video = varied.Load(0, new Random(i)).Video;
+            var video = clipped.Video;
             video.shape.ShouldBe([3, 3, 16, 16]);
-            varied.Load(0, new Random(i)).Video.data<float>().ToArray().ShouldBe(video.data<float>().ToArray());
+            again.Video.data<float>().ToArray().ShouldBe(video.data<float>().ToArray());
             starts.Add(Math.Round(video.mean().item<float>(), 2));
             lefts.Add(Math.Round(Math.Min(video[0, 0, 0, 0].item<float>(), video[0, 0, 0, 15].item<float>()), 2));
             slopes.Add(Math.Sign(video[0, 0, 0, 15].item<float>() - video[0, 0, 0, 0].item<float>()));
@@ -184,8 +204,9 @@ public class ClipTests
         TensorCount.ShouldBe(before);
 
         Should
-            .Throw<ArgumentException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), new ClipOptions(), vary))
+            .Throw<InvalidOperationException>(() => VideoTable.FromFolder(folder.Path, new VideoReader(), new ClipOptions()).Vary(crop: true))
             .Message.ShouldContain("Width");
+        Should.Throw<ArgumentOutOfRangeException>(() => plain.Vary(mirror: double.NaN));
         Should
             .Throw<InvalidDataException>(() => VideoTable.FromFolder(Directory.CreateDirectory(folder["empty"]).FullName, new VideoReader(), clip))
             .Message.ShouldContain("no videos");
@@ -202,7 +223,7 @@ public class ClipTests
 
         public List<(long Number, int Size)> Asked { get; set; } = [];
 
-        public TrainingBatch GetBatch(long number, int size, int seed)
+        public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
         {
             if (number == Broken)
             {
@@ -210,7 +231,7 @@ public class ClipTests
             }
 
             Asked.Add((number, size));
-            return new TrainingBatch(zeros([size, 1, 1, 1, 1]));
+            return ValueTask.FromResult(new TrainingBatch(zeros([size, 1, 1, 1, 1])));
         }
     }
 
@@ -222,12 +243,15 @@ public class ClipTests
 
         public string[] FirstRound { get; set; } = [];
 
-        public CaptionedClip Load(int index, Random random) =>
-            bad.Contains(index) ? throw new MediaException($"clip {index} is broken") : new CaptionedClip(zeros([3, 1, 2, 2]), [$"{index}"]);
+        public async ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default)
+        {
+            await Task.Yield();
+            return bad.Contains(index) ? throw new MediaException($"clip {index} is broken") : new CaptionedClip(zeros([3, 1, 2, 2]), [$"{index}"]);
+        }
     }
 
-    private sealed class Listed(List<BadClip> reported) : IProgress<BadClip>
+    private sealed class Listed(List<(int Index, string Reason)> reported) : IProgress<(int Index, string Reason)>
     {
-        public void Report(BadClip value) => reported.Add(value);
+        public void Report((int Index, string Reason) value) => reported.Add(value);
     }
 }

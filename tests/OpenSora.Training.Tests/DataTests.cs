@@ -24,6 +24,8 @@ public class DataTests
         samples.Take(10).ShouldNotBe(samples.Skip(10).Take(10));
         new SampleOrder(10).Batch(7, 3, seed: 5).ShouldBe(samples.Skip(21).Take(3));
         new SampleOrder(10).Batch(7, 3, seed: 6).ShouldNotBe(samples.Skip(21).Take(3));
+        TrainingData.ShuffledBatch(10, 7, 3, seed: 5).ShouldBe(samples.Skip(21).Take(3));
+        TrainingData.ShuffledBatch(11, 0, 11, seed: 5).Order().ShouldBe(Enumerable.Range(0, 11));
     }
 
     [Fact]
@@ -35,13 +37,13 @@ public class DataTests
     }
 
     [Fact]
-    public void Sources_take_turns_and_each_continues_where_it_stopped()
+    public async Task Sources_take_turns_and_each_continues_where_it_stopped()
     {
         var (clips, images) = (new Numbers(2), new Numbers(1));
         var mixed = new MixedData((clips, 1), (images, 2.5), (clips, 1));
         for (var i = 0; i < 6; i++)
         {
-            using var batch = mixed.GetBatch(i, 2, seed: 1);
+            using var batch = await mixed.GetBatchAsync(i, 2, seed: 1);
             batch.Video.shape[0].ShouldBe(i % 3 == 1 ? 5 : 2);
         }
         clips.Asked.ShouldBe([0, 1, 2, 3]);
@@ -72,7 +74,7 @@ public class DataTests
     }
 
     [Fact]
-    public void Latents_are_encoded_once_and_again_when_clips_or_weights_change()
+    public async Task Latents_are_encoded_once_and_again_when_clips_or_weights_change()
     {
         using var folder = new TemporaryFolder();
         var path = folder["latents.safetensors"];
@@ -80,7 +82,17 @@ public class DataTests
         var source = new Colors(5);
         var reported = new List<int>();
         var size = new Bytes(path);
-        using (var cache = LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported), size: size))
+        using (var clip = await source.LoadAsync(3, new Random(0)))
+        using (
+            var cache = await LatentCache.OpenOrCreateAsync(
+                path,
+                LatentCache.KeyOf(source, vae),
+                source,
+                vae,
+                progress: new Counted(reported),
+                size: size
+            )
+        )
         {
             size.Received.ShouldBe(5L * 2 * 3 * 4 * 4 * 2);
             cache.Latents.shape.ShouldBe([5, 2, 3, 4, 4]);
@@ -88,15 +100,15 @@ public class DataTests
             reported[^1].ShouldBe(5);
             (5L * 2 * 3 * 4 * 4 * 2).ShouldBe(LatentCache.SizeOf(5, 3, 8, 8, vae));
             using var scope = NewDisposeScope();
-            var expected = vae.Encode(source.Load(3, new Random(0)).Video.unsqueeze(0));
+            var expected = vae.Encode(clip.Video.unsqueeze(0));
             (cache.Latents[3] - expected[0]).abs().max().item<float>().ShouldBeLessThan(0.02f);
         }
 
         reported.Clear();
-        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported)).Dispose();
+        (await LatentCache.OpenOrCreateAsync(path, LatentCache.KeyOf(source, vae), source, vae, progress: new Counted(reported))).Dispose();
         reported.ShouldBeEmpty();
         var more = new Colors(6);
-        LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, progress: new Counted(reported)).Dispose();
+        (await LatentCache.OpenOrCreateAsync(path, LatentCache.KeyOf(more, vae), more, vae, progress: new Counted(reported))).Dispose();
         reported[^1].ShouldBe(6);
         using var other = Vae(2);
         LatentCache.KeyOf(source, other).ShouldNotBe(LatentCache.KeyOf(source, vae));
@@ -106,30 +118,32 @@ public class DataTests
         reported.Clear();
         foreach (var expected in new[] { 6, 0 })
         {
-            LatentCache.OpenOrCreate(path, LatentCache.KeyOf(more, vae), more, vae, seed: 2, progress: new Counted(reported)).Dispose();
+            (await LatentCache.OpenOrCreateAsync(path, LatentCache.KeyOf(more, vae), more, vae, seed: 2, progress: new Counted(reported))).Dispose();
             reported.LastOrDefault().ShouldBe(expected); // another seed is another cache, which is then there
             reported.Clear();
         }
 
         using var stop = new CancellationTokenSource();
         stop.Cancel();
-        Should.Throw<OperationCanceledException>(() => LatentCache.OpenOrCreate(folder["no"], "key", source, vae, cancellationToken: stop.Token));
+        await Should.ThrowAsync<OperationCanceledException>(() =>
+            LatentCache.OpenOrCreateAsync(folder["no"], "key", source, vae, cancellationToken: stop.Token)
+        );
         File.Exists(folder["no"]).ShouldBeFalse();
     }
 
     [Fact]
-    public void Batches_hold_a_window_of_the_latents_with_ids_or_states()
+    public async Task Batches_hold_a_window_of_the_latents_with_ids_or_states()
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
         var source = new Colors(5);
         var before = 0L;
-        using (var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae))
+        using (var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", source, vae))
         {
-            using var ids = new LatentData(cache, new Letters(), 6) { Frames = 2 };
+            var ids = new LatentData(cache, new Letters(), 6) { Frames = 2 };
             before = TensorCount.Now;
-            using (var batch = ids.GetBatch(3, 4, seed: 1))
-            using (var again = ids.GetBatch(3, 4, seed: 1))
+            using (var batch = await ids.GetBatchAsync(3, 4, seed: 1))
+            using (var again = await ids.GetBatchAsync(3, 4, seed: 1))
             {
                 batch.Video.shape.ShouldBe([4, 2, 2, 4, 4]);
                 batch.Text.ShouldNotBeNull().shape.ShouldBe([4, 6]);
@@ -144,10 +158,10 @@ public class DataTests
             TensorCount.ShouldBe(before);
 
             var encoder = new Widths();
-            using var states = new LatentData(cache, encoder);
+            var states = new LatentData(cache, encoder);
             for (var i = 0; i < 8; i++)
             {
-                using var batch = states.GetBatch(i, 4, seed: 1);
+                using var batch = await states.GetBatchAsync(i, 4, seed: 1);
                 batch.Text.ShouldNotBeNull().shape.ShouldBe([4, 6, 3]);
             }
             encoder.Calls.ShouldBeLessThanOrEqualTo(6); // five colors and "nothing else", each encoded once
@@ -157,13 +171,13 @@ public class DataTests
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public void Captions_get_the_same_token_ids_as_prompts(bool clean)
+    public async Task Captions_get_the_same_token_ids_as_prompts(bool clean)
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
         var source = new Colors(1) { Caption = " A RED Balloon <b>&amp;</b> more " };
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", source, vae);
-        using var data = new LatentData(cache, new Letters(), 40, cleanCaptions: clean);
+        using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", source, vae);
+        var data = new LatentData(cache, new Letters(), 40, cleanCaptions: clean);
         using var encoder = new T5TextEncoder(
             new T5Encoder(
                 new T5Config
@@ -180,26 +194,35 @@ public class DataTests
             40,
             clean
         );
-        using var batch = data.GetBatch(0, 1, seed: 1);
+        using var batch = await data.GetBatchAsync(0, 1, seed: 1);
         using var expected = encoder.Encode([source.Caption]);
         using var states = encoder.Model.forward(batch.Text!, batch.Mask);
         (states - expected.States).abs().max().item<float>().ShouldBeLessThan(2e-6f); // batches of other sizes are rounded differently
     }
 
     [Fact]
-    public void Every_nth_frame_is_taken_from_any_start()
+    public async Task Every_nth_frame_is_taken_from_any_start()
     {
         using var folder = new TemporaryFolder();
-        using var scope = NewDisposeScope();
         using var vae = Vae(1);
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colors(3) { Frames = 8 }, vae);
-        using var sparse = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2 };
-        using var whole = new LatentData(cache, new Letters(), 6) { FrameInterval = 3 };
+        using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colors(3) { Frames = 8 }, vae);
+        var sparse = new LatentData(cache, new Letters(), 6) { Frames = 3, FrameInterval = 2 };
+        var whole = new LatentData(cache, new Letters(), 6) { FrameInterval = 3 };
         sparse.Fingerprint.ShouldContain("every 2");
-        whole.GetBatch(0, 3, seed: 1).Video.shape[2].ShouldBe(3); // 0, 3 and 6, or 1, 4 and 7
-        var starts = Enumerable
-            .Range(0, 8)
-            .SelectMany(number => sparse.GetBatch(number, 3, seed: 1).Video.unbind(0))
+        using (var batch = await whole.GetBatchAsync(0, 3, seed: 1))
+        {
+            batch.Video.shape[2].ShouldBe(3); // 0, 3 and 6, or 1, 4 and 7
+        }
+
+        List<TrainingBatch> batches = [];
+        for (var number = 0; number < 8; number++)
+        {
+            batches.Add(await sparse.GetBatchAsync(number, 3, seed: 1));
+        }
+
+        using var scope = NewDisposeScope();
+        var starts = batches
+            .SelectMany(batch => batch.Video.unbind(0))
             .Select(clip =>
                 Enumerable
                     .Range(0, 4)
@@ -213,22 +236,22 @@ public class DataTests
             )
             .ToHashSet();
         starts.ShouldBe([0, 1, 2, 3], ignoreOrder: true);
+        batches.ForEach(batch => batch.Dispose());
     }
 
     [Fact]
-    public void Windows_start_with_the_requested_frame()
+    public async Task Windows_start_with_the_requested_frame()
     {
         using var folder = new TemporaryFolder();
-        using var scope = NewDisposeScope();
         using var vae = Vae(1);
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colors(1) { Frames = 8 }, vae);
-        using var data = new LatentData(cache, new Letters(), 6)
+        using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colors(1) { Frames = 8 }, vae);
+        var data = new LatentData(cache, new Letters(), 6)
         {
             Frames = 3,
             FrameInterval = 2,
             FirstFrame = 1,
         };
-        using var late = new LatentData(cache, new Letters(), 6)
+        var late = new LatentData(cache, new Letters(), 6)
         {
             Frames = 3,
             FrameInterval = 2,
@@ -237,28 +260,29 @@ public class DataTests
         data.Fingerprint.ShouldContain("every 2 from 1, tokens 6");
         for (var number = 0; number < 8; number++)
         {
-            Difference(data, number, 1).ShouldBe(0);
-            Difference(late, number, 3).ShouldBe(0);
+            (await DifferenceAsync(data, number, 1)).ShouldBe(0);
+            (await DifferenceAsync(late, number, 3)).ShouldBe(0);
         }
-        Difference(data, 0, 2).ShouldBeGreaterThan(0);
+        (await DifferenceAsync(data, 0, 2)).ShouldBeGreaterThan(0);
         Should.Throw<ArgumentOutOfRangeException>(() => data.FirstFrame = -1);
 
-        float Difference(LatentData windows, int number, int first) =>
-            (windows.GetBatch(number, 1, seed: 1).Video[0] - cache.Latents[0].slice(1, first, first + 5, 2).to_type(ScalarType.Float32))
-                .abs()
-                .max()
-                .item<float>();
+        async Task<float> DifferenceAsync(LatentData windows, int number, int first)
+        {
+            using var batch = await windows.GetBatchAsync(number, 1, seed: 1);
+            using var scope = NewDisposeScope();
+            return (batch.Video[0] - cache.Latents[0].slice(1, first, first + 5, 2).to_type(ScalarType.Float32)).abs().max().item<float>();
+        }
     }
 
     [Fact]
-    public void A_different_selection_from_a_cache_is_different_data()
+    public async Task A_different_selection_from_a_cache_is_different_data()
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
-        using var cache = LatentCache.OpenOrCreate(folder["latents"], "key", new Colors(4), vae);
+        using var cache = await LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colors(4), vae);
         string Of(params int[] clips)
         {
-            using var data = new LatentData(cache, new Letters(), 6, clips);
+            var data = new LatentData(cache, new Letters(), 6, clips);
             return data.Fingerprint;
         }
         Of(0, 1).ShouldBe(Of(0, 1));
@@ -266,24 +290,26 @@ public class DataTests
     }
 
     [Fact]
-    public void A_cache_accepts_clips_of_one_size_only()
+    public async Task A_cache_accepts_clips_of_one_size_only()
     {
         using var folder = new TemporaryFolder();
         using var vae = Vae(1);
-        Should
-            .Throw<InvalidDataException>(() => LatentCache.OpenOrCreate(folder["latents"], "key", new Colors(3) { Growing = true }, vae))
-            .Message.ShouldContain("the same size");
+        (
+            await Should.ThrowAsync<InvalidDataException>(() =>
+                LatentCache.OpenOrCreateAsync(folder["latents"], "key", new Colors(3) { Growing = true }, vae)
+            )
+        ).Message.ShouldContain("the same size");
         Directory.GetFileSystemEntries(folder.Path).ShouldBeEmpty();
     }
 
     [Fact]
-    public void Pixels_are_cropped_at_random()
+    public async Task Pixels_are_cropped_at_random()
     {
         var data = new PixelData(new Colors(5)) { Crop = 4 };
-        using var batch = data.GetBatch(0, 3, seed: 1);
+        using var batch = await data.GetBatchAsync(0, 3, seed: 1);
         batch.Video.shape.ShouldBe([3, 3, 3, 4, 4]);
         data.Crop = 99;
-        Should.Throw<InvalidDataException>(() => data.GetBatch(0, 3, seed: 1)).Message.ShouldContain("too small");
+        (await Should.ThrowAsync<InvalidDataException>(() => data.GetBatchAsync(0, 3, seed: 1).AsTask())).Message.ShouldContain("too small");
     }
 
     [Fact]
@@ -331,7 +357,7 @@ public class DataTests
             }
         );
         table.Count.ShouldBe(1);
-        using (var clip = table.Load(0, new Random(0)))
+        using (var clip = await table.LoadAsync(0, new Random(0)))
         {
             clip.Video.shape.ShouldBe([3, 6, 8, 8]); // the last frame repeated
             clip.Captions.ShouldBe(["a \"gray\" square,\nstill", "another name"]);
@@ -383,12 +409,14 @@ public class DataTests
 
         public long Frames { get; init; } = 3;
 
-        public CaptionedClip Load(int index, Random random)
+        public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default)
         {
             var size = Growing ? 8 + 2 * index : 8;
             using var scope = NewDisposeScope();
             var video = full([3L, Frames, size, size], index / 4.0f - 0.5f) + arange(0, Frames, ScalarType.Float32).view(1, Frames, 1, 1) / 50;
-            return new CaptionedClip(video.MoveToOuterDisposeScope(), Caption is null ? [$"color {index}", "nothing else"] : [Caption]);
+            return ValueTask.FromResult(
+                new CaptionedClip(video.MoveToOuterDisposeScope(), Caption is null ? [$"color {index}", "nothing else"] : [Caption])
+            );
         }
     }
 

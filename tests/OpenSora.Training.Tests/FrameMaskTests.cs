@@ -49,10 +49,10 @@ public class FrameMaskTests
     }
 
     [Fact]
-    public void The_published_fractions_are_met_and_batches_are_reproducible()
+    public async Task The_published_fractions_are_met_and_batches_are_reproducible()
     {
-        FrameMaskedData.OpenSora11.Values.Sum().ShouldBe(0.25, 1e-9);
-        FrameMaskedData.OpenSora12.Values.Sum().ShouldBe(0.25, 1e-9);
+        TrainingData.OpenSora11FrameMasks.Values.Sum().ShouldBe(0.25, 1e-9);
+        TrainingData.OpenSora12FrameMasks.Values.Sum().ShouldBe(0.25, 1e-9);
         var data = new FrameMaskedData(new Numbers(frames: 8));
         data.Fingerprint.ShouldBe(
             "numbers 8, masks QuarterRandom 0.025 QuarterHead 0.025 QuarterTail 0.025 QuarterHeadTail 0.05 "
@@ -61,19 +61,16 @@ public class FrameMaskTests
         var masked = 0;
         for (var number = 0; number < 20; number++)
         {
-            using var batch = data.GetBatch(number, 100, 3);
-            using var again = data.GetBatch(number, 100, 3);
+            using var batch = await data.GetBatchAsync(number, 100, 3);
+            using var again = await data.GetBatchAsync(number, 100, 3);
             var rows = batch.NoisyFrames!.data<bool>().ToArray();
             rows.ShouldBe(again.NoisyFrames!.data<bool>().ToArray());
             masked += rows.Chunk(8).Count(row => row.Contains(false));
         }
         (masked / 2000.0).ShouldBe(0.25, 0.03);
 
-        using var images = new FrameMaskedData(new Numbers(frames: 1), new Dictionary<FrameMask, double> { [FrameMask.ImageHead] = 1 }).GetBatch(
-            0,
-            5,
-            1
-        );
+        var stills = new FrameMaskedData(new Numbers(frames: 1), new Dictionary<FrameMask, double> { [FrameMask.ImageHead] = 1 });
+        using var images = await stills.GetBatchAsync(0, 5, 1);
         images.NoisyFrames.ShouldBeNull();
         Should
             .Throw<ArgumentException>(() =>

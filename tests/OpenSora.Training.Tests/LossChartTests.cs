@@ -147,7 +147,7 @@ public class LossChartTests
             );
         }
 
-        var read = LossCurves.Read(folder["curves/losses.csv"]);
+        var read = LossChart.ReadLosses(folder["curves/losses.csv"]);
         read.Select(stage => stage.Stage).ShouldBe(["first", "a, \"b\""]);
         read[0].Points.Select(point => point.Step).ShouldBe([1, 2, 3, 4, 5, 6]);
         read[1].Points.Select(point => point.Step).ShouldBe([7, 8, 9, 10]);
@@ -155,7 +155,7 @@ public class LossChartTests
         XDocument.Parse(await File.ReadAllTextAsync(folder["curves/losses.svg"])).Root!.Value.ShouldContain("a, \"b\"");
 
         await File.WriteAllTextAsync(folder["other.csv"], "a,b\n1,2\n");
-        Should.Throw<InvalidDataException>(() => LossCurves.Read(folder["other.csv"])).Message.ShouldContain("total_step");
+        Should.Throw<InvalidDataException>(() => LossChart.ReadLosses(folder["other.csv"])).Message.ShouldContain("total_step");
 
         static async Task TrainAsync(Action<StagedTrainer> prepare, IProgress<TrainingProgress>? progress = null)
         {

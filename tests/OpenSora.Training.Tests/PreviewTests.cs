@@ -36,7 +36,7 @@ public class PreviewTests
                     BatchSize = 2,
                 }
             )
-            .AddCallback(new PreviewVideos(folder.Path, model, text, null, ["0", "1"], new PreviewOptions { Sampler = new DpmSolver(2) }));
+            .AddPreviews(folder.Path, model, text, null, ["0", "1"], new PreviewOptions { Sampler = new DpmSolver(2) });
 
         await trainer.RunAsync();
 
@@ -49,7 +49,8 @@ public class PreviewTests
 
         public string Fingerprint => "classes";
 
-        public TrainingBatch GetBatch(long number, int size, int seed) => new(zeros([size, 3L, 2L, 4L, 4L]), zeros([size, 1L, 1L]));
+        public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default) =>
+            ValueTask.FromResult(new TrainingBatch(zeros([size, 3L, 2L, 4L, 4L]), zeros([size, 1L, 1L])));
     }
 
     [Fact]
@@ -61,16 +62,8 @@ public class PreviewTests
         var watched = await RunAsync(
             (trainer, model, text) =>
                 trainer
-                    .AddCallback(new PreviewVideos(folder.Path, model, text, null, ["a", "b", "c"], Few) { EverySteps = 2, Every = null })
-                    .AddCallback(
-                        new ValidationLoss(new DiffusionTraining(model, text.Model), new Numbers(channels: 3))
-                        {
-                            EverySteps = 3,
-                            Bands = 4,
-                            Samples = 5,
-                            BatchSize = 2,
-                        }
-                    )
+                    .AddPreviews(folder.Path, model, text, null, ["a", "b", "c"], Few, everySteps: 2)
+                    .AddValidationLoss(new Numbers(channels: 3), everySteps: 3, bands: 4, samples: 5, batchSize: 2)
                     .AddCallback(seen)
         );
         Tiny.ShouldBeSame(watched, expected);
@@ -89,9 +82,9 @@ public class PreviewTests
         (sheet.Width, sheet.Height).ShouldBe((4 * (4 + 4) + 4, 3 * (4 + 4) + 4));
         (await new VideoReader().ReadAsync(Path.Combine(folder.Path, "first-00000005.mp4"), new ClipOptions())).Count.ShouldBe(2);
 
-        var losses = seen.All.Where(one => one.What is ValidationResult).ToList();
+        var losses = seen.All.Where(one => one.What.Name.Equals("validation", StringComparison.Ordinal)).ToList();
         losses.Select(one => one.Step).ShouldBe([0, 3, 5]);
-        losses.Select(one => ((ValidationResult)one.What).Loss).Distinct().Count().ShouldBe(3);
+        losses.Select(one => one.What.Scalars["loss"]).Distinct().Count().ShouldBe(3);
     }
 
     [Fact]
@@ -128,7 +121,8 @@ public class PreviewTests
             Draw(["a"], atOnce: 1)[0].Zip(first[0]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) <= 1);
             Draw(["a", "b", "c"], seed: 2)[0].ShouldNotBe(first[0]);
         }
-        Should.Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, []));
+        using var trainer = new StagedTrainer(model);
+        Should.Throw<ArgumentException>(() => trainer.AddPreviews("folder", model, text, null, []));
     }
 
     [Fact]
@@ -162,8 +156,9 @@ public class PreviewTests
             var video = new PromptRenderer(model, text, null, ["a"], Sized(4)).Render(default).ShouldHaveSingleItem();
             (video.Count, video.Height, video.Width).ShouldBe((2, 4, 6));
         }
+        using var trainer = new StagedTrainer(model);
         Should
-            .Throw<ArgumentException>(() => new PreviewVideos("folder", model, text, null, ["a"], Sized(null)))
+            .Throw<ArgumentException>(() => trainer.AddPreviews("folder", model, text, null, ["a"], Sized(null)))
             .Message.ShouldContain("StdiT2 has no size of its own");
     }
 
@@ -190,34 +185,30 @@ public class PreviewTests
                     Steps = 3,
                 }
             )
-            .AddCallback(new PreviewVideos(folder.Path, _ =>
-                {
-                    line.training.ShouldBeFalse();
-                    return [new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1), new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1)];
-                }));
+            .AddPreviews(folder.Path, _ =>
+            {
+                line.training.ShouldBeFalse();
+                return [new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1), new VideoFrames(new byte[4 * 4 * 3], 1, 4, 4, 1)];
+            });
         await trainer.RunAsync();
         Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order().ShouldBe(["ab-00000003.png", "c-00000003.png"]);
     }
 
     [Fact]
-    public void Bands_cover_all_times_evenly_with_the_same_noise_every_time()
+    public async Task Bands_cover_all_times_evenly_with_the_same_noise_every_time()
     {
         using var line = nn.Linear(3, 2);
         var objective = new Recording();
-        var validation = new ValidationLoss(objective, new Numbers())
-        {
-            Bands = 4,
-            Samples = 6,
-            BatchSize = 4,
-        };
+        using var trainer = new StagedTrainer(objective);
+        Task<TrainingObservation> MeasureAsync(ITrainingData data, int bands = 4, CancellationToken stop = default) =>
+            trainer.MeasureLossAsync(data, bands, samples: 6, batchSize: 4, cancellationToken: stop);
         GC.Collect();
         GC.WaitForPendingFinalizers();
         var before = TensorCount.Now;
-        var result = validation.Measure();
+        var result = await MeasureAsync(new Numbers());
         TensorCount.ShouldBe(before);
         // The loss is the time: each band's mean is its middle.
-        result.Bands.Zip([0.125, 0.375, 0.625, 0.875]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) < 1e-6);
-        result.Loss.ShouldBe(0.5, 1e-6);
+        result.Scalars.Values.Zip([0.5, 0.125, 0.375, 0.625, 0.875]).ShouldAllBe(pair => Math.Abs(pair.First - pair.Second) < 1e-6);
         result.Scalars.Keys.ShouldBe(["loss", "0.0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1.0"]);
         objective.Times.Order().ShouldBe(Enumerable.Range(0, 24).Select(i => (i + 0.5f) / 24), 1e-6f);
         objective.Noise.Count.ShouldBe(8); // of 4 and of 2 samples, in 4 bands each
@@ -225,31 +216,30 @@ public class PreviewTests
 
         var noise = objective.Noise.ToArray();
         objective.Noise.Clear();
-        validation.Measure();
+        await MeasureAsync(new Numbers());
         objective.Noise.ShouldBe(noise);
 
         // Data that choose the size of their batches: 2 and 8 instead of 4, of which 4 are needed.
         objective.Times.Clear();
-        var others = new ValidationLoss(objective, new MixedData((new Numbers(), 0.5), (new Numbers(1), 2)))
-        {
-            Bands = 4,
-            Samples = 6,
-            BatchSize = 4,
-        };
-        others.Measure().Loss.ShouldBe(0.5, 1e-6);
+        var others = TrainingData.Mix((new Numbers(), 0.5), (new Numbers(1), 2));
+        (await MeasureAsync(others)).Scalars["loss"].ShouldBe(0.5, 1e-6);
         objective.Times.Order().ShouldBe(Enumerable.Range(0, 24).Select(i => (i + 0.5f) / 24), 1e-6f);
-        validation.Bands = 0;
-        Should.Throw<InvalidOperationException>(() => validation.Measure()).Message.ShouldContain("Bands is 0");
+        (await Should.ThrowAsync<InvalidOperationException>(() => MeasureAsync(others, bands: 0))).Message.ShouldContain("Bands is 0");
         using var stop = new CancellationTokenSource();
-        stop.Cancel();
-        validation.Bands = 1;
-        Should.Throw<OperationCanceledException>(() => validation.Measure(stop.Token));
+        await stop.CancelAsync();
+        await Should.ThrowAsync<OperationCanceledException>(() => MeasureAsync(others, 1, stop.Token));
+
+        using var plain = new StagedTrainer(new Line(line));
+        (await Should.ThrowAsync<NotSupportedException>(() => plain.MeasureLossAsync(new Points()))).Message.ShouldContain(
+            "Line does not implement SampleLosses"
+        );
     }
 
     [Fact]
-    public void The_loss_of_samples_equals_the_training_loss()
+    public async Task The_loss_of_samples_equals_the_training_loss()
     {
         var (model, text) = Tiny.Models();
+        using var batch = await new Numbers().GetBatchAsync(0, 3, 1);
         using (model)
         using (text)
         using (no_grad())
@@ -257,7 +247,6 @@ public class PreviewTests
             model.eval();
             using var scope = NewDisposeScope();
             var objective = new DiffusionTraining(model, text);
-            using var batch = new Numbers().GetBatch(0, 3, 1);
             var noise = randn(batch.Video.shape);
             var losses = objective.SampleLosses(batch, tensor(new[] { 0f, 0.5f, 1f }), noise);
             losses.shape.ShouldBe([3]);
@@ -327,11 +316,15 @@ public class PreviewTests
     {
         public List<(long Step, TrainingObservation What)> All { get; } = [];
 
-        public void Observed(TrainingRun run, TrainingObservation observation) => All.Add((run.Step, observation));
+        public ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation)
+        {
+            All.Add((run.Step, observation));
+            return default;
+        }
     }
 
-    /// <summary>An objective with the timestep as its loss, which records its arguments.</summary>
-    private sealed class Recording : IDenoisingObjective
+    /// <summary>A loss that is the time, and what it was asked for.</summary>
+    private sealed class Recording : ITrainingObjective
     {
         public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal);
 

@@ -1,4 +1,7 @@
 using System.Reflection;
+using System.Runtime.CompilerServices;
+using OpenSora.Models.Layers;
+using OpenSora.Training.Stages;
 using Xunit.v3;
 
 [assembly: OpenSora.Training.Tests.Settled]
@@ -9,6 +12,9 @@ namespace OpenSora.Training.Tests;
 [AttributeUsage(AttributeTargets.Assembly)]
 internal sealed class SettledAttribute : BeforeAfterTestAttribute
 {
+    [ModuleInitializer]
+    internal static void CountWorkerGradients() => TensorCount.Absent = () => Gradients.AbsentCount + WorkerGradients.AbsentCount;
+
     public override void Before(MethodInfo methodUnderTest, IXunitTest test)
     {
         GC.Collect();

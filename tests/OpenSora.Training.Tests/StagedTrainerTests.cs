@@ -349,7 +349,10 @@ public class StagedTrainerTests
             other.LearningRate = 1e-4;
             using (var trainer = new StagedTrainer(model, text).AddStage(other).Resume(folder.Path))
             {
-                (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("InitialiseFrom");
+                (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldBe(
+                    "Stage 'first' was started with different settings: LearningRate was 0.001 and is now 0.0001. "
+                        + "Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
+                );
             }
 
             using (var trainer = new StagedTrainer(model, text).AddStage(Tiny.Stage(data: new Numbers(1))).Resume(folder.Path))

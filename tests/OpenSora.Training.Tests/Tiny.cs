@@ -85,7 +85,7 @@ internal sealed class Numbers(int frames = 2, int channels = 2) : ITrainingData
 
     public List<long> Asked { get; } = [];
 
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
         using var scope = NewDisposeScope();
         Asked.Add(number);
@@ -99,7 +99,9 @@ internal sealed class Numbers(int frames = 2, int channels = 2) : ITrainingData
         var ids = randint(1, 20, [size, 4L], ScalarType.Int64, generator: generator);
         var mask = ones([size, 4L], ScalarType.Bool);
         mask[0].narrow(0, 2, 2).fill_(false);
-        return new TrainingBatch(video.MoveToOuterDisposeScope(), ids.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope());
+        return ValueTask.FromResult(
+            new TrainingBatch(video.MoveToOuterDisposeScope(), ids.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope())
+        );
     }
 }
 
@@ -122,14 +124,16 @@ internal sealed class Points : ITrainingData
 
     public string Fingerprint => "points";
 
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
         using var scope = NewDisposeScope();
         var at = arange(number * size, (number + 1) * size, ScalarType.Float32).unsqueeze(1);
         var scale = Spikes.Contains(number) ? 100 : 1;
-        return new TrainingBatch(
-            (cat([at.sin(), at.cos(), (at * 2).sin()], 1) * scale).MoveToOuterDisposeScope(),
-            cat([at.cos(), (at * 3).sin()], 1).MoveToOuterDisposeScope()
+        return ValueTask.FromResult(
+            new TrainingBatch(
+                (cat([at.sin(), at.cos(), (at * 2).sin()], 1) * scale).MoveToOuterDisposeScope(),
+                cat([at.cos(), (at * 3).sin()], 1).MoveToOuterDisposeScope()
+            )
         );
     }
 }

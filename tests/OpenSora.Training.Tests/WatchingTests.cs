@@ -16,6 +16,7 @@ public class WatchingTests
     {
         using var folder = new TemporaryFolder();
         List<string> reported = [];
+        HashSet<int> threads = [];
         var (model, text) = Tiny.Models();
         using (model)
         using (text)
@@ -24,8 +25,8 @@ public class WatchingTests
                 .AddStage(Tiny.Stage(steps: 2))
                 .AddStage(Tiny.Stage("second", 1))
                 .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 })
-                .AddCallback(new Recorder("a", reported))
-                .AddCallback(new Recorder("b", reported) { Reports = true })
+                .AddCallback(new Recorder("a", reported, threads))
+                .AddCallback(new Recorder("b", reported, threads) { Reports = true })
         )
         {
             await trainer.RunAsync();
@@ -49,6 +50,7 @@ public class WatchingTests
                 "a second is over",
             ]);
         reported[..2].ShouldBe(["a first starts at 0", "b first starts at 0"]);
+        threads.ShouldHaveSingleItem("callbacks are called on one thread, and continue on it");
     }
 
     [Fact]
@@ -200,7 +202,7 @@ public class WatchingTests
         var comma = (CultureInfo)CultureInfo.InvariantCulture.Clone();
         comma.NumberFormat.NumberDecimalSeparator = ",";
         string Reported() =>
-            new TrainingStage { Spikes = new SpikeGuard { Factor = 2.5 } }.Settings
+            StageSettings.Of(new TrainingStage { Spikes = new SpikeGuard { Factor = 2.5 } }).GetRawText()
             + new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { MinSnrGamma = 4.5 });
         var expected = Reported();
         var before = CultureInfo.CurrentCulture;
@@ -378,30 +380,38 @@ public class WatchingTests
         }
     }
 
-    private sealed class Recorder(string name, List<string> reported) : ITrainingCallback
+    private sealed class Recorder(string name, List<string> reported, HashSet<int> threads) : ITrainingCallback
     {
         public bool Reports { get; init; }
 
-        public void StageStarted(TrainingRun run) => reported.Add($"{name} {run.Stage.Name} starts at {run.Step}");
+        public ValueTask StageStartedAsync(TrainingRun run) => Add($"{name} {run.Stage.Name} starts at {run.Step}");
 
-        public void StepDone(TrainingRun run, TrainingProgress progress)
+        public async ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress)
         {
-            reported.Add($"{name} {run.Step} of {progress.Steps}, {run.TotalStep} in all");
+            await Task.Delay(10);
+            await Add($"{name} {run.Step} of {progress.Steps}, {run.TotalStep} in all");
             if (Reports)
             {
-                run.Report(new TrainingObservation(name));
+                await run.ReportAsync(new TrainingObservation(name));
             }
         }
 
-        public void Observed(TrainingRun run, TrainingObservation observation) => reported.Add($"{name} found {observation.Name}");
+        public ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation) => Add($"{name} found {observation.Name}");
 
-        public void CheckpointWritten(TrainingRun run, string path)
+        public ValueTask CheckpointWrittenAsync(TrainingRun run, string path)
         {
             File.Exists(path).ShouldBeTrue();
-            reported.Add($"{name} {Path.GetFileName(path)}");
+            return Add($"{name} {Path.GetFileName(path)}");
         }
 
-        public void StageFinished(TrainingRun run) => reported.Add($"{name} {run.Stage.Name} is over");
+        public ValueTask StageFinishedAsync(TrainingRun run) => Add($"{name} {run.Stage.Name} is over");
+
+        private ValueTask Add(string line)
+        {
+            reported.Add(line);
+            threads.Add(Environment.CurrentManagedThreadId);
+            return default;
+        }
     }
 
     private sealed class Drops(nn.Module<Tensor, Tensor> line) : ITrainingObjective
@@ -417,8 +427,15 @@ public class WatchingTests
     }
 }
 
-/// <summary>Calls a function after every step.</summary>
-internal sealed class Does(Action<TrainingRun> what) : ITrainingCallback
+/// <summary>Does something after every step.</summary>
+internal sealed class Does(Func<TrainingRun, ValueTask> what) : ITrainingCallback
 {
-    public void StepDone(TrainingRun run, TrainingProgress progress) => what(run);
+    public Does(Action<TrainingRun> what)
+        : this(run =>
+        {
+            what(run);
+            return default;
+        }) { }
+
+    public ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress) => what(run);
 }

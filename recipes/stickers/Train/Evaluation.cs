@@ -211,7 +211,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
             where Motion.HeldOut(stills.Items[sticker].Thing, colour.Name, motion.Phrase)
             select (sticker, colour, motion);
         var all = heldOut.ToArray();
-        Randomness.Of(5).Shuffle(all);
+        TrainingData.RandomFor(5).Shuffle(all);
         questions.AddRange(all.Take(each).Select(combination => Moving(combination.sticker, combination.colour, combination.motion, seen: false)));
         return questions;
 
@@ -282,7 +282,7 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     private static int[] Shuffled(int[] values, int seed)
     {
         var copy = values.ToArray();
-        Randomness.Of(seed).Shuffle(copy);
+        TrainingData.RandomFor(seed).Shuffle(copy);
         return copy;
     }
 

@@ -32,7 +32,7 @@ internal sealed record Motion(string Phrase, Func<double, (double Size, double W
 
     /// <summary>Whether a combination is held out from training: about one in seven, always the same ones.</summary>
     public static bool HeldOut(string thing, string colour, string motion) =>
-        Randomness.Mix(15, [.. Encoding.UTF8.GetBytes($"{thing}/{colour}/{motion}").Select(b => (long)b)]) % 100 < 15;
+        TrainingData.Hash(15, [.. Encoding.UTF8.GetBytes($"{thing}/{colour}/{motion}").Select(b => (long)b)]) % 100 < 15;
 
     /// <summary>The frames of a moved sticker on a background.</summary>
     /// <param name="rgba">The sticker, premultiplied, <c>[4, H, W]</c> in [0, 1].</param>
@@ -79,7 +79,7 @@ internal sealed class MovedStickers : IClipSource
         (this._set, this._frames, this._shrink) = (set, frames, shrink);
         foreach (var (i, sticker) in chosen.Index())
         {
-            var (random, thing) = (Randomness.Of(16, sticker), set.Items[sticker].Thing);
+            var (random, thing) = (TrainingData.RandomFor(16, sticker), set.Items[sticker].Thing);
             // The first clip of each stands still; the motions of the others go round.
             for (var turn = 0; turn < each; turn++)
             {
@@ -105,10 +105,14 @@ internal sealed class MovedStickers : IClipSource
     public string Fingerprint =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{_set.Fingerprint} moved, {_clips.Count} clips of {_frames} ({Randomness.Mix(0, [.. _clips.Select(clip => (long)clip.Sticker)]):x}), "
+            $"{_set.Fingerprint} moved, {_clips.Count} clips of {_frames} "
+                + $"({TrainingData.Hash(0, [.. _clips.Select(clip => (long)clip.Sticker)]):x}), "
                 + $"{string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(0.3)} {motion.At(1)}"))}"
                 + $"{StickersOnColours.Shrunk(_shrink)}"
         );
+
+    public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default) =>
+        ValueTask.FromResult(Load(index, random));
 
     public CaptionedClip Load(int index, Random random)
     {

@@ -84,7 +84,7 @@ internal static class NewWords
         {
             cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
-            var random = Randomness.Of(21, step);
+            var random = TrainingData.RandomFor(21, step);
             var (kept, known, changed, words) = (new List<int[]>(), new List<int[]>(), new List<int[]>(), new List<int[]>());
             var places = new List<(int Before, int Behind)>();
             while (changed.Count < Batch)

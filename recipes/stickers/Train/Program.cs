@@ -172,11 +172,7 @@ var root = new RootCommand(
     Verb(
         "gap",
         "Compares the loss with the right captions and with wrong ones.",
-        (place, parsed, cancellation) =>
-        {
-            Training.Gap(place, parsed.GetValue(stage)!, cancellation);
-            return Task.CompletedTask;
-        },
+        (place, parsed, cancellation) => Training.GapAsync(place, parsed.GetValue(stage)!, cancellation),
         stage
     ),
     Clips("small-motions", "Stage 2, first part: moving stills at half the size, one direction of each motion."),

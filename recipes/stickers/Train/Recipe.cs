@@ -66,6 +66,19 @@ internal sealed record StageSettings
         };
 }
 
+/// <summary>The weights of the parts of the autoencoder's loss.</summary>
+internal sealed record VaeLoss(double Absolute = 1, double Squared = 1, double Edges = 1, double Divergence = 1e-4)
+{
+    public VaeTraining Of(AutoencoderKL vae) =>
+        new(vae)
+        {
+            Absolute = Absolute,
+            Squared = Squared,
+            Edges = Edges,
+            Divergence = Divergence,
+        };
+}
+
 /// <summary>What a batch is of.</summary>
 internal enum Turn
 {
@@ -115,7 +128,7 @@ internal sealed record Recipe
     /// <summary>The small transformer that teaches the text encoder.</summary>
     public required StdiTConfig Teacher { get; init; }
 
-    /// <summary>Below 1, noisy time steps are drawn more often (<see cref="SkewedTimesteps"/>).</summary>
+    /// <summary>Below 1, noisy time steps are drawn more often (<see cref="DiffusionTraining.SkewedTimesteps"/>).</summary>
     public double TimestepExponent { get; init; } = 1;
 
     /// <summary>A file beside the recipe with the things that are trained on, one a line; null: all.</summary>
@@ -130,7 +143,7 @@ internal sealed record Recipe
     /// <summary>Side of the squares that the autoencoder is trained on.</summary>
     public int Crop { get; init; } = 64;
 
-    public required VaeTrainingOptions VaeLoss { get; init; }
+    public required VaeLoss VaeLoss { get; init; }
 
     public required StageSettings VaeStage { get; init; }
 

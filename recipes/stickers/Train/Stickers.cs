@@ -136,6 +136,9 @@ internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
 
     public string Fingerprint => string.Join(", ", sets.Select(set => set.Fingerprint));
 
+    public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default) =>
+        ValueTask.FromResult(Load(index, random));
+
     public CaptionedClip Load(int index, Random random)
     {
         var i = index;
@@ -166,11 +169,14 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
     public string Fingerprint =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{set.Fingerprint}, {chosen.Length} of them ({Randomness.Mix(0, Array.ConvertAll(chosen, i => (long)i)):x}), "
+            $"{set.Fingerprint}, {chosen.Length} of them ({TrainingData.Hash(0, Array.ConvertAll(chosen, i => (long)i)):x}), "
                 + $"on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{Shrunk(shrink)}"
         );
 
-    public CaptionedClip Load(int index, Random random)
+    public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default) =>
+        ValueTask.FromResult(Load(index, random));
+
+    private CaptionedClip Load(int index, Random random)
     {
         using var scope = NewDisposeScope();
         var (turn, background) = Math.DivRem(index, backgrounds);

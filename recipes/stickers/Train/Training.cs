@@ -24,10 +24,10 @@ internal static class Training
         using var vae = new AutoencoderKL(place.Recipe.Vae);
         vae.UseComputeType(ScalarType.BFloat16);
         var source = new LooseFrames(stills, stills, clips);
-        using var trainer = new StagedTrainer(new VaeTraining(vae, place.Recipe.VaeLoss))
-            .AddStage(place.Recipe.VaeStage.ToStage("vae", new PixelData(source) { Crop = place.Recipe.Crop }, minutes))
-            .AddCallback(new ConsoleProgress())
-            .AddCallback(new PreviewVideos(place.Run, _ => Pictures()) { Every = TimeSpan.FromMinutes(2) })
+        using var trainer = new StagedTrainer(place.Recipe.VaeLoss.Of(vae))
+            .AddStage(place.Recipe.VaeStage.ToStage("vae", source.AsPixels(place.Recipe.Crop), minutes))
+            .AddConsoleProgress()
+            .AddPreviews(place.Run, _ => Pictures(), every: TimeSpan.FromMinutes(2))
             .SaveTo(place.Checkpoints("vae"))
             .Resume(place.Folder("vae"), ifAny: true);
         await trainer.RunAsync(cancellationToken: cancellation);
@@ -46,7 +46,11 @@ internal static class Training
         await Workplace.SaveAsync(Pictures(), Path.Combine(place.Run, "vae.png"), 4);
 
         Tensor Sample(int count) =>
-            stack(Enumerable.Range(0, count).Select(i => source.Load(Randomness.Of(7, i).Next(source.Count), Randomness.Of(8, i)).Video.squeeze(1)));
+            stack(
+                Enumerable
+                    .Range(0, count)
+                    .Select(i => source.Load(TrainingData.RandomFor(7, i).Next(source.Count), TrainingData.RandomFor(8, i)).Video.squeeze(1))
+            );
 
         // Originals in the odd rows, what comes back in the even ones.
         IReadOnlyList<VideoFrames> Pictures()
@@ -66,19 +70,19 @@ internal static class Training
         }
     }
 
-    public static Task CacheAsync(Workplace place, CancellationToken cancellation)
+    public static async Task CacheAsync(Workplace place, CancellationToken cancellation)
     {
         using var data = new StickerLatents(place, cancellation);
         var styles = place.Recipe.HasFlat ? new[] { StickerSet.Usual, StickerSet.Flat } : [StickerSet.Usual];
         foreach (var small in new[] { false, true })
         {
-            Console.WriteLine(data.Videos(small).Fingerprint);
-            foreach (var latents in styles.SelectMany(style => new[] { data.Stills(small, style), data.Moved(small, style) }))
+            Console.WriteLine((await data.VideosAsync(small)).Fingerprint);
+            foreach (var style in styles)
             {
-                Console.WriteLine(latents.Fingerprint);
+                Console.WriteLine((await data.StillsAsync(small, style)).Fingerprint);
+                Console.WriteLine((await data.MovedAsync(small, style)).Fingerprint);
             }
         }
-        return Task.CompletedTask;
     }
 
     /// <summary>Some of the moved stills, four frames each, with their captions in the console.</summary>
@@ -91,7 +95,7 @@ internal static class Training
         for (var i = 0; i < 16; i++)
         {
             using var scope = NewDisposeScope();
-            var clip = moved.Load(i, Randomness.Of(0, i));
+            var clip = moved.Load(i, TrainingData.RandomFor(0, i));
             tiles.Add(VideoFrames.FromTensor(clip.Video, 8));
             Console.WriteLine(clip.Captions[i % clip.Captions.Count]);
         }
@@ -113,9 +117,11 @@ internal static class Training
         using var trainer = new StagedTrainer(
             new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999))
         )
-            .AddStage(place.Recipe.TextStage.ToStage("text", new MixedData((data.Stills(), 1), (data.OneFrames, 1)), minutes))
-            .AddCallback(new ConsoleProgress())
-            .AddCallback(new Deviation(text, data.StillCaptions, tokenizer, place.Recipe.Tokens))
+            .AddStage(
+                place.Recipe.TextStage.ToStage("text", TrainingData.Mix((await data.StillsAsync(), 1), (await data.OneFramesAsync(), 1)), minutes)
+            )
+            .AddConsoleProgress()
+            .AddCallback(new Deviation(text, await data.StillCaptionsAsync(), tokenizer, place.Recipe.Tokens))
             .SaveTo(place.Checkpoints("text"))
             .Resume(place.Folder("text"), ifAny: true);
         await trainer.RunAsync(cancellationToken: cancellation);
@@ -129,13 +135,14 @@ internal static class Training
     private sealed class Deviation(T5Encoder text, IReadOnlyList<IReadOnlyList<string>> captions, ITokenizer tokenizer, int length)
         : ITrainingCallback
     {
-        public void StepDone(TrainingRun run, TrainingProgress progress)
+        public async ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress)
         {
             if (run.Step % 200 != 0)
             {
                 return;
             }
 
+            var deviation = 0.0;
             run.Evaluate(() =>
             {
                 var some = captions.Where((_, i) => i % 16 == 0).Select(all => all[^1]).ToArray();
@@ -149,20 +156,29 @@ internal static class Training
                 var weight = mask.unsqueeze(-1).to(ScalarType.Float32);
                 var states = (text.forward(ids, mask).to(ScalarType.Float32) * weight).sum(1) / weight.sum(1);
                 var share = (states - states.mean([0L])).square().mean().sqrt() / states.square().mean().sqrt();
-                run.Report(
-                    new TrainingObservation("text states")
-                    {
-                        Scalars = new Dictionary<string, double>(StringComparer.Ordinal) { ["deviation"] = share.cpu().item<float>() },
-                    }
-                );
+                deviation = share.cpu().item<float>();
             });
+            await run.ReportAsync(
+                new TrainingObservation("text states")
+                {
+                    Scalars = new Dictionary<string, double>(StringComparer.Ordinal) { ["deviation"] = deviation },
+                }
+            );
         }
     }
 
     /// <summary>Stage 1a: stills of half the size, a quarter of the tokens. Coordinates are doubled, so that a place in the picture keeps its
     /// position.</summary>
     public static Task SmallImagesAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
-        ImagesAsync(place, "small", data => data.Stills(small: true), place.Recipe.SmallImageStage, minutes, from: null, cancellation);
+        ImagesAsync(
+            place,
+            "small",
+            async data => await data.StillsAsync(small: true),
+            place.Recipe.SmallImageStage,
+            minutes,
+            from: null,
+            cancellation
+        );
 
     /// <summary>The transformer for a stage's pictures, which may have sides of half the size, and for its frames. A place and a frame keep their
     /// positions.</summary>
@@ -197,7 +213,7 @@ internal static class Training
         ImagesAsync(
             place,
             "images",
-            data => new MixedData((data.Stills(), 1), (data.Stills(), 1), (data.OneFrames, 1)),
+            async data => TrainingData.Mix((await data.StillsAsync(), 1), (await data.StillsAsync(), 1), (await data.OneFramesAsync(), 1)),
             place.Recipe.ImageStage,
             minutes,
             from ?? place.Folder("small"),
@@ -207,7 +223,7 @@ internal static class Training
     private static async Task ImagesAsync(
         Workplace place,
         string name,
-        Func<StickerLatents, ITrainingData> dataOf,
+        Func<StickerLatents, Task<ITrainingData>> dataOf,
         StageSettings settings,
         double? minutes,
         string? from,
@@ -219,13 +235,10 @@ internal static class Training
         using (text)
         using (var data = new StickerLatents(place, cancellation))
         {
-            var stage = settings.ToStage(name, dataOf(data), minutes);
+            var stage = settings.ToStage(name, await dataOf(data), minutes);
             stage.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal) && name.StartsWith("model.", StringComparison.Ordinal);
             model.TemporalAttention = false;
-            using var trainer = new StagedTrainer(Objective(place, model, text))
-                .AddStage(stage)
-                .AddCallback(new ConsoleProgress())
-                .SaveTo(place.Checkpoints(name));
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddConsoleProgress().SaveTo(place.Checkpoints(name));
             if (from is not null)
             {
                 trainer.InitialiseFrom(from, options: PartsToKeep);
@@ -253,27 +266,24 @@ internal static class Training
         using (var data = new StickerLatents(place, cancellation, at > Array.IndexOf(order, "clips") ? place.FineThings : null, settings))
         {
             var small = IsSmall(place, model);
-            var stage = settings.ToStage(
-                name,
-                new MixedData([
-                    .. settings.Turns.Select(turn =>
-                        turn switch
-                        {
-                            Turn.Clips => (data.Videos(small), 1.0),
-                            Turn.Moved => (data.Moved(small), 1.0),
-                            Turn.Spinning => (data.Moved(small, motion: "spinning"), 1.0),
-                            Turn.FlatMoved => (data.Moved(small, StickerSet.Flat), 1.0),
-                            _ => (data.Stills(small, turn == Turn.FlatStills ? StickerSet.Flat : StickerSet.Usual), model.Config.InputSize[0]),
-                        }
-                    ),
-                ]),
-                minutes
-            );
+            List<(ITrainingData Data, double Samples)> turns = [];
+            foreach (var turn in settings.Turns)
+            {
+                turns.Add(
+                    turn switch
+                    {
+                        Turn.Clips => (await data.VideosAsync(small), 1),
+                        Turn.Moved => (await data.MovedAsync(small), 1),
+                        Turn.Spinning => (await data.MovedAsync(small, motion: "spinning"), 1),
+                        Turn.FlatMoved => (await data.MovedAsync(small, StickerSet.Flat), 1),
+                        _ => (await data.StillsAsync(small, turn == Turn.FlatStills ? StickerSet.Flat : StickerSet.Usual), model.Config.InputSize[0]),
+                    }
+                );
+            }
+
+            var stage = settings.ToStage(name, TrainingData.Mix([.. turns]), minutes);
             stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
-            using var trainer = new StagedTrainer(Objective(place, model, text))
-                .AddStage(stage)
-                .AddCallback(new ConsoleProgress())
-                .SaveTo(place.Checkpoints(name));
+            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddConsoleProgress().SaveTo(place.Checkpoints(name));
             if (from is not null && File.Exists(Path.Combine(from, ModelFolder.FileName)))
             {
                 model.LoadWeights(ModelFolder.Open(from).DenoiserWeights, PartsToKeep);
@@ -296,13 +306,12 @@ internal static class Training
     private static bool IsSmall(Workplace place, StdiT model) => model.Config.InputSize[1] < place.Recipe.Model.InputSize[1];
 
     /// <summary>What the text has taught: the loss of stills at some time steps with the right captions and with those of others.</summary>
-    public static void Gap(Workplace place, string name, CancellationToken cancellation)
+    public static async Task GapAsync(Workplace place, string name, CancellationToken cancellation)
     {
         var (model, text) = Models(place, ConfigOf(place, name));
         using (model)
         using (text)
         using (var data = new StickerLatents(place, cancellation))
-        using (no_grad())
         {
             using (var trainer = new StagedTrainer(model, text))
             {
@@ -311,15 +320,20 @@ internal static class Training
 
             model.eval();
             var small = IsSmall(place, model);
-            Compare("stills", data.Stills(small));
-            if (place.Recipe.HasFlat)
+            using (var batch = await (await data.StillsAsync(small)).GetBatchAsync(0, 128, 77, cancellation))
             {
-                Compare("flat stills", data.Stills(small, StickerSet.Flat));
+                Compare("stills", batch);
             }
 
-            void Compare(string what, LatentData stills)
+            if (place.Recipe.HasFlat)
             {
-                using var batch = stills.GetBatch(0, 128, 77);
+                using var batch = await (await data.StillsAsync(small, StickerSet.Flat)).GetBatchAsync(0, 128, 77, cancellation);
+                Compare("flat stills", batch);
+            }
+
+            void Compare(string what, TrainingBatch stills)
+            {
+                using var noGradients = no_grad();
                 foreach (var timestep in new[] { 999, 900, 700, 500, 250 })
                 {
                     using var scope = NewDisposeScope();
@@ -330,7 +344,7 @@ internal static class Training
                         using var generator = new Generator(5);
                         return objective.Loss(batch, stage, generator).Total.item<float>();
                     }
-                    var (right, others) = (Loss(batch), Loss(batch with { Text = batch.Text!.roll(1, 0), Mask = batch.Mask!.roll(1, 0) }));
+                    var (right, others) = (Loss(stills), Loss(stills with { Text = stills.Text!.roll(1, 0), Mask = stills.Mask!.roll(1, 0) }));
                     Console.WriteLine(
                         FormattableString.Invariant(
                             $"{what}, time step {timestep, 3}: loss {right:F4} with the right captions, {others:F4} with others"
@@ -363,7 +377,7 @@ internal static class Training
     }
 
     public static DiffusionTraining Objective(Workplace place, StdiT model, T5Encoder text) =>
-        new(model, text, Process(place.Recipe), new SkewedTimesteps(place.Recipe.TimestepExponent));
+        new(model, text, Process(place.Recipe), DiffusionTraining.SkewedTimesteps(place.Recipe.TimestepExponent));
 
     private static Iddpm Process(Recipe recipe) =>
         new(IddpmSchedule.Linear(), new IddpmOptions { Prediction = recipe.Prediction, Variance = recipe.Variance });

@@ -104,11 +104,11 @@ internal sealed class Workplace(string recipe, string data, string run, string t
         File.ReadLines(Path.Combine(Path.GetDirectoryName(Path.GetFullPath(recipe))!, file)).ToHashSet(StringComparer.Ordinal);
 
     /// <summary>The latents of a source's clips, encoded where they are not there yet.</summary>
-    public LatentCache Cache(string name, IClipSource source, AutoencoderKL vae, CancellationToken cancellation = default)
+    public Task<LatentCache> CacheAsync(string name, IClipSource source, AutoencoderKL vae, CancellationToken cancellation = default)
     {
         var clock = System.Diagnostics.Stopwatch.StartNew();
         var next = TimeSpan.FromSeconds(5);
-        return LatentCache.OpenOrCreate(
+        return LatentCache.OpenOrCreateAsync(
             Path.Combine(run, $"{name}.safetensors"),
             LatentCache.KeyOf(source, vae),
             source,

@@ -9,7 +9,7 @@ namespace OpenSora.Training.Callbacks;
 /// <param name="output">The output; null for the console.</param>
 /// <param name="every">The time between lines; null for 15 seconds. The first and the last step of a stage always print a line.</param>
 /// <param name="time">The clock; null for the system clock.</param>
-public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every = null, TimeProvider? time = null) : ITrainingCallback
+internal sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every = null, TimeProvider? time = null) : ITrainingCallback
 {
     private const double Steps = 100; // that losses are smoothed over
 
@@ -19,7 +19,7 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
     private long? _last;
 
     /// <inheritdoc/>
-    public void StageStarted(TrainingRun run)
+    public ValueTask StageStartedAsync(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
         _smoothed.Clear();
@@ -30,10 +30,11 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
                 + (stage.TimeLimit is { } limit ? $", at most {Duration(limit)}" : "")
                 + (run.Step > 0 ? string.Create(CultureInfo.InvariantCulture, $", resumed after step {run.Step:N0}") : "")
         );
+        return default;
     }
 
     /// <inheritdoc/>
-    public void StepDone(TrainingRun run, TrainingProgress progress)
+    public ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress)
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(progress);
@@ -54,7 +55,7 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
         var done = progress.Step == progress.Steps || progress.TimeLeft == TimeSpan.Zero;
         if (!done && _last is { } then && _time.GetElapsedTime(then) < _every)
         {
-            return;
+            return default;
         }
 
         _last = _time.GetTimestamp();
@@ -82,10 +83,11 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
 
         line.Append(done ? "  done" : $"  {Duration(progress.TimeLeft)} left");
         Print(line.ToString());
+        return default;
     }
 
     /// <inheritdoc/>
-    public void Observed(TrainingRun run, TrainingObservation observation)
+    public ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation)
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(observation);
@@ -93,10 +95,15 @@ public sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every =
             .Scalars.Select(pair => $"{pair.Key} {Number(pair.Value)}")
             .Concat(observation.Videos.Count == 0 ? [] : [string.Join(", ", observation.Videos.Keys)]);
         Print($"{observation.Name}  {string.Join("  ", parts)}");
+        return default;
     }
 
     /// <inheritdoc/>
-    public void CheckpointWritten(TrainingRun run, string path) => Print($"written: {Path.GetFileName(path)}");
+    public ValueTask CheckpointWrittenAsync(TrainingRun run, string path)
+    {
+        Print($"written: {Path.GetFileName(path)}");
+        return default;
+    }
 
     // A running mean over about the last hundred steps, unbiased from the first step.
     private void Smooth(TrainingProgress progress)

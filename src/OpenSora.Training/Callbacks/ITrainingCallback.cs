@@ -6,24 +6,26 @@ using static TorchSharp.torch;
 namespace OpenSora.Training.Callbacks;
 
 /// <summary>Observes a training run. Every member does nothing by default.</summary>
-/// <remarks>Callbacks are called on the training thread, between steps, in the order in which they were added. An exception ends the run:
+/// <remarks>Callbacks are called on the training thread, one after the other, between steps, in the order in which they were added; training
+/// continues when the returned task is complete. What follows an <c>await</c> without <c>ConfigureAwait(false)</c> runs on that thread too, so a
+/// callback must not block on a task. An exception ends the run:
 /// <see cref="StagedTrainer.RunAsync"/> throws it after writing a checkpoint of the last step, if checkpoints are enabled.</remarks>
 public interface ITrainingCallback
 {
     /// <summary>Called when a stage starts or is resumed.</summary>
-    void StageStarted(TrainingRun run) { }
+    ValueTask StageStartedAsync(TrainingRun run) => default;
 
     /// <summary>Called after every step.</summary>
-    void StepDone(TrainingRun run, TrainingProgress progress) { }
+    ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress) => default;
 
-    /// <summary>Called when another callback reports an observation (<see cref="TrainingRun.Report"/>).</summary>
-    void Observed(TrainingRun run, TrainingObservation observation) { }
+    /// <summary>Called when another callback reports an observation (<see cref="TrainingRun.ReportAsync"/>).</summary>
+    ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation) => default;
 
     /// <summary>Called after a checkpoint was written.</summary>
-    void CheckpointWritten(TrainingRun run, string path) { }
+    ValueTask CheckpointWrittenAsync(TrainingRun run, string path) => default;
 
     /// <summary>Called when a stage is complete.</summary>
-    void StageFinished(TrainingRun run) { }
+    ValueTask StageFinishedAsync(TrainingRun run) => default;
 }
 
 /// <summary>An observation apart from the steps, such as a validation loss or a preview, which one callback makes and others show.</summary>
@@ -73,15 +75,16 @@ public sealed class TrainingRun
     public CancellationToken CancellationToken { get; }
 
     /// <summary>Reports an observation to all callbacks.</summary>
-    public void Report(TrainingObservation observation)
+    public ValueTask ReportAsync(TrainingObservation observation)
     {
         ArgumentNullException.ThrowIfNull(observation);
-        Notify(callback => callback.Observed(this, observation));
+        return NotifyAsync(callback => callback.ObservedAsync(this, observation));
     }
 
     /// <summary>Runs a function with the model in the state in which it is used: without gradients, in evaluation mode, with the moving averages in
     /// place of the weights. The previous state is restored, so that training continues as if nothing had happened.</summary>
-    /// <param name="work">The function. Tensors that it creates are disposed when it returns.</param>
+    /// <param name="work">The function. Tensors that it creates are disposed when it returns. It must not be asynchronous: the state belongs to the
+    /// thread.</param>
     /// <param name="averages">true to use the moving averages if the stage keeps any; false to use the last weights.</param>
     public void Evaluate(Action work, bool averages = true)
     {
@@ -107,11 +110,11 @@ public sealed class TrainingRun
         }
     }
 
-    internal void Notify(Action<ITrainingCallback> notify)
+    internal async ValueTask NotifyAsync(Func<ITrainingCallback, ValueTask> notify)
     {
         foreach (var callback in _callbacks)
         {
-            notify(callback);
+            await notify(callback).ConfigureAwait(true); // on the training thread
         }
     }
 }

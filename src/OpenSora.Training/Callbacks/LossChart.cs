@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using OpenSora.Media;
+using OpenSora.Training.Stages;
 using OxyPlot;
 using OxyPlot.Axes;
 using OxyPlot.Legends;
@@ -71,6 +72,19 @@ public sealed class LossChart
         _series.Add((name, runs));
         return this;
     }
+
+    /// <summary>Reads the losses of a <c>losses.csv</c>, which <see cref="StagedTrainer.AddLossCurves"/> writes, by stage. The steps are those of all
+    /// stages together.</summary>
+    /// <param name="path">The file.</param>
+    /// <returns>The points of each stage, as <see cref="Add"/> takes them.</returns>
+    /// <exception cref="InvalidDataException">The file does not contain losses.</exception>
+    public static IReadOnlyList<(string Stage, IReadOnlyList<(double Step, double Loss)> Points)> ReadLosses(string path) =>
+        [
+            .. LossCurves
+                .Rows(path)
+                .GroupBy(row => row.Stage, StringComparer.Ordinal)
+                .Select(stage => (stage.Key, (IReadOnlyList<(double, double)>)[.. stage.Select(row => ((double)row.TotalStep, row.Loss))])),
+        ];
 
     /// <summary>Writes the chart to an SVG file; an older file is replaced by the complete new one.</summary>
     /// <exception cref="ArgumentException">The file name does not end in <c>.svg</c>.</exception>

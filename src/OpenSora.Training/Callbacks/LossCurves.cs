@@ -1,4 +1,5 @@
 using System.Globalization;
+using OpenSora.Media;
 using OpenSora.Training.Data;
 using OpenSora.Training.Stages;
 
@@ -8,7 +9,7 @@ namespace OpenSora.Training.Callbacks;
 /// of a stage.</summary>
 /// <remarks>A resumed run continues the same files; lines after the checkpoint are dropped.</remarks>
 /// <param name="folder">The folder of the files.</param>
-public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
+internal sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
 {
     private const string Header = "total_step,stage,step,loss,gradient_norm,learning_rate";
 
@@ -27,7 +28,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     public bool LogY { get; set; } = true;
 
     /// <inheritdoc/>
-    public void StageStarted(TrainingRun run)
+    public async ValueTask StageStartedAsync(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
         if (_writer is not null && run.TotalStep >= _last)
@@ -35,7 +36,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
             return;
         }
 
-        _writer?.Dispose(); // the run goes on from a checkpoint before that step
+        Dispose(); // the run continues from a checkpoint before that step
         _stages.Clear();
         Directory.CreateDirectory(_folder);
         var path = Path.Combine(_folder, "losses.csv");
@@ -45,37 +46,34 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
             Add(stage, total, loss);
         }
 
-        OpenSora
-            .Media.AtomicOutput.WriteFileAsync(path, temporary => File.WriteAllLinesAsync(temporary, kept.Select(row => row.Line).Prepend(Header)))
-            .GetAwaiter()
-            .GetResult();
+        var lines = kept.Select(row => row.Line).Prepend(Header);
+        await AtomicOutput.WriteFileAsync(path, temporary => File.WriteAllLinesAsync(temporary, lines, run.CancellationToken)).ConfigureAwait(false);
         _writer = new StreamWriter(new FileStream(path, FileMode.Append, FileAccess.Write, FileShare.Read)) { AutoFlush = true };
     }
 
     /// <inheritdoc/>
-    public void StepDone(TrainingRun run, TrainingProgress progress)
+    public async ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress)
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(progress);
         _last = run.TotalStep;
         Add(progress.Stage, _last, progress.Loss);
-        (_writer ?? throw new ObjectDisposedException(nameof(LossCurves))).WriteLine(
-            string.Create(
-                CultureInfo.InvariantCulture,
-                $"{_last},{Quoted(progress.Stage)},{progress.Step},{progress.Loss:R},{progress.GradientNorm:R},{progress.LearningRate:R}"
-            )
+        var line = string.Create(
+            CultureInfo.InvariantCulture,
+            $"{_last},{Quoted(progress.Stage)},{progress.Step},{progress.Loss:R},{progress.GradientNorm:R},{progress.LearningRate:R}"
         );
+        await (_writer ?? throw new ObjectDisposedException(nameof(LossCurves))).WriteLineAsync(line).ConfigureAwait(false);
         if (_interval.IsDue(run, null, Every))
         {
-            Draw(run);
+            await DrawAsync(run).ConfigureAwait(false);
         }
     }
 
     /// <inheritdoc/>
-    public void StageFinished(TrainingRun run)
+    public ValueTask StageFinishedAsync(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        Draw(run);
+        return DrawAsync(run);
     }
 
     /// <summary>Closes the file.</summary>
@@ -85,18 +83,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
         _writer = null;
     }
 
-    /// <summary>Reads the losses of a <c>losses.csv</c> by stage, against the steps of all stages together, in the form that
-    /// <see cref="LossChart.Add"/> takes.</summary>
-    /// <param name="path">The file.</param>
-    /// <exception cref="InvalidDataException">The file does not contain losses.</exception>
-    public static IReadOnlyList<(string Stage, IReadOnlyList<(double Step, double Loss)> Points)> Read(string path) =>
-        [
-            .. Rows(path)
-                .GroupBy(row => row.Stage, StringComparer.Ordinal)
-                .Select(stage => (stage.Key, (IReadOnlyList<(double, double)>)[.. stage.Select(row => ((double)row.TotalStep, row.Loss))])),
-        ];
-
-    private void Draw(TrainingRun run)
+    private async ValueTask DrawAsync(TrainingRun run)
     {
         var chart = new LossChart { LogY = LogY && _stages.Any(stage => stage.Points.Any(point => point.Loss > 0)) };
         foreach (var (stage, points) in _stages)
@@ -104,7 +91,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
             chart.Add(stage, points);
         }
 
-        chart.SaveAsync(Path.Combine(_folder, "losses.svg"), run.CancellationToken).GetAwaiter().GetResult();
+        await chart.SaveAsync(Path.Combine(_folder, "losses.svg"), run.CancellationToken).ConfigureAwait(false);
         _interval.Done(run);
     }
 
@@ -119,7 +106,7 @@ public sealed class LossCurves(string folder) : ITrainingCallback, IDisposable
     }
 
     // A last line that was truncated when the process was killed is skipped.
-    private static IEnumerable<(long TotalStep, string Stage, double Loss, string Line)> Rows(string path)
+    internal static IEnumerable<(long TotalStep, string Stage, double Loss, string Line)> Rows(string path)
     {
         var text = File.ReadAllText(path);
         using var reader = new StringReader(text[..(text.LastIndexOf('\n') + 1)]);

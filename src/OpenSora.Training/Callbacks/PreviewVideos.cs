@@ -12,8 +12,8 @@ namespace OpenSora.Training.Callbacks;
 
 /// <summary>Generates previews at intervals, with the moving averages if the stage keeps any, without affecting training. They are written as
 /// <c>STAGE-STEP.png</c>, an image with a row for each video, and <c>STAGE-STEP.mp4</c>, and reported to all callbacks
-/// (<see cref="ITrainingCallback.Observed"/>).</summary>
-public sealed class PreviewVideos : ITrainingCallback
+/// (<see cref="ITrainingCallback.ObservedAsync"/>).</summary>
+internal sealed class PreviewVideos : ITrainingCallback
 {
     private readonly string _folder;
     private readonly Func<CancellationToken, IReadOnlyList<VideoFrames>> _render;
@@ -29,24 +29,6 @@ public sealed class PreviewVideos : ITrainingCallback
         (_folder, _render) = (folder, render);
     }
 
-    /// <summary>Initializes previews of prompts.</summary>
-    /// <param name="folder">The folder of the files.</param>
-    /// <param name="model">The transformer that is trained.</param>
-    /// <param name="text">The text encoder; if it is trained too, the one whose network is trained.</param>
-    /// <param name="vae">The decoder of latents; null for a model that denoises pixels.</param>
-    /// <param name="prompts">The prompts.</param>
-    /// <param name="options">The sampling options; null for the defaults.</param>
-    /// <exception cref="ArgumentException">There are no prompts, or neither the model nor the options specify a size.</exception>
-    public PreviewVideos(
-        string folder,
-        IVideoTransformer model,
-        ITextEncoder text,
-        IVideoAutoencoder? vae,
-        IReadOnlyList<string> prompts,
-        PreviewOptions? options = null
-    )
-        : this(folder, new PromptRenderer(model, text, vae, prompts, options ?? new PreviewOptions()).Render) { }
-
     /// <summary>The number of steps between previews; null to use the time only.</summary>
     public int? EverySteps
     {
@@ -61,43 +43,39 @@ public sealed class PreviewVideos : ITrainingCallback
     public int Columns { get; set; } = 4;
 
     /// <inheritdoc/>
-    public void StepDone(TrainingRun run, TrainingProgress progress)
+    public ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (_interval.IsDue(run, EverySteps, Every))
-        {
-            RenderNow(run);
-        }
+        return _interval.IsDue(run, EverySteps, Every) ? RenderNowAsync(run) : default;
     }
 
     /// <inheritdoc/>
-    public void StageFinished(TrainingRun run)
+    public ValueTask StageFinishedAsync(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (!_interval.IsDone(run))
-        {
-            RenderNow(run);
-        }
+        return _interval.IsDone(run) ? default : RenderNowAsync(run);
     }
 
-    private void RenderNow(TrainingRun run)
+    private async ValueTask RenderNowAsync(TrainingRun run)
     {
         IReadOnlyList<VideoFrames> videos = [];
         run.Evaluate(() => videos = _render(run.CancellationToken));
         var name = string.Concat(run.Stage.Name.Split(Path.GetInvalidFileNameChars()));
         var path = Path.Combine(_folder, string.Create(CultureInfo.InvariantCulture, $"{name}-{run.Step:D8}"));
         var tiles = ContactSheet.Tile(videos, Columns);
-        new VideoWriter()
+        await new VideoWriter()
             .WriteAsync(tiles.Count == 1 ? tiles : ContactSheet.OfVideos(videos), path + ".png", VideoFormat.Image, run.CancellationToken)
-            .GetAwaiter()
-            .GetResult();
+            .ConfigureAwait(true);
         if (tiles.Count > 1)
         {
-            new VideoWriter().WriteAsync(tiles, path + ".mp4", cancellationToken: run.CancellationToken).GetAwaiter().GetResult();
+            await new VideoWriter().WriteAsync(tiles, path + ".mp4", cancellationToken: run.CancellationToken).ConfigureAwait(true);
         }
 
         _interval.Done(run);
-        run.Report(new TrainingObservation("preview") { Videos = new Dictionary<string, VideoFrames>(StringComparer.Ordinal) { [name] = tiles } });
+        await run.ReportAsync(
+                new TrainingObservation("preview") { Videos = new Dictionary<string, VideoFrames>(StringComparer.Ordinal) { [name] = tiles } }
+            )
+            .ConfigureAwait(true);
     }
 }
 

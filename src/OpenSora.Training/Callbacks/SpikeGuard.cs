@@ -19,6 +19,7 @@ public class SpikeGuard
     /// <summary>The number of spikes in a row that ends the run with a <see cref="TrainingDivergedException"/>, before the last of them is applied;
     /// null for no limit. No checkpoint is due during spikes, so the newest one is older than they are, unless the stage ended or was canceled at
     /// that moment.</summary>
+    [MayDiffer]
     public int? StopAfter { get; set; } = 10;
 }
 

@@ -9,7 +9,7 @@ namespace OpenSora.Training.Callbacks;
 /// checkpoint.</remarks>
 /// <param name="folder">The folder of this run; runs in folders under a common folder are shown in one plot.</param>
 /// <param name="everySteps">The number of steps between scalars; the last step of a stage is always written.</param>
-public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingCallback, IDisposable
+internal sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingCallback, IDisposable
 {
     private readonly string _folder = string.IsNullOrEmpty(folder)
         ? throw new ArgumentException("TensorBoard needs a folder to write to.", nameof(folder))
@@ -21,20 +21,21 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
     private bool _disposed;
 
     /// <inheritdoc/>
-    public void StageStarted(TrainingRun run)
+    public ValueTask StageStartedAsync(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
         At(run);
+        return default;
     }
 
     /// <inheritdoc/>
-    public void StepDone(TrainingRun run, TrainingProgress progress)
+    public ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress)
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(progress);
         if (run.TotalStep % _everySteps != 0 && progress.TimeLeft > TimeSpan.Zero)
         {
-            return;
+            return default;
         }
 
         At(run)
@@ -50,12 +51,13 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
                         Scalar("skipped_steps", progress.SkippedSteps),
                     ])
             );
+        return default;
 
         static KeyValuePair<string, double> Scalar(string name, double value) => new($"train/{name}", value);
     }
 
     /// <inheritdoc/>
-    public void Observed(TrainingRun run, TrainingObservation observation)
+    public async ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation)
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(observation);
@@ -67,7 +69,14 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
 
         foreach (var (name, video) in observation.Videos)
         {
-            At(run).WriteImage(run.TotalStep, $"{observation.Name}/{name}", video.Width, video.Height, Encode(video));
+            At(run)
+                .WriteImage(
+                    run.TotalStep,
+                    $"{observation.Name}/{name}",
+                    video.Width,
+                    video.Height,
+                    await EncodeAsync(video, run.CancellationToken).ConfigureAwait(false)
+                );
         }
     }
 
@@ -92,14 +101,13 @@ public sealed class TensorBoard(string folder, int everySteps = 10) : ITrainingC
         return _file;
     }
 
-    private static byte[] Encode(VideoFrames video)
+    private static async Task<byte[]> EncodeAsync(VideoFrames video, CancellationToken cancellationToken)
     {
         var temporary = Path.Combine(Path.GetTempPath(), $"{Guid.NewGuid():N}{(video.Count == 1 ? ".png" : ".gif")}");
         try
         {
-            var write = new VideoWriter().WriteAsync(video, temporary);
-            write.GetAwaiter().GetResult();
-            return File.ReadAllBytes(temporary);
+            await new VideoWriter().WriteAsync(video, temporary, cancellationToken: cancellationToken).ConfigureAwait(false);
+            return await File.ReadAllBytesAsync(temporary, cancellationToken).ConfigureAwait(false);
         }
         finally
         {

@@ -7,20 +7,15 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>A measurement of the loss on held-out data.</summary>
-/// <param name="Loss">The mean over all bands.</param>
-/// <param name="Bands">The mean of each band of timesteps, from clean to noisy.</param>
-public sealed record ValidationResult(double Loss, IReadOnlyList<double> Bands) : TrainingObservation("validation");
-
 /// <summary>Measures the loss on held-out data by band of timesteps, that is, for little, medium and much noise. Samples, noise and timesteps are the
 /// same every time, so that only the model makes a difference.</summary>
-/// <remarks>Every measurement is reported to all callbacks (<see cref="ITrainingCallback.Observed"/>) as a <see cref="ValidationResult"/>: before the
+/// <remarks>Every measurement is reported to all callbacks (<see cref="ITrainingCallback.ObservedAsync"/>) as <c>validation</c>: before the
 /// first step, at intervals, and at the end of the stage. It costs one forward pass per sample and band.</remarks>
 /// <param name="objective">The objective that is trained.</param>
 /// <param name="data">Held-out data.</param>
-public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData data) : ITrainingCallback
+internal sealed class ValidationLoss(ITrainingObjective objective, ITrainingData data) : ITrainingCallback
 {
-    private readonly IDenoisingObjective _objective = objective ?? throw new ArgumentNullException(nameof(objective));
+    private readonly ITrainingObjective _objective = objective ?? throw new ArgumentNullException(nameof(objective));
     private readonly ITrainingData _data = data ?? throw new ArgumentNullException(nameof(data));
     private readonly Interval _interval = new();
 
@@ -50,47 +45,45 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
     public bool Averages { get; set; } = true;
 
     /// <inheritdoc/>
-    public void StageStarted(TrainingRun run)
+    public ValueTask StageStartedAsync(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (run.Step == 0)
-        {
-            MeasureNow(run);
-        }
+        return run.Step == 0 ? MeasureNowAsync(run) : default;
     }
 
     /// <inheritdoc/>
-    public void StepDone(TrainingRun run, TrainingProgress progress)
+    public ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (_interval.IsDue(run, EverySteps, Every))
-        {
-            MeasureNow(run);
-        }
+        return _interval.IsDue(run, EverySteps, Every) ? MeasureNowAsync(run) : default;
     }
 
     /// <inheritdoc/>
-    public void StageFinished(TrainingRun run)
+    public ValueTask StageFinishedAsync(TrainingRun run)
     {
         ArgumentNullException.ThrowIfNull(run);
-        if (!_interval.IsDone(run))
-        {
-            MeasureNow(run);
-        }
+        return _interval.IsDone(run) ? default : MeasureNowAsync(run);
     }
 
-    private void MeasureNow(TrainingRun run)
+    private async ValueTask MeasureNowAsync(TrainingRun run)
     {
-        ValidationResult? result = null;
-        run.Evaluate(() => result = Measure(run.CancellationToken), Averages);
-        run.Report(result!);
+        using var samples = await LoadAsync(run.CancellationToken).ConfigureAwait(true); // continues on the training thread
+        TrainingObservation? result = null;
+        run.Evaluate(() => result = Measure(samples, run.CancellationToken), Averages);
+        await run.ReportAsync(result!).ConfigureAwait(true);
         _interval.Done(run);
     }
 
     /// <summary>Measures the loss independently of a training run. The modules must be in evaluation mode.</summary>
     /// <param name="cancellationToken">Checked between batches.</param>
     /// <exception cref="InvalidOperationException">The number of bands, samples, or samples in a batch is below 1.</exception>
-    public ValidationResult Measure(CancellationToken cancellationToken = default)
+    public async Task<TrainingObservation> MeasureAsync(CancellationToken cancellationToken = default)
+    {
+        using var samples = await LoadAsync(cancellationToken).ConfigureAwait(false);
+        return Measure(samples, cancellationToken);
+    }
+
+    private async Task<HeldOut> LoadAsync(CancellationToken cancellationToken)
     {
         if (Bands < 1 || Samples < 1 || BatchSize < 1)
         {
@@ -99,16 +92,35 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
             );
         }
 
+        var loaded = new HeldOut();
+        try
+        {
+            for (var (number, count) = (0, 0L); count < Samples; number++)
+            {
+                var batch = await _data.GetBatchAsync(number, BatchSize, Seed, cancellationToken).ConfigureAwait(false);
+                loaded.Batches.Add(batch);
+                count += batch.Video.shape[0];
+            }
+            return loaded;
+        }
+        catch
+        {
+            loaded.Dispose();
+            throw;
+        }
+    }
+
+    private TrainingObservation Measure(HeldOut samples, CancellationToken cancellationToken)
+    {
         using var noGradients = no_grad();
         var sums = new double[Bands];
         var device = _objective.Modules.Values.SelectMany(module => module.parameters()).FirstOrDefault()?.device ?? CPU;
         var done = 0;
-        for (var number = 0; done < Samples; number++)
+        foreach (var loaded in samples.Batches)
         {
             using var scope = NewDisposeScope();
-            using var whole = _data.GetBatch(number, BatchSize, Seed).MoveTo(device);
-            var count = (int)Math.Min(whole.Video.shape[0], Samples - done); // some data choose the size of their batches
-            var batch = whole.Narrow(0, count);
+            var count = (int)Math.Min(loaded.Video.shape[0], Samples - done); // some data choose the size of their batches
+            using var batch = loaded.Narrow(0, count).MoveTo(device);
             using var generator = new Generator(Randomness.Mix(Seed, done) >> 1);
             var noise = randn(batch.Video.shape, generator: generator).to(batch.Video.device);
             for (var band = 0; band < Bands; band++)
@@ -128,6 +140,14 @@ public sealed class ValidationLoss(IDenoisingObjective objective, ITrainingData 
             scalars[string.Create(CultureInfo.InvariantCulture, $"{(double)band / Bands:0.0#}-{(band + 1.0) / Bands:0.0#}")] = bands[band];
         }
 
-        return new ValidationResult(bands.Average(), bands) { Scalars = scalars };
+        return new TrainingObservation("validation") { Scalars = scalars };
+    }
+
+    /// <summary>The batches of a measurement.</summary>
+    private sealed class HeldOut : IDisposable
+    {
+        public List<TrainingBatch> Batches { get; } = [];
+
+        public void Dispose() => Batches.ForEach(batch => batch.Dispose());
     }
 }

@@ -55,7 +55,7 @@ public sealed record Bucket(int Frames, int Height, int Width, int BatchSize, do
 
 /// <summary>Data with clips of several sizes and lengths. Each batch comes from one bucket. In an epoch, every bucket has as many batches as its
 /// clips fill, in random order.</summary>
-public sealed class BucketedData : ITrainingData
+internal sealed class BucketedData : ITrainingData
 {
     private readonly (Bucket Bucket, ITrainingData Data, int Batches)[] _buckets;
     private readonly SampleOrder _order;
@@ -95,7 +95,7 @@ public sealed class BucketedData : ITrainingData
         );
 
     /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
         var epoch = number / _buckets.Sum(bucket => bucket.Batches);
         var place = _order.Batch(number, 1, seed)[0];
@@ -103,7 +103,8 @@ public sealed class BucketedData : ITrainingData
         {
             if (place < batches)
             {
-                return data.GetBatch(epoch * batches + place, bucket.BatchSize, seed); // each batch of a bucket once per epoch
+                // Each batch of a bucket is used once per epoch.
+                return data.GetBatchAsync(epoch * batches + place, bucket.BatchSize, seed, cancellationToken);
             }
 
             place -= batches;

@@ -43,7 +43,7 @@ public enum FrameMask
 /// gaps.</summary>
 /// <remarks>Implements the masked training of Open-Sora 1.1 (report, section "Masked DiT as image/video-to-video model"). Single images are not
 /// masked.</remarks>
-public sealed class FrameMaskedData : ITrainingData
+internal sealed class FrameMaskedData : ITrainingData
 {
     private readonly ITrainingData _data;
     private readonly KeyValuePair<FrameMask, double>[] _shares;
@@ -51,13 +51,13 @@ public sealed class FrameMaskedData : ITrainingData
     /// <summary>Creates data that adds masks to the batches of other data.</summary>
     /// <param name="data">The clips.</param>
     /// <param name="shares">The fraction of the clips for each mask. The fractions add up to at most 1; the remaining clips have no mask. Null for
-    /// <see cref="OpenSora11"/>.</param>
+    /// <see cref="TrainingData.OpenSora11FrameMasks"/>.</param>
     /// <exception cref="ArgumentException">A fraction is negative, or the fractions add up to more than 1.</exception>
     public FrameMaskedData(ITrainingData data, IReadOnlyDictionary<FrameMask, double>? shares = null)
     {
         ArgumentNullException.ThrowIfNull(data);
         _data = data;
-        _shares = [.. (shares ?? OpenSora11).OrderBy(share => share.Key)];
+        _shares = [.. (shares ?? TrainingData.OpenSora11FrameMasks).OrderBy(share => share.Key)];
         if (_shares.Any(share => !(share.Value >= 0) || !Enum.IsDefined(share.Key)) || _shares.Sum(share => share.Value) > 1 + 1e-9)
         {
             throw new ArgumentException(
@@ -66,37 +66,6 @@ public sealed class FrameMaskedData : ITrainingData
             );
         }
     }
-
-    /// <summary>Gets the fractions published for Open-Sora 1.1: a quarter of the clips have a mask. The masks are equally frequent, except that masks
-    /// of both the head and the tail are twice as frequent.</summary>
-    public static IReadOnlyDictionary<FrameMask, double> OpenSora11 { get; } =
-        new Dictionary<FrameMask, double>
-        {
-            [FrameMask.QuarterRandom] = 0.025,
-            [FrameMask.QuarterHead] = 0.025,
-            [FrameMask.QuarterTail] = 0.025,
-            [FrameMask.QuarterHeadTail] = 0.05,
-            [FrameMask.ImageRandom] = 0.025,
-            [FrameMask.ImageHead] = 0.025,
-            [FrameMask.ImageTail] = 0.025,
-            [FrameMask.ImageHeadTail] = 0.05,
-        };
-
-    /// <summary>Gets the fractions published for the last stage of Open-Sora 1.2: a quarter of the clips have a mask, nearly always with the first
-    /// frame as the conditioning frame.</summary>
-    public static IReadOnlyDictionary<FrameMask, double> OpenSora12 { get; } =
-        new Dictionary<FrameMask, double>
-        {
-            [FrameMask.Random] = 0.01,
-            [FrameMask.Interpolate] = 0.002,
-            [FrameMask.QuarterRandom] = 0.002,
-            [FrameMask.QuarterHead] = 0.002,
-            [FrameMask.QuarterTail] = 0.002,
-            [FrameMask.QuarterHeadTail] = 0.002,
-            [FrameMask.ImageHead] = 0.22,
-            [FrameMask.ImageTail] = 0.005,
-            [FrameMask.ImageHeadTail] = 0.005,
-        };
 
     /// <inheritdoc/>
     public long Count => _data.Count;
@@ -112,9 +81,9 @@ public sealed class FrameMaskedData : ITrainingData
     }
 
     /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
+    public async ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
-        var batch = _data.GetBatch(number, size, seed);
+        var batch = await _data.GetBatchAsync(number, size, seed, cancellationToken).ConfigureAwait(false);
         var (count, frames) = ((int)batch.Video.shape[0], (int)batch.Video.shape[2]);
         var random = Randomness.Of(seed, number, 2); // independent of the random numbers that the data used
         var noisy = Enumerable.Range(0, count).SelectMany(_ => Draw(frames, random)).ToArray();

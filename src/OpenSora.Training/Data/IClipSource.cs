@@ -1,4 +1,3 @@
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
@@ -25,56 +24,7 @@ public interface IClipSource
     /// <param name="index">The zero-based index of the clip.</param>
     /// <param name="random">The random number generator for sources that vary their clips. Implementations must use no other source of
     /// randomness.</param>
+    /// <param name="cancellationToken">Stops loading.</param>
     /// <returns>The clip, owned by the caller.</returns>
-    CaptionedClip Load(int index, Random random);
-}
-
-/// <summary>Data of pixels without text, for training an autoencoder.</summary>
-public sealed class PixelData : ITrainingData
-{
-    private readonly IClipSource _source;
-    private readonly SampleOrder _order;
-
-    /// <summary>Creates data from the clips of a source.</summary>
-    /// <param name="source">The clips. They must have the same number of frames and, unless they are cropped, the same size.</param>
-    public PixelData(IClipSource source)
-    {
-        ArgumentNullException.ThrowIfNull(source);
-        _source = source;
-        _order = new SampleOrder(source.Count);
-    }
-
-    /// <summary>The side length in pixels of a square that is cropped at a random position; null for the whole image.</summary>
-    public int? Crop { get; set; }
-
-    /// <inheritdoc/>
-    public long Count => _source.Count;
-
-    /// <inheritdoc/>
-    public string Fingerprint => FormattableString.Invariant($"{_source.Fingerprint}, crop {Crop}");
-
-    /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
-    {
-        using var scope = NewDisposeScope();
-        var random = Randomness.Of(seed, number);
-        var videos = new List<Tensor>(size);
-        foreach (var index in _order.Batch(number, size, seed))
-        {
-            var video = _source.Load(index, random).Video;
-            videos.Add(Crop is { } side ? Cut(video, side, random) : video);
-        }
-        return new TrainingBatch(stack(videos).MoveToOuterDisposeScope());
-    }
-
-    private static Tensor Cut(Tensor video, int side, Random random)
-    {
-        var (height, width) = (video.shape[2], video.shape[3]);
-        if (height < side || width < side)
-        {
-            throw new InvalidDataException($"A clip of {width}x{height} pixels is too small for crops of {side}x{side}.");
-        }
-
-        return video.narrow(2, random.NextInt64(height - side + 1), side).narrow(3, random.NextInt64(width - side + 1), side);
-    }
+    ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default);
 }

@@ -10,7 +10,7 @@ namespace OpenSora.Training.Data;
 /// <param name="Mask">The token mask, <c>[batch, tokens]</c>, boolean; true marks a token and false marks padding. Null if there is no
 /// padding.</param>
 /// <param name="NoisyFrames">The frame mask, <c>[batch, frames]</c>, boolean; true marks a frame to learn and false marks a conditioning frame
-/// without noise. Null if all frames are to be learned. See <see cref="FrameMaskedData"/>.</param>
+/// without noise. Null if all frames are to be learned. See <see cref="TrainingData.WithFrameMasks"/>.</param>
 public sealed record TrainingBatch(Tensor Video, Tensor? Text = null, Tensor? Mask = null, Tensor? NoisyFrames = null) : IDisposable
 {
     /// <summary>Gets a range of the samples as views that belong to the current dispose scope.</summary>
@@ -69,48 +69,11 @@ public interface ITrainingData
     /// <summary>Gets a short description of the data. It is written to checkpoints and compared when a run is resumed.</summary>
     string Fingerprint { get; }
 
-    /// <summary>Creates a batch.</summary>
+    /// <summary>Creates a batch. The result must not depend on the thread that calls this method.</summary>
     /// <param name="number">The zero-based number of the batch.</param>
     /// <param name="size">The requested number of samples.</param>
     /// <param name="seed">The seed of the stage.</param>
+    /// <param name="cancellationToken">Stops creating the batch.</param>
     /// <returns>The batch, owned by the caller.</returns>
-    TrainingBatch GetBatch(long number, int size, int seed);
-}
-
-/// <summary>Data that alternates between several sources, such as images and clips (joint training).</summary>
-public sealed class MixedData : ITrainingData
-{
-    private readonly (ITrainingData Data, double Samples)[] _turns;
-
-    /// <summary>Creates data that takes batches from several sources in turn.</summary>
-    /// <param name="turns">The sources in the order of their turns, each with its batch size as a multiple of the stage's batch size, because an
-    /// image is as much work as one frame of a clip. A source can occur several times.</param>
-    /// <exception cref="ArgumentException">There is no source, or a multiple is not above 0.</exception>
-    public MixedData(params (ITrainingData Data, double Samples)[] turns)
-    {
-        ArgumentNullException.ThrowIfNull(turns);
-        if (turns.Length == 0 || turns.Any(turn => turn.Data is null || turn.Samples <= 0))
-        {
-            throw new ArgumentException("Mixed data need at least one source, each with a batch size above 0.", nameof(turns));
-        }
-
-        _turns = turns;
-    }
-
-    /// <inheritdoc/>
-    public long Count => _turns.Select(turn => turn.Data).Distinct().Sum(data => data.Count);
-
-    /// <inheritdoc/>
-    public string Fingerprint =>
-        string.Join(" + ", _turns.Select(turn => FormattableString.Invariant($"{turn.Samples} x ({turn.Data.Fingerprint})")));
-
-    /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
-    {
-        var (data, samples) = _turns[number % _turns.Length];
-        // The batches of a source are numbered consecutively over all its turns.
-        var own = _turns.Count(turn => ReferenceEquals(turn.Data, data));
-        var before = _turns.Take((int)(number % _turns.Length)).Count(turn => ReferenceEquals(turn.Data, data));
-        return data.GetBatch(number / _turns.Length * own + before, Math.Max(1, (int)Math.Round(size * samples)), seed);
-    }
+    ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default);
 }

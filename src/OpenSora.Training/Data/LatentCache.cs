@@ -4,6 +4,7 @@ using System.Text;
 using System.Text.Json;
 using OpenSora.Models;
 using OpenSora.Text;
+using OpenSora.Training.Stages;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -17,12 +18,13 @@ public sealed class LatentCache : IDisposable
         CaptionsName = "opensora.latents.captions",
         LatentsName = "latents";
     private readonly Tensor _latents;
+    private readonly Dictionary<(ITextEncoder Encoder, string Caption), Tensor> _states = [];
 
     private LatentCache(WeightsFile file)
     {
         Path = file.Path;
         Key = file.Metadata[KeyName];
-        Captions = JsonSerializer.Deserialize<string[][]>(file.Metadata[CaptionsName])!;
+        Captions = JsonSerializer.Deserialize(file.Metadata[CaptionsName], TrainingJson.Default.IReadOnlyListIReadOnlyListString)!;
         _latents = file.Read(LatentsName);
         _latents.DetachFromDisposeScope();
         if (_latents.dim() != 5 || _latents.shape[0] != Captions.Count)
@@ -99,7 +101,7 @@ public sealed class LatentCache : IDisposable
     /// <param name="size">Receives the size of the file in bytes when the first clips are encoded. The same amount of memory is needed until the file
     /// is written.</param>
     /// <exception cref="IOException">The disk does not have enough free space.</exception>
-    public static LatentCache OpenOrCreate(
+    public static async Task<LatentCache> OpenOrCreateAsync(
         string path,
         string key,
         IClipSource source,
@@ -122,60 +124,56 @@ public sealed class LatentCache : IDisposable
             }
         }
 
-        using (var scope = NewDisposeScope())
-        using (no_grad())
+        if (source.Count == 0)
         {
-            Tensor? all = null;
-            var captions = new IReadOnlyList<string>[source.Count];
-            for (var i = 0; i < source.Count; )
+            throw new InvalidDataException("There are no clips to encode.");
+        }
+
+        using var latents = new EncodedClips(path, source.Count, vae, size);
+        var captions = new List<IReadOnlyList<string>>(source.Count);
+        List<CaptionedClip> clips = [];
+        try
+        {
+            while (captions.Count < source.Count)
             {
                 cancellationToken.ThrowIfCancellationRequested();
-                using var inner = NewDisposeScope();
-                List<Tensor> videos = []; // small clips are encoded together, because larger batches of frames are faster
-                for (var frames = 0L; i + videos.Count < source.Count && frames < 32; )
-                {
-                    var clip = source.Load(i + videos.Count, Randomness.Of(seed, i + videos.Count));
-                    captions[i + videos.Count] = clip.Captions;
-                    if (videos.Count > 0 && !clip.Video.shape.AsSpan().SequenceEqual(videos[0].shape))
-                    {
-                        throw new InvalidDataException(
-                            $"Clip {i + videos.Count} has shape [{string.Join(", ", clip.Video.shape)}], "
-                                + $"but the clip before it has shape [{string.Join(", ", videos[0].shape)}]; "
-                                + "all clips in a cache must have the same size."
-                        );
-                    }
-
-                    videos.Add(clip.Video);
-                    frames += clip.Video.shape[1];
-                }
-                var together = stack(videos);
-                var encoded = vae.Encode(
-                    vae is nn.Module module && module.parameters().FirstOrDefault() is { } weights ? together.to(weights.device) : together
-                );
-                if (all is null)
-                {
-                    CheckRoom(path, 2 * source.Count * encoded[0].numel(), size);
-                    all = empty([source.Count, .. encoded.shape.AsSpan(1)], ScalarType.BFloat16).MoveToOuterDisposeScope();
-                }
-                if (!encoded.shape.AsSpan(1).SequenceEqual(all.shape.AsSpan(1)))
+                var index = captions.Count;
+                var clip = await source.LoadAsync(index, Randomness.Of(seed, index), cancellationToken).ConfigureAwait(false);
+                clips.Add(clip);
+                captions.Add(clip.Captions);
+                if (!clip.Video.shape.AsSpan().SequenceEqual(clips[0].Video.shape))
                 {
                     throw new InvalidDataException(
-                        $"Clip {i} has latents of shape [{string.Join(", ", encoded.shape)}], "
-                            + $"but the clips before it have latents of shape [{string.Join(", ", all.shape)}]; "
+                        $"Clip {index} has shape [{string.Join(", ", clip.Video.shape)}], "
+                            + $"but the clip before it has shape [{string.Join(", ", clips[0].Video.shape)}]; "
                             + "all clips in a cache must have the same size."
                     );
                 }
 
-                all.narrow(0, i, videos.Count).copy_(encoded);
-                i += videos.Count;
-                progress?.Report(i);
+                // Small clips are encoded together, because larger batches of frames are faster.
+                if (captions.Count == source.Count || clips.Sum(one => one.Video.shape[1]) >= 32)
+                {
+                    latents.Add(clips);
+                    clips.ForEach(one => one.Dispose());
+                    clips.Clear();
+                    progress?.Report(captions.Count);
+                }
             }
-            WeightsFile.Write(
-                path,
-                [KeyValuePair.Create(LatentsName, all ?? throw new InvalidDataException("There are no clips to encode."))],
-                new Dictionary<string, string>(StringComparer.Ordinal) { [KeyName] = key, [CaptionsName] = JsonSerializer.Serialize(captions) }
-            );
         }
+        finally
+        {
+            clips.ForEach(clip => clip.Dispose());
+        }
+
+        WeightsFile.Write(
+            path,
+            [KeyValuePair.Create(LatentsName, latents.All!)],
+            new Dictionary<string, string>(StringComparer.Ordinal)
+            {
+                [KeyName] = key,
+                [CaptionsName] = JsonSerializer.Serialize(captions, TrainingJson.Default.IReadOnlyListIReadOnlyListString),
+            }
+        );
         using var written = WeightsFile.Open(path);
         return new LatentCache(written);
     }
@@ -203,169 +201,121 @@ public sealed class LatentCache : IDisposable
         }
     }
 
-    /// <summary>Closes the cache. Tensors created from it remain valid.</summary>
-    public void Dispose() => _latents.Dispose();
-}
-
-/// <summary>Data of cached latents with captions.</summary>
-public sealed class LatentData : ITrainingData, IDisposable
-{
-    private readonly LatentCache _cache;
-    private readonly int[] _clips;
-    private readonly SampleOrder _order;
-    private readonly Func<string, (int[]? Tokens, Tensor? States)> _textOf;
-    private readonly int _maxTokens,
-        _padId;
-    private readonly string _prepared = "";
-    private readonly Dictionary<string, Tensor> _states = new(StringComparer.Ordinal);
+    /// <summary>Creates data with captions as text encoder states. Each caption is encoded when it is first needed; the cache keeps its
+    /// states.</summary>
+    /// <param name="encoder">The text encoder. The caller keeps ownership of it.</param>
+    /// <param name="clips">The indices of the clips to use; null for all clips.</param>
+    /// <param name="frames">The number of frames of a window at a random position (see <paramref name="firstFrame"/>); null for all frames.</param>
+    /// <param name="firstFrame">The zero-based first frame of every window; null for a random frame that leaves room for the rest of the window. If
+    /// captions describe the course of a whole clip and only a few of its frames are used, a fixed first frame ensures that they are always the same
+    /// frames. In a shorter clip, the window starts as late as possible.</param>
+    /// <param name="frameInterval">The interval between the frames of a window. A window contains every n-th frame and spans n times as many frames,
+    /// so motion is learned from 1/n of the frames at 1/n of the cost. Set <see cref="StdiTConfig.TimeScale"/> of the transformer to 1/n, so that
+    /// frames keep their temporal positions.</param>
+    /// <returns>The data, which are valid until the cache is disposed.</returns>
+    public ITrainingData AsData(
+        ITextEncoder encoder,
+        IEnumerable<int>? clips = null,
+        int? frames = null,
+        int? firstFrame = null,
+        int frameInterval = 1
+    ) =>
+        new LatentData(this, encoder, clips)
+        {
+            Frames = frames,
+            FirstFrame = firstFrame,
+            FrameInterval = frameInterval,
+        };
 
     /// <summary>Creates data with captions as token IDs, for a text encoder that is trained too or is small enough to run in every step.</summary>
-    /// <param name="cache">The latents. The caller keeps ownership of the cache.</param>
     /// <param name="tokenizer">The tokenizer of the text encoder.</param>
     /// <param name="maxTokens">The number of tokens that captions are padded or truncated to.</param>
     /// <param name="clips">The indices of the clips to use; null for all clips.</param>
+    /// <param name="frames">The number of frames of a window; null for all frames.</param>
+    /// <param name="firstFrame">The zero-based first frame of every window; null for a random frame.</param>
+    /// <param name="frameInterval">The interval between the frames of a window.</param>
     /// <param name="cleanCaptions">true to clean captions (<see cref="CaptionCleaner.Clean"/>); false to only convert them to lowercase. Use the
     /// setting of the <see cref="T5TextEncoder"/> that will encode prompts.</param>
-    public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens, IEnumerable<int>? clips = null, bool cleanCaptions = true)
-        : this(cache, clips)
-    {
-        ArgumentNullException.ThrowIfNull(tokenizer);
-        (_maxTokens, _padId) = (maxTokens, tokenizer.PadId);
-        _prepared = cleanCaptions ? ", captions cleaned" : ", captions lower-cased";
-        _textOf = caption => ([.. tokenizer.Encode(cleanCaptions ? CaptionCleaner.Clean(caption) : CaptionCleaner.Lower(caption), maxTokens)], null);
-    }
-
-    /// <summary>Creates data with captions as text encoder states. Each caption is encoded when it is first needed and then cached.</summary>
-    /// <param name="cache">The latents. The caller keeps ownership of the cache.</param>
-    /// <param name="encoder">The text encoder. The caller keeps ownership of it.</param>
-    /// <param name="clips">The indices of the clips to use; null for all clips.</param>
-    public LatentData(LatentCache cache, ITextEncoder encoder, IEnumerable<int>? clips = null)
-        : this(cache, clips)
-    {
-        ArgumentNullException.ThrowIfNull(encoder);
-        _maxTokens = encoder.MaxTokens;
-        _textOf = caption =>
+    /// <returns>The data, which are valid until the cache is disposed.</returns>
+    public ITrainingData AsData(
+        ITokenizer tokenizer,
+        int maxTokens,
+        IEnumerable<int>? clips = null,
+        int? frames = null,
+        int? firstFrame = null,
+        int frameInterval = 1,
+        bool cleanCaptions = true
+    ) =>
+        new LatentData(this, tokenizer, maxTokens, clips, cleanCaptions)
         {
-            if (!_states.TryGetValue(caption, out var kept))
+            Frames = frames,
+            FirstFrame = firstFrame,
+            FrameInterval = frameInterval,
+        };
+
+    /// <summary>Returns the states of a caption, <c>[tokens, width]</c>, without padding. The cache owns them.</summary>
+    internal Tensor StatesOf(string caption, ITextEncoder encoder)
+    {
+        lock (_states) // batches are prefetched while callbacks use the same data
+        {
+            if (!_states.TryGetValue((encoder, caption), out var states))
             {
+                using var scope = NewDisposeScope();
                 using var noGradients = no_grad();
                 using var encoded = encoder.Encode([caption]);
                 var tokens = encoded.Mask.sum().cpu().item<long>();
-                kept = encoded.States[0].narrow(0, 0, tokens).clone();
-                kept.DetachFromDisposeScope();
-                _states[caption] = kept;
+                _states[(encoder, caption)] = states = encoded.States[0].narrow(0, 0, tokens).clone().DetachFromDisposeScope();
             }
-            return (null, kept);
-        };
-    }
-
-    private LatentData(LatentCache cache, IEnumerable<int>? clips)
-    {
-        ArgumentNullException.ThrowIfNull(cache);
-        _cache = cache;
-        _clips = [.. clips ?? Enumerable.Range(0, cache.Captions.Count)];
-        _order = new SampleOrder(_clips.Length);
-        _textOf = _ => default;
-    }
-
-    /// <summary>The number of frames of a window at a random position (see <see cref="FirstFrame"/>); null for all frames.</summary>
-    public int? Frames { get; set; }
-
-    /// <summary>The zero-based first frame of every window; null for a random frame that leaves room for the rest of the window. If captions describe
-    /// the course of a whole clip and only a few of its frames are used (see <see cref="FrameInterval"/>), a fixed first frame ensures that they are
-    /// always the same frames, each with its characteristic content. In a shorter clip, the window starts as late as possible.</summary>
-    /// <exception cref="ArgumentOutOfRangeException">The value is negative.</exception>
-    public int? FirstFrame
-    {
-        get;
-        set
-        {
-            if (value is { } first)
-            {
-                ArgumentOutOfRangeException.ThrowIfNegative(first, nameof(value));
-            }
-
-            field = value;
+            return states;
         }
     }
 
-    /// <summary>The interval between the frames of a window. A window contains every n-th frame and spans n times as many frames, so motion is
-    /// learned from 1/n of the frames at 1/n of the cost. Set <see cref="StdiTConfig.TimeScale"/> of the transformer to 1/n, so that frames keep
-    /// their temporal positions.</summary>
-    /// <exception cref="ArgumentOutOfRangeException">The value is below 1.</exception>
-    public int FrameInterval
-    {
-        get;
-        set
-        {
-            ArgumentOutOfRangeException.ThrowIfLessThan(value, 1);
-            field = value;
-        }
-    } = 1;
-
-    /// <inheritdoc/>
-    public long Count => _clips.Length;
-
-    /// <inheritdoc/>
-    public string Fingerprint =>
-        string.Create(
-            CultureInfo.InvariantCulture,
-            $"latents {_cache.Key}, {_clips.Length} of {_cache.Captions.Count} clips{Which()}, "
-                + $"frames {Frames}{(FrameInterval == 1 ? "" : $" every {FrameInterval}")}{(FirstFrame is null ? "" : $" from {FirstFrame}")}, "
-                + $"tokens {_maxTokens}{_prepared}"
-        );
-
-    // A different selection of the same size is different data.
-    private string Which() =>
-        _clips.Length == _cache.Captions.Count
-            ? ""
-            : string.Create(CultureInfo.InvariantCulture, $" ({Randomness.Mix(0, Array.ConvertAll(_clips, clip => (long)clip)):x})");
-
-    /// <inheritdoc/>
-    public TrainingBatch GetBatch(long number, int size, int seed)
-    {
-        using var scope = NewDisposeScope();
-        var random = Randomness.Of(seed, number);
-        var indices = Array.ConvertAll(_order.Batch(number, size, seed), i => _clips[i]);
-        var videos = new Tensor[size];
-        var texts = new (int[]? Tokens, Tensor? States)[size];
-        for (var i = 0; i < size; i++)
-        {
-            var all = _cache.Latents.shape[2];
-            var most = (all - 1) / FrameInterval + 1;
-            var frames = Math.Min(Frames ?? most, most);
-            var span = (frames - 1) * FrameInterval + 1;
-            var from = FirstFrame is { } chosen ? Math.Min(chosen, all - span) : random.NextInt64(all - span + 1);
-            videos[i] = _cache.Latents[indices[i]].slice(1, from, from + span, FrameInterval);
-            var captions = _cache.Captions[indices[i]];
-            texts[i] = _textOf(captions[random.Next(captions.Count)]);
-        }
-
-        var mask = zeros([size, _maxTokens], ScalarType.Bool);
-        var text = texts[0].States is { } first
-            ? zeros([size, _maxTokens, first.shape[1]], first.dtype)
-            : full([size, _maxTokens], _padId, dtype: ScalarType.Int64);
-        for (var i = 0; i < size; i++)
-        {
-            var row = texts[i].States ?? tensor(Array.ConvertAll(texts[i].Tokens!, id => (long)id));
-            text[i].narrow(0, 0, row.shape[0]).copy_(row);
-            mask[i].narrow(0, 0, row.shape[0]).fill_(true);
-        }
-        return new TrainingBatch(
-            stack(videos).to_type(ScalarType.Float32).MoveToOuterDisposeScope(),
-            text.MoveToOuterDisposeScope(),
-            mask.MoveToOuterDisposeScope()
-        );
-    }
-
-    /// <summary>Disposes the cached text encoder states.</summary>
+    /// <summary>Closes the cache and the data that were created from it. Their batches remain valid.</summary>
     public void Dispose()
     {
-        foreach (var kept in _states.Values)
+        _latents.Dispose();
+        foreach (var states in _states.Values)
         {
-            kept.Dispose();
+            states.Dispose();
         }
 
         _states.Clear();
+    }
+
+    /// <summary>The latents of the clips that were encoded so far.</summary>
+    private sealed class EncodedClips(string path, int count, IVideoAutoencoder vae, IProgress<long>? size) : IDisposable
+    {
+        private long _done;
+
+        public Tensor? All { get; private set; }
+
+        /// <summary>Encodes clips of the same size.</summary>
+        public void Add(IEnumerable<CaptionedClip> clips)
+        {
+            using var scope = NewDisposeScope();
+            using var noGradients = no_grad();
+            var videos = stack(clips.Select(clip => clip.Video));
+            var encoded = vae.Encode(
+                vae is nn.Module module && module.parameters().FirstOrDefault() is { } weights ? videos.to(weights.device) : videos
+            );
+            if (All is null)
+            {
+                CheckRoom(path, 2 * count * encoded[0].numel(), size);
+                All = empty([count, .. encoded.shape.AsSpan(1)], ScalarType.BFloat16).DetachFromDisposeScope();
+            }
+            if (!encoded.shape.AsSpan(1).SequenceEqual(All.shape.AsSpan(1)))
+            {
+                throw new InvalidDataException(
+                    $"Clip {_done} has latents of shape [{string.Join(", ", encoded.shape)}], "
+                        + $"but the clips before it have latents of shape [{string.Join(", ", All.shape)}]; "
+                        + "all clips in a cache must have the same size."
+                );
+            }
+
+            All.narrow(0, _done, encoded.shape[0]).copy_(encoded);
+            _done += encoded.shape[0];
+        }
+
+        public void Dispose() => All?.Dispose();
     }
 }

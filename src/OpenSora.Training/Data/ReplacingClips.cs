@@ -2,17 +2,12 @@ using System.Collections.Concurrent;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>A clip that could not be loaded and is replaced by another clip.</summary>
-/// <param name="Index">The index of the clip.</param>
-/// <param name="Reason">The reason why the clip could not be loaded.</param>
-public sealed record BadClip(int Index, string Reason);
-
 /// <summary>A clip source that replaces unreadable clips with other clips, always the same ones. The unreadable clips are reported and
 /// counted.</summary>
-public sealed class ReplacingClips : IClipSource
+internal sealed class ReplacingClips : IClipSource
 {
     private readonly IClipSource _source;
-    private readonly IProgress<BadClip>? _badClips;
+    private readonly IProgress<(int Index, string Reason)>? _badClips;
     private readonly double _most;
     private readonly ConcurrentDictionary<int, string> _bad = new();
 
@@ -20,7 +15,7 @@ public sealed class ReplacingClips : IClipSource
     /// <param name="source">The clips.</param>
     /// <param name="badClips">Receives each unreadable clip once.</param>
     /// <param name="most">The maximum fraction of unreadable clips. A larger fraction suggests another problem and causes an exception.</param>
-    public ReplacingClips(IClipSource source, IProgress<BadClip>? badClips = null, double most = 0.1)
+    public ReplacingClips(IClipSource source, IProgress<(int Index, string Reason)>? badClips = null, double most = 0.1)
     {
         ArgumentNullException.ThrowIfNull(source);
         ArgumentOutOfRangeException.ThrowIfNegative(most);
@@ -33,24 +28,21 @@ public sealed class ReplacingClips : IClipSource
     /// <inheritdoc/>
     public string Fingerprint => _source.Fingerprint;
 
-    /// <summary>Gets the unreadable clips found so far.</summary>
-    public IReadOnlyCollection<BadClip> Bad => [.. _bad.OrderBy(clip => clip.Key).Select(clip => new BadClip(clip.Key, clip.Value))];
-
     /// <inheritdoc/>
     /// <exception cref="InvalidDataException">Too many clips are unreadable. The message contains the reason for the last one.</exception>
-    public CaptionedClip Load(int index, Random random)
+    public async ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default)
     {
         for (var (current, attempt) = (index, 1); ; attempt++)
         {
             try
             {
-                return _source.Load(current, random);
+                return await _source.LoadAsync(current, random, cancellationToken).ConfigureAwait(false);
             }
             catch (Exception e) when (e is IOException or InvalidDataException)
             {
                 if (_bad.TryAdd(current, e.Message))
                 {
-                    _badClips?.Report(new BadClip(current, e.Message));
+                    _badClips?.Report((current, e.Message));
                 }
 
                 if (_bad.Count > Math.Max(1, _most * Count) || _bad.Count == Count)

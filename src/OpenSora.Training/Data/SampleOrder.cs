@@ -2,7 +2,7 @@ namespace OpenSora.Training.Data;
 
 /// <summary>The order of samples: a different permutation in each epoch, which depends only on the seed and the number of the epoch.</summary>
 /// <remarks>The last permutation is cached. Several threads can use an instance at the same time.</remarks>
-public sealed class SampleOrder
+internal sealed class SampleOrder
 {
     private readonly int _count;
     private readonly Lock _mutex = new();
@@ -15,6 +15,9 @@ public sealed class SampleOrder
         ArgumentOutOfRangeException.ThrowIfLessThan(count, 1);
         _count = count;
     }
+
+    /// <summary>Gets the number of samples in an epoch.</summary>
+    public int Count => _count;
 
     /// <summary>Gets the indices of the samples in a batch. A batch can span two epochs, so that no sample is left out.</summary>
     /// <param name="number">The zero-based number of the batch, if all batches have this size.</param>
@@ -48,31 +51,4 @@ public sealed class SampleOrder
             return order;
         }
     }
-}
-
-/// <summary>Random numbers that depend only on the specified numbers, and are the same on every machine and in every run.</summary>
-public static class Randomness
-{
-    /// <summary>Computes a well-mixed number from a seed and any further numbers (the finalizer of SplitMix64; Steele et al., 2014).</summary>
-    public static ulong Mix(long seed, params ReadOnlySpan<long> numbers)
-    {
-        var state = Scramble((ulong)seed + 0x9e3779b97f4a7c15);
-        foreach (var number in numbers)
-        {
-            state = Scramble(state + (ulong)number + 0x9e3779b97f4a7c15);
-        }
-
-        return state;
-
-        static ulong Scramble(ulong x)
-        {
-            x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-            x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-            return x ^ (x >> 31);
-        }
-    }
-
-    /// <summary>Creates a random number generator from a seed and any further numbers. The algorithm of seeded generators in .NET does not
-    /// change.</summary>
-    public static Random Of(long seed, params ReadOnlySpan<long> numbers) => new((int)(Mix(seed, numbers) & int.MaxValue));
 }

@@ -9,21 +9,6 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>Random variations of a clip, drawn each time it is loaded. By default there are none: the clip starts at the first frame and shows the
-/// center of the image.</summary>
-/// <remarks>A cache of latents contains the variations that were drawn when it was created.</remarks>
-public sealed class ClipVariation
-{
-    /// <summary>Starts at a random frame if a video is longer than the clip.</summary>
-    public bool Start { get; set; }
-
-    /// <summary>Crops at a random position instead of the center if the aspect ratio differs.</summary>
-    public bool Crop { get; set; }
-
-    /// <summary>The probability of mirroring a clip horizontally, from 0 to 1. Do not use it with captions that mention left or right.</summary>
-    public double Mirror { get; set; }
-}
-
 /// <summary>A source of videos and images with captions, from a folder or from a CSV file. The file has the columns <c>path</c> (relative to the
 /// file) and <c>caption</c>; other columns are ignored. A path in several rows has several captions.</summary>
 public sealed class VideoTable : IClipSource
@@ -47,36 +32,22 @@ public sealed class VideoTable : IClipSource
     private readonly IReadOnlyList<Row> _rows;
     private readonly IVideoReader _reader;
     private readonly ClipOptions _clip;
-    private readonly ClipVariation? _vary;
+    private readonly Variation? _vary;
 
     /// <summary>Reads a CSV file. The videos and images are decoded when they are loaded.</summary>
     /// <param name="csv">The path of the CSV file.</param>
     /// <param name="reader">The reader that decodes the files.</param>
     /// <param name="clip">The size and frames of every clip. If <see cref="ClipOptions.Frames"/> is set, shorter clips repeat their last
     /// frame.</param>
-    /// <param name="vary">The random variations; null for no variations.</param>
     /// <exception cref="FileNotFoundException">The CSV file, or a file that it lists, does not exist.</exception>
     /// <exception cref="InvalidDataException">The CSV file lacks a column or has no rows, or a row is malformed.</exception>
-    public VideoTable(string csv, IVideoReader reader, ClipOptions clip, ClipVariation? vary = null)
-        : this(Listed(csv), reader, clip, vary) { }
+    public VideoTable(string csv, IVideoReader reader, ClipOptions clip)
+        : this(Listed(csv), reader, clip, vary: null) { }
 
-    private VideoTable(IReadOnlyList<Row> rows, IVideoReader reader, ClipOptions clip, ClipVariation? vary)
+    private VideoTable(IReadOnlyList<Row> rows, IVideoReader reader, ClipOptions clip, Variation? vary)
     {
         ArgumentNullException.ThrowIfNull(reader);
         ArgumentNullException.ThrowIfNull(clip);
-        if (vary?.Mirror is < 0 or > 1 or double.NaN)
-        {
-            throw new ArgumentException($"Mirror is {vary.Mirror}; it must be between 0 and 1.", nameof(vary));
-        }
-
-        if (vary is { Crop: true } && (clip.Width is null || clip.Fit != FrameFit.Crop))
-        {
-            throw new ArgumentException(
-                $"A random crop requires clip options with Width, Height and {nameof(FrameFit)}.{nameof(FrameFit.Crop)}.",
-                nameof(vary)
-            );
-        }
-
         (_rows, _reader, _clip, _vary) = (rows, reader, clip, vary);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         foreach (var row in rows)
@@ -105,9 +76,8 @@ public sealed class VideoTable : IClipSource
     /// <param name="folder">The folder.</param>
     /// <param name="reader">The reader that decodes the files.</param>
     /// <param name="clip">The size and frames of every clip.</param>
-    /// <param name="vary">The random variations; null for no variations.</param>
     /// <exception cref="InvalidDataException">The folder contains no videos or images.</exception>
-    public static VideoTable FromFolder(string folder, IVideoReader reader, ClipOptions clip, ClipVariation? vary = null)
+    public static VideoTable FromFolder(string folder, IVideoReader reader, ClipOptions clip)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
         Row[] files =
@@ -119,7 +89,7 @@ public sealed class VideoTable : IClipSource
                 .Select(file => new Row(Path.GetRelativePath(folder, file), new FileInfo(file), CaptionsOf(file))),
         ];
         return files.Length > 0
-            ? new VideoTable(files, reader, clip, vary)
+            ? new VideoTable(files, reader, clip, vary: null)
             : throw new InvalidDataException($"'{folder}' contains no videos or images ({string.Join(", ", Extensions)}).");
     }
 
@@ -139,6 +109,29 @@ public sealed class VideoTable : IClipSource
     public VideoTable Select(IEnumerable<int> indices, ClipOptions? other = null) =>
         new([.. indices.Select(index => _rows[index])], _reader, other ?? _clip, _vary);
 
+    /// <summary>Creates a source that varies the clips at random each time they are loaded. Without variations, a clip starts at the first frame and
+    /// shows the center of the image.</summary>
+    /// <remarks>A cache of latents contains the variations that were drawn when it was created.</remarks>
+    /// <param name="start">Starts at a random frame if a video is longer than the clip.</param>
+    /// <param name="crop">Crops at a random position instead of the center if the aspect ratio differs.</param>
+    /// <param name="mirror">The probability of mirroring a clip horizontally, from 0 to 1. Do not use it with captions that mention left or
+    /// right.</param>
+    /// <exception cref="ArgumentOutOfRangeException">The probability is not between 0 and 1.</exception>
+    /// <exception cref="InvalidOperationException">A random crop is requested, but the clips are not cropped to a size.</exception>
+    public VideoTable Vary(bool start = false, bool crop = false, double mirror = 0)
+    {
+        if (mirror is not (>= 0 and <= 1))
+        {
+            throw new ArgumentOutOfRangeException(nameof(mirror), mirror, "The probability must be between 0 and 1.");
+        }
+
+        return crop && (_clip.Width is null || _clip.Fit != FrameFit.Crop)
+            ? throw new InvalidOperationException(
+                $"A random crop requires clip options with Width, Height and {nameof(FrameFit)}.{nameof(FrameFit.Crop)}."
+            )
+            : new VideoTable(_rows, _reader, _clip, new Variation(start, crop, mirror));
+    }
+
     /// <summary>Reads the size of every file for <see cref="Bucket.Sort"/>: the number of frames at the requested frame rate and interval, and the
     /// height and width in pixels.</summary>
     /// <param name="badClips">Receives the files that cannot be read. Their size is 0, which fills no bucket. If null, the first such file causes an
@@ -146,7 +139,7 @@ public sealed class VideoTable : IClipSource
     /// <param name="cancellationToken">Stops reading.</param>
     /// <exception cref="MediaException">A file cannot be read, and <paramref name="badClips"/> is null.</exception>
     public async Task<IReadOnlyList<(int Frames, int Height, int Width)>> SizesAsync(
-        IProgress<BadClip>? badClips = null,
+        IProgress<(int Index, string Reason)>? badClips = null,
         CancellationToken cancellationToken = default
     )
     {
@@ -161,7 +154,7 @@ public sealed class VideoTable : IClipSource
                 }
                 catch (IOException e) when (badClips is not null)
                 {
-                    badClips.Report(new BadClip(i, e.Message));
+                    badClips.Report((i, e.Message));
                 }
             })
             .ConfigureAwait(false);
@@ -169,28 +162,54 @@ public sealed class VideoTable : IClipSource
     }
 
     /// <inheritdoc/>
-    public CaptionedClip Load(int index, Random random)
+    public async ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(index);
         ArgumentOutOfRangeException.ThrowIfGreaterThanOrEqual(index, _rows.Count);
         ArgumentNullException.ThrowIfNull(random);
         var path = _rows[index].File.FullName;
+        if (_vary is null)
+        {
+            var frames = await _reader.ReadAsync(path, _clip, cancellationToken).ConfigureAwait(false);
+            return new CaptionedClip(ToVideo(frames, window: null, isMirrored: false), _rows[index].Captions);
+        }
+
+        var (start, top, left, isMirrored) = (random.NextDouble(), random.NextDouble(), random.NextDouble(), random.NextDouble() < _vary.Mirror);
+        var info = await _reader.ProbeAsync(path, cancellationToken).ConfigureAwait(false);
+        var varied = await _reader.ReadAsync(path, Varied(info, start), cancellationToken).ConfigureAwait(false);
+        return new CaptionedClip(ToVideo(varied, _vary.Crop ? (top, left) : null, isMirrored), _rows[index].Captions);
+    }
+
+    // The pixels, cropped to the size at a position from 0 to 1, with the last frame repeated up to the number of frames.
+    private Tensor ToVideo(VideoFrames frames, (double Top, double Left)? window, bool isMirrored)
+    {
         using var scope = NewDisposeScope();
-        var video = _vary is null ? Read(path, _clip) : Vary(path, _vary, random);
+        var video = frames.ToTensor().squeeze(0);
+        if (window is var (top, left))
+        {
+            var (height, width) = (_clip.Height!.Value, _clip.Width!.Value);
+            video = video
+                .narrow(2, (long)(top * (video.shape[2] - height + 1)), height)
+                .narrow(3, (long)(left * (video.shape[3] - width + 1)), width)
+                .contiguous();
+        }
+
+        if (isMirrored)
+        {
+            video = video.flip(3);
+        }
+
         if (_clip.Frames is { } wanted && wanted > video.shape[1])
         {
             video = cat([video, video.narrow(1, video.shape[1] - 1, 1).expand(-1, wanted - video.shape[1], -1, -1)], 1);
         }
 
-        return new CaptionedClip(video.MoveToOuterDisposeScope(), _rows[index].Captions);
+        return video.MoveToOuterDisposeScope();
     }
 
-    private Tensor Read(string path, ClipOptions part) => _reader.ReadAsync(path, part).GetAwaiter().GetResult().ToTensor().squeeze(0);
-
-    private Tensor Vary(string path, ClipVariation vary, Random random)
+    // The part of a video to read: from a random start, and, for a random crop, scaled to cover the size as in the other cases.
+    private ClipOptions Varied(VideoInfo info, double start)
     {
-        var (start, top, left, mirrored) = (random.NextDouble(), random.NextDouble(), random.NextDouble(), random.NextDouble() < vary.Mirror);
-        var info = _reader.ProbeAsync(path).GetAwaiter().GetResult();
         var part = new ClipOptions
         {
             Width = _clip.Width,
@@ -201,33 +220,23 @@ public sealed class VideoTable : IClipSource
             FrameInterval = _clip.FrameInterval,
             Frames = _clip.Frames,
         };
-        if (vary.Start && _clip.Frames is { } frames)
+        if (_vary!.Start && _clip.Frames is { } frames)
         {
             part.StartFrame += (int)(start * Math.Max(1, FramesOf(info) - _clip.StartFrame - (frames - 1) * _clip.FrameInterval));
         }
 
-        if (!vary.Crop)
+        if (_vary.Crop)
         {
-            return Turned(Read(path, part));
+            var (height, width) = (_clip.Height!.Value, _clip.Width!.Value);
+            var scale = Math.Max((double)width / info.Width, (double)height / info.Height);
+            (part.Width, part.Height, part.Fit) = (
+                Math.Max(width, (int)Math.Round(info.Width * scale)),
+                Math.Max(height, (int)Math.Round(info.Height * scale)),
+                FrameFit.Stretch
+            );
         }
 
-        // Scaled to cover the size, as in the other cases, but cropped here.
-        var (height, width) = (_clip.Height!.Value, _clip.Width!.Value);
-        var scale = Math.Max((double)width / info.Width, (double)height / info.Height);
-        (part.Width, part.Height, part.Fit) = (
-            Math.Max(width, (int)Math.Round(info.Width * scale)),
-            Math.Max(height, (int)Math.Round(info.Height * scale)),
-            FrameFit.Stretch
-        );
-        var whole = Read(path, part);
-        return Turned(
-            whole
-                .narrow(2, (long)(top * (whole.shape[2] - height + 1)), height)
-                .narrow(3, (long)(left * (whole.shape[3] - width + 1)), width)
-                .contiguous()
-        );
-
-        Tensor Turned(Tensor video) => mirrored ? video.flip(3) : video;
+        return part;
     }
 
     // Returns the number of frames at the requested frame rate; an image has one frame.
@@ -282,6 +291,8 @@ public sealed class VideoTable : IClipSource
         }
         return files.Count > 0 ? files : throw new InvalidDataException($"'{csv}' lists no files.");
     }
+
+    private sealed record Variation(bool Start, bool Crop, double Mirror);
 
     private sealed record Row(string Name, FileInfo File, IReadOnlyList<string> Captions);
 }

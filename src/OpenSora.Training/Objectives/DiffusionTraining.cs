@@ -10,7 +10,7 @@ namespace OpenSora.Training.Objectives;
 /// <summary>Trains a diffusion transformer to remove noise. If batches contain token IDs, the text encoder is trained too.</summary>
 /// <remarks>The process defines the noise and the prediction target: <see cref="Iddpm"/>, as published for Open-Sora 1.0 (mean squared error plus the
 /// variational bound of the variances; Nichol and Dhariwal, 2021), or <see cref="RectifiedFlow"/>.</remarks>
-public sealed class DiffusionTraining : IDenoisingObjective
+public sealed class DiffusionTraining : ITrainingObjective
 {
     private readonly IVideoTransformer _model;
     private readonly T5Encoder? _text;
@@ -45,6 +45,13 @@ public sealed class DiffusionTraining : IDenoisingObjective
 
         Modules = modules;
     }
+
+    /// <summary>Creates a sampler that draws noisy timesteps more often than clean ones, or the reverse: <c>t = steps * u^exponent</c> with u
+    /// uniform in [0, 1). All weights are 1, so the loss is weighted by how often each timestep is drawn.</summary>
+    /// <remarks>The overall content of an image is determined at high noise levels, and its details at low noise levels. A small model with little
+    /// training time learns the content from late timesteps.</remarks>
+    /// <param name="exponent">The exponent, above 0. Values below 1 favor late, noisy timesteps; 1 is uniform.</param>
+    public static ITimestepSampler SkewedTimesteps(double exponent) => new SkewedTimesteps(exponent);
 
     /// <summary>The frame rate of the data in frames per second, for models with frame rate conditioning (<see cref="StdiT2"/>,
     /// <see cref="StdiT3"/>). Single images always use a frame rate of 120.</summary>
@@ -115,7 +122,8 @@ public sealed class DiffusionTraining : IDenoisingObjective
         if (batch.NoisyFrames is not null && !_model.SupportsNoisyFrames)
         {
             throw new ArgumentException(
-                $"The batch has conditioning frames (see {nameof(FrameMaskedData)}), but {_model.GetType().Name} does not support them. "
+                $"The batch has conditioning frames (see {nameof(TrainingData)}.{nameof(TrainingData.WithFrameMasks)}), "
+                    + $"but {_model.GetType().Name} does not support them. "
                     + "Use an STDiT with patches of one frame, or data without conditioning frames.",
                 nameof(batch)
             );

@@ -26,15 +26,17 @@ public interface ITrainingObjective
     /// <param name="generator">The source of randomness. Dropout and similar modules use libtorch's global generator; with one worker, they are
     /// reproducible too, because that generator is seeded again for every step.</param>
     TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator);
-}
 
-/// <summary>A training objective with a loss that depends on the amount of noise added.</summary>
-public interface IDenoisingObjective : ITrainingObjective
-{
-    /// <summary>Computes the unweighted loss of each sample for the specified noise levels and noise.</summary>
+    /// <summary>Computes the unweighted loss of each sample for the specified noise levels and noise, for
+    /// <see cref="StagedTrainer.AddValidationLoss"/>. Objectives that do not add noise need not implement it.</summary>
     /// <param name="batch">The batch. The caller keeps ownership of it.</param>
     /// <param name="times">The noise levels, from 0 (clean) to 1 (noise), <c>[batch]</c>, float32.</param>
     /// <param name="noise">Standard normal noise with the shape of the video.</param>
     /// <returns>The losses, <c>[batch]</c>, owned by the caller.</returns>
-    Tensor SampleLosses(TrainingBatch batch, Tensor times, Tensor noise);
+    /// <exception cref="NotSupportedException">The loss does not depend on an amount of noise.</exception>
+    Tensor SampleLosses(TrainingBatch batch, Tensor times, Tensor noise) =>
+        throw new NotSupportedException(
+            $"{GetType().Name} does not implement {nameof(SampleLosses)}, so its loss cannot be measured for each amount of noise. "
+                + "Implement this method, or measure the loss in a custom callback."
+        );
 }

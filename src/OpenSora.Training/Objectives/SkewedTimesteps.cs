@@ -8,7 +8,7 @@ namespace OpenSora.Training.Objectives;
 /// <remarks>The overall content of an image is determined at high noise levels, and its details at low noise levels. A small model with little
 /// training time learns the content from late timesteps.</remarks>
 /// <param name="exponent">The exponent, above 0. Values below 1 favor late, noisy timesteps; 1 is uniform.</param>
-public sealed class SkewedTimesteps(double exponent) : ITimestepSampler
+internal sealed class SkewedTimesteps(double exponent) : ITimestepSampler
 {
     private readonly double _exponent =
         double.IsFinite(exponent) && exponent > 0

@@ -7,40 +7,33 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Objectives;
 
-/// <summary>The weights of the components of an autoencoder's loss.</summary>
-public class VaeTrainingOptions
-{
-    /// <summary>The weight of the mean absolute error of pixels.</summary>
-    public double Absolute { get; set; } = 1;
-
-    /// <summary>The weight of the mean squared error of pixels.</summary>
-    public double Squared { get; set; } = 1;
-
-    /// <summary>The weight of the mean absolute error of differences between neighboring pixels, at full, half and quarter size. This term keeps
-    /// edges sharp.</summary>
-    public double Edges { get; set; } = 1;
-
-    /// <summary>The weight of the Kullback-Leibler divergence of the latent distribution from a standard normal distribution, averaged over latent
-    /// values. It is small because this term only keeps the latents from growing (Rombach et al., 2022, appendix G: about 1e-6 of a sum).</summary>
-    public double Divergence { get; set; } = 1e-4;
-}
-
 /// <summary>Trains an image autoencoder to reconstruct images. Every frame of a batch is treated as an image.</summary>
 public sealed class VaeTraining : ITrainingObjective
 {
     private readonly AutoencoderKL _vae;
-    private readonly VaeTrainingOptions _options;
 
     /// <summary>Creates an objective for an autoencoder.</summary>
     /// <param name="vae">The autoencoder. The caller keeps ownership of it.</param>
-    /// <param name="options">The weights of the loss components; null for the defaults.</param>
-    public VaeTraining(AutoencoderKL vae, VaeTrainingOptions? options = null)
+    public VaeTraining(AutoencoderKL vae)
     {
         ArgumentNullException.ThrowIfNull(vae);
         _vae = vae;
-        _options = options ?? new VaeTrainingOptions();
         Modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["vae"] = vae };
     }
+
+    /// <summary>The weight of the mean absolute error of pixels.</summary>
+    public double Absolute { get; init; } = 1;
+
+    /// <summary>The weight of the mean squared error of pixels.</summary>
+    public double Squared { get; init; } = 1;
+
+    /// <summary>The weight of the mean absolute error of differences between neighboring pixels, at full, half and quarter size. This term keeps
+    /// edges sharp.</summary>
+    public double Edges { get; init; } = 1;
+
+    /// <summary>The weight of the Kullback-Leibler divergence of the latent distribution from a standard normal distribution, averaged over latent
+    /// values. It is small because this term only keeps the latents from growing (Rombach et al., 2022, appendix G: about 1e-6 of a sum).</summary>
+    public double Divergence { get; init; } = 1e-4;
 
     /// <inheritdoc/>
     public IReadOnlyDictionary<string, nn.Module> Modules { get; }
@@ -49,8 +42,7 @@ public sealed class VaeTraining : ITrainingObjective
     public string Fingerprint =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"{nameof(VaeTraining)}: absolute {_options.Absolute:R}, squared {_options.Squared:R}, "
-                + $"edges {_options.Edges:R}, divergence {_options.Divergence:R}"
+            $"{nameof(VaeTraining)}: absolute {Absolute:R}, squared {Squared:R}, " + $"edges {Edges:R}, divergence {Divergence:R}"
         );
 
     /// <inheritdoc/>
@@ -69,9 +61,9 @@ public sealed class VaeTraining : ITrainingObjective
         var difference = output - frames.to_type(ScalarType.Float32);
         var absolute = difference.abs().mean();
         var squared = difference.square().mean();
-        var edges = Edges(difference);
+        var edges = EdgeLoss(difference);
         var divergence = (mean.square() + logVariance.exp() - 1 - logVariance).mean() / 2;
-        var total = absolute * _options.Absolute + squared * _options.Squared + edges * _options.Edges + divergence * _options.Divergence;
+        var total = absolute * Absolute + squared * Squared + edges * Edges + divergence * Divergence;
         return new TrainingLoss(
             total,
             new Dictionary<string, double>(StringComparer.Ordinal)
@@ -85,7 +77,7 @@ public sealed class VaeTraining : ITrainingObjective
     }
 
     // Computes the edge loss. Differences are linear in the images, so they are taken of the difference of the images.
-    private static Tensor Edges(Tensor difference)
+    private static Tensor EdgeLoss(Tensor difference)
     {
         var total = Steps(difference);
         for (var level = 0; level < 2; level++)

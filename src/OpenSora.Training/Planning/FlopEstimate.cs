@@ -65,7 +65,7 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
             + 2 * n * c * values * (model.PredSigma ? 3 : 2)
             + TimeEmbedding(c)
             + 2 * 2 * c * c
-            + (model.Classes > 0 ? 0 : 2 * c * (model.CaptionChannels + c));
+            + (string.Equals(model.Condition, "text", StringComparison.Ordinal) ? 2 * c * (model.CaptionChannels + c) : 0);
         return new FlopEstimate(linear, spatial, temporal);
     }
 

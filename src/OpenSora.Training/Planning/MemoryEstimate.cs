@@ -15,7 +15,7 @@ namespace OpenSora.Training.Planning;
 /// <param name="Working">The maximum additional memory of the backward pass. With gradient checkpointing, this includes the block that is
 /// recomputed.</param>
 /// <param name="Encoders">The parameters of the frozen encoders, if their output is not cached.</param>
-public sealed record MemoryEstimate(
+internal sealed record MemoryEstimate(
     double Parameters,
     double Gradients,
     double Optimizer,
@@ -28,6 +28,19 @@ public sealed record MemoryEstimate(
     /// <summary>Gets the maximum memory in use at any time. Activations are released as gradients are computed, so the larger of the two
     /// counts.</summary>
     public double Peak => Parameters + Optimizer + Average + Encoders + Working + Math.Max(Activations, Gradients);
+
+    /// <summary>Gets the memory by purpose.</summary>
+    public IReadOnlyDictionary<string, double> Parts =>
+        new Dictionary<string, double>(StringComparer.Ordinal)
+        {
+            ["parameters"] = Parameters,
+            ["gradients"] = Gradients,
+            ["optimizer"] = Optimizer,
+            ["average"] = Average,
+            ["activations"] = Activations,
+            ["working"] = Working,
+            ["encoders"] = Encoders,
+        };
 
     /// <summary>Estimates the memory of a training step.</summary>
     /// <param name="model">The configuration of the model.</param>

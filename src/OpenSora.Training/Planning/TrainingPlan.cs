@@ -39,28 +39,43 @@ public sealed record PlannedStage
 }
 
 /// <summary>The estimated cost of a stage.</summary>
-/// <param name="Stage">The stage.</param>
-/// <param name="Samples">The number of clips processed, over all devices.</param>
-/// <param name="Forward">The operations of the model's forward pass for one sample.</param>
-/// <param name="Encoding">The operations of encoding the clip and the caption of one sample, if they are not cached.</param>
-/// <param name="Flops">The floating-point operations of the whole stage.</param>
-/// <param name="Memory">The memory used on one device.</param>
-/// <param name="Fits">true if the peak memory is within the device's memory.</param>
-/// <param name="GpuHours">The sum of the hours of all devices.</param>
-/// <param name="WallTime">The time from start to end.</param>
-/// <param name="Dollars">The price in US dollars.</param>
-public sealed record StageEstimate(
-    PlannedStage Stage,
-    double Samples,
-    FlopEstimate Forward,
-    FlopEstimate Encoding,
-    double Flops,
-    MemoryEstimate Memory,
-    bool Fits,
-    double GpuHours,
-    TimeSpan WallTime,
-    double Dollars
-);
+public sealed record StageEstimate
+{
+    /// <summary>The stage.</summary>
+    public required PlannedStage Stage { get; init; }
+
+    /// <summary>The number of clips processed, over all devices.</summary>
+    public double Samples { get; init; }
+
+    /// <summary>The operations of the model's forward pass for one sample.</summary>
+    public required FlopEstimate Forward { get; init; }
+
+    /// <summary>The operations of encoding the clip and the caption of one sample, if they are not cached.</summary>
+    public required FlopEstimate Encoding { get; init; }
+
+    /// <summary>The floating-point operations of the whole stage.</summary>
+    public double Flops { get; init; }
+
+    /// <summary>The maximum memory in use on one device at any time, in bytes. Only tensors are counted, not the program and its libraries.</summary>
+    public double PeakMemory { get; init; }
+
+    /// <summary>The memory used on one device by purpose, in bytes: <c>parameters</c>, <c>gradients</c>, <c>optimizer</c>, <c>average</c>,
+    /// <c>activations</c> (what the forward pass keeps for the backward pass), <c>working</c> (the additional memory of the backward pass) and
+    /// <c>encoders</c>. Activations are released as gradients are computed, so the peak is less than the sum.</summary>
+    public required IReadOnlyDictionary<string, double> Memory { get; init; }
+
+    /// <summary>true if the peak memory is within the device's memory.</summary>
+    public bool Fits { get; init; }
+
+    /// <summary>The sum of the hours of all devices.</summary>
+    public double GpuHours { get; init; }
+
+    /// <summary>The time from start to end.</summary>
+    public TimeSpan WallTime { get; init; }
+
+    /// <summary>The price in US dollars.</summary>
+    public double Dollars { get; init; }
+}
 
 /// <summary>Estimates the cost of a training run in advance: operations, memory, hours and dollars.</summary>
 /// <remarks>
@@ -180,18 +195,20 @@ public sealed record TrainingPlan
         {
             Encoders = encoders,
         };
-        return new StageEstimate(
-            stage,
-            samples,
-            forward,
-            encoding,
-            linear + attention,
-            memory,
-            memory.Peak <= Hardware.Memory,
-            hours,
-            TimeSpan.FromHours(hours / Devices),
-            hours * Hardware.PricePerHour
-        );
+        return new StageEstimate
+        {
+            Stage = stage,
+            Samples = samples,
+            Forward = forward,
+            Encoding = encoding,
+            Flops = linear + attention,
+            PeakMemory = memory.Peak,
+            Memory = memory.Parts,
+            Fits = memory.Peak <= Hardware.Memory,
+            GpuHours = hours,
+            WallTime = TimeSpan.FromHours(hours / Devices),
+            Dollars = hours * Hardware.PricePerHour,
+        };
     }
 
     private void Check(PlannedStage stage, int factor)
@@ -275,7 +292,7 @@ public sealed record TrainingPlan
                 .Append(
                     culture,
                     $"{e.Forward.Attention / e.Forward.Total:P1} | {e.Encoding.Total / (e.Flops / e.Samples):P0} | "
-                        + $"{e.Memory.Peak / 1e9:F1}{(e.Fits ? "" : " (exceeds memory)")} | "
+                        + $"{e.PeakMemory / 1e9:F1}{(e.Fits ? "" : " (exceeds memory)")} | "
                 )
                 .Append(culture, $"{e.GpuHours:N0} | {e.WallTime.TotalDays:F1} | {e.Dollars:N0} |\n");
         }

@@ -12,7 +12,10 @@ namespace OpenSora.Training.Stages;
 /// positions in the data and in the learning rate schedule are not stored either, because both follow from the step.</remarks>
 internal sealed record CheckpointState
 {
-    public int Version { get; init; } = 1;
+    /// <summary>The version of the format that this library writes.</summary>
+    public const int CurrentVersion = 2;
+
+    public int Version { get; init; } = CurrentVersion;
 
     /// <summary>The zero-based index of the stage.</summary>
     public int Stage { get; init; }
@@ -29,7 +32,8 @@ internal sealed record CheckpointState
     /// <summary>The time spent in the stage, in seconds.</summary>
     public double Seconds { get; init; }
 
-    public string Settings { get; init; } = "";
+    /// <summary>The <see cref="StageSettings"/>; a text in version 1.</summary>
+    public JsonElement Settings { get; init; }
 
     public string Objective { get; init; } = "";
 
@@ -48,7 +52,6 @@ internal static class Checkpoint
         StepKey = "opensora.adam.step",
         FewerStepsKey = "opensora.adam.steps",
         Pattern = "checkpoint-*.safetensors";
-    private static readonly JsonSerializerOptions Json = new(JsonSerializerDefaults.Web);
 
     /// <summary>Verifies that the checkpoints in a folder belong to the run that will write there, and deletes partial files left by interrupted
     /// writes.</summary>
@@ -118,11 +121,11 @@ internal static class Checkpoint
             tensors,
             new Dictionary<string, string>(StringComparer.Ordinal)
             {
-                [StateKey] = JsonSerializer.Serialize(state, Json),
+                [StateKey] = JsonSerializer.Serialize(state, TrainingJson.Default.CheckpointState),
                 [StepKey] = FormattableString.Invariant($"{most}"),
                 [FewerStepsKey] = JsonSerializer.Serialize(
                     steps.Where(pair => pair.step < most).ToDictionary(pair => pair.Name, pair => pair.step, StringComparer.Ordinal),
-                    Json
+                    TrainingJson.Default.DictionaryStringInt64
                 ),
             }
         );
@@ -140,10 +143,24 @@ internal static class Checkpoint
     private static IEnumerable<string> All(string folder) =>
         Directory.Exists(folder) ? Directory.EnumerateFiles(folder, Pattern).Order(StringComparer.Ordinal) : [];
 
-    public static CheckpointState State(WeightsFile file) =>
-        file.Metadata.TryGetValue(StateKey, out var json)
-            ? JsonSerializer.Deserialize<CheckpointState>(json, Json)!
-            : throw new InvalidWeightsException(file.Path, "it is not a training checkpoint. Use InitialiseFrom, not Resume, to load only weights.");
+    /// <summary>Reads the progress of the run that wrote a checkpoint.</summary>
+    /// <exception cref="InvalidWeightsException">The file is not a checkpoint, or a newer version of this library wrote it.</exception>
+    public static CheckpointState State(WeightsFile file)
+    {
+        if (!file.Metadata.TryGetValue(StateKey, out var json))
+        {
+            throw new InvalidWeightsException(file.Path, "it is not a training checkpoint. Use InitialiseFrom, not Resume, to load only weights.");
+        }
+
+        var state = JsonSerializer.Deserialize(json, TrainingJson.Default.CheckpointState)!;
+        return state.Version <= CheckpointState.CurrentVersion
+            ? state
+            : throw new InvalidWeightsException(
+                file.Path,
+                $"it is a training checkpoint of version {state.Version}, but this library reads versions up to {CheckpointState.CurrentVersion}. "
+                    + "Update OpenSora.Lib.Training, or load only the weights with InitialiseFrom."
+            );
+    }
 
     /// <summary>Loads weights into the modules. If <paramref name="averages"/> is true, parameters that have a moving average are loaded from
     /// it.</summary>
@@ -219,7 +236,9 @@ internal static class Checkpoint
         }
 
         var step = long.Parse(file.Metadata[StepKey], System.Globalization.CultureInfo.InvariantCulture);
-        var fewer = file.Metadata.TryGetValue(FewerStepsKey, out var json) ? JsonSerializer.Deserialize<Dictionary<string, long>>(json, Json)! : [];
+        var fewer = file.Metadata.TryGetValue(FewerStepsKey, out var json)
+            ? JsonSerializer.Deserialize(json, TrainingJson.Default.DictionaryStringInt64)!
+            : [];
         for (var i = 0; i < trained.Count; i++)
         {
             var adam = optimizer.State(i);

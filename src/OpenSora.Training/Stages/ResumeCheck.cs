@@ -19,10 +19,13 @@ internal static class ResumeCheck
         }
 
         var stage = stages[state.Stage];
-        if (!string.Equals(stage.Settings, state.Settings, StringComparison.Ordinal))
+        if (StageSettings.Differences(state.Settings, stage) is { Count: > 0 } differences)
         {
             throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was started with different settings ({state.Settings}) than it has now ({stage.Settings})." + Advice
+                $"Stage '{stage.Name}' was started with different settings: "
+                    + string.Join("; ", differences.Select(setting => $"{setting.Name} was {setting.Then} and is now {setting.Now}"))
+                    + "."
+                    + Advice
             );
         }
 

@@ -1,4 +1,3 @@
-using OpenSora.Models.Layers;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
 using OpenSora.Training.Objectives;
@@ -13,6 +12,7 @@ namespace OpenSora.Training.Stages;
 /// <param name="objective">The trainer's objective, which a stage can replace.</param>
 /// <param name="trained">The parameters that the stage trains.</param>
 /// <param name="optimizer">The optimizer of these parameters.</param>
+/// <param name="batches">The batches of the stage.</param>
 /// <param name="workers">The threads that share a batch; null for one.</param>
 /// <param name="spikes">The guard against spikes; null for none.</param>
 /// <param name="average">The moving averages; null for none.</param>
@@ -22,6 +22,7 @@ internal sealed class StageStep(
     ITrainingObjective objective,
     List<(string Name, Parameter Parameter)> trained,
     AdamWOptimizers optimizer,
+    StageBatches batches,
     StageWorkers? workers,
     SpikeWatch? spikes,
     MovingAverage? average,
@@ -31,36 +32,60 @@ internal sealed class StageStep(
     /// <summary>Performs one optimizer step, or skips it if the loss or the gradients spike.</summary>
     /// <param name="step">The number of the step, from 0.</param>
     /// <param name="rate">The learning rate.</param>
+    /// <param name="cancellationToken">Stops waiting for the first batch. A step that has begun is completed.</param>
+    /// <exception cref="OperationCanceledException">The step did not begin.</exception>
     /// <exception cref="TrainingDivergedException">The loss or a gradient is not finite, or there were too many spikes in a row.</exception>
-    public TrainingProgress Run(long step, double rate)
+    public async Task<TrainingProgress> RunAsync(long step, double rate, CancellationToken cancellationToken)
     {
+        Begin(step);
+        var sum = new StepLoss(new(StringComparer.Ordinal));
+        for (var micro = 0; micro < stage.Accumulation; micro++)
+        {
+            var number = step * stage.Accumulation + micro;
+            var token = micro == 0 ? cancellationToken : CancellationToken.None;
+            using var batch = await TrainingThread.CallOutside(() => batches.NextAsync(token)).ConfigureAwait(true);
+            sum = AddGradients(batch, number, sum);
+        }
+
+        return Finish(step, rate, sum);
+    }
+
+    // Prepares the modules and the global generator, which dropout and other modules use.
+    private void Begin(long step)
+    {
+        using var scope = NewDisposeScope();
         foreach (var module in objective.Modules.Values)
         {
             module.train();
             module.zero_grad();
         }
-        manual_seed((long)(Randomness.Mix(stage.Seed, step, -1) >> 1)); // for dropout and other modules that use the global generator
-        var (total, samples) = (0.0, 0L);
-        var parts = new Dictionary<string, double>(StringComparer.Ordinal);
-        var device = trained[0].Parameter.device;
-        for (var micro = 0; micro < stage.Accumulation; micro++)
-        {
-            using var scope = NewDisposeScope();
-            var number = step * stage.Accumulation + micro;
-            using var batch = stage.Data!.GetBatch(number, stage.BatchSize, stage.Seed).MoveTo(device);
-            var (loss, ofLoss) =
-                stage.Workers == 1
-                    ? OneLoss(batch, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
-                    : SharedLoss(batch, number, workers!);
-            total += loss / stage.Accumulation;
-            foreach (var (name, part) in ofLoss)
-            {
-                parts[name] = parts.GetValueOrDefault(name) + part / stage.Accumulation;
-            }
+        manual_seed((long)(Randomness.Mix(stage.Seed, step, -1) >> 1));
+    }
 
-            samples += batch.Video.shape[0];
+    private StepLoss AddGradients(TrainingBatch batch, long number, StepLoss sum)
+    {
+        using var scope = NewDisposeScope();
+        using var moved = batch.MoveTo(trained[0].Parameter.device);
+        var (loss, parts) =
+            stage.Workers == 1
+                ? OneLoss(moved, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
+                : SharedLoss(moved, number, workers!);
+        foreach (var (name, part) in parts)
+        {
+            sum.Parts[name] = sum.Parts.GetValueOrDefault(name) + part / stage.Accumulation;
         }
 
+        return sum with
+        {
+            Total = sum.Total + loss / stage.Accumulation,
+            Samples = sum.Samples + moved.Video.shape[0],
+        };
+    }
+
+    private TrainingProgress Finish(long step, double rate, StepLoss sum)
+    {
+        using var scope = NewDisposeScope();
+        var total = sum.Total;
         var norm = GradientNorms.Clip(trained, stage.ClipGradientNorm ?? double.PositiveInfinity);
         if (!double.IsFinite(total) || !double.IsFinite(norm))
         {
@@ -84,10 +109,10 @@ internal sealed class StageStep(
             Step = step + 1,
             Steps = stage.Steps,
             Loss = total,
-            Parts = parts,
+            Parts = sum.Parts,
             GradientNorm = norm,
             LearningRate = rate,
-            Samples = samples,
+            Samples = sum.Samples,
             Spike = spike,
             SkippedSteps = spikes?.History.Skipped ?? 0,
         };
@@ -124,11 +149,7 @@ internal sealed class StageStep(
             var share = (double)(to - from) / count;
             var (loss, parts) = OneLoss(batch.Narrow(from, to - from), number, worker, share / stage.Accumulation, loss =>
             {
-                gradients[worker] = Gradients.Of([loss], parameters);
-                foreach (var gradient in gradients[worker])
-                {
-                    gradient?.DetachFromDisposeScope();
-                }
+                gradients[worker] = WorkerGradients.Of(loss, parameters);
             });
             results[worker] = (loss, parts, share);
         }
@@ -160,6 +181,9 @@ internal sealed class StageStep(
             results[0].Parts.Keys.ToDictionary(name => name, name => results.Sum(result => result.Parts[name] * result.Share), StringComparer.Ordinal)
         );
     }
+
+    /// <summary>The loss of the batches of a step so far.</summary>
+    private sealed record StepLoss(Dictionary<string, double> Parts, double Total = 0, long Samples = 0);
 
     private TrainingDivergedException Diverged(long step, string what)
     {

@@ -19,11 +19,12 @@ namespace OpenSora.Training.Stages;
 /// produces the same weights as an uninterrupted run, bit for bit on one CPU. Steps, samples, losses and durations are also reported to
 /// System.Diagnostics.Metrics through the meter <c>OpenSora.Training</c>.
 /// </remarks>
-public sealed class StagedTrainer : IDisposable
+public sealed partial class StagedTrainer : IDisposable
 {
     private readonly ITrainingObjective _objective;
     private readonly List<TrainingStage> _stages = [];
     private readonly List<ITrainingCallback> _callbacks = [];
+    private readonly List<IDisposable> _owned = [];
     private CheckpointOptions? _checkpoints;
     private string? _resumeFrom;
     private bool _resumeIfAny;
@@ -140,7 +141,7 @@ public sealed class StagedTrainer : IDisposable
                 );
             }
         }
-        return Task.Run(() => Run(progress, cancellationToken), CancellationToken.None);
+        return TrainingThread.RunAsync(() => RunStagesAsync(progress, cancellationToken));
     }
 
     /// <summary>Copies the last stage's moving averages into the modules, for generation.</summary>
@@ -148,10 +149,16 @@ public sealed class StagedTrainer : IDisposable
     public void UseAverages() =>
         (_average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();
 
-    /// <summary>Disposes the moving averages. The caller keeps ownership of the modules.</summary>
-    public void Dispose() => _average?.Dispose();
+    /// <summary>Disposes the moving averages and closes the files of callbacks that the library provides. The caller keeps ownership of the
+    /// modules.</summary>
+    public void Dispose()
+    {
+        _average?.Dispose();
+        _owned.ForEach(callback => callback.Dispose());
+    }
 
-    private void Run(IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
+    // Runs on the training thread, as everything that it calls.
+    private async Task RunStagesAsync(IProgress<TrainingProgress>? progress, CancellationToken cancellationToken)
     {
         if (Interlocked.Exchange(ref _running, 1) == 1)
         {
@@ -182,7 +189,7 @@ public sealed class StagedTrainer : IDisposable
             {
                 cancellationToken.ThrowIfCancellationRequested();
                 var resumed = i == state?.Stage ? state : null;
-                steps += RunStage(i, steps, resumed, resumed is null ? null : file, progress, cancellationToken);
+                steps += await RunStageAsync(i, steps, resumed, resumed is null ? null : file, progress, cancellationToken).ConfigureAwait(true);
             }
         }
         finally
@@ -192,7 +199,7 @@ public sealed class StagedTrainer : IDisposable
     }
 
     // Runs a stage to its end and returns its number of steps.
-    private long RunStage(
+    private async Task<long> RunStageAsync(
         int index,
         long stepsBefore,
         CheckpointState? resumed,
@@ -201,24 +208,9 @@ public sealed class StagedTrainer : IDisposable
         CancellationToken cancellationToken
     )
     {
-        using var scope = NewDisposeScope();
         var stage = _stages[index];
-        var trained = ChooseParameters(stage);
-        foreach (var module in _objective.Modules.Values)
-        {
-            module.UseGradientCheckpointing(stage.GradientCheckpointing);
-        }
-
-        if (resumed is null && index > 0 && stage.StartFromEma)
-        {
-            _average?.CopyToParameters(); // of the previous stage
-        }
-
-        _average?.Dispose();
-        _average = stage.EmaDecay is null ? null : new MovingAverage(trained);
-
+        var trained = Prepare(stage, startsFromAverages: resumed is null && index > 0 && stage.StartFromEma);
         using var optimizer = new AdamWOptimizers(trained.Select(pair => pair.Parameter), stage);
-        using var workers = stage.Workers == 1 ? null : new StageWorkers(stage.Workers);
         if (file is not null)
         {
             Checkpoint.ReadProgress(file, Averages, trained, optimizer);
@@ -233,20 +225,32 @@ public sealed class StagedTrainer : IDisposable
             return step;
         }
 
+        using var workers = stage.Workers == 1 ? null : new StageWorkers(stage.Workers);
         var spikes = stage.Spikes is null ? null : new SpikeWatch(stage.Spikes, resumed?.Spikes);
-        var stageStep = new StageStep(stage, _objective, trained, optimizer, workers, spikes, _average, _checkpoints?.Folder);
+        var batches = new StageBatches(stage, first: step * stage.Accumulation);
+        await using var disposed = batches.ConfigureAwait(true);
+        var stageStep = new StageStep(stage, _objective, trained, optimizer, batches, workers, spikes, _average, _checkpoints?.Folder);
         var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken) { Step = step };
-        run.Notify(callback => callback.StageStarted(run));
+        await run.NotifyAsync(callback => callback.StageStartedAsync(run)).ConfigureAwait(true);
 
         var clock = Stopwatch.StartNew();
-        var lastSaved = TimeSpan.Zero;
+        var (lastSaved, lastSavedStep) = (TimeSpan.Zero, step);
         var samples = 0L;
         while (!finished)
         {
-            using var inner = NewDisposeScope();
             var began = clock.Elapsed;
             var rate = stage.LearningRateAt(step, before + began);
-            var result = stageStep.Run(step, rate);
+            TrainingProgress result;
+            try
+            {
+                result = await stageStep.RunAsync(step, rate, cancellationToken).ConfigureAwait(true);
+            }
+            catch (OperationCanceledException) when (_checkpoints is not null && cancellationToken.IsCancellationRequested && step > lastSavedStep)
+            {
+                Save();
+                throw;
+            }
+
             run.Step = ++step;
             samples += result.Samples;
 
@@ -264,7 +268,7 @@ public sealed class StagedTrainer : IDisposable
             progress?.Report(now);
             try
             {
-                run.Notify(callback => callback.StepDone(run, now));
+                await run.NotifyAsync(callback => callback.StepDoneAsync(run, now)).ConfigureAwait(true);
             }
             catch when (_checkpoints is not null)
             {
@@ -283,15 +287,15 @@ public sealed class StagedTrainer : IDisposable
             )
             {
                 var path = Save();
-                lastSaved = clock.Elapsed;
-                run.Notify(callback => callback.CheckpointWritten(run, path));
+                (lastSaved, lastSavedStep) = (clock.Elapsed, step);
+                await run.NotifyAsync(callback => callback.CheckpointWrittenAsync(run, path)).ConfigureAwait(true);
             }
             if (!finished)
             {
                 cancellationToken.ThrowIfCancellationRequested();
             }
         }
-        run.Notify(callback => callback.StageFinished(run));
+        await run.NotifyAsync(callback => callback.StageFinishedAsync(run)).ConfigureAwait(true);
         return step;
 
         string Save() =>
@@ -304,7 +308,7 @@ public sealed class StagedTrainer : IDisposable
                     Step = step,
                     StepsBefore = stepsBefore,
                     Seconds = (before + clock.Elapsed).TotalSeconds,
-                    Settings = stage.Settings,
+                    Settings = StageSettings.Of(stage),
                     Objective = (stage.Objective ?? _objective).Fingerprint,
                     Data = stage.Data!.Fingerprint,
                     Spikes = spikes?.History,
@@ -314,6 +318,26 @@ public sealed class StagedTrainer : IDisposable
                 trained,
                 optimizer
             );
+    }
+
+    // Selects the parameters that the stage trains, and creates its moving average.
+    private List<(string Name, Parameter Parameter)> Prepare(TrainingStage stage, bool startsFromAverages)
+    {
+        using var scope = NewDisposeScope();
+        var trained = ChooseParameters(stage);
+        foreach (var module in _objective.Modules.Values)
+        {
+            module.UseGradientCheckpointing(stage.GradientCheckpointing);
+        }
+
+        if (startsFromAverages)
+        {
+            _average?.CopyToParameters(); // of the previous stage
+        }
+
+        _average?.Dispose();
+        _average = stage.EmaDecay is null ? null : new MovingAverage(trained);
+        return trained;
     }
 
     private IReadOnlyDictionary<string, Tensor> Averages => _average?.Averages ?? new Dictionary<string, Tensor>(StringComparer.Ordinal);

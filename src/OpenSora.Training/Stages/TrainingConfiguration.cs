@@ -8,16 +8,6 @@ using OpenSora.Training.Objectives;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>The configuration of a stage: the settings of <see cref="TrainingStage"/>, with names in place of objects.</summary>
-public class TrainingStageOptions : TrainingStage
-{
-    /// <summary>The name of the stage's data.</summary>
-    public string Source { get; set; } = "";
-
-    /// <summary>The name of the stage's objective; empty for the trainer's objective.</summary>
-    public string Loss { get; set; } = "";
-}
-
 /// <summary>The configuration of a complete training run.</summary>
 public class TrainingOptions
 {
@@ -25,7 +15,7 @@ public class TrainingOptions
     public const string SectionName = "OpenSora:Training";
 
     /// <summary>The stages in the order in which they run.</summary>
-    public IList<TrainingStageOptions> Stages { get; } = [];
+    public IList<TrainingStage> Stages { get; } = [];
 
     /// <summary>The checkpoint options. Checkpoints are written to their folder, and a run resumes from it. Without a folder, no checkpoints are
     /// written.</summary>

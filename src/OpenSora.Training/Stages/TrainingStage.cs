@@ -1,4 +1,4 @@
-using System.Globalization;
+using System.Text.Json.Serialization;
 using OpenSora.Models;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
@@ -21,19 +21,32 @@ public enum LearningRateShape
 public class TrainingStage
 {
     /// <summary>The name of the stage, which progress reports and checkpoints use.</summary>
+    [MayDiffer]
     public string Name { get; set; } = "";
 
     /// <summary>The data that supply the batches.</summary>
+    [JsonIgnore]
     public ITrainingData? Data { get; set; }
 
     /// <summary>The objective of the stage, which must use the trainer's modules; null for the trainer's objective.</summary>
+    [JsonIgnore]
     public ITrainingObjective? Objective { get; set; }
 
+    /// <summary>The name of the data, which configuration uses in place of <see cref="Data"/>.</summary>
+    [MayDiffer]
+    public string Source { get; set; } = "";
+
+    /// <summary>The name of the objective, which configuration uses in place of <see cref="Objective"/>; empty for the trainer's objective.</summary>
+    [MayDiffer]
+    public string Loss { get; set; } = "";
+
     /// <summary>The number of optimizer steps.</summary>
+    [MayDiffer]
     public int Steps { get; set; }
 
     /// <summary>The maximum time to spend in the stage, over all its runs; null for no limit. The stage ends when the steps are complete or the time
     /// is spent, and the learning rate follows whichever comes first. A stage that ends by time is not reproducible bit for bit.</summary>
+    [MayDiffer]
     public TimeSpan? TimeLimit { get; set; }
 
     /// <summary>The number of samples in a batch.</summary>
@@ -46,8 +59,14 @@ public class TrainingStage
     /// threads. On a processor with few cores, this is faster than running one operator at a time on all cores; on a single GPU, it is not.</summary>
     public int Workers { get; set; } = 1;
 
+    /// <summary>The maximum number of batches that are created in advance, in the background, while training uses the previous ones; 0 to create each
+    /// batch when it is needed. The batches are the same. Callbacks that use the same data then use it at the same time.</summary>
+    [MayDiffer]
+    public int Prefetch { get; set; }
+
     /// <summary>Enables gradient checkpointing, with which models keep less for the backward pass and recompute the rest (see
     /// <see cref="ModelExtensions.UseGradientCheckpointing"/>). The stage applies this setting to the models whether it is true or false.</summary>
+    [MayDiffer]
     public bool GradientCheckpointing { get; set; }
 
     /// <summary>The maximum learning rate. The published value is 2e-5; 1e-4 was too high for the 700-million-parameter model.</summary>
@@ -82,6 +101,7 @@ public class TrainingStage
     public bool EmaWarmUp { get; set; }
 
     /// <summary>Starts the stage from the moving average of the previous stage instead of its last weights.</summary>
+    [MayDiffer]
     public bool StartFromEma { get; set; } = true;
 
     /// <summary>The fraction of captions that are replaced by the null caption; null for the value that the model is configured with (published:
@@ -93,6 +113,7 @@ public class TrainingStage
 
     /// <summary>A function that selects the parameters to train by name; null for those of <see cref="Parameters"/>. Names begin with a key of
     /// <see cref="ITrainingObjective.Modules"/>, such as <c>model.</c> or <c>text.</c>.</summary>
+    [JsonIgnore]
     public Func<string, bool>? Trains { get; set; }
 
     /// <summary>The settings for handling spikes of the loss or the gradients; null to ignore spikes. A loss or gradient that is not finite always
@@ -166,6 +187,7 @@ public class TrainingStage
             (Steps > 0, $"has {Steps} {nameof(Steps)}; it needs at least 1"),
             (BatchSize > 0, $"has {nameof(BatchSize)} {BatchSize}; it must be above 0"),
             (Accumulation > 0, $"has {nameof(Accumulation)} {Accumulation}; it must be above 0"),
+            (Prefetch >= 0, $"has {nameof(Prefetch)} {Prefetch}; it must not be negative"),
             (Workers > 0, $"has {nameof(Workers)} {Workers}; it must be above 0"),
             (double.IsFinite(LearningRate) && LearningRate > 0, $"has {nameof(LearningRate)} {LearningRate}; it must be above 0"),
             (
@@ -200,19 +222,4 @@ public class TrainingStage
             throw new InvalidOperationException($"Stage '{Name}' has no {nameof(Data)}.");
         }
     }
-
-    /// <summary>Gets a description of the settings that must be the same in a resumed run.</summary>
-    internal string Settings =>
-        string.Create(
-            CultureInfo.InvariantCulture,
-            $"batch {BatchSize} x {Accumulation}{(Workers == 1 ? "" : $" by {Workers}")}, "
-                + $"lr {LearningRate} to {FinalLearningRate} {Shape} after {WarmUpSteps}, "
-                + $"betas {Beta1} {Beta2}, decay {WeightDecay}, clip {ClipGradientNorm}, "
-                + $"ema {EmaDecay} {EmaWarmUp}, dropout {CaptionDropout}, seed {Seed}"
-        )
-        + (
-            Spikes is { } spikes
-                ? FormattableString.Invariant($", spikes {spikes.Factor} of {spikes.Window} {(spikes.SkipSteps ? "skipped" : "taken")}")
-                : ""
-        );
 }
