@@ -36,7 +36,7 @@ public class PreviewTests
                     BatchSize = 2,
                 }
             )
-            .AddPreviews(folder.Path, model, text, null, ["0", "1"], new PreviewOptions { Sampler = new DpmSolver(2) });
+            .AddPreviews(folder.Path, model, text, null, ["0", "1"], new PreviewOptions { Steps = 2 });
 
         await trainer.RunAsync();
 
@@ -100,11 +100,11 @@ public class PreviewTests
                     prompts,
                     new PreviewOptions
                     {
-                        Sampler = new DpmSolver(3, prediction: Prediction.Sample),
                         Seed = seed,
                         BatchSize = atOnce,
                         Frames = 1,
-                    }
+                    },
+                    new DpmSolver(3, prediction: Prediction.Sample)
                 ).Render(default).Select(video => video.Pixels.ToArray())];
         using (no_grad())
         {
@@ -153,7 +153,7 @@ public class PreviewTests
             };
         using (no_grad())
         {
-            var video = new PromptRenderer(model, text, null, ["a"], Sized(4)).Render(default).ShouldHaveSingleItem();
+            var video = new PromptRenderer(model, text, null, ["a"], Sized(4), new DpmSolver(2)).Render(default).ShouldHaveSingleItem();
             (video.Count, video.Height, video.Width).ShouldBe((2, 4, 6));
         }
         using var trainer = new StagedTrainer(model);

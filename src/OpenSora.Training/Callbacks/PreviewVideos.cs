@@ -87,8 +87,8 @@ public class PreviewOptions : GenerationSettings
     /// <summary>Initializes the settings with the seed 1. Every prompt has its own noise, which does not depend on other prompts.</summary>
     public PreviewOptions() => Seed = 1;
 
-    /// <summary>The sampler; null for DPM-Solver, for a model that predicts noise, with 20 steps or those of
-    /// <see cref="GenerationSettings.Steps"/>.</summary>
+    /// <summary>The sampler; null for the sampler of the process that the model is trained with (<see cref="ITrainingProcess.CreateSampler"/>), with
+    /// the number of steps of <see cref="GenerationSettings.Steps"/>.</summary>
     public ISampler? Sampler { get; set; }
 
     /// <summary>The number of latent channels that guidance changes, as <c>sampling.guided_channels</c> in a model folder; null for the sampler's
@@ -107,7 +107,14 @@ internal sealed class PromptRenderer
     private readonly string[] _prompts;
     private readonly PreviewOptions _options;
 
-    public PromptRenderer(IVideoTransformer model, ITextEncoder text, IVideoAutoencoder? vae, IReadOnlyList<string> prompts, PreviewOptions options)
+    public PromptRenderer(
+        IVideoTransformer model,
+        ITextEncoder text,
+        IVideoAutoencoder? vae,
+        IReadOnlyList<string> prompts,
+        PreviewOptions options,
+        ISampler sampler
+    )
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(text);
@@ -123,10 +130,7 @@ internal sealed class PromptRenderer
         }
 
         (_prompts, _options) = ([.. prompts], options);
-        _pipeline = new VideoPipeline(model, text, vae, options.Sampler ?? new DpmSolver(options.Steps ?? 20))
-        {
-            GuidedChannels = options.GuidedChannels,
-        };
+        _pipeline = new VideoPipeline(model, text, vae, sampler) { GuidedChannels = options.GuidedChannels };
         var (temporal, spatial, own) = (vae?.TemporalFactor ?? 1, vae?.SpatialFactor ?? 1, model.LatentSize);
         if (
             (options.Frames ?? own?[0] * temporal, options.Height ?? own?[1] * spatial, options.Width ?? own?[2] * spatial)

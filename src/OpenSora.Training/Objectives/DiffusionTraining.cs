@@ -66,6 +66,9 @@ public sealed class DiffusionTraining : ITrainingObjective
     /// <inheritdoc/>
     public IReadOnlyDictionary<string, nn.Module> Modules { get; }
 
+    /// <summary>Creates the sampler of the process that the model is trained with.</summary>
+    internal ISampler CreateSampler(int? steps) => _process.CreateSampler(steps);
+
     /// <inheritdoc/>
     /// <remarks>Consists of the string representations of the process and the timestep sampler (<see cref="object.ToString"/>).</remarks>
     public string Fingerprint => $"{_process}; {_timesteps?.ToString() ?? "its own time steps"}";

@@ -1,8 +1,10 @@
+using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
 
 namespace OpenSora.Training.Stages;
 
@@ -108,7 +110,12 @@ public sealed partial class StagedTrainer
         int? everySteps = null,
         TimeSpan? every = null,
         int columns = 4
-    ) => AddPreviews(folder, new PromptRenderer(model, text, vae, prompts, options ?? new PreviewOptions()).Render, everySteps, every, columns);
+    )
+    {
+        var settings = options ?? new PreviewOptions();
+        var sampler = settings.Sampler ?? (_objective as DiffusionTraining)?.CreateSampler(settings.Steps) ?? new DpmSolver(settings.Steps ?? 20);
+        return AddPreviews(folder, new PromptRenderer(model, text, vae, prompts, settings, sampler).Render, everySteps, every, columns);
+    }
 
     /// <summary>Renders previews of any kind at intervals and at the end of a stage, such as the reconstructions of an autoencoder.</summary>
     /// <param name="folder">The folder of the files.</param>

@@ -1,8 +1,7 @@
-using System.Collections.Concurrent;
 using System.ComponentModel;
+using System.Diagnostics;
 using System.Globalization;
 using FFMpegCore;
-using FFMpegCore.Enums;
 using FFMpegCore.Exceptions;
 using FFMpegCore.Pipes;
 
@@ -53,13 +52,13 @@ internal static class FFmpeg
     /// <param name="path">The path of the file.</param>
     /// <param name="inputArguments">The options of the decoder.</param>
     /// <param name="outputArguments">The filters and the format of the output.</param>
-    /// <param name="read">Reads the output. If it throws, its exception is thrown, not that of ffmpeg.</param>
+    /// <param name="read">Reads the output. If it throws, ffmpeg is stopped and the exception is thrown.</param>
     /// <param name="cancellationToken">Stops the decoder.</param>
-    /// <returns>The first error that the decoder reported, although it went on; null if there was none.</returns>
-    internal static async Task<string?> DecodeAsync(
+    /// <returns>Whether ffmpeg failed, and its errors, or the first error of the decoder after which it continued; null if there was none.</returns>
+    internal static async Task<(bool Failed, string? Error)> DecodeAsync(
         string? folder,
         string path,
-        string inputArguments,
+        IReadOnlyList<string> inputArguments,
         IReadOnlyList<string> outputArguments,
         Func<Stream, CancellationToken, Task> read,
         CancellationToken cancellationToken
@@ -68,34 +67,71 @@ internal static class FFmpeg
         var purpose = $"decode '{path}'";
         while (true)
         {
-            var (sink, errors) = (new Sink(read), new ConcurrentQueue<string>());
             // Every frame that is decoded is output once, whatever its timestamp.
-            var passThrough = s_knowsFpsMode ? "-fps_mode passthrough " : "-vsync passthrough ";
-            try
+            string[] passThrough = s_knowsFpsMode ? ["-fps_mode", "passthrough"] : ["-vsync", "passthrough"];
+            string[] arguments = ["-v", "error", .. inputArguments, "-i", Path.GetFullPath(path), .. passThrough, .. outputArguments, "pipe:1"];
+            var (exitCode, errors) = await ReadOutputAsync(purpose, folder, arguments, read, cancellationToken).ConfigureAwait(false);
+            if (exitCode == 0)
             {
-                await RunAsync(
-                        purpose,
-                        folder,
-                        FFMpegArguments
-                            .FromFileInput(FileName(path, purpose), verifyExists: true, options => options.WithCustomArgument(inputArguments))
-                            .OutputToPipe(sink, options => options.WithCustomArgument(passThrough + Join(outputArguments)))
-                            .WithLogLevel(FFMpegLogLevel.Error)
-                            .NotifyOnStandardError(errors.Enqueue),
-                        cancellationToken
-                    )
-                    .ConfigureAwait(false);
-            }
-            catch (MediaException) when (sink.Failure is not null)
-            {
-                // Reading stopped first, so ffmpeg's broken pipe is only a consequence.
-            }
-            catch (MediaException e) when (s_knowsFpsMode && e.Message.Contains("Unrecognized option 'fps_mode'", StringComparison.Ordinal))
-            {
-                s_knowsFpsMode = false; // older than ffmpeg 5.1
-                continue;
+                return (false, errors.Split('\n').FirstOrDefault(line => !string.IsNullOrWhiteSpace(line)));
             }
 
-            return sink.Failure is { } other ? throw other : errors.FirstOrDefault(line => !string.IsNullOrWhiteSpace(line));
+            if (!s_knowsFpsMode || !errors.Contains("Unrecognized option 'fps_mode'", StringComparison.Ordinal))
+            {
+                return (true, $"ffmpeg could not {purpose} (exit code {exitCode}): {errors.Trim()}");
+            }
+
+            s_knowsFpsMode = false; // older than ffmpeg 5.1
+        }
+    }
+
+    // Runs ffmpeg and reads its standard output to the end. FFMpegCore's pipes are not used for this: FFMpegCore stops reading as soon as the process
+    // has exited, and frames that are still in the pipe are lost.
+    private static async Task<(int ExitCode, string Errors)> ReadOutputAsync(
+        string purpose,
+        string? folder,
+        IEnumerable<string> arguments,
+        Func<Stream, CancellationToken, Task> read,
+        CancellationToken cancellationToken
+    )
+    {
+        cancellationToken.ThrowIfCancellationRequested();
+        var start = new ProcessStartInfo(Path.Combine(Options(folder, "ffmpeg", purpose).BinaryFolder, "ffmpeg"), arguments)
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            UseShellExecute = false,
+            CreateNoWindow = true,
+        };
+        using var process = Start(start, purpose, folder);
+        try
+        {
+            process.StandardInput.Close(); // ffmpeg would read commands from the console
+            var errors = process.StandardError.ReadToEndAsync(cancellationToken);
+            await read(process.StandardOutput.BaseStream, cancellationToken).ConfigureAwait(false);
+            await process.StandardOutput.BaseStream.CopyToAsync(Stream.Null, cancellationToken).ConfigureAwait(false);
+            var text = await errors.ConfigureAwait(false);
+            await process.WaitForExitAsync(cancellationToken).ConfigureAwait(false);
+            return (process.ExitCode, text);
+        }
+        catch
+        {
+            process.Kill(entireProcessTree: true);
+            await process.WaitForExitAsync(CancellationToken.None).ConfigureAwait(false);
+            throw;
+        }
+    }
+
+    private static Process Start(ProcessStartInfo start, string purpose, string? folder)
+    {
+        try
+        {
+            return Process.Start(start)!;
+        }
+        catch (Win32Exception e)
+        {
+            throw FFmpegMissing.Error("ffmpeg", purpose, folder, e);
         }
     }
 
@@ -187,29 +223,6 @@ internal static class FFmpeg
             catch (IOException e)
             {
                 Failure = e;
-            }
-        }
-    }
-
-    private sealed class Sink(Func<Stream, CancellationToken, Task> read) : IPipeSink
-    {
-        public string GetFormat() => "";
-
-        public string GetStreamArguments() => "";
-
-        /// <summary>Gets the exception of the reader, which is the cause if ffmpeg fails because its output is not read.</summary>
-        public MediaException? Failure { get; private set; }
-
-        public async Task ReadAsync(Stream inputStream, CancellationToken cancellationToken)
-        {
-            try
-            {
-                await read(inputStream, cancellationToken).ConfigureAwait(false);
-            }
-            catch (MediaException e)
-            {
-                Failure = e;
-                throw;
             }
         }
     }

@@ -151,15 +151,16 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
     )
     {
         // Errors in the data are reported instead of concealed. The decoder of a part has one thread, so that it does not look far ahead.
-        var decoder = (clip.AllowDamage ? "" : "-err_detect explode ") + (clip.Frames is null ? "" : "-threads 1");
-        string? error;
-        try
+        List<string> decoder = clip.AllowDamage ? [] : ["-err_detect", "explode"];
+        if (clip.Frames is not null)
         {
-            error = await FFmpeg.DecodeAsync(ffmpegFolder, path, decoder, arguments, read, cancellationToken).ConfigureAwait(false);
+            decoder.AddRange(["-threads", "1"]);
         }
-        catch (MediaException e) when (frames() > 0 && e.InnerException is not null)
+
+        var (failed, error) = await FFmpeg.DecodeAsync(ffmpegFolder, path, decoder, arguments, read, cancellationToken).ConfigureAwait(false);
+        if (failed && frames() == 0)
         {
-            error = e.Message;
+            throw new MediaException(error!);
         }
 
         if (error is not null && !clip.AllowDamage)

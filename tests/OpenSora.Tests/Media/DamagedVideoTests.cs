@@ -130,6 +130,21 @@ public class DamagedVideoTests
         (GC.GetTotalAllocatedBytes() - before).ShouldBeLessThan(50_000_000);
     }
 
+    // Frames that are still in the pipe when ffmpeg exits are not lost, however late they are read.
+    [Fact]
+    public async Task No_frame_is_lost_when_many_videos_are_read_at_once()
+    {
+        var reader = new VideoReader();
+        var counts = await Task.WhenAll(
+            Enumerable
+                .Range(0, 48)
+                .Select(i =>
+                    Task.Run(async () => (await reader.ReadAsync(Video("sq1.mp4"), i % 2 == 0 ? null : new ClipOptions { Frames = 10 })).Count)
+                )
+        );
+        counts.ShouldAllBe(count => count == 10);
+    }
+
     private static async Task FFmpegAsync(string arguments, string? orElse = null)
     {
         using var process = Process.Start(
