@@ -1,5 +1,6 @@
 using System.Text.Json;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using OpenSora.Text;
 using OpenSora.Weights;
 using TorchSharp;
@@ -197,7 +198,7 @@ public static class HubFolder
                 );
             try
             {
-                using var document = JsonDocument.Parse(File.ReadAllBytes(Path.Combine(own, ConfigName)));
+                using var document = JsonDocument.Parse(JsonBytes.Read(Path.Combine(own, ConfigName)));
                 return document.RootElement.ValueKind == JsonValueKind.Object
                     ? new PartConfig(own, document.RootElement.Clone())
                     : throw new JsonException("The root is not an object.");

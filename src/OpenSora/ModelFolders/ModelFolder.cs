@@ -1,6 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
+using OpenSora.Runtime;
 using OpenSora.Weights;
 
 namespace OpenSora.ModelFolders;
@@ -112,7 +113,7 @@ public sealed class ModelFolder
         ModelDescription description;
         try
         {
-            description = Parse(path, File.ReadAllBytes(System.IO.Path.Combine(path, FileName)));
+            description = Parse(path, JsonBytes.Read(System.IO.Path.Combine(path, FileName)));
         }
         catch (JsonException exception)
         {

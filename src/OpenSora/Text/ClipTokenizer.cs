@@ -4,6 +4,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
 using Microsoft.ML.Tokenizers;
+using OpenSora.Runtime;
 
 namespace OpenSora.Text;
 
@@ -254,7 +255,7 @@ public sealed class ClipTokenizer : ITokenizer
     {
         try
         {
-            var ids = JsonSerializer.Deserialize<Dictionary<string, int>>(bytes) ?? throw new JsonException("It is null.");
+            var ids = JsonSerializer.Deserialize<Dictionary<string, int>>(JsonBytes.Normalize(bytes)) ?? throw new JsonException("It is null.");
             var seen = new bool[ids.Count];
             foreach (var (piece, id) in ids)
             {
@@ -278,7 +279,7 @@ public sealed class ClipTokenizer : ITokenizer
     {
         try
         {
-            using var document = JsonDocument.Parse(File.ReadAllBytes(path));
+            using var document = JsonDocument.Parse(JsonBytes.Read(path));
             if (document.RootElement.ValueKind != JsonValueKind.Object || !document.RootElement.TryGetProperty("pad_token", out var token))
             {
                 return null;

@@ -131,7 +131,12 @@ internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type =
             ("U64", ["uint64"]),
             ("F8_E4M3", ["float8_e4m3fn"]),
             ("F8_E5M2", ["float8_e5m2"]),
-            ("C64", ["ComplexFloatStorage", "complex64"]),
+            ("F8_E8M0", ["float8_e8m0fnu"]),
+            ("F8_E4M3FNUZ", ["float8_e4m3fnuz"]),
+            ("F8_E5M2FNUZ", ["float8_e5m2fnuz"]),
+            ("C32", ["complex32", "chalf"]),
+            ("C64", ["ComplexFloatStorage", "complex64", "cfloat"]),
+            ("C128", ["ComplexDoubleStorage", "complex128", "cdouble"]),
         ];
         foreach (var (type, all) in types)
         {

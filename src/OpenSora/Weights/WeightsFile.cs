@@ -37,18 +37,42 @@ public abstract class WeightsFile : IDisposable
     /// dictionary.</summary>
     public virtual IReadOnlyList<WeightsSection> Sections => [new("", Tensors.Count, Chosen: true)];
 
+    /// <summary>The parts of the file that hold no tensors and were skipped, by the names of their classes or functions, and files beside a set of
+    /// shards.</summary>
+    internal virtual IReadOnlyList<string> Skipped => [];
+
+    /// <summary>The position of the section's name in the list of usual names; the lowest is preferred. <see cref="NoPreference"/> for other
+    /// names.</summary>
+    internal virtual int Preference => 0;
+
+    internal const int NoPreference = int.MaxValue;
+
+    /// <summary>Gets the sections that can be loaded, the preferred one first: this file alone if a section was requested or there is only one,
+    /// otherwise all of them.</summary>
+    /// <param name="all">true to include all sections even if one was requested.</param>
+    /// <returns>Views of this file, which are valid until this file is disposed.</returns>
+    internal virtual IEnumerable<WeightsFile> Choices(bool all = false) => [this];
+
     /// <summary>Opens a weights file. The format is detected from the contents, not from the file name.</summary>
-    /// <param name="path">A weights file, the index of a sharded file (<c>*.index.json</c>), or a folder that contains one of these.</param>
+    /// <param name="path">A weights file, the index of a sharded file (<c>*.index.json</c>), any file of a set of shards such as
+    /// <c>model-00001-of-00002.safetensors</c>, which opens the entire set, or a folder that contains one of these.</param>
     /// <param name="section">The section (dictionary of tensors) of a PyTorch checkpoint to read, such as <c>model</c>. If null, the moving averages
-    /// (<c>ema</c>) if present, otherwise a common name such as <c>state_dict</c> or <c>model</c>.</param>
+    /// (<c>ema</c>) if present, otherwise a common name such as <c>state_dict</c> or <c>model</c>; a module then loads the section that fits it
+    /// best.</param>
     /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="InvalidWeightsException">The file has an unsupported format, is damaged, or does not contain the section.</exception>
+    /// <exception cref="InvalidWeightsException">The file has an unsupported format, is damaged, or does not contain the section; a file of a set
+    /// of shards is missing; or a folder contains several weights files or sets.</exception>
     public static WeightsFile Open(string path, string? section = null)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         path = System.IO.Path.GetFullPath(path);
         if (Directory.Exists(path))
         {
+            if (Matches(path) is ([var only], { Count: > 0 } others))
+            {
+                return new ShardedFile(only, section, others);
+            }
+
             path = OnlyOneIn(path);
         }
 
@@ -57,6 +81,17 @@ public abstract class WeightsFile : IDisposable
             return new ShardedFile(path, section);
         }
 
+        if (File.Exists(path) && ShardSet.Of(path) is { } set)
+        {
+            return set.Index is { } index ? new ShardedFile(index, section) : new ShardedFile(set, section);
+        }
+
+        return OpenFile(path, section);
+    }
+
+    /// <summary>Opens a single file.</summary>
+    private protected static WeightsFile OpenFile(string path, string? section)
+    {
         var file = new MappedFile(path, SafetensorsHeader.PrefixLength);
         if (PyTorchFile.IsOne(file))
         {
@@ -66,7 +101,8 @@ public abstract class WeightsFile : IDisposable
         return section is null ? new SafetensorsFile(file) : throw WithoutSections(file, section);
     }
 
-    /// <summary>Reads one tensor on the CPU with the dtype in the file.</summary>
+    /// <summary>Reads one tensor on the CPU with the dtype in the file. Tensors of the types <c>F8_E4M3</c> and <c>F8_E5M2</c> are converted to float32,
+    /// without loss.</summary>
     /// <param name="name">The name of the tensor.</param>
     /// <returns>The tensor, owned by the caller. It stays valid after this object is disposed. Writing to it does not affect the file or other
     /// tensors.</returns>
@@ -106,24 +142,36 @@ public abstract class WeightsFile : IDisposable
     }
 
     /// <summary>Gets the weights files in a folder laid out like those of transformers and diffusers: all files that match the first pattern with a
-    /// match.</summary>
-    internal static IReadOnlyList<string> InFolder(string folder) =>
+    /// match. A set of shards is represented by its first file; files beside a set are left out.</summary>
+    internal static IReadOnlyList<string> InFolder(string folder)
+    {
+        var (sets, others) = Matches(folder);
+        return sets.Count > 0 ? [.. sets.Select(set => set.Path)] : others;
+    }
+
+    private static (List<ShardSet> Sets, List<string> Others) Matches(string folder) =>
         Patterns
-            .Select(pattern => Directory.GetFiles(folder, pattern).Order(StringComparer.Ordinal).ToArray())
-            .FirstOrDefault(files => files.Length > 0)
-        ?? [];
+            .Select(pattern => ShardSet.Group(Directory.GetFiles(folder, pattern)))
+            .FirstOrDefault(found => found.Sets.Count + found.Others.Count > 0, ([], []));
 
     private static string OnlyOneIn(string folder)
     {
-        var files = InFolder(folder);
-        return files.Count switch
+        var (sets, others) = Matches(folder);
+        List<string> choices =
+            sets.Count > 0 ? [.. sets.Select(set => set.ToString())] : [.. others.Select(file => System.IO.Path.GetFileName(file))];
+        return choices.Count switch
         {
-            1 => files[0],
+            1 => sets.Count > 0 ? sets[0].Path : others[0],
             0 => throw new InvalidWeightsException(folder, $"the folder contains no weights; expected one of {string.Join(", ", Patterns)}."),
+            _ when sets.Count > 0 => throw new InvalidWeightsException(
+                folder,
+                $"the folder contains {sets.Count} sets of shards; specify the first file of one of them: "
+                    + $"{string.Join(", ", choices.Take(8))}{(choices.Count > 8 ? ", ..." : "")}"
+            ),
             _ => throw new InvalidWeightsException(
                 folder,
-                $"the folder contains {files.Count} weights files; specify one of them: "
-                    + $"{string.Join(", ", files.Take(8).Select(System.IO.Path.GetFileName))}{(files.Count > 8 ? ", ..." : "")}"
+                $"the folder contains {choices.Count} weights files; specify one of them: "
+                    + $"{string.Join(", ", choices.Take(8))}{(choices.Count > 8 ? ", ..." : "")}"
             ),
         };
     }

@@ -79,7 +79,7 @@ public sealed class T5TextEncoder : ITextEncoder
     public static LoadReport LoadWeights(T5Encoder model, string weights)
     {
         using var file = WeightsFile.Open(weights);
-        return model.LoadWeights(file, new LoadOptions { KeyMap = KeyMaps.T5(file.Tensors.Keys) });
+        return model.LoadWeights(file, section => new LoadOptions { KeyMap = KeyMaps.T5(section.Tensors.Keys) }, out _);
     }
 
     /// <inheritdoc/>
