@@ -29,7 +29,8 @@ internal sealed class PyTorchFile : WeightsFile
         {
             RefuseLegacy(file);
             var allowance = new Allowance(file.Path, file.Length);
-            var root = ReadPickle(file, allowance);
+            var root = ReadPickle(file, allowance, out var skipped);
+            Skipped = skipped;
             Find(root.Object as PickleDictionary, "", 0, allowance, _sections, new(ReferenceEqualityComparer.Instance));
             if (_sections.Count == 0)
             {
@@ -133,7 +134,7 @@ internal sealed class PyTorchFile : WeightsFile
         );
     }
 
-    private static PickleValue ReadPickle(MappedFile file, Allowance allowance)
+    private static PickleValue ReadPickle(MappedFile file, Allowance allowance, out IReadOnlyList<string> skipped)
     {
         var records = ZipDirectory.Read(file, allowance);
         var names = records.Keys.Where(name => name is PickleName || name.EndsWith("/" + PickleName, StringComparison.Ordinal)).Take(2).ToList();
@@ -184,11 +185,13 @@ internal sealed class PyTorchFile : WeightsFile
         }
 
         var byName = records.GetAlternateLookup<ReadOnlySpan<char>>();
-        return Unpickler.Read(file.Path, file.Bytes(offset, (int)length), allowance, key =>
+        return Unpickler.Read(file.Path, file.Bytes(offset, (int)length), allowance, Record, out skipped);
+
+        (long Offset, long Length)? Record(string key)
         {
             Span<char> name = stackalloc char[500];
             return name.TryWrite($"{folder}data/{key}", out var written) && byName.TryGetValue(name[..written], out var record) ? record : null;
-        });
+        }
     }
 
     /// <summary>Finds the dictionaries that directly contain tensors, each once.</summary>
