@@ -82,6 +82,10 @@ public static class PublishedWeights
             return report;
         }
 
+        // Beside averages, the original weights have a null caption too.
+        var prefix = report.Unwrapped.LastOrDefault(wrapper => wrapper.EndsWith('.')) ?? "";
+        caption = section.Tensors.GetValueOrDefault(prefix + NullCaption) ?? caption;
+
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         target!.copy_(section.Read(caption.Name).index_select(0, arange(target.shape[0]).clamp(0, caption.Shape[0] - 1)));

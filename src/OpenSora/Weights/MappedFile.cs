@@ -2,6 +2,7 @@ using System.IO.MemoryMappedFiles;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -34,6 +35,11 @@ internal sealed class MappedFile : IDisposable
         if (!File.Exists(Path))
         {
             throw new FileNotFoundException($"The weights file '{Path}' does not exist.", Path);
+        }
+
+        if (FileKinds.Of(Path) is not FileKind.Regular and var kind) // opening a pipe would block
+        {
+            throw new InvalidWeightsException(Path, $"it is {kind.Describe()}; expected a weights file.");
         }
 
         _handle = File.OpenHandle(Path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete, FileOptions.RandomAccess);

@@ -83,7 +83,8 @@ internal sealed class PyTorchFile : WeightsFile
 
         var others = _sections
             .Where(section => !ReferenceEquals(section.Items, _chosen))
-            .OrderByDescending(section => section.Count)
+            .OrderBy(section => PreferenceOf(section.Name) == NoPreference)
+            .ThenByDescending(section => section.Count)
             .Take(MostChoices)
             .OrderBy(section => PreferenceOf(section.Name));
         return others.Select(section => new PyTorchFile(this, section.Items)).Prepend(this);

@@ -288,6 +288,23 @@ public sealed class InspectTests : IDisposable
     }
 
     [Fact]
+    public void Unknown_types_skipped_objects_and_sets_of_shards_are_listed()
+    {
+        using var scope = NewDisposeScope();
+        Print(TestFiles.Data("fp8", "f4.safetensors")).ShouldMatch("1 of F4 with 4 elements(.|\n)*scale +\\S? ?F4");
+        Print(CheckpointTests.Checkpoint("omega.ckpt")).ShouldContain("skipped objects: omegaconf.dictconfig.DictConfig");
+        for (var i = 1; i <= 3; i++)
+        {
+            SafetensorsWriter.Write(_folder[$"shards/model-0000{i}-of-00003.safetensors"], [KeyValuePair.Create($"x{i}", ones(i))]);
+        }
+
+        var text = Print(_folder["shards"]);
+        text.ShouldContain("model-00001-of-00003.safetensors: 3 shards, safetensors");
+        text.ShouldContain("3 tensors: 3 of F32 with 6 elements");
+        text.Split("shards, safetensors").Length.ShouldBe(2); // once
+    }
+
+    [Fact]
     public void Nothing_is_left_in_memory()
     {
         var before = TensorCount.Settled;
