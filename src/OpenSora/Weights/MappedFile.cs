@@ -90,8 +90,8 @@ internal sealed class MappedFile : IDisposable
     /// <summary>A path that refers to the open file even after another file has replaced it.</summary>
     public string OpenPath => OperatingSystem.IsLinux() ? $"/proc/self/fd/{_handle.DangerousGetHandle()}" : Path;
 
-    /// <summary>Reads a tensor on the CPU with the dtype in the file, or as float32 if the file has 8-bit floating-point numbers. The caller owns the tensor, which stays valid after this object is
-    /// disposed.</summary>
+    /// <summary>Reads a tensor on the CPU with the dtype in the file, or as float32 if the file has 8-bit floating-point numbers. The caller owns the
+    /// tensor, which stays valid after this object is disposed.</summary>
     /// <param name="entry">The description of the tensor.</param>
     /// <param name="maps">The mappings that large tensors are views of. Small or unaligned tensors are copied. If null, all tensors are
     /// copied.</param>

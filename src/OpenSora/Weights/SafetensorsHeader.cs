@@ -74,7 +74,8 @@ internal static class SafetensorsHeader
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"u8
     );
 
-    /// <summary>Gets the size of an element in bytes (0 for an unknown type, and for types that share bytes, such as F4) and the corresponding tensor dtype (null if not supported).</summary>
+    /// <summary>Gets the size of an element in bytes (0 for an unknown type, and for types that share bytes, such as F4) and the corresponding tensor
+    /// dtype (null if not supported).</summary>
     public static (int Size, ScalarType? Dtype) TypeOf(string name) => Types.GetValueOrDefault(name);
 
     /// <summary>Gets the safetensors name of a dtype, or null if the format does not support it.</summary>

@@ -101,8 +101,8 @@ public abstract class WeightsFile : IDisposable
         return section is null ? new SafetensorsFile(file) : throw WithoutSections(file, section);
     }
 
-    /// <summary>Reads one tensor on the CPU with the dtype in the file. Tensors of the types <c>F8_E4M3</c> and <c>F8_E5M2</c> are converted to float32,
-    /// without loss.</summary>
+    /// <summary>Reads one tensor on the CPU with the dtype in the file. Tensors of the types <c>F8_E4M3</c> and <c>F8_E5M2</c> are converted to
+    /// float32, without loss.</summary>
     /// <param name="name">The name of the tensor.</param>
     /// <returns>The tensor, owned by the caller. It stays valid after this object is disposed. Writing to it does not affect the file or other
     /// tensors.</returns>

@@ -34,12 +34,14 @@ internal sealed record WeightsMatch(
         var matches = file.Choices().Select(section => Of(targets, section, optionsOf(section))).ToList();
         var best = Best(matches);
         var equal = matches.Where(match => match.CompareTo(best) == 0).ToList();
-        if (equal.Count > 1 && best.Fitting.Count > 0 && equal.TrueForAll(match => match.Section.Preference == WeightsFile.NoPreference))
+        var isUsual = ReferenceEquals(best, matches[0]) || best.Section.Preference != WeightsFile.NoPreference;
+        var isLoaded = best.Fitting.Count > 0 && (best.Report.IsComplete || !best.Options.Strict);
+        if (equal.Count > 1 && isLoaded && !isUsual)
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"its sections {string.Join(" and ", equal.Select(match => $"'{Name(match.Section)}'"))} fit the model equally well. "
-                    + $"Set LoadOptions.Section to one of them, for example Section = \"{Name(best.Section)}\"."
+                $"its sections {string.Join(" and ", equal.Select(match => $"'{Shown(match)}'"))} fit the model equally well. "
+                    + $"Set LoadOptions.Section to one of them, for example Section = \"{Shown(best)}\"."
             );
         }
 
@@ -59,11 +61,10 @@ internal sealed record WeightsMatch(
 
         var fits = listed
             .Take(shown)
-            .Select(match =>
-                $"'{Name(match.Section)}' ({match.Fitting.Count} of the model's {targets.Count} tensors, {match.Section.Tensors.Count} in it)"
-            );
-        return $"{Environment.NewLine}Sections of the file: {string.Join(", ", fits)}{(listed.Count > shown ? $" and {listed.Count - shown} more" : "")}. "
-            + $"To load one of them, set LoadOptions.Section, for example Section = \"{Name(listed[0].Section)}\".";
+            .Select(match => $"'{Shown(match)}' ({match.Fitting.Count} of the model's {targets.Count} tensors, {match.Section.Tensors.Count} in it)");
+        var more = listed.Count > shown ? $" and {listed.Count - shown} more" : "";
+        return $"{Environment.NewLine}Sections of the file: {string.Join(", ", fits)}{more}. "
+            + $"To load one of them, set LoadOptions.Section, for example Section = \"{Shown(listed[0])}\".";
     }
 
     /// <summary>Matches the tensors of a module with those of one section.</summary>
@@ -132,6 +133,8 @@ internal sealed record WeightsMatch(
 
     private static string Name(WeightsFile file) =>
         string.Join(", ", file.Sections.Where(section => section.Chosen && section.Name.Length > 0).Select(section => section.Name));
+
+    private static string Shown(WeightsMatch match) => InvalidWeightsException.Shown(Name(match.Section));
 
     private static string? Mapped(string name, LoadOptions options) => options.KeyMap is null ? name : options.KeyMap(name);
 

@@ -98,4 +98,5 @@ torch.save({"ema": {"n_averaged": torch.tensor(7), **prefixed("module.", 100)}, 
 torch.save({"state_dict": {**prefixed("model."), **prefixed("ema_model.", 100)}}, "ema_beside.pt")
 torch.save({"ema": {"weight": torch.ones(3, 4)}, "net": state(), "opt": {"weight": torch.ones(2, 2), "bias": torch.ones(2)}}, "ema_incomplete.pt")
 torch.save({"student": state(), "teacher": {name: value + 100 for name, value in state().items()}}, "alike.pt")
+torch.save({**state(), "backup": {name: value + 100 for name, value in state().items()}}, "backup.pt")
 torch.save({"ema": {"weight": torch.ones(9, 4)}, "model": {"weight": torch.ones(8, 4), "bias": torch.ones(3)}, "generator": {"other": torch.ones(1)}}, "none_fits.pt")

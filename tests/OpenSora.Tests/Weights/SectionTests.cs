@@ -18,6 +18,7 @@ public sealed class SectionTests : IDisposable
     [InlineData("ema_swa.pt", "ema, module.", 100)]
     [InlineData("ema_beside.pt", "state_dict, ema_model.", 100)]
     [InlineData("ema_incomplete.pt", "net", 0)]
+    [InlineData("backup.pt", "", 0)]
     public void The_section_that_fits_is_loaded_and_averages_are_preferred(string name, string unwrapped, int first)
     {
         using var scope = NewDisposeScope();
