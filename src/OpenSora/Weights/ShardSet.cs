@@ -60,15 +60,12 @@ internal sealed partial record ShardSet(string Folder, string Prefix, string Suf
     public static ShardSet? Of(string path)
     {
         var (folder, name) = (System.IO.Path.GetDirectoryName(path)!, System.IO.Path.GetFileName(path));
-        if (Parse(name) is not (var prefix, _, var suffix, var count) || count < 2 || !Directory.Exists(folder))
+        if (Parse(name) is not (_, _, _, >= 2) || !Directory.Exists(folder))
         {
             return null;
         }
 
-        return Group(Directory.EnumerateFiles(folder))
-            .Sets.Find(set =>
-                string.Equals(set.Prefix, prefix, StringComparison.Ordinal) && string.Equals(set.Suffix, suffix, StringComparison.Ordinal)
-            );
+        return Group(Directory.EnumerateFiles(folder)).Sets.Find(set => set.Files.ContainsValue(name));
     }
 
     /// <summary>Separates the files of a folder into sets and other files. Files whose names begin with a dot are left out.</summary>

@@ -100,3 +100,34 @@ torch.save({"ema": {"weight": torch.ones(3, 4)}, "net": state(), "opt": {"weight
 torch.save({"student": state(), "teacher": {name: value + 100 for name, value in state().items()}}, "alike.pt")
 torch.save({**state(), "backup": {name: value + 100 for name, value in state().items()}}, "backup.pt")
 torch.save({"ema": {"weight": torch.ones(9, 4)}, "model": {"weight": torch.ones(8, 4), "bias": torch.ones(3)}, "generator": {"other": torch.ones(1)}}, "none_fits.pt")
+
+
+# 8-bit floats as torch 2.1 and later write them: a storage of bytes, and the dtype as an argument. torch 1.13 does not have the type.
+class Type:
+    def __init__(self, name):
+        self.__module__, self.name = "torch", name
+        setattr(torch, name, self)
+
+    def __reduce__(self):
+        return self.name
+
+
+def _rebuild_tensor_v3(*arguments):
+    raise NotImplementedError
+
+
+class Tensor8:
+    def __init__(self, storage, shape, strides, dtype):
+        self.arguments = storage, 0, shape, strides, False, OrderedDict(), dtype
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v3, self.arguments
+
+
+_rebuild_tensor_v3.__module__ = "torch._utils"
+torch._utils._rebuild_tensor_v3 = _rebuild_tensor_v3
+codes = torch.arange(256, dtype=torch.uint8).storage().untyped()
+e4m3, e5m2, e8m0 = Type("float8_e4m3fn"), Type("float8_e5m2"), Type("float8_e8m0fnu")
+torch.save({
+    "e4m3": Tensor8(codes, (256,), (1,), e4m3), "e5m2": Tensor8(codes, (16, 16), (1, 16), e5m2), "e8m0": Tensor8(codes, (256,), (1,), e8m0), "bias": torch.ones(3),
+}, "float8.pt")

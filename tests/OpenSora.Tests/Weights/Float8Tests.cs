@@ -135,6 +135,26 @@ public sealed class Float8Tests : IDisposable
         read[2, 1].item<float>().ShouldBe(last);
     }
 
+    [Fact]
+    public void A_checkpoint_holds_all_codes_of_both_types()
+    {
+        using var scope = NewDisposeScope();
+        byte[] codes = [.. Enumerable.Range(0, 256).Select(code => (byte)code)];
+        using var checkpoint = WeightsFile.Open(CheckpointTests.Checkpoint("float8.pt"));
+        foreach (var (name, type) in new[] { ("e4m3", "F8_E4M3"), ("e5m2", "F8_E5M2") })
+        {
+            checkpoint.Tensors[name].Type.ShouldBe(type);
+            using var file = WeightsFile.Open(Safetensors(type, "256", codes));
+            var expected = file.Read("x").data<float>().ToArray();
+            var tensor = checkpoint.Read(name);
+            var read = name is "e5m2" ? tensor.t().contiguous() : tensor; // stored by columns
+            read.flatten().data<float>().ToArray().ShouldBe(expected);
+        }
+
+        Should.Throw<InvalidWeightsException>(() => checkpoint.Read("e8m0")).Message.ShouldContain("the dtype F8_E8M0, which is not supported");
+        checkpoint.Read("bias").sum().item<float>().ShouldBe(3);
+    }
+
     [Theory]
     [InlineData("f4.safetensors", "F4")]
     [InlineData("fp8e8m0.safetensors", "F8_E8M0")]

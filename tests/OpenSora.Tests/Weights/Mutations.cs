@@ -26,6 +26,7 @@ internal sealed class Mutations
         "makes_tensor.pth",
         "ema_alone.pt",
         "lucid.pt",
+        "float8.pt",
     ];
 
     private static readonly string[] Dangers =

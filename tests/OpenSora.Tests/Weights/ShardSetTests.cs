@@ -80,8 +80,12 @@ public sealed class ShardSetTests : IDisposable
         file.Tensors.Keys.ShouldBe(["t0", "t1"]);
         using var module = nn.Linear(1, 1);
         module.LoadWeights(_folder.Path, new LoadOptions { Strict = false }).Skipped.ShouldBe(["lora7.safetensors, a file beside the shards"]);
-        using var alone = WeightsFile.Open(_folder["lora7.safetensors"]);
-        alone.Format.ShouldBe("safetensors");
+        File.Copy(_folder["lora7.safetensors"], _folder["model-00003-of-00002.safetensors"]); // beyond the count
+        foreach (var name in new[] { "lora7.safetensors", "model-00003-of-00002.safetensors" })
+        {
+            using var alone = WeightsFile.Open(_folder[name]);
+            alone.Format.ShouldBe("safetensors");
+        }
     }
 
     [Fact]
