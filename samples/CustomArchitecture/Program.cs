@@ -118,6 +118,12 @@ using var generator = VideoGenerator
     .Build();
 var video = await generator.Request("red right").Seed(7).GenerateAsync();
 await video.SaveGifAsync(Path.Combine(folder, "red-right.gif"));
+
+// 5. Recognize the weights, as the command "opensora inspect" does for the built-in architectures, and count the parameters.
+using var weights = WeightsFile.Open(Path.Combine(folder, "transformer.safetensors"));
+var match = Architectures.BuiltIn.Add(TokenTransformer.Architecture).Recognize(weights)[0];
+Console.WriteLine($"The weights belong to a {match.Architecture} with {ParameterCounts.Of(model).Total:N0} parameters: {match.Config}");
+
 var isSame = video.Frames.Pixels.Span.SequenceEqual(videos[0].Pixels.Span);
 Console.WriteLine(
     $"{folder}: squares.gif shows {string.Join(", ", prompts)}; "

@@ -63,9 +63,13 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
         final.weight.zero_(); // the first prediction is zero
     }
 
-    /// <summary>Gets the description that registers the architecture for use in model folders.</summary>
+    /// <summary>Gets the descriptor that registers the architecture: model folders can name it, and its checkpoints are recognized.</summary>
     public static Architecture<IVideoTransformer> Architecture { get; } =
-        Architecture<IVideoTransformer>.Of<TokenTransformerConfig>("token_transformer", config => new TokenTransformer(config));
+        Architecture<IVideoTransformer>.Of<TokenTransformerConfig>(
+            "token_transformer",
+            config => new TokenTransformer(config),
+            recognize: shapes => shapes.TryGetValue("class_embedder.weight", out var classes) ? SizesOf(shapes, classes) : null
+        );
 
     /// <summary>Gets the configuration.</summary>
     public TokenTransformerConfig Config { get; }
@@ -125,6 +129,18 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
             .Unpatchify(final.call(tokens.narrow(1, 1, frames * rows * columns)), frames, rows, columns, Config.InChannels)
             .MoveToOuterDisposeScope();
     }
+
+    // The shapes of the weights do not determine the number of heads and the size of the latents, which keep their defaults.
+    private static TokenTransformerConfig SizesOf(IReadOnlyDictionary<string, IReadOnlyList<long>> shapes, IReadOnlyList<long> classes) =>
+        new()
+        {
+            InChannels = (int)shapes["x_embedder.proj.weight"][1],
+            HiddenSize = (int)classes[1],
+            Depth = shapes.Keys.Count(name =>
+                name.StartsWith("blocks.", StringComparison.Ordinal) && name.EndsWith(".attn.qkv.weight", StringComparison.Ordinal)
+            ),
+            Classes = (int)classes[0] - 1,
+        };
 }
 
 /// <summary>A transformer block: attention and MLP with adaptive layer normalization (Peebles and Xie, 2023).</summary>

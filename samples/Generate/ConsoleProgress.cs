@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using OpenSora.Generation;
 
 namespace OpenSora.Samples;
@@ -8,7 +7,6 @@ internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposab
 {
     private const int BarWidth = 24;
     private readonly bool _terminal = !Console.IsErrorRedirected;
-    private readonly Stopwatch _watch = Stopwatch.StartNew();
     private GenerationStage? _stage;
 
     public void Report(GenerationProgress value)
@@ -16,7 +14,6 @@ internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposab
         if (value.Stage != _stage)
         {
             _stage = value.Stage;
-            _watch.Restart();
             if (!_terminal)
             {
                 Console.Error.WriteLine(Name(value.Stage) + (value.Stage == GenerationStage.Denoising ? $" in {value.Steps} steps" : ""));
@@ -28,8 +25,7 @@ internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposab
         }
 
         var filled = BarWidth * value.Step / value.Steps;
-        var left =
-            value.Step > 0 && value.Step < value.Steps ? $", {_watch.Elapsed.TotalSeconds / value.Step * (value.Steps - value.Step):0} s left" : "";
+        var left = value.Remaining is { } remaining && value.Step < value.Steps ? $", {remaining.TotalSeconds:0} s left" : "";
         var steps = value.Stage is GenerationStage.Denoising or GenerationStage.Decoding ? $" {value.Step}/{value.Steps}{left}" : "";
         Console.Error.Write($"\r\e[K{new string('█', filled)}{new string('░', BarWidth - filled)} {Name(value.Stage)}{steps}");
     }
@@ -49,6 +45,7 @@ internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposab
     private static string Name(GenerationStage stage) =>
         stage switch
         {
+            GenerationStage.Waiting => "Waiting for other requests",
             GenerationStage.Loading => "Loading the model",
             GenerationStage.EncodingText => "Reading the prompt",
             GenerationStage.Denoising => "Denoising",

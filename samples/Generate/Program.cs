@@ -57,6 +57,7 @@ command.SetAction(
         using var progress = new ConsoleProgress();
         try
         {
+            new VideoWriter().RequireSupport(VideoFormat.Mp4); // before the video is generated
             using var generator = VideoGenerator
                 .Create()
                 .Configure(options => (options.Model, options.Backend) = (arguments.GetValue(model), arguments.GetValue(backend)))
@@ -100,6 +101,11 @@ command.SetAction(
                 $"  {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height} at {video.Frames.FramesPerSecond:0.##} fps, "
                     + $"generated in {watch.Elapsed.TotalSeconds:0.0} s"
             );
+            foreach (var warning in how.Warnings)
+            {
+                Console.WriteLine($"  Warning: {warning}");
+            }
+
             foreach (var extension in new[] { "mp4", "gif", "png" })
             {
                 Console.WriteLine($"  {name}.{extension}");

@@ -1,5 +1,6 @@
 using System.Globalization;
 using OpenSora.ModelFolders;
+using OpenSora.Models;
 using OpenSora.Weights;
 using Spectre.Console;
 
@@ -8,7 +9,8 @@ namespace OpenSora.Cli;
 /// <summary>Prints the contents of weights files.</summary>
 /// <param name="console">The console to print to.</param>
 /// <param name="all">true to list every tensor; false to list only the first few.</param>
-internal sealed class Printer(IAnsiConsole console, bool all)
+/// <param name="architectures">The known architectures.</param>
+internal sealed class Printer(IAnsiConsole console, bool all, Architectures architectures)
 {
     private const int Few = 12;
 
@@ -85,9 +87,9 @@ internal sealed class Printer(IAnsiConsole console, bool all)
             $"[bold]{Escaped(Path.GetFileName(file.Path))}[/]: {Escaped(file.Format)}, "
                 + $"{Bytes(file.Tensors.Values.Sum(entry => entry.Length))} of tensors"
         );
-        if (file.Sections.Count > 1 || file.Sections[0].Name.Length > 0)
+        if (file.Sections.Count > 1 || file.Section.Length > 0)
         {
-            Line($"sections: {string.Join(", ", file.Sections.Select(Section))}");
+            Line($"sections: {string.Join(", ", file.Sections.Select(section => Section(section.Key, section.Value, file.Section)))}");
         }
 
         if (file.Skipped.Count > 0)
@@ -104,14 +106,15 @@ internal sealed class Printer(IAnsiConsole console, bool all)
         var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(Numbers);
         var elements = types.Select(group => $"{group.Count()} of {Escaped(group.Key)} with {Number(Numbers(group))} elements");
         Line($"{file.Tensors.Count} tensors: {string.Join("; ", elements)}");
-        Fits(Fit.Of(file));
+        Fits(architectures.Recognize(file));
         Tensors(file);
     }
 
-    private static string Section(WeightsSection section) =>
-        $"{Escaped(section.Name.Length == 0 ? "(outermost)" : section.Name)} ({section.Tensors} tensors{(section.Chosen ? ", selected" : "")})";
+    private static string Section(string name, int tensors, string selected) =>
+        $"{Escaped(name.Length == 0 ? "(outermost)" : name)} ({tensors} tensors"
+        + $"{(name.Equals(selected, StringComparison.Ordinal) ? ", selected" : "")})";
 
-    private void Fits(IReadOnlyList<Fit> fits)
+    private void Fits(IReadOnlyList<WeightsMatch> fits)
     {
         if (fits.Count == 0)
         {
@@ -123,7 +126,10 @@ internal sealed class Printer(IAnsiConsole console, bool all)
         foreach (var fit in complete.Count > 0 ? complete : [fits[0]])
         {
             var report = fit.Report;
-            Line((fit.Problems == 0 ? "[green]fits[/] " : "[yellow]closest:[/] ") + $"[bold]{Escaped(fit.Architecture)}[/] ({Escaped(fit.Sizes)})");
+            Line(
+                (fit.Problems == 0 ? "[green]fits[/] " : "[yellow]closest:[/] ")
+                    + $"[bold]{Escaped(fit.Title)}[/]{(fit.Sizes.Length > 0 ? $" ({Escaped(fit.Sizes)})" : "")}"
+            );
             (string What, IReadOnlyList<string> Names)[] lists =
             [
                 ("loaded", report.Loaded),
@@ -181,7 +187,8 @@ internal sealed class Printer(IAnsiConsole console, bool all)
 
     private void Line(string markup) => console.MarkupLine(markup);
 
-    private static string Escaped(string text) => Markup.Escape(InvalidWeightsException.Shown(text, int.MaxValue));
+    // Text from a file may contain markup and control characters.
+    private static string Escaped(string text) => Markup.Escape(string.Concat(text.Select(c => char.IsControl(c) ? '\uFFFD' : c)));
 
     // With strides of 0, small files can declare large tensors.
     private static Int128 Numbers(IEnumerable<TensorEntry> entries) => entries.Aggregate(Int128.Zero, (sum, entry) => sum + entry.Elements);

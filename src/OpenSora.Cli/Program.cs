@@ -1,6 +1,7 @@
 using System.CommandLine;
 using OpenSora.Cli;
 using OpenSora.ModelFolders;
+using OpenSora.Models;
 using OpenSora.Weights;
 using Spectre.Console;
 
@@ -23,7 +24,7 @@ inspect.SetAction(result =>
 
     try
     {
-        new Printer(AnsiConsole.Console, result.GetValue(all)).Print(result.GetValue(path)!, result.GetValue(section));
+        new Printer(AnsiConsole.Console, result.GetValue(all), Architectures.BuiltIn).Print(result.GetValue(path)!, result.GetValue(section));
         return 0;
     }
     catch (Exception exception) when (exception is InvalidWeightsException or InvalidModelException or IOException or UnauthorizedAccessException)

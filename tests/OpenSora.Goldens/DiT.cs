@@ -16,7 +16,9 @@ internal static class DiTGoldens
     private static DiTConfig Config(GoldenFile file) => file.ConfigAs<DiTConfig>() with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") };
 
     public static IEnumerable<Comparison> CheckLatte(GoldenFile file) =>
-        Check(file, new Latte(file.ConfigAs<LatteConfig>(), initialize: false), new Latte(file.ConfigAs<LatteConfig>(), initialize: false));
+        Check(file, new DiT(LatteConfig(file), initialize: false), new DiT(LatteConfig(file), initialize: false));
+
+    private static DiTConfig LatteConfig(GoldenFile file) => file.ConfigAs(defaults: DiTConfig.Latte);
 
     private static IEnumerable<Comparison> Check(GoldenFile file, DiT model, DiT fresh)
     {
@@ -50,7 +52,7 @@ internal static class DiTGoldens
                 latte && i % 2 == 1 ? y.transpose(1, 2).reshape(file[$"mid.block{i}"].shape) : y.view(file[$"mid.block{i}"].shape)
             );
         }
-        yield return file.Compare("output.x", model.call(file["input.x"], file["input.timestep"], file["input.y"]));
+        yield return file.Compare("output.x", model.forward(file["input.x"], file["input.timestep"], file["input.y"]));
     }
 
     /// <summary>The official model's weights: the patch projection gets an axis of time, the position table is made anew.</summary>
@@ -79,7 +81,7 @@ internal static class DiTGoldens
 
         model.eval();
         yield return file.Compare("weights.pos_embed", model.state_dict()["pos_embed_spatial"]);
-        Tensor Call(Tensor x, Tensor t) => model.call(x.unsqueeze(2), t, file["input.y"]).squeeze(2);
+        Tensor Call(Tensor x, Tensor t) => model.forward(x.unsqueeze(2), t, file["input.y"]).squeeze(2);
         var output = Call(file["input.x"], file["input.t"]);
         yield return file.Compare("output.x", output);
         yield return file.Compare("output.opensora_converted_x", output);
@@ -95,8 +97,8 @@ internal static class DiTGoldens
         int Number(string name) => file.Config.GetProperty(name).GetInt32();
         var (size, patch) = (Number("input_size"), Number("patch_size"));
         using var noGradients = no_grad();
-        using var model = new Latte(
-            new LatteConfig
+        using var model = new DiT(
+            DiTConfig.Latte with
             {
                 InputSize = [Number("num_frames"), size, size],
                 PatchSize = [1, patch, patch],
@@ -116,13 +118,13 @@ internal static class DiTGoldens
         model.eval();
         yield return file.Compare("weights.pos_embed", model.state_dict()["pos_embed_spatial"]);
         yield return file.Compare("weights.temp_embed", model.state_dict()["pos_embed_temporal"]);
-        var output = model.call(file["input.x"].transpose(1, 2), file["input.t"], file["input.y"]).transpose(1, 2);
+        var output = model.forward(file["input.x"].transpose(1, 2), file["input.t"], file["input.y"]).transpose(1, 2);
         yield return file.Compare("output.x", output);
         yield return file.Compare("output.opensora_converted_x", output);
         yield return file.Compare(
             "output.forward_with_cfg",
             Guided(file, file["input.x"].transpose(1, 2), file["input.t"], file.GuidedChannels(4, model.Config.InChannels), (x, t) =>
-                    model.call(x, t, file["input.y"])
+                    model.forward(x, t, file["input.y"])
                 )
                 .transpose(1, 2)
         );

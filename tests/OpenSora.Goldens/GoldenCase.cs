@@ -16,12 +16,12 @@ public static class GoldenCase
         ["stdit_"] = Model<StdiTConfig>(StdiTGoldens.Check),
         ["stdit2_"] = Model<StdiT2Config>(MultiResolutionGoldens.CheckStdiT2, "input_size"),
         ["stdit3_"] = Model<StdiT3Config>(MultiResolutionGoldens.CheckStdiT3, "input_size"),
-        ["dit_"] = Model<DiTConfig>(DiTGoldens.Check, "condition"),
+        ["dit_"] = Model<DiTConfig>(DiTGoldens.Check, "condition", "learn_sigma"),
         ["orig_dit"] = Other(DiTGoldens.CheckOfficial, [.. Official, "num_classes"]),
-        ["latte_"] = Model<LatteConfig>(DiTGoldens.CheckLatte, "condition"),
+        ["latte_"] = Model<DiTConfig>(DiTGoldens.CheckLatte, "condition", "learn_sigma"),
         ["orig_latte"] = Other(DiTGoldens.CheckOfficialLatte, [.. Official, "num_classes", "num_frames", "extras"]),
-        ["pixart_"] = Model<PixArtConfig>(PixArtGoldens.Check),
-        ["pixartms_"] = Model<PixArtConfig>(PixArtGoldens.CheckSizes),
+        ["pixart_"] = Model<StdiTConfig>(PixArtGoldens.Check),
+        ["pixartms_"] = Model<StdiTConfig>(PixArtGoldens.CheckSizes),
         ["orig_pixart"] = Other(
             PixArtGoldens.CheckOfficial,
             [.. Official, "caption_channels", "model_max_length", "lewei_scale", "into_opensora_pixart", "into_stdit"]

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using OpenSora.Models;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -22,7 +23,6 @@ public sealed class GoldenFile : IDisposable
     public const double CallLimit = 2e-5,
         RunLimit = 1e-4;
 
-    private static readonly JsonSerializerOptions SnakeCase = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower };
     private readonly Dictionary<string, Tensor> _tensors = new(StringComparer.Ordinal);
     private readonly List<IDisposable> _modules = [];
 
@@ -35,7 +35,7 @@ public sealed class GoldenFile : IDisposable
             Json = JsonDocument.Parse(File.ReadAllBytes(path)).RootElement;
             return;
         }
-        using var file = SafetensorsFile.Open(path);
+        using var file = WeightsFile.Open(path);
         Config = JsonDocument.Parse(file.Metadata["config"]).RootElement;
         foreach (var name in file.Tensors.Keys)
         {
@@ -67,7 +67,10 @@ public sealed class GoldenFile : IDisposable
     public Tensor? Optional(string name) => _tensors.GetValueOrDefault(name);
 
     /// <summary>The configuration, or a part of it, as a record whose property names are spelt in snake case.</summary>
-    public T ConfigAs<T>(string? part = null) => (part is null ? Config : Config.GetProperty(part)).Deserialize<T>(SnakeCase)!;
+    /// <param name="part">The part; null for the whole configuration.</param>
+    /// <param name="defaults">The values of settings that the configuration does not contain; null for those of a new record.</param>
+    public T ConfigAs<T>(string? part = null, T? defaults = null)
+        where T : class, new() => (T)ConfigJson.Read(part is null ? Config : Config.GetProperty(part), typeof(T), defaults ?? new T(), strict: false);
 
     /// <summary>A choice that the original makes unless the configuration says otherwise.</summary>
     public bool Flag(string name, bool otherwise = false) => Config.TryGetProperty(name, out var value) ? value.GetBoolean() : otherwise;

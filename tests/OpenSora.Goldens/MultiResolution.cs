@@ -32,7 +32,7 @@ internal static class MultiResolutionGoldens
                 var row = file.Load(new SizeEmbedder(channels), $"weights.{name}.").call(MultiResolution.Row(CPU, reported));
                 yield return file.Compare($"mid.{name}", row.expand(file["input.x"].shape[0], -1));
             }
-            yield return Places(file, config);
+            yield return Places(file, config, config.InputSqSize);
         }
         yield return Call(file, model);
     }
@@ -43,14 +43,14 @@ internal static class MultiResolutionGoldens
         using var noGradients = no_grad();
         var model = file.Load(new StdiT3(config, initialize: false));
         model.eval();
-        yield return Places(file, config);
+        yield return Places(file, config, config.InputSqSize);
         yield return Call(file, model);
     }
 
-    private static Comparison Places(GoldenFile file, MultiResolutionConfig config)
+    private static Comparison Places(GoldenFile file, TransformerConfig config, int squareSize)
     {
         var (_, h, w) = MultiResolution.Grid(config, file["input.x"]);
-        return file.Compare("mid.pos_embed", MultiResolution.Places(config, h, w, Conditions(file), CPU));
+        return file.Compare("mid.pos_embed", MultiResolution.Places(config, squareSize, h, w, Conditions(file), CPU));
     }
 
     private static Comparison Call(GoldenFile file, IVideoTransformer model) =>

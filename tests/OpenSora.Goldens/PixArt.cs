@@ -11,18 +11,25 @@ namespace OpenSora.Goldens;
 internal static class PixArtGoldens
 {
     public static IEnumerable<Comparison> Check(GoldenFile file) =>
-        Check(file, file.ConfigAs<PixArtConfig>() with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") });
+        Check(file, file.ConfigAs(defaults: StdiTConfig.PixArt) with { NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") });
 
     public static IEnumerable<Comparison> CheckSizes(GoldenFile file) =>
-        Check(file, file.ConfigAs<PixArtConfig>() with { SizeConditioning = true, NoTemporalPosEmb = file.Flag("no_temporal_pos_emb") });
+        Check(
+            file,
+            file.ConfigAs(defaults: StdiTConfig.PixArt) with
+            {
+                SizeConditioning = true,
+                NoTemporalPosEmb = file.Flag("no_temporal_pos_emb"),
+            }
+        );
 
-    private static IEnumerable<Comparison> Check(GoldenFile file, PixArtConfig config)
+    private static IEnumerable<Comparison> Check(GoldenFile file, StdiTConfig config)
     {
         using var noGradients = no_grad();
-        var model = file.Load(new PixArt(config, initialize: false));
+        var model = file.Load(new StdiT(config, initialize: false));
         model.eval();
 
-        using (var fresh = new PixArt(config, initialize: false))
+        using (var fresh = new StdiT(config, initialize: false))
         {
             var tables = fresh.state_dict();
             yield return file.Compare("weights.pos_embed", tables["pos_embed"]);
@@ -67,7 +74,7 @@ internal static class PixArtGoldens
     {
         int Number(string name) => file.Config.GetProperty(name).GetInt32();
         var (size, patch) = (Number("input_size"), Number("patch_size"));
-        var config = new PixArtConfig
+        var config = StdiTConfig.PixArt with
         {
             InputSize = [1, size, size],
             PatchSize = [1, patch, patch],
@@ -81,7 +88,7 @@ internal static class PixArtGoldens
             SizeConditioning = file.Has("input.img_hw"),
         };
         using var noGradients = no_grad();
-        using var image = new PixArt(config, initialize: false);
+        using var image = new StdiT(config, initialize: false);
         using var video = new StdiTBuilder()
             .Latents(3, size, size, config.InChannels)
             .Patch(1, patch, patch)
@@ -146,7 +153,7 @@ internal static class PixArtGoldens
         {
             yield return file.Compare(
                 "output.stdit_from_pixart_x",
-                video.call(file["input.stdit_x"], file["input.t"], file["input.y"], file.Optional("input.mask"))
+                video.forward(file["input.stdit_x"], file["input.t"], file["input.y"], file.Optional("input.mask"))
             );
         }
     }

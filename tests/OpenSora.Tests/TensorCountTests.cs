@@ -53,7 +53,7 @@ public class TensorCountTests
             count.More.ShouldBe(model.state_dict().Count); // each parameter and buffer once
             using (NewDisposeScope())
             {
-                model.call(zeros([1, 4, 1, 4, 4]), zeros(1), zeros(1, 2, 4), null).sum().backward();
+                model.forward(zeros([1, 4, 1, 4, 4]), zeros(1), zeros(1, 2, 4), null).sum().backward();
             }
         }
         count.More.ShouldBe(0);

@@ -64,7 +64,7 @@ foreach (var (name, value) in model.state_dict())
     weights.Add($"average.{name}", value);
 }
 
-SafetensorsWriter.Write(Path.Combine(folder, "weights"), weights);
+WeightsFile.Write(Path.Combine(folder, "weights"), weights);
 
 internal sealed class Printer : IProgress<TrainingProgress>
 {

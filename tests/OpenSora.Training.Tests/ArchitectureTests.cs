@@ -38,8 +38,8 @@ public class ArchitectureTests
                     ModelMaxLength = 4,
                 }
             ),
-            _ => new PixArt(
-                new PixArtConfig
+            _ => new StdiT(
+                StdiTConfig.PixArt with
                 {
                     InputSize = [2, 4, 4],
                     InChannels = 2,

@@ -271,15 +271,7 @@ public class StagedTrainerTests
                     CaptionChannels = 8,
                 }
             ),
-            _ => new Latte(
-                new LatteConfig
-                {
-                    InputSize = size,
-                    HiddenSize = 24,
-                    Depth = 2,
-                    NumHeads = 2,
-                }
-            ),
+            _ => new DiT(DiTConfig.Latte with { InputSize = size, HiddenSize = 24, Depth = 2, NumHeads = 2 }),
         };
 
         model.named_parameters().Select(parameter => parameter.name).ShouldContain(name);

@@ -72,7 +72,7 @@ internal static class NewWords
     private static void Teach(Workplace place, int steps, Func<Random, Lesson> lesson, CancellationToken cancellation)
     {
         using var all = NewDisposeScope();
-        var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
+        var tokenizer = Tokenizers.SentencePiece(place.Tokenizer);
         var length = place.Recipe.Tokens;
         var before = new T5Encoder(place.Recipe.Text);
         var text = new T5Encoder(place.Recipe.Text);

@@ -38,7 +38,7 @@ internal static class Sheet
             model.eval();
             text.eval();
             var lines = (await File.ReadAllLinesAsync(prompts, cancellation)).Where(line => !string.IsNullOrWhiteSpace(line)).ToArray();
-            var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
+            var tokenizer = Tokenizers.SentencePiece(place.Tokenizer);
             foreach (var group in lines.Chunk(frames == 1 ? 12 : 2))
             {
                 using var scope = NewDisposeScope();

@@ -19,7 +19,7 @@ internal sealed class StickerLatents(
     private readonly AutoencoderKL _vae = place.Vae();
     private readonly StickerSet _stills = StickerSet.Stills(place.Data),
         _clips = StickerSet.Clips(place.Data);
-    private readonly ITokenizer _tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
+    private readonly ITokenizer _tokenizer = Tokenizers.SentencePiece(place.Tokenizer);
     private readonly Dictionary<string, LatentCache> _caches = new(StringComparer.Ordinal);
     private readonly Dictionary<(LatentCache, int?, string?), LatentData> _made = [];
 

@@ -109,7 +109,7 @@ internal static class Training
         teacher.UseComputeType(ScalarType.BFloat16);
         text.UseComputeType(ScalarType.BFloat16);
         using var data = new StickerLatents(place, cancellation);
-        var tokenizer = SentencePieceTokenizer.Open(place.Tokenizer);
+        var tokenizer = Tokenizers.SentencePiece(place.Tokenizer);
         using var trainer = new StagedTrainer(
             new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999))
         )
@@ -352,7 +352,7 @@ internal static class Training
         manual_seed(place.Recipe.ImageStage.Seed);
         var model = new StdiT(config ?? place.Recipe.Model);
         var text = new T5Encoder(place.Recipe.Text);
-        using (var weights = SafetensorsFile.Open(place.TextWeights))
+        using (var weights = WeightsFile.Open(place.TextWeights))
         {
             text.LoadWeights(weights);
         }

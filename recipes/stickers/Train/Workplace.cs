@@ -52,7 +52,7 @@ internal sealed class Workplace(string recipe, string data, string run, string t
             throw new FileNotFoundException($"'{VaeWeights}' is missing: train the autoencoder first (vae).", VaeWeights);
         }
 
-        using var file = SafetensorsFile.Open(VaeWeights);
+        using var file = WeightsFile.Open(VaeWeights);
         var factor = double.Parse(file.Metadata["scaling_factor"], System.Globalization.CultureInfo.InvariantCulture);
         var vae = new AutoencoderKL(Recipe.Vae with { ScalingFactor = factor });
         vae.LoadWeights(file);

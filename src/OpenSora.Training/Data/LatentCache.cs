@@ -18,7 +18,7 @@ public sealed class LatentCache : IDisposable
         LatentsName = "latents";
     private readonly Tensor _latents;
 
-    private LatentCache(SafetensorsFile file)
+    private LatentCache(WeightsFile file)
     {
         Path = file.Path;
         Key = file.Metadata[KeyName];
@@ -115,7 +115,7 @@ public sealed class LatentCache : IDisposable
         key = seed == 0 ? key : string.Create(CultureInfo.InvariantCulture, $"{key}-{seed}");
         if (File.Exists(path))
         {
-            using var file = SafetensorsFile.Open(path);
+            using var file = WeightsFile.Open(path);
             if (file.Metadata.TryGetValue(KeyName, out var found) && string.Equals(found, key, StringComparison.Ordinal))
             {
                 return new LatentCache(file);
@@ -170,13 +170,13 @@ public sealed class LatentCache : IDisposable
                 i += videos.Count;
                 progress?.Report(i);
             }
-            SafetensorsWriter.Write(
+            WeightsFile.Write(
                 path,
                 [KeyValuePair.Create(LatentsName, all ?? throw new InvalidDataException("There are no clips to encode."))],
                 new Dictionary<string, string>(StringComparer.Ordinal) { [KeyName] = key, [CaptionsName] = JsonSerializer.Serialize(captions) }
             );
         }
-        using var written = SafetensorsFile.Open(path);
+        using var written = WeightsFile.Open(path);
         return new LatentCache(written);
     }
 

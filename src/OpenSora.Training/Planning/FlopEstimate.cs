@@ -62,7 +62,7 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         var (matrices, spatial, temporal) = SelfAttention(model.AttentionOrder, depth, t, s, c);
         var linear =
             2 * c * c * depth * (n * (matrices + 2 * model.MlpRatio) + 6)
-            + 2 * n * c * values * (model.LearnSigma ? 3 : 2)
+            + 2 * n * c * values * (model.PredSigma ? 3 : 2)
             + TimeEmbedding(c)
             + 2 * 2 * c * c
             + (model.Classes > 0 ? 0 : 2 * c * (model.CaptionChannels + c));

@@ -36,7 +36,7 @@ public sealed record MemoryEstimate(
     /// <param name="height">The number of latent rows.</param>
     /// <param name="width">The number of latent columns.</param>
     /// <param name="bytes">The bytes per value of the compute type: 4 for float32, 2 for bfloat16.</param>
-    /// <param name="checkpointing">true if blocks keep only their input (see <see cref="GradientCheckpointing"/>).</param>
+    /// <param name="checkpointing">true if blocks keep only their input (see <see cref="ModelExtensions.UseGradientCheckpointing"/>).</param>
     /// <param name="average">true if a moving average is kept.</param>
     /// <param name="textTokens">The number of tokens of the captions; null for the maximum.</param>
     public static MemoryEstimate Of(

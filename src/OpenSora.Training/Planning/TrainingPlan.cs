@@ -94,7 +94,8 @@ public sealed record TrainingPlan
     /// <summary>The number of devices. Each device holds the whole model and processes its own batch.</summary>
     public int Devices { get; init; } = 1;
 
-    /// <summary>Performs matrix multiplications in bfloat16 (see <see cref="ComputeTypes"/>). If false, they are in float32.</summary>
+    /// <summary>Performs matrix multiplications in bfloat16 (see <see cref="ModelExtensions.UseComputeType"/>). If false, they are in
+    /// float32.</summary>
     public bool BFloat16 { get; init; } = true;
 
     /// <summary>Keeps a moving average of the parameters.</summary>

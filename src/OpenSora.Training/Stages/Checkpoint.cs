@@ -113,7 +113,7 @@ internal static class Checkpoint
         // The optimizer counts the steps of each parameter separately and leaves out steps in which the parameter has no gradient.
         var steps = trained.Select((pair, i) => (pair.Name, optimizer.State(i).step)).ToArray();
         var most = steps.Max(pair => pair.step);
-        SafetensorsWriter.Write(
+        WeightsFile.Write(
             path,
             tensors,
             new Dictionary<string, string>(StringComparer.Ordinal)
@@ -140,7 +140,7 @@ internal static class Checkpoint
     private static IEnumerable<string> All(string folder) =>
         Directory.Exists(folder) ? Directory.EnumerateFiles(folder, Pattern).Order(StringComparer.Ordinal) : [];
 
-    public static CheckpointState State(SafetensorsFile file) =>
+    public static CheckpointState State(WeightsFile file) =>
         file.Metadata.TryGetValue(StateKey, out var json)
             ? JsonSerializer.Deserialize<CheckpointState>(json, Json)!
             : throw new InvalidWeightsException(file.Path, "it is not a training checkpoint. Use InitialiseFrom, not Resume, to load only weights.");
@@ -197,7 +197,7 @@ internal static class Checkpoint
 
     /// <summary>Loads the moving averages and the optimizer state.</summary>
     public static void ReadProgress(
-        SafetensorsFile file,
+        WeightsFile file,
         IReadOnlyDictionary<string, Tensor> ema,
         IReadOnlyList<(string Name, Parameter Parameter)> trained,
         AdamWOptimizers optimizer

@@ -14,7 +14,7 @@ namespace OpenSora.Training.Stages;
 /// <summary>Trains in stages, each of which starts from the weights of the previous stage. Open-Sora 1.0 uses this method to progress from images to
 /// low-resolution video to high-quality video. Any other sequence of stages is possible.</summary>
 /// <remarks>
-/// The parameters are float32 master weights; with <see cref="ComputeTypes.UseComputeType"/>, a model performs matrix multiplications in bfloat16.
+/// The parameters are float32 master weights; with <see cref="ModelExtensions.UseComputeType"/>, a model performs matrix multiplications in bfloat16.
 /// Runs are reproducible: all randomness of a step is derived from the stage's seed and the step number, so a run that was killed and resumed
 /// produces the same weights as an uninterrupted run, bit for bit on one CPU. Steps, samples, losses and durations are also reported to
 /// System.Diagnostics.Metrics through the meter <c>OpenSora.Training</c>.
@@ -169,7 +169,7 @@ public sealed class StagedTrainer : IDisposable
                 Checkpoint.Prepare(_checkpoints.Folder, path);
             }
 
-            using var file = path is null ? null : SafetensorsFile.Open(path);
+            using var file = path is null ? null : WeightsFile.Open(path);
             var state = file is null ? null : Checkpoint.State(file);
             if (file is not null)
             {
@@ -196,7 +196,7 @@ public sealed class StagedTrainer : IDisposable
         int index,
         long stepsBefore,
         CheckpointState? resumed,
-        SafetensorsFile? file,
+        WeightsFile? file,
         IProgress<TrainingProgress>? progress,
         CancellationToken cancellationToken
     )

@@ -47,7 +47,7 @@ public class TrainingStage
     public int Workers { get; set; } = 1;
 
     /// <summary>Enables gradient checkpointing, with which models keep less for the backward pass and recompute the rest (see
-    /// <see cref="Models.GradientCheckpointing"/>). The stage applies this setting to the models whether it is true or false.</summary>
+    /// <see cref="ModelExtensions.UseGradientCheckpointing"/>). The stage applies this setting to the models whether it is true or false.</summary>
     public bool GradientCheckpointing { get; set; }
 
     /// <summary>The maximum learning rate. The published value is 2e-5; 1e-4 was too high for the 700-million-parameter model.</summary>

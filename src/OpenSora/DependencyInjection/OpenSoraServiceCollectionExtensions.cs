@@ -1,5 +1,5 @@
 using Microsoft.Extensions.Configuration;
-using Microsoft.Extensions.Options;
+using OpenSora.DependencyInjection;
 using OpenSora.Generation;
 
 namespace Microsoft.Extensions.DependencyInjection;
@@ -10,7 +10,7 @@ public static class OpenSoraServiceCollectionExtensions
     /// <summary>
     /// Registers a singleton <see cref="VideoGenerator"/> and the services it depends on. Options are bound from the section <c>OpenSora</c> of the
     /// registered configuration, if there is one, and then from <paramref name="configure"/>. The subsection <c>Training</c> is ignored: it belongs
-    /// to OpenSora.Training.
+    /// to OpenSora.Training. A host reports all problems with the options and the model folder when it starts.
     /// </summary>
     /// <param name="services">The service collection.</param>
     /// <param name="configure">Sets options in code, overriding the configuration.</param>
@@ -19,7 +19,7 @@ public static class OpenSoraServiceCollectionExtensions
     {
         ArgumentNullException.ThrowIfNull(services);
         var builder = VideoGeneratorBuilder.In(services, (provider, options) =>
-            Bind(Own(provider.GetService<IConfiguration>()?.GetSection(OpenSoraOptions.SectionName)), options)
+            OptionsBinder.Bind(provider.GetService<IConfiguration>()?.GetSection(OpenSoraOptions.SectionName), options, except: "Training")
         );
         return configure is null ? builder : builder.Configure(configure);
     }
@@ -33,25 +33,6 @@ public static class OpenSoraServiceCollectionExtensions
     {
         ArgumentNullException.ThrowIfNull(services);
         ArgumentNullException.ThrowIfNull(section);
-        return VideoGeneratorBuilder.In(services).Configure(options => Bind(section, options));
+        return VideoGeneratorBuilder.In(services).Configure(options => OptionsBinder.Bind(section, options));
     }
-
-    // Unknown keys are errors: they would otherwise silently leave a default in place.
-    private static void Bind(IConfiguration? section, OpenSoraOptions options) =>
-        section?.Bind(options, binder => binder.ErrorOnUnknownConfiguration = true);
-
-    // Returns the section without the subsection of the training library.
-    private static IConfiguration? Own(IConfiguration? section) =>
-        section is null || !section.GetSection("Training").Exists()
-            ? section
-            : new ConfigurationBuilder()
-                .AddInMemoryCollection(
-                    section
-                        .AsEnumerable(makePathsRelative: true)
-                        .Where(pair =>
-                            !pair.Key.Equals("Training", StringComparison.OrdinalIgnoreCase)
-                            && !pair.Key.StartsWith("Training:", StringComparison.OrdinalIgnoreCase)
-                        )
-                )
-                .Build();
 }

@@ -28,7 +28,7 @@ public sealed class GeneratedVideo
     /// <summary>Gets the seed that reproduces the video.</summary>
     public long Seed => Metadata.Seed;
 
-    /// <summary>Saves the video as an MP4 file (H.264), replacing any existing file.</summary>
+    /// <summary>Saves the video as an MP4 file (H.264), replacing any existing file. It requires ffmpeg.</summary>
     /// <param name="path">The path of the file to write.</param>
     /// <param name="progress">Receives a report before and after writing.</param>
     /// <param name="cancellationToken">Cancels the operation; no partial file is left behind.</param>
@@ -36,8 +36,20 @@ public sealed class GeneratedVideo
     public Task SaveMp4Async(string path, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         WriteAsync(() => _writer.WriteAsync(Frames, path, VideoFormat.Mp4, cancellationToken), progress);
 
-    /// <summary>Saves the video as a GIF that loops forever, replacing any existing file.</summary>
-    /// <inheritdoc cref="SaveMp4Async"/>
+    /// <summary>Writes the video to a stream as MP4 (H.264), for example to the body of an HTTP response. Progress is not reported.</summary>
+    /// <param name="stream">The stream, which need not support seeking.</param>
+    /// <param name="cancellationToken">Cancels the operation.</param>
+    /// <exception cref="MediaException">The video could not be encoded; the message explains why.</exception>
+    public Task SaveMp4Async(Stream stream, CancellationToken cancellationToken = default) =>
+        _writer.WriteAsync(Frames, stream, VideoFormat.Mp4, cancellationToken);
+
+    /// <summary>Writes the video to a stream as a GIF that loops forever. Progress is not reported.</summary>
+    /// <inheritdoc cref="SaveMp4Async(Stream, CancellationToken)"/>
+    public Task SaveGifAsync(Stream stream, CancellationToken cancellationToken = default) =>
+        _writer.WriteAsync(Frames, stream, VideoFormat.Gif, cancellationToken);
+
+    /// <summary>Saves the video as a GIF that loops forever, replacing any existing file. It does not require ffmpeg.</summary>
+    /// <inheritdoc cref="SaveMp4Async(string, IProgress{GenerationProgress}?, CancellationToken)"/>
     public Task SaveGifAsync(string path, IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         WriteAsync(() => _writer.WriteAsync(Frames, path, VideoFormat.Gif, cancellationToken), progress);
 
@@ -91,4 +103,8 @@ public sealed record VideoMetadata(
     string Model,
     string Backend,
     TimeSpan Elapsed
-);
+)
+{
+    /// <summary>Gets the warnings for the user, such as that the prompt names nothing that the model knows.</summary>
+    public IReadOnlyList<string> Warnings { get; init; } = [];
+}

@@ -3,6 +3,9 @@ namespace OpenSora.Generation;
 /// <summary>Specifies a stage of video generation.</summary>
 public enum GenerationStage
 {
+    /// <summary>Waiting until other requests are complete (<see cref="OpenSoraOptions.MaxConcurrentRequests"/>).</summary>
+    Waiting,
+
     /// <summary>Loading the model, once per generator.</summary>
     Loading,
 
@@ -26,4 +29,8 @@ public enum GenerationStage
 /// <param name="Stage">The current stage.</param>
 /// <param name="Step">The number of completed steps of the stage; 0 when the stage begins.</param>
 /// <param name="Steps">The total number of steps of the stage; 1 for stages that cannot be divided.</param>
-public readonly record struct GenerationProgress(GenerationStage Stage, int Step, int Steps);
+public readonly record struct GenerationProgress(GenerationStage Stage, int Step, int Steps)
+{
+    /// <summary>Gets the estimated time until the end of the stage, from the time that its steps took so far; null if unknown.</summary>
+    public TimeSpan? Remaining { get; init; }
+}

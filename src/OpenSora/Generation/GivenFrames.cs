@@ -2,6 +2,7 @@ using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.ModelFolders;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -134,7 +135,7 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
     {
         using var scope = NewDisposeScope();
         var (done, all) = (0, given.Sum(part => part.Frames.Count));
-        var latents = given.Select(Encode).ToList();
+        var references = given.Select(Encode).ToList();
         progress?.Report(new(GenerationStage.EncodingReferences, all, all));
         var strategies = given
             .Select(
@@ -148,7 +149,7 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
                     }
             )
             .ToList();
-        var (video, share) = MaskStrategy.Apply(noise[0], latents, strategies);
+        var (video, share) = MaskStrategy.Apply(noise[0], references, strategies);
         return (video.unsqueeze(0).MoveToOuterDisposeScope(), share.unsqueeze(0).MoveToOuterDisposeScope());
 
         Tensor Encode(GivenFrames part)
@@ -162,10 +163,24 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
                 using var piece = NewDisposeScope();
                 var frames = part.Frames.Slice(frame, Math.Min(atOnce, part.Frames.Count - frame));
                 var pixels = Cover(frames.ToTensor(noise.device), settings.Height, settings.Width);
-                pieces.Add(vae.Encode(pixels, generator).to_type(ScalarType.Float32).MoveToOuterDisposeScope());
+                var latents = vae.Encode(pixels, generator);
+                CheckLatents(latents, pixels, noise, vae);
+                pieces.Add(latents.to_type(ScalarType.Float32).MoveToOuterDisposeScope());
                 done += frames.Count;
             }
             return cat(pieces, 2)[0];
+        }
+    }
+
+    private static void CheckLatents(Tensor latents, Tensor pixels, Tensor noise, IVideoAutoencoder vae)
+    {
+        long[] expected = [1, noise.shape[1], pixels.shape[2] / vae.TemporalFactor, noise.shape[3], noise.shape[4]];
+        if (!latents.shape.AsSpan().SequenceEqual(expected))
+        {
+            throw new InvalidOperationException(
+                $"The autoencoder {vae.GetType().Name} encoded pixels of shape {Shapes.Text(pixels)} to latents of shape {Shapes.Text(latents)}; "
+                    + $"by its factors, {Shapes.Text(expected)} is expected."
+            );
         }
     }
 

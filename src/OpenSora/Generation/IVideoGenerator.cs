@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using OpenSora.ModelFolders;
 
 namespace OpenSora.Generation;
@@ -38,5 +39,33 @@ public static class VideoGeneratorExtensions
     {
         ArgumentNullException.ThrowIfNull(generator);
         return new VideoRequestBuilder(generator, prompt);
+    }
+
+    /// <summary>Generates several videos of one request, one after another. Their seeds are consecutive.</summary>
+    /// <param name="generator">The generator.</param>
+    /// <param name="request">The request. Its seed, or a random one, is that of the first video.</param>
+    /// <param name="count">The number of videos.</param>
+    /// <param name="progress">Receives every stage and step of each video.</param>
+    /// <param name="cancellationToken">Checked between stages and steps.</param>
+    /// <returns>The videos, each as soon as it is complete.</returns>
+    /// <exception cref="ArgumentException">The model does not support the request; the message lists all problems.</exception>
+    public static async IAsyncEnumerable<GeneratedVideo> GenerateManyAsync(
+        this IVideoGenerator generator,
+        VideoRequest request,
+        int count,
+        IProgress<GenerationProgress>? progress = null,
+        [EnumeratorCancellation] CancellationToken cancellationToken = default
+    )
+    {
+        ArgumentNullException.ThrowIfNull(generator);
+        ArgumentNullException.ThrowIfNull(request);
+        ArgumentOutOfRangeException.ThrowIfLessThan(count, 1);
+        var copy = request.Clone();
+        var seed = copy.Seed ?? Random.Shared.NextInt64(uint.MaxValue);
+        for (var i = 0; i < count; i++)
+        {
+            copy.Seed = unchecked(seed + i);
+            yield return await generator.GenerateAsync(copy, progress, cancellationToken).ConfigureAwait(false);
+        }
     }
 }

@@ -9,6 +9,7 @@ namespace OpenSora.Generation;
 /// <summary>The networks of a loaded model. They hold only weights, so concurrent requests can use them at the same time.</summary>
 internal sealed class LoadedModel : IDisposable
 {
+    private readonly ModelFolder _folder;
     private readonly Func<ITextEncoder> _makeTextEncoder;
     private readonly Lock _encoding = new();
     private ITextEncoder? _textEncoder;
@@ -20,7 +21,8 @@ internal sealed class LoadedModel : IDisposable
         IVideoAutoencoder vae,
         Func<ITextEncoder> makeTextEncoder
     ) =>
-        (Description, Backend, Device, Transformer, Vae, _makeTextEncoder) = (
+        (_folder, Description, Backend, Device, Transformer, Vae, _makeTextEncoder) = (
+            folder,
             folder.Description,
             backend.Name,
             backend.Device,
@@ -38,6 +40,9 @@ internal sealed class LoadedModel : IDisposable
     internal IVideoTransformer Transformer { get; }
 
     internal IVideoAutoencoder Vae { get; }
+
+    /// <summary>Returns a sentence if a prompt names nothing that the model knows; see <see cref="ModelFolder.CheckPrompt"/>.</summary>
+    internal string? CheckPrompt(string prompt) => _folder.CheckPrompt(prompt);
 
     internal static LoadedModel Load(
         OpenSoraOptions options,
@@ -66,10 +71,12 @@ internal sealed class LoadedModel : IDisposable
             var text = Part(description.TextEncoder);
             if (parts.TextEncoder is null)
             {
-                text.Check(TextEncoders.ByName.Keys);
+                text.Check(parts.Architectures.TextEncoders.Select(a => a.Name));
             }
 
-            var model = new LoadedModel(folder, backend, transformer, vae, () => parts.TextEncoder?.Invoke(context) ?? text.MakeTextEncoder());
+            var model = new LoadedModel(folder, backend, transformer, vae, () =>
+                parts.TextEncoder?.Invoke(context) ?? text.Make(parts.Architectures.TextEncoders)
+            );
             if (!options.ReleaseTextEncoder)
             {
                 model._textEncoder = Keep(model._makeTextEncoder());

@@ -1,5 +1,6 @@
 using Microsoft.Extensions.Options;
 using OpenSora.Diffusion;
+using OpenSora.Media;
 using OpenSora.ModelFolders;
 using OpenSora.Runtime;
 using static TorchSharp.torch;
@@ -35,14 +36,33 @@ public sealed class OpenSoraOptions : GenerationSettings
     /// saves memory for models with a large text encoder.</summary>
     public bool ReleaseTextEncoder { get; set; }
 
+    /// <summary>Gets or sets the number of requests that are generated at the same time; further ones wait in order. Null for no limit. Each request
+    /// needs memory of its own for its latents and activations.</summary>
+    public int? MaxConcurrentRequests { get; set; }
+
+    /// <summary>Gets or sets the number of requests that can wait; further ones are refused with an <see cref="InvalidOperationException"/>. Null for
+    /// no limit.</summary>
+    public int? MaxWaitingRequests { get; set; }
+
     /// <summary>Gets or sets the folder that contains ffmpeg and ffprobe; null to search PATH.</summary>
     public string? FFmpegFolder { get; set; }
+
+    /// <summary>The values that <see cref="Precision"/> can have.</summary>
+    internal static readonly IReadOnlyList<ScalarType> Precisions = [ScalarType.Float32, ScalarType.BFloat16, ScalarType.Float16];
+
+    /// <summary>The problems with the configuration that these options were bound from, one sentence each.</summary>
+    internal List<string> BindingProblems { get; } = [];
 
     internal OpenSoraOptions Clone() => (OpenSoraOptions)MemberwiseClone();
 
     /// <summary>Validates the options without a model, and returns one sentence for each problem.</summary>
     internal new IEnumerable<string> Problems()
     {
+        foreach (var problem in BindingProblems)
+        {
+            yield return problem;
+        }
+
         if (Model is not null && string.IsNullOrWhiteSpace(Model))
         {
             yield return $"{SectionName}:Model is empty. Set it to a model name or the path of a model folder, or omit it to use '{DefaultModel}'.";
@@ -53,9 +73,9 @@ public sealed class OpenSoraOptions : GenerationSettings
             yield return $"{SectionName}:Sampler is '{Sampler}'; it must be one of {string.Join(", ", Enum.GetNames<SamplerKind>())}.";
         }
 
-        if (Precision is not (null or ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16))
+        if (Precision is { } precision && !Precisions.Contains(precision))
         {
-            yield return $"{SectionName}:Precision is {Precision}; it must be {ScalarType.Float32}, {ScalarType.BFloat16} or {ScalarType.Float16}.";
+            yield return $"{SectionName}:Precision is {Precision}; it must be one of {string.Join(", ", Precisions)}.";
         }
 
         foreach (var problem in base.Problems())
@@ -63,27 +83,69 @@ public sealed class OpenSoraOptions : GenerationSettings
             yield return $"{SectionName}:{problem}";
         }
 
+        if (MaxConcurrentRequests < 1)
+        {
+            yield return $"{SectionName}:MaxConcurrentRequests is {MaxConcurrentRequests}; it must be at least 1.";
+        }
+
+        if (MaxWaitingRequests < 0)
+        {
+            yield return $"{SectionName}:MaxWaitingRequests is {MaxWaitingRequests}; it must not be negative.";
+        }
+
         if (FFmpegFolder is not null && !Directory.Exists(FFmpegFolder))
         {
             yield return $"{SectionName}:FFmpegFolder is '{FFmpegFolder}', but this folder does not exist.";
         }
+        else if (FFmpegFolder is not null && !FFmpeg.Exists(FFmpegFolder))
+        {
+            yield return $"{SectionName}:FFmpegFolder is '{FFmpegFolder}', but this folder does not contain ffmpeg.";
+        }
     }
 }
 
-/// <summary>Validates the options, including the choice of backend, when the application starts.</summary>
-internal sealed class OpenSoraOptionsValidator(BackendSelector backends) : IValidateOptions<OpenSoraOptions>
+/// <summary>Validates the options, including the choice of backend and the model folder, when the application starts.</summary>
+internal sealed class OpenSoraOptionsValidator(BackendSelector backends, PartFactories parts) : IValidateOptions<OpenSoraOptions>
 {
     public ValidateOptionsResult Validate(string? name, OpenSoraOptions options)
     {
-        var problems = options.Problems().ToList();
+        ArgumentNullException.ThrowIfNull(options);
+        List<string> problems = [.. options.Problems(), .. BackendProblems(options), .. ModelProblems(options)];
+        return problems.Count == 0 ? ValidateOptionsResult.Success : ValidateOptionsResult.Fail(problems);
+    }
+
+    private IEnumerable<string> BackendProblems(OpenSoraOptions options)
+    {
+        string? problem = null;
         try
         {
             backends.Select(options.Backend);
         }
         catch (BackendUnavailableException e)
         {
-            problems.Add($"{OpenSoraOptions.SectionName}:Backend: {e.Message}");
+            problem = e.Message;
         }
-        return problems.Count == 0 ? ValidateOptionsResult.Success : ValidateOptionsResult.Fail(problems);
+
+        return problem is null ? [] : [$"{OpenSoraOptions.SectionName}:Backend: {problem}"];
+    }
+
+    // Reads model.json, but no weights.
+    private IEnumerable<string> ModelProblems(OpenSoraOptions options)
+    {
+        if (options.Model is not null && string.IsNullOrWhiteSpace(options.Model))
+        {
+            return [];
+        }
+
+        try
+        {
+            var folder = ModelFolder.Open(options.Model ?? OpenSoraOptions.DefaultModel);
+            PartLoader.Check(folder, parts);
+            return RequestPlan.Problems(options, folder.Description).Select(problem => $"{OpenSoraOptions.SectionName}:{problem}");
+        }
+        catch (InvalidModelException e)
+        {
+            return [$"{OpenSoraOptions.SectionName}:Model is '{options.Model ?? OpenSoraOptions.DefaultModel}': {e.Message}"];
+        }
     }
 }

@@ -44,18 +44,8 @@ internal sealed record RequestPlan(
         Check("Width", width, video.WidthRange, vae.SpatialFactor * multiple[2]);
         Check("Height", height, video.HeightRange, vae.SpatialFactor * multiple[1]);
         Check("Frames", frames, video.FramesRange, vae.TemporalFactor * multiple[0]);
-        if (steps > model.Description.Diffusion.Steps)
-        {
-            problems.Add($"Steps is {steps}; {model.Description.Name} supports at most {model.Description.Diffusion.Steps}.");
-        }
-
+        problems.AddRange(Problems(steps, options.Sampler, model.Description));
         var sampler = options.Sampler ?? sampling.Sampler;
-        if ((sampler == SamplerKind.RectifiedFlow) != (sampling.Sampler == SamplerKind.RectifiedFlow))
-        {
-            problems.Add(
-                $"The sampler is {sampler}; {model.Description.Name} was trained with a different diffusion process; use {sampling.Sampler}."
-            );
-        }
 
         List<GivenFrames> given = video.FramesRange.Contains(frames) ? GivenFrames.Of(request, frames, sampler, model, problems) : [];
         if (problems.Count > 0)
@@ -76,7 +66,7 @@ internal sealed record RequestPlan(
         {
             if (!range.Contains(value))
             {
-                problems.Add($"{what} is {value}; {model.Description.Name} supports {range}.");
+                problems.Add(Unsupported(what, value, range, model.Description));
             }
             else if (value % multiple != 0)
             {
@@ -84,6 +74,38 @@ internal sealed record RequestPlan(
             }
         }
     }
+
+    /// <summary>Validates an application's options against the description of a model, and returns one sentence for each problem.</summary>
+    internal static IEnumerable<string> Problems(OpenSoraOptions options, ModelDescription model)
+    {
+        (string Name, int? Value, AllowedRange Range)[] sizes =
+        [
+            ("Width", options.Width, model.Video.WidthRange),
+            ("Height", options.Height, model.Video.HeightRange),
+            ("Frames", options.Frames, model.Video.FramesRange),
+        ];
+        return sizes
+            .Where(size => size.Value is { } value && value >= 1 && !size.Range.Contains(value))
+            .Select(size => Unsupported(size.Name, size.Value!.Value, size.Range, model))
+            .Concat(Problems(options.Steps is <= GenerationSettings.MaxSteps ? options.Steps : null, options.Sampler, model));
+    }
+
+    private static IEnumerable<string> Problems(int? steps, SamplerKind? sampler, ModelDescription model)
+    {
+        if (steps > model.Diffusion.Steps)
+        {
+            yield return $"Steps is {steps}; {model.Name} supports at most {model.Diffusion.Steps}.";
+        }
+
+        var own = model.Sampling.Sampler;
+        if (sampler is { } kind && Enum.IsDefined(kind) && (kind == SamplerKind.RectifiedFlow) != (own == SamplerKind.RectifiedFlow))
+        {
+            yield return $"Sampler is {kind}; {model.Name} was trained with a different diffusion process; use {own}.";
+        }
+    }
+
+    private static string Unsupported(string what, int value, AllowedRange range, ModelDescription model) =>
+        $"{what} is {value}; {model.Name} supports {range}.";
 
     // The settings that a model's description specifies.
     private static GenerationSettings Defaults(ModelDescription model) =>

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Threading.RateLimiting;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -17,12 +18,17 @@ namespace OpenSora.Generation;
 /// throw <see cref="ObjectDisposedException"/>.</remarks>
 public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
 {
+    /// <summary>The name of the <see cref="ActivitySource"/> and the <see cref="System.Diagnostics.Metrics.Meter"/> of generation. They report sizes
+    /// and times, but no prompts.</summary>
+    public const string DiagnosticsName = "OpenSora";
+
     private readonly OpenSoraOptions _options;
     private readonly PartFactories _parts;
     private readonly BackendSelector _backends;
     private readonly VideoWriter _writer;
     private readonly IServiceProvider _services;
     private readonly ILogger _logger;
+    private readonly ConcurrencyLimiter? _limiter;
     private readonly SemaphoreSlim _loading = new(1, 1);
     private readonly Lock _users = new();
     private LoadedModel? _loaded;
@@ -41,6 +47,9 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
     {
         (_options, _parts, _backends, _writer, _services) = (options.Clone(), parts, backends, writer, services);
         _logger = logger ?? NullLogger.Instance;
+        _limiter = options.MaxConcurrentRequests is { } limit
+            ? new ConcurrencyLimiter(new() { PermitLimit = limit, QueueLimit = options.MaxWaitingRequests ?? int.MaxValue })
+            : null;
     }
 
     /// <summary>Creates a builder for a generator without dependency injection, as in
@@ -66,7 +75,8 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
     /// <param name="progress">Receives every stage and step, on the thread that runs the computation.</param>
     /// <param name="cancellationToken">Checked between stages and steps.</param>
     /// <exception cref="ArgumentException">The model does not support the request; the message lists all problems.</exception>
-    /// <exception cref="InvalidOperationException">The computation overflowed, or the request has references and the custom sampler of the generator
+    /// <exception cref="InvalidOperationException">Too many requests are waiting, the computation overflowed, or the request has references and the
+    /// custom sampler of the generator
     /// does not support them.</exception>
     /// <exception cref="OperationCanceledException">The operation was canceled. The generator remains usable.</exception>
     /// <exception cref="ObjectDisposedException">The generator was disposed.</exception>
@@ -87,10 +97,44 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
         {
             cancellationToken.ThrowIfCancellationRequested();
             RequestPlan.CheckAnyModel(copy); // before the model is loaded
+            using var turn = await WaitAsync(progress, cancellationToken).ConfigureAwait(false);
             var model = await GetModelAsync(progress, cancellationToken).ConfigureAwait(false);
             var plan = RequestPlan.For(copy, _options, model);
-            return await Task.Run(() => Generate(model, plan, progress, cancellationToken), cancellationToken).ConfigureAwait(false);
+            return await Task.Run(
+                    () => Telemetry.Measure(model.Description.Name, model.Backend, plan, () => Generate(model, plan, progress, cancellationToken)),
+                    cancellationToken
+                )
+                .ConfigureAwait(false);
         });
+    }
+
+    // Waits until the request may run, if there is a limit. Requests run in the order of their arrival.
+    private async Task<RateLimitLease?> WaitAsync(IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
+    {
+        if (_limiter is null)
+        {
+            return null;
+        }
+
+        var watch = Stopwatch.StartNew();
+        var turn = _limiter.AttemptAcquire();
+        if (!turn.IsAcquired)
+        {
+            progress?.Report(new(GenerationStage.Waiting, 0, 1));
+            turn = await _limiter.AcquireAsync(cancellationToken: cancellationToken).ConfigureAwait(false);
+            if (!turn.IsAcquired)
+            {
+                throw new InvalidOperationException(
+                    $"{_options.MaxConcurrentRequests} requests are running and {_options.MaxWaitingRequests} are waiting, which is the maximum "
+                        + "(MaxConcurrentRequests, MaxWaitingRequests). Try again later."
+                );
+            }
+
+            progress?.Report(new(GenerationStage.Waiting, 1, 1));
+        }
+
+        Telemetry.Waited(watch.Elapsed);
+        return turn;
     }
 
     private GeneratedVideo Generate(LoadedModel model, RequestPlan plan, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
@@ -98,7 +142,13 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
         var (watch, settings) = (Stopwatch.StartNew(), plan.Settings);
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        using var generator = new Generator(unchecked((ulong)settings.Seed), model.Device);
+        using var generator = Seeds.CreateGenerator(settings.Seed, model.Device);
+
+        var warning = model.CheckPrompt(plan.Prompt);
+        if (warning is not null)
+        {
+            LogUnknownPrompt(model.Description.Name);
+        }
 
         var sampler = _parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
         if (plan.Given.Count > 0 && sampler is not IFrameSampler)
@@ -134,7 +184,10 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
                 model.Description.Name,
                 model.Backend,
                 watch.Elapsed
-            ),
+            )
+            {
+                Warnings = warning is null ? [] : [warning],
+            },
             _writer
         );
     }
@@ -150,6 +203,11 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
                 var backend = _backends.Select(_options.Backend);
                 _loaded = await Task.Run(() => LoadedModel.Load(_options, _parts, backend, _services, progress, cancellationToken), cancellationToken)
                     .ConfigureAwait(false);
+                if (!FFmpeg.Exists(_options.FFmpegFolder))
+                {
+                    LogNoFFmpeg();
+                }
+
                 LogLoaded(_loaded.Description.Name, backend.Name, watch.Elapsed.TotalSeconds);
             }
             return _loaded;
@@ -201,11 +259,21 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
         _loaded?.Dispose();
         _loaded = null;
         _loading.Dispose();
+        _limiter?.Dispose();
         Interlocked.Exchange(ref _owned, null)?.Dispose();
     }
 
     [LoggerMessage(Level = LogLevel.Information, Message = "Loaded {Model} on {Backend} in {Seconds:F1} s")]
     private partial void LogLoaded(string model, string backend, double seconds);
+
+    [LoggerMessage(
+        Level = LogLevel.Warning,
+        Message = "ffmpeg was not found, so videos cannot be saved as MP4, only as GIF and PNG. Install ffmpeg or set OpenSora:FFmpegFolder."
+    )]
+    private partial void LogNoFFmpeg();
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "A prompt names nothing that {Model} knows, so the video is arbitrary")]
+    private partial void LogUnknownPrompt(string model);
 
     [LoggerMessage(
         Level = LogLevel.Information,

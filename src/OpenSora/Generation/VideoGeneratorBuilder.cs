@@ -121,6 +121,15 @@ public sealed class VideoGeneratorBuilder
         return this;
     }
 
+    /// <summary>Registers a text encoder architecture that <c>model.json</c> can specify.</summary>
+    /// <param name="textEncoder">The architecture.</param>
+    /// <exception cref="ArgumentException">An architecture with this name is already registered.</exception>
+    public VideoGeneratorBuilder AddArchitecture(Architecture<ITextEncoder> textEncoder)
+    {
+        _parts.Architectures = _parts.Architectures.Add(textEncoder);
+        return this;
+    }
+
     /// <summary>Sets the logger of the generator; by default, the one that the services provide.</summary>
     /// <param name="value">The logger.</param>
     public VideoGeneratorBuilder UseLogger(ILogger value)

@@ -1,6 +1,8 @@
+using System.Diagnostics;
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -76,11 +78,11 @@ public sealed class VideoPipeline
         using var scope = NewDisposeScope();
         var shape = LatentShape(resolved);
         var device = Device();
-        using var generator = new Generator(unchecked((ulong)resolved.Seed), device);
+        using var generator = Seeds.CreateGenerator(resolved.Seed, device);
         var noise = new List<Tensor>();
         for (var i = 0; i < prompts.Count; i++)
         {
-            using var other = i == 0 ? null : new Generator(unchecked((ulong)(resolved.Seed + i)), device);
+            using var other = i == 0 ? null : Seeds.CreateGenerator(unchecked(resolved.Seed + i), device);
             noise.Add(randn(shape, device: device, generator: other ?? generator));
         }
         return Generate(prompts, resolved, () => cat(noise), generator, [], progress, cancellationToken);
@@ -187,7 +189,7 @@ public sealed class VideoPipeline
     {
         var batch = prompts.Count;
         var isEmpty = prompts.Select(string.IsNullOrWhiteSpace).ToArray();
-        var (states, mask) = _encodeText([.. prompts.Select((prompt, i) => isEmpty[i] ? "" : prompt)]);
+        var (states, mask) = Encode([.. prompts.Select((prompt, i) => isEmpty[i] ? "" : prompt)]);
         var nothing = _transformer.NullCaption(batch).narrow(1, 0, states.shape[1]);
         if (Array.Exists(isEmpty, empty => empty))
         {
@@ -201,7 +203,7 @@ public sealed class VideoPipeline
 
         var (otherStates, otherMask) = string.IsNullOrWhiteSpace(settings.NegativePrompt)
             ? new TextStates(nothing, mask)
-            : _encodeText([.. Enumerable.Repeat(settings.NegativePrompt, batch)]);
+            : Encode([.. Enumerable.Repeat(settings.NegativePrompt, batch)]);
         var both = Conditions(cat([states, otherStates]), cat([mask, otherMask]));
         return (x, t, noisy) =>
         {
@@ -237,11 +239,60 @@ public sealed class VideoPipeline
             cancellationToken.ThrowIfCancellationRequested();
             progress?.Report(new(GenerationStage.Decoding, frame, frames));
             using var scope = NewDisposeScope();
-            pieces.Add(_autoencoder.Decode(latents.narrow(2, frame, Math.Min(atOnce, frames - frame))).MoveToOuterDisposeScope());
+            var part = latents.narrow(2, frame, Math.Min(atOnce, frames - frame));
+            var decoded = _autoencoder.Decode(part);
+            CheckPixels(decoded, part, _autoencoder);
+            pieces.Add(decoded.MoveToOuterDisposeScope());
         }
         progress?.Report(new(GenerationStage.Decoding, frames, frames));
         cancellationToken.ThrowIfCancellationRequested();
         return cat(pieces, 2);
+    }
+
+    // Custom parts might return something else than their properties say.
+    private TextStates Encode(IReadOnlyList<string> prompts)
+    {
+        var text = _encodeText(prompts);
+        var (states, mask) = text;
+        if (
+            states.dim() != 3
+            || states.shape[0] != prompts.Count
+            || states.shape[1] > _transformer.TextTokens
+            || states.shape[2] != _transformer.TextWidth
+        )
+        {
+            throw new InvalidOperationException(
+                $"The text encoder returned states of shape {Shapes.Text(states)}; {_transformer.GetType().Name} expects "
+                    + $"[{prompts.Count}, up to {_transformer.TextTokens}, {_transformer.TextWidth}]: prompts, tokens, width."
+            );
+        }
+
+        return mask.dtype == ScalarType.Bool && mask.shape.AsSpan().SequenceEqual(states.shape.AsSpan(0, 2))
+            ? text
+            : throw new InvalidOperationException(
+                $"The text encoder returned a mask of {mask.dtype} with shape {Shapes.Text(mask)}; expected Bool with shape "
+                    + $"{Shapes.Text(states.shape[..2])}, one value for each token of its states."
+            );
+    }
+
+    private static void CheckPixels(Tensor pixels, Tensor latents, IVideoAutoencoder autoencoder)
+    {
+        var shape = latents.shape;
+        long[] expected =
+        [
+            shape[0],
+            3,
+            shape[2] * autoencoder.TemporalFactor,
+            shape[3] * autoencoder.SpatialFactor,
+            shape[4] * autoencoder.SpatialFactor,
+        ];
+        if (!pixels.shape.AsSpan().SequenceEqual(expected))
+        {
+            throw new InvalidOperationException(
+                $"The autoencoder {autoencoder.GetType().Name} decoded latents of shape {Shapes.Text(shape)} to pixels of shape "
+                    + $"{Shapes.Text(pixels)}; by its factors, {Shapes.Text(expected)} is expected."
+            );
+        }
     }
 
     private static void CheckFinite(Tensor numbers, string what, IReadOnlyList<string> prompts, ResolvedSettings settings)
@@ -260,6 +311,11 @@ public sealed class VideoPipeline
 
     private sealed class SamplingProgress(IProgress<GenerationProgress>? progress, int steps) : IProgress<int>
     {
-        public void Report(int value) => progress?.Report(new(GenerationStage.Denoising, value, steps));
+        private readonly Stopwatch _watch = Stopwatch.StartNew();
+
+        public void Report(int value) =>
+            progress?.Report(
+                new(GenerationStage.Denoising, value, steps) { Remaining = value == 0 ? null : _watch.Elapsed / value * (steps - value) }
+            );
     }
 }

@@ -127,6 +127,14 @@ public sealed class VideoRequestBuilder
     public Task<GeneratedVideo> GenerateAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         _generator.GenerateAsync(_request, progress, cancellationToken);
 
+    /// <summary>Generates several videos with consecutive seeds, one after another; see
+    /// <see cref="VideoGeneratorExtensions.GenerateManyAsync"/>.</summary>
+    public IAsyncEnumerable<GeneratedVideo> GenerateManyAsync(
+        int count,
+        IProgress<GenerationProgress>? progress = null,
+        CancellationToken cancellationToken = default
+    ) => _generator.GenerateManyAsync(_request, count, progress, cancellationToken);
+
     private VideoRequestBuilder With(Action<VideoRequest> set)
     {
         set(_request);

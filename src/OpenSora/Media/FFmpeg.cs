@@ -1,6 +1,8 @@
+using System.Collections.Concurrent;
 using System.ComponentModel;
 using System.Globalization;
 using FFMpegCore;
+using FFMpegCore.Enums;
 using FFMpegCore.Exceptions;
 using FFMpegCore.Pipes;
 
@@ -9,6 +11,8 @@ namespace OpenSora.Media;
 /// <summary>Runs ffmpeg and ffprobe through FFMpegCore.</summary>
 internal static class FFmpeg
 {
+    private static volatile bool s_knowsFpsMode = true;
+
     internal static async Task<VideoInfo> ProbeAsync(string? folder, string path, CancellationToken cancellationToken)
     {
         var purpose = $"read '{path}'";
@@ -18,16 +22,20 @@ internal static class FFmpeg
                 .AnalyseAsync(FileName(path, purpose), ffOptions: Options(folder, "ffprobe", purpose), cancellationToken: cancellationToken)
                 .ConfigureAwait(false);
             var stream = analysis.PrimaryVideoStream ?? throw new MediaException($"'{path}' does not contain a video stream.");
-            if (stream is not { Width: { } width, Height: { } height })
+            if (stream is not { Width: > 0 and var width, Height: > 0 and var height })
             {
                 throw new MediaException($"The video stream of '{path}' does not specify its width and height.");
             }
+            // Players show pixels that are not square by scaling the width.
+            var (across, down) = stream.SampleAspectRatio;
+            var shown = across > 0 && down > 0 ? (int)Math.Max(1, Math.Round((double)width * across / down)) : width;
             var turned = Math.Abs(stream.Rotation) % 180 == 90;
+            var duration = stream.Duration > TimeSpan.Zero ? stream.Duration : analysis.Duration;
             return new VideoInfo(
-                turned ? height : width,
-                turned ? width : height,
+                turned ? height : shown,
+                turned ? shown : height,
                 stream.AverageFrameRate > 0 ? stream.AverageFrameRate : 25,
-                analysis.Duration
+                duration > TimeSpan.Zero ? duration : null
             );
         }
         catch (FFMpegException e)
@@ -40,23 +48,55 @@ internal static class FFmpeg
         }
     }
 
-    internal static Task DecodeAsync(
+    /// <summary>Decodes the first video stream of a file.</summary>
+    /// <param name="folder">The folder that contains ffmpeg; null to search PATH.</param>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="inputArguments">The options of the decoder.</param>
+    /// <param name="outputArguments">The filters and the format of the output.</param>
+    /// <param name="read">Reads the output. If it throws, its exception is thrown, not that of ffmpeg.</param>
+    /// <param name="cancellationToken">Stops the decoder.</param>
+    /// <returns>The first error that the decoder reported, although it went on; null if there was none.</returns>
+    internal static async Task<string?> DecodeAsync(
         string? folder,
         string path,
+        string inputArguments,
         IReadOnlyList<string> outputArguments,
         Func<Stream, CancellationToken, Task> read,
         CancellationToken cancellationToken
     )
     {
         var purpose = $"decode '{path}'";
-        return RunAsync(
-            purpose,
-            folder,
-            FFMpegArguments
-                .FromFileInput(FileName(path, purpose))
-                .OutputToPipe(new Sink(read), options => options.WithCustomArgument(Join(outputArguments))),
-            cancellationToken
-        );
+        while (true)
+        {
+            var (sink, errors) = (new Sink(read), new ConcurrentQueue<string>());
+            // Every frame that is decoded is output once, whatever its timestamp.
+            var passThrough = s_knowsFpsMode ? "-fps_mode passthrough " : "-vsync passthrough ";
+            try
+            {
+                await RunAsync(
+                        purpose,
+                        folder,
+                        FFMpegArguments
+                            .FromFileInput(FileName(path, purpose), verifyExists: true, options => options.WithCustomArgument(inputArguments))
+                            .OutputToPipe(sink, options => options.WithCustomArgument(passThrough + Join(outputArguments)))
+                            .WithLogLevel(FFMpegLogLevel.Error)
+                            .NotifyOnStandardError(errors.Enqueue),
+                        cancellationToken
+                    )
+                    .ConfigureAwait(false);
+            }
+            catch (MediaException) when (sink.Failure is not null)
+            {
+                // Reading stopped first, so ffmpeg's broken pipe is only a consequence.
+            }
+            catch (MediaException e) when (s_knowsFpsMode && e.Message.Contains("Unrecognized option 'fps_mode'", StringComparison.Ordinal))
+            {
+                s_knowsFpsMode = false; // older than ffmpeg 5.1
+                continue;
+            }
+
+            return sink.Failure is { } other ? throw other : errors.FirstOrDefault(line => !string.IsNullOrWhiteSpace(line));
+        }
     }
 
     internal static async Task EncodeAsync(
@@ -104,11 +144,19 @@ internal static class FFmpeg
         }
     }
 
+    /// <summary>Determines whether ffmpeg is in a folder, or in PATH.</summary>
+    internal static bool Exists(string? folder)
+    {
+        var folders = folder is null ? (Environment.GetEnvironmentVariable("PATH") ?? "").Split(Path.PathSeparator) : [folder];
+        return folders.Any(each => Contains(each, "ffmpeg"));
+    }
+
+    private static bool Contains(string folder, string program) =>
+        File.Exists(Path.Combine(folder, program)) || File.Exists(Path.Combine(folder, program + ".exe"));
+
     // If a folder does not contain the program, FFMpegCore would silently use the one in PATH.
     private static FFOptions Options(string? folder, string program, string purpose) =>
-        folder is null || File.Exists(Path.Combine(folder, program)) || File.Exists(Path.Combine(folder, program + ".exe"))
-            ? new() { BinaryFolder = folder ?? "" }
-            : throw FFmpegMissing.Error(program, purpose, folder);
+        folder is null || Contains(folder, program) ? new() { BinaryFolder = folder ?? "" } : throw FFmpegMissing.Error(program, purpose, folder);
 
     // FFMpegCore puts file names in quotation marks.
     private static string FileName(string path, string purpose) =>
@@ -149,6 +197,20 @@ internal static class FFmpeg
 
         public string GetStreamArguments() => "";
 
-        public Task ReadAsync(Stream inputStream, CancellationToken cancellationToken) => read(inputStream, cancellationToken);
+        /// <summary>Gets the exception of the reader, which is the cause if ffmpeg fails because its output is not read.</summary>
+        public MediaException? Failure { get; private set; }
+
+        public async Task ReadAsync(Stream inputStream, CancellationToken cancellationToken)
+        {
+            try
+            {
+                await read(inputStream, cancellationToken).ConfigureAwait(false);
+            }
+            catch (MediaException e)
+            {
+                Failure = e;
+                throw;
+            }
+        }
     }
 }

@@ -6,11 +6,42 @@ namespace OpenSora.Media;
 /// <param name="ffmpegFolder">The folder that contains ffmpeg and ffprobe; null to search PATH.</param>
 public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
 {
+    // Memory is not allocated for more than this because of what a file says of itself.
+    private const int FirstCapacity = 1 << 28;
+
     /// <inheritdoc/>
     public Task<VideoInfo> ProbeAsync(string path, CancellationToken cancellationToken = default)
     {
         RequireFile(path);
         return FFmpeg.ProbeAsync(ffmpegFolder, path, cancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public async Task<int> CountFramesAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default)
+    {
+        clip ??= new ClipOptions();
+        ClipOptions.Check(clip);
+        RequireFile(path);
+        const int FrameBytes = 2 * 2; // frames are scaled to the smallest size, because only their number counts
+        List<string> filters = [.. Selection(clip), "scale=2:2:flags=neighbor"];
+        long bytes = 0;
+        await DecodeAsync(
+                path,
+                clip,
+                [.. Arguments(filters, clip.Frames), "-pix_fmt", "gray"],
+                async (pipe, token) =>
+                {
+                    var buffer = new byte[1 << 14];
+                    while (await pipe.ReadAsync(buffer, token).ConfigureAwait(false) is > 0 and var read)
+                    {
+                        bytes += read;
+                    }
+                },
+                () => bytes / FrameBytes,
+                cancellationToken
+            )
+            .ConfigureAwait(false);
+        return (int)(bytes / FrameBytes);
     }
 
     /// <inheritdoc/>
@@ -21,30 +52,55 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         var info = await ProbeAsync(path, cancellationToken).ConfigureAwait(false);
         var (width, height) = (clip.Width ?? info.Width, clip.Height ?? info.Height);
         var frameBytes = FrameBytes(width, height);
+        var framesPerSecond = clip.FramesPerSecond ?? info.FramesPerSecond;
+        var expected = info.Duration is { } duration
+            ? Math.Ceiling((duration.TotalSeconds * framesPerSecond - clip.StartFrame) / clip.FrameInterval)
+            : 1;
+        expected = Math.Clamp(expected, 1, clip.Frames ?? double.PositiveInfinity);
+        if (expected * frameBytes > Array.MaxLength)
+        {
+            throw TooLarge();
+        }
 
-        var pixels = new MemoryStream();
-        await FFmpeg
-            .DecodeAsync(
-                ffmpegFolder,
+        var (pixels, length) = (new byte[(int)Math.Max(frameBytes, Math.Min(FirstCapacity, expected * frameBytes))], 0);
+        await DecodeAsync(
                 path,
-                Arguments(clip, width, height, clip.Frames),
-                (pipe, token) => pipe.CopyToAsync(pixels, token),
+                clip,
+                [.. Arguments([.. Selection(clip), .. Scaling(clip, width, height)], clip.Frames), "-pix_fmt", "rgb24"],
+                async (pipe, token) =>
+                {
+                    while (await pipe.ReadAsync(pixels.AsMemory(length), token).ConfigureAwait(false) is > 0 and var read)
+                    {
+                        length += read;
+                        if (length == pixels.Length)
+                        {
+                            if (length == Array.MaxLength)
+                            {
+                                throw TooLarge();
+                            }
+
+                            Array.Resize(ref pixels, (int)Math.Min(Array.MaxLength, length + Math.Max(1L << 16, length / 2L)));
+                        }
+                    }
+                },
+                () => length / frameBytes,
                 cancellationToken
             )
             .ConfigureAwait(false);
-        var count = (int)(pixels.Length / frameBytes);
+        var count = length / frameBytes;
         if (count == 0)
         {
             throw new MediaException($"'{path}' has no frame at or after frame {clip.StartFrame}. Use a smaller StartFrame.");
         }
 
-        return new VideoFrames(
-            pixels.GetBuffer().AsMemory(0, count * frameBytes),
-            count,
-            height,
-            width,
-            (clip.FramesPerSecond ?? info.FramesPerSecond) / clip.FrameInterval
-        );
+        return new VideoFrames(pixels.AsMemory(0, count * frameBytes), count, height, width, framesPerSecond / clip.FrameInterval);
+
+        MediaException TooLarge() =>
+            new(
+                $"The clip of '{path}' has {(expected * frameBytes > Array.MaxLength ? $"about {expected:F0}" : "too many")} frames of "
+                    + $"{width}x{height} pixels; at most {Array.MaxLength / frameBytes} of this size fit into memory at once (2 GB). "
+                    + "Set Frames to read the video in parts (with StartFrame), a larger FrameInterval, or a smaller Width and Height."
+            );
     }
 
     /// <inheritdoc/>
@@ -70,19 +126,53 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         RequireFile(path);
 
         var read = 0;
-        await FFmpeg
-            .DecodeAsync(
-                ffmpegFolder,
+        await DecodeAsync(
                 path,
-                Arguments(clip, width, height, Math.Min(clip.Frames ?? fitting, fitting)),
+                clip,
+                [.. Arguments([.. Selection(clip), .. Scaling(clip, width, height)], Math.Min(clip.Frames ?? fitting, fitting)), "-pix_fmt", "rgb24"],
                 async (pipe, token) =>
                     read = await pipe.ReadAtLeastAsync(destination[..(fitting * frameBytes)], fitting * frameBytes, throwOnEndOfStream: false, token)
                         .ConfigureAwait(false),
+                () => read / frameBytes,
                 cancellationToken
             )
             .ConfigureAwait(false);
         return read / frameBytes;
     }
+
+    // Decodes, and refuses a video with errors unless the clip allows them.
+    private async Task DecodeAsync(
+        string path,
+        ClipOptions clip,
+        IReadOnlyList<string> arguments,
+        Func<Stream, CancellationToken, Task> read,
+        Func<long> frames,
+        CancellationToken cancellationToken
+    )
+    {
+        // Errors in the data are reported instead of concealed. The decoder of a part has one thread, so that it does not look far ahead.
+        var decoder = (clip.AllowDamage ? "" : "-err_detect explode ") + (clip.Frames is null ? "" : "-threads 1");
+        string? error;
+        try
+        {
+            error = await FFmpeg.DecodeAsync(ffmpegFolder, path, decoder, arguments, read, cancellationToken).ConfigureAwait(false);
+        }
+        catch (MediaException e) when (frames() > 0 && e.InnerException is not null)
+        {
+            error = e.Message;
+        }
+
+        if (error is not null && !clip.AllowDamage)
+        {
+            throw new MediaException(
+                $"'{path}' is damaged: {frames()} frames of the clip could be decoded, and the decoder reported: {Plain(error)}. "
+                    + "Repair or replace the file, or set AllowDamage of ClipOptions to use the frames that can be decoded."
+            );
+        }
+    }
+
+    // An error of ffmpeg without the address of the part that reports it, as in "[h264 @ 0x55f270cde200] no frame!".
+    private static string Plain(string error) => error.Split("] ", 2)[^1].Trim().TrimEnd('.');
 
     private static int FrameBytes(int width, int height) =>
         3L * width * height is <= int.MaxValue and var bytes
@@ -98,43 +188,48 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         }
     }
 
-    private static List<string> Arguments(ClipOptions clip, int width, int height, int? frames)
+    // The filters that select frames.
+    private static IEnumerable<string> Selection(ClipOptions clip)
     {
-        List<string> filters = [];
         if (clip.FramesPerSecond is { } fps)
         {
-            filters.Add(string.Create(CultureInfo.InvariantCulture, $"fps={fps}"));
+            yield return string.Create(CultureInfo.InvariantCulture, $"fps={fps}");
         }
 
         if (clip.StartFrame > 0)
         {
-            filters.Add($"trim=start_frame={clip.StartFrame},setpts=PTS-STARTPTS");
+            yield return $"trim=start_frame={clip.StartFrame},setpts=PTS-STARTPTS";
         }
 
         if (clip.FrameInterval > 1)
         {
-            filters.Add($"framestep={clip.FrameInterval}");
+            yield return $"framestep={clip.FrameInterval}";
         }
+    }
 
+    // The filters that scale frames to square pixels: iw * sar is the width as the video is shown.
+    private static IEnumerable<string> Scaling(ClipOptions clip, int width, int height)
+    {
         const string Scaler = "flags=bicubic+accurate_rnd+full_chroma_int";
-        filters.Add(
-            clip.Fit switch
-            {
-                FrameFit.Crop => $"scale={width}:{height}:force_original_aspect_ratio=increase:{Scaler},crop={width}:{height}",
-                FrameFit.Pad => $"scale={width}:{height}:force_original_aspect_ratio=decrease:{Scaler},pad={width}:{height}:-1:-1",
-                _ => $"scale={width}:{height}:{Scaler}",
-            }
-        );
+        var (across, down) = ($"round({height}*iw*sar/ih)", $"round({width}*ih/(iw*sar))");
+        yield return clip.Fit switch
+        {
+            FrameFit.Crop => $"scale=w='max({width},{across})':h='max({height},{down})':{Scaler},crop={width}:{height}",
+            FrameFit.Pad => $"scale=w='clip({across},1,{width})':h='clip({down},1,{height})':{Scaler},pad={width}:{height}:-1:-1",
+            _ => $"scale={width}:{height}:{Scaler}",
+        };
+        yield return "setsar=1";
+    }
 
-        // Output every frame exactly once. With irregular timestamps, ffmpeg would repeat and drop frames to reach a constant frame rate.
-        filters.Add("settb=1/25,setpts=N");
-        List<string> arguments = ["-map", "0:v:0", "-vf", string.Join(',', filters), "-r", "25"];
+    private static List<string> Arguments(IReadOnlyList<string> filters, int? frames)
+    {
+        List<string> arguments = ["-map", "0:v:0", "-vf", string.Join(',', filters)];
         if (frames is { } limit)
         {
             arguments.AddRange(["-frames:v", limit.ToString(CultureInfo.InvariantCulture)]);
         }
 
-        arguments.AddRange(["-f", "rawvideo", "-pix_fmt", "rgb24"]);
+        arguments.AddRange(["-f", "rawvideo"]);
         return arguments;
     }
 }

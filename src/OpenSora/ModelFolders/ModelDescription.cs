@@ -39,6 +39,11 @@ public sealed record ModelDescription
     /// <summary>The default and the supported sizes and lengths of generated videos.</summary>
     public required VideoDefaults Video { get; init; }
 
+    /// <summary>A file in the folder that lists what the model knows, for models of a small world: one thing in a line, followed by synonyms,
+    /// separated
+    /// by <c>|</c>. Null if prompts are not limited.</summary>
+    public string? Vocabulary { get; init; }
+
     /// <summary>The license of the weights.</summary>
     public required Licence Licence { get; init; }
 

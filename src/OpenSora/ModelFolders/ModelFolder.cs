@@ -1,6 +1,5 @@
 using System.Text.Json;
-using System.Text.Json.Nodes;
-using System.Text.Json.Serialization;
+using OpenSora.Models;
 using OpenSora.Runtime;
 using OpenSora.Weights;
 
@@ -36,24 +35,13 @@ public sealed class ModelFolder
     /// <summary>The environment variable that lists folders with models, separated as in PATH.</summary>
     public const string Variable = "OPENSORA_MODELS";
 
-    private static readonly JsonSerializerOptions Json = new()
-    {
-        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
-        UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
-        RespectNullableAnnotations = true,
-        RespectRequiredConstructorParameters = true,
-        ReadCommentHandling = JsonCommentHandling.Skip,
-        AllowTrailingCommas = true,
-        WriteIndented = true,
-        DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
-        Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false) },
-    };
+    private readonly Lazy<PromptVocabulary?> _vocabulary;
 
     private ModelFolder(string path, ModelDescription description)
     {
         Path = path;
         Description = description;
+        _vocabulary = new(() => Description.Vocabulary is { } file ? new PromptVocabulary(File.ReadLines(FileOf(file))) : null);
     }
 
     /// <summary>The full path of the folder.</summary>
@@ -137,7 +125,7 @@ public sealed class ModelFolder
         path = System.IO.Path.GetFullPath(path);
         var folder = new ModelFolder(path, description with { Format = Format, Version = Version });
         folder.Check();
-        AtomicFile.Write(System.IO.Path.Combine(path, FileName), stream => JsonSerializer.Serialize(stream, folder.Description, Json));
+        AtomicFile.Write(System.IO.Path.Combine(path, FileName), stream => DescriptionJson.Write(stream, folder.Description));
         return folder;
     }
 
@@ -146,16 +134,22 @@ public sealed class ModelFolder
     /// <param name="part">The part of this model.</param>
     /// <exception cref="InvalidModelException">A setting is unknown, missing or of the wrong type.</exception>
     public T ReadConfig<T>(ModelPart part)
-        where T : class => (T)ReadConfig(part, typeof(T));
-
-    /// <summary>Reads the settings of a part as a record of the specified type.</summary>
-    internal object ReadConfig(ModelPart part, Type type)
+        where T : class
     {
         ArgumentNullException.ThrowIfNull(part);
+        var (defaults, resolver) = Architectures.BuiltIn.JsonOf(typeof(T), part.Architecture);
+        return (T)ReadConfig(part, config => ConfigJson.Read(config, typeof(T), defaults, resolver));
+    }
+
+    /// <summary>Reads the settings of a part with the descriptor of its architecture.</summary>
+    internal object ReadConfigOf<TNetwork>(ModelPart part, Architecture<TNetwork> architecture)
+        where TNetwork : class => ReadConfig(part, architecture.ReadConfig);
+
+    private object ReadConfig(ModelPart part, Func<JsonElement, object> read)
+    {
         try
         {
-            var config = part.Config.ValueKind == JsonValueKind.Undefined ? JsonSerializer.SerializeToElement(new JsonObject()) : part.Config;
-            return config.Deserialize(type, Json) ?? throw new JsonException("The value is null.");
+            return read(part.Config.ValueKind == JsonValueKind.Undefined ? JsonDocument.Parse("{}").RootElement : part.Config);
         }
         catch (Exception exception) when (exception is JsonException or ArgumentException)
         {
@@ -167,10 +161,21 @@ public sealed class ModelFolder
         }
     }
 
-    /// <summary>Converts the configuration record of an architecture to the settings of a part, for use with <see cref="Save"/>.</summary>
+    /// <summary>Checks whether a prompt names something that the model knows, if the model has a list of it
+    /// (<see cref="ModelDescription.Vocabulary"/>).</summary>
+    /// <param name="prompt">The prompt.</param>
+    /// <returns>A sentence for the user, with the nearest known names, if the prompt names nothing that the model knows; otherwise null.</returns>
+    public string? CheckPrompt(string prompt)
+    {
+        ArgumentNullException.ThrowIfNull(prompt);
+        return _vocabulary.Value?.Check(prompt);
+    }
+
+    /// <summary>Converts the configuration record of an architecture to the settings of a part, for use with <see cref="Save"/>. For a custom
+    /// architecture in a program without reflection-based JSON, use <see cref="Architecture{TNetwork}.WriteConfig"/>.</summary>
     /// <param name="config">The configuration record.</param>
     public static JsonElement WriteConfig<T>(T config)
-        where T : class => JsonSerializer.SerializeToElement(config, Json);
+        where T : class => ConfigJson.Write(config);
 
     /// <summary>Gets the path of the weights file of a part of this model.</summary>
     internal string WeightsOf(ModelPart part) =>
@@ -227,6 +232,7 @@ public sealed class ModelFolder
                         : $" in {string.Join(", ", folders)} (available: {(known.Count == 0 ? "none" : string.Join(", ", known))}"
                 )
                 + $"). Specify a folder with a {FileName}, or set {Variable} to the folder that contains your models."
+                + (pathOrName is "stickers" ? " The package OpenSora.Lib.Stickers contains the model 'stickers'." : "")
         );
     }
 
@@ -263,7 +269,7 @@ public sealed class ModelFolder
             );
         }
 
-        return root.Deserialize<ModelDescription>(Json) ?? throw new JsonException("The value is null.");
+        return DescriptionJson.Read(root);
     }
 
     private void Check()
@@ -300,7 +306,15 @@ public sealed class ModelFolder
         Expect(sampling.GuidedChannels is null or >= 1, $"sampling.guided_channels is {sampling.GuidedChannels}, but must be at least 1");
         Expect(sampling.Eta is >= 0 and <= 1, $"sampling.eta is {sampling.Eta}, but must be between 0 and 1");
         Expect(text.MaxTokens >= 1, $"text_encoder.max_tokens is {text.MaxTokens}, but must be at least 1");
-        string?[] files = [Description.Denoiser.Weights, Description.Vae.Weights, text.Weights, text.Tokenizer, Description.Licence.File];
+        string?[] files =
+        [
+            Description.Denoiser.Weights,
+            Description.Vae.Weights,
+            text.Weights,
+            text.Tokenizer,
+            Description.Licence.File,
+            Description.Vocabulary,
+        ];
         foreach (var file in files.OfType<string>())
         {
             Expect(File.Exists(FileOf(file)), $"the file '{file}' that it names does not exist");
@@ -346,16 +360,17 @@ public sealed class ModelFolder
 
         var config = System.IO.Path.Combine(path, "config.json");
         var text = File.Exists(config) ? File.ReadAllText(config) : "";
+        bool Names(IEnumerable<string> hubNames) => hubNames.Any(name => text.Contains($"\"{name}", StringComparison.OrdinalIgnoreCase));
+        var (texts, autoencoders) = (Architectures.BuiltIn.TextEncoders, Architectures.BuiltIn.Autoencoders);
         if (
-            text.Contains("T5", StringComparison.Ordinal)
-            || text.Contains("\"t5\"", StringComparison.Ordinal)
-            || File.Exists(System.IO.Path.Combine(path, "spiece.model"))
+            Names(texts.SelectMany(known => known.HubNames))
+            || texts.Any(known => known.TokenizerFile is { } file && File.Exists(System.IO.Path.Combine(path, file)))
         )
         {
             return "contains a text encoder, not a model";
         }
 
-        if (text.Contains("Autoencoder", StringComparison.Ordinal))
+        if (Names(autoencoders.SelectMany(known => known.HubNames)))
         {
             return "contains an autoencoder, not a model";
         }

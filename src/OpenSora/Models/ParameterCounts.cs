@@ -1,110 +1,51 @@
 using System.Globalization;
-using OpenSora.Models.Layers;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>The numbers of trainable parameters of a diffusion transformer, by part.</summary>
-public sealed record ParameterCounts
+/// <summary>The numbers of trainable parameters of a network, by part.</summary>
+/// <param name="Parts">The number of parameters of each part, in the order of the network. The parts of a transformer are those of
+/// <see cref="IVideoTransformer.ParameterGroup"/>; those of another network are its modules.</param>
+public sealed record ParameterCounts(IReadOnlyDictionary<string, long> Parts)
 {
-    /// <summary>The number of parameters of the patch projection.</summary>
-    public long PatchEmbedding { get; init; }
-
-    /// <summary>The number of parameters of the time and size embeddings and of the modulation that all blocks share.</summary>
-    public long TimeEmbedding { get; init; }
-
-    /// <summary>The number of parameters of the text or class embedding.</summary>
-    public long Condition { get; init; }
-
-    /// <summary>The number of parameters of the first attention of the blocks, which attends within frames or as <see cref="AttentionOrder"/>
-    /// specifies.</summary>
-    public long Attention { get; init; }
-
-    /// <summary>The number of parameters of the second attention of the blocks, along time. For STDiT3, this includes everything in the blocks that
-    /// attend along time.</summary>
-    public long Temporal { get; init; }
-
-    /// <summary>The number of parameters of the cross attention to the text.</summary>
-    public long CrossAttention { get; init; }
-
-    /// <summary>The number of parameters of the MLPs of the blocks.</summary>
-    public long Mlp { get; init; }
-
-    /// <summary>The number of parameters that each block adds to modulate its input by time and condition.</summary>
-    public long Modulation { get; init; }
-
-    /// <summary>The number of parameters of the last layer.</summary>
-    public long FinalLayer { get; init; }
+    /// <summary>Gets the number of parameters of a part; 0 if the network has no such part.</summary>
+    /// <param name="part">The name of the part, such as <c>cross attention</c>.</param>
+    public long this[string part] => Parts.GetValueOrDefault(part);
 
     /// <summary>The total number of parameters.</summary>
-    public long Total => PatchEmbedding + TimeEmbedding + Condition + Attention + Temporal + CrossAttention + Mlp + Modulation + FinalLayer;
+    public long Total => Parts.Values.Sum();
 
-    /// <summary>Counts the trainable parameters of a model.</summary>
-    /// <param name="model">A diffusion transformer of this library.</param>
-    /// <exception cref="ArgumentException">The model has parameters that do not belong to any of the parts.</exception>
-    public static ParameterCounts Of(nn.Module model)
+    /// <summary>Counts the trainable parameters of a network.</summary>
+    /// <param name="network">A network, such as a transformer.</param>
+    public static ParameterCounts Of(nn.Module network)
     {
-        ArgumentNullException.ThrowIfNull(model);
-        var counts = model
-            .named_parameters()
-            .Where(entry => entry.parameter.requires_grad)
-            .GroupBy(entry => Part(entry.name), StringComparer.Ordinal)
-            .ToDictionary(part => part.Key, part => part.Sum(entry => entry.parameter.numel()), StringComparer.Ordinal);
-        return new ParameterCounts
+        ArgumentNullException.ThrowIfNull(network);
+        var transformer = network as IVideoTransformer;
+        var parts = new OrderedDictionary<string, long>(StringComparer.Ordinal);
+        foreach (var (name, parameter) in network.named_parameters())
         {
-            PatchEmbedding = Count(nameof(PatchEmbedding)),
-            TimeEmbedding = Count(nameof(TimeEmbedding)),
-            Condition = Count(nameof(Condition)),
-            Attention = Count(nameof(Attention)),
-            Temporal = Count(nameof(Temporal)),
-            CrossAttention = Count(nameof(CrossAttention)),
-            Mlp = Count(nameof(Mlp)),
-            Modulation = Count(nameof(Modulation)),
-            FinalLayer = Count(nameof(FinalLayer)),
-        };
+            if (parameter.requires_grad)
+            {
+                var part = transformer?.ParameterGroup(name) ?? name.Split('.')[0];
+                parts[part] = parts.GetValueOrDefault(part) + parameter.numel();
+            }
+        }
 
-        long Count(string part) => counts.GetValueOrDefault(part);
+        return new ParameterCounts(parts);
     }
-
-    // Blocks are named blocks.N.*, or in STDiT3 spatial_blocks.N.* and temporal_blocks.N.*
-    private static string Part(string name) =>
-        name.Split('.') switch
-        {
-            ["x_embedder", ..] => nameof(PatchEmbedding),
-            ["y_embedder", ..] => nameof(Condition),
-            ["t_embedder" or "t_block" or "t_block_temp" or "csize_embedder" or "ar_embedder" or "fl_embedder" or "fps_embedder", ..] => nameof(
-                TimeEmbedding
-            ),
-            ["final_layer", ..] => nameof(FinalLayer),
-            ["temporal_blocks", ..] or [_, _, "attn_temp", ..] => nameof(Temporal),
-            [_, _, "attn", ..] => nameof(Attention),
-            [_, _, "cross_attn", ..] => nameof(CrossAttention),
-            [_, _, "mlp", ..] => nameof(Mlp),
-            [_, _, "scale_shift_table" or "scale_shift_table_temporal" or "adaLN_modulation", ..] => nameof(Modulation),
-            _ => throw new ArgumentException($"The parameter '{name}' does not belong to any part of a diffusion transformer.", nameof(name)),
-        };
 
     /// <summary>Formats one line per part, with its number of parameters and its percentage of the total.</summary>
-    public override string ToString()
-    {
-        (string Name, long Count)[] parts =
-        [
-            ("patch embedding", PatchEmbedding),
-            ("time embedding", TimeEmbedding),
-            ("condition", Condition),
-            ("attention", Attention),
-            ("temporal attention", Temporal),
-            ("cross attention", CrossAttention),
-            ("MLP", Mlp),
-            ("modulation", Modulation),
-            ("final layer", FinalLayer),
-            ("total", Total),
-        ];
-        return string.Join(
+    public override string ToString() =>
+        string.Join(
             Environment.NewLine,
-            parts.Select(part =>
-                string.Create(CultureInfo.InvariantCulture, $"{part.Name, -20}{part.Count, 16:N0}{100.0 * part.Count / Math.Max(1, Total), 8:F1} %")
-            )
+            Parts
+                .Append(KeyValuePair.Create("total", Total))
+                .Select(part =>
+                    string.Create(
+                        CultureInfo.InvariantCulture,
+                        $"{part.Key, -20}{part.Value, 16:N0}{100.0 * part.Value / Math.Max(1, Total), 8:F1} %"
+                    )
+                )
         );
-    }
 }

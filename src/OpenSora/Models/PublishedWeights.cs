@@ -5,14 +5,14 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Loads published checkpoints into <see cref="StdiT"/>, <see cref="PixArt"/>, <see cref="DiT"/> and <see cref="Latte"/>: those of Open-Sora
-/// 1.0 and of the official DiT, PixArt-alpha and Latte. Weights of an image model can also be loaded into a video model.</summary>
+/// <summary>Loads published checkpoints into <see cref="StdiT"/> and <see cref="DiT"/>: those of Open-Sora 1.0 and of the official DiT, PixArt-alpha
+/// and Latte. Weights of an image model can also be loaded into a video model.</summary>
 /// <remarks>
 /// The parameter names of these checkpoints match those of Open-Sora. Their patch projections have no time axis and get one of length 1. Their
 /// position tables (<c>pos_embed</c>, Latte's <c>temp_embed</c>) fit only one size and are ignored, because the model computes its own. A null
 /// caption of a different length is truncated or extended by repeating its last row.
 /// </remarks>
-public static class PublishedWeights
+internal static class PublishedWeights
 {
     private const string NullCaption = "y_embedder.y_embedding";
 
@@ -20,45 +20,6 @@ public static class PublishedWeights
     private static readonly string[] Dropped = ["pos_embed", "pos_embed_spatial", "pos_embed_temporal", "temp_embed"];
     private static readonly string[] Recomputed = ["pos_embed", "pos_embed_spatial", "pos_embed_temporal"];
     private const string AlongTime = ".attn_temp.";
-
-    /// <summary>Loads a checkpoint of the same architecture as the model.</summary>
-    /// <param name="model">A model with the sizes of the checkpoint; the size of its latents and the length of its texts may differ.</param>
-    /// <param name="path">The path of the checkpoint.</param>
-    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
-    public static LoadReport LoadPublishedWeights(this StdiT model, string path) => Load(model, path, fromImage: false);
-
-    /// <inheritdoc cref="LoadPublishedWeights(StdiT, string)"/>
-    public static LoadReport LoadPublishedWeights(this DiT model, string path) => Load(model, path, fromImage: false);
-
-    /// <summary>Loads the weights of PixArt-alpha into a video model. The attention along time keeps its initial values. If its output starts at zero
-    /// (<see cref="StdiTConfig.ZeroInitTemporal"/>), the video model computes for each frame what the image model computes.</summary>
-    /// <param name="model">A model with the sizes of the image model, of order <see cref="AttentionOrder.Serial"/> or
-    /// <see cref="AttentionOrder.Parallel"/>. A model of order <see cref="AttentionOrder.Full"/> equals the image model for single frames if it has
-    /// no temporal positions (<see cref="StdiTConfig.NoTemporalPosEmb"/>).</param>
-    /// <param name="path">The path of the checkpoint.</param>
-    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
-    /// <exception cref="InvalidOperationException">The order of attention of the model is <see cref="AttentionOrder.Interleaved"/>.</exception>
-    public static LoadReport LoadImageWeights(this StdiT model, string path)
-    {
-        ArgumentNullException.ThrowIfNull(model);
-        CheckOrder(model.Config.AttentionOrder);
-        return Load(model, path, fromImage: true);
-    }
-
-    /// <summary>Loads the weights of the official DiT into a video model; see <see cref="LoadImageWeights(StdiT, string)"/>.</summary>
-    /// <param name="model">A model with the sizes of the image model.</param>
-    /// <param name="path">The path of the checkpoint.</param>
-    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
-    /// <exception cref="InvalidOperationException">The order of attention of the model is <see cref="AttentionOrder.Interleaved"/>.</exception>
-    public static LoadReport LoadImageWeights(this DiT model, string path)
-    {
-        ArgumentNullException.ThrowIfNull(model);
-        CheckOrder(model.Config.AttentionOrder);
-        return Load(model, path, fromImage: true);
-    }
 
     /// <summary>Gets the options for reading published checkpoints.</summary>
     /// <param name="fromImage">Whether the checkpoint is that of an image model and the model is a video model.</param>
@@ -71,9 +32,19 @@ public static class PublishedWeights
             AllowReshape = true,
         };
 
+    /// <summary>Loads a checkpoint of the same architecture as the model.</summary>
+    public static LoadReport Load(nn.Module model, string path) => Load(model, path, fromImage: false);
+
+    /// <summary>Loads the weights of an image model into a video model.</summary>
+    /// <exception cref="InvalidOperationException">The order of attention of the model is <see cref="AttentionOrder.Interleaved"/>.</exception>
+    public static LoadReport LoadImage(nn.Module model, AttentionOrder order, string path)
+    {
+        CheckOrder(order);
+        return Load(model, path, fromImage: true);
+    }
+
     private static LoadReport Load(nn.Module model, string path, bool fromImage)
     {
-        ArgumentNullException.ThrowIfNull(model);
         using var file = WeightsFile.Open(path);
         var target = model.modules().OfType<CaptionEmbedder>().SingleOrDefault()?.y_embedding;
         var report = Fit(model, file, OptionsOf, out var section);
@@ -139,11 +110,11 @@ public static class PublishedWeights
     {
         if (report.Unexpected.Any(IsModulation))
         {
-            return "the weights are those of a DiT or Latte, but the model is an STDiT or PixArt. Load them into a DiT or a Latte.";
+            return "the weights are those of a DiT or Latte, but the model is an STDiT or PixArt. Load them into a DiT.";
         }
 
         return report.Missing.Any(IsModulation)
-            ? "the model is a DiT or a Latte, but the weights are not. Load weights of PixArt-alpha or STDiT into a PixArt or an StdiT."
+            ? "the model is a DiT or a Latte, but the weights are not. Load weights of PixArt-alpha or STDiT into an StdiT."
             : null;
 
         static bool IsModulation(string name) => name.Contains("blocks.0.adaLN_modulation.", StringComparison.Ordinal);

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net;
 using System.Text;
 using System.Text.Json;
+using System.Text.Json.Serialization;
 using System.Text.RegularExpressions;
 using Microsoft.ML.Tokenizers;
 using OpenSora.Runtime;
@@ -16,7 +17,7 @@ namespace OpenSora.Text;
 /// normalized to Unicode form C, except in applications that use globalization-invariant mode, in which .NET has no normalization data. Instances are
 /// immutable and can be used from several threads at the same time.
 /// </remarks>
-public sealed class ClipTokenizer : ITokenizer
+internal sealed class ClipTokenizer : ITokenizer
 {
     private const string Bos = "<|startoftext|>",
         Eos = "<|endoftext|>",
@@ -255,7 +256,8 @@ public sealed class ClipTokenizer : ITokenizer
     {
         try
         {
-            var ids = JsonSerializer.Deserialize<Dictionary<string, int>>(JsonBytes.Normalize(bytes)) ?? throw new JsonException("It is null.");
+            var ids = JsonSerializer.Deserialize(JsonBytes.Normalize(bytes), VocabularyJson.Default.DictionaryStringInt32)
+                ?? throw new JsonException("It is null.");
             var seen = new bool[ids.Count];
             foreach (var (piece, id) in ids)
             {
@@ -297,3 +299,7 @@ public sealed class ClipTokenizer : ITokenizer
 
     private static InvalidTokenizerException Invalid(string path, string reason) => new(path, reason, Expected);
 }
+
+/// <summary>Generated code that reads <c>vocab.json</c>.</summary>
+[JsonSerializable(typeof(Dictionary<string, int>))]
+internal sealed partial class VocabularyJson : JsonSerializerContext;

@@ -7,7 +7,7 @@ namespace OpenSora.Text;
 /// <param name="padId">The id of the padding token.</param>
 /// <param name="bosId">The id of the start-of-text token; null if there is none.</param>
 /// <param name="eosId">The id of the end-of-text token; null if there is none.</param>
-public sealed class MicrosoftMLTokenizer(Tokenizer tokenizer, int padId, int? bosId = null, int? eosId = null) : ITokenizer
+internal sealed class MicrosoftMLTokenizer(Tokenizer tokenizer, int padId, int? bosId = null, int? eosId = null) : ITokenizer
 {
     /// <inheritdoc/>
     public int PadId => padId;

@@ -7,7 +7,7 @@ namespace OpenSora.Text;
 /// Kudo, Subword Regularization (2018): a text is segmented into the pieces with the largest sum of log probabilities, found by the Viterbi
 /// algorithm. Instances are immutable and can be used from several threads at the same time.
 /// </remarks>
-public sealed class SentencePieceTokenizer : ITokenizer
+internal sealed class SentencePieceTokenizer : ITokenizer
 {
     /// <summary>The difference between the lowest log probability of a piece and that of an unknown character.</summary>
     private const float UnknownPenalty = 10;

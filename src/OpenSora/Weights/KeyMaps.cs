@@ -6,7 +6,7 @@ namespace OpenSora.Weights;
 /// <remarks>Each row of a table is a pattern over the dot-separated parts of a name. <c>*</c> matches one part, which the corresponding <c>*</c> in
 /// the replacement repeats; <c>~</c> in the replacement repeats a level number, counted from the other end. Parts after the pattern are kept. The
 /// first matching row applies; a null replacement omits the tensor.</remarks>
-public static class KeyMaps
+internal static class KeyMaps
 {
     // Stable Diffusion's own code (the ldm layout), and the attention of diffusers before 0.15.
     private static readonly (string From, string? To)[] Autoencoder =

@@ -44,14 +44,14 @@ public static class ModuleWeights
         ArgumentNullException.ThrowIfNull(file);
 
         var targets = module.state_dict();
-        var best = WeightsMatch.Best(targets, file, optionsOf);
+        var best = ModuleMatch.Best(targets, file, optionsOf);
         var (options, report) = (best.Options, best.Report);
         section = file = best.Section;
         if (options.Strict && !report.IsComplete)
         {
             throw new InvalidWeightsException(
                 file.Path,
-                $"they do not fit the model. {report}{WeightsMatch.Sections(targets, file, optionsOf)}",
+                $"they do not fit the model. {report}{ModuleMatch.Sections(targets, file, optionsOf)}",
                 report: report
             );
         }
@@ -93,7 +93,7 @@ public static class ModuleWeights
     /// <summary>Returns the report that <see cref="LoadWeights(nn.Module, WeightsFile, LoadOptions?)"/> would return, without loading. The module may
     /// consist of shapes without memory.</summary>
     internal static LoadReport Compare(this nn.Module module, WeightsFile file, LoadOptions options) =>
-        WeightsMatch.Of(module.state_dict(), file, options).Report;
+        ModuleMatch.Of(module.state_dict(), file, options).Report;
 
     /// <summary>Saves a module's parameters and persistent buffers to a safetensors file. The file is written under a temporary name and then
     /// renamed.</summary>

@@ -65,11 +65,11 @@ internal sealed class PyTorchFile : WeightsFile
     /// <inheritdoc/>
     public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
-    /// <inheritdoc/>
-    public override IReadOnlyList<WeightsSection> Sections =>
+    internal override IReadOnlyList<WeightsSection> AllSections =>
         [.. _sections.Select(found => new WeightsSection(found.Name, found.Count, ReferenceEquals(found.Items, _chosen)))];
 
-    internal override IReadOnlyList<string> Skipped { get; } = [];
+    /// <inheritdoc/>
+    public override IReadOnlyList<string> Skipped { get; } = [];
 
     internal override int Preference =>
         _chosen is null ? NoPreference : PreferenceOf(_sections.Find(section => ReferenceEquals(section.Items, _chosen)).Name);

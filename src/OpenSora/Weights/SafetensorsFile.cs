@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 namespace OpenSora.Weights;
 
 /// <summary>A memory-mapped safetensors file.</summary>
-public sealed class SafetensorsFile : WeightsFile
+internal sealed class SafetensorsFile : WeightsFile
 {
     private readonly MappedFile _file;
 

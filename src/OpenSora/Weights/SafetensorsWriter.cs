@@ -6,7 +6,7 @@ using static TorchSharp.torch;
 namespace OpenSora.Weights;
 
 /// <summary>Writes safetensors files.</summary>
-public static class SafetensorsWriter
+internal static class SafetensorsWriter
 {
     /// <summary>Writes tensors to a safetensors file. The file is written under a temporary name and then renamed, so that the target is either
     /// complete or unchanged. Symbolic links are followed, and a replaced file keeps its permissions.</summary>

@@ -36,7 +36,7 @@ internal sealed class ShardedFile : WeightsFile
             throw new InvalidWeightsException(
                 Path,
                 $"it is one of {set.Count} files, and {Names(missing)} {(missing.Count == 1 ? "is" : "are")} missing. Download the missing "
-                    + $"{(missing.Count == 1 ? "file" : "files")} into the folder '{set.Folder}'. To read one file alone, use SafetensorsFile.Open."
+                    + $"{(missing.Count == 1 ? "file" : "files")} into the folder '{set.Folder}'."
             );
         }
 
@@ -121,15 +121,16 @@ internal sealed class ShardedFile : WeightsFile
     public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
     /// <inheritdoc/>
-    public override IReadOnlyList<WeightsSection> Sections =>
+    internal override IReadOnlyList<WeightsSection> AllSections =>
         [
             .. _shards
-                .Values.SelectMany(shard => shard.Sections)
+                .Values.SelectMany(shard => shard.AllSections)
                 .GroupBy(section => section.Name, StringComparer.Ordinal)
                 .Select(group => new WeightsSection(group.Key, group.Sum(section => section.Tensors), group.Any(section => section.Chosen))),
         ];
 
-    internal override IReadOnlyList<string> Skipped =>
+    /// <inheritdoc/>
+    public override IReadOnlyList<string> Skipped =>
         [.. _shards.Values.SelectMany(shard => shard.Skipped).Distinct(StringComparer.Ordinal), .. _others];
 
     private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _shards[entry.Shard!].Read(entry.Name, maps);

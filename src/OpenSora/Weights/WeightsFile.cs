@@ -33,13 +33,21 @@ public abstract class WeightsFile : IDisposable
     /// <summary>The tensors in the file by name; for a PyTorch checkpoint with several sections, those of the selected section.</summary>
     public abstract IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
-    /// <summary>The sections (dictionaries of tensors) of a PyTorch checkpoint; a single section with an empty name if all tensors are in one
-    /// dictionary.</summary>
-    public virtual IReadOnlyList<WeightsSection> Sections => [new("", Tensors.Count, Chosen: true)];
+    /// <summary>The paths of the sections (dictionaries of tensors) of a PyTorch checkpoint, such as <c>ema</c> or <c>model.state_dict</c>, with
+    /// their numbers of tensors; a single section with an empty path if all tensors are in one dictionary.</summary>
+    public IReadOnlyDictionary<string, int> Sections =>
+        AllSections
+            .DistinctBy(section => section.Name, StringComparer.Ordinal) // a key with a dot looks like a nested section
+            .ToDictionary(section => section.Name, section => section.Tensors, StringComparer.Ordinal);
+
+    /// <summary>The path of the section that <see cref="Tensors"/> contains; empty if all tensors are in one dictionary.</summary>
+    public string Section => AllSections.FirstOrDefault(section => section.Chosen)?.Name ?? "";
+
+    internal virtual IReadOnlyList<WeightsSection> AllSections => [new("", Tensors.Count, Chosen: true)];
 
     /// <summary>The parts of the file that hold no tensors and were skipped, by the names of their classes or functions, and files beside a set of
     /// shards.</summary>
-    internal virtual IReadOnlyList<string> Skipped => [];
+    public virtual IReadOnlyList<string> Skipped => [];
 
     /// <summary>The position of the section's name in the list of usual names; the lowest is preferred. <see cref="NoPreference"/> for other
     /// names.</summary>
@@ -101,6 +109,17 @@ public abstract class WeightsFile : IDisposable
         return section is null ? new SafetensorsFile(file) : throw WithoutSections(file, section);
     }
 
+    /// <summary>Writes tensors to a safetensors file. The file is written under a temporary name and then renamed, so that the target is either
+    /// complete or unchanged. Symbolic links are followed, and a replaced file keeps its permissions.</summary>
+    /// <param name="path">The path of the file to write. Its folder is created if it does not exist. A device such as <c>/dev/null</c> is written to
+    /// directly.</param>
+    /// <param name="tensors">The tensors by name, on any device and with any layout. The caller keeps ownership.</param>
+    /// <param name="metadata">Key-value pairs to store in the header.</param>
+    /// <exception cref="ArgumentException">A name occurs twice, or the format does not support the dtype of a tensor.</exception>
+    /// <exception cref="IOException">The file could not be written, or the path refers to a folder, a pipe, a socket or a disk.</exception>
+    public static void Write(string path, IEnumerable<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata = null) =>
+        SafetensorsWriter.Write(path, tensors, metadata);
+
     /// <summary>Reads one tensor on the CPU with the dtype in the file. Tensors of the types <c>F8_E4M3</c> and <c>F8_E5M2</c> are converted to
     /// float32, without loss.</summary>
     /// <param name="name">The name of the tensor.</param>
@@ -143,7 +162,9 @@ public abstract class WeightsFile : IDisposable
 
     /// <summary>Gets the weights files in a folder laid out like those of transformers and diffusers: all files that match the first pattern with a
     /// match. A set of shards is represented by its first file; files beside a set are left out.</summary>
-    internal static IReadOnlyList<string> InFolder(string folder)
+    /// <param name="folder">The folder.</param>
+    /// <returns>The paths of the files; empty if there is none.</returns>
+    public static IReadOnlyList<string> InFolder(string folder)
     {
         var (sets, others) = Matches(folder);
         return sets.Count > 0 ? [.. sets.Select(set => set.Path)] : others;
@@ -176,9 +197,3 @@ public abstract class WeightsFile : IDisposable
         };
     }
 }
-
-/// <summary>A section (dictionary of tensors) of a PyTorch checkpoint.</summary>
-/// <param name="Name">The path of the section, such as <c>ema</c> or <c>model.state_dict</c>; empty for the outermost dictionary.</param>
-/// <param name="Tensors">The number of tensors in the section.</param>
-/// <param name="Chosen">Indicates whether <see cref="WeightsFile.Tensors"/> contains the tensors of this section.</param>
-public sealed record WeightsSection(string Name, int Tensors, bool Chosen);

@@ -66,7 +66,7 @@ public class ArchitectureTests
     {
         using var model = architecture is "dit"
             ? Folder("dit", () => new DiT(Classes), Classes, Birds)
-            : Folder("latte", () => new Latte(Latte), Latte, Birds);
+            : Folder("latte", () => new DiT(Latte), Latte, Birds);
         var before = TensorCount.Now;
         using (var generator = Generator(model))
         {
@@ -95,7 +95,7 @@ public class ArchitectureTests
         TensorCount.ShouldBe(before);
     }
 
-    private static LatteConfig Latte =>
+    private static DiTConfig Latte =>
         new()
         {
             InputSize = Classes.InputSize,
@@ -108,7 +108,7 @@ public class ArchitectureTests
     [Fact]
     public async Task A_prompt_becomes_an_image_by_PixArt()
     {
-        var config = new PixArtConfig
+        var config = StdiTConfig.PixArt with
         {
             InputSize = [1, 8, 8],
             HiddenSize = 24,
@@ -118,7 +118,7 @@ public class ArchitectureTests
             ModelMaxLength = HashTextEncoder.Tokens,
             SizeConditioning = true,
         };
-        using var model = Folder("pixart", () => new PixArt(config), config);
+        using var model = Folder("pixart", () => new StdiT(config), config);
         using var generator = model.Generator();
         var image = await generator.Request("a goat").Frames(1).Seed(1).GenerateAsync();
         (image.Frames.Count, image.Frames.Width).ShouldBe((1, 32));

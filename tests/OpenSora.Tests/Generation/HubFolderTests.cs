@@ -154,10 +154,12 @@ public sealed class HubFolderTests : IDisposable
                     }
                 )
             );
-            Should.Throw<InvalidModelException>(() => HubFolder.LoadT5(_folder.Path)).Message.ShouldContain("the tokenizer file spiece.model");
+            Should
+                .Throw<InvalidModelException>(() => HubFolder.LoadTextEncoder(_folder.Path))
+                .Message.ShouldContain("the tokenizer file spiece.model");
             Directory.CreateDirectory(_folder["tokenizer"]);
             File.Copy(TestFiles.Data("sentencepiece", "t5.model"), _folder["tokenizer/spiece.model"]);
-            using var loaded = HubFolder.LoadT5(_folder.Path, maxTokens: 9);
+            using var loaded = HubFolder.LoadTextEncoder(_folder.Path, new TextEncoderSettings { MaxTokens = 9 });
             using var direct = new T5TextEncoder(model, SentencePieceTokenizer.Open(_folder["tokenizer/spiece.model"]), 9);
             Difference(loaded.Encode(["a goat"]).States, direct.Encode(["a goat"]).States).ShouldBe(0);
         }
@@ -214,7 +216,7 @@ public sealed class HubFolderTests : IDisposable
 
         foreach (var output in Enum.GetValues<ClipOutput>())
         {
-            using var loaded = HubFolder.LoadClip(_folder.Path, output);
+            using var loaded = HubFolder.LoadTextEncoder(_folder.Path, new TextEncoderSettings { ClipOutput = output });
             var direct = new ClipTextEncoder(model, ClipTokenizer.Open(TestFiles.Data("clip")), output);
             Difference(loaded.Encode(["a cat"]).States, direct.Encode(["a cat"]).States).ShouldBe(0);
         }
@@ -265,14 +267,13 @@ public sealed class HubFolderTests : IDisposable
         Write("config.json", "{");
         Refused("its config.json is not valid", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", "[]");
-        Refused("The root is not an object", () => HubFolder.LoadClip(_folder.Path));
+        Refused("The root is not an object", () => HubFolder.LoadTextEncoder(_folder.Path));
         Write("config.json", """{"model_type": "bert"}""");
         Refused("describes 'bert'; expected an autoencoder", () => HubFolder.LoadAutoencoder(_folder.Path));
-        Refused("describes 'bert'; expected a T5", () => HubFolder.LoadT5(_folder.Path));
-        Refused("describes 'bert'; expected a CLIP", () => HubFolder.LoadClip(_folder.Path));
+        Refused("describes 'bert'; expected a text encoder: t5, clip", () => HubFolder.LoadTextEncoder(_folder.Path));
         Refused("describes 'bert'; expected a transformer", () => HubFolder.LoadTransformer(_folder.Path));
         Write("config.json", """{"model_type": "t5", "d_model": 4}""");
-        Refused("does not contain 'vocab_size'", () => HubFolder.LoadT5(_folder.Path));
+        Refused("does not contain 'vocab_size'", () => HubFolder.LoadTextEncoder(_folder.Path));
         Write("config.json", Changed(VaeJson, "block_out_channels", "wide"));
         Refused("does not fit AutoencoderKLConfig", () => HubFolder.LoadAutoencoder(_folder.Path));
         foreach (
@@ -300,7 +301,7 @@ public sealed class HubFolderTests : IDisposable
              "num_encoder_blocks": [1], "num_decoder_blocks": [1]}
             """
         );
-        Refused("is null", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("must be a list of integers", () => HubFolder.LoadAutoencoder(_folder.Path));
         Write("config.json", VaeJson);
         Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(_folder.Path)).Message.ShouldContain("contains no weights");
         TensorCount.ShouldBe(before);

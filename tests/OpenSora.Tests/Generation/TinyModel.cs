@@ -15,8 +15,18 @@ internal sealed class TinyModel : IDisposable
     public const string Name = "tiny";
     private readonly TemporaryFolder _folder = new();
 
-    public TinyModel(Func<ModelDescription, ModelDescription>? change = null, double spread = 0.1, string architecture = "stdit")
+    public TinyModel(
+        Func<ModelDescription, ModelDescription>? change = null,
+        double spread = 0.1,
+        string architecture = "stdit",
+        params (string Name, string Text)[] files
+    )
     {
+        foreach (var (name, text) in files)
+        {
+            File.WriteAllText(this[name], text);
+        }
+
         var config = new StdiTConfig
         {
             InputSize = [4, 8, 8],

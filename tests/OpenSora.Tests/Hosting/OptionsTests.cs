@@ -6,6 +6,7 @@ using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.ModelFolders;
 using OpenSora.Runtime;
+using OpenSora.Tests.Generation;
 using OpenSora.Training.Stages;
 
 namespace OpenSora.Tests.Hosting;
@@ -34,9 +35,10 @@ public class OptionsTests
     [Fact]
     public void Both_builders_set_the_same_options()
     {
+        using var other = new TinyModel();
         using var services = new ServiceCollection()
             .AddOpenSora()
-            .UseModel("other")
+            .UseModel(other.Path)
             .UseBackend("cpu")
             .UseSampler(SamplerKind.Ddim)
             .Configure(options => options.Steps = 3)
@@ -44,7 +46,7 @@ public class OptionsTests
 
         var options = Options(services);
 
-        (options.Model, options.Backend, options.Sampler, options.Steps).ShouldBe(("other", "cpu", SamplerKind.Ddim, 3));
+        (options.Model, options.Backend, options.Sampler, options.Steps).ShouldBe((other.Path, "cpu", SamplerKind.Ddim, 3));
         using var generator = VideoGenerator.Create().UseBackend("cpu").UseSampler(SamplerKind.Ddim).Configure(o => o.Steps = 3).Build();
     }
 
@@ -109,13 +111,64 @@ public class OptionsTests
     }
 
     [Fact]
-    public void A_misspelt_key_is_an_error()
+    public void All_problems_of_the_configuration_are_reported_together()
     {
         using var services = new ServiceCollection()
-            .AddSingleton(Configuration(("OpenSora:Stepz", "12")))
+            .AddSingleton(
+                Configuration(
+                    ("OpenSora:Stepz", "12"),
+                    ("OpenSora:Sampler", "euler"),
+                    ("OpenSora:Precision", "half"),
+                    ("OpenSora:Frames", "many"),
+                    ("OpenSora:ReleaseTextEncoder", "maybe"),
+                    ("OpenSora:GuidanceScale", "high"),
+                    ("OpenSora:Seed:Value", "1"),
+                    ("OpenSora:Width", "4096"),
+                    ("OpenSora:Height", "128"),
+                    ("OpenSora:Steps", "0")
+                )
+            )
             .AddOpenSora()
             .Services.BuildServiceProvider();
-        Should.Throw<InvalidOperationException>(() => Options(services)).Message.ShouldContain("Stepz");
+
+        var failures = Should.Throw<OptionsValidationException>(services.GetRequiredService<IStartupValidator>().Validate).Failures.ToList();
+
+        string[] expected =
+        [
+            "OpenSora:Stepz is not an option. The options are Backend, FFmpegFolder, Frames",
+            "OpenSora:Sampler is 'euler'; it must be one of Iddpm, Ddim, DpmSolver, RectifiedFlow.",
+            "OpenSora:Precision is 'half'; it must be one of Float32, BFloat16, Float16.",
+            "OpenSora:Frames is 'many'; it must be a whole number.",
+            "OpenSora:ReleaseTextEncoder is 'maybe'; it must be true or false.",
+            "OpenSora:GuidanceScale is 'high'; it must be a number.",
+            "OpenSora:Seed is a section; it must be a single value.",
+            "OpenSora:Steps is 0; it must be from 1 to 1000",
+            "OpenSora:Width is 4096; ",
+        ];
+        foreach (var part in expected)
+        {
+            failures.ShouldContain(failure => failure.StartsWith(part, StringComparison.Ordinal), part);
+        }
+
+        failures.Count.ShouldBe(expected.Length);
+    }
+
+    [Fact]
+    public void The_model_is_checked_at_start_up()
+    {
+        Failures(o => o.Model = "/not/there").ShouldContain("OpenSora:Model is '/not/there': ");
+        Failures(o => o.Sampler = SamplerKind.RectifiedFlow).ShouldContain("trained with a different diffusion process; use ");
+        Failures(o => o.Frames = 999).ShouldContain("OpenSora:Frames is 999; ");
+
+        using var folder = new TemporaryFolder();
+        File.Copy(Path.Combine(ModelFolder.Open("stickers").Path, "model.json"), folder["model.json"]);
+        Failures(o => o.Model = folder.Path).ShouldContain("the file 'denoiser.safetensors' that it names does not exist");
+
+        static string Failures(Action<OpenSoraOptions> mistake)
+        {
+            using var services = new ServiceCollection().AddOpenSora(mistake).Services.BuildServiceProvider();
+            return Should.Throw<OptionsValidationException>(services.GetRequiredService<IStartupValidator>().Validate).Message;
+        }
     }
 
     public static TheoryData<Action<OpenSoraOptions>, string> Mistakes =>
@@ -127,12 +180,13 @@ public class OptionsTests
             { o => o.GuidanceScale = -1, "OpenSora:GuidanceScale is -1" },
             { o => o.Frames = 0, "OpenSora:Frames is 0" },
             { o => o.FramesPerSecond = 0, "OpenSora:FramesPerSecond is 0" },
-            { o => o.Width = 64, "OpenSora:Width and Height must be set together" },
+            { o => o.Width = 128, "OpenSora:Width and Height must be set together" },
             { o => o.Sampler = (SamplerKind)9, "OpenSora:Sampler is '9'; it must be one of Iddpm, Ddim, DpmSolver" },
             { o => o.Precision = TorchSharp.torch.ScalarType.Int8, "OpenSora:Precision is Int8" },
             { o => o.Backend = "metal", "OpenSora:Backend: There is no backend 'metal'" },
             { o => o.Model = " ", "OpenSora:Model is empty" },
             { o => o.FFmpegFolder = "/not/there", "OpenSora:FFmpegFolder is '/not/there'" },
+            { o => o.FFmpegFolder = "/", "OpenSora:FFmpegFolder is '/', but this folder does not contain ffmpeg" },
         };
 
     [Theory]
@@ -202,6 +256,6 @@ public class OptionsTests
             .AddSingleton(Configuration(("OpenSora:Stepz", "12"), ("OpenSora:Training:Checkpoints:Folder", "run")))
             .AddOpenSora()
             .Services.BuildServiceProvider();
-        Should.Throw<InvalidOperationException>(() => Options(misspelt)).Message.ShouldContain("Stepz");
+        Should.Throw<OptionsValidationException>(() => Options(misspelt)).Message.ShouldContain("Stepz");
     }
 }

@@ -34,20 +34,16 @@ public partial class MediaFailureTests
     }
 
     // A limit on the size of files stands for the full disk: at once, and in the last bytes.
-    [Theory]
-    [InlineData(VideoFormat.Mp4)]
-    [InlineData(VideoFormat.Gif)]
-    [InlineData(VideoFormat.PngSequence)]
-    public async Task A_disk_that_is_full_leaves_nothing(VideoFormat format)
+    [Fact]
+    public async Task A_disk_that_is_full_leaves_nothing()
     {
+        const VideoFormat format = VideoFormat.Mp4;
         using var folder = new TemporaryFolder();
         var noise = new byte[16 * 128 * 128 * 3];
         new Random(1).NextBytes(noise);
         var video = new VideoFrames(noise, 16, 128, 128, 8);
         await new VideoWriter().WriteAsync(video, folder["whole"], format);
-        var size = Directory.Exists(folder["whole"])
-            ? Directory.GetFiles(folder["whole"]).Max(f => new FileInfo(f).Length)
-            : new FileInfo(folder["whole"]).Length;
+        var size = new FileInfo(folder["whole"]).Length;
         foreach (var blocks in new[] { 1, size / 512 / 2, (size - 1) / 512 })
         {
             var bin = folder.WithFFmpegScript($"trap '' XFSZ; ulimit -f {blocks}; exec $FFMPEG \"$@\"");

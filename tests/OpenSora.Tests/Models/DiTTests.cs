@@ -58,7 +58,7 @@ public class DiTTests
         using var scope = NewDisposeScope();
         using var model = new DiT(Small);
         var (x, t, y) = Inputs();
-        model.call(x, t, y).abs().max().item<float>().ShouldBe(0);
+        model.forward(x, t, y).abs().max().item<float>().ShouldBe(0);
     }
 
     [Fact]
@@ -70,7 +70,7 @@ public class DiTTests
         var (x, t, y) = Inputs();
         var changed = x.clone();
         changed.narrow(2, 2, 1).narrow(3, 3, 1).narrow(4, 5, 1).add_(1);
-        var difference = (model.call(x, t, y) - model.call(changed, t, y)).abs();
+        var difference = (model.forward(x, t, y) - model.forward(changed, t, y)).abs();
         for (var frame = 0; frame < 3; frame++)
         {
             difference.narrow(2, frame, 1).narrow(3, 0, 1).narrow(4, 0, 1).max().item<float>().ShouldBeGreaterThan(0, $"frame {frame}");
@@ -84,9 +84,9 @@ public class DiTTests
         using var noGradients = no_grad();
         using var model = Make(Small);
         var (x, t, y) = Inputs(frames: 5, height: 6, width: 2);
-        var exact = model.call(x, t, y);
+        var exact = model.forward(x, t, y);
         exact.shape.ShouldBe([2, 8, 5, 6, 2]);
-        var rough = model.UseComputeType(ScalarType.BFloat16).call(x, t, y);
+        var rough = model.UseComputeType(ScalarType.BFloat16).forward(x, t, y);
         rough.dtype.ShouldBe(ScalarType.Float32);
         (Difference(rough, exact) / exact.abs().max().item<float>()).ShouldBeInRange(1e-6, 0.05);
     }
@@ -102,7 +102,7 @@ public class DiTTests
             using var model = Make(Small with { Condition = condition });
             var (x, t, y) = Inputs();
             model
-                .call(x, t, model.Config.Condition.StartsWith("text", StringComparison.Ordinal) ? y : tensor(new long[] { 0, 6 }))
+                .forward(x, t, model.Config.Condition.StartsWith("text", StringComparison.Ordinal) ? y : tensor(new long[] { 0, 6 }))
                 .square()
                 .mean()
                 .backward();
@@ -122,9 +122,9 @@ public class DiTTests
         using var model = Make(Small with { ClassDropoutProb = 1 });
         var (x, t, y) = Inputs();
         var other = y + 1;
-        Difference(model.call(x, t, y), model.call(x, t, other)).ShouldBeGreaterThan(0);
+        Difference(model.forward(x, t, y), model.forward(x, t, other)).ShouldBeGreaterThan(0);
         model.train();
-        Difference(model.call(x, t, y), model.call(x, t, other)).ShouldBe(0);
+        Difference(model.forward(x, t, y), model.forward(x, t, other)).ShouldBe(0);
     }
 
     [Fact]
@@ -150,9 +150,9 @@ public class DiTTests
         using var model = Make(Small);
         var (x, t, y) = Inputs();
         Should
-            .Throw<ArgumentException>(() => model.call(x, t, y.squeeze(1)))
+            .Throw<ArgumentException>(() => model.forward(x, t, y.squeeze(1)))
             .Message.ShouldContain("The condition has shape [2, 1, 12]; expected [2, 1, 1, 12]");
-        Should.Throw<ArgumentException>(() => model.call(x.narrow(4, 0, 5), t, y)).Message.ShouldContain("The latents have shape");
+        Should.Throw<ArgumentException>(() => model.forward(x.narrow(4, 0, 5), t, y)).Message.ShouldContain("The latents have shape");
         Should.Throw<ArgumentException>(() => DiTConfig.Preset("DiT-XXL")).Message.ShouldContain("Known presets: DiT-S/2");
     }
 }

@@ -53,16 +53,16 @@ public class ManifestTests
     [InlineData("opensora_v1.0_latte_xl2_16x256x256_text", "text")]
     [InlineData("opensora_v1.0_latte_xl2_16x256x256_class", "label_101")]
     public void Latte(string manifest, string condition) =>
-        Manifest.ShouldFit(manifest, () => new Latte(LatteConfig.Preset("Latte-XL/2") with { Condition = condition }, initialize: false));
+        Manifest.ShouldFit(manifest, () => new DiT(DiTConfig.Preset("Latte-XL/2") with { Condition = condition }, initialize: false));
 
     [Fact]
     public void PixArt() =>
-        Manifest.ShouldFit("opensora_v1.0_pixart_xl2_1x512x512", () => new PixArt(PixArtConfig.Preset("PixArt-XL/2"), initialize: false));
+        Manifest.ShouldFit("opensora_v1.0_pixart_xl2_1x512x512", () => new StdiT(StdiTConfig.Preset("PixArt-XL/2"), initialize: false));
 
     [Fact]
     public void PixArt_of_many_sizes() =>
         Manifest.ShouldFit("opensora_v1.0_pixartms_xl2", () =>
-            new PixArt(PixArtConfig.Preset("PixArtMS-XL/2") with { InputSize = [1, 240, 64] }, initialize: false)
+            new StdiT(StdiTConfig.Preset("PixArtMS-XL/2") with { InputSize = [1, 240, 64] }, initialize: false)
         );
 
     [Theory]

@@ -260,7 +260,7 @@ public class MultiResolutionTests
     {
         var before = TensorCount.Now;
         foreach (
-            var (config, message) in new (MultiResolutionConfig, string)[]
+            var (config, message) in new (TransformerConfig, string)[]
             {
                 (Small2 with { HiddenSize = 32 }, "HiddenSize 32 is not a multiple of 3"),
                 (Small2 with { NumHeads = 16 }, "not an even multiple of NumHeads 16"),

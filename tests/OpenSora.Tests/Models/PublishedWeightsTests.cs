@@ -63,10 +63,10 @@ public class PublishedWeightsTests
         ModelMaxLength = 5,
     };
 
-    private static PixArt PixArt() =>
+    private static StdiT PixArt() =>
         Randomised(
-            new PixArt(
-                new PixArtConfig
+            new StdiT(
+                StdiTConfig.PixArt with
                 {
                     InputSize = [1, 6, 6],
                     HiddenSize = 24,
@@ -190,8 +190,8 @@ public class PublishedWeightsTests
             Condition = "label_3",
         };
 
-        using var pixart = new PixArt(
-            new PixArtConfig
+        using var pixart = new StdiT(
+            StdiTConfig.PixArt with
             {
                 InputSize = [1, 4, 4],
                 HiddenSize = 8,
@@ -212,16 +212,7 @@ public class PublishedWeightsTests
         using var video = builder.LoadImageWeights(File("dit.pt")).BuildForClasses(3);
         Same(video, dit);
 
-        using var latte = new Latte(
-            new LatteConfig
-            {
-                InputSize = [3, 4, 4],
-                HiddenSize = 8,
-                Depth = 1,
-                NumHeads = 2,
-                Condition = "label_3",
-            }
-        );
+        using var latte = new DiT(DiTConfig.Latte with { InputSize = [3, 4, 4], HiddenSize = 8, Depth = 1, NumHeads = 2, Condition = "label_3" });
         report = latte.LoadPublishedWeights(File("latte.pt"));
         report.Unwrapped.ShouldBe(["ema"]);
         report.Dropped.ShouldBe(["pos_embed", "temp_embed"], ignoreOrder: true);
@@ -257,8 +248,8 @@ public class PublishedWeightsTests
         }
 
         SafetensorsWriter.Write(folder["ema"], tensors);
-        using var longer = new PixArt(
-            new PixArtConfig
+        using var longer = new StdiT(
+            StdiTConfig.PixArt with
             {
                 InputSize = [1, 4, 4],
                 HiddenSize = 8,
@@ -339,8 +330,8 @@ public class PublishedWeightsTests
         using var folder = new TemporaryFolder();
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        using var latte = (Latte)Make("Latte");
-        using var again = Randomised(new Latte((LatteConfig)latte.Config with { InputSize = [5, 8, 8] }), seed: 9);
+        using var latte = (DiT)Make("Latte");
+        using var again = Randomised(new DiT(latte.Config with { InputSize = [5, 8, 8] }), seed: 9);
         again.LoadPublishedWeights(Save(folder, latte)).IsComplete.ShouldBeTrue();
         var (x, t, conditions) = Inputs(latte);
         Difference(again.Denoise(x, t, conditions), latte.Denoise(x, t, conditions)).ShouldBe(0);
@@ -396,8 +387,8 @@ public class PublishedWeightsTests
     [Fact]
     public void A_model_of_classes_has_no_choices_of_STDiT_alone() =>
         Should
-            .Throw<ArgumentException>(() => new StdiTBuilder().QueryKeyNorm().BuildForClasses(7))
-            .Message.ShouldContain("normalization of queries and keys");
+            .Throw<ArgumentException>(() => new StdiTBuilder().TemporalAttention(startAtZero: true, norm: true).BuildForClasses(7))
+            .Message.ShouldContain("normalization of the temporal attention");
 
     [Fact]
     public void Parameters_are_counted_by_part()
@@ -405,17 +396,17 @@ public class PublishedWeightsTests
         var before = TensorCount.Now;
         var published = new StdiTBuilder().CountParameters();
         published.Total.ShouldBe(759_620_768);
-        (published.Total - published.Temporal).ShouldBe(610_856_096);
+        (published.Total - published["temporal attention"]).ShouldBe(610_856_096);
         const long c = 1152;
-        published.PatchEmbedding.ShouldBe(c * 16 + c);
-        published.TimeEmbedding.ShouldBe(256 * c + c + c * c + c + 6 * (c * c + c));
-        published.Condition.ShouldBe(4096 * c + c + c * c + c);
-        published.Attention.ShouldBe(28 * (4 * c * c + 4 * c));
-        published.Temporal.ShouldBe(published.Attention);
-        published.CrossAttention.ShouldBe(published.Attention);
-        published.Mlp.ShouldBe(28 * (8 * c * c + 5 * c));
-        published.Modulation.ShouldBe(28 * 6 * c);
-        published.FinalLayer.ShouldBe(2 * c + 32 * c + 32);
+        published["patch embedding"].ShouldBe(c * 16 + c);
+        published["time embedding"].ShouldBe(256 * c + c + c * c + c + 6 * (c * c + c));
+        published["condition"].ShouldBe(4096 * c + c + c * c + c);
+        published["attention"].ShouldBe(28 * (4 * c * c + 4 * c));
+        published["temporal attention"].ShouldBe(published["attention"]);
+        published["cross attention"].ShouldBe(published["attention"]);
+        published["MLP"].ShouldBe(28 * (8 * c * c + 5 * c));
+        published["modulation"].ShouldBe(28 * 6 * c);
+        published["final layer"].ShouldBe(2 * c + 32 * c + 32);
         published.ToString().ShouldContain("temporal attention       148,764,672    19.6 %");
         new StdiTBuilder().Attention(AttentionOrder.Full).CountParameters().Total.ShouldBe(610_856_096);
         const int angles = 36; // of rotary positions, parameters that are not trained
@@ -435,6 +426,6 @@ public class PublishedWeightsTests
         using var dit = (nn.Module)Make("DiT label");
         ParameterCounts.Of(dit).Total.ShouldBe(dit.parameters().Sum(parameter => parameter.numel()));
         using var linear = nn.Linear(2, 3);
-        Should.Throw<ArgumentException>(() => ParameterCounts.Of(linear)).Message.ShouldContain("does not belong to any part");
+        ParameterCounts.Of(linear).Parts.ShouldBe(new Dictionary<string, long> { ["weight"] = 6, ["bias"] = 3 });
     }
 }

@@ -80,7 +80,7 @@ public class StdiTTests
         using var noGradients = no_grad();
         using var model = Make(Small, random: false);
         var (x, t, y) = Inputs(Small);
-        model.call(x, t, y, null).abs().max().item<float>().ShouldBe(0);
+        model.forward(x, t, y, null).abs().max().item<float>().ShouldBe(0);
 
         foreach (var block in model.modules().OfType<StdiTBlock>())
         {
@@ -110,7 +110,7 @@ public class StdiTTests
             var (x, t, y) = Inputs(Small);
             var changed = x.clone();
             changed.select(2, 2).add_(1);
-            var difference = model.call(x, t, y, null) - model.call(changed, t, y, null);
+            var difference = model.forward(x, t, y, null) - model.forward(changed, t, y, null);
             difference.narrow(2, 2, 1).abs().max().item<float>().ShouldBeGreaterThan(1e-3f);
             var others = difference.narrow(2, 0, 2).abs().max().item<float>();
             if (zero)
@@ -131,11 +131,11 @@ public class StdiTTests
         using var noGradients = no_grad();
         using var model = Make(Small);
         var (x, t, y) = Inputs(Small);
-        var moving = model.call(x, t, y, null);
+        var moving = model.forward(x, t, y, null);
         model.TemporalAttention = false;
-        var still = model.call(x, t, y, null);
+        var still = model.forward(x, t, y, null);
         Difference(moving, still).ShouldBeGreaterThan(1e-4);
-        Difference(still.narrow(2, 1, 1), model.call(x.narrow(2, 1, 1), t, y, null)).ShouldBeLessThan(1e-5);
+        Difference(still.narrow(2, 1, 1), model.forward(x.narrow(2, 1, 1), t, y, null)).ShouldBeLessThan(1e-5);
     }
 
     [Fact]
@@ -147,8 +147,8 @@ public class StdiTTests
         using var c = Make(Small, seed: 4);
         var (x, t, y) = Inputs(Small);
         using var noGradients = no_grad();
-        Difference(a.call(x, t, y, null), b.call(x, t, y, null)).ShouldBe(0);
-        Difference(a.call(x, t, y, null), c.call(x, t, y, null)).ShouldBeGreaterThan(1e-3);
+        Difference(a.forward(x, t, y, null), b.forward(x, t, y, null)).ShouldBe(0);
+        Difference(a.forward(x, t, y, null), c.forward(x, t, y, null)).ShouldBeGreaterThan(1e-3);
     }
 
     [Fact]
@@ -159,13 +159,13 @@ public class StdiTTests
         using var model = Make(Small);
         var (x, t, y) = Inputs(Small);
         var mask = tensor(new long[] { 0, 1, 0, 1, 0, 1, 1, 1, 0, 0 }, [2, 5]);
-        var masked = model.call(x, t, y, mask);
+        var masked = model.forward(x, t, y, mask);
         var first = cat([y.narrow(0, 0, 1).narrow(2, 1, 1), y.narrow(0, 0, 1).narrow(2, 3, 1)], 2);
-        Difference(masked.narrow(0, 0, 1), model.call(x.narrow(0, 0, 1), t.narrow(0, 0, 1), first, null)).ShouldBeLessThan(1e-5);
-        Difference(masked.narrow(0, 1, 1), model.call(x.narrow(0, 1, 1), t.narrow(0, 1, 1), y.narrow(0, 1, 1).narrow(2, 0, 3), null))
+        Difference(masked.narrow(0, 0, 1), model.forward(x.narrow(0, 0, 1), t.narrow(0, 0, 1), first, null)).ShouldBeLessThan(1e-5);
+        Difference(masked.narrow(0, 1, 1), model.forward(x.narrow(0, 1, 1), t.narrow(0, 1, 1), y.narrow(0, 1, 1).narrow(2, 0, 3), null))
             .ShouldBeLessThan(1e-5);
-        Difference(model.call(x, t, y.squeeze(1), mask.to(ScalarType.Bool)), masked).ShouldBe(0);
-        Difference(model.call(x, t, y, ones(2, 5)), model.call(x, t, y, null)).ShouldBe(0);
+        Difference(model.forward(x, t, y.squeeze(1), mask.to(ScalarType.Bool)), masked).ShouldBe(0);
+        Difference(model.forward(x, t, y, ones(2, 5)), model.forward(x, t, y, null)).ShouldBe(0);
     }
 
     [Fact]
@@ -185,9 +185,9 @@ public class StdiTTests
 
         other.eval();
         var (x, t, y) = Inputs(Small, frames: 5, height: 6, width: 2);
-        var output = model.call(x, t, y, null);
+        var output = model.forward(x, t, y, null);
         output.shape.ShouldBe([2, 8, 5, 6, 2]);
-        Difference(output, other.call(x, t, y, null)).ShouldBe(0);
+        Difference(output, other.forward(x, t, y, null)).ShouldBe(0);
     }
 
     [Fact]
@@ -200,8 +200,8 @@ public class StdiTTests
         var drop = tensor(new[] { true, false });
         var dropped = model.forward(x, t, y, null, drop);
         var byHand = cat([model.NullCaption().unsqueeze(1), y.narrow(0, 1, 1)], 0);
-        Difference(dropped, model.call(x, t, byHand, null)).ShouldBe(0);
-        Difference(dropped, model.call(x, t, y, null)).ShouldBeGreaterThan(1e-6);
+        Difference(dropped, model.forward(x, t, byHand, null)).ShouldBe(0);
+        Difference(dropped, model.forward(x, t, y, null)).ShouldBeGreaterThan(1e-6);
     }
 
     [Fact]
@@ -213,9 +213,9 @@ public class StdiTTests
         foreach (var (share, expected) in new[] { (1.0, 20), (0.0, 0) })
         {
             using var model = Make(Small with { ClassDropoutProb = share });
-            var (kept, none) = (model.call(x, t, y, null), model.call(x, t, model.NullCaption(2), null));
+            var (kept, none) = (model.forward(x, t, y, null), model.forward(x, t, model.NullCaption(2), null));
             model.train();
-            var dropped = Enumerable.Range(0, 20).Count(_ => Difference(model.call(x, t, y, null), none) == 0);
+            var dropped = Enumerable.Range(0, 20).Count(_ => Difference(model.forward(x, t, y, null), none) == 0);
             dropped.ShouldBe(expected);
             Difference(kept, none).ShouldBeGreaterThan(0);
         }
@@ -226,7 +226,7 @@ public class StdiTTests
         {
             using var generator = new Generator(5);
             half.DropoutGenerator = generator;
-            return Enumerable.Range(0, 12).Select(_ => half.call(x, t, y, null).sum().item<float>()).ToList();
+            return Enumerable.Range(0, 12).Select(_ => half.forward(x, t, y, null).sum().item<float>()).ToList();
         }
         var run = Run();
         run.ShouldBe(Run());
@@ -265,7 +265,7 @@ public class StdiTTests
         {
             using var model = Make(Small with { QkNorm = true });
             var (x, t, y) = Inputs(Small);
-            model.call(x, t, y, tensor(new long[] { 1, 1, 1, 0, 0, 1, 1, 1, 1, 1 }, [2, 5])).square().mean().backward();
+            model.forward(x, t, y, tensor(new long[] { 1, 1, 1, 0, 0, 1, 1, 1, 1, 1 }, [2, 5])).square().mean().backward();
             foreach (var (name, parameter) in model.named_parameters())
             {
                 parameter.grad.ShouldNotBeNull(name).abs().max().item<float>().ShouldBeGreaterThan(0, name);
@@ -285,7 +285,7 @@ public class StdiTTests
         {
             using var mode = set_grad_enabled(gradients);
             var before = TensorCount.Now;
-            model.call(x, t, y, mask).Dispose();
+            model.forward(x, t, y, mask).Dispose();
             TensorCount.ShouldBe(before);
         }
     }
@@ -300,11 +300,11 @@ public class StdiTTests
         Tensor exact;
         using (no_grad())
         {
-            exact = model.call(x, t, y, mask);
+            exact = model.forward(x, t, y, mask);
         }
 
         model.UseComputeType(ScalarType.BFloat16);
-        var rough = model.call(x, t, y, mask);
+        var rough = model.forward(x, t, y, mask);
         rough.dtype.ShouldBe(ScalarType.Float32);
         var error = Difference(rough.detach(), exact) / exact.abs().max().item<float>();
         error.ShouldBeInRange(1e-6, 0.05);
@@ -315,7 +315,7 @@ public class StdiTTests
             parameter.grad.ShouldNotBeNull(name).dtype.ShouldBe(ScalarType.Float32);
         }
         using var noGradients = no_grad();
-        Difference(model.UseComputeType(null).call(x, t, y, mask), exact).ShouldBe(0);
+        Difference(model.UseComputeType(null).forward(x, t, y, mask), exact).ShouldBe(0);
     }
 
     [Theory]
@@ -378,19 +378,19 @@ public class StdiTTests
             TensorCount.Now.ShouldBeLessThanOrEqualTo(before + 1);
         }
         var narrow = x.narrow(4, 0, 5);
-        Refused("The latents have shape [2, 4, 3, 4, 5]", () => model.call(narrow, t, y, null));
+        Refused("The latents have shape [2, 4, 3, 4, 5]", () => model.forward(narrow, t, y, null));
         var channels = x.narrow(1, 0, 3);
-        Refused("expected [batch, 4, frames, height, width]", () => model.call(channels, t, y, null));
+        Refused("expected [batch, 4, frames, height, width]", () => model.forward(channels, t, y, null));
         var one = t.narrow(0, 0, 1);
-        Refused("The timesteps have shape [1]; expected [2]", () => model.call(x, one, y, null));
+        Refused("The timesteps have shape [1]; expected [2]", () => model.forward(x, one, y, null));
         var wide = cat([y, y], 2);
-        Refused("at most 5 tokens", () => model.call(x, t, wide, null));
+        Refused("at most 5 tokens", () => model.forward(x, t, wide, null));
         var mask = ones(2, 4);
-        Refused("The text mask has shape [2, 4]; expected [rows, 5]", () => model.call(x, t, y, mask));
+        Refused("The text mask has shape [2, 4]; expected [rows, 5]", () => model.forward(x, t, y, mask));
         var rows = ones(3, 5);
-        Refused("number of rows that divides the batch size", () => model.call(x, t, y, rows));
+        Refused("number of rows that divides the batch size", () => model.forward(x, t, y, rows));
         var empty = zeros(2, 5);
-        Refused("has no token", () => model.call(x, t, y, empty));
+        Refused("has no token", () => model.forward(x, t, y, empty));
     }
 
     [Fact]

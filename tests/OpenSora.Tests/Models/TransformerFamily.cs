@@ -52,8 +52,8 @@ internal static class TransformerFamily
                 "DiT label" => new DiT(DiT with { Condition = "label_7" }),
                 "DiT serial" => new DiT(DiT with { AttentionOrder = AttentionOrder.Serial }),
                 "DiT parallel" => new DiT(DiT with { AttentionOrder = AttentionOrder.Parallel }),
-                "Latte" => new Latte(
-                    new LatteConfig
+                "Latte" => new DiT(
+                    DiTConfig.Latte with
                     {
                         InputSize = DiT.InputSize,
                         HiddenSize = 24,
@@ -67,8 +67,8 @@ internal static class TransformerFamily
                 "STDiT parallel" => new StdiT(StdiT with { AttentionOrder = AttentionOrder.Parallel }),
                 "STDiT interleaved" => new StdiT(StdiT with { AttentionOrder = AttentionOrder.Interleaved }),
                 "STDiT full" => new StdiT(StdiT with { AttentionOrder = AttentionOrder.Full }),
-                _ => new PixArt(
-                    new PixArtConfig
+                _ => new StdiT(
+                    StdiTConfig.PixArt with
                     {
                         InputSize = StdiT.InputSize,
                         HiddenSize = 24,

@@ -193,7 +193,7 @@ public class TransformerFamilyTests
                 var config in new TransformerConfig[]
                 {
                     DiTConfig.Preset($"DiT-{letter}/2"),
-                    LatteConfig.Preset($"Latte-{letter}/2"),
+                    DiTConfig.Preset($"Latte-{letter}/2"),
                     StdiTConfig.Preset($"STDiT-{letter}/2"),
                 }
             )
@@ -202,22 +202,19 @@ public class TransformerFamilyTests
             }
         }
         Sizes(DiTConfig.Preset("DiT-XL/2x2")).ShouldBe((1152, 28, 16, 2));
-        Sizes(LatteConfig.Preset("Latte-XL/2x2")).ShouldBe((1152, 28, 16, 2));
+        Sizes(DiTConfig.Preset("Latte-XL/2x2")).ShouldBe((1152, 28, 16, 2));
         (DiTConfig.Preset("DiT-S/2").AttentionOrder, DiTConfig.Preset("DiT-S/2").CaptionChannels).ShouldBe((AttentionOrder.Full, 512));
-        (LatteConfig.Preset("Latte-S/2").AttentionOrder, LatteConfig.Preset("Latte-S/2").CaptionChannels).ShouldBe((AttentionOrder.Interleaved, 512));
-        var many = PixArtConfig.Preset("PixArtMS-XL/2");
+        (DiTConfig.Preset("Latte-S/2").AttentionOrder, DiTConfig.Preset("Latte-S/2").CaptionChannels).ShouldBe((AttentionOrder.Interleaved, 512));
+        var many = StdiTConfig.Preset("PixArtMS-XL/2");
         (many.SizeConditioning, many.StretchPositions, many.SpaceScale, many.AttentionOrder).ShouldBe((true, true, 2.0, AttentionOrder.Full));
-        foreach (var name in DiTConfig.Presets.Concat(LatteConfig.Presets).Concat(StdiTConfig.Presets).Concat(PixArtConfig.Presets))
+        foreach (var name in DiTConfig.Presets)
         {
-            (
-                name switch
-                {
-                    ['D', ..] => DiTConfig.Preset(name),
-                    ['L', ..] => LatteConfig.Preset(name),
-                    ['S', ..] => StdiTConfig.Preset(name),
-                    _ => (TransformerConfig)PixArtConfig.Preset(name),
-                }
-            ).Validate();
+            DiTConfig.Preset(name).Validate();
+        }
+
+        foreach (var name in StdiTConfig.Presets)
+        {
+            StdiTConfig.Preset(name).Validate();
         }
     }
 
@@ -226,28 +223,19 @@ public class TransformerFamilyTests
     {
         var before = TensorCount.Now;
         Should
-            .Throw<ArgumentException>(() => new Latte(new LatteConfig { NumHeads = 5 }))
-            .Message.ShouldStartWith("The configuration LatteConfig is invalid: HiddenSize 1152");
+            .Throw<ArgumentException>(() => new DiT(DiTConfig.Latte with { NumHeads = 5 }))
+            .Message.ShouldStartWith("The configuration DiTConfig is invalid: HiddenSize 1152");
         Should
-            .Throw<ArgumentException>(() => new PixArt(new PixArtConfig { Depth = 0 }))
-            .Message.ShouldStartWith("The configuration PixArtConfig is invalid: Depth is 0");
+            .Throw<ArgumentException>(() => new StdiT(StdiTConfig.PixArt with { Depth = 0 }))
+            .Message.ShouldStartWith("The configuration StdiTConfig is invalid: Depth is 0");
         Should
-            .Throw<ArgumentException>(() =>
-                new PixArt(
-                    new PixArtConfig
-                    {
-                        HiddenSize = 32,
-                        NumHeads = 4,
-                        SizeConditioning = true,
-                    }
-                )
-            )
+            .Throw<ArgumentException>(() => new StdiT(StdiTConfig.PixArt with { HiddenSize = 32, NumHeads = 4, SizeConditioning = true }))
             .Message.ShouldContain("multiple of 3");
         Should
             .Throw<ArgumentException>(() => new StdiT(new StdiTConfig { AttentionOrder = (AttentionOrder)7 }))
             .Message.ShouldContain("the known orders are Serial, Parallel, Interleaved, Full");
-        Should.Throw<ArgumentException>(() => LatteConfig.Preset("DiT-XL/2")).Message.ShouldContain("Known presets: Latte-S/2");
-        Should.Throw<ArgumentException>(() => PixArtConfig.Preset("PixArt")).Message.ShouldContain("Known presets: PixArt-XL/2, PixArtMS-XL/2");
+        Should.Throw<ArgumentException>(() => DiTConfig.Preset("Latte")).Message.ShouldContain("Known presets: DiT-S/2");
+        Should.Throw<ArgumentException>(() => StdiTConfig.Preset("PixArt")).Message.ShouldContain("PixArt-XL/2, PixArtMS-XL/2");
         TensorCount.ShouldBe(before);
 
         using var scope = NewDisposeScope();
@@ -273,7 +261,7 @@ public class TransformerFamilyTests
         var (x, t, conditions) = Inputs(model);
         var output = model.Denoise(x, t, conditions);
         Difference(output, model.Denoise(x, t, conditions with { Height = 64 })).ShouldBeGreaterThan(1e-4);
-        Difference(output, ((StdiT)model).call(x, t, conditions.Text, conditions.TextMask)).ShouldBe(0); // 8 pixels a latent
+        Difference(output, ((StdiT)model).forward(x, t, conditions.Text, conditions.TextMask)).ShouldBe(0); // 8 pixels a latent
         Difference(output, model.Denoise(x, t, new DenoiserConditions(conditions.Text, conditions.TextMask))).ShouldBe(0);
     }
 }

@@ -112,7 +112,7 @@ public sealed class CheckpointTests : IDisposable
     public void What_stands_beside_the_tensors_is_listed()
     {
         using var file = WeightsFile.Open(Checkpoint("training.pt"));
-        file.Sections.ShouldBe([new("model", 3, false), new("ema", 3, true)]);
+        file.AllSections.ShouldBe([new("model", 3, false), new("ema", 3, true)]);
         file.Metadata.ShouldBe(
             new Dictionary<string, string>
             {
@@ -169,7 +169,7 @@ public sealed class CheckpointTests : IDisposable
     {
         using var scope = NewDisposeScope();
         using var file = WeightsFile.Open(Checkpoint("trainer.ckpt"));
-        file.Sections.ShouldBe([new("state_dict", 2, true)]);
+        file.AllSections.ShouldBe([new("state_dict", 2, true)]);
         file.Metadata.ShouldBe(new Dictionary<string, string> { ["epoch"] = "7" });
         Values(file.Read("first_stage_model.noted")).ShouldBe([0, 1]);
         Values(file.Read("first_stage_model.plain")).ShouldBe([0, 1, 2]);

@@ -36,8 +36,8 @@ public sealed class InspectTests : IDisposable
         foreach (var prefix in new[] { "", "module." })
         {
             using var file = new Published(manifest, prefix);
-            var fits = Fit.Of(file);
-            fits.Where(fit => fit.Problems == 0).Select(fit => fit.Architecture).ShouldBe(architectures.Split('|'));
+            var fits = Architectures.BuiltIn.Recognize(file);
+            fits.Where(fit => fit.Problems == 0).Select(fit => fit.Title).ShouldBe(architectures.Split('|'));
             fits[0].Sizes.ShouldContain(sizes);
             fits[0].Report.Unwrapped.ShouldBe(prefix.Length == 0 ? [] : [prefix]);
         }
@@ -49,8 +49,8 @@ public sealed class InspectTests : IDisposable
         using var file = new Published("opensora_v1.0_stdit_xl2_16x256x256", "", name => name is "t_block.1.bias" ? null
             : name is "final_layer.linear.bias" ? "final_layer.extra"
             : name);
-        var fit = Fit.Of(file)[0];
-        fit.Architecture.ShouldBe("STDiT-XL/2");
+        var fit = Architectures.BuiltIn.Recognize(file)[0];
+        fit.Title.ShouldBe("STDiT-XL/2");
         fit.Report.Missing.ShouldBe(["final_layer.linear.bias", "t_block.1.bias"], ignoreOrder: true);
         fit.Report.Unexpected.ShouldBe(["final_layer.extra"]);
     }
@@ -63,7 +63,7 @@ public sealed class InspectTests : IDisposable
     public void A_tensor_that_would_tell_a_size_may_be_missing(string manifest, string missing)
     {
         using var file = new Published(manifest, "", name => string.Equals(name, missing, StringComparison.Ordinal) ? null : name);
-        Fit.Of(file)[0].Report.Missing.ShouldContain(missing);
+        Architectures.BuiltIn.Recognize(file)[0].Report.Missing.ShouldContain(missing);
     }
 
     [Fact]
@@ -82,7 +82,7 @@ public sealed class InspectTests : IDisposable
         {
             SafetensorsWriter.Write(_folder["odd"], [KeyValuePair.Create(name, zeros(size, 4))]);
             using var file = WeightsFile.Open(_folder["odd"]);
-            Fit.Of(file).ShouldAllBe(fit => fit.Problems > 0, name);
+            Architectures.BuiltIn.Recognize(file).ShouldAllBe(fit => fit.Problems > 0, name);
         }
     }
 
@@ -105,7 +105,7 @@ public sealed class InspectTests : IDisposable
             // Mostly those at the beginning and the end, which tell the sizes.
             var changed = names[turn % 2 == 0 ? random.Next(Math.Min(12, names.Length)) : names.Length - 1 - random.Next(Math.Min(12, names.Length))];
             using var file = new Published(manifest, "", name => gone.Contains(name) && turn % 3 > 0 ? null : name, claim: (changed, shape));
-            Fit.Of(file).ShouldAllBe(fit => fit.Sizes.Length > 0);
+            Architectures.BuiltIn.Recognize(file).ShouldAllBe(fit => fit.Sizes.Length > 0);
         }
     }
 
@@ -114,7 +114,7 @@ public sealed class InspectTests : IDisposable
     {
         // A number seen 2^40 times over, as a tensor of stride 0 may be.
         using var file = new Published("opensora_v1.0_stdit_xl2_16x256x256", "", claim: ("x_embedder.proj.weight", [1L << 40, 4, 1, 2, 2]));
-        Fit.Of(file).ShouldBeEmpty();
+        Architectures.BuiltIn.Recognize(file).ShouldBeEmpty();
     }
 
     [Fact]
@@ -310,7 +310,7 @@ public sealed class InspectTests : IDisposable
         var before = TensorCount.Settled;
         using (var file = new Published("opensora_v1.2_stdit3_xl2", ""))
         {
-            Fit.Of(file).Count.ShouldBe(1);
+            Architectures.BuiltIn.Recognize(file).Count.ShouldBe(1);
         }
 
         TensorCount.ShouldBe(before);
@@ -328,7 +328,7 @@ public sealed class InspectTests : IDisposable
             }
         );
         console.Profile.Width = 200;
-        new Printer(console, all).Print(path, null);
+        new Printer(console, all, Architectures.BuiltIn).Print(path, null);
         return writer.ToString();
     }
 

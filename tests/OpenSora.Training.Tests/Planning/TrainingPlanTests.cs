@@ -99,7 +99,7 @@ public class TrainingPlanTests
         };
         using var first = new StdiT(stdit);
         first.eval();
-        Counted(first, () => first.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null))
+        Counted(first, () => first.forward(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null))
             .ShouldBe(FlopEstimate.Of(stdit, 4, 8, 12).Linear);
 
         var dit = new DiTConfig
@@ -112,7 +112,7 @@ public class TrainingPlanTests
         };
         using var second = new DiT(dit);
         second.eval();
-        Counted(second, () => second.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 1, 12))).ShouldBe(FlopEstimate.Of(dit, 4, 8, 12).Linear);
+        Counted(second, () => second.forward(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 1, 12))).ShouldBe(FlopEstimate.Of(dit, 4, 8, 12).Linear);
         FlopEstimate.Of(dit, 4, 8, 12).SpatialAttention.ShouldBe(2 * 2 * 2.0 * 96 * 96 * 32);
 
         var vae = new AutoencoderKLConfig
@@ -161,7 +161,7 @@ public class TrainingPlanTests
         using var first = new StdiT(stdit);
         first.eval();
         var operations = FlopEstimate.Of(stdit, 4, 8, 12);
-        Counted(first, () => first.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null)).ShouldBe(operations.Linear);
+        Counted(first, () => first.forward(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 5, 12), null)).ShouldBe(operations.Linear);
         (operations.SpatialAttention, operations.TemporalAttention).ShouldBe((4 * 48 * spatial, 4 * 48 * temporal));
         MemoryEstimate.ParameterCount(stdit).ShouldBe(first.parameters().Sum(parameter => parameter.numel()));
 
@@ -177,7 +177,7 @@ public class TrainingPlanTests
         using var second = new DiT(dit);
         second.eval();
         operations = FlopEstimate.Of(dit, 4, 8, 12);
-        Counted(second, () => second.call(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 1, 12))).ShouldBe(operations.Linear);
+        Counted(second, () => second.forward(randn([1, 4, 4, 8, 12]), ones(1), randn(1, 1, 1, 12))).ShouldBe(operations.Linear);
         (operations.SpatialAttention, operations.TemporalAttention).ShouldBe((4 * 48 * spatial, 4 * 48 * temporal));
     }
 

@@ -1,4 +1,5 @@
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -12,7 +13,7 @@ namespace OpenSora.Models;
 /// Welling, 2014). Parameter names match diffusers. <see cref="Encode(Tensor, Generator?)"/> and <see cref="Decode"/> do not record gradients; for
 /// training, use <see cref="forward(Tensor)"/>, or <see cref="EncodeImages"/> and <see cref="DecodeImages"/>.
 /// </remarks>
-public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideoAutoencoder
+public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, GaussianPosterior Posterior)>, IVideoAutoencoder
 {
     private readonly VaeEncoder encoder;
     private readonly VaeDecoder decoder;
@@ -40,6 +41,33 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
         }
     }
 
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<IVideoAutoencoder> Architecture { get; } =
+        Architecture<IVideoAutoencoder>.Of(
+            "autoencoder_kl",
+            config => new AutoencoderKL(config, initialize: false),
+            new AutoencoderKLConfig(),
+            json: AutoencoderKLJson.Default.AutoencoderKLConfig
+        ) with
+        {
+            HubNames = ["AutoencoderKL"],
+            Loading = (config, _) => PublishedOptions((AutoencoderKLConfig)config),
+            HubReader = (config, _) => OfHub(config),
+            Recognizer = file =>
+                Sizes(file) is not var (shapes, config) || shapes.Has("decoder.time_conv_out.weight")
+                    ? []
+                    :
+                    [
+                        new(
+                            config,
+                            config.BlockOutChannels is [128, 256, 512, 512] && config.LatentChannels == 4
+                                ? "Stable Diffusion autoencoder"
+                                : "Stable Diffusion-style autoencoder",
+                            Words(config)
+                        ),
+                    ],
+        };
+
     /// <summary>The configuration that the model was created with.</summary>
     public AutoencoderKLConfig Config { get; }
 
@@ -63,18 +91,26 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
     /// <param name="generator">The random generator; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null) => Parameters.InitializeConvolutions(this, generator);
 
+    /// <summary>Loads a published checkpoint, strictly. The tensors may have the names of diffusers, of diffusers before 2023 (query, key, value,
+    /// proj_attn) or of the original code (ldm), either alone or under <c>first_stage_model.</c> in a full Stable Diffusion checkpoint, in which case
+    /// the other parts are ignored.</summary>
+    /// <param name="path">The path of the checkpoint.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
+    public LoadReport LoadPublishedWeights(string path) => this.LoadWeights(path, PublishedOptions(Config));
+
     /// <summary>Encodes and reconstructs images, with gradients. Decodes a sample of the posterior in training mode and its mean in evaluation
     /// mode.</summary>
     /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>; height and width must be multiples of
     /// <see cref="SpatialFactor"/>.</param>
     /// <returns>The reconstruction and the posterior, owned by the caller.</returns>
     /// <exception cref="ArgumentException">The shape is invalid.</exception>
-    public override AutoencoderOutput forward(Tensor images)
+    public override (Tensor Reconstruction, GaussianPosterior Posterior) forward(Tensor images)
     {
         using var scope = NewDisposeScope();
         var posterior = EncodeImages(images);
         var latents = training ? posterior.Sample(NoiseGenerator) : posterior.Mean;
-        return new AutoencoderOutput(DecodeImages(latents).MoveToOuterDisposeScope(), posterior.MoveToOuterDisposeScope());
+        return (DecodeImages(latents).MoveToOuterDisposeScope(), posterior.MoveToOuterDisposeScope());
     }
 
     /// <summary>Computes the posterior of the unscaled latents of images, with gradients.</summary>
@@ -122,17 +158,58 @@ public sealed class AutoencoderKL : nn.Module<Tensor, AutoencoderOutput>, IVideo
         FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
         return FrameBatches.OneByOne(latents, Config.MicroBatchSize ?? int.MaxValue, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
     }
-}
 
-/// <summary>The output of <see cref="AutoencoderKL.forward(Tensor)"/>, from which a loss is computed.</summary>
-/// <param name="Reconstruction">The reconstructed images, <c>[n, channels, height, width]</c>.</param>
-/// <param name="Posterior">The posterior distribution of the images' latents.</param>
-public sealed record AutoencoderOutput(Tensor Reconstruction, GaussianPosterior Posterior) : IDisposable
-{
-    /// <summary>Disposes all tensors.</summary>
-    public void Dispose()
+    internal static LoadOptions PublishedOptions(AutoencoderKLConfig config) =>
+        new() { KeyMap = KeyMaps.StableDiffusionVae(config.BlockOutChannels.Count), AllowReshape = true };
+
+    /// <summary>Reads the configuration of an autoencoder of the Stable Diffusion family from a hub.</summary>
+    internal static AutoencoderKLConfig OfHub(HubConfig config)
     {
-        Reconstruction.Dispose();
-        Posterior.Dispose();
+        config.Expect("block_out_channels", "layers_per_block");
+        config.Allow("act_fn", "silu");
+        config.Allow("down_block_types", "DownEncoderBlock2D");
+        foreach (var setting in new[] { "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention" })
+        {
+            config.Allow(setting, "True");
+        }
+
+        foreach (var setting in new[] { "shift_factor", "latents_mean", "latents_std" })
+        {
+            config.Allow(setting, "0", "0.0");
+        }
+
+        return config.As(new AutoencoderKLConfig());
     }
+
+    /// <summary>Infers the sizes of an autoencoder of the Stable Diffusion family; null if the file contains none.</summary>
+    internal static (TensorShapes Shapes, AutoencoderKLConfig Config)? Sizes(WeightsFile file)
+    {
+        const string first = "encoder.down_blocks.0.resnets.0.conv1.weight";
+        if (TensorShapes.Beside(file, first, KeyMaps.StableDiffusionVae()) is not { } shapes)
+        {
+            return null;
+        }
+
+        int[] channels =
+        [
+            .. Enumerable
+                .Range(0, shapes.Count("encoder.down_blocks"))
+                .Select(level => shapes[$"encoder.down_blocks.{level}.resnets.0.conv1.weight", 0]),
+        ];
+        return (
+            shapes,
+            new AutoencoderKLConfig
+            {
+                InChannels = shapes["encoder.conv_in.weight", 1],
+                OutChannels = shapes["decoder.conv_out.weight", 0],
+                BlockOutChannels = channels,
+                LayersPerBlock = shapes.Count("encoder.down_blocks.0.resnets"),
+                LatentChannels = shapes["decoder.conv_in.weight", 1],
+                NormNumGroups = new[] { 32, 16, 8, 4, 2 }.FirstOrDefault(groups => Array.TrueForAll(channels, width => width % groups == 0), 1),
+            }
+        );
+    }
+
+    internal static string Words(AutoencoderKLConfig config) =>
+        $"channels {string.Join(", ", config.BlockOutChannels)}, {config.LatentChannels} latent channels";
 }

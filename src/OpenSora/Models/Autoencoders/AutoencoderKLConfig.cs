@@ -1,3 +1,5 @@
+using System.Text.Json.Serialization;
+
 namespace OpenSora.Models;
 
 /// <summary>The configuration of an <see cref="AutoencoderKL"/>. JSON uses the snake_case names of diffusers.</summary>
@@ -28,6 +30,10 @@ public sealed record AutoencoderKLConfig
     /// <summary>The maximum number of frames processed by the network at a time; null processes all frames at once.</summary>
     public int? MicroBatchSize { get; init; } = 4;
 
+    /// <summary>The maximum number of frames that the temporal layers of Stable Video Diffusion's decoder decode together; memory use grows with it.
+    /// The model was trained with 14. Other autoencoders ignore this setting.</summary>
+    public int DecodeChunkSize { get; init; } = 14;
+
     /// <summary>Validates the configuration.</summary>
     /// <exception cref="ArgumentException">A value is invalid; the message names it and states the expected value.</exception>
     public void Validate()
@@ -42,6 +48,7 @@ public sealed record AutoencoderKLConfig
                 (NormNumGroups, nameof(NormNumGroups)),
                 (LatentChannels, nameof(LatentChannels)),
                 (MicroBatchSize ?? 1, nameof(MicroBatchSize)),
+                (DecodeChunkSize, nameof(DecodeChunkSize)),
             }
         )
         {
@@ -73,3 +80,7 @@ public sealed record AutoencoderKLConfig
         }
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(AutoencoderKLConfig))]
+internal sealed partial class AutoencoderKLJson : JsonSerializerContext;

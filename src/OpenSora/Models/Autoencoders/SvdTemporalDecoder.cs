@@ -12,7 +12,7 @@ namespace OpenSora.Models;
 /// decode latents that were made for that autoencoder. Parameter names match diffusers. Shapes in comments: B batch, T frames, C channels.
 /// <see cref="Encode"/> and <see cref="Decode"/> do not record gradients; <see cref="forward"/> does.
 /// </remarks>
-public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
+internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
 {
     private readonly VaeEncoder encoder;
     private readonly TemporalDecoder decoder;
@@ -28,6 +28,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
         ArgumentNullException.ThrowIfNull(config);
         config.Validate();
         Config = config;
+        DecodeChunkSize = config.DecodeChunkSize;
         encoder = new VaeEncoder(config);
         decoder = new TemporalDecoder(config);
         quant_conv = new Conv2d(2L * config.LatentChannels, 2L * config.LatentChannels, 1);
@@ -38,11 +39,28 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
         }
     }
 
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<IVideoAutoencoder> Architecture { get; } =
+        Architecture<IVideoAutoencoder>.Of(
+            "autoencoder_kl_temporal_decoder",
+            config => new AutoencoderKLTemporalDecoder(config, initialize: false),
+            new AutoencoderKLConfig(),
+            json: AutoencoderKLJson.Default.AutoencoderKLConfig
+        ) with
+        {
+            HubNames = ["AutoencoderKLTemporalDecoder"],
+            Loading = (config, _) => AutoencoderKL.PublishedOptions((AutoencoderKLConfig)config),
+            HubReader = (config, _) => AutoencoderKL.OfHub(config),
+            Recognizer = file =>
+                AutoencoderKL.Sizes(file) is var (shapes, config) && shapes.Has("decoder.time_conv_out.weight")
+                    ? [new(config, "Stable Video Diffusion autoencoder with temporal decoder", AutoencoderKL.Words(config))]
+                    : [],
+        };
+
     /// <summary>The configuration that the model was created with.</summary>
     public AutoencoderKLConfig Config { get; }
 
-    /// <summary>The maximum number of frames that are decoded together by the temporal layers; memory use grows with it. The model was trained with
-    /// 14.</summary>
+    /// <summary>The maximum number of frames that are decoded together by the temporal layers.</summary>
     public int DecodeChunkSize
     {
         get;
@@ -51,7 +69,7 @@ public sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IV
             ArgumentOutOfRangeException.ThrowIfLessThan(value, 1);
             field = value;
         }
-    } = 14;
+    }
 
     /// <inheritdoc/>
     public int LatentChannels => Config.LatentChannels;

@@ -7,98 +7,6 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>The configuration of a <see cref="TinyAutoencoder"/>.</summary>
-public sealed record TinyAutoencoderConfig
-{
-    /// <summary>The number of channels of the input images.</summary>
-    public int InChannels { get; init; } = 3;
-
-    /// <summary>The number of channels of the output images.</summary>
-    public int OutChannels { get; init; } = 3;
-
-    /// <summary>The number of channels of all hidden layers.</summary>
-    public int Channels { get; init; } = 64;
-
-    /// <summary>The number of residual blocks at each encoder level; every level except the first halves height and width before its
-    /// blocks.</summary>
-    public IReadOnlyList<int> NumEncoderBlocks { get; init; } = [1, 3, 3, 3];
-
-    /// <summary>The number of residual blocks at each decoder level; every level except the last doubles height and width after its blocks.</summary>
-    public IReadOnlyList<int> NumDecoderBlocks { get; init; } = [3, 3, 3, 1];
-
-    /// <summary>The number of latent channels.</summary>
-    public int LatentChannels { get; init; } = 4;
-
-    /// <summary>Indicates whether the blocks at the lowest resolution have an additional branch with group normalization, which connects distant
-    /// positions.</summary>
-    public bool MiddleNorm { get; init; }
-
-    /// <summary>The factor that latents are multiplied by. The default is 1 because these networks were trained on scaled latents.</summary>
-    public double ScalingFactor { get; init; } = 1;
-
-    /// <summary>The maximum number of frames processed by the network at a time.</summary>
-    public int MicroBatchSize { get; init; } = 4;
-
-    /// <summary>The names accepted by <see cref="Preset"/>.</summary>
-    public static IReadOnlyList<string> Presets { get; } = ["TAESD", "TAESDXL", "TAESD3", "TAEF1", "TAEF2"];
-
-    /// <summary>Gets the configuration of a published model.</summary>
-    /// <param name="name">One of <see cref="Presets"/>, which match the latents of Stable Diffusion 1 and 2, XL, 3, FLUX.1 and FLUX.2
-    /// respectively.</param>
-    /// <exception cref="ArgumentException">The name is unknown.</exception>
-    public static TinyAutoencoderConfig Preset(string name) =>
-        name switch
-        {
-            "TAESD" or "TAESDXL" => new(),
-            "TAESD3" or "TAEF1" => new() { LatentChannels = 16 },
-            "TAEF2" => new() { LatentChannels = 32, MiddleNorm = true },
-            _ => throw new ArgumentException($"There is no tiny autoencoder '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
-        };
-
-    /// <summary>Validates the configuration.</summary>
-    /// <exception cref="ArgumentException">A value is invalid; the message names it and states the expected value.</exception>
-    public void Validate()
-    {
-        foreach (
-            var (size, name) in new[]
-            {
-                (InChannels, nameof(InChannels)),
-                (OutChannels, nameof(OutChannels)),
-                (Channels, nameof(Channels)),
-                (LatentChannels, nameof(LatentChannels)),
-                (MicroBatchSize, nameof(MicroBatchSize)),
-            }
-        )
-        {
-            Check(size > 0, name, $"{name} is {size}; it must be positive.");
-        }
-
-        foreach (var (blocks, name) in new[] { (NumEncoderBlocks, nameof(NumEncoderBlocks)), (NumDecoderBlocks, nameof(NumDecoderBlocks)) })
-        {
-            Check(
-                blocks is { Count: > 0 } && blocks.All(count => count is >= 0 and <= 100),
-                name,
-                $"{name} is [{string.Join(", ", blocks ?? [])}]; it must list 0 to 100 blocks for each level."
-            );
-        }
-
-        Check(
-            NumEncoderBlocks.Count == NumDecoderBlocks.Count,
-            nameof(NumDecoderBlocks),
-            $"NumEncoderBlocks has {NumEncoderBlocks.Count} levels and NumDecoderBlocks has {NumDecoderBlocks.Count}; the numbers must be equal."
-        );
-        Check(ScalingFactor is > 0 and < double.PositiveInfinity, nameof(ScalingFactor), $"ScalingFactor is {ScalingFactor}; it must be positive.");
-    }
-
-    private static void Check(bool right, string name, string message)
-    {
-        if (!right)
-        {
-            throw new ArgumentException($"The tiny autoencoder configuration is invalid: {message}", name);
-        }
-    }
-}
-
 /// <summary>A small, fast replacement for a large autoencoder with the same latents. It uses convolutions and ReLU only, without attention or
 /// sampling.</summary>
 /// <remarks>
@@ -107,7 +15,7 @@ public sealed record TinyAutoencoderConfig
 /// <see cref="Encode"/> and <see cref="Decode"/> do not record gradients; for training, use <see cref="EncodeImages"/> and
 /// <see cref="DecodeImages"/>.
 /// </remarks>
-public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
+internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
 {
     private const double Magnitude = 3; // latents are limited to this magnitude by a tanh
 
@@ -132,6 +40,20 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
             Initialize();
         }
     }
+
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<IVideoAutoencoder> Architecture { get; } =
+        Architecture<IVideoAutoencoder>.Of(
+            "autoencoder_tiny",
+            config => new TinyAutoencoder(config, initialize: false),
+            new TinyAutoencoderConfig(),
+            json: TinyAutoencoderJson.Default.TinyAutoencoderConfig
+        ) with
+        {
+            HubNames = ["AutoencoderTiny"],
+            HubReader = (config, _) => OfHub(config),
+            Recognizer = Recognize,
+        };
 
     /// <summary>The configuration that the model was created with.</summary>
     public TinyAutoencoderConfig Config { get; }
@@ -224,6 +146,66 @@ public sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencod
         return dot > 0 && int.TryParse(name.AsSpan(0, dot), NumberStyles.None, CultureInfo.InvariantCulture, out var layer) && layer > 0
             ? string.Create(CultureInfo.InvariantCulture, $"layers.{layer - 1}{name.AsSpan(dot)}")
             : name;
+    }
+
+    private static TinyAutoencoderConfig OfHub(HubConfig config)
+    {
+        config.Expect("encoder_block_out_channels", "decoder_block_out_channels", "num_encoder_blocks", "num_decoder_blocks");
+        config.Allow("act_fn", "relu");
+        config.Allow("upsampling_scaling_factor", "2");
+        config.Allow("latent_magnitude", "3", "3.0");
+        config.Allow("shift_factor", "0", "0.0");
+        var channels = config.Numbers("encoder_block_out_channels").Concat(config.Numbers("decoder_block_out_channels")).Distinct().ToList();
+        return channels is [var one]
+            ? config.As(new TinyAutoencoderConfig()) with
+            {
+                Channels = one,
+            }
+            : throw new FormatException($"has layers of {string.Join(", ", channels)} channels; all layers must have the same number.");
+    }
+
+    /// <summary>Returns candidates for the diffusers file with both halves, or for one of the two original files, in which names are layer
+    /// numbers.</summary>
+    private static IEnumerable<Candidate> Recognize(WeightsFile file)
+    {
+        (string First, string Half, LoadOptions Options)[] forms =
+        [
+            ("encoder.layers.0.weight", "", new LoadOptions()),
+            (
+                "0.weight",
+                ", the encoder",
+                new LoadOptions
+                {
+                    KeyMap = name => $"encoder.layers.{name}",
+                    KeepInitial = name => name.StartsWith("decoder.", StringComparison.Ordinal),
+                }
+            ),
+            (
+                "1.weight",
+                ", the decoder",
+                new LoadOptions
+                {
+                    KeyMap = name => $"decoder.{DecoderName(name)}",
+                    KeepInitial = name => name.StartsWith("encoder.", StringComparison.Ordinal),
+                }
+            ),
+        ];
+        foreach (var (first, half, options) in forms.Where(form => file.Tensors.ContainsKey(form.First)).Take(1))
+        {
+            foreach (var config in TinyAutoencoderConfig.Presets.Select(TinyAutoencoderConfig.Preset).Distinct())
+            {
+                var names = TinyAutoencoderConfig.Presets.Where(name => TinyAutoencoderConfig.Preset(name).LatentChannels == config.LatentChannels);
+                yield return new(
+                    config with
+                    {
+                        Channels = (int)Math.Min(file.Tensors[first].Shape.FirstOrDefault(), int.MaxValue),
+                    },
+                    $"{string.Join(" or ", names)}{half}",
+                    $"{config.LatentChannels} latent channels",
+                    options
+                );
+            }
+        }
     }
 
     private static IEnumerable<nn.Module<Tensor, Tensor>> EncoderLayers(TinyAutoencoderConfig config)

@@ -7,7 +7,7 @@ namespace OpenSora.Models.Layers;
 /// <summary>A block that can recompute its activations in the backward pass instead of storing them.</summary>
 public interface ICheckpointedBlock
 {
-    /// <summary>Whether the block stores only its inputs. <see cref="GradientCheckpointing.UseGradientCheckpointing"/> sets this property.</summary>
+    /// <summary>Whether the block stores only its inputs. <see cref="ModelExtensions.UseGradientCheckpointing"/> sets this property.</summary>
     bool GradientCheckpointing { get; set; }
 }
 

@@ -36,7 +36,7 @@ public sealed class Linear : nn.Module<Tensor, Tensor>, IComputeLayer
         RegisterComponents();
     }
 
-    /// <summary>The data type of the matrix multiplication; null for the type of the weight. <see cref="ComputeTypes.UseComputeType"/> sets this
+    /// <summary>The data type of the matrix multiplication; null for the type of the weight. <see cref="ModelExtensions.UseComputeType"/> sets this
     /// property.</summary>
     public ScalarType? ComputeType { get; set; }
 

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text.Json.Serialization;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -14,6 +15,10 @@ public sealed record ClassLabels
     /// only.</summary>
     public IReadOnlyList<string>? Names { get; init; }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(ClassLabels))]
+internal sealed partial class ClassLabelsJson : JsonSerializerContext;
 
 /// <summary>Encodes class labels as prompts for class-conditional models, such as the official DiT and Latte.</summary>
 /// <remarks>
@@ -57,6 +62,15 @@ public sealed class ClassLabelEncoder : ITextEncoder
             }
         }
     }
+
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<ITextEncoder> Architecture { get; } =
+        Architecture<ITextEncoder>.Of<ClassLabels>(
+            "class_labels",
+            _ => null,
+            (labels, _, settings) => new ClassLabelEncoder(labels, settings.Device),
+            json: ClassLabelsJson.Default.ClassLabels
+        );
 
     /// <summary>The width of a state, which is always 1 because a state is a class number.</summary>
     public int Width => 1;

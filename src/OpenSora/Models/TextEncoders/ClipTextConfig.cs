@@ -1,7 +1,9 @@
+using System.Text.Json.Serialization;
+
 namespace OpenSora.Models;
 
 /// <summary>The configuration of a <see cref="ClipTextModel"/>. JSON uses the snake_case names of transformers.</summary>
-public sealed record ClipTextConfig
+internal sealed record ClipTextConfig
 {
     /// <summary>The vocabulary size: the number of rows of the token embedding.</summary>
     public int VocabSize { get; init; } = 49408;
@@ -34,6 +36,9 @@ public sealed record ClipTextConfig
     /// <summary>The id of the end-of-text token, whose state represents the whole text.</summary>
     public int EosTokenId { get; init; } = 49407;
 
+    /// <summary>The output of the model to use as the encoding of a prompt.</summary>
+    public ClipOutput Output { get; init; }
+
     /// <summary>The names accepted by <see cref="Preset"/>.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["ViT-B/32", "ViT-B/16", "ViT-L/14"];
 
@@ -53,6 +58,16 @@ public sealed record ClipTextConfig
             },
             _ => throw new ArgumentException($"There is no CLIP preset '{name}'. Known are {string.Join(", ", Presets)}.", nameof(name)),
         };
+
+    /// <summary>Maps the name of a parameter in a file to its name in the model. Returns null for parameters of a complete CLIP model that the model
+    /// does not have: the vision model, and the projection if the model has none.</summary>
+    public string? PublishedName(string name) =>
+        name.StartsWith("vision_model.", StringComparison.Ordinal)
+        || name.StartsWith("visual_projection.", StringComparison.Ordinal)
+        || name is "logit_scale" or "text_model.embeddings.position_ids"
+        || (ProjectionDim is null && name is "text_projection.weight")
+            ? null
+            : name;
 
     /// <summary>Validates the configuration.</summary>
     /// <exception cref="ArgumentException">A value is invalid; the message names it and states the expected value.</exception>
@@ -81,6 +96,7 @@ public sealed record ClipTextConfig
             $"HiddenSize {HiddenSize} is not a multiple of NumAttentionHeads {NumAttentionHeads}."
         );
         Check(HiddenAct is "quick_gelu" or "gelu", nameof(HiddenAct), $"HiddenAct is '{HiddenAct}'; known are 'quick_gelu' and 'gelu'.");
+        Check(Output != ClipOutput.Projected || ProjectionDim is not null, nameof(Output), "Output is Projected, but ProjectionDim is not set.");
         Check(LayerNormEps > 0, nameof(LayerNormEps), $"LayerNormEps is {LayerNormEps}; it must be positive.");
         Check(EosTokenId >= 0 && EosTokenId < VocabSize, nameof(EosTokenId), $"EosTokenId is {EosTokenId}; valid ids are 0 to {VocabSize - 1}.");
     }
@@ -93,3 +109,7 @@ public sealed record ClipTextConfig
         }
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(ClipTextConfig))]
+internal sealed partial class ClipTextJson : JsonSerializerContext;

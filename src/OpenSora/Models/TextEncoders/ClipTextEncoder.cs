@@ -1,3 +1,4 @@
+using System.Text.Json;
 using OpenSora.Text;
 using OpenSora.Weights;
 using TorchSharp;
@@ -5,7 +6,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>The output of a <see cref="ClipTextEncoder"/>.</summary>
+/// <summary>Outputs of CLIP's text encoder.</summary>
 public enum ClipOutput
 {
     /// <summary>One vector per text: the state of its end-of-text token. Open-Sora's DiT and Latte are conditioned on it.</summary>
@@ -19,8 +20,10 @@ public enum ClipOutput
 }
 
 /// <summary>Encodes prompts with CLIP's text encoder: tokenizes them, pads or truncates the tokens, and runs the network.</summary>
-public sealed class ClipTextEncoder : ITextEncoder
+internal sealed class ClipTextEncoder : ITextEncoder
 {
+    private const string VocabularyFile = "vocab.json";
+
     private readonly ClipTextModel _model;
     private readonly ITokenizer _tokenizer;
     private readonly ClipOutput _output;
@@ -57,34 +60,90 @@ public sealed class ClipTextEncoder : ITextEncoder
     /// <param name="config">The configuration of the network.</param>
     /// <param name="weights">The weights, with the names of transformers: a file, the index of a sharded model, or a folder.</param>
     /// <param name="tokenizer">A folder with <c>vocab.json</c> and <c>merges.txt</c>.</param>
-    /// <param name="output">The output to return for each text.</param>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the configuration.</exception>
     /// <exception cref="InvalidTokenizerException">The tokenizer is damaged, is of another kind, or does not match the network.</exception>
-    public static ClipTextEncoder Load(ClipTextConfig config, string weights, string tokenizer, ClipOutput output = ClipOutput.Pooled)
-    {
-        ArgumentNullException.ThrowIfNull(config);
-        var pieces = ClipTokenizer.Open(tokenizer);
-        if (pieces.Count > config.VocabSize || pieces.EosId != config.EosTokenId)
+    public static ClipTextEncoder Load(ClipTextConfig config, string weights, string tokenizer) =>
+        (ClipTextEncoder)
+            Architecture.Load(config, weights, settings: new TextEncoderSettings { Tokenizer = Path.Combine(tokenizer, VocabularyFile) });
+
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<ITextEncoder> Architecture { get; } =
+        Architecture<ITextEncoder>.Of(
+            "clip",
+            config => new ClipTextModel(config, initialize: false),
+            Create,
+            new ClipTextConfig(),
+            ClipTextJson.Default.ClipTextConfig
+        ) with
         {
-            throw new InvalidTokenizerException(
-                tokenizer,
+            HubNames = ["clip", "clip_text_model"],
+            TokenizerFile = VocabularyFile,
+            Loading = (config, _) => new LoadOptions { KeyMap = ((ClipTextConfig)config).PublishedName },
+            HubReader = OfHub,
+            Recognizer = Recognize,
+        };
+
+    // merges.txt is in the folder of vocab.json.
+    private static ClipTextEncoder Create(ClipTextConfig config, nn.Module? model, TextEncoderSettings settings)
+    {
+        var path = settings.Tokenizer
+            ?? throw new ArgumentException("CLIP requires a tokenizer; specify the path of vocab.json, next to merges.txt.", nameof(settings));
+        var pieces = ClipTokenizer.Open(Path.GetDirectoryName(path)!);
+        return pieces.Count > config.VocabSize || pieces.EosId != config.EosTokenId
+            ? throw new InvalidTokenizerException(
+                path,
                 $"it has {pieces.Count} pieces and the end-of-text id {pieces.EosId}, but the text encoder's vocabulary has {config.VocabSize} "
                     + $"and its end-of-text id is {config.EosTokenId}.",
                 "the tokenizer that the network was trained with"
-            );
+            )
+            : new ClipTextEncoder((ClipTextModel)model!, pieces, config.Output);
+    }
+
+    private static ClipTextConfig OfHub(HubConfig hub, TextEncoderSettings settings)
+    {
+        var isPart = hub.Root.TryGetProperty("text_config", out var part) && part.ValueKind == JsonValueKind.Object;
+        var config = hub.As(new ClipTextConfig(), isPart ? part : hub.Root);
+        var projection =
+            hub.Root.TryGetProperty("projection_dim", out var size) && size.ValueKind == JsonValueKind.Number
+                ? size.GetInt32()
+                : config.ProjectionDim ?? 512;
+        return config with
+        {
+            Output = settings.ClipOutput,
+            ProjectionDim = settings.ClipOutput == ClipOutput.Projected ? projection : null,
+            // Early files use 2 for the last token ID, regardless of its value.
+            EosTokenId = config.EosTokenId == 2 ? config.VocabSize - 1 : config.EosTokenId,
+        };
+    }
+
+    private static IEnumerable<Candidate> Recognize(WeightsFile file)
+    {
+        const string table = "text_model.embeddings.token_embedding.weight";
+        if (TensorShapes.Beside(file, table) is not { } shapes)
+        {
+            yield break;
         }
 
-        var model = new ClipTextModel(config, initialize: false);
-        try
+        var (hidden, layers) = (shapes[table, 1], shapes.Count("text_model.encoder.layers"));
+        var name = ClipTextConfig.Presets.FirstOrDefault(name =>
+            ClipTextConfig.Preset(name) is var preset && (preset.HiddenSize, preset.NumHiddenLayers) == (hidden, layers)
+        );
+        var config = new ClipTextConfig
         {
-            model.LoadWeights(weights, new LoadOptions { KeyMap = model.CurrentName });
-            return new ClipTextEncoder(model, pieces, output);
-        }
-        catch
-        {
-            model.Dispose();
-            throw;
-        }
+            VocabSize = shapes[table, 0],
+            HiddenSize = hidden,
+            NumHiddenLayers = layers,
+            NumAttentionHeads = name is null ? Candidate.Divisor(hidden) : ClipTextConfig.Preset(name).NumAttentionHeads,
+            IntermediateSize = shapes["text_model.encoder.layers.0.mlp.fc1.weight", 0],
+            MaxPositionEmbeddings = shapes["text_model.embeddings.position_embedding.weight", 0],
+            ProjectionDim = shapes.Has("text_projection.weight") ? shapes["text_projection.weight", 0] : null,
+            EosTokenId = Math.Max(0, shapes[table, 0] - 1),
+        };
+        yield return new(
+            config,
+            $"CLIP text encoder{(name is null ? "" : $" of {name}")}",
+            $"{Candidate.Width(hidden, layers)}, {config.MaxPositionEmbeddings} tokens"
+        );
     }
 
     /// <inheritdoc/>

@@ -10,7 +10,7 @@ namespace OpenSora.Models;
 /// Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021, section 2.4). Parameter names match
 /// transformers. Shapes in comments: B batch, N tokens, C channels.
 /// </remarks>
-public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
+internal sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
 {
     private readonly ClipTextTransformer text_model;
     private readonly Linear? text_projection;
@@ -72,20 +72,6 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
         }
     }
 
-    /// <summary>Maps the name of a parameter in a file to its name in this model. Returns null for parameters of a complete CLIP model that this
-    /// model does not have: the vision model, and the projection if this model has none.</summary>
-    /// <param name="name">The parameter's name in the file. Use this method as <see cref="Weights.LoadOptions.KeyMap"/>.</param>
-    public string? CurrentName(string name)
-    {
-        ArgumentNullException.ThrowIfNull(name);
-        var isElsewhere =
-            name.StartsWith("vision_model.", StringComparison.Ordinal)
-            || name.StartsWith("visual_projection.", StringComparison.Ordinal)
-            || name is "logit_scale" or "text_model.embeddings.position_ids"
-            || (text_projection is null && name is "text_projection.weight");
-        return isElsewhere ? null : name;
-    }
-
     /// <summary>Encodes token ids.</summary>
     /// <param name="ids">Token ids, int64, <c>[B, N]</c>. Each row must contain an end-of-text token; tokens after the first one do not affect the
     /// states up to it.</param>
@@ -137,7 +123,7 @@ public sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
 /// <param name="Pooled">The state of the end-of-text token, <c>[B, HiddenSize]</c>.</param>
 /// <param name="Projected">The projection of the pooled state to the joint embedding space of texts and images, not normalized,
 /// <c>[B, ProjectionDim]</c>; null if the model has no projection.</param>
-public sealed record ClipTextOutput(Tensor States, Tensor Pooled, Tensor? Projected) : IDisposable
+internal sealed record ClipTextOutput(Tensor States, Tensor Pooled, Tensor? Projected) : IDisposable
 {
     /// <summary>Disposes all tensors.</summary>
     public void Dispose()

@@ -1,3 +1,4 @@
+using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -84,6 +85,10 @@ public sealed record T5Config
         }
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(T5Config))]
+internal sealed partial class T5Json : JsonSerializerContext;
 
 /// <summary>The encoder of T5, versions 1.0 and 1.1.</summary>
 /// <remarks>

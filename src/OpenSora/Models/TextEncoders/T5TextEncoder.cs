@@ -48,27 +48,13 @@ public sealed class T5TextEncoder : ITextEncoder
     /// vocabulary.</exception>
     public static T5TextEncoder Load(T5Config config, string weights, string tokenizer, int maxTokens = 120, bool cleanCaptions = true)
     {
-        ArgumentNullException.ThrowIfNull(config);
-        var pieces = SentencePieceTokenizer.Open(tokenizer);
-        if (pieces.Count > config.VocabSize)
+        var settings = new TextEncoderSettings
         {
-            throw new InvalidTokenizerException(
-                tokenizer,
-                $"it has {pieces.Count} pieces, but the text encoder's vocabulary has {config.VocabSize}."
-            );
-        }
-
-        var model = new T5Encoder(config, initialize: false);
-        try
-        {
-            LoadWeights(model, weights);
-            return new T5TextEncoder(model, pieces, maxTokens, cleanCaptions);
-        }
-        catch
-        {
-            model.Dispose();
-            throw;
-        }
+            Tokenizer = tokenizer,
+            MaxTokens = maxTokens,
+            CleanCaptions = cleanCaptions,
+        };
+        return (T5TextEncoder)Architecture.Load(config, weights, settings: settings);
     }
 
     /// <summary>Loads a T5 network from files with the names of transformers, strictly. The decoder of a complete T5 model and duplicate names of the
@@ -79,7 +65,67 @@ public sealed class T5TextEncoder : ITextEncoder
     public static LoadReport LoadWeights(T5Encoder model, string weights)
     {
         using var file = WeightsFile.Open(weights);
-        return model.LoadWeights(file, section => new LoadOptions { KeyMap = KeyMaps.T5(section.Tensors.Keys) }, out _);
+        return model.LoadWeights(file, PublishedOptions, out _);
+    }
+
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<ITextEncoder> Architecture { get; } =
+        Architecture<ITextEncoder>.Of("t5", config => new T5Encoder(config, initialize: false), Create, new T5Config(), T5Json.Default.T5Config) with
+        {
+            HubNames = ["t5"],
+            TokenizerFile = "spiece.model",
+            Loading = (_, file) => PublishedOptions(file),
+            HubReader = (config, _) => OfHub(config),
+            Recognizer = Recognize,
+        };
+
+    private static T5TextEncoder Create(T5Config config, nn.Module? model, TextEncoderSettings settings)
+    {
+        var path = settings.Tokenizer
+            ?? throw new ArgumentException("T5 requires a tokenizer; specify the path of a SentencePiece model file.", nameof(settings));
+        var pieces = SentencePieceTokenizer.Open(path);
+        return pieces.Count > config.VocabSize
+            ? throw new InvalidTokenizerException(path, $"it has {pieces.Count} pieces, but the text encoder's vocabulary has {config.VocabSize}.")
+            : new T5TextEncoder((T5Encoder)model!, pieces, settings.MaxTokens, settings.CleanCaptions);
+    }
+
+    private static LoadOptions PublishedOptions(WeightsFile file) => new() { KeyMap = KeyMaps.T5(file.Tensors.Keys) };
+
+    private static T5Config OfHub(HubConfig config)
+    {
+        config.Expect("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads");
+        // The first T5 models do not specify their feed-forward layers.
+        return config.As(new T5Config()) with { FeedForwardProj = config.Text("feed_forward_proj") ?? "relu" };
+    }
+
+    private static IEnumerable<Candidate> Recognize(WeightsFile file)
+    {
+        const string block = "encoder.block.0.layer.",
+            bias = $"{block}0.SelfAttention.relative_attention_bias.weight";
+        if (TensorShapes.Beside(file, bias) is not { } shapes)
+        {
+            yield break;
+        }
+
+        var gated = shapes.Has($"{block}1.DenseReluDense.wi_0.weight");
+        var heads = shapes[bias, 1];
+        var config = new T5Config
+        {
+            VocabSize = Math.Max(shapes["shared.weight", 0], shapes["encoder.embed_tokens.weight", 0]),
+            DModel = shapes[$"{block}0.SelfAttention.q.weight", 1],
+            NumHeads = heads,
+            DKv = shapes[$"{block}0.SelfAttention.q.weight", 0] / Math.Max(1, heads),
+            DFf = shapes[$"{block}1.DenseReluDense.wo.weight", 1],
+            NumLayers = shapes.Count("encoder.block"),
+            RelativeAttentionNumBuckets = shapes[bias, 0],
+            FeedForwardProj = gated ? "gated-gelu" : "relu",
+        };
+        var name = (config with { FeedForwardProj = "gated-gelu" }) == new T5Config() ? "T5 v1.1 XXL encoder" : $"T5 {(gated ? "v1.1 " : "")}encoder";
+        yield return new(
+            config,
+            name,
+            $"{Candidate.Width(config.DModel, config.NumLayers)}, {heads} heads of {config.DKv}, {config.VocabSize} tokens"
+        );
     }
 
     /// <inheritdoc/>

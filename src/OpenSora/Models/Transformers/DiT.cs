@@ -1,5 +1,7 @@
 using System.Globalization;
+using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -7,10 +9,10 @@ using static TorchSharp.torch;
 namespace OpenSora.Models;
 
 /// <summary>Configuration of a <see cref="DiT"/>.</summary>
-public record DiTConfig : TransformerConfig
+public sealed partial record DiTConfig : TransformerConfig
 {
     /// <summary>Initializes the published configuration: a prompt is a single vector with the 512 channels of CLIP ViT-B/32.</summary>
-    public DiTConfig() => CaptionChannels = 512;
+    public DiTConfig() => (CaptionChannels, ModelMaxLength) = (512, 1);
 
     /// <summary>The size of the latents, <c>[frames, height, width]</c>, for which the position tables are precomputed. Other sizes also work; their
     /// tables are computed on each call.</summary>
@@ -18,9 +20,6 @@ public record DiTConfig : TransformerConfig
 
     /// <summary>The condition of the model: <c>text</c>, one vector per prompt, or <c>label_N</c>, one of N classes.</summary>
     public string Condition { get; init; } = "text";
-
-    /// <summary>Whether the output has a second half with the interpolation weights of the learned variance (Nichol and Dhariwal, 2021).</summary>
-    public bool LearnSigma { get; init; } = true;
 
     /// <summary>Whether to omit the temporal positions. If null, they are omitted only if <see cref="InputSize"/> is a single frame of tokens,
     /// because the image models of DiT have none.</summary>
@@ -33,14 +32,16 @@ public record DiTConfig : TransformerConfig
     /// model.</summary>
     public bool ZeroInitTemporal { get; init; } = true;
 
-    /// <summary>The names that <see cref="Preset"/> accepts (Peebles and Xie, 2023, table 1), with patches of 1x2x2, or of 2x2x2 as Open-Sora also
-    /// has.</summary>
-    public static IReadOnlyList<string> Presets { get; } = ["DiT-S/2", "DiT-B/2", "DiT-L/2", "DiT-XL/2", "DiT-XL/2x2"];
+    /// <summary>The names that <see cref="Preset"/> accepts: DiT with the sizes of Peebles and Xie (2023, table 1) and Latte with those of Ma et al.
+    /// (2024, table 1), with patches of 1x2x2, or of 2x2x2 as Open-Sora also has.</summary>
+    public static IReadOnlyList<string> Presets { get; } =
+    [.. ((string[])["DiT", "Latte"]).SelectMany(name => new[] { "S/2", "B/2", "L/2", "XL/2", "XL/2x2" }, (name, size) => $"{name}-{size}")];
 
     /// <summary>Gets the configuration of a named model.</summary>
-    /// <param name="name">One of <see cref="Presets"/>.</param>
+    /// <param name="name">One of <see cref="Presets"/>; <c>DiT-XL/2</c> and <c>Latte-XL/2</c> are published models.</param>
     /// <exception cref="ArgumentException">The name is unknown.</exception>
-    public static DiTConfig Preset(string name) => Named(new DiTConfig(), name, Presets);
+    public static DiTConfig Preset(string name) =>
+        Named(name?.StartsWith("Latte", StringComparison.Ordinal) == true ? Latte : new DiTConfig(), name!, Presets);
 
     /// <inheritdoc/>
     public override void Validate()
@@ -48,6 +49,7 @@ public record DiTConfig : TransformerConfig
         base.Validate();
         CheckInputSize(InputSize);
         CheckOrder(AttentionOrder);
+        Check(ModelMaxLength == 1, nameof(ModelMaxLength), $"ModelMaxLength is {ModelMaxLength}; it must be 1, because a prompt is a single vector.");
         Check(
             string.Equals(Condition, "text", StringComparison.Ordinal) || Classes > 0,
             nameof(Condition),
@@ -65,25 +67,29 @@ public record DiTConfig : TransformerConfig
             : 0;
 }
 
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(DiTConfig))]
+internal sealed partial class DiTJson : JsonSerializerContext;
+
 /// <summary>
 /// DiT over video: every token attends to all tokens of all frames. Open-Sora 1.0 includes it as a comparison with <see cref="StdiT"/>: it gives
 /// better results for the same number of training steps, but the cost of its attention grows with the square of the number of frames. With other
-/// orders of attention, the same blocks form other video models (<see cref="DiTConfig.AttentionOrder"/>, <see cref="Latte"/>).
+/// orders of attention, the same blocks form other video models (<see cref="DiTConfig.AttentionOrder"/>, <see cref="DiTConfig.Latte"/>).
 /// </summary>
 /// <remarks>
 /// Source: "Scalable Diffusion Models with Transformers" (Peebles and Xie, 2023), adaLN-Zero blocks. The condition, a class or a single text vector,
 /// is added to the time embedding; there is no cross attention. The names of parameters and buffers are those of Open-Sora. In comments, B is the
 /// batch size, T the number of token frames, S the number of tokens per frame and C the number of channels.
 /// </remarks>
-public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
+public sealed partial class DiT : VideoTransformer<DiTConfig>
 {
-    private protected readonly Tensor pos_embed_spatial;
-    private protected readonly Tensor pos_embed_temporal;
-    private protected readonly PatchEmbedder x_embedder;
-    private protected readonly TimestepEmbedder t_embedder;
-    private protected readonly nn.Module<Tensor, Tensor?, Tensor> y_embedder;
-    private protected readonly ModuleList<DiTBlock> blocks;
-    private protected readonly DiTFinalLayer final_layer;
+    private readonly Tensor pos_embed_spatial;
+    private readonly Tensor pos_embed_temporal;
+    private readonly PatchEmbedder x_embedder;
+    private readonly TimestepEmbedder t_embedder;
+    private readonly nn.Module<Tensor, Tensor?, Tensor> y_embedder;
+    private readonly ModuleList<DiTBlock> blocks;
+    private readonly DiTFinalLayer final_layer;
 
     /// <summary>Creates the model and initializes its parameters.</summary>
     /// <param name="config">The configuration of the model.</param>
@@ -91,14 +97,8 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     /// and their memory is not touched.</param>
     /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public DiT(DiTConfig config, bool initialize = true)
-        : this(nameof(DiT), config, initialize) { }
-
-    private protected DiT(string name, DiTConfig config, bool initialize)
-        : base(name)
+        : base(nameof(DiT), config)
     {
-        ArgumentNullException.ThrowIfNull(config);
-        config.Validate();
-        Config = config;
         var c = config.HiddenSize;
         var (t, h, w) = (config.PatchSize[0], config.PatchSize[1], config.PatchSize[2]);
 
@@ -117,62 +117,38 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
         }
     }
 
-    /// <inheritdoc/>
-    protected sealed override void RegisterComponents() => base.RegisterComponents();
-
-    /// <summary>The configuration that the model was created with.</summary>
-    public DiTConfig Config { get; }
-
-    /// <summary>The number of channels of the output: twice that of the latents if the variance is learned.</summary>
-    public int OutChannels => Config.LearnSigma ? 2 * Config.InChannels : Config.InChannels;
-
-    /// <inheritdoc/>
-    public int LatentChannels => Config.InChannels;
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<IVideoTransformer> Architecture { get; } =
+        Architecture<IVideoTransformer>.Of("dit", config => new DiT(config, initialize: false), new DiTConfig(), json: DiTJson.Default.DiTConfig) with
+        {
+            Loading = (_, _) => PublishedWeights.Options(),
+            // Latte has the same names and shapes, but for the table of temporal positions in its own checkpoints.
+            Recognizer = file => IsIn(file) is { } shapes && !shapes.Has("temp_embed") ? [CandidateOf(shapes, new(), "DiT")] : [],
+        };
 
     /// <inheritdoc/>
-    public bool LearnsVariance => Config.LearnSigma;
+    public override bool IsTemporal(string parameter) => SpaceTimeAttention.IsTemporal(Config.AttentionOrder, parameter);
 
     /// <inheritdoc/>
-    public bool IsTemporal(string parameter) => SpaceTimeAttention.IsTemporal(Config.AttentionOrder, parameter);
+    public override IReadOnlyList<int>? LatentSize => Config.InputSize;
 
     /// <inheritdoc/>
-    public IReadOnlyList<int>? LatentSize => Config.InputSize;
+    public override IReadOnlyList<int> LatentMultiple => Config.PatchSize;
 
     /// <inheritdoc/>
-    public IReadOnlyList<int> LatentMultiple => Config.PatchSize;
+    public override int TextWidth => Config.Classes > 0 ? 1 : Config.CaptionChannels;
 
     /// <inheritdoc/>
-    public int TextWidth => Config.Classes > 0 ? 1 : Config.CaptionChannels;
-
-    /// <inheritdoc/>
-    public int TextTokens => 1;
-
-    /// <inheritdoc/>
-    public bool SupportsNoisyFrames => false;
-
-    /// <inheritdoc/>
-    public double CaptionDropout => Config.ClassDropoutProb;
-
-    /// <summary>The random generator that selects which conditions are dropped during training; null uses PyTorch's global generator.</summary>
-    public Generator? DropoutGenerator { get; set; }
+    public override bool SupportsNoisyFrames => false;
 
     /// <summary>Initializes all parameters: Xavier-uniform matrices, small normal embeddings, and zeros for the modulation, so that every block
     /// starts as the identity (adaLN-Zero).</summary>
     /// <param name="generator">The random generator of the values; null uses PyTorch's global generator.</param>
-    public void Initialize(Generator? generator = null)
+    public override void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        foreach (var dense in modules().OfType<Linear>())
-        {
-            Parameters.Xavier(dense.weight, generator);
-            Parameters.Constant(dense.bias!, 0);
-        }
-        foreach (var dense in t_embedder.modules().OfType<Linear>())
-        {
-            Parameters.Normal(dense.weight, 0.02, generator);
-        }
-
+        InitializeLayers(generator, t_embedder);
         if (y_embedder is LabelEmbedder labels)
         {
             Parameters.Normal(labels.embedding_table.weight, 0.02, generator);
@@ -196,6 +172,26 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
         Parameters.Constant(final_layer.linear.weight, 0);
     }
 
+    /// <summary>Loads a published checkpoint: that of Open-Sora 1.0, or of the official DiT or Latte. The sizes must be those of the model, but the
+    /// size of its latents and the length of its texts may differ.</summary>
+    /// <remarks>The parameter names of these checkpoints match those of Open-Sora. Their patch projections have no time axis and get one of length 1.
+    /// Their position tables fit only one size and are ignored, because the model computes its own. A null caption of a different length is truncated
+    /// or extended by repeating its last row.</remarks>
+    /// <param name="path">The path of the checkpoint.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
+    public LoadReport LoadPublishedWeights(string path) => PublishedWeights.Load(this, path);
+
+    /// <summary>Loads the weights of the official DiT into a video model. The attention along time keeps its initial values. If its output starts at
+    /// zero (<see cref="DiTConfig.ZeroInitTemporal"/>), the video model computes for each frame what the image model computes.</summary>
+    /// <remarks>The order of attention must be <see cref="AttentionOrder.Serial"/> or <see cref="AttentionOrder.Parallel"/>. A model of order
+    /// <see cref="AttentionOrder.Full"/> equals the image model for single frames if it has no temporal positions.</remarks>
+    /// <param name="path">The path of the checkpoint of an image model with the sizes of this model.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
+    /// <exception cref="InvalidOperationException">The order of attention is <see cref="AttentionOrder.Interleaved"/>.</exception>
+    public LoadReport LoadImageWeights(string path) => PublishedWeights.LoadImage(this, Config.AttentionOrder, path);
+
     /// <summary>Predicts the noise and, if the variance is learned, its interpolation weights.</summary>
     /// <remarks>In training mode, conditions are dropped at random with probability <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
     /// <param name="x">Noisy latents <c>[B, channels, frames, height, width]</c>.</param>
@@ -204,7 +200,11 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
     /// no class.</param>
     /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
-    public override Tensor forward(Tensor x, Tensor timestep, Tensor y) => forward(x, timestep, y, null);
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y)
+    {
+        using var scope = NewDisposeScope();
+        return forward(x, timestep, y, Drop(y)).MoveToOuterDisposeScope();
+    }
 
     private Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? drop)
     {
@@ -216,7 +216,6 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
         tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
-        drop ??= training && Config.ClassDropoutProb > 0 ? rand(b, device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
         var condition = t_embedder.call(timestep) + y_embedder.call(y, drop).view(b, c); // [B, C]
 
         foreach (var block in blocks)
@@ -229,8 +228,8 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
         return x_embedder.Unpatchify(final_layer.call(tokens, condition), t, h, w, OutChannels).MoveToOuterDisposeScope();
     }
 
-    /// <inheritdoc/>
-    public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions)
+    /// <inheritdoc cref="IVideoTransformer.Denoise"/>
+    public override Tensor forward(Tensor x, Tensor t, DenoiserConditions conditions)
     {
         ArgumentNullException.ThrowIfNull(conditions);
         using var scope = NewDisposeScope();
@@ -239,14 +238,14 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
             Config.Classes > 0 && text.dim() == 3 && text.shape[1] == 1 && text.shape[2] == 1
                 ? text.view(-1).to(ScalarType.Int64)
                 : text.unsqueeze(1);
-        return forward(x, t, y, conditions.DroppedText).MoveToOuterDisposeScope();
+        return forward(x, t, y, conditions.DroppedText ?? Drop(y)).MoveToOuterDisposeScope();
     }
 
     /// <summary>Gets the condition for no text or no class, which guidance uses as the unconditional prompt.</summary>
     /// <param name="batch">The number of copies.</param>
     /// <returns>The condition, <c>[batch, 1, TextWidth]</c>, owned by the caller: a learned vector, or the number of classes, which stands for no
     /// class.</returns>
-    public Tensor NullCaption(long batch = 1)
+    public override Tensor NullCaption(long batch = 1)
     {
         using var scope = NewDisposeScope();
         var nothing = y_embedder is CaptionEmbedder captions
@@ -270,6 +269,22 @@ public class DiT : nn.Module<Tensor, Tensor, Tensor, Tensor>, IVideoTransformer
 
     private (Tensor Places, Tensor Frames) Grid(int t, int h, int w) =>
         (Positions.Grid(Config.HiddenSize, h, w, scale: 1), Positions.Line(Config.HiddenSize, t, scale: 1));
+
+    private static TensorShapes? IsIn(WeightsFile file) =>
+        TransformerShapes.In(file) is { } shapes && shapes.Has("blocks.0.adaLN_modulation.1.weight") ? shapes : null;
+
+    private static Candidate CandidateOf(TensorShapes shapes, DiTConfig defaults, string title)
+    {
+        var classes = shapes["y_embedder.embedding_table.weight", 0] - 1;
+        var config = TransformerShapes.Sizes(shapes, defaults, DiTConfig.Presets, DiTConfig.Preset);
+        config = config with { InputSize = config.PatchSize, Condition = classes > 0 ? $"label_{classes}" : "text" };
+        var preset = TransformerShapes.Preset(config, DiTConfig.Presets, DiTConfig.Preset, known => known.AttentionOrder == config.AttentionOrder);
+        return new(
+            config,
+            preset ?? title,
+            TransformerShapes.Words(shapes, config, classes > 0 ? $"{classes} classes" : $"text {config.CaptionChannels}")
+        );
+    }
 
     private void CheckShapes(Tensor x, Tensor timestep, Tensor y)
     {
@@ -299,10 +314,10 @@ internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>, ICh
     {
         var c = config.HiddenSize;
         _attention = new SpaceTimeAttention(config.AttentionOrder, number);
-        attn = new SelfAttention(c, config.NumHeads);
+        attn = new SelfAttention(c, config.NumHeads, config.QkNorm);
         mlp = new Mlp(c, (long)(c * config.MlpRatio), c);
         adaLN_modulation = nn.Sequential(nn.SiLU(), new Linear(c, 6L * c) { Exact = true });
-        attn_temp = _attention.HasTemporal ? new SelfAttention(c, config.NumHeads) : null;
+        attn_temp = _attention.HasTemporal ? new SelfAttention(c, config.NumHeads, config.QkNorm) : null;
         RegisterComponents();
     }
 

@@ -23,6 +23,12 @@ public interface IVideoTransformer : IDisposable
     /// <param name="parameter">The name of the parameter in this module.</param>
     bool IsTemporal(string parameter) => false;
 
+    /// <summary>Gets the part of the model that a parameter is counted under, such as <c>cross attention</c>; see
+    /// <see cref="ParameterCounts"/>.</summary>
+    /// <param name="parameter">The name of the parameter in this module.</param>
+    /// <returns>The name of the part; by default, the name of the module that contains the parameter.</returns>
+    string ParameterGroup(string parameter) => parameter.Split('.')[0];
+
     /// <summary>The size of the latents for which the model is configured, <c>[frames, height, width]</c>; null for a model without a fixed
     /// size.</summary>
     IReadOnlyList<int>? LatentSize => null;

@@ -10,7 +10,7 @@ namespace OpenSora.Models;
 internal static class MultiResolution
 {
     /// <summary>Gets the numbers of tokens along frames, height and width. Incomplete patches are padded.</summary>
-    public static (long T, long H, long W) Grid(MultiResolutionConfig config, Tensor x)
+    public static (long T, long H, long W) Grid(TransformerConfig config, Tensor x)
     {
         long Patches(int axis) => (x.shape[2 + axis] + config.PatchSize[axis] - 1) / config.PatchSize[axis];
         return (Patches(0), Patches(1), Patches(2));
@@ -28,18 +28,12 @@ internal static class MultiResolution
 
     /// <summary>Creates the positions within a frame, <c>[1, S, C]</c>, stretched to a square with the same number of tokens and scaled by the size
     /// of the video in pixels.</summary>
-    public static Tensor Places(MultiResolutionConfig config, long h, long w, DenoiserConditions conditions, Device device)
+    public static Tensor Places(TransformerConfig config, int squareSize, long h, long w, DenoiserConditions conditions, Device device)
     {
         using var scope = NewDisposeScope();
-        var scale = Math.Sqrt((double)conditions.Height * conditions.Width) / config.InputSqSize;
+        var scale = Math.Sqrt((double)conditions.Height * conditions.Width) / squareSize;
         return Positions.Grid(config.HiddenSize, (int)h, (int)w, scale, (int)Math.Round(Math.Sqrt(h * w))).to(device).MoveToOuterDisposeScope();
     }
-
-    /// <summary>Selects the captions to drop in training, <c>[B]</c>; null drops none.</summary>
-    public static Tensor? Drop(nn.Module model, MultiResolutionConfig config, Tensor text, Generator? generator) =>
-        model.training && config.ClassDropoutProb > 0
-            ? rand(text.shape[0], device: text.device, generator: generator) < config.ClassDropoutProb
-            : null;
 
     /// <summary>Computes the modulation that all blocks share, <c>[B, 1 or T, parts, C]</c>. Noisy frames get the modulation of the timestep,
     /// conditioning frames that of time 0.</summary>
@@ -61,7 +55,7 @@ internal static class MultiResolution
 
     /// <summary>Converts the output of the last block to a video and removes the padding.</summary>
     public static Tensor Video(
-        MultiResolutionConfig config,
+        TransformerConfig config,
         PatchEmbedder patches,
         FinalLayer final,
         Tensor tokens,
@@ -86,43 +80,9 @@ internal static class MultiResolution
         return video.contiguous().MoveToOuterDisposeScope();
     }
 
-    /// <summary>Initializes the parameters that all kinds of blocks have: Xavier-uniform matrices, small normal embeddings, gains of 1, and a last
-    /// layer that outputs zero.</summary>
-    public static void Initialize(nn.Module model, MultiResolutionConfig config, Generator? generator, FinalLayer final)
-    {
-        foreach (var dense in model.modules().OfType<Linear>())
-        {
-            Parameters.Xavier(dense.weight, generator);
-            Parameters.Constant(dense.bias!, 0);
-        }
-        foreach (var norm in model.modules().OfType<RMSNorm>())
-        {
-            Parameters.Constant(norm.weight, 1);
-        }
-
-        foreach (
-            var dense in model.modules().Where(m => m is TimestepEmbedder or SizeEmbedder or Sequential).SelectMany(m => m.modules().OfType<Linear>())
-        )
-        {
-            Parameters.Normal(dense.weight, 0.02, generator);
-        }
-        // 0.02 suits the 4096 channels of T5-v1.1-XXL; with a narrower text encoder, the signal would be too weak for cross attention to learn.
-        foreach (var captions in model.modules().OfType<CaptionEmbedder>())
-        {
-            foreach (var dense in captions.modules().OfType<Linear>())
-            {
-                Parameters.Normal(dense.weight, Math.Max(0.02, 1 / Math.Sqrt(config.CaptionChannels)), generator);
-            }
-
-            Parameters.Normal(captions.y_embedding, 1 / Math.Sqrt(config.CaptionChannels), generator);
-        }
-        Parameters.Normal(final.scale_shift_table, 1 / Math.Sqrt(config.HiddenSize), generator);
-        Parameters.Constant(final.linear.weight, 0);
-    }
-
     /// <summary>Validates the inputs of a model.</summary>
     /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
-    public static void CheckInputs(MultiResolutionConfig config, Tensor x, Tensor timestep, DenoiserConditions conditions)
+    public static void CheckInputs(TransformerConfig config, Tensor x, Tensor timestep, DenoiserConditions conditions)
     {
         ArgumentNullException.ThrowIfNull(conditions);
         ShapeCheck.Require(

@@ -1,4 +1,5 @@
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -8,7 +9,7 @@ namespace OpenSora.Models;
 /// <summary>
 /// STDiT, the spatial-temporal diffusion transformer of Open-Sora 1.0: a PixArt-alpha transformer with blocks that attend within each frame, then
 /// along time at each spatial position, then to the text. With other orders of attention, the same blocks form related models
-/// (<see cref="StdiTConfig.AttentionOrder"/>, <see cref="PixArt"/>).
+/// (<see cref="StdiTConfig.AttentionOrder"/>, <see cref="StdiTConfig.PixArt"/>).
 /// </summary>
 /// <remarks>
 /// Sources: Open-Sora 1.0 report; "PixArt-alpha" (Chen et al., 2023) for adaLN-single and cross attention; "Scalable Diffusion Models with
@@ -16,18 +17,18 @@ namespace OpenSora.Models;
 /// at the same time, as long as it is not being trained or loaded. In comments, B is the batch size, T the number of token frames, S the number of
 /// tokens per frame, C the number of channels and M the number of text tokens.
 /// </remarks>
-public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoTransformer
+public sealed partial class StdiT : VideoTransformer<StdiTConfig>
 {
-    private protected readonly Tensor pos_embed;
-    private protected readonly Tensor pos_embed_temporal;
-    private protected readonly PatchEmbedder x_embedder;
-    private protected readonly TimestepEmbedder t_embedder;
-    private protected readonly Sequential t_block;
-    private protected readonly CaptionEmbedder y_embedder;
-    private protected readonly ModuleList<StdiTBlock> blocks;
-    private protected readonly FinalLayer final_layer;
-    private protected readonly SizeEmbedder? csize_embedder;
-    private protected readonly SizeEmbedder? ar_embedder;
+    private readonly Tensor pos_embed;
+    private readonly Tensor pos_embed_temporal;
+    private readonly PatchEmbedder x_embedder;
+    private readonly TimestepEmbedder t_embedder;
+    private readonly Sequential t_block;
+    private readonly CaptionEmbedder y_embedder;
+    private readonly ModuleList<StdiTBlock> blocks;
+    private readonly FinalLayer final_layer;
+    private readonly SizeEmbedder? csize_embedder;
+    private readonly SizeEmbedder? ar_embedder;
 
     /// <summary>Creates the model and initializes its parameters.</summary>
     /// <param name="config">The configuration of the model.</param>
@@ -35,14 +36,8 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// and their memory is not touched.</param>
     /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public StdiT(StdiTConfig config, bool initialize = true)
-        : this(nameof(StdiT), config, initialize) { }
-
-    private protected StdiT(string name, StdiTConfig config, bool initialize)
-        : base(name)
+        : base(nameof(StdiT), config)
     {
-        ArgumentNullException.ThrowIfNull(config);
-        config.Validate();
-        Config = config;
         var c = config.HiddenSize;
         var (t, h, w) = (config.PatchSize[0], config.PatchSize[1], config.PatchSize[2]);
 
@@ -64,41 +59,27 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         }
     }
 
-    /// <inheritdoc/>
-    protected sealed override void RegisterComponents() => base.RegisterComponents();
-
-    /// <summary>The configuration that the model was created with.</summary>
-    public StdiTConfig Config { get; }
-
-    /// <summary>The number of channels of the output: twice that of the latents if the variance is learned.</summary>
-    public int OutChannels => Config.PredSigma ? 2 * Config.InChannels : Config.InChannels;
-
-    /// <inheritdoc/>
-    public int LatentChannels => Config.InChannels;
-
-    /// <inheritdoc/>
-    public bool LearnsVariance => Config.PredSigma;
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<IVideoTransformer> Architecture { get; } =
+        Architecture<IVideoTransformer>.Of(
+            "stdit",
+            config => new StdiT(config, initialize: false),
+            new StdiTConfig(),
+            json: StdiTJson.Default.StdiTConfig
+        ) with
+        {
+            Loading = (_, _) => PublishedWeights.Options(),
+            Recognizer = file => IsIn(file) is { } shapes && shapes.Has("blocks.0.attn_temp.qkv.weight") ? [CandidateOf(shapes, new())] : [],
+        };
 
     /// <inheritdoc/>
-    public bool IsTemporal(string parameter) => SpaceTimeAttention.IsTemporal(Config.AttentionOrder, parameter);
+    public override bool IsTemporal(string parameter) => SpaceTimeAttention.IsTemporal(Config.AttentionOrder, parameter);
 
     /// <inheritdoc/>
-    public IReadOnlyList<int>? LatentSize => Config.InputSize;
+    public override IReadOnlyList<int>? LatentSize => Config.InputSize;
 
     /// <inheritdoc/>
-    public IReadOnlyList<int> LatentMultiple => Config.PatchSize;
-
-    /// <inheritdoc/>
-    public int TextWidth => Config.CaptionChannels;
-
-    /// <inheritdoc/>
-    public int TextTokens => Config.ModelMaxLength;
-
-    /// <inheritdoc/>
-    public bool SupportsNoisyFrames => Config.PatchSize[0] == 1;
-
-    /// <inheritdoc/>
-    public double CaptionDropout => Config.ClassDropoutProb;
+    public override IReadOnlyList<int> LatentMultiple => Config.PatchSize;
 
     /// <summary>Whether the second attention of the blocks, along time, runs. Without it, the model is equivalent to its image model; this saves time
     /// when training on images while the output of the temporal attention is still zero. This property has no effect if the blocks have no second
@@ -115,57 +96,50 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         }
     }
 
-    /// <summary>The random generator that selects which captions are dropped during training; null uses PyTorch's global generator.</summary>
-    public Generator? DropoutGenerator { get; set; }
-
     /// <summary>Initializes all parameters.</summary>
     /// <remarks>
     /// The initialization is that of DiT and PixArt-alpha: Xavier-uniform matrices, small normal embeddings, and zeros for the output of every new
     /// branch, so that cross attention, temporal attention and the last layer initially output zero.
     /// </remarks>
     /// <param name="generator">The random generator of the values; null uses PyTorch's global generator.</param>
-    public void Initialize(Generator? generator = null)
+    public override void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        foreach (var dense in modules().OfType<Linear>())
-        {
-            Parameters.Xavier(dense.weight, generator);
-            Parameters.Constant(dense.bias!, 0);
-        }
-        foreach (var norm in modules().OfType<LayerNorm>())
-        {
-            Parameters.Constant(norm.weight, 1);
-            Parameters.Constant(norm.bias, 0);
-        }
-        foreach (
-            var embedding in new nn.Module?[] { t_embedder, t_block, csize_embedder, ar_embedder }
-                .OfType<nn.Module>()
-                .SelectMany(m => m.modules().OfType<Linear>())
-        )
-        {
-            Parameters.Normal(embedding.weight, 0.02, generator);
-        }
-        // 0.02 suits the 4096 channels of T5-v1.1-XXL; with a narrower text encoder, the signal would be too weak for cross attention to learn.
-        foreach (var projection in y_embedder.modules().OfType<Linear>())
-        {
-            Parameters.Normal(projection.weight, Math.Max(0.02, 1 / Math.Sqrt(Config.CaptionChannels)), generator);
-        }
-
-        Parameters.Normal(y_embedder.y_embedding, 1 / Math.Sqrt(Config.CaptionChannels), generator);
-
+        InitializeLayers(generator, t_embedder, t_block, csize_embedder, ar_embedder);
+        InitializeCaptions(y_embedder, generator);
         foreach (var block in blocks)
         {
-            Parameters.Normal(block.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
+            InitializeTable(block.scale_shift_table, generator);
             Parameters.Constant(block.cross_attn.proj.weight, 0);
             if (Config.ZeroInitTemporal && block.AlongTime is { } temporal)
             {
                 Parameters.Constant(temporal.proj.weight, 0);
             }
         }
-        Parameters.Normal(final_layer.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
+        InitializeTable(final_layer.scale_shift_table, generator);
         Parameters.Constant(final_layer.linear.weight, 0);
     }
+
+    /// <summary>Loads a published checkpoint: that of Open-Sora 1.0 or of PixArt-alpha. The sizes must be those of the model, but the size of its
+    /// latents and the length of its texts may differ.</summary>
+    /// <remarks>The parameter names of these checkpoints match those of Open-Sora. Their patch projections have no time axis and get one of length 1.
+    /// Their position tables fit only one size and are ignored, because the model computes its own. A null caption of a different length is truncated
+    /// or extended by repeating its last row.</remarks>
+    /// <param name="path">The path of the checkpoint.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
+    public LoadReport LoadPublishedWeights(string path) => PublishedWeights.Load(this, path);
+
+    /// <summary>Loads the weights of PixArt-alpha into a video model. The attention along time keeps its initial values. If its output starts at zero
+    /// (<see cref="StdiTConfig.ZeroInitTemporal"/>), the video model computes for each frame what the image model computes.</summary>
+    /// <remarks>The order of attention must be <see cref="AttentionOrder.Serial"/> or <see cref="AttentionOrder.Parallel"/>. A model of order
+    /// <see cref="AttentionOrder.Full"/> equals the image model for single frames if it has no temporal positions.</remarks>
+    /// <param name="path">The path of the checkpoint of an image model with the sizes of this model.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="InvalidWeightsException">The file is damaged or does not match the model; the model is unchanged.</exception>
+    /// <exception cref="InvalidOperationException">The order of attention is <see cref="AttentionOrder.Interleaved"/>.</exception>
+    public LoadReport LoadImageWeights(string path) => PublishedWeights.LoadImage(this, Config.AttentionOrder, path);
 
     /// <summary>Predicts the noise and, if the variance is learned, its interpolation weights.</summary>
     /// <remarks>In training mode, captions are dropped at random with probability <see cref="TransformerConfig.ClassDropoutProb"/>.</remarks>
@@ -176,15 +150,11 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     /// is repeated as a whole to fill the batch, so that under guidance the mask of the prompt also applies to the null caption.</param>
     /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
-    public override Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask)
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask)
     {
         using var scope = NewDisposeScope();
         return forward(x, timestep, y, mask, Drop(y)).MoveToOuterDisposeScope();
     }
-
-    // Selects the captions to drop in training; null drops none.
-    private Tensor? Drop(Tensor y) =>
-        training && Config.ClassDropoutProb > 0 ? rand(y.shape[0], device: y.device, generator: DropoutGenerator) < Config.ClassDropoutProb : null;
 
     /// <summary>Predicts the noise and, if the variance is learned, its interpolation weights, with an explicit choice of the captions to drop and
     /// optional conditioning frames and size.</summary>
@@ -255,8 +225,8 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
         return x_embedder.Unpatchify(output, t, h, w, OutChannels).MoveToOuterDisposeScope();
     }
 
-    /// <inheritdoc/>
-    public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions)
+    /// <inheritdoc cref="IVideoTransformer.Denoise"/>
+    public override Tensor forward(Tensor x, Tensor t, DenoiserConditions conditions)
     {
         ArgumentNullException.ThrowIfNull(conditions);
         using var scope = NewDisposeScope();
@@ -269,7 +239,7 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
     }
 
     /// <inheritdoc/>
-    public Tensor NullCaption(long batch = 1)
+    public override Tensor NullCaption(long batch = 1)
     {
         using var scope = NewDisposeScope();
         return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
@@ -310,6 +280,25 @@ public class StdiT : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, IVideoT
             Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(places) : null),
             Positions.Line(Config.HiddenSize, t, Config.TimeScale)
         );
+    }
+
+    private static TensorShapes? IsIn(WeightsFile file) =>
+        TransformerShapes.In(file) is { } shapes
+        && shapes.Count("spatial_blocks") == 0
+        && !shapes.Has("blocks.0.scale_shift_table_temporal")
+        && !shapes.Has("blocks.0.adaLN_modulation.1.weight")
+            ? shapes
+            : null;
+
+    private static Candidate CandidateOf(TensorShapes shapes, StdiTConfig defaults)
+    {
+        var config = TransformerShapes.Sizes(shapes, defaults, StdiTConfig.Presets, StdiTConfig.Preset);
+        config = config with { InputSize = config.PatchSize, SizeConditioning = shapes.Has("csize_embedder.mlp.0.weight") };
+        var isImage = defaults.AttentionOrder == AttentionOrder.Full;
+        var preset = TransformerShapes.Preset(config, StdiTConfig.Presets, StdiTConfig.Preset, known =>
+            known.AttentionOrder == config.AttentionOrder && (!isImage || known.SizeConditioning == config.SizeConditioning)
+        );
+        return new(config, preset ?? (isImage ? "PixArt" : "STDiT"), TransformerShapes.Words(shapes, config));
     }
 
     private void CheckShapes(Tensor x, Tensor timestep, Tensor y, Tensor? mask, Tensor? noisyFrames, Tensor? size)

@@ -1,4 +1,6 @@
+using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -6,10 +8,14 @@ using static TorchSharp.torch;
 namespace OpenSora.Models;
 
 /// <summary>Configuration of a <see cref="StdiT2"/>.</summary>
-public sealed record StdiT2Config : MultiResolutionConfig
+public sealed record StdiT2Config : TransformerConfig
 {
     /// <summary>Initializes the published configuration.</summary>
-    public StdiT2Config() => ModelMaxLength = 200;
+    public StdiT2Config() => (ModelMaxLength, QkNorm) = (200, true);
+
+    /// <summary>The side length, in pixels, of the square images on which the positions of the image model are based. Positions for other sizes are
+    /// scaled relative to it.</summary>
+    public int InputSqSize { get; init; } = 512;
 
     /// <summary>Whether queries and keys along time are rotated before they are normalized, as in Open-Sora 1.1 and its weights. Open-Sora 1.2
     /// normalizes first.</summary>
@@ -32,6 +38,8 @@ public sealed record StdiT2Config : MultiResolutionConfig
     public override void Validate()
     {
         base.Validate();
+        CheckRotaryPositions();
+        Positive((InputSqSize, nameof(InputSqSize)));
         Check(
             HiddenSize % 3 == 0,
             nameof(HiddenSize),
@@ -39,6 +47,10 @@ public sealed record StdiT2Config : MultiResolutionConfig
         );
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(StdiT2Config))]
+internal sealed partial class StdiT2Json : JsonSerializerContext;
 
 /// <summary>
 /// STDiT2, the transformer of Open-Sora 1.1, for videos of any resolution, aspect ratio and length. Its blocks are those of <see cref="StdiT"/>,
@@ -50,7 +62,7 @@ public sealed record StdiT2Config : MultiResolutionConfig
 /// several threads at the same time, as long as it is not being trained or loaded. In comments, B is the batch size, T the number of token frames, S
 /// the number of tokens per frame, C the number of channels and M the number of text tokens.
 /// </remarks>
-public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
+public sealed class StdiT2 : VideoTransformer<StdiT2Config>
 {
     private readonly PatchEmbedder x_embedder;
     private readonly TimestepEmbedder t_embedder;
@@ -71,11 +83,8 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// and their memory is not touched.</param>
     /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public StdiT2(StdiT2Config config, bool initialize = true)
-        : base(nameof(StdiT2))
+        : base(nameof(StdiT2), config)
     {
-        ArgumentNullException.ThrowIfNull(config);
-        config.Validate();
-        Config = config;
         var c = config.HiddenSize;
         var (t, h, w) = (config.PatchSize[0], config.PatchSize[1], config.PatchSize[2]);
 
@@ -96,50 +105,45 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         }
     }
 
-    /// <summary>The configuration that the model was created with.</summary>
-    public StdiT2Config Config { get; }
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<IVideoTransformer> Architecture { get; } =
+        Architecture<IVideoTransformer>.Of(
+            "stdit2",
+            config => new StdiT2(config, initialize: false),
+            new StdiT2Config(),
+            json: StdiT2Json.Default.StdiT2Config
+        ) with
+        {
+            HubNames = ["STDiT2"],
+            Recognizer = Recognize,
+        };
 
     /// <inheritdoc/>
-    public bool LearnsVariance => Config.PredSigma;
+    public override bool IsTemporal(string parameter) => parameter.Contains(".attn_temp.", StringComparison.Ordinal);
 
-    /// <inheritdoc/>
-    public bool IsTemporal(string parameter) => parameter.Contains(".attn_temp.", StringComparison.Ordinal);
-
-    /// <inheritdoc/>
-    public int LatentChannels => Config.InChannels;
+    /// <summary>Null, because the model has no fixed size.</summary>
+    public override IReadOnlyList<int>? LatentSize => null;
 
     /// <summary>The value 1 for each axis, because latents are padded to whole patches.</summary>
-    public IReadOnlyList<int> LatentMultiple { get; } = [1, 1, 1];
-
-    /// <inheritdoc/>
-    public int TextWidth => Config.CaptionChannels;
-
-    /// <inheritdoc/>
-    public int TextTokens => Config.ModelMaxLength;
-
-    /// <inheritdoc/>
-    public bool SupportsNoisyFrames => Config.PatchSize[0] == 1;
-
-    /// <inheritdoc/>
-    public double CaptionDropout => Config.ClassDropoutProb;
-
-    /// <summary>The random generator that selects which captions are dropped during training; null uses PyTorch's global generator.</summary>
-    public Generator? DropoutGenerator { get; set; }
+    public override IReadOnlyList<int> LatentMultiple { get; } = [1, 1, 1];
 
     /// <summary>Initializes all parameters.</summary>
     /// <remarks>The initialization is that of <see cref="StdiT.Initialize"/>. The attention along time initially outputs zero, so that a new model is
     /// an image model.</remarks>
     /// <param name="generator">The random generator of the values; null uses PyTorch's global generator.</param>
-    public void Initialize(Generator? generator = null)
+    public override void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        MultiResolution.Initialize(this, Config, generator, final_layer);
+        InitializeLayers(generator, t_embedder, t_block, t_block_temp, csize_embedder, ar_embedder, fl_embedder, fps_embedder);
+        InitializeCaptions(y_embedder, generator);
+        InitializeTable(final_layer.scale_shift_table, generator);
+        Parameters.Constant(final_layer.linear.weight, 0);
         rope.Initialize();
         foreach (var block in blocks)
         {
-            Parameters.Normal(block.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
-            Parameters.Normal(block.scale_shift_table_temporal, 1 / Math.Sqrt(Config.HiddenSize), generator);
+            InitializeTable(block.scale_shift_table, generator);
+            InitializeTable(block.scale_shift_table_temporal, generator);
             Parameters.Constant(block.cross_attn.proj.weight, 0);
             Parameters.Constant(block.attn_temp.proj.weight, 0);
         }
@@ -169,12 +173,12 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         Tensor Modulation(Sequential shared, Tensor condition, int parts) => // [B, 1 or T, parts, C]
             MultiResolution.Modulation(shared.call(time + condition), clean is null ? null : shared.call(clean + condition), noisy, parts);
         var (inFrames, alongTime) = (Modulation(t_block, size, 6), Modulation(t_block_temp, length, 3));
-        var drop = conditions.DroppedText ?? MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
+        var drop = conditions.DroppedText ?? Drop(conditions.Text);
         var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1); // [B, M, C]
         var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
-        tokens = tokens + MultiResolution.Places(Config, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
+        tokens = tokens + MultiResolution.Places(Config, Config.InputSqSize, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
         foreach (var block in blocks)
         {
             var next = block.call(tokens, inFrames, alongTime, text, textBias);
@@ -188,13 +192,20 @@ public sealed class StdiT2 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <inheritdoc/>
-    public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions) => call(x, t, conditions);
-
-    /// <inheritdoc/>
-    public Tensor NullCaption(long batch = 1)
+    public override Tensor NullCaption(long batch = 1)
     {
         using var scope = NewDisposeScope();
         return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
+    }
+
+    private static IEnumerable<Candidate> Recognize(WeightsFile file)
+    {
+        if (TransformerShapes.In(file) is { } shapes && shapes.Has("blocks.0.scale_shift_table_temporal"))
+        {
+            var config = TransformerShapes.Sizes(shapes, new StdiT2Config(), StdiT2Config.Presets, StdiT2Config.Preset);
+            var preset = TransformerShapes.Preset(config, StdiT2Config.Presets, StdiT2Config.Preset);
+            yield return new(config, preset ?? "STDiT2", TransformerShapes.Words(shapes, config));
+        }
     }
 }
 

@@ -1,4 +1,6 @@
+using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
+using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -6,8 +8,15 @@ using static TorchSharp.torch;
 namespace OpenSora.Models;
 
 /// <summary>Configuration of a <see cref="StdiT3"/>.</summary>
-public sealed record StdiT3Config : MultiResolutionConfig
+public sealed record StdiT3Config : TransformerConfig
 {
+    /// <summary>Initializes the published configuration.</summary>
+    public StdiT3Config() => (ModelMaxLength, QkNorm) = (300, true);
+
+    /// <summary>The side length, in pixels, of the square images on which the positions of the image model are based. Positions for other sizes are
+    /// scaled relative to it.</summary>
+    public int InputSqSize { get; init; } = 512;
+
     /// <summary>The names that <see cref="Preset"/> accepts.</summary>
     public static IReadOnlyList<string> Presets { get; } = ["STDiT3-XL/2"];
 
@@ -20,7 +29,19 @@ public sealed record StdiT3Config : MultiResolutionConfig
             "STDiT3-XL/2" => new(),
             _ => throw new ArgumentException($"There is no STDiT3 preset '{name}'. Known presets: {string.Join(", ", Presets)}.", nameof(name)),
         };
+
+    /// <inheritdoc/>
+    public override void Validate()
+    {
+        base.Validate();
+        CheckRotaryPositions();
+        Positive((InputSqSize, nameof(InputSqSize)));
+    }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(StdiT3Config))]
+internal sealed partial class StdiT3Json : JsonSerializerContext;
 
 /// <summary>
 /// STDiT3, the transformer of Open-Sora 1.2, for videos of any resolution, aspect ratio and length. Blocks that attend within frames alternate with
@@ -33,7 +54,7 @@ public sealed record StdiT3Config : MultiResolutionConfig
 /// as long as it is not being trained or loaded. In comments, B is the batch size, T the number of token frames, S the number of tokens per frame, C
 /// the number of channels and M the number of text tokens.
 /// </remarks>
-public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
+public sealed class StdiT3 : VideoTransformer<StdiT3Config>
 {
     private readonly Rope rope;
     private readonly PatchEmbedder x_embedder;
@@ -51,11 +72,8 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     /// and their memory is not touched.</param>
     /// <exception cref="ArgumentException">The configuration is invalid.</exception>
     public StdiT3(StdiT3Config config, bool initialize = true)
-        : base(nameof(StdiT3))
+        : base(nameof(StdiT3), config)
     {
-        ArgumentNullException.ThrowIfNull(config);
-        config.Validate();
-        Config = config;
         var c = config.HiddenSize;
         var (t, h, w) = (config.PatchSize[0], config.PatchSize[1], config.PatchSize[2]);
 
@@ -76,49 +94,44 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         }
     }
 
-    /// <summary>The configuration that the model was created with.</summary>
-    public StdiT3Config Config { get; }
+    /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
+    public static Architecture<IVideoTransformer> Architecture { get; } =
+        Architecture<IVideoTransformer>.Of(
+            "stdit3",
+            config => new StdiT3(config, initialize: false),
+            new StdiT3Config(),
+            json: StdiT3Json.Default.StdiT3Config
+        ) with
+        {
+            HubNames = ["STDiT3"],
+            Recognizer = Recognize,
+        };
 
     /// <inheritdoc/>
-    public bool LearnsVariance => Config.PredSigma;
+    public override bool IsTemporal(string parameter) => parameter.StartsWith("temporal_blocks.", StringComparison.Ordinal);
 
-    /// <inheritdoc/>
-    public bool IsTemporal(string parameter) => parameter.StartsWith("temporal_blocks.", StringComparison.Ordinal);
-
-    /// <inheritdoc/>
-    public int LatentChannels => Config.InChannels;
+    /// <summary>Null, because the model has no fixed size.</summary>
+    public override IReadOnlyList<int>? LatentSize => null;
 
     /// <summary>The value 1 for each axis, because latents are padded to whole patches.</summary>
-    public IReadOnlyList<int> LatentMultiple { get; } = [1, 1, 1];
-
-    /// <inheritdoc/>
-    public int TextWidth => Config.CaptionChannels;
-
-    /// <inheritdoc/>
-    public int TextTokens => Config.ModelMaxLength;
-
-    /// <inheritdoc/>
-    public bool SupportsNoisyFrames => Config.PatchSize[0] == 1;
-
-    /// <inheritdoc/>
-    public double CaptionDropout => Config.ClassDropoutProb;
-
-    /// <summary>The random generator that selects which captions are dropped during training; null uses PyTorch's global generator.</summary>
-    public Generator? DropoutGenerator { get; set; }
+    public override IReadOnlyList<int> LatentMultiple { get; } = [1, 1, 1];
 
     /// <summary>Initializes all parameters.</summary>
     /// <remarks>The initialization is that of <see cref="StdiT.Initialize"/>. The attentions and MLPs of the blocks along time initially output zero,
     /// so that a new model is an image model.</remarks>
     /// <param name="generator">The random generator of the values; null uses PyTorch's global generator.</param>
-    public void Initialize(Generator? generator = null)
+    public override void Initialize(Generator? generator = null)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        MultiResolution.Initialize(this, Config, generator, final_layer);
+        InitializeLayers(generator, t_embedder, fps_embedder, t_block);
+        InitializeCaptions(y_embedder, generator);
+        InitializeTable(final_layer.scale_shift_table, generator);
+        Parameters.Constant(final_layer.linear.weight, 0);
         rope.Initialize();
         foreach (var block in spatial_blocks.Concat(temporal_blocks))
         {
-            Parameters.Normal(block.scale_shift_table, 1 / Math.Sqrt(Config.HiddenSize), generator);
+            InitializeTable(block.scale_shift_table, generator);
             Parameters.Constant(block.cross_attn.proj.weight, 0);
         }
         foreach (var block in temporal_blocks)
@@ -147,12 +160,12 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
         var time = t_embedder.call(timestep) + fps; // [B, C]
         var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps; // [1 or B, C], conditioning frames are at time 0
         var modulation = MultiResolution.Modulation(t_block.call(time), clean is null ? null : t_block.call(clean), noisy, 6); // [B, 1 or T, 6, C]
-        var drop = conditions.DroppedText ?? MultiResolution.Drop(this, Config, conditions.Text, DropoutGenerator);
+        var drop = conditions.DroppedText ?? Drop(conditions.Text);
         var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1); // [B, M, C]
         var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
-        tokens = tokens + MultiResolution.Places(Config, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
+        tokens = tokens + MultiResolution.Places(Config, Config.InputSqSize, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
         foreach (var block in spatial_blocks.Zip(temporal_blocks, (spatial, temporal) => new[] { spatial, temporal }).SelectMany(pair => pair))
         {
             var next = block.call(tokens, modulation, text, textBias);
@@ -163,13 +176,20 @@ public sealed class StdiT3 : nn.Module<Tensor, Tensor, DenoiserConditions, Tenso
     }
 
     /// <inheritdoc/>
-    public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions) => call(x, t, conditions);
-
-    /// <inheritdoc/>
-    public Tensor NullCaption(long batch = 1)
+    public override Tensor NullCaption(long batch = 1)
     {
         using var scope = NewDisposeScope();
         return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
+    }
+
+    private static IEnumerable<Candidate> Recognize(WeightsFile file)
+    {
+        if (TransformerShapes.In(file) is { } shapes && shapes.Count("spatial_blocks") > 0)
+        {
+            var config = TransformerShapes.Sizes(shapes, new StdiT3Config(), StdiT3Config.Presets, StdiT3Config.Preset, "spatial_blocks");
+            var preset = TransformerShapes.Preset(config, StdiT3Config.Presets, StdiT3Config.Preset);
+            yield return new(config, preset ?? "STDiT3", TransformerShapes.Words(shapes, config));
+        }
     }
 }
 

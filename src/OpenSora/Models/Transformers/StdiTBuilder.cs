@@ -110,7 +110,7 @@ public sealed class StdiTBuilder
     /// <see cref="BuildForClasses"/>. Patch projections get a time axis, positions are computed for the size of the latents, the null caption is
     /// truncated or extended, and the attention along time still starts at zero. In <see cref="AttentionOrder.Serial"/> and
     /// <see cref="AttentionOrder.Parallel"/> order, the model therefore computes for each frame what the image model computes.</summary>
-    /// <param name="path">The path of the checkpoint, which is read when a model is built. See <see cref="PublishedWeights"/>.</param>
+    /// <param name="path">The path of the checkpoint, which is read when a model is built. See <see cref="StdiT.LoadImageWeights"/>.</param>
     public StdiTBuilder LoadImageWeights(string path)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
@@ -126,12 +126,7 @@ public sealed class StdiTBuilder
 
     /// <summary>Counts the parameters of the model that <see cref="Build"/> would create, without creating it.</summary>
     /// <exception cref="ArgumentException">A size is invalid; the message says which one and what is expected.</exception>
-    public ParameterCounts CountParameters()
-    {
-        using var shapes = Parameters.ShapesOnly();
-        using var model = new StdiT(_config, initialize: false);
-        return ParameterCounts.Of(model);
-    }
+    public ParameterCounts CountParameters() => StdiT.Architecture.CountParameters(_config);
 
     /// <summary>Builds the model with initial values or with the weights of the image model.</summary>
     /// <returns>A model in training mode, owned by the caller.</returns>
@@ -156,11 +151,11 @@ public sealed class StdiTBuilder
     public DiT BuildForClasses(int classes)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(classes);
-        if (_config is not { SpaceScale: 1, TimeScale: 1, StretchPositions: false, SizeConditioning: false, QkNorm: false, TemporalNorm: false })
+        if (_config is not { SpaceScale: 1, TimeScale: 1, StretchPositions: false, SizeConditioning: false, TemporalNorm: false })
         {
             throw new ArgumentException(
                 "A class-conditional model is a DiT, which does not support scaled or stretched positions, size conditioning, or normalization "
-                    + "of queries and keys or of the temporal attention. Remove these options.",
+                    + "of the temporal attention. Remove these options.",
                 nameof(classes)
             );
         }
@@ -176,7 +171,8 @@ public sealed class StdiTBuilder
             MlpRatio = _config.MlpRatio,
             Condition = $"label_{classes}",
             ClassDropoutProb = _config.ClassDropoutProb,
-            LearnSigma = _config.PredSigma,
+            PredSigma = _config.PredSigma,
+            QkNorm = _config.QkNorm,
             NoTemporalPosEmb = _config.NoTemporalPosEmb,
             AttentionOrder = _config.AttentionOrder,
             ZeroInitTemporal = _config.ZeroInitTemporal,

@@ -1,17 +1,13 @@
+using System.Text.Json.Serialization;
+
 namespace OpenSora.Models;
 
 /// <summary>Configuration of an <see cref="StdiT"/>.</summary>
-public record StdiTConfig : TransformerConfig
+public sealed partial record StdiTConfig : TransformerConfig
 {
     /// <summary>The size of the latents, <c>[frames, height, width]</c>, for which the position tables are precomputed. Other sizes also work; their
     /// tables are computed on each call.</summary>
     public IReadOnlyList<int> InputSize { get; init; } = [16, 32, 32];
-
-    /// <summary>The maximum number of tokens in a caption, which is also the number of rows of the null caption.</summary>
-    public int ModelMaxLength { get; init; } = 120;
-
-    /// <summary>Whether the output has a second half with the interpolation weights of the learned variance (Nichol and Dhariwal, 2021).</summary>
-    public bool PredSigma { get; init; } = true;
 
     /// <summary>The divisor of spatial coordinates. The published weights were trained with 0.5 for 256x256 pixels and 1 for 512x512.</summary>
     public double SpaceScale { get; init; } = 1;
@@ -28,9 +24,6 @@ public record StdiTConfig : TransformerConfig
     /// describes a measured case). The option adds no parameters and has no effect if the blocks have no second attention.</summary>
     public bool TemporalNorm { get; init; }
 
-    /// <summary>Whether to normalize the queries and keys of self-attention.</summary>
-    public bool QkNorm { get; init; }
-
     /// <summary>Whether the output of the temporal attention starts at zero, so that a new model behaves like its image model (Open-Sora 1.0
     /// report).</summary>
     public bool ZeroInitTemporal { get; init; } = true;
@@ -46,13 +39,22 @@ public record StdiTConfig : TransformerConfig
     /// sizes are. <see cref="TransformerConfig.HiddenSize"/> must be a multiple of 3.</summary>
     public bool SizeConditioning { get; init; }
 
-    /// <summary>The names that <see cref="Preset"/> accepts: the sizes of DiT (Peebles and Xie, 2023, table 1), with patches of 1x2x2.</summary>
-    public static IReadOnlyList<string> Presets { get; } = ["STDiT-S/2", "STDiT-B/2", "STDiT-L/2", "STDiT-XL/2"];
+    /// <summary>The names that <see cref="Preset"/> accepts: STDiT with the sizes of DiT (Peebles and Xie, 2023, table 1) and patches of 1x2x2, and
+    /// the two models of PixArt-alpha.</summary>
+    public static IReadOnlyList<string> Presets { get; } = ["STDiT-S/2", "STDiT-B/2", "STDiT-L/2", "STDiT-XL/2", "PixArt-XL/2", "PixArtMS-XL/2"];
 
     /// <summary>Gets the configuration of a named model.</summary>
-    /// <param name="name">One of <see cref="Presets"/>; <c>STDiT-XL/2</c> is the published model.</param>
+    /// <param name="name">One of <see cref="Presets"/>. <c>STDiT-XL/2</c> is the published model of Open-Sora 1.0. <c>PixArt-XL/2</c> generates
+    /// images of 512x512 pixels (256x256 with half the <see cref="SpaceScale"/>), and <c>PixArtMS-XL/2</c> images of any aspect ratio with as many
+    /// pixels as 1024x1024.</param>
     /// <exception cref="ArgumentException">The name is unknown.</exception>
-    public static StdiTConfig Preset(string name) => Named(new StdiTConfig(), name, Presets);
+    public static StdiTConfig Preset(string name) =>
+        name switch
+        {
+            "PixArt-XL/2" => PixArt,
+            "PixArtMS-XL/2" => PixArtForManySizes,
+            _ => Named(new StdiTConfig(), name, Presets),
+        };
 
     /// <inheritdoc/>
     public override void Validate()
@@ -60,7 +62,6 @@ public record StdiTConfig : TransformerConfig
         base.Validate();
         CheckInputSize(InputSize);
         CheckOrder(AttentionOrder);
-        Positive((ModelMaxLength, nameof(ModelMaxLength)));
         Check(SpaceScale > 0, nameof(SpaceScale), $"SpaceScale is {SpaceScale}; it must be positive.");
         Check(TimeScale > 0, nameof(TimeScale), $"TimeScale is {TimeScale}; it must be positive.");
         Check(
@@ -70,3 +71,7 @@ public record StdiTConfig : TransformerConfig
         );
     }
 }
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(StdiTConfig))]
+internal sealed partial class StdiTJson : JsonSerializerContext;

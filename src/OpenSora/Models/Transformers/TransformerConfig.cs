@@ -27,8 +27,20 @@ public abstract record TransformerConfig
     /// <summary>The number of channels of the text encoder's states (4096 for T5-v1.1-XXL).</summary>
     public int CaptionChannels { get; init; } = 4096;
 
+    /// <summary>The maximum number of tokens in a caption, which is also the number of rows of the null caption.</summary>
+    public int ModelMaxLength { get; init; } = 120;
+
+    /// <summary>Whether the output has a second half with the interpolation weights of the learned variance (Nichol and Dhariwal, 2021). A rectified
+    /// flow does not use it.</summary>
+    public bool PredSigma { get; init; } = true;
+
+    /// <summary>Whether to normalize the queries and keys of self-attention.</summary>
+    public bool QkNorm { get; init; }
+
     /// <summary>The fraction of conditions that training drops for classifier-free guidance.</summary>
     public double ClassDropoutProb { get; init; } = 0.1;
+
+    internal int OutChannels => PredSigma ? 2 * InChannels : InChannels;
 
     /// <summary>Validates that a model can be created from this configuration.</summary>
     /// <exception cref="ArgumentException">A size is invalid; the message says which one and what is expected.</exception>
@@ -40,7 +52,8 @@ public abstract record TransformerConfig
             (HiddenSize, nameof(HiddenSize)),
             (Depth, nameof(Depth)),
             (NumHeads, nameof(NumHeads)),
-            (CaptionChannels, nameof(CaptionChannels))
+            (CaptionChannels, nameof(CaptionChannels)),
+            (ModelMaxLength, nameof(ModelMaxLength))
         );
         Check(Depth <= 1000, nameof(Depth), $"Depth is {Depth}; it must be at most 1000.");
         Check(HiddenSize % NumHeads == 0, nameof(HiddenSize), $"HiddenSize {HiddenSize} is not a multiple of NumHeads {NumHeads}.");
@@ -73,6 +86,14 @@ public abstract record TransformerConfig
         var frames = name.EndsWith("/2x2", StringComparison.Ordinal) ? 2 : 1;
         return (TConfig)((TransformerConfig)config with { HiddenSize = hiddenSize, Depth = depth, NumHeads = heads, PatchSize = [frames, 2, 2] });
     }
+
+    /// <summary>Validates that the heads have an even number of channels.</summary>
+    private protected void CheckRotaryPositions() =>
+        Check(
+            HiddenSize % (2 * NumHeads) == 0,
+            nameof(HiddenSize),
+            $"HiddenSize {HiddenSize} is not an even multiple of NumHeads {NumHeads}, which the rotary positions require."
+        );
 
     /// <summary>Validates that a size consists of frames, height and width that are multiples of the patch size.</summary>
     private protected void CheckInputSize(IReadOnlyList<int> size)

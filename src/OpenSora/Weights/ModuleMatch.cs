@@ -8,7 +8,7 @@ namespace OpenSora.Weights;
 /// <param name="Options">The options that were used.</param>
 /// <param name="Report">The report that loading returns.</param>
 /// <param name="Fitting">The tensors to load, by their names in the module.</param>
-internal sealed record WeightsMatch(
+internal sealed record ModuleMatch(
     WeightsFile Section,
     LoadOptions Options,
     LoadReport Report,
@@ -18,7 +18,7 @@ internal sealed record WeightsMatch(
     // Prefixes added by wrappers: averages (ema-pytorch), DistributedDataParallel, trainers and torch.compile. Averages are preferred.
     private const string Average = "ema_model.",
         Original = "online_model.";
-    private static readonly string[] Wrappers = [Average, Original, "module.", "model.", "_orig_mod."];
+    internal static readonly string[] Wrappers = [Average, Original, "module.", "model.", "_orig_mod."];
     private const int DeepestWrapper = 3;
 
     // Numbers that ema-pytorch and torch.optim.swa_utils.AveragedModel store beside the weights.
@@ -29,7 +29,7 @@ internal sealed record WeightsMatch(
     /// <summary>Matches the tensors of a module with the section of the file that fits best. If several fit equally well, the first of
     /// <see cref="WeightsFile.Choices"/> is used.</summary>
     /// <exception cref="InvalidWeightsException">Several sections fit equally well, and their names do not show which one to use.</exception>
-    public static WeightsMatch Best(Dictionary<string, Tensor> targets, WeightsFile file, Func<WeightsFile, LoadOptions> optionsOf)
+    public static ModuleMatch Best(Dictionary<string, Tensor> targets, WeightsFile file, Func<WeightsFile, LoadOptions> optionsOf)
     {
         var matches = file.Choices().Select(section => Of(targets, section, optionsOf(section))).ToList();
         var best = Best(matches);
@@ -68,13 +68,13 @@ internal sealed record WeightsMatch(
     }
 
     /// <summary>Matches the tensors of a module with those of one section.</summary>
-    public static WeightsMatch Of(Dictionary<string, Tensor> targets, WeightsFile section, LoadOptions options) =>
+    public static ModuleMatch Of(Dictionary<string, Tensor> targets, WeightsFile section, LoadOptions options) =>
         Best([
             .. Prefixes([.. section.Tensors.Keys], name => Mapped(name, options) is { } own && targets.ContainsKey(own))
                 .Select(prefix => Of(targets, section, options, prefix)),
         ]);
 
-    private static WeightsMatch Of(Dictionary<string, Tensor> targets, WeightsFile section, LoadOptions options, string prefix)
+    private static ModuleMatch Of(Dictionary<string, Tensor> targets, WeightsFile section, LoadOptions options, string prefix)
     {
         var sources = new Dictionary<string, TensorEntry>(StringComparer.Ordinal); // by the module's name
         var mismatched = new Dictionary<string, string>(StringComparer.Ordinal);
@@ -120,21 +120,21 @@ internal sealed record WeightsMatch(
             Mismatched = [.. mismatched.Select(pair => $"{pair.Key}: {pair.Value}")],
             Skipped = section.Skipped,
         };
-        return new WeightsMatch(section, options, report, fitting);
+        return new ModuleMatch(section, options, report, fitting);
     }
 
     /// <summary>Returns the first of the matches that fit best.</summary>
-    private static WeightsMatch Best(IReadOnlyList<WeightsMatch> matches) =>
+    private static ModuleMatch Best(IReadOnlyList<ModuleMatch> matches) =>
         matches.Aggregate((best, match) => match.CompareTo(best) > 0 ? match : best);
 
     /// <summary>Compares how well two sections fit: complete ones first, then by the number of tensors that fit and of those that do not.</summary>
-    private int CompareTo(WeightsMatch other) =>
+    private int CompareTo(ModuleMatch other) =>
         (Report.IsComplete, Fitting.Count, -Problems).CompareTo((other.Report.IsComplete, other.Fitting.Count, -other.Problems));
 
     private static string Name(WeightsFile file) =>
-        string.Join(", ", file.Sections.Where(section => section.Chosen && section.Name.Length > 0).Select(section => section.Name));
+        string.Join(", ", file.AllSections.Where(section => section.Chosen && section.Name.Length > 0).Select(section => section.Name));
 
-    private static string Shown(WeightsMatch match) => InvalidWeightsException.Shown(Name(match.Section));
+    private static string Shown(ModuleMatch match) => InvalidWeightsException.Shown(Name(match.Section));
 
     private static string? Mapped(string name, LoadOptions options) => options.KeyMap is null ? name : options.KeyMap(name);
 

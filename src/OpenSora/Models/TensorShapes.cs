@@ -1,21 +1,21 @@
 using System.Globalization;
 using OpenSora.Weights;
 
-namespace OpenSora.Cli;
+namespace OpenSora.Models;
 
-/// <summary>The shapes of weights by name, without the common prefix of the names.</summary>
-internal sealed class Shapes
+/// <summary>The shapes of weights by name, without the common prefix of the names. Descriptors recognize checkpoints by them.</summary>
+internal sealed class TensorShapes
 {
     private readonly Dictionary<string, IReadOnlyList<long>> _shapes;
 
-    private Shapes(Dictionary<string, IReadOnlyList<long>> shapes) => _shapes = shapes;
+    private TensorShapes(Dictionary<string, IReadOnlyList<long>> shapes) => _shapes = shapes;
 
     /// <summary>Finds a tensor by the end of its name and returns the shapes of all tensors with the same prefix, or null if there is no such
     /// tensor.</summary>
     /// <param name="file">The weights file.</param>
     /// <param name="name">A tensor name of the architecture, without a prefix.</param>
     /// <param name="map">A function that maps names in the file to names of the architecture. If null, names are used unchanged.</param>
-    public static Shapes? Beside(WeightsFile file, string name, Func<string, string?>? map = null)
+    public static TensorShapes? Beside(WeightsFile file, string name, Func<string, string?>? map = null)
     {
         var names = file
             .Tensors.Values.Select(entry => (Name: map is null ? entry.Name : map(entry.Name), entry.Shape))
@@ -31,7 +31,7 @@ internal sealed class Shapes
         }
 
         var prefix = found[..^name.Length];
-        return new Shapes(
+        return new TensorShapes(
             names
                 .Where(pair => pair.Name!.StartsWith(prefix, StringComparison.Ordinal))
                 .DistinctBy(pair => pair.Name, StringComparer.Ordinal)

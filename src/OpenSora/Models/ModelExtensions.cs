@@ -4,9 +4,29 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Reduces the memory that training needs by recomputing the activations of blocks in the backward pass instead of storing them.</summary>
-public static class GradientCheckpointing
+/// <summary>Extension methods that set how a network computes: its data type, and the activations that it keeps for the backward pass.</summary>
+public static class ModelExtensions
 {
+    /// <summary>
+    /// Sets the data type in which the linear layers, convolutions and attention of a model compute, such as bfloat16, while its parameters keep
+    /// their type (mixed precision, Micikevicius et al., 2018). Activations between these layers also have that type; softmax, the time embedding and
+    /// the last layer are unaffected.
+    /// </summary>
+    /// <param name="model">A model of this library.</param>
+    /// <param name="type">The data type, or null for the type of the parameters.</param>
+    /// <returns>The same model.</returns>
+    public static TModel UseComputeType<TModel>(this TModel model, ScalarType? type)
+        where TModel : nn.Module
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        foreach (var layer in model.modules().OfType<IComputeLayer>())
+        {
+            layer.ComputeType = type;
+        }
+
+        return model;
+    }
+
     /// <summary>
     /// Makes the blocks of a model keep only their inputs until the backward pass, which then runs each block again (Chen et al., "Training Deep Nets
     /// with Sublinear Memory Cost", 2016). Activations then need the memory of one block instead of all blocks, and a training step takes about a

@@ -1,0 +1,51 @@
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using OpenSora.Models;
+
+namespace OpenSora.ModelFolders;
+
+/// <summary>Reads and writes <c>model.json</c> with generated code, which also works in programs without reflection-based JSON.</summary>
+internal static class DescriptionJson
+{
+    private static readonly JsonSerializerOptions Snake = new()
+    {
+        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
+        UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
+        RespectNullableAnnotations = true,
+        RespectRequiredConstructorParameters = true,
+        WriteIndented = true,
+        DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
+        Converters = { ConfigJson.Enumerations },
+        TypeInfoResolver = DescriptionContext.Default,
+    };
+
+    // A description without the values that every file must have. It supplies those that a file may omit.
+    private static readonly ModelDescription Defaults = new()
+    {
+        Name = "",
+        Denoiser = new ModelPart { Architecture = "" },
+        Vae = new ModelPart { Architecture = "" },
+        TextEncoder = new TextEncoderPart { Architecture = "" },
+        Video = new VideoDefaults(),
+        Licence = new Licence(""),
+    };
+
+    /// <summary>Reads a description.</summary>
+    /// <exception cref="JsonException">A value is unknown, missing or of the wrong type.</exception>
+    public static ModelDescription Read(JsonElement json)
+    {
+        var info = Snake.GetTypeInfo(typeof(ModelDescription));
+        var filled = ConfigJson.Fill(json, JsonSerializer.SerializeToNode(Defaults, info)!.AsObject(), info);
+        return (ModelDescription?)filled.Deserialize(info) ?? throw new JsonException("The value is null.");
+    }
+
+    /// <summary>Writes a description.</summary>
+    public static void Write(Stream stream, ModelDescription description) =>
+        JsonSerializer.Serialize(stream, description, Snake.GetTypeInfo(typeof(ModelDescription)));
+}
+
+/// <summary>Generated code for the description of a model.</summary>
+[JsonSerializable(typeof(ModelDescription))]
+internal sealed partial class DescriptionContext : JsonSerializerContext;
