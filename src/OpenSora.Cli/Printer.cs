@@ -92,13 +92,19 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
             Line($"sections: {string.Join(", ", file.Sections.Select(section => Section(section.Key, section.Value, file.Section)))}");
         }
 
+        if (file.Skipped.Count > 0)
+        {
+            var shown = Escaped(string.Join(", ", file.Skipped.Take(all ? int.MaxValue : Few)));
+            Line($"skipped objects: {shown}{(file.Skipped.Count > Few && !all ? ", ..." : "")}");
+        }
+
         foreach (var (key, value) in file.Metadata.Take(all ? int.MaxValue : Few))
         {
             Line($"{Escaped(key)} = {Escaped(value.Length > 200 && !all ? $"{value[..200]}... ({value.Length} characters)" : value)}");
         }
 
         var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(Numbers);
-        var elements = types.Select(group => $"{group.Count()} of {group.Key} with {Number(Numbers(group))} elements");
+        var elements = types.Select(group => $"{group.Count()} of {Escaped(group.Key)} with {Number(Numbers(group))} elements");
         Line($"{file.Tensors.Count} tensors: {string.Join("; ", elements)}");
         Fits(architectures.Recognize(file));
         Tensors(file);
@@ -160,7 +166,7 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
         {
             table.AddRow(
                 Escaped(entry.Name),
-                entry.Type,
+                Escaped(entry.Type),
                 string.Join(" x ", entry.Shape) + (entry.Strides is null ? "" : " (strided)"),
                 Number(entry.Elements)
             );

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using OpenSora.Text;
 using OpenSora.Weights;
 using static TorchSharp.torch;
@@ -102,7 +103,7 @@ public static class HubFolder
                 );
             try
             {
-                using var document = JsonDocument.Parse(File.ReadAllBytes(Path.Combine(own, ConfigName)));
+                using var document = JsonDocument.Parse(JsonBytes.Read(Path.Combine(own, ConfigName)));
                 return document.RootElement.ValueKind == JsonValueKind.Object
                     ? new Part(own, new HubConfig(document.RootElement.Clone()))
                     : throw new JsonException("The root is not an object.");

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using OpenSora.Weights;
 
 namespace OpenSora.ModelFolders;
@@ -100,7 +101,7 @@ public sealed class ModelFolder
         ModelDescription description;
         try
         {
-            description = Parse(path, File.ReadAllBytes(System.IO.Path.Combine(path, FileName)));
+            description = Parse(path, JsonBytes.Read(System.IO.Path.Combine(path, FileName)));
         }
         catch (JsonException exception)
         {

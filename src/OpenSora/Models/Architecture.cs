@@ -211,7 +211,7 @@ public sealed record Architecture<TNetwork>
             if (made is nn.Module module)
             {
                 using var file = WeightsFile.Open(weights());
-                module.LoadWeights(file, Loading?.Invoke(config, file));
+                module.LoadWeights(file, section => Loading?.Invoke(config, section) ?? new LoadOptions(), out _);
                 module.eval();
                 module.to(device);
                 module.UseComputeType(precision);

@@ -46,34 +46,58 @@ internal static class PublishedWeights
     private static LoadReport Load(nn.Module model, string path, bool fromImage)
     {
         using var file = WeightsFile.Open(path);
-        var options = Options(fromImage);
-        var caption = file.Tensors.Values.FirstOrDefault(entry => entry.Name.EndsWith(NullCaption, StringComparison.Ordinal));
         var target = model.modules().OfType<CaptionEmbedder>().SingleOrDefault()?.y_embedding;
-        if (caption is not { Shape: [> 0, var width] } || target is null || width != target.shape[1] || caption.Shape[0] == target.shape[0])
+        var report = Fit(model, file, OptionsOf, out var section);
+        if (OtherCaption(section) is not { } caption)
         {
-            return Fit(model, file, options);
+            return report;
         }
 
-        var (map, keep) = (options.KeyMap!, options.KeepInitial!);
-        options.KeyMap = name => name is NullCaption ? null : map(name);
-        options.KeepInitial = name => name is NullCaption || keep(name);
-        var report = Fit(model, file, options);
+        // Beside averages, the original weights have a null caption too.
+        var prefix = report.Unwrapped.LastOrDefault(wrapper => wrapper.EndsWith('.')) ?? "";
+        caption = section.Tensors.GetValueOrDefault(prefix + NullCaption) ?? caption;
+
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        target.copy_(file.Read(caption.Name).index_select(0, arange(target.shape[0]).clamp(0, caption.Shape[0] - 1)));
+        target!.copy_(section.Read(caption.Name).index_select(0, arange(target.shape[0]).clamp(0, caption.Shape[0] - 1)));
         return report with
         {
-            Reshaped = [.. report.Reshaped, $"{NullCaption}: [{caption.Shape[0]}, {width}] to [{string.Join(", ", target.shape)}]"],
+            Reshaped = [.. report.Reshaped, $"{NullCaption}: {Text(caption.Shape)} to {Text(target.shape)}"],
             Dropped = [.. report.Dropped.Where(name => !string.Equals(name, caption.Name, StringComparison.Ordinal))],
             Initialised = [.. report.Initialised.Where(name => name is not NullCaption)],
         };
+
+        LoadOptions OptionsOf(WeightsFile section)
+        {
+            var options = Options(fromImage);
+            if (OtherCaption(section) is not null)
+            {
+                var (map, keep) = (options.KeyMap!, options.KeepInitial!);
+                options.KeyMap = name => name is NullCaption ? null : map(name);
+                options.KeepInitial = name => name is NullCaption || keep(name);
+            }
+
+            return options;
+        }
+
+        // The null caption of a section if only its length differs from the model's.
+        TensorEntry? OtherCaption(WeightsFile section) =>
+            section.Tensors.Values.FirstOrDefault(entry => entry.Name.EndsWith(NullCaption, StringComparison.Ordinal))
+                is { Shape: [> 0, var width] } entry
+            && target is not null
+            && width == target.shape[1]
+            && entry.Shape[0] != target.shape[0]
+                ? entry
+                : null;
+
+        static string Text(IEnumerable<long> shape) => $"[{string.Join(", ", shape)}]";
     }
 
-    private static LoadReport Fit(nn.Module model, WeightsFile file, LoadOptions options)
+    private static LoadReport Fit(nn.Module model, WeightsFile file, Func<WeightsFile, LoadOptions> options, out WeightsFile section)
     {
         try
         {
-            return model.LoadWeights(file, options);
+            return model.LoadWeights(file, options, out section);
         }
         catch (InvalidWeightsException exception) when (exception.Report is { } report && OtherFamily(report) is { } hint)
         {

@@ -34,7 +34,7 @@ internal sealed record Candidate(object Config, string Title, string Sizes, Load
     )
         where TConfig : class
     {
-        string[] prefixes = [Part(file) ?? "", .. ModuleWeights.Wrappers];
+        string[] prefixes = [Part(file) ?? "", .. ModuleMatch.Wrappers];
         var config = prefixes
             .Select(prefix =>
                 recognize(

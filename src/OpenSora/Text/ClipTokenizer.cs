@@ -5,6 +5,7 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 using System.Text.RegularExpressions;
 using Microsoft.ML.Tokenizers;
+using OpenSora.Runtime;
 
 namespace OpenSora.Text;
 
@@ -255,7 +256,8 @@ internal sealed class ClipTokenizer : ITokenizer
     {
         try
         {
-            var ids = JsonSerializer.Deserialize(bytes, VocabularyJson.Default.DictionaryStringInt32) ?? throw new JsonException("It is null.");
+            var ids = JsonSerializer.Deserialize(JsonBytes.Normalize(bytes), VocabularyJson.Default.DictionaryStringInt32)
+                ?? throw new JsonException("It is null.");
             var seen = new bool[ids.Count];
             foreach (var (piece, id) in ids)
             {
@@ -279,7 +281,7 @@ internal sealed class ClipTokenizer : ITokenizer
     {
         try
         {
-            using var document = JsonDocument.Parse(File.ReadAllBytes(path));
+            using var document = JsonDocument.Parse(JsonBytes.Read(path));
             if (document.RootElement.ValueKind != JsonValueKind.Object || !document.RootElement.TryGetProperty("pad_token", out var token))
             {
                 return null;

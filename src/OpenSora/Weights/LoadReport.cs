@@ -18,7 +18,8 @@ public sealed record LoadReport
     /// <summary>The names of the file's tensors that the module does not have.</summary>
     public IReadOnlyList<string> Unexpected { get; init; } = [];
 
-    /// <summary>The names of the file's tensors that <see cref="LoadOptions.KeyMap"/> omits.</summary>
+    /// <summary>The names of the file's tensors that <see cref="LoadOptions.KeyMap"/> omits, and of those that belong to a wrapper, such as the
+    /// step counter and the original weights beside moving averages.</summary>
     public IReadOnlyList<string> Dropped { get; init; } = [];
 
     /// <summary>The reasons why tensors of the same name do not fit, such as <c>weight: the file has [8, 4], the model [8, 5]</c>.</summary>
@@ -28,10 +29,15 @@ public sealed record LoadReport
     /// name, such as <c>module.</c>.</summary>
     public IReadOnlyList<string> Unwrapped { get; init; } = [];
 
+    /// <summary>The objects in the file that hold no tensors and were skipped, by the names of their classes or functions, such as
+    /// <c>omegaconf.dictconfig.DictConfig</c>. If a folder with a set of shards was loaded, also the other weights files in it.</summary>
+    public IReadOnlyList<string> Skipped { get; init; } = [];
+
     /// <summary>Indicates whether no tensor is missing, unexpected or mismatched.</summary>
     public bool IsComplete => Missing.Count == 0 && Unexpected.Count == 0 && Mismatched.Count == 0;
 
-    /// <summary>Returns one line of counts, followed by a line for each non-empty list of problems.</summary>
+    /// <summary>Returns one line of counts, followed by a line for each non-empty list of problems and for skipped
+    /// objects.</summary>
     public override string ToString()
     {
         var lines = new List<string>
@@ -47,6 +53,7 @@ public sealed record LoadReport
         AddProblems(lines, "Missing", Missing);
         AddProblems(lines, "Unexpected", Unexpected);
         AddProblems(lines, "Mismatched", Mismatched);
+        AddProblems(lines, "Skipped objects", Skipped);
         return string.Join(Environment.NewLine, lines);
     }
 
@@ -67,8 +74,8 @@ public sealed class LoadOptions
     /// reported. The default is true.</summary>
     public bool Strict { get; set; } = true;
 
-    /// <summary>The section (dictionary of tensors) of a PyTorch checkpoint to load; see <see cref="WeightsFile.Open(string, string?)"/>. Applies
-    /// only if the weights are specified by path.</summary>
+    /// <summary>The section (dictionary of tensors) of a PyTorch checkpoint to load. If null, the section that fits the module best; if
+    /// several fit equally well, see <see cref="WeightsFile.Open(string, string?)"/>. Applies only if the weights are specified by path.</summary>
     public string? Section { get; set; }
 
     /// <summary>Indicates whether to copy weights even if parameters could use the memory-mapped file directly. Set it for files that are overwritten

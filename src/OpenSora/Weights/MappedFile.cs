@@ -1,6 +1,8 @@
 using System.IO.MemoryMappedFiles;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Microsoft.Win32.SafeHandles;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -33,6 +35,11 @@ internal sealed class MappedFile : IDisposable
         if (!File.Exists(Path))
         {
             throw new FileNotFoundException($"The weights file '{Path}' does not exist.", Path);
+        }
+
+        if (FileKinds.Of(Path) is not FileKind.Regular and var kind) // opening a pipe would block
+        {
+            throw new InvalidWeightsException(Path, $"it is {kind.Describe()}; expected a weights file.");
         }
 
         _handle = File.OpenHandle(Path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete, FileOptions.RandomAccess);
@@ -83,8 +90,8 @@ internal sealed class MappedFile : IDisposable
     /// <summary>A path that refers to the open file even after another file has replaced it.</summary>
     public string OpenPath => OperatingSystem.IsLinux() ? $"/proc/self/fd/{_handle.DangerousGetHandle()}" : Path;
 
-    /// <summary>Reads a tensor on the CPU with the dtype in the file. The caller owns the tensor, which stays valid after this object is
-    /// disposed.</summary>
+    /// <summary>Reads a tensor on the CPU with the dtype in the file, or as float32 if the file has 8-bit floating-point numbers. The caller owns the
+    /// tensor, which stays valid after this object is disposed.</summary>
     /// <param name="entry">The description of the tensor.</param>
     /// <param name="maps">The mappings that large tensors are views of. Small or unaligned tensors are copied. If null, all tensors are
     /// copied.</param>
@@ -99,8 +106,10 @@ internal sealed class MappedFile : IDisposable
         }
 
         long[] stored = entry.Strides is null ? [.. entry.Shape] : [entry.Length / size];
-        var tensor = (entry.Length >= SmallestView ? maps?.TryView(this, entry.Offset, entry.Length, stored, dtype, size) : null)
-            ?? Copied(entry, stored, dtype);
+        var tensor = Float8.ValuesOf(entry.Type) is { } values
+            ? Widened(entry, stored, values)
+            : (entry.Length >= SmallestView ? maps?.TryView(this, entry.Offset, entry.Length, stored, dtype, size) : null)
+                ?? Copied(entry, stored, dtype);
         if (entry.Strides is not { } strides)
         {
             return tensor;
@@ -137,6 +146,52 @@ internal sealed class MappedFile : IDisposable
         }
     }
 
+    /// <summary>Creates a float32 tensor from bytes that are indices into a table of values.</summary>
+    private unsafe Tensor Widened(TensorEntry entry, long[] shape, float[] values)
+    {
+        const int part = 1 << 20; // elements converted by one thread at a time
+        var taken = false;
+        var tensor = empty(shape, ScalarType.Float32);
+        try
+        {
+            _map.DangerousAddRef(ref taken);
+            using var flat = tensor.view(-1);
+            using var first = flat.narrow(0, 0, 1);
+            var source = (byte*)_start + entry.Offset;
+            var target = (float*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(first.bytes));
+            if (entry.Length <= part)
+            {
+                Convert(0, entry.Length);
+            }
+            else
+            {
+                Parallel.For(0, (entry.Length + part - 1) / part, i => Convert(i * part, Math.Min((i + 1) * part, entry.Length)));
+            }
+
+            return tensor;
+
+            void Convert(long from, long to)
+            {
+                for (var i = from; i < to; i++)
+                {
+                    target[i] = values[source[i]];
+                }
+            }
+        }
+        catch
+        {
+            tensor.Dispose();
+            throw;
+        }
+        finally
+        {
+            if (taken)
+            {
+                _map.DangerousRelease();
+            }
+        }
+    }
+
     /// <summary>Closes the file. Mappings that tensors use stay alive as long as those tensors.</summary>
     public void Dispose()
     {
@@ -153,7 +208,7 @@ internal sealed class MappedFile : IDisposable
             throw new InvalidWeightsException(
                 Path,
                 $"tensor '{InvalidWeightsException.Shown(entry.Name)}' has the dtype {entry.Type}, which is not supported; "
-                    + "convert the file to F32, F16 or BF16."
+                    + "convert the tensor to F32, F16 or BF16."
             );
         }
 

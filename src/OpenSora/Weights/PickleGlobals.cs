@@ -31,6 +31,9 @@ internal enum GlobalKind
 
     /// <summary>An object other than a tensor, which is skipped: neither created nor called.</summary>
     Ignored,
+
+    /// <summary>A name that is not in the list. Objects of it are skipped and reported, unless they hold a tensor.</summary>
+    Unknown,
 }
 
 /// <summary>A known global name in a pickle.</summary>
@@ -39,9 +42,56 @@ internal enum GlobalKind
 /// <param name="Type">The element type by its safetensors name, for the kind <see cref="GlobalKind.ElementType"/>.</param>
 internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type = null)
 {
-    /// <summary>All globals that a pickle may name. None of them is ever executed: the reader knows the results of these calls.</summary>
+    /// <summary>All known globals. None of them is ever executed: the reader knows the results of these calls.</summary>
     public static FrozenDictionary<string, PickleGlobal>.AlternateLookup<ReadOnlySpan<char>> ByName { get; } =
         All().ToFrozenDictionary(global => global.Name, StringComparer.Ordinal).GetAlternateLookup<ReadOnlySpan<char>>();
+
+    // Modules and functions that run commands or code when a pickle is loaded in Python. Nothing is executed here, but the file is an attack.
+    private static readonly FrozenSet<string> Attacks = FrozenSet.ToFrozenSet(
+        [
+            "os",
+            "posix",
+            "nt",
+            "sys",
+            "subprocess",
+            "commands",
+            "shutil",
+            "socket",
+            "pty",
+            "ctypes",
+            "importlib",
+            "runpy",
+            "webbrowser",
+            "code",
+            "marshal",
+            "pickle",
+            "builtins.eval",
+            "builtins.exec",
+            "builtins.execfile",
+            "builtins.compile",
+            "builtins.open",
+            "builtins.__import__",
+            "builtins.apply",
+            "torch.load",
+            "torch.hub",
+        ],
+        StringComparer.Ordinal
+    );
+
+    /// <summary>Determines whether a name runs commands or code, or opens files, when a pickle that calls it is loaded in Python.</summary>
+    public static bool IsAttack(string name)
+    {
+        name = name.StartsWith("__builtin__.", StringComparison.Ordinal) ? $"builtins.{name["__builtin__.".Length..]}" : name;
+        for (var end = name.IndexOf('.', StringComparison.Ordinal); end >= 0; end = name.IndexOf('.', end + 1))
+        {
+            if (Attacks.Contains(name[..end]))
+            {
+                return true;
+            }
+        }
+
+        return Attacks.Contains(name);
+    }
 
     private static IEnumerable<PickleGlobal> All()
     {
@@ -131,7 +181,12 @@ internal sealed record PickleGlobal(string Name, GlobalKind Kind, string? Type =
             ("U64", ["uint64"]),
             ("F8_E4M3", ["float8_e4m3fn"]),
             ("F8_E5M2", ["float8_e5m2"]),
-            ("C64", ["ComplexFloatStorage", "complex64"]),
+            ("F8_E8M0", ["float8_e8m0fnu"]),
+            ("F8_E4M3FNUZ", ["float8_e4m3fnuz"]),
+            ("F8_E5M2FNUZ", ["float8_e5m2fnuz"]),
+            ("C32", ["complex32", "chalf"]),
+            ("C64", ["ComplexFloatStorage", "complex64", "cfloat"]),
+            ("C128", ["ComplexDoubleStorage", "complex128", "cdouble"]),
         ];
         foreach (var (type, all) in types)
         {

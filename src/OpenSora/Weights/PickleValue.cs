@@ -16,6 +16,20 @@ internal readonly record struct PickleValue(object? Object, long Bits = 0)
 
     public static PickleValue Truth(bool value) => new(TruthKind, value ? 1 : 0);
 
+    /// <summary>Creates a tuple. Its bits record whether it holds a tensor.</summary>
+    public static PickleValue Tuple(PickleValue[] items) => new(items, Array.Exists(items, item => item.HoldsTensor) ? 1 : 0);
+
+    /// <summary>Indicates whether the value is, or contains, a tensor or the storage of a tensor.</summary>
+    public bool HoldsTensor =>
+        Object switch
+        {
+            PickleTensor or PickleStorage => true,
+            PickleValue[] => Bits != 0,
+            PickleDictionary dictionary => dictionary.HoldsTensor,
+            PickleList list => list.HoldsTensor,
+            _ => false,
+        };
+
     public bool IsWhole => ReferenceEquals(Object, WholeKind);
 
     /// <summary>The value as text if it is a string or a number; otherwise null.</summary>
@@ -37,7 +51,14 @@ internal sealed class PickleDictionary
 
     public IReadOnlyList<KeyValuePair<PickleValue, PickleValue>> Items => _items ?? [];
 
-    public void Add(Allowance allowance, PickleValue key, PickleValue value) => allowance.Add(_items ??= [], KeyValuePair.Create(key, value));
+    /// <summary>Indicates whether an item held a tensor when it was added.</summary>
+    public bool HoldsTensor { get; private set; }
+
+    public void Add(Allowance allowance, PickleValue key, PickleValue value)
+    {
+        allowance.Add(_items ??= [], KeyValuePair.Create(key, value));
+        HoldsTensor |= key.HoldsTensor || value.HoldsTensor;
+    }
 }
 
 /// <summary>A list or a set in a pickle.</summary>
@@ -47,7 +68,14 @@ internal sealed class PickleList
 
     public IReadOnlyList<PickleValue> Items => _items ?? [];
 
-    public void Add(Allowance allowance, PickleValue value) => allowance.Add(_items ??= [], value);
+    /// <summary>Indicates whether an item held a tensor when it was added.</summary>
+    public bool HoldsTensor { get; private set; }
+
+    public void Add(Allowance allowance, PickleValue value)
+    {
+        allowance.Add(_items ??= [], value);
+        HoldsTensor |= value.HoldsTensor;
+    }
 }
 
 /// <summary>A storage, the memory of one or more tensors: a record in the archive.</summary>

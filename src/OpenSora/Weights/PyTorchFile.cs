@@ -13,27 +13,32 @@ internal sealed class PyTorchFile : WeightsFile
     private static readonly string[] Usual = ["state_dict", "model", "model_state_dict", "module", "params", "net", "weights"];
     private static readonly byte[] LegacyMagic = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
+    private const int MostChoices = 16; // an optimizer's state has a section for each parameter
+
     private readonly MappedFile _file;
+    private readonly bool _isView;
+    private readonly string? _requested;
+    private readonly PickleDictionary? _chosen;
+    private readonly List<(string Name, PickleDictionary Items, int Count)> _sections = [];
 
     public PyTorchFile(MappedFile file, string? section)
         : base(file.Path)
     {
-        _file = file;
+        (_file, _requested) = (file, section);
         try
         {
             RefuseLegacy(file);
             var allowance = new Allowance(file.Path, file.Length);
-            var root = ReadPickle(file, allowance);
-            var sections = new List<(string Name, PickleDictionary Items, int Count)>();
-            Find(root.Object as PickleDictionary, "", 0, allowance, sections, new(ReferenceEqualityComparer.Instance));
-            if (sections.Count == 0)
+            var root = ReadPickle(file, allowance, out var skipped);
+            Skipped = skipped;
+            Find(root.Object as PickleDictionary, "", 0, allowance, _sections, new(ReferenceEqualityComparer.Instance));
+            if (_sections.Count == 0)
             {
                 throw new InvalidWeightsException(Path, $"it contains no dictionary of tensors{Beside(root)}.");
             }
 
-            var chosen = Choose(sections, section);
-            AllSections = [.. sections.Select(found => new WeightsSection(found.Name, found.Count, ReferenceEquals(found.Items, chosen)))];
-            Tensors = Entries(chosen, sections, allowance);
+            _chosen = Choose(_sections, section);
+            Tensors = Entries(_chosen, _sections, allowance);
             Metadata = Values(root, allowance);
         }
         catch
@@ -41,6 +46,14 @@ internal sealed class PyTorchFile : WeightsFile
             file.Dispose();
             throw;
         }
+    }
+
+    /// <summary>Creates a view of a section of an open file.</summary>
+    private PyTorchFile(PyTorchFile file, PickleDictionary section)
+        : base(file.Path)
+    {
+        (_file, _isView, _sections, _chosen, Metadata, Skipped) = (file._file, true, file._sections, section, file.Metadata, file.Skipped);
+        Tensors = Entries(section, _sections, new Allowance(Path, _file.Length));
     }
 
     /// <inheritdoc/>
@@ -52,8 +65,30 @@ internal sealed class PyTorchFile : WeightsFile
     /// <inheritdoc/>
     public override IReadOnlyDictionary<string, TensorEntry> Tensors { get; }
 
+    internal override IReadOnlyList<WeightsSection> AllSections =>
+        [.. _sections.Select(found => new WeightsSection(found.Name, found.Count, ReferenceEquals(found.Items, _chosen)))];
+
     /// <inheritdoc/>
-    internal override IReadOnlyList<WeightsSection> AllSections { get; }
+    public override IReadOnlyList<string> Skipped { get; } = [];
+
+    internal override int Preference =>
+        _chosen is null ? NoPreference : PreferenceOf(_sections.Find(section => ReferenceEquals(section.Items, _chosen)).Name);
+
+    internal override IEnumerable<WeightsFile> Choices(bool all = false)
+    {
+        if (_sections.Count == 1 || (!all && (_isView || _requested is not null)))
+        {
+            return [this];
+        }
+
+        var others = _sections
+            .Where(section => !ReferenceEquals(section.Items, _chosen))
+            .OrderBy(section => PreferenceOf(section.Name) == NoPreference)
+            .ThenByDescending(section => section.Count)
+            .Take(MostChoices)
+            .OrderBy(section => PreferenceOf(section.Name));
+        return others.Select(section => new PyTorchFile(this, section.Items)).Prepend(this);
+    }
 
     /// <summary>Determines whether a file begins like a checkpoint, including those written before PyTorch 1.6. A safetensors file can begin with the
     /// same bytes, because its first bytes are the length of its header: 640 is 0x80 0x02.</summary>
@@ -63,7 +98,13 @@ internal sealed class PyTorchFile : WeightsFile
 
     private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _file.Tensor(entry, maps);
 
-    private protected override void Close() => _file.Dispose();
+    private protected override void Close()
+    {
+        if (!_isView)
+        {
+            _file.Dispose();
+        }
+    }
 
     private static bool IsTar(MappedFile file) => file.Length > 512 && file.Bytes(257, 5).SequenceEqual("ustar"u8);
 
@@ -94,7 +135,7 @@ internal sealed class PyTorchFile : WeightsFile
         );
     }
 
-    private static PickleValue ReadPickle(MappedFile file, Allowance allowance)
+    private static PickleValue ReadPickle(MappedFile file, Allowance allowance, out IReadOnlyList<string> skipped)
     {
         var records = ZipDirectory.Read(file, allowance);
         var names = records.Keys.Where(name => name is PickleName || name.EndsWith("/" + PickleName, StringComparison.Ordinal)).Take(2).ToList();
@@ -145,11 +186,13 @@ internal sealed class PyTorchFile : WeightsFile
         }
 
         var byName = records.GetAlternateLookup<ReadOnlySpan<char>>();
-        return Unpickler.Read(file.Path, file.Bytes(offset, (int)length), allowance, key =>
+        return Unpickler.Read(file.Path, file.Bytes(offset, (int)length), allowance, Record, out skipped);
+
+        (long Offset, long Length)? Record(string key)
         {
             Span<char> name = stackalloc char[500];
             return name.TryWrite($"{folder}data/{key}", out var written) && byName.TryGetValue(name[..written], out var record) ? record : null;
-        });
+        }
     }
 
     /// <summary>Finds the dictionaries that directly contain tensors, each once.</summary>
@@ -220,6 +263,13 @@ internal sealed class PyTorchFile : WeightsFile
         }
 
         return sections.Find(section => section.Name.Length == 0).Items;
+    }
+
+    private static int PreferenceOf(string section)
+    {
+        var parts = section.Split('.');
+        var index = Array.FindIndex([.. Averages, .. Usual], name => parts.Contains(name, StringComparer.Ordinal));
+        return index < 0 ? NoPreference : index;
     }
 
     private static Dictionary<string, TensorEntry> Entries(

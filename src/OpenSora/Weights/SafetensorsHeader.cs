@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Buffers.Binary;
 using System.Collections.Frozen;
 using System.Text;
@@ -21,8 +22,9 @@ public sealed record TensorEntry(string Name, string Type, IReadOnlyList<long> S
     /// <summary>The shard that contains the tensor, or null if the weights are in a single file.</summary>
     public string? Shard { get; init; }
 
-    /// <summary>The element type, or null if the type is not supported.</summary>
-    public ScalarType? Dtype => SafetensorsHeader.TypeOf(Type).Dtype;
+    /// <summary>The dtype that the tensor is read with, or null if the element type is not supported. The 8-bit floating-point types
+    /// <c>F8_E4M3</c> and <c>F8_E5M2</c> are read as float32.</summary>
+    public ScalarType? Dtype => Float8.ValuesOf(Type) is null ? SafetensorsHeader.TypeOf(Type).Dtype : ScalarType.Float32;
 
     /// <summary>The number of elements.</summary>
     public long Elements => Shape.Aggregate(1L, (product, size) => product * size);
@@ -60,10 +62,20 @@ internal static class SafetensorsHeader
         ["U64"] = (8, null),
         ["F8_E4M3"] = (1, null),
         ["F8_E5M2"] = (1, null),
+        ["F8_E8M0"] = (1, null),
+        ["F8_E4M3FNUZ"] = (1, null),
+        ["F8_E5M2FNUZ"] = (1, null),
+        ["C32"] = (4, null),
         ["C64"] = (8, null),
+        ["C128"] = (16, null),
     }.ToFrozenDictionary(StringComparer.Ordinal);
 
-    /// <summary>Gets the size of an element in bytes (0 for an unknown type) and the corresponding tensor dtype (null if not supported).</summary>
+    private static readonly SearchValues<byte> TypeCharacters = SearchValues.Create(
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_"u8
+    );
+
+    /// <summary>Gets the size of an element in bytes (0 for an unknown type, and for types that share bytes, such as F4) and the corresponding tensor
+    /// dtype (null if not supported).</summary>
     public static (int Size, ScalarType? Dtype) TypeOf(string name) => Types.GetValueOrDefault(name);
 
     /// <summary>Gets the safetensors name of a dtype, or null if the format does not support it.</summary>
@@ -186,8 +198,11 @@ internal static class SafetensorsHeader
             if (type is null && reader.ValueTextEquals("dtype"u8))
             {
                 Expect(Next(ref reader) == JsonTokenType.String, "its dtype must be a string", name);
-                type = Type(ref reader)
-                    ?? throw new FormatException($"tensor '{InvalidWeightsException.Shown(name)}' has the unknown dtype '{Start(ref reader)}'.");
+                type = Type(ref reader);
+                if (type is null)
+                {
+                    throw new FormatException($"the dtype of '{InvalidWeightsException.Shown(name)}' is not a name: '{Start(ref reader)}'.");
+                }
             }
             else if (dimensions < 0 && reader.ValueTextEquals("shape"u8))
             {
@@ -216,8 +231,13 @@ internal static class SafetensorsHeader
             );
         }
 
-        Expect(TryCount(shape, TypeOf(type!).Size, out var bytes), "its shape is too large", name);
-        if (bytes != end - begin)
+        var size = TypeOf(type!).Size;
+        Expect(TryCount(shape, Math.Max(size, 1), out var bytes), "its shape is too large", name);
+        if (size == 0)
+        {
+            bytes = end - begin; // not known; such a tensor can be listed, but not read
+        }
+        else if (bytes != end - begin)
         {
             throw new FormatException(
                 $"tensor '{InvalidWeightsException.Shown(name)}' of shape [{string.Join(", ", shape.ToArray())}] and dtype {type} "
@@ -266,9 +286,11 @@ internal static class SafetensorsHeader
     private static string Start(ref Utf8JsonReader reader) =>
         InvalidWeightsException.Shown(Encoding.UTF8.GetString(reader.ValueSpan[..Math.Min(reader.ValueSpan.Length, 200)]));
 
-    /// <summary>Gets the name of an element type without allocating a string.</summary>
+    /// <summary>Gets the name of an element type, without allocating a string for known types. Returns null if the text cannot be such a
+    /// name.</summary>
     private static string? Type(ref Utf8JsonReader reader)
     {
+        const int longest = 32;
         foreach (var name in Types.Keys)
         {
             if (reader.ValueTextEquals(name))
@@ -277,7 +299,8 @@ internal static class SafetensorsHeader
             }
         }
 
-        return null;
+        var text = reader.ValueSpan;
+        return text.Length is > 0 and <= longest && !text.ContainsAnyExcept(TypeCharacters) ? Encoding.ASCII.GetString(text) : null;
     }
 
     /// <summary>Computes the number of bytes of a tensor. Returns false if that number, or a stride of the tensor, does not fit in 63 bits.</summary>

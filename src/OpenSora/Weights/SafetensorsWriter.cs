@@ -9,12 +9,13 @@ namespace OpenSora.Weights;
 internal static class SafetensorsWriter
 {
     /// <summary>Writes tensors to a safetensors file. The file is written under a temporary name and then renamed, so that the target is either
-    /// complete or unchanged.</summary>
-    /// <param name="path">The path of the file to write. Its folder is created if it does not exist.</param>
+    /// complete or unchanged. Symbolic links are followed, and a replaced file keeps its permissions.</summary>
+    /// <param name="path">The path of the file to write. Its folder is created if it does not exist. A device such as <c>/dev/null</c> is written to
+    /// directly.</param>
     /// <param name="tensors">The tensors by name, on any device and with any layout. The caller keeps ownership.</param>
     /// <param name="metadata">Key-value pairs to store in the header.</param>
     /// <exception cref="ArgumentException">A name occurs twice, or the format does not support the dtype of a tensor.</exception>
-    /// <exception cref="IOException">The file could not be written.</exception>
+    /// <exception cref="IOException">The file could not be written, or the path refers to a folder, a pipe, a socket or a disk.</exception>
     public static void Write(string path, IEnumerable<KeyValuePair<string, Tensor>> tensors, IReadOnlyDictionary<string, string>? metadata = null) =>
         Write(path, tensors, metadata, open: null);
 

@@ -1,26 +1,74 @@
 using System.Text.Json;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Weights;
 
-/// <summary>Weights in several files, with an index that maps tensors to files: <c>{"metadata": {...}, "weight_map": {"name": "file",
-/// ...}}</c>.</summary>
+/// <summary>Weights in several files: a complete set of shards, or an index that maps tensors to files:
+/// <c>{"metadata": {...}, "weight_map": {"name": "file", ...}}</c>.</summary>
 internal sealed class ShardedFile : WeightsFile
 {
     private const int LongestIndex = 100_000_000;
 
     private readonly Dictionary<string, WeightsFile> _shards = new(StringComparer.Ordinal);
+    private readonly IReadOnlyList<string> _others = [];
 
+    /// <summary>Opens the shards that an index names.</summary>
     public ShardedFile(string path, string? section)
         : base(path)
     {
         var index = ReadIndex(path, out var metadata);
+        Metadata = metadata;
+        Tensors = OpenAll([.. index.Values.Distinct(StringComparer.Ordinal)], index, section);
+    }
+
+    /// <summary>Opens a set of shards without an index.</summary>
+    /// <param name="set">The set, which must be complete.</param>
+    /// <param name="section">The section to read from each file, or null for the default one.</param>
+    /// <param name="others">The paths of weights files in the same folder that do not belong to the set.</param>
+    public ShardedFile(ShardSet set, string? section, IReadOnlyList<string>? others = null)
+        : base(set.Path)
+    {
+        _others = [.. (others ?? []).Select(path => $"{System.IO.Path.GetFileName(path)}, a file beside the shards")];
+        if (set.Missing is { Count: > 0 } missing)
+        {
+            throw new InvalidWeightsException(
+                Path,
+                $"it is one of {set.Count} files, and {Names(missing)} {(missing.Count == 1 ? "is" : "are")} missing. Download the missing "
+                    + $"{(missing.Count == 1 ? "file" : "files")} into the folder '{set.Folder}'."
+            );
+        }
+
+        Tensors = OpenAll([.. set.Files.Values], [], section);
+        Metadata = _shards
+            .Values.SelectMany(shard => shard.Metadata)
+            .DistinctBy(pair => pair.Key, StringComparer.Ordinal)
+            .ToDictionary(StringComparer.Ordinal);
+    }
+
+    private OrderedDictionary<string, TensorEntry> OpenAll(IReadOnlyList<string> shards, Dictionary<string, string> index, string? section)
+    {
         try
         {
-            foreach (var shard in index.Values.Distinct(StringComparer.Ordinal))
+            foreach (var shard in shards)
             {
-                _shards.Add(shard, OpenShard(shard, section));
+                CheckName(shard);
+            }
+
+            var folder = System.IO.Path.GetDirectoryName(Path)!;
+            if (shards.Where(shard => !File.Exists(System.IO.Path.Combine(folder, shard))).ToList() is { Count: > 0 } missing)
+            {
+                throw new InvalidWeightsException(
+                    Path,
+                    $"the index names {Names(missing)}, which {(missing.Count == 1 ? "does" : "do")} not exist; "
+                        + $"download {(missing.Count == 1 ? "it" : "them")} into the same folder."
+                );
+            }
+
+            foreach (var shard in shards)
+            {
+                _shards.Add(shard, OpenFile(System.IO.Path.Combine(folder, shard), section));
             }
 
             var tensors = new OrderedDictionary<string, TensorEntry>(StringComparer.Ordinal);
@@ -36,7 +84,7 @@ internal sealed class ShardedFile : WeightsFile
                         throw new InvalidWeightsException(
                             Path,
                             $"tensor '{InvalidWeightsException.Shown(name)}' is in two shards, '{tensors[name].Shard}' and '{shard}', "
-                                + "and the index does not specify which one to use."
+                                + (index.Count == 0 ? "and there is no index." : "and the index does not specify which one to use.")
                         );
                     }
                 }
@@ -54,8 +102,7 @@ internal sealed class ShardedFile : WeightsFile
                 }
             }
 
-            Tensors = tensors;
-            Metadata = metadata;
+            return tensors;
         }
         catch
         {
@@ -82,6 +129,10 @@ internal sealed class ShardedFile : WeightsFile
                 .Select(group => new WeightsSection(group.Key, group.Sum(section => section.Tensors), group.Any(section => section.Chosen))),
         ];
 
+    /// <inheritdoc/>
+    public override IReadOnlyList<string> Skipped =>
+        [.. _shards.Values.SelectMany(shard => shard.Skipped).Distinct(StringComparer.Ordinal), .. _others];
+
     private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _shards[entry.Shard!].Read(entry.Name, maps);
 
     private protected override void Close()
@@ -92,10 +143,9 @@ internal sealed class ShardedFile : WeightsFile
         }
     }
 
-    /// <summary>Opens a shard in the folder of the index. Names that refer to other folders are rejected.</summary>
-    private WeightsFile OpenShard(string name, string? section)
+    /// <summary>Rejects names that refer to other folders.</summary>
+    private void CheckName(string name)
     {
-        var folder = System.IO.Path.GetDirectoryName(Path)!;
         if (
             name.Length == 0
             || !string.Equals(System.IO.Path.GetFileName(name), name, StringComparison.Ordinal)
@@ -108,17 +158,13 @@ internal sealed class ShardedFile : WeightsFile
                 $"the index names the shard '{InvalidWeightsException.Shown(name)}'; expected the name of a weights file in the same folder."
             );
         }
+    }
 
-        var path = System.IO.Path.Combine(folder, name);
-        if (!File.Exists(path))
-        {
-            throw new InvalidWeightsException(
-                Path,
-                $"the shard '{InvalidWeightsException.Shown(name)}' that the index names does not exist; download it into the same folder."
-            );
-        }
-
-        return Open(path, section);
+    private static string Names(IReadOnlyList<string> names)
+    {
+        const int shown = 8;
+        var more = names.Count > shown ? $" and {names.Count - shown} more" : "";
+        return string.Join(", ", names.Take(shown).Select(name => $"'{InvalidWeightsException.Shown(name)}'")) + more;
     }
 
     private static Dictionary<string, string> ReadIndex(string path, out IReadOnlyDictionary<string, string> metadata)
@@ -136,7 +182,7 @@ internal sealed class ShardedFile : WeightsFile
 
         try
         {
-            using var document = JsonDocument.Parse(File.ReadAllBytes(path), new JsonDocumentOptions { MaxDepth = 8 });
+            using var document = JsonDocument.Parse(JsonBytes.Read(path), new JsonDocumentOptions { MaxDepth = 8 });
             if (
                 document.RootElement.ValueKind != JsonValueKind.Object
                 || !document.RootElement.TryGetProperty("weight_map", out var map)

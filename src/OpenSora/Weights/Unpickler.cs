@@ -4,8 +4,8 @@ using System.Text;
 
 namespace OpenSora.Weights;
 
-/// <summary>Reads the pickle of a PyTorch checkpoint. Nothing is executed: the reader knows the few calls that rebuild tensors and rejects all others
-/// by name.</summary>
+/// <summary>Reads the pickle of a PyTorch checkpoint. Nothing is executed: the reader knows the few calls that rebuild tensors. Other objects are
+/// skipped, or rejected by name if they hold a tensor.</summary>
 /// <remarks>Source: the opcodes described in CPython's pickletools, protocols 2 to 5.</remarks>
 internal ref partial struct Unpickler
 {
@@ -19,6 +19,7 @@ internal ref partial struct Unpickler
     private readonly List<PickleValue> _stack = [];
     private readonly List<int> _marks = [];
     private readonly List<PickleValue[]> _memo = []; // in pages, because a growing list allocates twice its final size
+    private readonly Dictionary<string, PickleGlobal> _unknown = new(StringComparer.Ordinal);
     private int _remembered;
     private int _at;
 
@@ -33,8 +34,15 @@ internal ref partial struct Unpickler
     /// <param name="pickle">The bytes of the pickle.</param>
     /// <param name="allowance">The limit on allocations.</param>
     /// <param name="records">A function that returns the offset and length in bytes of a storage by its key, or null if there is none.</param>
-    /// <exception cref="InvalidWeightsException">The pickle is damaged, or contains calls other than those that rebuild tensors.</exception>
-    public static PickleValue Read(string path, ReadOnlySpan<byte> pickle, Allowance allowance, Func<string, (long Offset, long Length)?> records)
+    /// <param name="skipped">The names of the classes and functions that are not known, in the order of the pickle.</param>
+    /// <exception cref="InvalidWeightsException">The pickle is damaged, or contains calls that would have to run to obtain a tensor.</exception>
+    public static PickleValue Read(
+        string path,
+        ReadOnlySpan<byte> pickle,
+        Allowance allowance,
+        Func<string, (long Offset, long Length)?> records,
+        out IReadOnlyList<string> skipped
+    )
     {
         var reader = new Unpickler(path, pickle, allowance, records);
         while (reader.Step(reader.Byte()))
@@ -42,7 +50,14 @@ internal ref partial struct Unpickler
             allowance.Expect();
         }
 
-        return reader.Pop();
+        var root = reader.Pop();
+        if (root.Object is PickleGlobal { Kind: GlobalKind.Unknown } global)
+        {
+            throw reader.Refused(global.Name);
+        }
+
+        skipped = [.. reader._unknown.Values.Select(unknown => InvalidWeightsException.Shown(unknown.Name))];
+        return root;
     }
 
     /// <summary>Executes one opcode. Returns false at the end of the pickle.</summary>
@@ -159,13 +174,13 @@ internal ref partial struct Unpickler
                 DropToMark();
                 break;
             case (byte)')': // EMPTY_TUPLE
-                Push(new(Array.Empty<PickleValue>()));
+                Push(PickleValue.Tuple([]));
                 break;
             case (byte)'t': // TUPLE
-                Push(new(PopToMark()));
+                Push(PickleValue.Tuple(PopToMark()));
                 break;
             case >= 0x85 and <= 0x87: // TUPLE1, TUPLE2, TUPLE3
-                Push(new(PopLast(opcode - 0x84)));
+                Push(PickleValue.Tuple(PopLast(opcode - 0x84)));
                 break;
 
             case (byte)'q': // BINPUT
@@ -197,17 +212,18 @@ internal ref partial struct Unpickler
                 Push(new(Global($"{first}.{last}")));
                 break;
             case (byte)'R' or 0x81: // REDUCE, NEWOBJ
-                var arguments = Pop().Object as PickleValue[];
-                Push(Call(Pop().Object as PickleGlobal, arguments));
+                var arguments = Pop();
+                Push(Call(Pop(), arguments));
                 break;
             case 0x92: // NEWOBJ_EX
-                Pop();
-                arguments = Pop().Object as PickleValue[];
-                Push(Call(Pop().Object as PickleGlobal, arguments));
+                var named = Pop();
+                arguments = Pop();
+                ExpectNoTensor(Top().Object, named);
+                Push(Call(Pop(), arguments));
                 break;
             case (byte)'b': // BUILD: attributes of dictionaries and of skipped objects
-                Pop();
-                Top();
+                var state = Pop();
+                ExpectNoTensor(Top().Object, state);
                 break;
             case (byte)'Q': // BINPERSID
                 Push(new(Storage(Pop().Object as PickleValue[])));
@@ -223,8 +239,13 @@ internal ref partial struct Unpickler
     private readonly void AddPairs(object? target, ReadOnlySpan<PickleValue> pairs)
     {
         Expect(pairs.Length % 2 == 0, "the keys and values of a dictionary do not form pairs");
-        if (target is PickleGlobal { Kind: GlobalKind.Ignored })
+        if (target is PickleGlobal { Kind: GlobalKind.Ignored or GlobalKind.Unknown })
         {
+            foreach (var pair in pairs)
+            {
+                ExpectNoTensor(target, pair);
+            }
+
             return;
         }
 
@@ -238,8 +259,13 @@ internal ref partial struct Unpickler
 
     private readonly void AddItems(object? target, ReadOnlySpan<PickleValue> items)
     {
-        if (target is PickleGlobal { Kind: GlobalKind.Ignored })
+        if (target is PickleGlobal { Kind: GlobalKind.Ignored or GlobalKind.Unknown })
         {
+            foreach (var item in items)
+            {
+                ExpectNoTensor(target, item);
+            }
+
             return;
         }
 
@@ -249,106 +275,6 @@ internal ref partial struct Unpickler
         {
             list!.Add(_allowance, item);
         }
-    }
-
-    // --- stack and memo -----------------------------------------------------------------------------------------------
-
-    private readonly void Push(PickleValue value) => _allowance.Add(_stack, value);
-
-    private readonly PickleValue Top()
-    {
-        Expect(_stack.Count > (_marks.Count > 0 ? _marks[^1] : 0), "its stack is empty");
-        return _stack[^1];
-    }
-
-    private readonly PickleValue Pop()
-    {
-        var value = Top();
-        _stack.RemoveAt(_stack.Count - 1);
-        return value;
-    }
-
-    private readonly PickleValue[] PopLast(int count)
-    {
-        Expect(_stack.Count - (_marks.Count > 0 ? _marks[^1] : 0) >= count, "its stack is empty");
-        _allowance.Expect(24 + (16L * count));
-        var values = CollectionsMarshal.AsSpan(_stack)[^count..].ToArray();
-        Drop(count);
-        return values;
-    }
-
-    private readonly PickleValue[] PopToMark()
-    {
-        var values = PopLast(AboveMark().Length);
-        _marks.RemoveAt(_marks.Count - 1);
-        return values;
-    }
-
-    /// <summary>Gets the values above the last mark without removing them. The span is valid until the stack changes.</summary>
-    private readonly ReadOnlySpan<PickleValue> AboveMark()
-    {
-        Expect(_marks.Count > 0, "a mark is missing");
-        return CollectionsMarshal.AsSpan(_stack)[_marks[^1]..];
-    }
-
-    /// <summary>Gets the value below the last mark, to which the values above the mark are added.</summary>
-    private readonly object? BelowMark()
-    {
-        var (mark, bottom) = (_marks.Count > 0 ? _marks[^1] : 0, _marks.Count > 1 ? _marks[^2] : 0);
-        Expect(mark > bottom, "its stack is empty");
-        return _stack[mark - 1].Object;
-    }
-
-    private readonly void DropToMark()
-    {
-        Drop(AboveMark().Length);
-        _marks.RemoveAt(_marks.Count - 1);
-    }
-
-    private readonly void Drop(int count) => _stack.RemoveRange(_stack.Count - count, count);
-
-    /// <summary>Stores the top of the stack in the memo. Picklers use consecutive memo indices, starting at 0 or 1.</summary>
-    private void Remember(long index)
-    {
-        var value = Top();
-        Expect(index <= _remembered || index == 1, "it skips memo indices");
-        if (index / MemoPage == _memo.Count)
-        {
-            _allowance.Expect(24 + (16 * MemoPage));
-            _allowance.Add(_memo, new PickleValue[MemoPage]);
-        }
-
-        _memo[(int)index / MemoPage][(int)index % MemoPage] = value;
-        _remembered = Math.Max(_remembered, (int)index + 1);
-    }
-
-    private readonly PickleValue Recall(long index)
-    {
-        Expect(index < _remembered, "it reads a memo entry that was not set");
-        return _memo[(int)index / MemoPage][(int)index % MemoPage];
-    }
-
-    private readonly void PushLong(ReadOnlySpan<byte> bytes)
-    {
-        if (bytes.Length > 8)
-        {
-            Push(new(PickledBytes)); // larger than any size or element count of a tensor
-            return;
-        }
-
-        var value = bytes.Length > 0 && (bytes[^1] & 0x80) != 0 ? -1L : 0;
-        for (var i = bytes.Length - 1; i >= 0; i--)
-        {
-            value = (value << 8) | bytes[i];
-        }
-
-        Push(PickleValue.Whole(value));
-    }
-
-    private readonly void PushText(ReadOnlySpan<byte> bytes)
-    {
-        _allowance.Expect(32 + (2L * bytes.Length));
-        Push(new(Encoding.UTF8.GetString(bytes)));
     }
 
     // --- bytes --------------------------------------------------------------------------------------------------------

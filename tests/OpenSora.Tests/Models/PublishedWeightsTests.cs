@@ -112,7 +112,7 @@ public class PublishedWeightsTests
             }
         }
         var path = Path.Combine(folder.Path, "official.safetensors");
-        SafetensorsWriter.Write(path, tensors);
+        WeightsFile.Write(path, tensors);
         return path;
     }
 
@@ -231,6 +231,40 @@ public class PublishedWeightsTests
                 Difference(output.narrow(2, frame, 1), image.Denoise(x.narrow(2, frame, 1), t, conditions)).ShouldBeLessThan(1e-5);
             }
         }
+    }
+
+    [Fact]
+    public void The_averages_of_ema_pytorch_are_loaded_with_their_null_caption()
+    {
+        using var folder = new TemporaryFolder();
+        using var scope = NewDisposeScope();
+        using var published = WeightsFile.Open(TestFiles.Data("checkpoints", "pixart.pth"));
+        const string caption = "y_embedder.y_embedding";
+        var tensors = new Dictionary<string, Tensor> { ["initted"] = tensor(true), ["step"] = tensor(9L) };
+        foreach (var name in published.Tensors.Keys)
+        {
+            tensors[$"online_model.{name}"] = zeros_like(published.Read(name));
+            tensors[$"ema_model.{name}"] = published.Read(name);
+        }
+
+        WeightsFile.Write(folder["ema"], tensors);
+        using var longer = new StdiT(
+            StdiTConfig.PixArt with
+            {
+                InputSize = [1, 4, 4],
+                HiddenSize = 8,
+                Depth = 1,
+                NumHeads = 2,
+                CaptionChannels = 5,
+                ModelMaxLength = 4,
+            }
+        );
+        var report = longer.LoadPublishedWeights(folder["ema"]);
+        report.Unwrapped.ShouldBe(["ema_model."]);
+        report.Reshaped.ShouldContain($"{caption}: [3, 5] to [4, 5]");
+        report.Dropped.ShouldContain($"online_model.{caption}");
+        report.Dropped.ShouldNotContain($"ema_model.{caption}");
+        longer.state_dict()[caption].narrow(0, 0, 3).eq(published.Read(caption)).all().item<bool>().ShouldBeTrue();
     }
 
     [Fact]

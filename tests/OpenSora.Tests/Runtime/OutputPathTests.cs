@@ -97,6 +97,10 @@ public sealed class OutputPathTests : IDisposable
         FileKinds.Of(_folder["pipe"]).ShouldBe(FileKind.Pipe);
         Directory.GetFileSystemEntries(_folder.Path).Length.ShouldBe(3);
 
+        // Reading from a pipe would block.
+        Should.Throw<InvalidWeightsException>(() => WeightsFile.Open(_folder["link"])).Message.ShouldContain("it is a pipe");
+        Should.Throw<InvalidWeightsException>(() => WeightsFile.Open("/dev/zero")).Message.ShouldContain("it is a device");
+
         string Problem(string path) => Should.Throw<IOException>(() => Write(path)).Message;
     }
 

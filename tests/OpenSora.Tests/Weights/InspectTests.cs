@@ -80,7 +80,7 @@ public sealed class InspectTests : IDisposable
             }
         )
         {
-            SafetensorsWriter.Write(_folder["odd"], [KeyValuePair.Create(name, zeros(size, 4))]);
+            WeightsFile.Write(_folder["odd"], [KeyValuePair.Create(name, zeros(size, 4))]);
             using var file = WeightsFile.Open(_folder["odd"]);
             Architectures.BuiltIn.Recognize(file).ShouldAllBe(fit => fit.Problems > 0, name);
         }
@@ -202,7 +202,7 @@ public sealed class InspectTests : IDisposable
             .SelectMany(pair =>
                 new[] { KeyValuePair.Create($"weights.model.{pair.Key}", pair.Value), KeyValuePair.Create($"adam.mean.model.{pair.Key}", pair.Value) }
             );
-        SafetensorsWriter.Write(_folder["checkpoint"], tensors, new Dictionary<string, string> { ["opensora.training"] = "{}" });
+        WeightsFile.Write(_folder["checkpoint"], tensors, new Dictionary<string, string> { ["opensora.training"] = "{}" });
         var text = Print(_folder["checkpoint"]);
         text.ShouldContain("fits STDiT (width 24, 2 blocks");
         text.ShouldContain("dropped: adam.mean.model.");
@@ -215,11 +215,11 @@ public sealed class InspectTests : IDisposable
         using var model = new TinyAutoencoder(TinyAutoencoderConfig.Preset("TAESD3"));
         model.SaveWeights(_folder["both"]);
         var halves = model.state_dict().ToLookup(pair => pair.Key.StartsWith("encoder.", StringComparison.Ordinal));
-        SafetensorsWriter.Write(
+        WeightsFile.Write(
             _folder["encoder"],
             halves[true].Select(pair => KeyValuePair.Create(pair.Key["encoder.layers.".Length..], pair.Value))
         );
-        SafetensorsWriter.Write(
+        WeightsFile.Write(
             _folder["decoder"],
             halves[false]
                 .Select(pair =>
@@ -275,7 +275,7 @@ public sealed class InspectTests : IDisposable
     {
         using (NewDisposeScope())
         {
-            SafetensorsWriter.Write(
+            WeightsFile.Write(
                 _folder["odd.safetensors"],
                 [KeyValuePair.Create("[red]x[/]\u001b[2J", ones(1))],
                 new Dictionary<string, string> { ["[bold]"] = "[/]" }
@@ -285,6 +285,23 @@ public sealed class InspectTests : IDisposable
         var text = Print(_folder["odd.safetensors"]);
         text.ShouldContain("[red]x[/]\uFFFD[2J");
         text.ShouldContain("[bold] = [/]");
+    }
+
+    [Fact]
+    public void Unknown_types_skipped_objects_and_sets_of_shards_are_listed()
+    {
+        using var scope = NewDisposeScope();
+        Print(TestFiles.Data("fp8", "f4.safetensors")).ShouldMatch("1 of F4 with 4 elements(.|\n)*scale +\\S? ?F4");
+        Print(CheckpointTests.Checkpoint("omega.ckpt")).ShouldContain("skipped objects: omegaconf.dictconfig.DictConfig");
+        for (var i = 1; i <= 3; i++)
+        {
+            WeightsFile.Write(_folder[$"shards/model-0000{i}-of-00003.safetensors"], [KeyValuePair.Create($"x{i}", ones(i))]);
+        }
+
+        var text = Print(_folder["shards"]);
+        text.ShouldContain("model-00001-of-00003.safetensors: 3 shards, safetensors");
+        text.ShouldContain("3 tensors: 3 of F32 with 6 elements");
+        text.Split("shards, safetensors").Length.ShouldBe(2); // once
     }
 
     [Fact]

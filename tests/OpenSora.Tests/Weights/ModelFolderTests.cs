@@ -71,6 +71,16 @@ public sealed class ModelFolderTests : IDisposable
         model.ReadConfig<T5Config>(description.TextEncoder).DModel.ShouldBe(32);
     }
 
+    [Theory]
+    [InlineData("utf-8")] // with a byte order mark
+    [InlineData("utf-16")]
+    public void A_description_with_a_byte_order_mark_is_read(string encoding)
+    {
+        var path = Make();
+        File.WriteAllText(Path.Combine(path, ModelFolder.FileName), Complete, System.Text.Encoding.GetEncoding(encoding));
+        ModelFolder.Open(path).Description.Name.ShouldBe("tiny");
+    }
+
     [Fact]
     public void The_documented_folder_of_open_sora_is_the_published_model()
     {

@@ -19,6 +19,14 @@ internal sealed class Mutations
         "command.pth",
         "legacy.pth",
         "script.pt",
+        "objects2.pth",
+        "objects4.pth",
+        "misc.pth",
+        "holds_tensor_deep.pth",
+        "makes_tensor.pth",
+        "ema_alone.pt",
+        "lucid.pt",
+        "float8.pt",
     ];
 
     private static readonly string[] Dangers =
@@ -39,6 +47,14 @@ internal sealed class Mutations
         "operator attrgetter",
         "functools partial",
         "shutil rmtree",
+        "omegaconf.dictconfig DictConfig",
+        "my.layers rebuild",
+        "torch float8_e4m3fn",
+        "torch float8_e8m0fnu",
+        "torch int4",
+        "torch QInt8Storage",
+        "torch.storage UntypedStorage",
+        "torch._utils _rebuild_tensor_v3",
     ];
 
     private static readonly byte[] Opcodes =
@@ -94,6 +110,10 @@ internal sealed class Mutations
                 ],
             ["shared items many times over"] = () =>
                 [.. "]q\0("u8, .. Repeat("]"u8, 2), .. "e0"u8, .. Repeat([(byte)'h', 0, (byte)'h', 0, (byte)'a'], 100_000)],
+            ["many unknown names"] = () => [.. Enumerable.Range(0, 50_000).SelectMany(i => Encoding.ASCII.GetBytes($"cmy\nx{i}\n0")), (byte)'N'],
+            ["one unknown object many times over"] = () => [.. Repeat("cmy.settings\nConfig\n)\u0081"u8, 1), .. Repeat("2)R"u8, 150_000)],
+            ["a deep tensor given to many unknown objects"] = () =>
+                [.. Pickle.Tensor("0", 1), .. Repeat([0x85], 1000), .. "q\0"u8, .. Repeat("cmy\nx\nh\0\u0085R0"u8, 50_000)],
             ["a dictionary of itself"] = () => [.. "}q\0"u8, .. Repeat([(byte)'K', 1, (byte)'h', 0, (byte)'s'], 100_000)],
         };
 
@@ -252,7 +272,7 @@ internal sealed class Mutations
                 2 => Replaced(header, "0123456789", Any(Extremes).ToString(System.Globalization.CultureInfo.InvariantCulture)),
                 3 => header.Replace(
                     Any<string>(["F32", "I64", "BOOL", "BF16"]),
-                    Any<string>(["F64", "F16", "C64", "F8_E4M3", "U8", "x", ""]),
+                    Any<string>(["F64", "F16", "C64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "U8", "x", ""]),
                     StringComparison.Ordinal
                 ),
                 4 => header.Replace(

@@ -149,7 +149,10 @@ public sealed class SafetensorsTests : IDisposable
     [InlineData("""{"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}""", 9, "end at byte")]
     [InlineData("""{"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}""", 8, "needs 12 bytes")]
     [InlineData("""{"x":{"dtype":"F16","shape":[2],"data_offsets":[0,8]}}""", 8, "needs 4 bytes")]
-    [InlineData("""{"x":{"dtype":"F31","shape":[2],"data_offsets":[0,8]}}""", 8, "unknown dtype 'F31'")]
+    [InlineData("""{"x":{"dtype":"F 31","shape":[2],"data_offsets":[0,8]}}""", 8, "is not a name: 'F 31'")]
+    [InlineData("""{"x":{"dtype":"","shape":[2],"data_offsets":[0,8]}}""", 8, "is not a name")]
+    [InlineData("""{"x":{"dtype":"F31","shape":[4294967296,4294967296],"data_offsets":[0,8]}}""", 8, "too large")]
+    [InlineData("""{"x":{"dtype":"F31","shape":[2],"data_offsets":[0,9]}}""", 8, "declares bytes 0 to 9")]
     [InlineData("""{"x":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}""", 8, "non-negative integers")]
     [InlineData("""{"x":{"dtype":"F32","shape":[2.5],"data_offsets":[0,8]}}""", 8, "non-negative integers")]
     [InlineData("""{"x":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}""", 8, "too large")]
@@ -219,11 +222,19 @@ public sealed class SafetensorsTests : IDisposable
     public void Types_without_tensors_and_impossible_booleans_are_rejected_when_read()
     {
         var path = WriteRaw(
-            """{"b":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]},"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[2,4]}}""",
-            [1, 2, 3, 4]
+            """
+            {"b":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]},"x":{"dtype":"F8_E8M0","shape":[2],"data_offsets":[2,4]},
+            "y":{"dtype":"F4","shape":[4],"data_offsets":[4,6]},"z":{"dtype":"NEW_7","shape":[3],"data_offsets":[6,7]}}
+            """,
+            [1, 2, 3, 4, 5, 6, 7]
         );
         using var file = SafetensorsFile.Open(path);
-        Should.Throw<InvalidWeightsException>(() => file.Read("x")).Message.ShouldContain("F8_E4M3");
+        file.Tensors["y"].Type.ShouldBe("F4");
+        file.Tensors["y"].Length.ShouldBe(2);
+        file.Tensors["z"].Dtype.ShouldBeNull();
+        Should.Throw<InvalidWeightsException>(() => file.Read("x")).Message.ShouldContain("the dtype F8_E8M0, which is not supported");
+        Should.Throw<InvalidWeightsException>(() => file.Read("y")).Message.ShouldContain("the dtype F4, which is not supported");
+        Should.Throw<InvalidWeightsException>(() => file.Read("z")).Message.ShouldContain("the dtype NEW_7, which is not supported");
         Should.Throw<InvalidWeightsException>(() => file.Read("b")).Message.ShouldContain("boolean");
     }
 

@@ -65,7 +65,7 @@ public sealed class T5TextEncoder : ITextEncoder
     public static LoadReport LoadWeights(T5Encoder model, string weights)
     {
         using var file = WeightsFile.Open(weights);
-        return model.LoadWeights(file, PublishedOptions(file));
+        return model.LoadWeights(file, PublishedOptions, out _);
     }
 
     /// <summary>The descriptor of the architecture, as registered in <see cref="Architectures.BuiltIn"/>.</summary>
