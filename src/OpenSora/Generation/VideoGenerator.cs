@@ -125,8 +125,8 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
             if (!turn.IsAcquired)
             {
                 throw new InvalidOperationException(
-                    $"{_options.MaxConcurrentRequests} requests are running and {_options.MaxWaitingRequests} are waiting, which is the maximum "
-                        + "(MaxConcurrentRequests, MaxWaitingRequests). Try again later."
+                    $"The maximum number of requests is running (MaxConcurrentRequests: {_options.MaxConcurrentRequests}) and waiting "
+                        + $"(MaxWaitingRequests: {_options.MaxWaitingRequests}). Try again later."
                 );
             }
 

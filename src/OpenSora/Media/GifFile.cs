@@ -49,8 +49,7 @@ internal static class GifFile
     }
 
     /// <summary>Chooses frames and their delays in hundredths of a second, the unit of the format, so that the duration stays the same. Frame rates
-    /// of
-    /// more than 50 frames per second are reduced by leaving out frames.</summary>
+    /// of more than 50 frames per second are reduced by leaving out frames.</summary>
     internal static IEnumerable<(int Frame, int Delay)> Schedule(int count, double framesPerSecond)
     {
         if (100 / framesPerSecond > ushort.MaxValue)

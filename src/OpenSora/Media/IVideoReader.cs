@@ -27,8 +27,7 @@ public interface IVideoReader
     /// <param name="cancellationToken">Stops the decoder.</param>
     /// <exception cref="FileNotFoundException">The file does not exist.</exception>
     /// <exception cref="MediaException">The file cannot be decoded or is damaged, it does not contain any frame of the clip, the pixels exceed the 2
-    /// GB
-    /// that one array can hold, or ffmpeg is missing.</exception>
+    /// GB that one array can hold, or ffmpeg is missing.</exception>
     Task<VideoFrames> ReadAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default);
 
     /// <summary>Decodes a clip into existing memory, up to as many frames as fit.</summary>

@@ -40,8 +40,7 @@ public sealed record ModelDescription
     public required VideoDefaults Video { get; init; }
 
     /// <summary>A file in the folder that lists what the model knows, for models of a small world: one thing in a line, followed by synonyms,
-    /// separated
-    /// by <c>|</c>. Null if prompts are not limited.</summary>
+    /// separated by <c>|</c>. Null if prompts are not limited.</summary>
     public string? Vocabulary { get; init; }
 
     /// <summary>The license of the weights.</summary>

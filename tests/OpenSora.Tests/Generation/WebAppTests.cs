@@ -52,7 +52,7 @@ public class WebAppTests
             .ToList();
 
         var refused = await Should.ThrowAsync<InvalidOperationException>(generator.Request("c").GenerateAsync());
-        refused.Message.ShouldContain("1 requests are running and 2 are waiting");
+        refused.Message.ShouldContain("running (MaxConcurrentRequests: 1) and waiting (MaxWaitingRequests: 2)");
         order.ShouldBeEmpty();
 
         hold.Set();
