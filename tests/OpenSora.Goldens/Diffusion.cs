@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 using OpenSora.Diffusion;
 using OpenSora.Models.Layers;
@@ -54,7 +55,7 @@ internal static class DiffusionGoldens
                 : IddpmSchedule.Linear(steps);
         return config.TryGetProperty("num_sampling_steps", out var kept)
             ? full.Respace(kept.GetInt32())
-            : full.Respace(config.GetProperty("timestep_respacing").GetString()!);
+            : Respaced(full, config.GetProperty("timestep_respacing").GetString()!);
     }
 
     // The model of all these cases: noise linear in x, t and y, and a recorded block for the variance.
@@ -77,6 +78,24 @@ internal static class DiffusionGoldens
 
             static Tensor PerSample(Tensor v) => v.reshape(-1, 1, 1, 1, 1);
         };
+
+    // The original's text form: counts for sections of equal size, or "ddim" and the number of steps of an integer stride.
+    private static IddpmSchedule Respaced(IddpmSchedule full, string respacing)
+    {
+        if (respacing.Length == 0)
+        {
+            return full;
+        }
+
+        if (!respacing.StartsWith("ddim", StringComparison.Ordinal))
+        {
+            return full.Keep(full.Spread(Array.ConvertAll(respacing.Split(','), int.Parse)));
+        }
+
+        var count = int.Parse(respacing["ddim".Length..], CultureInfo.InvariantCulture);
+        var stride = Enumerable.Range(1, full.Steps).First(stride => (full.Steps + stride - 1) / stride == count);
+        return full.Keep([.. Enumerable.Range(0, count).Select(i => i * stride)]);
+    }
 
     internal static Func<Tensor, Tensor> Recorded(GoldenFile file, string name = "input.step_noise")
     {

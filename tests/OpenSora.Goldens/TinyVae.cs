@@ -21,7 +21,21 @@ internal static class TinyVaeGoldens
     {
         using var noGradients = no_grad();
         using var model = new TinyAutoencoder(TinyAutoencoderConfig.Preset("TAEF2"), initialize: false);
-        model.LoadPair(Path.Combine(file.Folder, "taef2_encoder.safetensors"), Path.Combine(file.Folder, "taef2_decoder.safetensors"));
+        var state = model.state_dict();
+        using (var encoder = WeightsFile.Open(Path.Combine(file.Folder, "taef2_encoder.safetensors")))
+        using (var decoder = WeightsFile.Open(Path.Combine(file.Folder, "taef2_decoder.safetensors")))
+        {
+            foreach (var name in encoder.Tensors.Keys)
+            {
+                state[$"encoder.layers.{name}"].copy_(encoder.Read(name));
+            }
+
+            foreach (var name in decoder.Tensors.Keys)
+            {
+                state[$"decoder.{TinyAutoencoder.DecoderName(name)}"].copy_(decoder.Read(name));
+            }
+        }
+
         var photo = file["input.x"];
         Tensor Decoded(Tensor latents) => (model.Decode(latents.unsqueeze(2)).squeeze(2) + 1) / 2;
         Tensor Psnr(Tensor decoded) => -10 * log10((decoded.clamp(0, 1) - photo).square().mean()).view(1);

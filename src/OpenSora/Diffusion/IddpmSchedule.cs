@@ -131,55 +131,12 @@ public sealed class IddpmSchedule
         return Keep(Spread([steps]));
     }
 
-    /// <summary>Creates a shorter process from a text description.</summary>
-    /// <param name="respacing">
-    /// Counts separated by commas: the process is divided into that many equal sections, and each count is the number of evenly spaced steps to keep
-    /// in its section (<c>"100"</c>, <c>"10,15,20"</c>). Alternatively, <c>"ddim"</c> followed by a count: every n-th step from the first, as in the
-    /// DDIM paper (<c>"ddim50"</c>). An empty string keeps all steps.
-    /// </param>
-    /// <exception cref="ArgumentException">The text is invalid or requests more steps than the process has.</exception>
-    public IddpmSchedule Respace(string respacing)
-    {
-        ArgumentNullException.ThrowIfNull(respacing);
-        if (respacing.Length == 0)
-        {
-            return this;
-        }
-
-        if (respacing.StartsWith("ddim", StringComparison.Ordinal))
-        {
-            var count = Count(respacing["ddim".Length..], respacing);
-            for (var stride = 1; stride <= Steps; stride++)
-            {
-                if ((Steps + stride - 1) / stride == count)
-                {
-                    return Keep([.. Enumerable.Range(0, count).Select(i => i * stride)]);
-                }
-            }
-
-            throw new ArgumentException(
-                $"No integer stride selects exactly {count} of {Steps} steps. Choose another count, or drop 'ddim' for a fractional stride.",
-                nameof(respacing)
-            );
-        }
-
-        return Keep(Spread(Array.ConvertAll(respacing.Split(','), part => Count(part, respacing))));
-    }
-
     /// <summary>Converts the betas and the quantities derived from them to single precision, as Open-Sora 1.1 uses for sampling. The last step
     /// differs by 2 parts in 10,000.</summary>
     public IddpmSchedule InSinglePrecision() => new([.. Betas], [.. TimestepMap], single: true);
 
-    private static int Count(string text, string respacing) =>
-        int.TryParse(text, NumberStyles.AllowLeadingWhite | NumberStyles.AllowTrailingWhite, CultureInfo.InvariantCulture, out var count) && count > 0
-            ? count
-            : throw new ArgumentException(
-                $"'{respacing}' is not a valid respacing: expected counts greater than 0 such as \"100\" or \"10,15,20\", or \"ddim50\".",
-                nameof(respacing)
-            );
-
     // Positions accumulate a fractional stride and are rounded half to even, as in the published processes; other rounding would select other steps.
-    private int[] Spread(int[] sections)
+    internal int[] Spread(int[] sections)
     {
         var kept = new List<int>();
         var start = 0;
@@ -210,7 +167,7 @@ public sealed class IddpmSchedule
     }
 
     // Computes betas for which the fraction of the data's variance that remains after each kept step is unchanged.
-    private IddpmSchedule Keep(int[] kept)
+    internal IddpmSchedule Keep(int[] kept)
     {
         var last = 1.0;
         var betas = new double[kept.Length];

@@ -19,9 +19,6 @@ internal sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
         .. backends.GroupBy(b => b.Name, StringComparer.OrdinalIgnoreCase).Select(g => g.Last()).OrderByDescending(b => b.Priority),
     ];
 
-    /// <summary>Creates a selector with the CPU backend and the backends of all referenced packages.</summary>
-    public static BackendSelector Discover() => new([new CpuBackend(), .. Discovered.Value]);
-
     /// <summary>Gets the backends of the referenced assemblies.</summary>
     internal static Lazy<IReadOnlyList<IComputeBackend>> Discovered { get; } =
         new(() =>

@@ -107,7 +107,9 @@ public class AutoencoderKLTests
             {
                 using var scope = NewDisposeScope();
                 var output = model.call(images);
-                var loss = (output.Reconstruction - images).square().mean() + output.Posterior.KullbackLeibler().mean() * 1e-6;
+                var loss =
+                    (output.Reconstruction - images).square().mean()
+                    + (output.Posterior.Mean.square() + output.Posterior.LogVariance.exp() - output.Posterior.LogVariance).mean() * 1e-6;
                 optimizer.zero_grad();
                 loss.backward();
                 foreach (var (name, parameter) in model.named_parameters())

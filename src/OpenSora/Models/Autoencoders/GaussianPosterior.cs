@@ -36,15 +36,6 @@ public sealed record GaussianPosterior(Tensor Mean, Tensor LogVariance) : IDispo
         return (Mean + exp(LogVariance * 0.5) * noise).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Computes the Kullback-Leibler divergence from the standard normal distribution in nats, summed over the latents of each
-    /// image.</summary>
-    /// <returns>The divergence of each image, <c>[n]</c>, owned by the caller.</returns>
-    public Tensor KullbackLeibler()
-    {
-        using var scope = NewDisposeScope();
-        return (Mean.square() + exp(LogVariance) - 1 - LogVariance).sum([1, 2, 3]).mul(0.5).MoveToOuterDisposeScope();
-    }
-
     /// <summary>Disposes both tensors.</summary>
     public void Dispose()
     {

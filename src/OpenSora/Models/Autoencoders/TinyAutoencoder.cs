@@ -11,7 +11,7 @@ namespace OpenSora.Models;
 /// sampling.</summary>
 /// <remarks>
 /// Source: TAESD and its variants (Ollin Boer Bohan, "Tiny AutoEncoder for Stable Diffusion", 2023), distilled from the autoencoders that define the
-/// latents. Parameter names match diffusers; <see cref="LoadPair"/> also reads the two weight files of the original implementation.
+/// latents. Parameter names match diffusers.
 /// <see cref="Encode"/> and <see cref="Decode"/> do not record gradients; for training, use <see cref="EncodeImages"/> and
 /// <see cref="DecodeImages"/>.
 /// </remarks>
@@ -74,18 +74,6 @@ internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoenc
     /// layers.</summary>
     /// <param name="generator">The random generator; null uses PyTorch's global generator.</param>
     public void Initialize(Generator? generator = null) => Parameters.InitializeConvolutions(this, generator);
-
-    /// <summary>Loads the two weight files of the original implementation, strictly.</summary>
-    /// <param name="encoderPath">The encoder's weights; parameter names begin with layer numbers.</param>
-    /// <param name="decoderPath">The decoder's weights; layer 0 limits the latents and has no weights.</param>
-    /// <exception cref="FileNotFoundException">A file does not exist.</exception>
-    /// <exception cref="InvalidWeightsException">A file is damaged or does not match the model. A file that does not match leaves its half of the
-    /// model unchanged.</exception>
-    public void LoadPair(string encoderPath, string decoderPath)
-    {
-        encoder.LoadWeights(encoderPath, new LoadOptions { KeyMap = name => $"layers.{name}" });
-        decoder.LoadWeights(decoderPath, new LoadOptions { KeyMap = DecoderName });
-    }
 
     /// <summary>Encodes and reconstructs images, with gradients.</summary>
     /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>; height and width must be multiples of

@@ -106,10 +106,10 @@ public sealed class StdiTBuilder
         return this;
     }
 
-    /// <summary>Sets the weights of an image model to start from: those of PixArt-alpha for <see cref="Build"/>, those of DiT for
-    /// <see cref="BuildForClasses"/>. Patch projections get a time axis, positions are computed for the size of the latents, the null caption is
-    /// truncated or extended, and the attention along time still starts at zero. In <see cref="AttentionOrder.Serial"/> and
-    /// <see cref="AttentionOrder.Parallel"/> order, the model therefore computes for each frame what the image model computes.</summary>
+    /// <summary>Sets the weights of PixArt-alpha, or another image model of this architecture, to start from. Patch projections get a time axis,
+    /// positions are computed for the size of the latents, the null caption is truncated or extended, and the attention along time still starts at
+    /// zero. In <see cref="AttentionOrder.Serial"/> and <see cref="AttentionOrder.Parallel"/> order, the model therefore computes for
+    /// each frame what the image model computes.</summary>
     /// <param name="path">The path of the checkpoint, which is read when a model is built. See <see cref="StdiT.LoadImageWeights"/>.</param>
     public StdiTBuilder LoadImageWeights(string path)
     {
@@ -134,64 +134,14 @@ public sealed class StdiTBuilder
     /// <exception cref="InvalidOperationException">Image weights were set, but the order is <see cref="AttentionOrder.Interleaved"/>.</exception>
     /// <exception cref="FileNotFoundException">The file of image weights does not exist.</exception>
     /// <exception cref="InvalidWeightsException">The image weights are damaged or do not match the model.</exception>
-    public StdiT Build() =>
-        Started(
-            new StdiT(_config, initialize: false),
-            static (model, generator) => model.Initialize(generator),
-            static (model, path) => model.LoadImageWeights(path)
-        );
-
-    /// <summary>Builds the class-conditional counterpart of the model: a <see cref="DiT"/> with the same sizes and order of attention.</summary>
-    /// <param name="classes">The number of classes (1000 for ImageNet).</param>
-    /// <returns>A model in training mode, owned by the caller.</returns>
-    /// <exception cref="ArgumentException">A size is invalid, or DiT does not support an option; the message says which one.</exception>
-    /// <exception cref="InvalidOperationException">Image weights were set, but the order is <see cref="AttentionOrder.Interleaved"/>.</exception>
-    /// <exception cref="FileNotFoundException">The file of image weights does not exist.</exception>
-    /// <exception cref="InvalidWeightsException">The image weights are damaged or do not match the model.</exception>
-    public DiT BuildForClasses(int classes)
+    public StdiT Build()
     {
-        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(classes);
-        if (_config is not { SpaceScale: 1, TimeScale: 1, StretchPositions: false, SizeConditioning: false, TemporalNorm: false })
-        {
-            throw new ArgumentException(
-                "A class-conditional model is a DiT, which does not support scaled or stretched positions, size conditioning, or normalization "
-                    + "of the temporal attention. Remove these options.",
-                nameof(classes)
-            );
-        }
-
-        var config = new DiTConfig
-        {
-            InputSize = _config.InputSize,
-            InChannels = _config.InChannels,
-            PatchSize = _config.PatchSize,
-            HiddenSize = _config.HiddenSize,
-            Depth = _config.Depth,
-            NumHeads = _config.NumHeads,
-            MlpRatio = _config.MlpRatio,
-            Condition = $"label_{classes}",
-            ClassDropoutProb = _config.ClassDropoutProb,
-            PredSigma = _config.PredSigma,
-            QkNorm = _config.QkNorm,
-            NoTemporalPosEmb = _config.NoTemporalPosEmb,
-            AttentionOrder = _config.AttentionOrder,
-            ZeroInitTemporal = _config.ZeroInitTemporal,
-        };
-        return Started(
-            new DiT(config, initialize: false),
-            static (model, generator) => model.Initialize(generator),
-            static (model, path) => model.LoadImageWeights(path)
-        );
-    }
-
-    private TModel Started<TModel>(TModel model, Action<TModel, Generator?> initialize, Func<TModel, string, LoadReport> load)
-        where TModel : nn.Module
-    {
+        var model = new StdiT(_config, initialize: false);
         try
         {
             using var generator = _seed is { } seed ? new Generator((ulong)seed) : null;
-            initialize(model, generator);
-            ImageWeights = _imageWeights is { } path ? load(model, path) : null;
+            model.Initialize(generator);
+            ImageWeights = _imageWeights is { } path ? model.LoadImageWeights(path) : null;
             return model;
         }
         catch
