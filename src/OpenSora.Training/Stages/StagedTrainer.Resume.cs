@@ -79,8 +79,7 @@ public sealed partial class StagedTrainer
     private ValueTask ReportCompleteAsync(TrainingRun run, IReadOnlyList<string> notes)
     {
         var stage = run.Stage;
-        var length = run.Step >= stage.Steps ? $"{run.Step:N0} steps" : $"{stage.TimeLimit} of training";
-        var complete = string.Create(CultureInfo.InvariantCulture, $"stage '{stage.Name}' is complete after {length}");
+        var complete = string.Create(CultureInfo.InvariantCulture, $"stage '{stage.Name}' is complete after {run.Step:N0} steps");
         var isLast = ReferenceEquals(stage, _stages[^1]);
         LogComplete(complete, isLast ? NothingToDo : "");
         return ReportAsync(run, [.. notes, isLast ? $"{complete}. {NothingToDo}" : complete]);

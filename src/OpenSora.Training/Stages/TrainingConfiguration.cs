@@ -160,15 +160,16 @@ public static class TrainingConfiguration
     public static IServiceCollection AddOpenSoraTraining(this IServiceCollection services)
     {
         ArgumentNullException.ThrowIfNull(services);
+        if (services.Any(service => service is { IsKeyedService: false, ImplementationInstance: TrainingOptionsValidator }))
+        {
+            return services; // the stages would be added twice
+        }
+
         services.AddOptions<TrainingOptions>().ValidateOnStart();
         services.AddSingleton<IConfigureOptions<TrainingOptions>>(provider => new ConfigureOptions<TrainingOptions>(options =>
             Bind(provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName), options)
         ));
-        if (services.All(service => service.ImplementationInstance is not TrainingOptionsValidator))
-        {
-            services.AddSingleton<IValidateOptions<TrainingOptions>>(new TrainingOptionsValidator(services));
-        }
-
+        services.AddSingleton<IValidateOptions<TrainingOptions>>(new TrainingOptionsValidator(services));
         services.TryAddTransient(provider =>
             new StagedTrainer(provider.GetRequiredService<ITrainingObjective>())
                 .LogTo((ILogger?)provider.GetService<ILogger<StagedTrainer>>() ?? NullLogger.Instance)
