@@ -179,6 +179,36 @@ public class ConfigurationTests
     }
 
     [Fact]
+    public void All_problems_of_a_section_are_reported_at_once()
+    {
+        var json = Json.Replace("\"Shape\": \"Cosine\"", "\"Shape\": \"Cosin\", \"Data\": \"x\"", StringComparison.Ordinal)
+            .Replace("\"BatchSize\": 2", "\"BatchSise\": 2, \"Prefetch\": \"many\"", StringComparison.Ordinal)
+            .Replace("01:00:00", "an hour", StringComparison.Ordinal)
+            .Replace("\"Factor\": 50", "\"Factor\": \"x\"", StringComparison.Ordinal)
+            .Replace("\"EverySteps\": 2", "\"EverySteps\": \"\", \"KeepLast\": { \"a\": 1 }", StringComparison.Ordinal)
+            .Replace("\"EmaDecay\": 0.5", "\"EmaDecay\": 2", StringComparison.Ordinal);
+        var failures = Failures(Registered(json));
+        foreach (
+            var expected in new[]
+            {
+                "OpenSora:Training:Stages:0:Shape is 'Cosin'; it must be one of Constant, Cosine.",
+                "OpenSora:Training:Stages:0:Data is not an option. The options are Accumulation, BatchSize,",
+                "OpenSora:Training:Stages:1:BatchSise is not an option.",
+                "OpenSora:Training:Stages:1:Prefetch is 'many'; it must be a whole number.",
+                "OpenSora:Training:Stages:1:TimeLimit is 'an hour'; it must be a time such as 01:30:00.",
+                "OpenSora:Training:Stages:1:Spikes:Factor is 'x'; it must be a number.",
+                "OpenSora:Training:Checkpoints:KeepLast is a section; it must be a single value.",
+                "Stage 'clips' has EmaDecay 2;",
+            }
+        )
+        {
+            failures.ShouldContain(failure => failure.StartsWith(expected, StringComparison.Ordinal), expected);
+        }
+
+        failures.Length.ShouldBe(8, string.Join("\n", failures));
+    }
+
+    [Fact]
     public void Resume_options_are_read_and_checked()
     {
         const string Resume = "\"Resume\": { \"MayDiffer\": [ \"BatchSize\", \"XX\" ], \"UsePreviousIfDamaged\": true }, \"Checkpoints\"";

@@ -26,7 +26,8 @@ public class ShowingTests
         lines[0].ShouldBe("10:00:00  line: 12 steps of 4 samples");
         lines[1]
             .ShouldMatch(
-                @"^10:00:06  line   1/12   8 %  loss 0\.\d{4} \(mean 0\.\d{4}\)  size 2\.0000 \(mean 2\.0000\)  norm \d\.\d{4}  lr 1\.0e-02  \d+\.\d samples/s  \d+:\d\d:\d\d left$"
+                @"^10:00:06  line   1/12   8 %  loss 0\.\d{4} \(mean 0\.\d{4}\)  size 2\.0000 \(mean 2\.0000\)  norm \d\.\d{4}  "
+                    + @"lr 1\.0e-02  \d+\.\d samples/s  \d+:\d\d:\d\d left$"
             );
         lines[2].ShouldMatch(@"^10:00:24  line   4/12  33 %  .* left$");
         lines[3].ShouldMatch("^10:00:42  line   7/12");

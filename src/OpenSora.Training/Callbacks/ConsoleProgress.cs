@@ -4,8 +4,8 @@ using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Prints a line at intervals with steps, the last and the mean losses, speed and time left, and other events as they happen. Only whole lines are printed, so
-/// that the output suits terminals and log files.</summary>
+/// <summary>Prints a line at intervals with steps, the last and the mean losses, speed and time left, and other events as they happen. Only whole
+/// lines are printed, so that the output suits terminals and log files.</summary>
 /// <param name="output">The output; null for the console.</param>
 /// <param name="every">The time between lines; null for 15 seconds. The first and the last step of a stage always print a line.</param>
 /// <param name="time">The clock; null for the system clock.</param>

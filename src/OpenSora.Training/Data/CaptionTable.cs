@@ -97,8 +97,8 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
         throw shown is null && malformed is not null
             ? malformed
             : new InvalidDataException(
-                $"'{csv}' needs the columns {pathColumn ?? "path"} and {captionColumn ?? "caption (or text)"}, separated by commas, semicolons or tabs; "
-                    + $"it has {string.Join(", ", shown ?? [])}. Name other columns with pathColumn and captionColumn."
+                $"'{csv}' needs the columns {pathColumn ?? "path"} and {captionColumn ?? "caption (or text)"}, separated by commas, semicolons or "
+                    + $"tabs; it has {string.Join(", ", shown ?? [])}. Name other columns with pathColumn and captionColumn."
             );
     }
 

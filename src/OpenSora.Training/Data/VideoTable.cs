@@ -161,8 +161,8 @@ public sealed class VideoTable : IClipSource
     /// interval, and the height and width in pixels as the video is shown.</summary>
     /// <remarks>Every file is decoded once, because the length that it specifies can be wrong. The source, and sources created from it, keep the
     /// result.</remarks>
-    /// <param name="badClips">Receives the files that cannot be read or are damaged. Their size is 0, which fills no bucket. If null, the first such file causes an
-    /// exception.</param>
+    /// <param name="badClips">Receives the files that cannot be read or are damaged. Their size is 0, which fills no bucket. If null, the first such
+    /// file causes an exception.</param>
     /// <param name="cancellationToken">Stops reading.</param>
     /// <exception cref="MediaException">A file cannot be read or is damaged, and <paramref name="badClips"/> is null.</exception>
     public async Task<IReadOnlyList<(int Frames, int Height, int Width)>> SizesAsync(
@@ -216,8 +216,8 @@ public sealed class VideoTable : IClipSource
         {
             var every = part.FrameInterval == 1 ? "" : $", every {part.FrameInterval} frames";
             throw new InvalidDataException(
-                $"'{path}' has {frames.Count} frames for a clip of {needed} (from frame {part.StartFrame}{every}). Leave it out ({nameof(SizesAsync)} "
-                    + $"returns lengths), request fewer frames, or call {nameof(PadShortClips)} to repeat the last frame."
+                $"'{path}' has {frames.Count} frames for a clip of {needed} (from frame {part.StartFrame}{every}). Leave it out "
+                    + $"({nameof(SizesAsync)} returns lengths), request fewer frames, or call {nameof(PadShortClips)} to repeat the last frame."
             );
         }
 

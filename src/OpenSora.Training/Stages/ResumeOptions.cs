@@ -39,8 +39,8 @@ public class ResumeOptions
             .Where(name => !Names.Contains(name, StringComparer.OrdinalIgnoreCase))
             .Select(name =>
                 Fixed.Contains(name, StringComparer.OrdinalIgnoreCase)
-                    ? $"The resume options have {nameof(MayDiffer)} '{name}', which cannot differ, because the optimizer state belongs to the trained "
-                        + "parameters. Start a new run from the weights with InitialiseFrom."
+                    ? $"The resume options have {nameof(MayDiffer)} '{name}', which cannot differ, because the optimizer state belongs to the "
+                        + "trained parameters. Start a new run from the weights with InitialiseFrom."
                     : $"The resume options have {nameof(MayDiffer)} '{name}'; it must be one of {string.Join(", ", Names)}."
             );
 }

@@ -26,9 +26,17 @@ public class TrainingOptions
     /// <summary>The settings that may differ from the run that is resumed, and whether a damaged checkpoint is passed over.</summary>
     public ResumeOptions Resume { get; set; } = new();
 
+    /// <summary>The unknown keys and invalid values of the section, one sentence each.</summary>
+    internal List<string> BindingProblems { get; } = [];
+
     /// <summary>Gets the errors in the options alone, one sentence each.</summary>
     internal IEnumerable<string> Problems()
     {
+        foreach (var problem in BindingProblems)
+        {
+            yield return problem;
+        }
+
         if (Stages.Count == 0)
         {
             yield return $"{SectionName} has no {nameof(Stages)}.";
@@ -87,10 +95,12 @@ internal sealed class TrainingOptionsValidator(IServiceCollection services) : IV
             yield return Message(nameof(TrainingStage.Loss), stage.Loss, losses, nameof(ITrainingObjective));
         }
 
-        string Message(string setting, string value, string[] registered, string type) =>
-            $"Stage '{stage.Name}' has {setting} '{value}' ({TrainingOptions.SectionName}:{nameof(TrainingOptions.Stages)}:{index}:{setting}), which is "
-            + $"not registered. {(registered.Length == 0 ? "None is registered" : $"Registered are {string.Join(", ", registered)}")}; register it with "
-            + $"AddKeyedSingleton<{type}>(\"{value}\", ...) or correct the name.";
+        string Message(string setting, string value, string[] registered, string type)
+        {
+            var known = registered.Length == 0 ? "None is registered" : $"Registered are {string.Join(", ", registered)}";
+            return $"Stage '{stage.Name}' has {setting} '{value}' "
+                + $"({TrainingOptions.SectionName}:{nameof(TrainingOptions.Stages)}:{index}:{setting}), which is not registered. {known}; register it with AddKeyedSingleton<{type}>(\"{value}\", ...) or correct the name.";
+        }
     }
 
     // The names that are registered, if this one is not.
@@ -129,7 +139,7 @@ public static class TrainingConfiguration
         ArgumentNullException.ThrowIfNull(section);
         ArgumentNullException.ThrowIfNull(data);
         var options = new TrainingOptions();
-        Bind(section, options);
+        TrainingBinder.Bind(section, options);
         if (options.Problems().FirstOrDefault() is { } problem)
         {
             throw new InvalidOperationException(problem);
@@ -167,7 +177,7 @@ public static class TrainingConfiguration
 
         services.AddOptions<TrainingOptions>().ValidateOnStart();
         services.AddSingleton<IConfigureOptions<TrainingOptions>>(provider => new ConfigureOptions<TrainingOptions>(options =>
-            Bind(provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName), options)
+            TrainingBinder.Bind(provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName), options)
         ));
         services.AddSingleton<IValidateOptions<TrainingOptions>>(new TrainingOptionsValidator(services));
         services.TryAddTransient(provider =>
@@ -181,8 +191,4 @@ public static class TrainingConfiguration
         );
         return services;
     }
-
-    // Unknown keys are errors, so that a misspelled key does not silently keep the default.
-    private static void Bind(IConfiguration section, TrainingOptions options) =>
-        section.Bind(options, binder => binder.ErrorOnUnknownConfiguration = true);
 }
