@@ -82,7 +82,12 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     };
     var csv = Path.Combine(folder, "captions.csv");
     var table = File.Exists(csv) ? new VideoTable(csv, new VideoReader(), wanted) : VideoTable.FromFolder(folder, new VideoReader(), wanted);
-    var all = table;
+    foreach (var (path, reason) in table.PassedOver)
+    {
+        Console.WriteLine($"skipped {path}: {reason}");
+    }
+
+    var all = table.PadShortClips(); // images and short videos repeat their last frame
     var sizes = await all.SizesAsync(
         new Progress<(int Index, string Reason)>(bad => Console.WriteLine($"skipped {all.Paths[bad.Index]}: {bad.Reason}")),
         cancellationToken

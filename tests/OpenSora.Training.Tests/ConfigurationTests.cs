@@ -131,13 +131,13 @@ public class ConfigurationTests
             var json = changes.Aggregate(Json.Replace("FOLDER", "", StringComparison.Ordinal), (text, change) =>
                 text.Replace(change.Old, change.New, StringComparison.Ordinal)
             );
-            using var services = new ServiceCollection().AddSingleton<IConfiguration>(Read(json)).AddOpenSoraTraining().BuildServiceProvider();
+            using var services = Registered(json);
             return Should.Throw<OptionsValidationException>(() => services.GetRequiredService<IStartupValidator>().Validate());
         }
 
         Should.NotThrow(() =>
         {
-            using var services = new ServiceCollection().AddSingleton<IConfiguration>(Read(Json)).AddOpenSoraTraining().BuildServiceProvider();
+            using var services = Registered(Json);
             services.GetRequiredService<IStartupValidator>().Validate();
         });
         var failures = Started(
@@ -150,5 +150,90 @@ public class ConfigurationTests
         failures[0].ShouldBe("Stage 'images' has BatchSize 0; it must be above 0.");
         failures[1].ShouldContain("EmaDecay 1");
         failures[2].ShouldContain("2 stages have the name 'images'");
+    }
+
+    [Fact]
+    public void Sources_and_losses_that_are_not_registered_are_reported_when_a_host_starts()
+    {
+        var failures = Failures(
+            Registered(
+                Json.Replace("\"Source\": \"clips\"", "\"Source\": \"clipz\"", StringComparison.Ordinal)
+                    .Replace("\"Source\": \"images\", ", "", StringComparison.Ordinal)
+                    .Replace("\"flow\"", "\"flaw\"", StringComparison.Ordinal)
+            )
+        );
+        failures.Length.ShouldBe(3);
+        failures[0].ShouldContain("Stage 'images' has Source ''");
+        failures[1].ShouldContain("'clipz' (OpenSora:Training:Stages:1:Source), which is not registered. Registered are 'clips', 'images'");
+        failures[2].ShouldContain("'flaw' (OpenSora:Training:Stages:1:Loss), which is not registered. Registered are 'flow'");
+
+        // A registration for any name serves every name, and one that is made later counts.
+        var later = new ServiceCollection().AddSingleton<IConfiguration>(Read(Json)).AddOpenSoraTraining().AddOpenSoraTraining();
+        var none = Failures(later.BuildServiceProvider());
+        none.Length.ShouldBe(3);
+        none[0].ShouldContain("None is registered");
+        later.AddKeyedSingleton<ITrainingData>(KeyedService.AnyKey, new Numbers());
+        later.AddKeyedSingleton<ITrainingObjective>("flow", (_, _) => throw new NotSupportedException());
+        using var services = later.BuildServiceProvider();
+        services.GetRequiredService<IStartupValidator>().Validate();
+    }
+
+    [Fact]
+    public void All_problems_of_a_section_are_reported_at_once()
+    {
+        var json = Json.Replace("\"Shape\": \"Cosine\"", "\"Shape\": \"Cosin\", \"Data\": \"x\"", StringComparison.Ordinal)
+            .Replace("\"BatchSize\": 2", "\"BatchSise\": 2, \"Prefetch\": \"many\"", StringComparison.Ordinal)
+            .Replace("01:00:00", "an hour", StringComparison.Ordinal)
+            .Replace("\"Factor\": 50", "\"Factor\": \"x\"", StringComparison.Ordinal)
+            .Replace("\"EverySteps\": 2", "\"EverySteps\": \"\", \"KeepLast\": { \"a\": 1 }", StringComparison.Ordinal)
+            .Replace("\"EmaDecay\": 0.5", "\"EmaDecay\": 2", StringComparison.Ordinal);
+        var failures = Failures(Registered(json));
+        foreach (
+            var expected in new[]
+            {
+                "OpenSora:Training:Stages:0:Shape is 'Cosin'; it must be one of Constant, Cosine.",
+                "OpenSora:Training:Stages:0:Data is not an option. The options are Accumulation, BatchSize,",
+                "OpenSora:Training:Stages:1:BatchSise is not an option.",
+                "OpenSora:Training:Stages:1:Prefetch is 'many'; it must be a whole number.",
+                "OpenSora:Training:Stages:1:TimeLimit is 'an hour'; it must be a time such as 01:30:00.",
+                "OpenSora:Training:Stages:1:Spikes:Factor is 'x'; it must be a number.",
+                "OpenSora:Training:Checkpoints:KeepLast is a section; it must be a single value.",
+                "Stage 'clips' has EmaDecay 2;",
+            }
+        )
+        {
+            failures.ShouldContain(failure => failure.StartsWith(expected, StringComparison.Ordinal), expected);
+        }
+
+        failures.Length.ShouldBe(8, string.Join("\n", failures));
+    }
+
+    [Fact]
+    public void Resume_options_are_read_and_checked()
+    {
+        const string Resume = "\"Resume\": { \"MayDiffer\": [ \"BatchSize\", \"XX\" ], \"UsePreviousIfDamaged\": true }, \"Checkpoints\"";
+        var json = Json.Replace("\"Checkpoints\"", Resume, StringComparison.Ordinal);
+        Failures(Registered(json)).ShouldHaveSingleItem().ShouldContain("MayDiffer 'XX'; it must be one of BatchSize, ");
+        using var services = Registered(json.Replace("XX", "Shape", StringComparison.Ordinal));
+        var options = services.GetRequiredService<IOptions<TrainingOptions>>().Value.Resume;
+        options.MayDiffer.ShouldBe(["BatchSize", "Shape"]);
+        options.UsePreviousIfDamaged.ShouldBeTrue();
+    }
+
+    private static ServiceProvider Registered(string json) =>
+        new ServiceCollection()
+            .AddSingleton<IConfiguration>(Read(json))
+            .AddKeyedSingleton<ITrainingObjective>("flow", (_, _) => throw new NotSupportedException())
+            .AddKeyedSingleton<ITrainingData>("images", new Numbers())
+            .AddOpenSoraTraining()
+            .AddKeyedSingleton<ITrainingData>("clips", new Numbers())
+            .BuildServiceProvider();
+
+    private static string[] Failures(ServiceProvider services)
+    {
+        using (services)
+        {
+            return [.. Should.Throw<OptionsValidationException>(() => services.GetRequiredService<IStartupValidator>().Validate()).Failures];
+        }
     }
 }

@@ -357,7 +357,8 @@ public class DataTests
             }
         );
         table.Count.ShouldBe(1);
-        using (var clip = await table.LoadAsync(0, new Random(0)))
+        await Should.ThrowAsync<InvalidDataException>(() => table.LoadAsync(0, new Random(0)).AsTask());
+        using (var clip = await table.PadShortClips().LoadAsync(0, new Random(0)))
         {
             clip.Video.shape.ShouldBe([3, 6, 8, 8]); // the last frame repeated
             clip.Captions.ShouldBe(["a \"gray\" square,\nstill", "another name"]);

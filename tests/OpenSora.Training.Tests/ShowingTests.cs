@@ -26,13 +26,84 @@ public class ShowingTests
         lines[0].ShouldBe("10:00:00  line: 12 steps of 4 samples");
         lines[1]
             .ShouldMatch(
-                @"^10:00:06  line   1/12   8 %  loss 0\.\d{4}  size 2\.0000  norm \d\.\d{4}  lr 1\.0e-02  \d+\.\d samples/s  \d+:\d\d:\d\d left$"
+                @"^10:00:06  line   1/12   8 %  loss 0\.\d{4} \(mean 0\.\d{4}\)  size 2\.0000 \(mean 2\.0000\)  norm \d\.\d{4}  "
+                    + @"lr 1\.0e-02  \d+\.\d samples/s  \d+:\d\d:\d\d left$"
             );
         lines[2].ShouldMatch(@"^10:00:24  line   4/12  33 %  .* left$");
         lines[3].ShouldMatch("^10:00:42  line   7/12");
         lines[4].ShouldMatch("^10:01:00  line  10/12");
         lines[5].ShouldMatch(@"^10:01:12  line  12/12 100 %  .* samples/s  done$");
         lines.Length.ShouldBe(6);
+    }
+
+    [Fact]
+    public async Task The_console_shows_the_fraction_of_what_ends_the_stage()
+    {
+        using var output = new StringWriter();
+        var console = new ConsoleProgress(output, every: TimeSpan.Zero, time: new Clock());
+        var limited = new TrainingStage { Name = "line", TimeLimit = TimeSpan.FromHours(2) };
+        ITrainingCallback callback = console;
+        foreach (var (step, minutes, loss) in new (long, double, double)[] { (250, 30, 1), (251, 90, 3), (90_000, 91, 2) })
+        {
+            await callback.StepDoneAsync(
+                Run(limited),
+                new TrainingProgress
+                {
+                    Stage = "line",
+                    Step = step,
+                    Steps = 100_000,
+                    Loss = loss,
+                    Elapsed = TimeSpan.FromMinutes(minutes),
+                    Fraction = Math.Max(step / 1e5, minutes / 120),
+                    TimeLeft = TimeSpan.FromMinutes(1),
+                }
+            );
+        }
+
+        var lines = output.ToString().Split(Environment.NewLine, StringSplitOptions.RemoveEmptyEntries);
+        lines[0].ShouldStartWith("10:00:00  line      250 steps   25 % of 2:00:00  loss 1.0000 (mean 1.0000)  norm");
+        lines[1].ShouldStartWith("10:00:00  line      251 steps   75 % of 2:00:00  loss 3.0000 (mean 2.0050)  norm");
+        lines[2].ShouldStartWith("10:00:00  line   90,000/100,000  90 %  loss 2.0000");
+
+        static TrainingRun Run(TrainingStage stage) =>
+            new(stage, new Dictionary<string, nn.Module>(StringComparer.Ordinal), average: null, before: 0, callbacks: [], CancellationToken.None);
+    }
+
+    [Fact]
+    public async Task Progress_has_the_fraction_of_the_steps_or_of_the_time()
+    {
+        List<TrainingProgress> done = [];
+        await TrainAsync(_ => { }, new ActionProgress(done.Add), steps: 4);
+        done.Select(progress => progress.Fraction).ShouldBe([0.25, 0.5, 0.75, 1]);
+        done[^1].Elapsed.ShouldBeGreaterThan(done[0].Elapsed);
+        List<TrainingProgress> timed = [];
+        await TrainAsync(_ => { }, new ActionProgress(timed.Add), steps: 1_000_000, timeLimit: TimeSpan.FromMilliseconds(300));
+        timed[^1].Fraction.ShouldBe(1);
+        timed[timed.Count / 2].Fraction.ShouldBe(timed[timed.Count / 2].Elapsed / TimeSpan.FromMilliseconds(300), 1e-9);
+    }
+
+    [Fact]
+    public async Task Long_work_is_announced()
+    {
+        using var folder = new TemporaryFolder();
+        using var output = new StringWriter();
+        var frames = new VideoFrames(new byte[3 * 4 * 4], 1, 4, 4, 8);
+        await TrainAsync(
+            trainer =>
+                trainer
+                    .AddPreviews(
+                        folder.Path,
+                        _ =>
+                        {
+                            output.ToString().ShouldEndWith("preview  started" + Environment.NewLine); // before the work
+                            return [frames];
+                        },
+                        everySteps: 100
+                    )
+                    .AddCallback(new ConsoleProgress(output, time: new Clock())),
+            steps: 2
+        );
+        output.ToString().Split(Environment.NewLine, StringSplitOptions.RemoveEmptyEntries)[^1].ShouldBe("10:00:00  preview  line");
     }
 
     [Fact]
@@ -65,7 +136,7 @@ public class ShowingTests
         var lines = output.ToString().Split(Environment.NewLine, StringSplitOptions.RemoveEmptyEntries);
         lines[2].ShouldBe("10:00:00  validation  loss 0.5000  best 1.000e-04");
         lines[3].ShouldMatch("^10:00:00  line  step 7 skipped: the loss of .* times the median of 4 steps, .*'line.weight'");
-        lines[4].ShouldMatch(@"line  8/8 100 %.*loss 0\.\d{4}  .*  1 skipped  done");
+        lines[4].ShouldMatch(@"line  8/8 100 %.*loss 0\.\d{4} \(mean 0\.\d{4}\)  .*  1 skipped  done");
         lines[5].ShouldBe("10:00:00  written: checkpoint-01-00000008.safetensors");
         lines.Length.ShouldBe(6);
     }
@@ -315,7 +386,8 @@ public class ShowingTests
         Action<StagedTrainer> prepare,
         IProgress<TrainingProgress>? progress = null,
         int steps = 12,
-        int? spike = null
+        int? spike = null,
+        TimeSpan? timeLimit = null
     )
     {
         manual_seed(1);
@@ -326,6 +398,7 @@ public class ShowingTests
                 Name = "line",
                 Data = new Points { Spikes = spike is { } batch ? [batch] : [] },
                 Steps = steps,
+                TimeLimit = timeLimit,
                 BatchSize = 4,
                 LearningRate = 0.01,
                 EmaDecay = 0.9,

@@ -351,7 +351,8 @@ public class StagedTrainerTests
             {
                 (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldBe(
                     "Stage 'first' was started with different settings: LearningRate was 0.001 and is now 0.0001. "
-                        + "Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights."
+                        + "Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights. "
+                        + "To continue with other settings, name them in MayDiffer of ResumeOptions."
                 );
             }
 

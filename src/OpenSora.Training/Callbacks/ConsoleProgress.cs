@@ -4,18 +4,18 @@ using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Callbacks;
 
-/// <summary>Prints a line at intervals with steps, losses, speed and time left, and other events as they happen. Only whole lines are printed, so
-/// that the output suits terminals and log files.</summary>
+/// <summary>Prints a line at intervals with steps, the last and the mean losses, speed and time left, and other events as they happen. Only whole
+/// lines are printed, so that the output suits terminals and log files.</summary>
 /// <param name="output">The output; null for the console.</param>
 /// <param name="every">The time between lines; null for 15 seconds. The first and the last step of a stage always print a line.</param>
 /// <param name="time">The clock; null for the system clock.</param>
 internal sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every = null, TimeProvider? time = null) : ITrainingCallback
 {
-    private const double Steps = 100; // that losses are smoothed over
+    private const double Window = 100; // steps that losses are smoothed over
 
     private readonly TimeProvider _time = time ?? TimeProvider.System;
     private readonly TimeSpan _every = every ?? TimeSpan.FromSeconds(15);
-    private readonly Dictionary<string, (double Sum, double Weight)> _smoothed = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, (double Sum, double Weight, double Last)> _smoothed = new(StringComparer.Ordinal);
     private long? _last;
 
     /// <inheritdoc/>
@@ -27,7 +27,7 @@ internal sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every
         var stage = run.Stage;
         Print(
             string.Create(CultureInfo.InvariantCulture, $"{stage.Name}: {stage.Steps:N0} steps of {stage.BatchSize * stage.Accumulation} samples")
-                + (stage.TimeLimit is { } limit ? $", at most {Duration(limit)}" : "")
+                + (stage.TimeLimit is { } limit ? $", or until {Duration(limit)} of training have passed" : "")
                 + (run.Step > 0 ? string.Create(CultureInfo.InvariantCulture, $", resumed after step {run.Step:N0}") : "")
         );
         return default;
@@ -52,7 +52,7 @@ internal sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every
             Smooth(progress);
         }
 
-        var done = progress.Step == progress.Steps || progress.TimeLeft == TimeSpan.Zero;
+        var done = progress.Step >= progress.Steps || progress.TimeLeft == TimeSpan.Zero;
         if (!done && _last is { } then && _time.GetElapsedTime(then) < _every)
         {
             return default;
@@ -61,15 +61,10 @@ internal sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every
         _last = _time.GetTimestamp();
 
         var line = new StringBuilder();
-        var width = string.Create(CultureInfo.InvariantCulture, $"{progress.Steps:N0}").Length;
-        line.Append(
-            CultureInfo.InvariantCulture,
-            $"{progress.Stage}  {progress.Step.ToString("N0", CultureInfo.InvariantCulture).PadLeft(width)}/{progress.Steps:N0} "
-                + $"{(double)progress.Step / progress.Steps, 5:P0}"
-        );
-        foreach (var (name, (sum, weight)) in _smoothed)
+        line.Append(CultureInfo.InvariantCulture, $"{progress.Stage}  {Position(run.Stage, progress)}");
+        foreach (var (name, (sum, weight, last)) in _smoothed)
         {
-            line.Append(CultureInfo.InvariantCulture, $"  {name} {Number(sum / weight)}");
+            line.Append(CultureInfo.InvariantCulture, $"  {name} {Number(last)} (mean {Number(sum / weight)})");
         }
 
         line.Append(
@@ -87,13 +82,21 @@ internal sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every
     }
 
     /// <inheritdoc/>
+    public ValueTask AnnouncedAsync(TrainingRun run, string name)
+    {
+        Print($"{name}  started");
+        return default;
+    }
+
+    /// <inheritdoc/>
     public ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation)
     {
         ArgumentNullException.ThrowIfNull(run);
         ArgumentNullException.ThrowIfNull(observation);
         var parts = observation
             .Scalars.Select(pair => $"{pair.Key} {Number(pair.Value)}")
-            .Concat(observation.Videos.Count == 0 ? [] : [string.Join(", ", observation.Videos.Keys)]);
+            .Concat(observation.Videos.Count == 0 ? [] : [string.Join(", ", observation.Videos.Keys)])
+            .Concat(observation.Text is { } text ? [text] : []);
         Print($"{observation.Name}  {string.Join("  ", parts)}");
         return default;
     }
@@ -105,14 +108,25 @@ internal sealed class ConsoleProgress(TextWriter? output = null, TimeSpan? every
         return default;
     }
 
+    // The completed part: of the steps, or of the time if that is what ends the stage.
+    private static string Position(TrainingStage stage, TrainingProgress progress)
+    {
+        var (steps, most) = (Steps(progress.Step), Steps(progress.Steps));
+        return stage.TimeLimit is { } limit && progress.Elapsed / limit > (double)progress.Step / progress.Steps
+            ? string.Create(CultureInfo.InvariantCulture, $"{steps.PadLeft(most.Length)} steps  {progress.Fraction, 5:P0} of {Duration(limit)}")
+            : string.Create(CultureInfo.InvariantCulture, $"{steps.PadLeft(most.Length)}/{most} {(double)progress.Step / progress.Steps, 5:P0}");
+
+        static string Steps(long count) => count.ToString("N0", CultureInfo.InvariantCulture);
+    }
+
     // A running mean over about the last hundred steps, unbiased from the first step.
     private void Smooth(TrainingProgress progress)
     {
         foreach (var (name, value) in progress.Parts.Prepend(new("loss", progress.Loss)))
         {
-            var (sum, weight) = _smoothed.GetValueOrDefault(name);
-            var keep = 1 - 1 / Steps;
-            _smoothed[name] = (sum * keep + value, weight * keep + 1);
+            var (sum, weight, _) = _smoothed.GetValueOrDefault(name);
+            var keep = 1 - 1 / Window;
+            _smoothed[name] = (sum * keep + value, weight * keep + 1, value);
         }
     }
 

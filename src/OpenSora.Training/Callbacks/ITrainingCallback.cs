@@ -18,6 +18,9 @@ public interface ITrainingCallback
     /// <summary>Called after every step.</summary>
     ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress) => default;
 
+    /// <summary>Called before another callback does work that can take long, such as a preview (<see cref="TrainingRun.AnnounceAsync"/>).</summary>
+    ValueTask AnnouncedAsync(TrainingRun run, string name) => default;
+
     /// <summary>Called when another callback reports an observation (<see cref="TrainingRun.ReportAsync"/>).</summary>
     ValueTask ObservedAsync(TrainingRun run, TrainingObservation observation) => default;
 
@@ -32,6 +35,9 @@ public interface ITrainingCallback
 /// <param name="Name">The name, such as <c>validation</c>.</param>
 public record TrainingObservation(string Name)
 {
+    /// <summary>A message for the log, such as the settings that changed when a run resumed; null for none.</summary>
+    public string? Text { get; init; }
+
     /// <summary>The numbers of the observation by name.</summary>
     public IReadOnlyDictionary<string, double> Scalars { get; init; } = new Dictionary<string, double>(StringComparer.Ordinal);
 
@@ -73,6 +79,14 @@ public sealed class TrainingRun
 
     /// <summary>The token that stops the run.</summary>
     public CancellationToken CancellationToken { get; }
+
+    /// <summary>Announces work that can take long to all callbacks, so that training does not seem to hang.</summary>
+    /// <param name="name">The name of the observation that will be reported, such as <c>preview</c>.</param>
+    public ValueTask AnnounceAsync(string name)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(name);
+        return NotifyAsync(callback => callback.AnnouncedAsync(this, name));
+    }
 
     /// <summary>Reports an observation to all callbacks.</summary>
     public ValueTask ReportAsync(TrainingObservation observation)

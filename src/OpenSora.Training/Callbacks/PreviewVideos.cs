@@ -58,6 +58,7 @@ internal sealed class PreviewVideos : ITrainingCallback
 
     private async ValueTask RenderNowAsync(TrainingRun run)
     {
+        await run.AnnounceAsync("preview").ConfigureAwait(true);
         IReadOnlyList<VideoFrames> videos = [];
         run.Evaluate(() => videos = _render(run.CancellationToken));
         var name = string.Concat(run.Stage.Name.Split(Path.GetInvalidFileNameChars()));

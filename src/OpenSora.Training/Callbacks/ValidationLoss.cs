@@ -15,6 +15,8 @@ namespace OpenSora.Training.Callbacks;
 /// <param name="data">Held-out data.</param>
 internal sealed class ValidationLoss(ITrainingObjective objective, ITrainingData data) : ITrainingCallback
 {
+    private const string Name = "validation";
+
     private readonly ITrainingObjective _objective = objective ?? throw new ArgumentNullException(nameof(objective));
     private readonly ITrainingData _data = data ?? throw new ArgumentNullException(nameof(data));
     private readonly Interval _interval = new();
@@ -67,6 +69,7 @@ internal sealed class ValidationLoss(ITrainingObjective objective, ITrainingData
 
     private async ValueTask MeasureNowAsync(TrainingRun run)
     {
+        await run.AnnounceAsync(Name).ConfigureAwait(true);
         using var samples = await LoadAsync(run.CancellationToken).ConfigureAwait(true); // continues on the training thread
         TrainingObservation? result = null;
         run.Evaluate(() => result = Measure(samples, run.CancellationToken), Averages);
@@ -140,7 +143,7 @@ internal sealed class ValidationLoss(ITrainingObjective objective, ITrainingData
             scalars[string.Create(CultureInfo.InvariantCulture, $"{(double)band / Bands:0.0#}-{(band + 1.0) / Bands:0.0#}")] = bands[band];
         }
 
-        return new TrainingObservation("validation") { Scalars = scalars };
+        return new TrainingObservation(Name) { Scalars = scalars };
     }
 
     /// <summary>The batches of a measurement.</summary>

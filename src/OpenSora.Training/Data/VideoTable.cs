@@ -1,62 +1,69 @@
 using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
-using CsvHelper;
-using CsvHelper.Configuration;
 using OpenSora.Media;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>A source of videos and images with captions, from a folder or from a CSV file. The file has the columns <c>path</c> (relative to the
-/// file) and <c>caption</c>; other columns are ignored. A path in several rows has several captions.</summary>
+/// <summary>A source of videos and images with captions, from a folder or from a CSV file.</summary>
+/// <remarks>Lengths are numbers of frames that can be decoded, because the length that a file specifies can be wrong. A damaged file causes a
+/// <see cref="MediaException"/> unless <see cref="ClipOptions.AllowDamage"/> is set, and a file that is shorter than
+/// <see cref="ClipOptions.Frames"/> an <see cref="InvalidDataException"/> unless the source pads short clips (<see cref="PadShortClips"/>). Text is
+/// UTF-8, or UTF-16 with a byte order mark.</remarks>
 public sealed class VideoTable : IClipSource
 {
-    private static readonly HashSet<string> Extensions = new(StringComparer.OrdinalIgnoreCase)
-    {
-        ".mp4",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".m4v",
-        ".gif",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".webp",
-        ".bmp",
-    };
-
-    private readonly IReadOnlyList<Row> _rows;
-    private readonly IVideoReader _reader;
+    private readonly IReadOnlyList<CaptionedFile> _rows;
+    private readonly MeasuredFiles _files;
     private readonly ClipOptions _clip;
     private readonly Variation? _vary;
+    private readonly bool _pad;
 
-    /// <summary>Reads a CSV file. The videos and images are decoded when they are loaded.</summary>
+    /// <summary>Reads a CSV file with a line of column names. Commas, semicolons or tabs separate the fields; column names are compared without
+    /// regard to case. Other columns are ignored. A path in several rows has several captions. The videos and images are decoded when they are
+    /// loaded.</summary>
     /// <param name="csv">The path of the CSV file.</param>
     /// <param name="reader">The reader that decodes the files.</param>
-    /// <param name="clip">The size and frames of every clip. If <see cref="ClipOptions.Frames"/> is set, shorter clips repeat their last
-    /// frame.</param>
-    /// <exception cref="FileNotFoundException">The CSV file, or a file that it lists, does not exist.</exception>
-    /// <exception cref="InvalidDataException">The CSV file lacks a column or has no rows, or a row is malformed.</exception>
-    public VideoTable(string csv, IVideoReader reader, ClipOptions clip)
-        : this(Listed(csv), reader, clip, vary: null) { }
+    /// <param name="clip">The size and frames of every clip.</param>
+    /// <param name="pathColumn">The name of the column with paths, which are relative to the folder of the CSV file and can contain backslashes on
+    /// every system; null for <c>path</c>.</param>
+    /// <param name="captionColumn">The name of the column with captions; null for <c>caption</c> or, if there is none, <c>text</c>.</param>
+    /// <param name="leaveOutMissing">true to leave out files that do not exist and list them in <see cref="PassedOver"/>; false to fail.</param>
+    /// <exception cref="FileNotFoundException">The CSV file does not exist, or it lists files that do not exist.</exception>
+    /// <exception cref="InvalidDataException">The CSV file lacks a column or has no rows, a row is malformed, or the text is neither UTF-8 nor UTF-16
+    /// with a byte order mark. The message contains the record or the line.</exception>
+    public VideoTable(
+        string csv,
+        IVideoReader reader,
+        ClipOptions clip,
+        string? pathColumn = null,
+        string? captionColumn = null,
+        bool leaveOutMissing = false
+    )
+        : this(Listed(csv, pathColumn, captionColumn, leaveOutMissing), reader, clip) { }
 
-    private VideoTable(IReadOnlyList<Row> rows, IVideoReader reader, ClipOptions clip, Variation? vary)
+    private VideoTable(
+        (IReadOnlyList<CaptionedFile> Files, IReadOnlyList<(string Path, string Reason)> PassedOver) listed,
+        IVideoReader reader,
+        ClipOptions clip
+    )
+        : this(listed.Files, new MeasuredFiles(reader), clip, vary: null, pad: false) => PassedOver = listed.PassedOver;
+
+    private VideoTable(IReadOnlyList<CaptionedFile> rows, MeasuredFiles files, ClipOptions clip, Variation? vary, bool pad)
     {
-        ArgumentNullException.ThrowIfNull(reader);
         ArgumentNullException.ThrowIfNull(clip);
-        (_rows, _reader, _clip, _vary) = (rows, reader, clip, vary);
+        (_rows, _files, _clip, _vary, _pad) = (rows, files, clip, vary, pad);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         foreach (var row in rows)
         {
+            var file = row.File.LinkTarget is null ? row.File : new FileInfo(OutputPath.FollowLinks(row.File.FullName));
             hash.AppendData(
                 Encoding.UTF8.GetBytes(
                     string.Create(
                         CultureInfo.InvariantCulture,
-                        $"{row.Name}|{string.Join('|', row.Captions)}|{row.File.Length}|{row.File.LastWriteTimeUtc.Ticks}\n"
+                        $"{row.Name}|{string.Join('|', row.Captions)}|{file.Length}|{file.LastWriteTimeUtc.Ticks}\n"
                     )
                 )
             );
@@ -67,31 +74,45 @@ public sealed class VideoTable : IClipSource
                 CultureInfo.InvariantCulture,
                 $"{rows.Count} files {Convert.ToHexStringLower(hash.GetHashAndReset())[..16]}, {clip.Width}x{clip.Height} {clip.Fit}, "
                     + $"{clip.Frames} frames from {clip.StartFrame} every {clip.FrameInterval} at {clip.FramesPerSecond}"
-            ) + (vary is null ? "" : string.Create(CultureInfo.InvariantCulture, $", start {vary.Start}, crop {vary.Crop}, mirror {vary.Mirror}"));
+            )
+            + (clip.AllowDamage ? ", damage allowed" : "")
+            + (pad ? ", padded" : "")
+            + (vary is null ? "" : string.Create(CultureInfo.InvariantCulture, $", start {vary.Start}, crop {vary.Crop}, mirror {vary.Mirror}"));
     }
 
-    /// <summary>Creates a source from all videos and images in a folder and its subfolders. The captions are the lines of a text file with the same
-    /// name (<c>dog.txt</c> for <c>dog.mp4</c>). If there is none, the caption is the file name with spaces in place of dashes and
-    /// underscores.</summary>
+    /// <summary>Creates a source from all videos and images in a folder and its subfolders, in the order of their paths. The captions are the lines
+    /// of a text file with the same name (<c>dog.txt</c> for <c>dog.mp4</c>). If there is none, the caption is the file name with spaces in place of
+    /// dashes and underscores.</summary>
+    /// <remarks>Symbolic links are followed, and every file is listed once. Hidden files and folders, files that macOS adds (<c>._dog.mp4</c>,
+    /// <c>__MACOSX</c>), pipes and devices, links that lead to nothing, and folders that cannot be read are passed over; see
+    /// <see cref="PassedOver"/>.</remarks>
     /// <param name="folder">The folder.</param>
     /// <param name="reader">The reader that decodes the files.</param>
     /// <param name="clip">The size and frames of every clip.</param>
-    /// <exception cref="InvalidDataException">The folder contains no videos or images.</exception>
+    /// <exception cref="InvalidDataException">The folder contains no videos or images, or a file of captions is neither UTF-8 nor UTF-16 with a byte
+    /// order mark.</exception>
     public static VideoTable FromFolder(string folder, IVideoReader reader, ClipOptions clip)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
-        Row[] files =
+        var (files, passedOver) = new ClipFolder(folder).List();
+        if (files.Count == 0)
+        {
+            throw new InvalidDataException(
+                $"'{folder}' contains no videos or images ({ClipFolder.Extensions})."
+                    + (passedOver.Count == 0 ? "" : $" {passedOver.Count} entries were passed over; '{passedOver[0].Path}' {passedOver[0].Reason}.")
+            );
+        }
+
+        IReadOnlyList<CaptionedFile> rows =
         [
-            .. Directory
-                .EnumerateFiles(folder, "*", SearchOption.AllDirectories)
-                .Where(file => Extensions.Contains(Path.GetExtension(file)))
-                .Order(StringComparer.Ordinal)
-                .Select(file => new Row(Path.GetRelativePath(folder, file), new FileInfo(file), CaptionsOf(file))),
+            .. files.Select(file => new CaptionedFile(file, new FileInfo(Path.Combine(folder, file)), CaptionsOf(Path.Combine(folder, file)))),
         ];
-        return files.Length > 0
-            ? new VideoTable(files, reader, clip, vary: null)
-            : throw new InvalidDataException($"'{folder}' contains no videos or images ({string.Join(", ", Extensions)}).");
+        return new VideoTable((rows, passedOver), reader, clip);
     }
+
+    /// <summary>Gets the files and folders that were passed over when the source was created, and the reasons: sentences without their subject, or
+    /// the record of the CSV file.</summary>
+    public IReadOnlyList<(string Path, string Reason)> PassedOver { get; private init; } = [];
 
     /// <inheritdoc/>
     public int Count => _rows.Count;
@@ -107,7 +128,11 @@ public sealed class VideoTable : IClipSource
     /// <param name="indices">The indices of the files.</param>
     /// <param name="other">The size and frames of every clip; null for those of this source.</param>
     public VideoTable Select(IEnumerable<int> indices, ClipOptions? other = null) =>
-        new([.. indices.Select(index => _rows[index])], _reader, other ?? _clip, _vary);
+        new([.. indices.Select(index => _rows[index])], _files, other ?? _clip, _vary, _pad) { PassedOver = PassedOver };
+
+    /// <summary>Creates a source that repeats the last frame of clips that are shorter than <see cref="ClipOptions.Frames"/>, such as of images. By
+    /// default, a clip that is too short is an error.</summary>
+    public VideoTable PadShortClips() => new(_rows, _files, _clip, _vary, pad: true) { PassedOver = PassedOver };
 
     /// <summary>Creates a source that varies the clips at random each time they are loaded. Without variations, a clip starts at the first frame and
     /// shows the center of the image.</summary>
@@ -129,15 +154,17 @@ public sealed class VideoTable : IClipSource
             ? throw new InvalidOperationException(
                 $"A random crop requires clip options with Width, Height and {nameof(FrameFit)}.{nameof(FrameFit.Crop)}."
             )
-            : new VideoTable(_rows, _reader, _clip, new Variation(start, crop, mirror));
+            : new VideoTable(_rows, _files, _clip, new Variation(start, crop, mirror), _pad) { PassedOver = PassedOver };
     }
 
-    /// <summary>Reads the size of every file for <see cref="Bucket.Sort"/>: the number of frames at the requested frame rate and interval, and the
-    /// height and width in pixels.</summary>
-    /// <param name="badClips">Receives the files that cannot be read. Their size is 0, which fills no bucket. If null, the first such file causes an
-    /// exception.</param>
+    /// <summary>Reads the size of every file for <see cref="Bucket.Sort"/>: the number of frames that can be decoded, at the requested frame rate and
+    /// interval, and the height and width in pixels as the video is shown.</summary>
+    /// <remarks>Every file is decoded once, because the length that it specifies can be wrong. The source, and sources created from it, keep the
+    /// result.</remarks>
+    /// <param name="badClips">Receives the files that cannot be read or are damaged. Their size is 0, which fills no bucket. If null, the first such
+    /// file causes an exception.</param>
     /// <param name="cancellationToken">Stops reading.</param>
-    /// <exception cref="MediaException">A file cannot be read, and <paramref name="badClips"/> is null.</exception>
+    /// <exception cref="MediaException">A file cannot be read or is damaged, and <paramref name="badClips"/> is null.</exception>
     public async Task<IReadOnlyList<(int Frames, int Height, int Width)>> SizesAsync(
         IProgress<(int Index, string Reason)>? badClips = null,
         CancellationToken cancellationToken = default
@@ -149,8 +176,10 @@ public sealed class VideoTable : IClipSource
             {
                 try
                 {
-                    var info = await _reader.ProbeAsync(_rows[i].File.FullName, token).ConfigureAwait(false);
-                    sizes[i] = ((FramesOf(info) - _clip.StartFrame + _clip.FrameInterval - 1) / _clip.FrameInterval, info.Height, info.Width);
+                    var path = _rows[i].File.FullName;
+                    var info = await _files.ProbeAsync(path, token).ConfigureAwait(false);
+                    var frames = await _files.CountAsync(path, _clip, token).ConfigureAwait(false) - _clip.StartFrame;
+                    sizes[i] = (Math.Max(0, (frames + _clip.FrameInterval - 1) / _clip.FrameInterval), info.Height, info.Width);
                 }
                 catch (IOException e) when (badClips is not null)
                 {
@@ -170,19 +199,28 @@ public sealed class VideoTable : IClipSource
         var path = _rows[index].File.FullName;
         if (_vary is null)
         {
-            var frames = await _reader.ReadAsync(path, _clip, cancellationToken).ConfigureAwait(false);
-            return new CaptionedClip(ToVideo(frames, window: null, isMirrored: false), _rows[index].Captions);
+            var frames = await _files.ReadAsync(path, _clip, cancellationToken).ConfigureAwait(false);
+            return new CaptionedClip(ToVideo(path, frames, _clip, window: null, isMirrored: false), _rows[index].Captions);
         }
 
         var (start, top, left, isMirrored) = (random.NextDouble(), random.NextDouble(), random.NextDouble(), random.NextDouble() < _vary.Mirror);
-        var info = await _reader.ProbeAsync(path, cancellationToken).ConfigureAwait(false);
-        var varied = await _reader.ReadAsync(path, Varied(info, start), cancellationToken).ConfigureAwait(false);
-        return new CaptionedClip(ToVideo(varied, _vary.Crop ? (top, left) : null, isMirrored), _rows[index].Captions);
+        var part = await VariedAsync(path, start, cancellationToken).ConfigureAwait(false);
+        var varied = await _files.ReadAsync(path, part, cancellationToken).ConfigureAwait(false);
+        return new CaptionedClip(ToVideo(path, varied, part, _vary.Crop ? (top, left) : null, isMirrored), _rows[index].Captions);
     }
 
-    // The pixels, cropped to the size at a position from 0 to 1, with the last frame repeated up to the number of frames.
-    private Tensor ToVideo(VideoFrames frames, (double Top, double Left)? window, bool isMirrored)
+    // The pixels, cropped to the size at a position from 0 to 1, and padded if requested.
+    private Tensor ToVideo(string path, VideoFrames frames, ClipOptions part, (double Top, double Left)? window, bool isMirrored)
     {
+        if (_clip.Frames is { } needed && frames.Count < needed && !_pad)
+        {
+            var every = part.FrameInterval == 1 ? "" : $", every {part.FrameInterval} frames";
+            throw new InvalidDataException(
+                $"'{path}' has {frames.Count} frames for a clip of {needed} (from frame {part.StartFrame}{every}). Leave it out "
+                    + $"({nameof(SizesAsync)} returns lengths), request fewer frames, or call {nameof(PadShortClips)} to repeat the last frame."
+            );
+        }
+
         using var scope = NewDisposeScope();
         var video = frames.ToTensor().squeeze(0);
         if (window is var (top, left))
@@ -208,7 +246,7 @@ public sealed class VideoTable : IClipSource
     }
 
     // The part of a video to read: from a random start, and, for a random crop, scaled to cover the size as in the other cases.
-    private ClipOptions Varied(VideoInfo info, double start)
+    private async ValueTask<ClipOptions> VariedAsync(string path, double start, CancellationToken cancellationToken)
     {
         var part = new ClipOptions
         {
@@ -219,14 +257,17 @@ public sealed class VideoTable : IClipSource
             StartFrame = _clip.StartFrame,
             FrameInterval = _clip.FrameInterval,
             Frames = _clip.Frames,
+            AllowDamage = _clip.AllowDamage,
         };
         if (_vary!.Start && _clip.Frames is { } frames)
         {
-            part.StartFrame += (int)(start * Math.Max(1, FramesOf(info) - _clip.StartFrame - (frames - 1) * _clip.FrameInterval));
+            var count = await _files.CountAsync(path, _clip, cancellationToken).ConfigureAwait(false);
+            part.StartFrame += (int)(start * Math.Max(1, count - _clip.StartFrame - (frames - 1) * _clip.FrameInterval));
         }
 
         if (_vary.Crop)
         {
+            var info = await _files.ProbeAsync(path, cancellationToken).ConfigureAwait(false);
             var (height, width) = (_clip.Height!.Value, _clip.Width!.Value);
             var scale = Math.Max((double)width / info.Width, (double)height / info.Height);
             (part.Width, part.Height, part.Fit) = (
@@ -239,80 +280,25 @@ public sealed class VideoTable : IClipSource
         return part;
     }
 
-    // Returns the number of frames at the requested frame rate; an image has one frame.
-    private int FramesOf(VideoInfo info) =>
-        info.Duration is { } duration ? Math.Max(1, (int)Math.Round(duration.TotalSeconds * (_clip.FramesPerSecond ?? info.FramesPerSecond))) : 1;
-
     private static string[] CaptionsOf(string file)
     {
-        var text = Path.ChangeExtension(file, ".txt");
-        return File.Exists(text) && File.ReadAllLines(text).Where(line => !string.IsNullOrWhiteSpace(line)).ToArray() is { Length: > 0 } lines
+        // Beside the file, or beside the file that a link leads to.
+        string[] places = [Path.ChangeExtension(file, ".txt"), Path.ChangeExtension(OutputPath.FollowLinks(file), ".txt")];
+        return places.FirstOrDefault(text => FileKinds.Of(text) == FileKind.Regular) is { } found && TextFile.Lines(found) is { Length: > 0 } lines
             ? lines
             : [Path.GetFileNameWithoutExtension(file).Replace('-', ' ').Replace('_', ' ').Trim()];
     }
 
-    private static List<Row> Listed(string csv)
+    private static (IReadOnlyList<CaptionedFile>, IReadOnlyList<(string Path, string Reason)>) Listed(
+        string csv,
+        string? pathColumn,
+        string? captionColumn,
+        bool leaveOutMissing
+    )
     {
         ArgumentException.ThrowIfNullOrEmpty(csv);
-        var folder = Path.GetDirectoryName(Path.GetFullPath(csv))!;
-        using var table = new StreamReader(csv);
-        var records = Csv.Records(table).ToList();
-        var header = records.FirstOrDefault() ?? [];
-        var (pathColumn, captionColumn) = (Array.IndexOf(header, "path"), Array.IndexOf(header, "caption"));
-        if (pathColumn < 0 || captionColumn < 0)
-        {
-            throw new InvalidDataException($"'{csv}' needs the columns path and caption; it has {string.Join(", ", header)}.");
-        }
-
-        var files = new List<Row>();
-        var known = new Dictionary<string, List<string>>(StringComparer.Ordinal);
-        foreach (var (row, fields) in records.Index().Skip(1))
-        {
-            if (fields.Length != header.Length || string.IsNullOrWhiteSpace(fields[pathColumn]))
-            {
-                throw new InvalidDataException(
-                    $"Record {row + 1} of '{csv}' has {fields.Length} fields and the path '{fields.ElementAtOrDefault(pathColumn)}'; "
-                        + $"expected {header.Length} fields, as in the first line, and a path."
-                );
-            }
-
-            var file = new FileInfo(Path.Combine(folder, fields[pathColumn]));
-            if (!file.Exists)
-            {
-                throw new FileNotFoundException($"Record {row + 1} of '{csv}' names '{file.FullName}', which does not exist.", file.FullName);
-            }
-
-            if (!known.TryGetValue(file.FullName, out var captions))
-            {
-                known[file.FullName] = captions = [];
-                files.Add(new Row(fields[pathColumn], file, captions));
-            }
-            captions.Add(fields[captionColumn]);
-        }
-        return files.Count > 0 ? files : throw new InvalidDataException($"'{csv}' lists no files.");
+        return new CaptionTable(csv, pathColumn, captionColumn).Read(leaveOutMissing);
     }
 
     private sealed record Variation(bool Start, bool Crop, double Mirror);
-
-    private sealed record Row(string Name, FileInfo File, IReadOnlyList<string> Captions);
-}
-
-/// <summary>Reads comma-separated values (RFC 4180).</summary>
-internal static class Csv
-{
-    /// <summary>Reads the fields of all records; blank lines are skipped. Quoted fields can contain commas, doubled quotation marks and line
-    /// breaks.</summary>
-    /// <exception cref="InvalidDataException">A record is malformed.</exception>
-    public static IEnumerable<string[]> Records(TextReader reader)
-    {
-        var options = new CsvConfiguration(CultureInfo.InvariantCulture)
-        {
-            BadDataFound = bad => throw new InvalidDataException($"The record '{bad.RawRecord.Trim()}' is malformed: a quotation mark is misplaced."),
-        };
-        using var parser = new CsvParser(reader, options, leaveOpen: true);
-        while (parser.Read())
-        {
-            yield return parser.Record ?? [];
-        }
-    }
 }

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using OpenSora.Runtime;
 using OpenSora.Training.Callbacks;
 using OpenSora.Weights;
 using TorchSharp;
@@ -29,6 +30,9 @@ internal sealed record CheckpointState
     /// <summary>The number of optimizer steps completed in the previous stages.</summary>
     public long StepsBefore { get; init; }
 
+    /// <summary>The number of batches that the data are ahead of the steps; 0 unless the run resumed with another batch size.</summary>
+    public long BatchOffset { get; init; }
+
     /// <summary>The time spent in the stage, in seconds.</summary>
     public double Seconds { get; init; }
 
@@ -50,20 +54,21 @@ internal static class Checkpoint
 {
     private const string StateKey = "opensora.training",
         StepKey = "opensora.adam.step",
-        FewerStepsKey = "opensora.adam.steps",
-        Pattern = "checkpoint-*.safetensors";
+        FewerStepsKey = "opensora.adam.steps";
 
     /// <summary>Verifies that the checkpoints in a folder belong to the run that will write there, and deletes partial files left by interrupted
     /// writes.</summary>
     /// <param name="folder">The checkpoint folder.</param>
-    /// <param name="continued">The checkpoint from which the run resumes; null for a new run.</param>
+    /// <param name="continued">The checkpoint from which the run resumes; null for a new run. Newer checkpoints that are damaged are
+    /// renamed.</param>
     /// <exception cref="InvalidOperationException">The folder contains newer checkpoints or checkpoints of another run. They would be mistaken for
     /// checkpoints of this run, and checkpoints of this run would be deleted in their place.</exception>
-    public static void Prepare(string folder, string? continued)
+    public static void Prepare(string folder, ResumePoint? continued)
     {
+        var damaged = continued?.Damaged.Select(file => Path.GetFullPath(file.Path)).ToHashSet(StringComparer.Ordinal) ?? [];
         if (
-            All(folder).LastOrDefault() is { } newest
-            && (continued is null || !string.Equals(Path.GetFullPath(continued), Path.GetFullPath(newest), StringComparison.Ordinal))
+            All(folder).LastOrDefault(path => !damaged.Contains(Path.GetFullPath(path))) is { } newest
+            && (continued is null || !string.Equals(Path.GetFullPath(continued.File.Path), Path.GetFullPath(newest), StringComparison.Ordinal))
         )
         {
             throw new InvalidOperationException(
@@ -71,11 +76,19 @@ internal static class Checkpoint
                     + "Save to another folder, continue from the newest checkpoint with Resume, or move the checkpoints away."
             );
         }
+
         if (Directory.Exists(folder))
         {
-            foreach (var half in Directory.EnumerateFiles(folder, Pattern + ".*.tmp"))
+            foreach (var file in Directory.EnumerateFiles(folder).ToList())
             {
-                File.Delete(half);
+                if (CheckpointName.IsPartial(Path.GetFileName(file)))
+                {
+                    File.Delete(file);
+                }
+                else if (damaged.Contains(Path.GetFullPath(file)))
+                {
+                    File.Move(file, file + ".damaged", overwrite: true);
+                }
             }
         }
     }
@@ -112,7 +125,7 @@ internal static class Checkpoint
             tensors[$"adam.square.{trained[i].Name}"] = adam.exp_avg_sq!;
         }
 
-        var path = Path.Combine(options.Folder, FormattableString.Invariant($"checkpoint-{state.Stage + 1:D2}-{state.Step:D8}.safetensors"));
+        var path = Path.Combine(options.Folder, CheckpointName.Of(state));
         // The optimizer counts the steps of each parameter separately and leaves out steps in which the parameter has no gradient.
         var steps = trained.Select((pair, i) => (pair.Name, optimizer.State(i).step)).ToArray();
         var most = steps.Max(pair => pair.step);
@@ -140,11 +153,20 @@ internal static class Checkpoint
     /// <summary>Gets the newest checkpoint in a folder, or the path itself if it is a file; null if there is none.</summary>
     public static string? Newest(string path) => File.Exists(path) ? path : All(path).LastOrDefault();
 
-    private static IEnumerable<string> All(string folder) =>
-        Directory.Exists(folder) ? Directory.EnumerateFiles(folder, Pattern).Order(StringComparer.Ordinal) : [];
+    /// <summary>Gets the checkpoints in a folder from the oldest to the newest.</summary>
+    public static IEnumerable<string> All(string folder) =>
+        Directory.Exists(folder)
+            ? Directory
+                .EnumerateFiles(folder)
+                .Select(path => (Path: path, Name: CheckpointName.Parse(Path.GetFileName(path))))
+                .Where(file => file.Name is not null && FileKinds.Of(file.Path) == FileKind.Regular)
+                .OrderBy(file => file.Name)
+                .Select(file => file.Path)
+            : [];
 
     /// <summary>Reads the progress of the run that wrote a checkpoint.</summary>
-    /// <exception cref="InvalidWeightsException">The file is not a checkpoint, or a newer version of this library wrote it.</exception>
+    /// <exception cref="InvalidWeightsException">The file is not a checkpoint or damaged, or a newer version of this library wrote it; then the inner
+    /// exception is a <see cref="NotSupportedException"/>.</exception>
     public static CheckpointState State(WeightsFile file)
     {
         if (!file.Metadata.TryGetValue(StateKey, out var json))
@@ -152,15 +174,38 @@ internal static class Checkpoint
             throw new InvalidWeightsException(file.Path, "it is not a training checkpoint. Use InitialiseFrom, not Resume, to load only weights.");
         }
 
-        var state = JsonSerializer.Deserialize(json, TrainingJson.Default.CheckpointState)!;
+        CheckpointState state;
+        try
+        {
+            state = JsonSerializer.Deserialize(json, TrainingJson.Default.CheckpointState) ?? throw new JsonException("It is empty.");
+            if (state.Version <= CheckpointState.CurrentVersion)
+            {
+                StepsOf(file);
+            }
+        }
+        catch (Exception e) when (e is JsonException or FormatException or KeyNotFoundException)
+        {
+            throw new InvalidWeightsException(file.Path, $"its record of the training progress is damaged: {e.Message}", e);
+        }
+
         return state.Version <= CheckpointState.CurrentVersion
             ? state
             : throw new InvalidWeightsException(
                 file.Path,
                 $"it is a training checkpoint of version {state.Version}, but this library reads versions up to {CheckpointState.CurrentVersion}. "
-                    + "Update OpenSora.Lib.Training, or load only the weights with InitialiseFrom."
+                    + "Update OpenSora.Lib.Training, or load only the weights with InitialiseFrom.",
+                new NotSupportedException()
             );
     }
+
+    // The number of steps of the optimizer, and the parameters that had fewer.
+    private static (long Most, Dictionary<string, long> Fewer) StepsOf(WeightsFile file) =>
+        (
+            long.Parse(file.Metadata[StepKey], System.Globalization.CultureInfo.InvariantCulture),
+            file.Metadata.TryGetValue(FewerStepsKey, out var json)
+                ? JsonSerializer.Deserialize(json, TrainingJson.Default.DictionaryStringInt64)!
+                : []
+        );
 
     /// <summary>Loads weights into the modules. If <paramref name="averages"/> is true, parameters that have a moving average are loaded from
     /// it.</summary>
@@ -212,7 +257,7 @@ internal static class Checkpoint
         return reports;
     }
 
-    /// <summary>Loads the moving averages and the optimizer state.</summary>
+    /// <summary>Loads the moving averages and the optimizer state. Averages that the run did not keep before stay as they are.</summary>
     public static void ReadProgress(
         WeightsFile file,
         IReadOnlyDictionary<string, Tensor> ema,
@@ -221,7 +266,8 @@ internal static class Checkpoint
     )
     {
         using var noGradients = no_grad();
-        foreach (var (name, tensor) in ema)
+        var hasAverages = file.Tensors.Keys.Any(name => name.StartsWith("ema.", StringComparison.Ordinal));
+        foreach (var (name, tensor) in hasAverages ? ema : new Dictionary<string, Tensor>(StringComparer.Ordinal))
         {
             Fill(tensor, $"ema.{name}");
         }
@@ -235,10 +281,7 @@ internal static class Checkpoint
             );
         }
 
-        var step = long.Parse(file.Metadata[StepKey], System.Globalization.CultureInfo.InvariantCulture);
-        var fewer = file.Metadata.TryGetValue(FewerStepsKey, out var json)
-            ? JsonSerializer.Deserialize(json, TrainingJson.Default.DictionaryStringInt64)!
-            : [];
+        var (step, fewer) = StepsOf(file);
         for (var i = 0; i < trained.Count; i++)
         {
             var adam = optimizer.State(i);

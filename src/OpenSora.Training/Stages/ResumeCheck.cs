@@ -5,11 +5,20 @@ namespace OpenSora.Training.Stages;
 /// <summary>Checks that a run continues what it was started as.</summary>
 internal static class ResumeCheck
 {
-    private const string Advice = " Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights.";
+    private const string Accept = " To continue with other settings, name them in MayDiffer of ResumeOptions.",
+        Advice = " Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights.";
 
-    /// <summary>Throws if a checkpoint was written by another stage, with other settings, another objective or other data.</summary>
+    /// <summary>Throws if a checkpoint was written by another stage, with other settings, another objective or other data, unless they may
+    /// differ.</summary>
+    /// <returns>What differs, one sentence without a full stop each.</returns>
     /// <exception cref="InvalidOperationException">The checkpoint does not fit; the message says why.</exception>
-    public static void Require(CheckpointState state, string path, IReadOnlyList<TrainingStage> stages, ITrainingObjective objective)
+    public static IReadOnlyList<string> Require(
+        CheckpointState state,
+        string path,
+        IReadOnlyList<TrainingStage> stages,
+        ITrainingObjective objective,
+        ResumeOptions options
+    )
     {
         if (state.Stage >= stages.Count || !string.Equals(stages[state.Stage].Name, state.StageName, StringComparison.Ordinal))
         {
@@ -19,13 +28,15 @@ internal static class ResumeCheck
         }
 
         var stage = stages[state.Stage];
-        if (StageSettings.Differences(state.Settings, stage) is { Count: > 0 } differences)
+        List<string> accepted = [];
+        var differences = StageSettings.Differences(state.Settings, stage).ToLookup(setting => options.Allows(setting.Name));
+        accepted.AddRange(differences[true].Select(Describe));
+        if (differences[false].Any())
         {
             throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was started with different settings: "
-                    + string.Join("; ", differences.Select(setting => $"{setting.Name} was {setting.Then} and is now {setting.Now}"))
-                    + "."
+                $"Stage '{stage.Name}' was started with different settings: {string.Join("; ", differences[false].Select(Describe))}."
                     + Advice
+                    + Accept
             );
         }
 
@@ -37,16 +48,32 @@ internal static class ResumeCheck
             && !string.Equals(state.Objective, aim.Fingerprint, StringComparison.Ordinal)
         )
         {
-            throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was started with a different objective ({state.Objective}) than it has now ({aim.Fingerprint})." + Advice
+            accepted.Add(
+                options.Allows(nameof(TrainingStage.Objective))
+                    ? Describe((nameof(TrainingStage.Objective), state.Objective, aim.Fingerprint))
+                    : throw new InvalidOperationException(
+                        $"Stage '{stage.Name}' was started with a different objective ({state.Objective}) than it has now ({aim.Fingerprint})."
+                            + Advice
+                            + Accept
+                    )
             );
         }
 
         if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
         {
-            throw new InvalidOperationException(
-                $"Stage '{stage.Name}' was started with different data ({state.Data}) than it has now ({stage.Data.Fingerprint})." + Advice
+            accepted.Add(
+                options.Allows(nameof(TrainingStage.Data))
+                    ? Describe((nameof(TrainingStage.Data), state.Data, stage.Data.Fingerprint))
+                    : throw new InvalidOperationException(
+                        $"Stage '{stage.Name}' was started with different data ({state.Data}) than it has now ({stage.Data.Fingerprint})."
+                            + Advice
+                            + Accept
+                    )
             );
         }
+
+        return accepted;
     }
+
+    private static string Describe((string Name, string Then, string Now) setting) => $"{setting.Name} was {setting.Then} and is now {setting.Now}";
 }

@@ -19,7 +19,24 @@ internal static class StageSettings
                 TypeInfoResolver = TrainingJson.Default.WithAddedModifier(RemoveSettingsThatMayDiffer),
             }.GetTypeInfo(typeof(TrainingStage));
 
+    /// <summary>Gets the names of the settings that must be the same.</summary>
+    public static IReadOnlyList<string> Names { get; } = [.. Of(new TrainingStage()).EnumerateObject().Select(Name)];
+
     public static JsonElement Of(TrainingStage stage) => JsonSerializer.SerializeToElement(stage, Json);
+
+    /// <summary>Computes the number of the batch with which a resumed stage continues. If the size of batches changed, no sample of an epoch is used
+    /// twice.</summary>
+    public static long FirstBatch(CheckpointState state, TrainingStage stage)
+    {
+        if (state.Settings.ValueKind == JsonValueKind.String) // settings of version 1 cannot differ
+        {
+            return state.Step * stage.Accumulation;
+        }
+
+        var then = state.Settings.Deserialize(Json)!;
+        var batches = state.Step * then.Accumulation + state.BatchOffset;
+        return then.BatchSize == stage.BatchSize ? batches : (batches * then.BatchSize + stage.BatchSize - 1) / stage.BatchSize;
+    }
 
     /// <summary>Returns the settings that differ; none if the run can be resumed.</summary>
     /// <param name="then">The settings in the checkpoint. A setting that the checkpoint does not contain had its default value.</param>

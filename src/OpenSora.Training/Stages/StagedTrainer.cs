@@ -26,8 +26,6 @@ public sealed partial class StagedTrainer : IDisposable
     private readonly List<ITrainingCallback> _callbacks = [];
     private readonly List<IDisposable> _owned = [];
     private CheckpointOptions? _checkpoints;
-    private string? _resumeFrom;
-    private bool _resumeIfAny;
     private MovingAverage? _average;
     private int _running;
 
@@ -80,19 +78,6 @@ public sealed partial class StagedTrainer : IDisposable
         }
 
         _checkpoints = options;
-        return this;
-    }
-
-    /// <summary>Continues an earlier run of the same stages from the exact point at which its checkpoint was written.</summary>
-    /// <remarks>The settings, objective and data of the stage must be the same. <see cref="TrainingStage.Steps"/> and
-    /// <see cref="TrainingStage.TimeLimit"/> can differ: the run is then longer or shorter, a last stage that was complete continues if it is now
-    /// longer, and the learning rate follows the schedule for the new length.</remarks>
-    /// <param name="path">The path of a checkpoint, or of a folder, from which the newest checkpoint is used.</param>
-    /// <param name="ifAny">true to start from the beginning if there is no checkpoint yet; false to fail.</param>
-    public StagedTrainer Resume(string path, bool ifAny = false)
-    {
-        ArgumentException.ThrowIfNullOrEmpty(path);
-        (_resumeFrom, _resumeIfAny) = (path, ifAny);
         return this;
     }
 
@@ -167,29 +152,19 @@ public sealed partial class StagedTrainer : IDisposable
 
         try
         {
-            var path =
-                _resumeFrom is null ? null
-                : _resumeIfAny ? Checkpoint.Newest(_resumeFrom)
-                : Existing(_resumeFrom);
+            using var point = FindCheckpoint();
             if (_checkpoints is not null)
             {
-                Checkpoint.Prepare(_checkpoints.Folder, path);
+                Checkpoint.Prepare(_checkpoints.Folder, point);
             }
 
-            using var file = path is null ? null : WeightsFile.Open(path);
-            var state = file is null ? null : Checkpoint.State(file);
-            if (file is not null)
-            {
-                ResumeCheck.Require(state!, file.Path, _stages, _objective);
-                Checkpoint.ReadWeights(file, _objective.Modules, averages: false, options: null);
-            }
-
-            var steps = state?.StepsBefore ?? 0;
-            for (var i = state?.Stage ?? 0; i < _stages.Count; i++)
+            var notes = point is null ? [] : Continue(point);
+            var steps = point?.State.StepsBefore ?? 0;
+            for (var i = point?.State.Stage ?? 0; i < _stages.Count; i++)
             {
                 cancellationToken.ThrowIfCancellationRequested();
-                var resumed = i == state?.Stage ? state : null;
-                steps += await RunStageAsync(i, steps, resumed, resumed is null ? null : file, progress, cancellationToken).ConfigureAwait(true);
+                var resumed = i == point?.State.Stage ? point : null;
+                steps += await RunStageAsync(i, steps, resumed, resumed is null ? [] : notes, progress, cancellationToken).ConfigureAwait(true);
             }
         }
         finally
@@ -202,36 +177,40 @@ public sealed partial class StagedTrainer : IDisposable
     private async Task<long> RunStageAsync(
         int index,
         long stepsBefore,
-        CheckpointState? resumed,
-        WeightsFile? file,
+        ResumePoint? point,
+        IReadOnlyList<string> notes,
         IProgress<TrainingProgress>? progress,
         CancellationToken cancellationToken
     )
     {
-        var stage = _stages[index];
+        var (stage, resumed) = (_stages[index], point?.State);
         var trained = Prepare(stage, startsFromAverages: resumed is null && index > 0 && stage.StartFromEma);
         using var optimizer = new AdamWOptimizers(trained.Select(pair => pair.Parameter), stage);
-        if (file is not null)
+        if (point is not null)
         {
-            Checkpoint.ReadProgress(file, Averages, trained, optimizer);
-            file.Dispose(); // some systems cannot delete an open file, and this file is deleted later
+            Checkpoint.ReadProgress(point.File, Averages, trained, optimizer);
+            point.Dispose(); // some systems cannot delete an open file, and this file is deleted later
         }
 
         var (start, step) = (resumed?.Step ?? 0, resumed?.Step ?? 0);
         var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
         var finished = step >= stage.Steps || before >= stage.TimeLimit;
+        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken) { Step = step };
         if (finished)
         {
+            await ReportCompleteAsync(run, notes).ConfigureAwait(true);
             return step;
         }
 
         using var workers = stage.Workers == 1 ? null : new StageWorkers(stage.Workers);
         var spikes = stage.Spikes is null ? null : new SpikeWatch(stage.Spikes, resumed?.Spikes);
-        var batches = new StageBatches(stage, first: step * stage.Accumulation);
+        var firstBatch = resumed is null ? 0 : StageSettings.FirstBatch(resumed, stage);
+        var batchOffset = firstBatch - step * stage.Accumulation;
+        var batches = new StageBatches(stage, firstBatch);
         await using var disposed = batches.ConfigureAwait(true);
         var stageStep = new StageStep(stage, _objective, trained, optimizer, batches, workers, spikes, _average, _checkpoints?.Folder);
-        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken) { Step = step };
         await run.NotifyAsync(callback => callback.StageStartedAsync(run)).ConfigureAwait(true);
+        await ReportAsync(run, notes).ConfigureAwait(true);
 
         var clock = Stopwatch.StartNew();
         var (lastSaved, lastSavedStep) = (TimeSpan.Zero, step);
@@ -262,6 +241,8 @@ public sealed partial class StagedTrainer : IDisposable
             {
                 SamplesPerSecond = samples / clock.Elapsed.TotalSeconds,
                 StepTime = clock.Elapsed - began,
+                Elapsed = spent,
+                Fraction = finished ? 1 : Math.Clamp(Math.Max((double)step / stage.Steps, stage.TimeLimit is { } most ? spent / most : 0), 0, 1),
                 TimeLeft = finished || left < TimeSpan.Zero ? TimeSpan.Zero : left,
             };
             TrainingMetrics.Record(now, skipped: now.Spike is not null && stage.Spikes!.SkipSteps);
@@ -307,6 +288,7 @@ public sealed partial class StagedTrainer : IDisposable
                     StageName = stage.Name,
                     Step = step,
                     StepsBefore = stepsBefore,
+                    BatchOffset = batchOffset,
                     Seconds = (before + clock.Elapsed).TotalSeconds,
                     Settings = StageSettings.Of(stage),
                     Objective = (stage.Objective ?? _objective).Fingerprint,
@@ -364,7 +346,4 @@ public sealed partial class StagedTrainer : IDisposable
                 $"Stage '{stage.Name}' trains nothing: {nameof(TrainingStage.Trains)} or {nameof(TrainingStage.Parameters)} selects no parameter."
             );
     }
-
-    private static string Existing(string path) =>
-        Checkpoint.Newest(path) ?? throw new FileNotFoundException($"There is no checkpoint or weights file at '{path}'.", path);
 }

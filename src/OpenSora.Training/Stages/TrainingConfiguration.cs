@@ -1,6 +1,8 @@
 using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.DependencyInjection.Extensions;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Options;
 using OpenSora.Models.Layers;
 using OpenSora.Training.Data;
@@ -21,9 +23,20 @@ public class TrainingOptions
     /// written.</summary>
     public CheckpointOptions Checkpoints { get; set; } = new();
 
+    /// <summary>The settings that may differ from the run that is resumed, and whether a damaged checkpoint is passed over.</summary>
+    public ResumeOptions Resume { get; set; } = new();
+
+    /// <summary>The unknown keys and invalid values of the section, one sentence each.</summary>
+    internal List<string> BindingProblems { get; } = [];
+
     /// <summary>Gets the errors in the options alone, one sentence each.</summary>
     internal IEnumerable<string> Problems()
     {
+        foreach (var problem in BindingProblems)
+        {
+            yield return problem;
+        }
+
         if (Stages.Count == 0)
         {
             yield return $"{SectionName} has no {nameof(Stages)}.";
@@ -49,6 +62,11 @@ public class TrainingOptions
                 yield return problem;
             }
         }
+        foreach (var problem in Resume.Problems())
+        {
+            yield return problem;
+        }
+
         foreach (var twice in Stages.GroupBy(stage => stage.Name, StringComparer.Ordinal).Where(group => group.Count() > 1))
         {
             yield return $"{twice.Count()} stages have the name '{twice.Key}'; each stage needs a unique name, because checkpoints refer to it.";
@@ -56,11 +74,46 @@ public class TrainingOptions
     }
 }
 
-/// <summary>Validates the training options when the host starts.</summary>
-internal sealed class TrainingOptionsValidator : IValidateOptions<TrainingOptions>
+/// <summary>Validates the training options when the host starts, with the data and losses that are registered.</summary>
+internal sealed class TrainingOptionsValidator(IServiceCollection services) : IValidateOptions<TrainingOptions>
 {
     public ValidateOptionsResult Validate(string? name, TrainingOptions options) =>
-        options.Problems().ToList() is { Count: > 0 } problems ? ValidateOptionsResult.Fail(problems) : ValidateOptionsResult.Success;
+        options.Problems().Concat(options.Stages.Index().SelectMany(stage => Unregistered(stage.Index, stage.Item))).ToList()
+            is { Count: > 0 } problems
+            ? ValidateOptionsResult.Fail(problems)
+            : ValidateOptionsResult.Success;
+
+    private IEnumerable<string> Unregistered(int index, TrainingStage stage)
+    {
+        if (stage.Data is null && Missing<ITrainingData>(stage.Source) is { } data)
+        {
+            yield return Message(nameof(TrainingStage.Source), stage.Source, data, nameof(ITrainingData));
+        }
+
+        if (stage.Objective is null && stage.Loss.Length > 0 && Missing<ITrainingObjective>(stage.Loss) is { } losses)
+        {
+            yield return Message(nameof(TrainingStage.Loss), stage.Loss, losses, nameof(ITrainingObjective));
+        }
+
+        string Message(string setting, string value, string[] registered, string type)
+        {
+            var known = registered.Length == 0 ? "None is registered" : $"Registered are {string.Join(", ", registered)}";
+            return $"Stage '{stage.Name}' has {setting} '{value}' "
+                + $"({TrainingOptions.SectionName}:{nameof(TrainingOptions.Stages)}:{index}:{setting}), which is not registered. {known}; register it with AddKeyedSingleton<{type}>(\"{value}\", ...) or correct the name.";
+        }
+    }
+
+    // The names that are registered, if this one is not.
+    private string[]? Missing<T>(string key)
+    {
+        var keys = services
+            .Where(service => service.IsKeyedService && service.ServiceType == typeof(T))
+            .Select(service => service.ServiceKey)
+            .ToList();
+        return keys.Contains(key) || keys.Contains(KeyedService.AnyKey)
+            ? null
+            : [.. keys.OfType<string>().Select(name => $"'{name}'").Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal)];
+    }
 }
 
 /// <summary>Configures training from configuration sections.</summary>
@@ -86,7 +139,7 @@ public static class TrainingConfiguration
         ArgumentNullException.ThrowIfNull(section);
         ArgumentNullException.ThrowIfNull(data);
         var options = new TrainingOptions();
-        Bind(section, options);
+        TrainingBinder.Bind(section, options);
         if (options.Problems().FirstOrDefault() is { } problem)
         {
             throw new InvalidOperationException(problem);
@@ -103,7 +156,9 @@ public static class TrainingConfiguration
 
             trainer.AddStage(stage);
         }
-        return options.Checkpoints.Folder.Length == 0 ? trainer : trainer.SaveTo(options.Checkpoints).Resume(options.Checkpoints.Folder, ifAny: true);
+        return options.Checkpoints.Folder.Length == 0
+            ? trainer
+            : trainer.SaveTo(options.Checkpoints).Resume(options.Checkpoints.Folder, ifAny: true, options.Resume);
     }
 
     /// <summary>Registers a transient <see cref="StagedTrainer"/> for the registered <see cref="ITrainingObjective"/>. The stages come from the
@@ -115,22 +170,25 @@ public static class TrainingConfiguration
     public static IServiceCollection AddOpenSoraTraining(this IServiceCollection services)
     {
         ArgumentNullException.ThrowIfNull(services);
+        if (services.Any(service => service is { IsKeyedService: false, ImplementationInstance: TrainingOptionsValidator }))
+        {
+            return services; // the stages would be added twice
+        }
+
         services.AddOptions<TrainingOptions>().ValidateOnStart();
         services.AddSingleton<IConfigureOptions<TrainingOptions>>(provider => new ConfigureOptions<TrainingOptions>(options =>
-            Bind(provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName), options)
+            TrainingBinder.Bind(provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName), options)
         ));
-        services.TryAddEnumerable(ServiceDescriptor.Singleton<IValidateOptions<TrainingOptions>, TrainingOptionsValidator>());
+        services.AddSingleton<IValidateOptions<TrainingOptions>>(new TrainingOptionsValidator(services));
         services.TryAddTransient(provider =>
-            new StagedTrainer(provider.GetRequiredService<ITrainingObjective>()).Configure(
-                provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName),
-                name => provider.GetRequiredKeyedService<ITrainingData>(name),
-                name => provider.GetRequiredKeyedService<ITrainingObjective>(name)
-            )
+            new StagedTrainer(provider.GetRequiredService<ITrainingObjective>())
+                .LogTo((ILogger?)provider.GetService<ILogger<StagedTrainer>>() ?? NullLogger.Instance)
+                .Configure(
+                    provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName),
+                    name => provider.GetRequiredKeyedService<ITrainingData>(name),
+                    name => provider.GetRequiredKeyedService<ITrainingObjective>(name)
+                )
         );
         return services;
     }
-
-    // Unknown keys are errors, so that a misspelled key does not silently keep the default.
-    private static void Bind(IConfiguration section, TrainingOptions options) =>
-        section.Bind(options, binder => binder.ErrorOnUnknownConfiguration = true);
 }

@@ -33,6 +33,13 @@ public sealed record TrainingProgress
     /// <summary>The duration of the step.</summary>
     public TimeSpan StepTime { get; init; }
 
+    /// <summary>The time spent in the stage, over all its runs.</summary>
+    public TimeSpan Elapsed { get; init; }
+
+    /// <summary>The completed fraction of the stage, from 0 to 1: of its steps or of its <see cref="TrainingStage.TimeLimit"/>, whichever is
+    /// larger.</summary>
+    public double Fraction { get; init; }
+
     /// <summary>The estimated time until the end of the stage.</summary>
     public TimeSpan TimeLeft { get; init; }
 
