@@ -62,10 +62,10 @@ using var noGradients = no_grad();
 using var scope = NewDisposeScope();
 using var generator = new Generator(7);
 var states = cat([MovingSquares.Encode([(0, 0), (1, 1), (2, 2), (3, 3)]), model.NullCaption(4)]);
-var denoiser = Guidance.ClassifierFree((x, t) => model.forward(x, t, states, null), scale: 2);
+var denoiser = Sampling.ClassifierFreeGuidance((x, t) => model.forward(x, t, states, null), scale: 2);
 var noise = randn([4, 3, MovingSquares.Frames, MovingSquares.Size, MovingSquares.Size], generator: generator);
 var videos = new DpmSolver(steps: 20, prediction: Prediction.Sample).Sample(denoiser, noise).repeat_interleave(16, 3).repeat_interleave(16, 4);
-var tiles = ContactSheet.Tile([.. Enumerable.Range(0, 4).Select(i => VideoFrames.FromTensor(videos[i], 6))], columns: 4);
+var tiles = VideoFrames.Tile([.. Enumerable.Range(0, 4).Select(i => VideoFrames.FromTensor(videos[i], 6))], columns: 4);
 await new VideoWriter().WriteAsync(tiles, "out/squares.gif", VideoFormat.Gif);
 Console.WriteLine("Saved out/squares.gif. Prompts: red to the right, green to the left, blue down, yellow up.");
 

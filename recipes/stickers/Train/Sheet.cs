@@ -56,7 +56,7 @@ internal static class Sheet
                 var noise = stack(group.Select(_ => randn([place.Recipe.Model.InChannels, frames, size[1], size[2]], generator: generator)));
                 Tensor Denoise(Tensor x, Tensor t, Tensor y) => model.forward(x, t, y, mask);
                 var latents = new DpmSolver(steps, prediction: place.Recipe.Prediction).Sample(
-                    Guidance.ClassifierFree((x, t) => Denoise(x, t, states), (x, t) => Denoise(x, t, nothing), guidance),
+                    Sampling.ClassifierFreeGuidance((x, t) => Denoise(x, t, states), (x, t) => Denoise(x, t, nothing), guidance),
                     noise,
                     generator,
                     cancellationToken: cancellation

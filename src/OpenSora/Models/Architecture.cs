@@ -173,11 +173,11 @@ public sealed record Architecture<TNetwork>
     /// <summary>Counts the trainable parameters of a network by part, without creating it in memory.</summary>
     /// <param name="config">A configuration of type <see cref="ConfigType"/>.</param>
     /// <exception cref="ArgumentException">The configuration has the wrong type or is invalid.</exception>
-    public ParameterCounts CountParameters(object config)
+    public IReadOnlyDictionary<string, long> CountParameters(object config)
     {
         using var shapes = Parameters.ShapesOnly();
         using var module = _module(Checked(config)) as nn.Module;
-        return module is null ? new ParameterCounts(new Dictionary<string, long>(StringComparer.Ordinal)) : ParameterCounts.Of(module);
+        return module?.CountParameters() ?? new Dictionary<string, long>(StringComparer.Ordinal);
     }
 
     /// <summary>Compares weights with the networks of this architecture that they may belong to.</summary>

@@ -8,7 +8,7 @@ public class FrameSamplerTests
 {
     public static TheoryData<string> Samplers => ["iddpm", "flow"];
 
-    private static IFrameSampler Make(string name, int steps) =>
+    private static ISampler Make(string name, int steps) =>
         name is "iddpm" ? new Iddpm(steps) : new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = steps });
 
     // A model that knows all: conditioning frames are 2, and so should the others be.

@@ -215,10 +215,7 @@ public sealed class InspectTests : IDisposable
         using var model = new TinyAutoencoder(TinyAutoencoderConfig.Preset("TAESD3"));
         model.SaveWeights(_folder["both"]);
         var halves = model.state_dict().ToLookup(pair => pair.Key.StartsWith("encoder.", StringComparison.Ordinal));
-        WeightsFile.Write(
-            _folder["encoder"],
-            halves[true].Select(pair => KeyValuePair.Create(pair.Key["encoder.layers.".Length..], pair.Value))
-        );
+        WeightsFile.Write(_folder["encoder"], halves[true].Select(pair => KeyValuePair.Create(pair.Key["encoder.layers.".Length..], pair.Value)));
         WeightsFile.Write(
             _folder["decoder"],
             halves[false]
