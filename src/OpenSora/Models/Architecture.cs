@@ -159,7 +159,7 @@ public sealed record Architecture<TNetwork>
     /// <returns>The network in evaluation mode, owned by the caller.</returns>
     /// <exception cref="ArgumentException">The configuration has the wrong type, or a network cannot be created from it.</exception>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the network.</exception>
-    /// <exception cref="Text.InvalidTokenizerException">The tokenizer is damaged or does not match the network.</exception>
+    /// <exception cref="InvalidDataException">The tokenizer is damaged or does not match the network.</exception>
     public TNetwork Load(object config, string? weights, Device? device = null, ScalarType? precision = null, TextEncoderSettings? settings = null) =>
         Load(
             config,

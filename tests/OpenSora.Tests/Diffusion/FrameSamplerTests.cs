@@ -31,6 +31,18 @@ public class FrameSamplerTests
         return (latents, tensor(share).reshape(1, -1));
     }
 
+    [Fact]
+    public void A_sampler_without_support_for_conditioning_frames_refuses_them()
+    {
+        using var scope = NewDisposeScope();
+        var (latents, share) = Video(0, 1);
+        ISampler sampler = new Ddim(5);
+        sampler.SupportsConditioningFrames.ShouldBeFalse();
+        Should
+            .Throw<NotSupportedException>(() => sampler.SampleFrames((x, _, _) => x, latents, share))
+            .Message.ShouldContain("Ddim does not support conditioning frames; use a sampler");
+    }
+
     [Theory]
     [MemberData(nameof(Samplers))]
     public void Conditioning_frames_stay_and_the_others_are_generated(string name)

@@ -117,10 +117,10 @@ public sealed class CustomArchitectureTests : IDisposable
         using var model = new Waves(new WavesConfig { Width = 6 });
         File.WriteAllText(_folder["config.json"], """{"_class_name": "Waves", "width": 6, "other": null}""");
         model.SaveWeights(_folder["model.safetensors"]);
-        using var loaded = HubFolder.LoadTransformer(_folder.Path, architectures: Known).ShouldBeOfType<Waves>();
+        using var loaded = ModelHub.LoadTransformer(_folder.Path, architectures: Known).ShouldBeOfType<Waves>();
         loaded.state_dict()["crests.weight"].eq(model.state_dict()["crests.weight"]).all().item<bool>().ShouldBeTrue();
         Should
-            .Throw<InvalidModelException>(() => HubFolder.LoadTransformer(_folder.Path))
+            .Throw<InvalidModelException>(() => ModelHub.LoadTransformer(_folder.Path))
             .Message.ShouldContain("expected a transformer: STDiT2, STDiT3");
     }
 
