@@ -208,7 +208,7 @@ internal static class Claims
             using var generator = new Generator(3);
             var noise = randn([count, 3, size[0], size[1], size[2]], generator: generator);
             var videos = new DpmSolver(20, prediction: Prediction.Sample).Sample(
-                Guidance.ClassifierFree((x, t) => model.forward(x, t, states, null), (x, t) => model.forward(x, t, nothing, null), 2),
+                Sampling.ClassifierFreeGuidance((x, t) => model.forward(x, t, states, null), (x, t) => model.forward(x, t, nothing, null), 2),
                 noise,
                 generator
             );

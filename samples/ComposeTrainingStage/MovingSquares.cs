@@ -1,3 +1,4 @@
+using OpenSora.Models;
 using OpenSora.Training.Data;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -77,4 +78,28 @@ internal sealed class MovingSquares(int frames) : ITrainingData
             }
         }
     }
+}
+
+/// <summary>Encodes captions such as "red right" for the model of this sample.</summary>
+internal sealed class SquareCaptions : ITextEncoder
+{
+    private static readonly string[] Colours = ["red", "green", "blue", "yellow"];
+    private static readonly string[] Directions = ["right", "left", "down", "up"];
+
+    public int Width => MovingSquares.Words;
+
+    public int MaxTokens => 2;
+
+    public TextStates Encode(IReadOnlyList<string> prompts)
+    {
+        var captions = prompts.Select(prompt => prompt.Split(' ')).Select(words => (Find(Colours, words[0]), Find(Directions, words[^1])));
+        return new TextStates(MovingSquares.Encode([.. captions]), ones([prompts.Count, 2], ScalarType.Bool));
+    }
+
+    public void Dispose() { }
+
+    private static int Find(string[] words, string word) =>
+        Array.IndexOf(words, word) is >= 0 and var index
+            ? index
+            : throw new ArgumentException($"'{word}' is unknown. Expected one of: {string.Join(", ", words)}.", nameof(word));
 }

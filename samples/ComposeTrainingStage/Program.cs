@@ -5,12 +5,12 @@
 // dotnet run -c Release --project samples/ComposeTrainingStage [steps per stage]
 using System.Globalization;
 using OpenSora.Diffusion;
+using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Samples;
 using OpenSora.Training.Objectives;
 using OpenSora.Training.Stages;
-using static TorchSharp.torch;
 
 var steps = args.Length > 0 ? int.Parse(args[0], CultureInfo.InvariantCulture) : 1000;
 using var cancel = new CancellationTokenSource();
@@ -58,15 +58,20 @@ catch (OperationCanceledException)
 // Generate one video of each color in a single batch, and tile them into one GIF.
 trainer.UseAverages();
 model.eval();
-using var noGradients = no_grad();
-using var scope = NewDisposeScope();
-using var generator = new Generator(7);
-var states = cat([MovingSquares.Encode([(0, 0), (1, 1), (2, 2), (3, 3)]), model.NullCaption(4)]);
-var denoiser = Guidance.ClassifierFree((x, t) => model.forward(x, t, states, null), scale: 2);
-var noise = randn([4, 3, MovingSquares.Frames, MovingSquares.Size, MovingSquares.Size], generator: generator);
-var videos = new DpmSolver(steps: 20, prediction: Prediction.Sample).Sample(denoiser, noise).repeat_interleave(16, 3).repeat_interleave(16, 4);
-var tiles = ContactSheet.Tile([.. Enumerable.Range(0, 4).Select(i => VideoFrames.FromTensor(videos[i], 6))], columns: 4);
-await new VideoWriter().WriteAsync(tiles, "out/squares.gif", VideoFormat.Gif);
+using var captions = new SquareCaptions();
+var pipeline = new VideoPipeline(model, captions, autoencoder: null, new DpmSolver(steps: 20, prediction: Prediction.Sample));
+var videos = pipeline.Generate(
+    ["red right", "green left", "blue down", "yellow up"],
+    new GenerationSettings
+    {
+        GuidanceScale = 2,
+        FramesPerSecond = 6,
+        Seed = 7,
+    }
+);
+using var pixels = VideoFrames.Tile(videos, columns: 4, gap: 1).ToTensor();
+using var enlarged = pixels.repeat_interleave(16, 3).repeat_interleave(16, 4);
+await new VideoWriter().WriteAsync(VideoFrames.FromTensor(enlarged, 6), "out/squares.gif", VideoFormat.Gif);
 Console.WriteLine("Saved out/squares.gif. Prompts: red to the right, green to the left, blue down, yellow up.");
 
 internal sealed class Printer : IProgress<TrainingProgress>

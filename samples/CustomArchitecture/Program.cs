@@ -69,7 +69,7 @@ var videos = pipeline.Generate(
         Seed = 7,
     }
 );
-await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, columns: 4), Path.Combine(folder, "squares.gif"), VideoFormat.Gif);
+await new VideoWriter().WriteAsync(VideoFrames.Tile(videos, columns: 4), Path.Combine(folder, "squares.gif"), VideoFormat.Gif);
 
 // 3. Save the model as a model folder.
 model.SaveWeights(Path.Combine(folder, "transformer.safetensors"));
@@ -121,7 +121,7 @@ await video.SaveGifAsync(Path.Combine(folder, "red-right.gif"));
 // 5. Recognize the weights, as the command "opensora inspect" does for the built-in architectures, and count the parameters.
 using var weights = WeightsFile.Open(Path.Combine(folder, "transformer.safetensors"));
 var match = Architectures.BuiltIn.Add(TokenTransformer.Architecture).Recognize(weights)[0];
-Console.WriteLine($"The weights belong to a {match.Architecture} with {ParameterCounts.Of(model).Total:N0} parameters: {match.Config}");
+Console.WriteLine($"The weights belong to a {match.Architecture} with {model.CountParameters().Values.Sum():N0} parameters: {match.Config}");
 
 var isSame = video.Frames.Pixels.Span.SequenceEqual(videos[0].Pixels.Span);
 Console.WriteLine(

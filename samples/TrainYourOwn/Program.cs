@@ -181,8 +181,8 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
         videos.Add((await generator.Request(prompt).Seed(1).GenerateAsync(cancellationToken: cancellationToken)).Frames);
     }
 
-    await new VideoWriter().WriteAsync(ContactSheet.OfVideos(videos, 6), Path.Combine(output, "result.png"), cancellationToken: cancellationToken);
-    await new VideoWriter().WriteAsync(ContactSheet.Tile(videos, 4), Path.Combine(output, "result.mp4"), cancellationToken: cancellationToken);
+    await new VideoWriter().WriteAsync(VideoFrames.ContactSheet(videos, 6), Path.Combine(output, "result.png"), cancellationToken: cancellationToken);
+    await new VideoWriter().WriteAsync(VideoFrames.Tile(videos, 4), Path.Combine(output, "result.mp4"), cancellationToken: cancellationToken);
     Console.WriteLine($"{Path.Combine(output, "result.mp4")} and .png show: {string.Join("; ", prompts)}");
     Console.WriteLine($"The model was saved to {mine}; use it in samples/Generate with --model.");
     return 0;

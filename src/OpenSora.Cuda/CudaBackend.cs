@@ -1,10 +1,7 @@
 using System.Runtime.InteropServices;
-using OpenSora.Cuda;
 using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
-
-[assembly: ComputeBackend(typeof(CudaBackend))]
 
 namespace OpenSora.Cuda;
 
@@ -26,13 +23,13 @@ public sealed class CudaBackend(int deviceIndex) : IComputeBackend
     public Device Device => new(DeviceType.CUDA, deviceIndex);
 
     /// <inheritdoc/>
-    public BackendAvailability CheckAvailability()
+    public (bool IsAvailable, string Reason) CheckAvailability()
     {
         try
         {
             if (!cuda.is_available())
             {
-                return new(
+                return (
                     false,
                     HasDriver()
                         ? $"an NVIDIA driver is installed, but libtorch finds no CUDA device. Use a libtorch that was built with CUDA: " + Remedy
@@ -42,12 +39,12 @@ public sealed class CudaBackend(int deviceIndex) : IComputeBackend
 
             var devices = cuda.device_count();
             return deviceIndex < devices
-                ? new(true, $"device {deviceIndex} of {devices}")
-                : new(false, $"device {deviceIndex} was requested, but the number of devices is {devices} (counted from 0).");
+                ? (true, $"device {deviceIndex} of {devices}")
+                : (false, $"device {deviceIndex} was requested, but the number of devices is {devices} (counted from 0).");
         }
         catch (Exception e) when (e is ExternalException or DllNotFoundException or TypeInitializationException or NotSupportedException)
         {
-            return new(false, $"libtorch could not be loaded: {e.Message}");
+            return (false, $"libtorch could not be loaded: {e.Message}");
         }
     }
 

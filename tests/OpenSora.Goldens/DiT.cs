@@ -87,7 +87,7 @@ internal static class DiTGoldens
         yield return file.Compare("output.opensora_converted_x", output);
         yield return file.Compare(
             "output.forward_with_cfg",
-            Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Guidance.IddpmChannels, model.Config.InChannels), Call)
+            Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Sampling.IddpmGuidedChannels, model.Config.InChannels), Call)
         );
     }
 
@@ -136,7 +136,7 @@ internal static class DiTGoldens
     {
         var (half, scale) = (input.shape[0] / 2, file.Config.GetProperty("cfg_scale").GetDouble());
         var latents = input.narrow(0, 0, half);
-        var guided = Guidance.ClassifierFree(denoiser, scale, channels)(latents, time.narrow(0, 0, half));
+        var guided = Sampling.ClassifierFreeGuidance(denoiser, scale, channels)(latents, time.narrow(0, 0, half));
         var both = denoiser(cat([latents, latents]), time);
         var rest = both.shape[1] - channels;
         return cat([guided, cat([guided.narrow(1, 0, channels), both.narrow(0, half, half).narrow(1, channels, rest)], 1)]);

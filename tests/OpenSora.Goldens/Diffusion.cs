@@ -202,7 +202,7 @@ internal static class DiffusionGoldens
         var process = Process(file.Config);
         var y = cat([file["input.y_cond"], file["input.y_uncond"]]);
         var channels = file.GuidedChannels(process.GuidedChannels!.Value, (int)file["input.z"].shape[1]);
-        var guided = Guidance.ClassifierFree(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), channels);
+        var guided = Sampling.ClassifierFreeGuidance(Model(file, y), file.Config.GetProperty("cfg_scale").GetDouble(), channels);
         yield return file.Compare("output.samples", Sampling.SampleWith(process, guided, file["input.z"], Recorded(file)), GoldenFile.RunLimit);
 
         // One guided call. The original returns both halves: the guided channels twice, the others of either half.
@@ -221,7 +221,7 @@ internal static class DiffusionGoldens
         yield return file.Compare("output.betas", tensor(process.Schedule.Betas.ToArray()), 1e-7);
         yield return file.Compare("output.alphas_cumprod", tensor(process.Schedule.AlphasCumprod.ToArray()), 1e-7);
 
-        var guided = Guidance.ClassifierFree(
+        var guided = Sampling.ClassifierFreeGuidance(
             Model(file, cat([file["input.y_cond"], file["input.y_uncond"]])),
             file.Config.GetProperty("cfg_scale").GetDouble(),
             file.GuidedChannels(null)
@@ -303,7 +303,7 @@ internal static class DiffusionGoldens
         var solver = new DpmSolver(file.Config.GetProperty("num_sampling_steps").GetInt32());
         yield return file.Compare("mid.t_continuous", tensor(Enumerable.Range(0, solver.Steps + 1).Select(solver.Time).ToArray()));
         var y = cat([file["input.y_cond"], file["input.y_uncond"]]);
-        var guided = Guidance.ClassifierFree(
+        var guided = Sampling.ClassifierFreeGuidance(
             Model(file, y),
             file.Config.GetProperty("cfg_scale").GetDouble(),
             file.GuidedChannels(solver.GuidedChannels)

@@ -19,7 +19,7 @@ internal static class EndToEndGoldens
         var y = file["input.y"];
         var states = cat([y, model.NullCaption(y.shape[0]).unsqueeze(1)]);
         Denoiser Guided(int? channels) =>
-            Guidance.ClassifierFree(
+            Sampling.ClassifierFreeGuidance(
                 (x, t) => model.forward(x, t, states, file.Optional("input.mask")),
                 config.GetProperty("cfg_scale").GetDouble(),
                 channels
@@ -54,7 +54,7 @@ internal static class EndToEndGoldens
             TextMask = file.Optional("input.text_mask"),
         };
         Tensor Guided(Tensor x, Tensor t, Tensor? noisyFrames) =>
-            Guidance.ClassifierFree(
+            Sampling.ClassifierFreeGuidance(
                 (all, times) => model.Denoise(all, times, both with { NoisyFrames = noisyFrames?.repeat(2, 1) }),
                 config.GetProperty("cfg_scale").GetDouble(),
                 file.GuidedChannels(null)

@@ -145,7 +145,7 @@ internal static class PixArtGoldens
         {
             yield return file.Compare(
                 "output.forward_with_cfg",
-                DiTGoldens.Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Guidance.IddpmChannels, config.InChannels), Call)
+                DiTGoldens.Guided(file, file["input.x"], file["input.t"], file.GuidedChannels(Sampling.IddpmGuidedChannels, config.InChannels), Call)
             );
         }
 

@@ -80,7 +80,7 @@ internal static class RectifiedFlowGoldens
             file["input.width"][0].item<float>(),
             file["input.num_frames"][0].item<long>()
         );
-        var guided = Guidance.ClassifierFree(
+        var guided = Sampling.ClassifierFreeGuidance(
             Model(cat([file["input.y_cond"], file["input.y_uncond"]])),
             config.GetProperty("cfg_scale").GetDouble(),
             file.GuidedChannels(process.GuidedChannels)

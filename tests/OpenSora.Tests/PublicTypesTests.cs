@@ -6,20 +6,25 @@ namespace OpenSora.Tests;
 public class PublicTypesTests
 {
     [Theory]
-    [InlineData("OpenSora.Models", 32)]
+    [InlineData("OpenSora", 1)]
+    [InlineData("OpenSora.Diffusion", 17)]
+    [InlineData("OpenSora.Generation", 13)]
+    [InlineData("OpenSora.Media", 9)]
+    [InlineData("OpenSora.ModelFolders", 16)]
+    [InlineData("OpenSora.Models", 31)]
     [InlineData("OpenSora.Models.Layers", 8)]
+    [InlineData("OpenSora.Runtime", 1)]
+    [InlineData("OpenSora.Text", 3)]
     [InlineData("OpenSora.Weights", 6)]
-    [InlineData("OpenSora.Text", 4)]
     public void Public_types_are_few(string name, int count)
     {
-        var types = typeof(VideoGenerator)
-            .Assembly.GetExportedTypes()
-            .Where(type => string.Equals(type.Namespace, name, StringComparison.Ordinal))
-            .Select(type => type.Name)
-            .Order(StringComparer.Ordinal)
-            .ToList();
-        types.Count.ShouldBe(count, string.Join(", ", types));
+        var types = Types().Where(type => string.Equals(type.Namespace, name, StringComparison.Ordinal)).Select(type => type.Name);
+        types.Count().ShouldBe(count, string.Join(", ", types.Order(StringComparer.Ordinal)));
     }
+
+    [Fact]
+    public void The_library_has_no_other_public_types() =>
+        Types().Length.ShouldBe(105, string.Join(", ", Types().GroupBy(type => type.Namespace).Select(group => $"{group.Key} {group.Count()}")));
 
     [Fact]
     public void The_command_line_tool_uses_public_types_only() =>
@@ -28,4 +33,6 @@ public class PublicTypesTests
             .Cast<System.Runtime.CompilerServices.InternalsVisibleToAttribute>()
             .Select(attribute => attribute.AssemblyName)
             .ShouldNotContain("OpenSora.Cli");
+
+    private static Type[] Types() => typeof(VideoGenerator).Assembly.GetExportedTypes();
 }

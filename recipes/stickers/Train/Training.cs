@@ -384,7 +384,7 @@ internal static class Training
 
     private sealed class OneTimestep(int timestep) : ITimestepSampler
     {
-        public TimestepBatch Sample(int batch, int steps, Generator? generator = null) =>
-            new(full([batch], timestep, dtype: ScalarType.Int64), ones([batch]));
+        public (Tensor Timesteps, Tensor Weights) Sample(int batch, int steps, Generator? generator = null) =>
+            (full([batch], timestep, dtype: ScalarType.Int64), ones([batch]));
     }
 }

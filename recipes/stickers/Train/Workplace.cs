@@ -138,5 +138,5 @@ internal sealed class Workplace(string recipe, string data, string run, string t
 
     /// <summary>A picture with a tile for each video, or a row of four of its frames.</summary>
     public static Task SaveAsync(IReadOnlyList<VideoFrames> videos, string path, int columns) =>
-        new VideoWriter().WriteAsync(videos[0].Count == 1 ? ContactSheet.Tile(videos, columns) : ContactSheet.OfVideos(videos, columns), path);
+        new VideoWriter().WriteAsync(videos[0].Count == 1 ? VideoFrames.Tile(videos, columns) : VideoFrames.ContactSheet(videos, columns), path);
 }

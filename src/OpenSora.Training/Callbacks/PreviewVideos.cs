@@ -63,9 +63,9 @@ internal sealed class PreviewVideos : ITrainingCallback
         run.Evaluate(() => videos = _render(run.CancellationToken));
         var name = string.Concat(run.Stage.Name.Split(Path.GetInvalidFileNameChars()));
         var path = Path.Combine(_folder, string.Create(CultureInfo.InvariantCulture, $"{name}-{run.Step:D8}"));
-        var tiles = ContactSheet.Tile(videos, Columns);
+        var tiles = VideoFrames.Tile(videos, Columns);
         await new VideoWriter()
-            .WriteAsync(tiles.Count == 1 ? tiles : ContactSheet.OfVideos(videos), path + ".png", VideoFormat.Image, run.CancellationToken)
+            .WriteAsync(tiles.Count == 1 ? tiles : VideoFrames.ContactSheet(videos), path + ".png", VideoFormat.Image, run.CancellationToken)
             .ConfigureAwait(true);
         if (tiles.Count > 1)
         {

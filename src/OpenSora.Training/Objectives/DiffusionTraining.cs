@@ -81,10 +81,12 @@ public sealed class DiffusionTraining : ITrainingObjective
         var latents = batch.Video.to_type(ScalarType.Float32);
         var count = (int)latents.shape[0];
         var noise = randn(latents.shape, generator: generator).to(latents.device);
-        using var times = _timesteps?.Sample(count, _process.Steps, generator) ?? _process.DrawTimesteps(latents, generator);
+        var drawn = _timesteps?.Sample(count, _process.Steps, generator) ?? _process.DrawTimesteps(latents, generator);
+        using var times = drawn.Timesteps;
+        using var weights = drawn.Weights;
         var rate = stage.CaptionDropout ?? _model.CaptionDropout;
         var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
-        return Loss(batch, latents, times.Timesteps, times.Weights, noise, drop).Loss;
+        return Loss(batch, latents, times, weights, noise, drop).Loss;
     }
 
     /// <inheritdoc/>

@@ -19,12 +19,12 @@ internal sealed class SkewedTimesteps(double exponent) : ITimestepSampler
     public override string ToString() => FormattableString.Invariant($"{nameof(SkewedTimesteps)} {_exponent:R}");
 
     /// <inheritdoc/>
-    public TimestepBatch Sample(int batch, int steps, Generator? generator = null)
+    public (Tensor Timesteps, Tensor Weights) Sample(int batch, int steps, Generator? generator = null)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(batch, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
         using var scope = NewDisposeScope();
         var times = rand([batch], generator: generator).pow(_exponent).mul(steps).to(ScalarType.Int64).clamp(0, steps - 1);
-        return new TimestepBatch(times.MoveToOuterDisposeScope(), ones([batch]).MoveToOuterDisposeScope());
+        return (times.MoveToOuterDisposeScope(), ones([batch]).MoveToOuterDisposeScope());
     }
 }

@@ -13,8 +13,8 @@ public interface ITrainingProcess
     /// <summary>Draws time steps for a batch from the process's default training distribution.</summary>
     /// <param name="x0">The clean samples, <c>[batch, channels, ...]</c>.</param>
     /// <param name="generator">The random generator, on the CPU; null uses the global generator.</param>
-    /// <returns>The time steps and their weights, owned by the caller.</returns>
-    TimestepBatch DrawTimesteps(Tensor x0, Generator? generator = null);
+    /// <returns>The steps of the process and the loss weight of each sample, both <c>[batch]</c> and on the CPU, owned by the caller.</returns>
+    (Tensor Timesteps, Tensor Weights) DrawTimesteps(Tensor x0, Generator? generator = null);
 
     /// <summary>Adds noise to clean samples, calls the denoiser and computes the losses of its prediction.</summary>
     /// <param name="denoiser">The model to train; called once, with the caller's autograd mode.</param>

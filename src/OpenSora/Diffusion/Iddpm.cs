@@ -9,7 +9,7 @@ namespace OpenSora.Diffusion;
 /// steps <c>t</c> are those of <see cref="Schedule"/>, from 0 (least noise) to Steps - 1; the denoiser receives the steps of the original process.
 /// Instances are immutable and can be used from several threads at the same time.
 /// </remarks>
-public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
+public sealed partial class Iddpm : ISampler, ITrainingProcess
 {
     private readonly Prediction _prediction;
     private readonly Variance _variance;
@@ -68,7 +68,10 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         ) + (_minSnrGamma is { } gamma ? FormattableString.Invariant($", min-SNR {gamma:R}") : "");
 
     /// <summary>Gets 3: the official DiT, PixArt and Open-Sora 1.0 apply guidance to the first three latent channels only.</summary>
-    public int? GuidedChannels => Guidance.IddpmChannels;
+    public int? GuidedChannels => Sampling.IddpmGuidedChannels;
+
+    /// <inheritdoc/>
+    public bool SupportsConditioningFrames => true;
 
     /// <inheritdoc/>
     public IReadOnlyList<double> Timesteps(long[] shape) => [.. Schedule.TimestepMap.Reverse().Select(t => (double)t)];
@@ -96,7 +99,7 @@ public sealed partial class Iddpm : IFrameSampler, ITrainingProcess
         return (from.eq(t), from > t, from >= t);
     }
 
-    Tensor IFrameSampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) => AddNoise(x0, [TimeOf(state)], noise);
+    Tensor ISampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) => AddNoise(x0, [TimeOf(state)], noise);
 
     private int TimeOf(SamplingState state) => Schedule.Steps - 1 - state.Step;
 

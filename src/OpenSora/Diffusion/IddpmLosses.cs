@@ -11,7 +11,7 @@ public sealed partial class Iddpm
     /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>.</param>
     /// <param name="generator">The random generator, on the CPU; null uses the global generator.</param>
     /// <returns>The time steps and their weights, owned by the caller.</returns>
-    public TimestepBatch DrawTimesteps(Tensor x0, Generator? generator = null)
+    public (Tensor Timesteps, Tensor Weights) DrawTimesteps(Tensor x0, Generator? generator = null)
     {
         ArgumentNullException.ThrowIfNull(x0);
         return new UniformTimesteps().Sample((int)x0.shape[0], Schedule.Steps, generator);

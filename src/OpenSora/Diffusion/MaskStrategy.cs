@@ -87,7 +87,7 @@ internal sealed record MaskStrategy
             _ => null,
         };
 
-    /// <summary>Places the frames of references in the noise of a video, for <see cref="IFrameSampler"/>.</summary>
+    /// <summary>Places the frames of references in the noise of a video, for <see cref="Sampling.SampleFrames"/>.</summary>
     /// <param name="latents">Noise of one video, <c>[channels, frames, height, width]</c>; not modified.</param>
     /// <param name="references">The latents of the references, each <c>[channels, frames, height, width]</c>.</param>
     /// <param name="strategies">The strategies to apply; later ones overwrite earlier ones.</param>

@@ -40,7 +40,7 @@ public sealed class RectifiedFlowOptions
 /// <c>x_0 - noise</c>. If a model returns twice the channels, the second half is ignored. Instances are immutable and can be used from several
 /// threads at the same time.
 /// </remarks>
-public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
+public sealed class RectifiedFlow : ISampler, ITrainingProcess
 {
     private readonly int _samplingSteps;
     private readonly int _spatialFactor;
@@ -93,6 +93,9 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     /// <summary>Gets null because guidance applies to all latent channels in the published models.</summary>
     public int? GuidedChannels => null;
 
+    /// <inheritdoc/>
+    public bool SupportsConditioningFrames => true;
+
     /// <summary>Adds noise to clean samples: <c>(1 - t/Steps) x0 + (t/Steps) noise</c>.</summary>
     /// <param name="x0">Clean samples <c>[batch, channels, ...]</c>.</param>
     /// <param name="t">Times from 0 to <see cref="Steps"/>, <c>[batch]</c>.</param>
@@ -119,7 +122,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
     /// <inheritdoc/>
     /// <remarks>Depending on the options, times are uniform or logit-normal, fractional or whole, and shifted by the size of the samples or
     /// not.</remarks>
-    public TimestepBatch DrawTimesteps(Tensor x0, Generator? generator = null)
+    public (Tensor Timesteps, Tensor Weights) DrawTimesteps(Tensor x0, Generator? generator = null)
     {
         ArgumentNullException.ThrowIfNull(x0);
         using var scope = NewDisposeScope();
@@ -132,7 +135,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
             times = tensor(Array.ConvertAll(shifted, time => (float)Shift(time, SizeRatio(x0.shape))));
         }
 
-        return new TimestepBatch(times.MoveToOuterDisposeScope(), ones([batch]).MoveToOuterDisposeScope());
+        return (times.MoveToOuterDisposeScope(), ones([batch]).MoveToOuterDisposeScope());
     }
 
     /// <inheritdoc/>
@@ -209,7 +212,7 @@ public sealed class RectifiedFlow : IFrameSampler, ITrainingProcess
         return (noisy & ~before, noisy, noisy);
     }
 
-    Tensor IFrameSampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) =>
+    Tensor ISampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) =>
         AddNoise(x0, full(x0.shape[0], (float)state.Timesteps[state.Step], dtype: ScalarType.Float32, device: x0.device), noise);
 
     /// <summary>Computes the sampling times, from noise to data; the last step ends at 0.</summary>

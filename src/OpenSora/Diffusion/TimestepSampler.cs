@@ -2,20 +2,6 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>The time steps of a training batch.</summary>
-/// <param name="Timesteps">The steps of the process, <c>[batch]</c>, int64, on the CPU.</param>
-/// <param name="Weights">The loss weight of each sample, <c>[batch]</c>, float32, on the CPU: 1 / (steps * probability), so that the mean is
-/// unbiased.</param>
-public sealed record TimestepBatch(Tensor Timesteps, Tensor Weights) : IDisposable
-{
-    /// <summary>Disposes both tensors.</summary>
-    public void Dispose()
-    {
-        Timesteps.Dispose();
-        Weights.Dispose();
-    }
-}
-
 /// <summary>Draws the time steps of a training batch.</summary>
 public interface ITimestepSampler
 {
@@ -23,18 +9,19 @@ public interface ITimestepSampler
     /// <param name="batch">The number of samples in the batch, at least 1.</param>
     /// <param name="steps">The number of steps of the process, at least 1.</param>
     /// <param name="generator">The random generator, on the CPU; null uses the global generator.</param>
-    /// <returns>The time steps and their weights, owned by the caller.</returns>
-    TimestepBatch Sample(int batch, int steps, Generator? generator = null);
+    /// <returns>The steps of the process, <c>[batch]</c>, int64, and the loss weight of each sample, <c>[batch]</c>, float32: 1 / (steps *
+    /// probability), so that the mean is unbiased. Both are on the CPU and owned by the caller.</returns>
+    (Tensor Timesteps, Tensor Weights) Sample(int batch, int steps, Generator? generator = null);
 }
 
 /// <summary>Draws time steps from a uniform distribution; all weights are 1.</summary>
 internal sealed class UniformTimesteps : ITimestepSampler
 {
     /// <inheritdoc/>
-    public TimestepBatch Sample(int batch, int steps, Generator? generator = null)
+    public (Tensor Timesteps, Tensor Weights) Sample(int batch, int steps, Generator? generator = null)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(batch, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
-        return new TimestepBatch(randint(0, steps, [batch], dtype: ScalarType.Int64, generator: generator), ones([batch]));
+        return (randint(0, steps, [batch], dtype: ScalarType.Int64, generator: generator), ones([batch]));
     }
 }

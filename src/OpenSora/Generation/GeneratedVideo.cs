@@ -73,7 +73,7 @@ public sealed class GeneratedVideo
         int columns = 4,
         IProgress<GenerationProgress>? progress = null,
         CancellationToken cancellationToken = default
-    ) => WriteAsync(() => _writer.WriteAsync(ContactSheet.OfFrames(Frames, columns), path, VideoFormat.Image, cancellationToken), progress);
+    ) => WriteAsync(() => _writer.WriteAsync(Frames.ContactSheet(columns), path, VideoFormat.Image, cancellationToken), progress);
 
     private static async Task WriteAsync(Func<Task> write, IProgress<GenerationProgress>? progress)
     {

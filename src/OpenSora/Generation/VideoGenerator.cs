@@ -151,10 +151,11 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
         }
 
         var sampler = _parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
-        if (plan.Given.Count > 0 && sampler is not IFrameSampler)
+        if (plan.Given.Count > 0 && !sampler.SupportsConditioningFrames)
         {
             throw new InvalidOperationException(
-                $"The request has references, but {sampler.GetType().Name} does not support conditioning frames; use an {nameof(IFrameSampler)}."
+                $"The request has references, but {sampler.GetType().Name} does not support conditioning frames; use a sampler that does."
+                    + $" See {nameof(ISampler)}.{nameof(ISampler.SupportsConditioningFrames)}."
             );
         }
 

@@ -175,7 +175,7 @@ public sealed class VideoPipeline
         steps.Report(0);
         latents = fraction is null
             ? Sampler.Sample((x, t) => denoiser(x, t, null), latents, generator, steps, cancellationToken)
-            : ((IFrameSampler)Sampler).SampleFrames((x, t, noisy) => denoiser(x, t, noisy), latents, fraction, generator, steps, cancellationToken);
+            : Sampler.SampleFrames((x, t, noisy) => denoiser(x, t, noisy), latents, fraction, generator, steps, cancellationToken);
         CheckFinite(latents, "latents", prompts, settings);
 
         // 4. Decode.
@@ -208,7 +208,7 @@ public sealed class VideoPipeline
         return (x, t, noisy) =>
         {
             var shown = noisy is null ? both : both with { NoisyFrames = cat([noisy, noisy]) };
-            return Guidance.ClassifierFree(
+            return Sampling.ClassifierFreeGuidance(
                 (twice, times) => _transformer.Denoise(twice, times, shown),
                 settings.GuidanceScale,
                 GuidedChannels ?? Sampler.GuidedChannels

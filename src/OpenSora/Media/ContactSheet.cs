@@ -1,7 +1,6 @@
 namespace OpenSora.Media;
 
-/// <summary>Arranges videos or frames in a grid.</summary>
-public static class ContactSheet
+public sealed partial class VideoFrames
 {
     /// <summary>Tiles videos of equal size into one video. Shorter videos repeat their last frame.</summary>
     /// <param name="videos">The videos, at least one. The result has the frame rate of the first video.</param>
@@ -52,22 +51,20 @@ public static class ContactSheet
         return sheet;
     }
 
-    /// <summary>Creates one image of evenly spaced frames of a video, including the first and last frames.</summary>
-    /// <param name="video">The video.</param>
+    /// <summary>Creates a contact sheet: one image of evenly spaced frames of the video, including the first and last frames.</summary>
     /// <param name="columns">The number of frames per row.</param>
     /// <param name="frames">The maximum number of frames to show.</param>
-    public static VideoFrames OfFrames(VideoFrames video, int columns = 4, int frames = 16)
+    public VideoFrames ContactSheet(int columns = 4, int frames = 16)
     {
-        ArgumentNullException.ThrowIfNull(video);
         ArgumentOutOfRangeException.ThrowIfLessThan(frames, 1);
-        var shown = Math.Min(frames, video.Count);
-        return Tile([.. Enumerable.Range(0, shown).Select(i => video.Slice(shown == 1 ? 0 : i * (video.Count - 1) / (shown - 1), 1))], columns);
+        var shown = Math.Min(frames, Count);
+        return Tile([.. Enumerable.Range(0, shown).Select(i => Slice(shown == 1 ? 0 : i * (Count - 1) / (shown - 1), 1))], columns);
     }
 
-    /// <summary>Creates one image with one row of evenly spaced frames for each video.</summary>
+    /// <summary>Creates a contact sheet of several videos: one image with one row of evenly spaced frames for each video.</summary>
     /// <param name="videos">The videos, all of the same size.</param>
     /// <param name="framesEach">The number of frames per row.</param>
-    public static VideoFrames OfVideos(IReadOnlyList<VideoFrames> videos, int framesEach = 4)
+    public static VideoFrames ContactSheet(IReadOnlyList<VideoFrames> videos, int framesEach = 4)
     {
         ArgumentNullException.ThrowIfNull(videos);
         ArgumentOutOfRangeException.ThrowIfLessThan(framesEach, 1);

@@ -5,7 +5,7 @@ namespace OpenSora.Media;
 
 /// <summary>A decoded video in managed memory: RGB24 pixels with the layout <c>[frames, height, width, 3]</c>, and a frame rate. An image is a
 /// video of one frame.</summary>
-public sealed class VideoFrames
+public sealed partial class VideoFrames
 {
     /// <summary>Initializes a video from existing pixels without copying them.</summary>
     /// <param name="pixels">The RGB24 pixels, <c>count * height * width * 3</c> bytes.</param>

@@ -82,10 +82,13 @@ public sealed record TextEncoderPart : ModelPart
 }
 
 /// <summary>The forward process used in training, and the quantity that the denoiser predicts.</summary>
+/// <remarks>A model with the sampler <see cref="SamplerKind.RectifiedFlow"/> is a rectified flow, which ignores <see cref="Schedule"/>,
+/// <see cref="Prediction"/> and <see cref="Variance"/>. A model with another sampler is a Gaussian process.</remarks>
 public sealed record DiffusionProcess
 {
-    /// <summary>The kind of process. A rectified flow ignores <see cref="Schedule"/>, <see cref="Prediction"/> and <see cref="Variance"/>.</summary>
-    public DiffusionKind Kind { get; init; }
+    /// <summary>The kind of process in the file, which follows from the sampler.</summary>
+    [JsonInclude]
+    internal DiffusionKind Kind { get; init; }
 
     /// <summary>The number of steps of the process.</summary>
     public int Steps { get; init; } = 1000;
@@ -113,7 +116,7 @@ public sealed record DiffusionProcess
 }
 
 /// <summary>Kinds of forward diffusion processes.</summary>
-public enum DiffusionKind
+internal enum DiffusionKind
 {
     /// <summary>A Gaussian process, which adds noise step by step (<see cref="Diffusion.Iddpm"/>).</summary>
     Gaussian,

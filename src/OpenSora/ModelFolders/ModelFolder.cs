@@ -123,7 +123,9 @@ public sealed class ModelFolder
         ArgumentException.ThrowIfNullOrEmpty(path);
         ArgumentNullException.ThrowIfNull(description);
         path = System.IO.Path.GetFullPath(path);
-        var folder = new ModelFolder(path, description with { Format = Format, Version = Version });
+        var kind = description.Sampling.Sampler == SamplerKind.RectifiedFlow ? DiffusionKind.RectifiedFlow : DiffusionKind.Gaussian;
+        var diffusion = description.Diffusion with { Kind = kind };
+        var folder = new ModelFolder(path, description with { Format = Format, Version = Version, Diffusion = diffusion });
         folder.Check();
         AtomicFile.Write(System.IO.Path.Combine(path, FileName), stream => DescriptionJson.Write(stream, folder.Description));
         return folder;

@@ -159,7 +159,7 @@ public sealed record Architecture<TNetwork>
     /// <returns>The network in evaluation mode, owned by the caller.</returns>
     /// <exception cref="ArgumentException">The configuration has the wrong type, or a network cannot be created from it.</exception>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the network.</exception>
-    /// <exception cref="Text.InvalidTokenizerException">The tokenizer is damaged or does not match the network.</exception>
+    /// <exception cref="InvalidDataException">The tokenizer is damaged or does not match the network.</exception>
     public TNetwork Load(object config, string? weights, Device? device = null, ScalarType? precision = null, TextEncoderSettings? settings = null) =>
         Load(
             config,
@@ -173,11 +173,11 @@ public sealed record Architecture<TNetwork>
     /// <summary>Counts the trainable parameters of a network by part, without creating it in memory.</summary>
     /// <param name="config">A configuration of type <see cref="ConfigType"/>.</param>
     /// <exception cref="ArgumentException">The configuration has the wrong type or is invalid.</exception>
-    public ParameterCounts CountParameters(object config)
+    public IReadOnlyDictionary<string, long> CountParameters(object config)
     {
         using var shapes = Parameters.ShapesOnly();
         using var module = _module(Checked(config)) as nn.Module;
-        return module is null ? new ParameterCounts(new Dictionary<string, long>(StringComparer.Ordinal)) : ParameterCounts.Of(module);
+        return module?.CountParameters() ?? new Dictionary<string, long>(StringComparer.Ordinal);
     }
 
     /// <summary>Compares weights with the networks of this architecture that they may belong to.</summary>

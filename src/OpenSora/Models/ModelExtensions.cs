@@ -4,7 +4,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Extension methods that set how a network computes: its data type, and the activations that it keeps for the backward pass.</summary>
+/// <summary>Extension methods that count the parameters of a network and set how it computes: its data type, and the activations that it keeps for
+/// the backward pass.</summary>
 public static class ModelExtensions
 {
     /// <summary>
@@ -45,6 +46,26 @@ public static class ModelExtensions
         }
 
         return model;
+    }
+
+    /// <summary>Counts the trainable parameters of a network by part, in the order of the network. The parts of a transformer are those of
+    /// <see cref="IVideoTransformer.ParameterGroup"/>; those of another network are its modules.</summary>
+    /// <param name="network">A network, such as a transformer.</param>
+    public static IReadOnlyDictionary<string, long> CountParameters(this nn.Module network)
+    {
+        ArgumentNullException.ThrowIfNull(network);
+        var transformer = network as IVideoTransformer;
+        var parts = new OrderedDictionary<string, long>(StringComparer.Ordinal);
+        foreach (var (name, parameter) in network.named_parameters())
+        {
+            if (parameter.requires_grad)
+            {
+                var part = transformer?.ParameterGroup(name) ?? name.Split('.')[0];
+                parts[part] = parts.GetValueOrDefault(part) + parameter.numel();
+            }
+        }
+
+        return parts;
     }
 
     /// <summary>Runs a function so that only its inputs are kept and the function runs again in the backward pass.</summary>

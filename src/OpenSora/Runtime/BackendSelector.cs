@@ -4,8 +4,7 @@ namespace OpenSora.Runtime;
 
 /// <summary>Selects the compute backend at run time.</summary>
 /// <remarks>
-/// Backends of referenced <c>OpenSora.*</c> assemblies are discovered by their <see cref="ComputeBackendAttribute"/>, so a reference to the
-/// package is enough. Trimmed and single-file applications do not keep assemblies that the code does not use; in these, add the backend in code
+/// The public backends of referenced <c>OpenSora.*</c> assemblies are discovered, so a reference to the package is enough. Trimmed and single-file applications do not keep assemblies that the code does not use; in these, add the backend in code
 /// (<c>AddOpenSora().AddCuda()</c>).
 /// </remarks>
 /// <param name="backends">The backends to choose from. If several have the same name, the last one is used.</param>
@@ -24,13 +23,15 @@ internal sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
         new(() =>
             [
                 .. ReferencedAssemblies()
-                    .SelectMany(assembly => assembly.GetCustomAttributes<ComputeBackendAttribute>())
-                    .Select(attribute => (IComputeBackend)Activator.CreateInstance(attribute.BackendType)!),
+                    .SelectMany(assembly => assembly.GetExportedTypes())
+                    .Where(type => !type.IsAbstract && type.IsAssignableTo(typeof(IComputeBackend)))
+                    .Select(type => type.GetConstructor(Type.EmptyTypes)?.Invoke(null))
+                    .OfType<IComputeBackend>(),
             ]
         );
 
     /// <summary>Returns all backends and their availability, in descending order of priority.</summary>
-    public IReadOnlyList<(IComputeBackend Backend, BackendAvailability Availability)> Describe() =>
+    public IReadOnlyList<(IComputeBackend Backend, (bool IsAvailable, string Reason) Availability)> Describe() =>
         [.. _backends.Select(b => (b, b.CheckAvailability()))];
 
     /// <summary>Selects a backend by name, or the best available one.</summary>

@@ -3,6 +3,8 @@ using static TorchSharp.torch;
 namespace OpenSora.Runtime;
 
 /// <summary>A device that can run models, such as a CPU or GPU. Packages provide backends, and the application selects one at run time.</summary>
+/// <remarks>Public backends with a parameterless constructor in referenced assemblies named <c>OpenSora.*</c> are discovered. Other backends are
+/// added in code.</remarks>
 public interface IComputeBackend
 {
     /// <summary>Gets the name that selects the backend in options, such as <c>cpu</c>.</summary>
@@ -15,21 +17,8 @@ public interface IComputeBackend
     Device Device { get; }
 
     /// <summary>Checks whether the backend can be used on this machine. This method does not throw.</summary>
-    BackendAvailability CheckAvailability();
-}
-
-/// <summary>The availability of a backend on this machine.</summary>
-/// <param name="IsAvailable">True if the backend can be used.</param>
-/// <param name="Reason">A description of the device, or of what is missing and how to resolve it.</param>
-public sealed record BackendAvailability(bool IsAvailable, string Reason);
-
-/// <summary>Declares a backend that applications discover when they reference this assembly.</summary>
-/// <param name="backendType">A type that implements <see cref="IComputeBackend"/> and has a parameterless constructor.</param>
-[AttributeUsage(AttributeTargets.Assembly, AllowMultiple = true)]
-public sealed class ComputeBackendAttribute(Type backendType) : Attribute
-{
-    /// <summary>Gets the type of the backend.</summary>
-    public Type BackendType { get; } = backendType;
+    /// <returns>Whether the backend can be used, and a description of the device, or of what is missing and how to resolve it.</returns>
+    (bool IsAvailable, string Reason) CheckAvailability();
 }
 
 /// <summary>The CPU backend, which is always available.</summary>
@@ -45,5 +34,5 @@ internal sealed class CpuBackend : IComputeBackend
     public Device Device => CPU;
 
     /// <inheritdoc/>
-    public BackendAvailability CheckAvailability() => new(true, $"{Environment.ProcessorCount} logical processors");
+    public (bool IsAvailable, string Reason) CheckAvailability() => (true, $"{Environment.ProcessorCount} logical processors");
 }

@@ -96,7 +96,7 @@ internal sealed class ClipTokenizer : ITokenizer
     /// <param name="padToken">The piece to use as the padding token. If null, the padding token in <c>special_tokens_map.json</c> is used if that
     /// file exists; otherwise, the end-of-text token.</param>
     /// <exception cref="FileNotFoundException">A file does not exist.</exception>
-    /// <exception cref="InvalidTokenizerException">The files are damaged or of another kind.</exception>
+    /// <exception cref="InvalidDataException">The files are damaged or of another kind.</exception>
     public static ClipTokenizer Open(string folder, string? padToken = null)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
@@ -297,7 +297,7 @@ internal sealed class ClipTokenizer : ITokenizer
         }
     }
 
-    private static InvalidTokenizerException Invalid(string path, string reason) => new(path, reason, Expected);
+    private static InvalidDataException Invalid(string path, string reason) => InvalidTokenizer.Of(path, reason, Expected);
 }
 
 /// <summary>Generated code that reads <c>vocab.json</c>.</summary>

@@ -82,7 +82,7 @@ internal sealed class SentencePieceModel
         }
         catch (Exception exception) when (exception is InvalidDataException or DecoderFallbackException)
         {
-            throw new InvalidTokenizerException(path, exception.Message.TrimEnd('.') + ".");
+            throw InvalidTokenizer.Of(path, exception.Message.TrimEnd('.') + ".");
         }
 
         return model;

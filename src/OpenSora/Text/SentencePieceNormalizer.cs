@@ -22,7 +22,7 @@ internal sealed class SentencePieceNormalizer
     private readonly uint[] _trie = [];
     private readonly byte[] _replacements = [];
 
-    /// <exception cref="InvalidTokenizerException">The character map is damaged.</exception>
+    /// <exception cref="InvalidDataException">The character map is damaged.</exception>
     public SentencePieceNormalizer(string path, SentencePieceModel model, PieceIndex userDefined)
     {
         _model = model;
@@ -32,7 +32,7 @@ internal sealed class SentencePieceNormalizer
             return;
         }
 
-        var damaged = new InvalidTokenizerException(path, "its character map is damaged.");
+        var damaged = InvalidTokenizer.Of(path, "its character map is damaged.");
         var blob = model.Charsmap.AsSpan();
         if (blob.Length < 4)
         {

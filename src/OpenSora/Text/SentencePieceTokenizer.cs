@@ -77,13 +77,13 @@ internal sealed class SentencePieceTokenizer : ITokenizer
     /// <summary>Loads a tokenizer from a model file.</summary>
     /// <param name="path">A SentencePiece <c>.model</c> file.</param>
     /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="InvalidTokenizerException">The file is damaged or is not a SentencePiece unigram model.</exception>
+    /// <exception cref="InvalidDataException">The file is damaged or is not a SentencePiece unigram model.</exception>
     public static SentencePieceTokenizer Open(string path)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         if (Directory.Exists(path))
         {
-            throw new InvalidTokenizerException(path, "it is a folder.");
+            throw InvalidTokenizer.Of(path, "it is a folder.");
         }
 
         if (!File.Exists(path))
@@ -96,7 +96,7 @@ internal sealed class SentencePieceTokenizer : ITokenizer
 
     /// <summary>Loads a tokenizer from memory.</summary>
     /// <param name="bytes">The contents of a SentencePiece <c>.model</c> file.</param>
-    /// <exception cref="InvalidTokenizerException">The bytes are damaged or are not a SentencePiece unigram model.</exception>
+    /// <exception cref="InvalidDataException">The bytes are damaged or are not a SentencePiece unigram model.</exception>
     public static SentencePieceTokenizer Parse(ReadOnlySpan<byte> bytes) => new("memory", bytes);
 
     /// <summary>Encodes a text and appends the end-of-sequence token that T5 expects.</summary>

@@ -8,7 +8,7 @@ public static class Tokenizers
     /// <summary>Loads a SentencePiece unigram model, such as that of T5. Its tokenizer appends the end-of-sequence token.</summary>
     /// <param name="path">A SentencePiece <c>.model</c> file.</param>
     /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="InvalidTokenizerException">The file is damaged or is not a SentencePiece unigram model.</exception>
+    /// <exception cref="InvalidDataException">The file is damaged or is not a SentencePiece unigram model.</exception>
     public static ITokenizer SentencePiece(string path) => SentencePieceTokenizer.Open(path);
 
     /// <summary>Loads CLIP's tokenizer, which adds the start-of-text and end-of-text tokens.</summary>
@@ -16,7 +16,7 @@ public static class Tokenizers
     /// <param name="padToken">The piece to use as the padding token. If null, the padding token in <c>special_tokens_map.json</c> is used if that
     /// file exists; otherwise, the end-of-text token.</param>
     /// <exception cref="FileNotFoundException">A file does not exist.</exception>
-    /// <exception cref="InvalidTokenizerException">The files are damaged or of another kind.</exception>
+    /// <exception cref="InvalidDataException">The files are damaged or of another kind.</exception>
     public static ITokenizer Clip(string folder, string? padToken = null) => ClipTokenizer.Open(folder, padToken);
 
     /// <summary>Adapts a tokenizer of Microsoft.ML.Tokenizers.</summary>

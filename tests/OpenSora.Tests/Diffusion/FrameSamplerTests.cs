@@ -8,7 +8,7 @@ public class FrameSamplerTests
 {
     public static TheoryData<string> Samplers => ["iddpm", "flow"];
 
-    private static IFrameSampler Make(string name, int steps) =>
+    private static ISampler Make(string name, int steps) =>
         name is "iddpm" ? new Iddpm(steps) : new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = steps });
 
     // A model that knows all: conditioning frames are 2, and so should the others be.
@@ -29,6 +29,18 @@ public class FrameSamplerTests
         var latents = randn([1, 4, share.Length, 2, 2], generator: generator);
         latents.narrow(2, 0, 1).fill_(2);
         return (latents, tensor(share).reshape(1, -1));
+    }
+
+    [Fact]
+    public void A_sampler_without_support_for_conditioning_frames_refuses_them()
+    {
+        using var scope = NewDisposeScope();
+        var (latents, share) = Video(0, 1);
+        ISampler sampler = new Ddim(5);
+        sampler.SupportsConditioningFrames.ShouldBeFalse();
+        Should
+            .Throw<NotSupportedException>(() => sampler.SampleFrames((x, _, _) => x, latents, share))
+            .Message.ShouldContain("Ddim does not support conditioning frames; use a sampler");
     }
 
     [Theory]

@@ -27,8 +27,8 @@ public sealed class GuidanceTests
         foreach (
             var guided in new[]
             {
-                Guidance.ClassifierFree(Doubled, 4, channels),
-                Guidance.ClassifierFree((a, _) => Conditional(a), (a, _) => Unconditional(a), 4, channels),
+                Sampling.ClassifierFreeGuidance(Doubled, 4, channels),
+                Sampling.ClassifierFreeGuidance((a, _) => Conditional(a), (a, _) => Unconditional(a), 4, channels),
             }
         )
         {
@@ -49,7 +49,7 @@ public sealed class GuidanceTests
     public void A_model_without_learned_variance_can_be_guided()
     {
         using var scope = NewDisposeScope();
-        var guided = Guidance.ClassifierFree((x, _) => x, (x, _) => -x, 2);
+        var guided = Sampling.ClassifierFreeGuidance((x, _) => x, (x, _) => -x, 2);
         guided(ones(1, 4, 2), ones(1)).sum().item<float>().ShouldBe(3 * 8);
     }
 
@@ -57,7 +57,7 @@ public sealed class GuidanceTests
     public void A_scale_of_1_skips_the_unconditional_call()
     {
         Denoiser conditional = (x, _) => x;
-        Guidance.ClassifierFree(conditional, (_, _) => throw new InvalidOperationException("called"), 1).ShouldBeSameAs(conditional);
+        Sampling.ClassifierFreeGuidance(conditional, (_, _) => throw new InvalidOperationException("called"), 1).ShouldBeSameAs(conditional);
     }
 
     [Fact]
@@ -72,13 +72,13 @@ public sealed class GuidanceTests
     public void Invalid_input_is_rejected()
     {
         using var scope = NewDisposeScope();
-        Should.Throw<ArgumentOutOfRangeException>(() => Guidance.ClassifierFree(Doubled, double.NaN));
-        Should.Throw<ArgumentOutOfRangeException>(() => Guidance.ClassifierFree(Doubled, 4, 0));
+        Should.Throw<ArgumentOutOfRangeException>(() => Sampling.ClassifierFreeGuidance(Doubled, double.NaN));
+        Should.Throw<ArgumentOutOfRangeException>(() => Sampling.ClassifierFreeGuidance(Doubled, 4, 0));
         Should
-            .Throw<InvalidOperationException>(() => Guidance.ClassifierFree(Doubled, 4, 5)(ones(2, 4, 2, 2), ones(2)))
+            .Throw<InvalidOperationException>(() => Sampling.ClassifierFreeGuidance(Doubled, 4, 5)(ones(2, 4, 2, 2), ones(2)))
             .Message.ShouldContain("5 channels");
         Should
-            .Throw<InvalidOperationException>(() => Guidance.ClassifierFree((x, _) => x.narrow(0, 0, 2), 4)(ones(2, 4, 2, 2), ones(2)))
+            .Throw<InvalidOperationException>(() => Sampling.ClassifierFreeGuidance((x, _) => x.narrow(0, 0, 2), 4)(ones(2, 4, 2, 2), ones(2)))
             .Message.ShouldContain("doubled the batch to 4");
     }
 }

@@ -18,7 +18,7 @@ public class GivenFramesTests
                 d with
                 {
                     Video = d.Video with { GivenFrames = true },
-                    Diffusion = kind is "stdit3" ? new() { Kind = DiffusionKind.RectifiedFlow } : new() { SinglePrecision = true },
+                    Diffusion = kind is "stdit3" ? new() : new() { SinglePrecision = true },
                     Sampling = d.Sampling with { Sampler = kind is "stdit3" ? SamplerKind.RectifiedFlow : SamplerKind.Iddpm, GuidedChannels = 4 },
                 },
             architecture: kind

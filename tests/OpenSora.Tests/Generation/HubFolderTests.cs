@@ -60,11 +60,11 @@ public sealed class HubFolderTests : IDisposable
             var video = rand([1, 3, 2, 8, 8]);
             foreach (var path in new[] { _folder.Path, _folder["vae"] })
             {
-                using var loaded = HubFolder.LoadAutoencoder(path).ShouldBeOfType<AutoencoderKL>();
+                using var loaded = ModelHub.LoadAutoencoder(path).ShouldBeOfType<AutoencoderKL>();
                 loaded.training.ShouldBeFalse();
                 Difference(loaded.Encode(video), model.Encode(video)).ShouldBe(0);
             }
-            using var rough = HubFolder.LoadAutoencoder(_folder.Path, CPU, ScalarType.BFloat16);
+            using var rough = ModelHub.LoadAutoencoder(_folder.Path, CPU, ScalarType.BFloat16);
             Difference(rough.Encode(video), model.Encode(video)).ShouldBeInRange(1e-6, 0.1);
         }
         TensorCount.ShouldBe(before);
@@ -77,7 +77,7 @@ public sealed class HubFolderTests : IDisposable
         using var model = new AutoencoderKLTemporalDecoder(Vae);
         Write("config.json", Changed(VaeJson, "_class_name", "AutoencoderKLTemporalDecoder"));
         model.SaveWeights(_folder["diffusion_pytorch_model.safetensors"], ScalarType.Float16);
-        using var loaded = HubFolder.LoadAutoencoder(_folder.Path).ShouldBeOfType<AutoencoderKLTemporalDecoder>();
+        using var loaded = ModelHub.LoadAutoencoder(_folder.Path).ShouldBeOfType<AutoencoderKLTemporalDecoder>();
         var latents = rand([1, 4, 3, 4, 4]);
         Difference(loaded.Decode(latents), model.Decode(latents)).ShouldBeInRange(1e-7, 1e-2); // what half precision loses
     }
@@ -103,13 +103,13 @@ public sealed class HubFolderTests : IDisposable
             """;
         Write("config.json", json);
         model.SaveWeights(_folder["diffusion_pytorch_model.safetensors"]);
-        using (var loaded = HubFolder.LoadAutoencoder(_folder.Path))
+        using (var loaded = ModelHub.LoadAutoencoder(_folder.Path))
         {
             var latents = rand([1, 6, 1, 4, 4]);
             Difference(loaded.Decode(latents), model.Decode(latents)).ShouldBe(0);
         }
         Write("config.json", Changed(json, "decoder_block_out_channels", new JsonArray(8, 16)));
-        Should.Throw<InvalidModelException>(() => HubFolder.LoadAutoencoder(_folder.Path)).Message.ShouldContain("layers of 8, 16 channels");
+        Should.Throw<InvalidModelException>(() => ModelHub.LoadAutoencoder(_folder.Path)).Message.ShouldContain("layers of 8, 16 channels");
     }
 
     [Fact]
@@ -155,11 +155,11 @@ public sealed class HubFolderTests : IDisposable
                 )
             );
             Should
-                .Throw<InvalidModelException>(() => HubFolder.LoadTextEncoder(_folder.Path))
+                .Throw<InvalidModelException>(() => ModelHub.LoadTextEncoder(_folder.Path))
                 .Message.ShouldContain("the tokenizer file spiece.model");
             Directory.CreateDirectory(_folder["tokenizer"]);
             File.Copy(TestFiles.Data("sentencepiece", "t5.model"), _folder["tokenizer/spiece.model"]);
-            using var loaded = HubFolder.LoadTextEncoder(_folder.Path, new TextEncoderSettings { MaxTokens = 9 });
+            using var loaded = ModelHub.LoadTextEncoder(_folder.Path, new TextEncoderSettings { MaxTokens = 9 });
             using var direct = new T5TextEncoder(model, SentencePieceTokenizer.Open(_folder["tokenizer/spiece.model"]), 9);
             Difference(loaded.Encode(["a goat"]).States, direct.Encode(["a goat"]).States).ShouldBe(0);
         }
@@ -216,7 +216,7 @@ public sealed class HubFolderTests : IDisposable
 
         foreach (var output in Enum.GetValues<ClipOutput>())
         {
-            using var loaded = HubFolder.LoadTextEncoder(_folder.Path, new TextEncoderSettings { ClipOutput = output });
+            using var loaded = ModelHub.LoadTextEncoder(_folder.Path, new TextEncoderSettings { ClipOutput = output });
             var direct = new ClipTextEncoder(model, ClipTokenizer.Open(TestFiles.Data("clip")), output);
             Difference(loaded.Encode(["a cat"]).States, direct.Encode(["a cat"]).States).ShouldBe(0);
         }
@@ -245,7 +245,7 @@ public sealed class HubFolderTests : IDisposable
             """;
         Write("config.json", json);
         model.SaveWeights(_folder["model.safetensors"]);
-        using var loaded = HubFolder.LoadTransformer(_folder.Path).ShouldBeOfType<StdiT3>();
+        using var loaded = ModelHub.LoadTransformer(_folder.Path).ShouldBeOfType<StdiT3>();
         loaded.Config.ModelMaxLength.ShouldBe(5);
         var theirs = loaded.state_dict();
         foreach (var (name, tensor) in model.state_dict())
@@ -254,7 +254,7 @@ public sealed class HubFolderTests : IDisposable
         }
 
         Write("config.json", Changed(json, "depth", 2));
-        Should.Throw<InvalidWeightsException>(() => HubFolder.LoadTransformer(_folder.Path)).Message.ShouldContain("Missing: ");
+        Should.Throw<InvalidWeightsException>(() => ModelHub.LoadTransformer(_folder.Path)).Message.ShouldContain("Missing: ");
     }
 
     [Fact]
@@ -262,20 +262,20 @@ public sealed class HubFolderTests : IDisposable
     {
         var before = TensorCount.Now;
         void Refused(string message, Func<object> load) => Should.Throw<InvalidModelException>(load).Message.ShouldContain(message);
-        Refused("The folder does not exist", () => HubFolder.LoadAutoencoder(_folder["none"]));
-        Refused("neither the folder nor its subfolder 'vae' contains a config.json", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("The folder does not exist", () => ModelHub.LoadAutoencoder(_folder["none"]));
+        Refused("neither the folder nor its subfolder 'vae' contains a config.json", () => ModelHub.LoadAutoencoder(_folder.Path));
         Write("config.json", "{");
-        Refused("its config.json is not valid", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("its config.json is not valid", () => ModelHub.LoadAutoencoder(_folder.Path));
         Write("config.json", "[]");
-        Refused("The root is not an object", () => HubFolder.LoadTextEncoder(_folder.Path));
+        Refused("The root is not an object", () => ModelHub.LoadTextEncoder(_folder.Path));
         Write("config.json", """{"model_type": "bert"}""");
-        Refused("describes 'bert'; expected an autoencoder", () => HubFolder.LoadAutoencoder(_folder.Path));
-        Refused("describes 'bert'; expected a text encoder: t5, clip", () => HubFolder.LoadTextEncoder(_folder.Path));
-        Refused("describes 'bert'; expected a transformer", () => HubFolder.LoadTransformer(_folder.Path));
+        Refused("describes 'bert'; expected an autoencoder", () => ModelHub.LoadAutoencoder(_folder.Path));
+        Refused("describes 'bert'; expected a text encoder: t5, clip", () => ModelHub.LoadTextEncoder(_folder.Path));
+        Refused("describes 'bert'; expected a transformer", () => ModelHub.LoadTransformer(_folder.Path));
         Write("config.json", """{"model_type": "t5", "d_model": 4}""");
-        Refused("does not contain 'vocab_size'", () => HubFolder.LoadTextEncoder(_folder.Path));
+        Refused("does not contain 'vocab_size'", () => ModelHub.LoadTextEncoder(_folder.Path));
         Write("config.json", Changed(VaeJson, "block_out_channels", "wide"));
-        Refused("does not fit AutoencoderKLConfig", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("does not fit AutoencoderKLConfig", () => ModelHub.LoadAutoencoder(_folder.Path));
         foreach (
             var (name, value) in new (string, JsonNode)[]
             {
@@ -288,12 +288,12 @@ public sealed class HubFolderTests : IDisposable
         )
         {
             Write("config.json", Changed(VaeJson, name, value));
-            Refused($"contains \"{name}\": ", () => HubFolder.LoadAutoencoder(_folder.Path));
+            Refused($"contains \"{name}\": ", () => ModelHub.LoadAutoencoder(_folder.Path));
         }
         Write("config.json", Changed(VaeJson, "block_out_channels", new JsonArray()));
-        Refused("BlockOutChannels is empty", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("BlockOutChannels is empty", () => ModelHub.LoadAutoencoder(_folder.Path));
         Write("config.json", Changed(VaeJson, "layers_per_block", 2_000_000_000));
-        Refused("at most 16 levels of 100 layers", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("at most 16 levels of 100 layers", () => ModelHub.LoadAutoencoder(_folder.Path));
         Write(
             "config.json",
             """
@@ -301,9 +301,9 @@ public sealed class HubFolderTests : IDisposable
              "num_encoder_blocks": [1], "num_decoder_blocks": [1]}
             """
         );
-        Refused("must be a list of integers", () => HubFolder.LoadAutoencoder(_folder.Path));
+        Refused("must be a list of integers", () => ModelHub.LoadAutoencoder(_folder.Path));
         Write("config.json", VaeJson);
-        Should.Throw<InvalidWeightsException>(() => HubFolder.LoadAutoencoder(_folder.Path)).Message.ShouldContain("contains no weights");
+        Should.Throw<InvalidWeightsException>(() => ModelHub.LoadAutoencoder(_folder.Path)).Message.ShouldContain("contains no weights");
         TensorCount.ShouldBe(before);
     }
 }

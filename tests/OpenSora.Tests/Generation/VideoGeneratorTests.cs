@@ -110,7 +110,7 @@ public class VideoGeneratorTests
         static ModelDescription Flow(ModelDescription model, bool shift) =>
             model with
             {
-                Diffusion = new() { Kind = DiffusionKind.RectifiedFlow, ShiftBySize = shift },
+                Diffusion = new() { ShiftBySize = shift },
                 Sampling = model.Sampling with { Sampler = SamplerKind.RectifiedFlow },
             };
         using var model = new TinyModel(d => Flow(d, shift: true));

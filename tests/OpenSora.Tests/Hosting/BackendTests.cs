@@ -12,7 +12,7 @@ internal sealed class FakeBackend(string name, int priority, string? missing = n
 
     public Device Device => CPU;
 
-    public BackendAvailability CheckAvailability() => new(missing is null, missing ?? "as new");
+    public (bool IsAvailable, string Reason) CheckAvailability() => (missing is null, missing ?? "as new");
 }
 
 public class BackendTests

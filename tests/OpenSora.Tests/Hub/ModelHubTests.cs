@@ -145,7 +145,7 @@ public sealed class ModelHubTests : IAsyncLifetime
                     }
                 : null;
         var error = await Fails();
-        error.Status.ShouldBe(HttpStatusCode.ServiceUnavailable);
+        error.StatusCode.ShouldBe(HttpStatusCode.ServiceUnavailable);
         error.Message.ShouldContain("3 attempts");
         error.Message.ShouldContain("503");
         new FileInfo(LargeBlob + ".incomplete").Length.ShouldBe(1_000_000);
@@ -320,7 +320,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     {
         _server.Misbehave = (_, _) => new FakeHub.Answer(status, []) { Headers = { ["X-Error-Message"] = "Because." } };
         var error = await Fails();
-        error.Status.ShouldBe((HttpStatusCode)status);
+        error.StatusCode.ShouldBe((HttpStatusCode)status);
         error.Message.ShouldContain(reason);
         error.Message.ShouldContain("It says: Because.");
         error.Message.ShouldContain("'org/name' at revision 'main'");
@@ -339,7 +339,7 @@ public sealed class ModelHubTests : IAsyncLifetime
         ShouldBeComplete(await Download());
         failures = 100;
         var error = await Fails();
-        (error.Status, error.Message.Contains($"{status}")).ShouldBe(((HttpStatusCode)status, true));
+        (error.StatusCode, error.Message.Contains($"{status}")).ShouldBe(((HttpStatusCode)status, true));
         error.Message.ShouldContain("Offline");
     }
 
@@ -570,7 +570,7 @@ public sealed class ModelHubTests : IAsyncLifetime
     {
         using var handler = new Refusing();
         using var hub = new ModelHub(Options(options => (options.Endpoint, options.Token) = (endpoint, "hf_secret")), handler);
-        (await Should.ThrowAsync<ModelHubException>(() => hub.DownloadAsync("org/name"))).Status.ShouldBe(HttpStatusCode.NotFound);
+        (await Should.ThrowAsync<ModelHubException>(() => hub.DownloadAsync("org/name"))).StatusCode.ShouldBe(HttpStatusCode.NotFound);
         handler.Shown.ShouldBe([isShown ? "Bearer hf_secret" : null]);
     }
 

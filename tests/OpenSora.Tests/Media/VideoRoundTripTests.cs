@@ -289,7 +289,7 @@ public class VideoRoundTripTests
     {
         using var folder = new TemporaryFolder();
         var video = Video(5, 6, 8);
-        var sheet = ContactSheet.OfFrames(video, columns: 2, frames: 3); // frames 0, 2, 4
+        var sheet = video.ContactSheet(columns: 2, frames: 3); // frames 0, 2, 4
         (sheet.Count, sheet.Width, sheet.Height).ShouldBe((1, 4 + 2 * 12, 4 + 2 * 10));
         await new VideoWriter().WriteAsync(sheet, folder["sheet.png"]);
         var read = await new VideoReader().ReadAsync(folder["sheet.png"]);
@@ -297,10 +297,10 @@ public class VideoRoundTripTests
         read.Pixels.Span[0].ShouldBe((byte)255);
         read.Pixels.Slice(((4 + 10 + 5) * 28 + 4) * 3, 24).ToArray().ShouldBe(video.Frame(4).Slice(5 * 24, 24).ToArray());
 
-        var tiles = ContactSheet.Tile([video, video.Slice(0, 2)], 2);
+        var tiles = VideoFrames.Tile([video, video.Slice(0, 2)], 2);
         tiles.Count.ShouldBe(5);
         tiles.Frame(4).Slice((4 * tiles.Width + 4 + 12) * 3, 24).ToArray().ShouldBe(video.Frame(1)[..24].ToArray());
-        Should.Throw<ArgumentException>(() => ContactSheet.Tile([video, Video(5, 6, 10)], 2)).Message.ShouldContain("8x6 and 10x6");
+        Should.Throw<ArgumentException>(() => VideoFrames.Tile([video, Video(5, 6, 10)], 2)).Message.ShouldContain("8x6 and 10x6");
     }
 
     [Fact]

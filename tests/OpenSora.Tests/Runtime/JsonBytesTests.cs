@@ -53,7 +53,7 @@ public sealed class JsonBytesTests : IDisposable
     public void A_folder_of_a_hub_with_a_byte_order_mark_is_loaded()
     {
         File.ReadAllBytes(TestFiles.Data("json-bom", "config.json"))[..3].ShouldBe(Encoding.UTF8.GetPreamble());
-        using var vae = (IDisposable)HubFolder.LoadAutoencoder(TestFiles.Data("json-bom"));
+        using var vae = (IDisposable)ModelHub.LoadAutoencoder(TestFiles.Data("json-bom"));
         vae.ShouldBeOfType<AutoencoderKL>();
     }
 

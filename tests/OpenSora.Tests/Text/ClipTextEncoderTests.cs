@@ -182,7 +182,7 @@ public sealed class ClipTextEncoderTests : IDisposable
             .Throw<InvalidWeightsException>(() => ClipTextEncoder.Load(Small with { NumHiddenLayers = 3 }, _folder["clip.safetensors"], Tokenizer))
             .Message.ShouldContain("Missing: text_model.encoder.layers.2");
         Should
-            .Throw<InvalidTokenizerException>(() => ClipTextEncoder.Load(Small with { EosTokenId = 3 }, _folder["clip.safetensors"], Tokenizer))
+            .Throw<InvalidDataException>(() => ClipTextEncoder.Load(Small with { EosTokenId = 3 }, _folder["clip.safetensors"], Tokenizer))
             .Message.ShouldContain("the end-of-text id 653");
         TensorCount.ShouldBe(before);
     }

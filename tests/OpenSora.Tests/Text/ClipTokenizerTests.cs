@@ -108,9 +108,9 @@ public sealed class ClipTokenizerTests : IDisposable
         ClipTokenizer.Open(_folder.Path, "!").PadId.ShouldBe(0);
         File.WriteAllText(_folder["special_tokens_map.json"], "{}");
         ClipTokenizer.Open(_folder.Path).PadId.ShouldBe(653);
-        Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(_folder.Path, "<pad>")).Message.ShouldContain("no piece '<pad>'");
+        Should.Throw<InvalidDataException>(() => ClipTokenizer.Open(_folder.Path, "<pad>")).Message.ShouldContain("no piece '<pad>'");
         File.WriteAllText(_folder["special_tokens_map.json"], """{"pad_token": 3}""");
-        Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(_folder.Path)).Message.ShouldContain("pad_token");
+        Should.Throw<InvalidDataException>(() => ClipTokenizer.Open(_folder.Path)).Message.ShouldContain("pad_token");
     }
 
     [Fact]
@@ -132,7 +132,7 @@ public sealed class ClipTokenizerTests : IDisposable
                 File.WriteAllText(_folder["merges.txt"], merges);
             }
 
-            var error = Should.Throw<InvalidTokenizerException>(() => ClipTokenizer.Open(_folder.Path));
+            var error = Should.Throw<InvalidDataException>(() => ClipTokenizer.Open(_folder.Path));
             error.Message.ShouldContain(reason);
             error.Message.ShouldContain("Expected CLIP's vocab.json and merges.txt.");
         }

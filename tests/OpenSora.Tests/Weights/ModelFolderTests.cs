@@ -120,6 +120,19 @@ public sealed class ModelFolderTests : IDisposable
         ).ShouldBe((120, 100, 7.0, 16));
     }
 
+    [Theory]
+    [InlineData(SamplerKind.RectifiedFlow, "rectified_flow")]
+    [InlineData(SamplerKind.Ddim, "gaussian")]
+    public void The_kind_of_the_process_follows_from_the_sampler(SamplerKind sampler, string kind)
+    {
+        var path = Make();
+        var description = ModelFolder.Open(path).Description;
+        ModelFolder.Save(path, description with { Sampling = description.Sampling with { Sampler = sampler } });
+        using var json = System.Text.Json.JsonDocument.Parse(File.ReadAllBytes(Path.Combine(path, ModelFolder.FileName)));
+        json.RootElement.GetProperty("diffusion").GetProperty("kind").GetString().ShouldBe(kind);
+        ModelFolder.Open(path).Description.Sampling.Sampler.ShouldBe(sampler);
+    }
+
     [Fact]
     public void Saved_values_are_read()
     {

@@ -36,7 +36,7 @@ public sealed class Ddim : ISampler
     public double Eta { get; }
 
     /// <inheritdoc cref="Iddpm.GuidedChannels"/>
-    public int? GuidedChannels => Guidance.IddpmChannels;
+    public int? GuidedChannels => Sampling.IddpmGuidedChannels;
 
     /// <inheritdoc/>
     public IReadOnlyList<double> Timesteps(long[] shape) => _process.Timesteps(shape);

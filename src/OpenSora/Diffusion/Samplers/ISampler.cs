@@ -17,7 +17,7 @@ public interface ISampler
 {
     /// <summary>The number of latent channels, from the first, that classifier-free guidance applies to in the published use of this sampler; null
     /// for all channels.</summary>
-    /// <seealso cref="Guidance"/>
+    /// <seealso cref="Sampling.ClassifierFreeGuidance(Denoiser, double, int?)"/>
     int? GuidedChannels { get; }
 
     /// <summary>Computes the time steps that the denoiser receives, one for each sampling step.</summary>
@@ -32,23 +32,30 @@ public interface ISampler
     /// <returns>The latents after the step, in the current dispose scope.</returns>
     /// <exception cref="InvalidOperationException">The output does not have the shape that the sampler needs.</exception>
     Tensor Step(SamplingState state, Tensor x, Tensor output);
-}
 
-/// <summary>A sampler that supports conditioning frames; see <see cref="Sampling.SampleFrames"/>.</summary>
-public interface IFrameSampler : ISampler
-{
-    /// <summary>Determines the roles of the frames in a step.</summary>
+    /// <summary>Indicates whether the sampler supports conditioning frames (<see cref="Sampling.SampleFrames"/>). Such a sampler also implements
+    /// <see cref="Frames"/> and <see cref="AddNoise"/>. The default is false.</summary>
+    bool SupportsConditioningFrames => false;
+
+    /// <summary>Determines the roles of the frames in a step with conditioning frames.</summary>
     /// <param name="state">The state of the run.</param>
     /// <param name="fraction">The fraction of the denoising process that is applied to each frame, <c>[batch, frames]</c>, float.</param>
     /// <returns>Boolean masks <c>[batch, frames]</c>: the frames that receive noise before the step because it is their first one, the frames that
     /// the denoiser treats as noisy, and the frames that the step changes.</returns>
-    (Tensor Begins, Tensor Noisy, Tensor Changes) Frames(SamplingState state, Tensor fraction);
+    /// <exception cref="NotSupportedException">The sampler does not support conditioning frames.</exception>
+    (Tensor Begins, Tensor Noisy, Tensor Changes) Frames(SamplingState state, Tensor fraction) => throw Unsupported();
 
-    /// <summary>Adds the noise that latents have at the beginning of a step.</summary>
+    /// <summary>Adds the noise that conditioning frames have at the beginning of a step.</summary>
     /// <param name="state">The state of the run.</param>
     /// <param name="x0">Clean latents, <c>[batch, channels, frames, height, width]</c>.</param>
     /// <param name="noise">Standard normal noise of the same shape.</param>
-    Tensor AddNoise(SamplingState state, Tensor x0, Tensor noise);
+    /// <exception cref="NotSupportedException">The sampler does not support conditioning frames.</exception>
+    Tensor AddNoise(SamplingState state, Tensor x0, Tensor noise) => throw Unsupported();
+
+    private NotSupportedException Unsupported() =>
+        new(
+            $"{GetType().Name} does not support conditioning frames; use a sampler with {nameof(SupportsConditioningFrames)}, such as {nameof(Iddpm)}."
+        );
 }
 
 /// <summary>The state of one run of a sampler.</summary>

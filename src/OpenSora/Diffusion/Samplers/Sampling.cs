@@ -3,12 +3,13 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>Runs samplers.</summary>
-public static class Sampling
+/// <summary>Runs samplers, and applies guidance.</summary>
+public static partial class Sampling
 {
     /// <summary>Draws a sample from noise by calling a denoiser repeatedly.</summary>
     /// <param name="sampler">The sampler.</param>
-    /// <param name="denoiser">The model, including guidance (see <see cref="Guidance"/>).</param>
+    /// <param name="denoiser">The model, including guidance (see
+    /// <see cref="ClassifierFreeGuidance(Denoiser, double, int?)"/>).</param>
     /// <param name="noise">Standard normal noise with the shape of the sample, <c>[batch, channels, ...]</c>, float32 or float64; not
     /// modified.</param>
     /// <param name="generator">The random generator for the noise that stochastic samplers add; null uses the global generator.</param>
@@ -47,7 +48,7 @@ public static class Sampling
     }
 
     /// <summary>Generates the frames of a video that are not conditioning frames, for example to continue a video or to fill a gap.</summary>
-    /// <param name="sampler">The sampler.</param>
+    /// <param name="sampler">A sampler that supports conditioning frames (<see cref="ISampler.SupportsConditioningFrames"/>).</param>
     /// <param name="denoiser">The model, including guidance: a function of latents <c>[batch, channels, frames, height, width]</c>, time steps
     /// <c>[batch]</c> and a boolean mask <c>[batch, frames]</c>: true for noisy frames, false for clean frames (time 0).</param>
     /// <param name="latents">The latents of the conditioning frames, and standard normal noise for all other frames:
@@ -61,9 +62,10 @@ public static class Sampling
     /// <returns>The sample, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape is invalid.</exception>
     /// <exception cref="InvalidOperationException">The denoiser's output does not have the shape that the sampler needs.</exception>
+    /// <exception cref="NotSupportedException">The sampler does not support conditioning frames.</exception>
     /// <exception cref="OperationCanceledException">The operation was canceled; all intermediate tensors are disposed.</exception>
     public static Tensor SampleFrames(
-        this IFrameSampler sampler,
+        this ISampler sampler,
         Func<Tensor, Tensor, Tensor, Tensor> denoiser,
         Tensor latents,
         Tensor fraction,
@@ -107,9 +109,8 @@ public static class Sampling
                 Tensor? changes = null;
                 if (fraction is not null)
                 {
-                    var frames = (IFrameSampler)sampler;
-                    (var begins, noisy, changes) = frames.Frames(state, fraction);
-                    x = NoisyFrames.Choose(begins, frames.AddNoise(state, x, state.Noise(x)), x);
+                    (var begins, noisy, changes) = sampler.Frames(state, fraction);
+                    x = NoisyFrames.Choose(begins, sampler.AddNoise(state, x, state.Noise(x)), x);
                 }
 
                 // 2. The model predicts.

@@ -39,7 +39,7 @@ internal static class HubRetries
     public static bool IsTransient(Exception exception, CancellationToken cancellationToken) =>
         !cancellationToken.IsCancellationRequested
         && (
-            exception is HubBusyException or HttpRequestException or OperationCanceledException
+            exception is HubBusyException or (HttpRequestException and not ModelHubException) or OperationCanceledException
             || (exception is IOException and not (FileNotFoundException or DirectoryNotFoundException) && !IsDisk(exception))
         );
 

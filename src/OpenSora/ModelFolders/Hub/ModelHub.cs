@@ -2,12 +2,16 @@ using System.IO.Enumeration;
 
 namespace OpenSora.ModelFolders;
 
-/// <summary>Downloads models from a hub to the cache that the hub's Python tools use, and finds models in that cache.</summary>
+/// <summary>Downloads models from a hub to the cache that the hub's Python tools use, finds models in that cache, and loads parts of models from
+/// folders in the layout of a hub.</summary>
 /// <remarks>
-/// Interrupted downloads are resumed. Downloaded files are verified against the hub's checksums before they get their final names. Several processes
-/// can download the same files at the same time. This type is thread-safe.
+/// <para>Interrupted downloads are resumed. Downloaded files are verified against the hub's checksums before they get their final names. Several processes
+/// can download the same files at the same time. This type is thread-safe.</para>
+/// <para>A folder contains either the part itself or a pipeline with the part in <c>vae</c>, <c>text_encoder</c> or <c>transformer</c>:
+/// <c>config.json</c> next to the weights, which are a safetensors file or a PyTorch checkpoint, as a single file or in shards. Pass loaded parts to
+/// <c>UseVae</c> and <c>UseTextEncoder</c>.</para>
 /// </remarks>
-public sealed class ModelHub : IDisposable
+public sealed partial class ModelHub : IDisposable
 {
     private readonly ModelHubOptions _options;
     private readonly HttpMessageHandler? _handler;
@@ -52,8 +56,8 @@ public sealed class ModelHub : IDisposable
     /// <param name="progress">Receives the progress of the download.</param>
     /// <param name="cancellationToken">A token to cancel the download. Downloaded data is kept, and the next call resumes the download.</param>
     /// <returns>The path of the folder. Its files may be links to files in the cache; do not modify them.</returns>
-    /// <exception cref="ModelHubException">The hub does not have the repository or its files, denies access, cannot be reached or returns invalid
-    /// content; or, in offline mode, the files are not in the cache.</exception>
+    /// <exception cref="HttpRequestException">The hub does not have the repository or its files, denies access, cannot be reached or returns
+    /// invalid content; or, in offline mode, the files are not in the cache. The status code is null if there was no response.</exception>
     /// <exception cref="IOException">The cache could not be written, for example because the disk is full.</exception>
     public async Task<string> DownloadAsync(
         string repository,

@@ -84,13 +84,10 @@ public sealed class ModelHubOptions
 /// <param name="Bytes">The total size of all files in bytes, as far as the hub reports their sizes.</param>
 public sealed record DownloadProgress(string File, int FilesDone, int Files, long BytesDone, long Bytes);
 
-/// <summary>The exception that is thrown when a model cannot be downloaded or is not in the cache.</summary>
+/// <summary>The exception that is thrown when a model cannot be downloaded or is not in the cache. Unlike other HTTP errors, it is not
+/// retried.</summary>
 /// <param name="message">A description of the problem, what was expected and how to fix it.</param>
 /// <param name="status">The status code of the hub's response, or null if there was no response.</param>
 /// <param name="innerException">The exception that caused this one.</param>
-public sealed class ModelHubException(string message, HttpStatusCode? status = null, Exception? innerException = null)
-    : Exception(message, innerException)
-{
-    /// <summary>The status code of the hub's response, or null if there was no response.</summary>
-    public HttpStatusCode? Status { get; } = status;
-}
+internal sealed class ModelHubException(string message, HttpStatusCode? status = null, Exception? innerException = null)
+    : HttpRequestException(message, innerException, status);

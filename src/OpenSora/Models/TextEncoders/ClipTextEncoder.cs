@@ -61,7 +61,7 @@ internal sealed class ClipTextEncoder : ITextEncoder
     /// <param name="weights">The weights, with the names of transformers: a file, the index of a sharded model, or a folder.</param>
     /// <param name="tokenizer">A folder with <c>vocab.json</c> and <c>merges.txt</c>.</param>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the configuration.</exception>
-    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged, is of another kind, or does not match the network.</exception>
+    /// <exception cref="InvalidDataException">The tokenizer is damaged, is of another kind, or does not match the network.</exception>
     public static ClipTextEncoder Load(ClipTextConfig config, string weights, string tokenizer) =>
         (ClipTextEncoder)
             Architecture.Load(config, weights, settings: new TextEncoderSettings { Tokenizer = Path.Combine(tokenizer, VocabularyFile) });
@@ -90,7 +90,7 @@ internal sealed class ClipTextEncoder : ITextEncoder
             ?? throw new ArgumentException("CLIP requires a tokenizer; specify the path of vocab.json, next to merges.txt.", nameof(settings));
         var pieces = ClipTokenizer.Open(Path.GetDirectoryName(path)!);
         return pieces.Count > config.VocabSize || pieces.EosId != config.EosTokenId
-            ? throw new InvalidTokenizerException(
+            ? throw InvalidTokenizer.Of(
                 path,
                 $"it has {pieces.Count} pieces and the end-of-text id {pieces.EosId}, but the text encoder's vocabulary has {config.VocabSize} "
                     + $"and its end-of-text id is {config.EosTokenId}.",

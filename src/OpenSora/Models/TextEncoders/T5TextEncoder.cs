@@ -44,7 +44,7 @@ public sealed class T5TextEncoder : ITextEncoder
     /// <param name="maxTokens">The number of tokens that prompts are padded or truncated to.</param>
     /// <param name="cleanCaptions">If true, prompts are cleaned; otherwise, they are only lowercased.</param>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not match the configuration.</exception>
-    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged, is of another kind, or has more pieces than the network's
+    /// <exception cref="InvalidDataException">The tokenizer is damaged, is of another kind, or has more pieces than the network's
     /// vocabulary.</exception>
     public static T5TextEncoder Load(T5Config config, string weights, string tokenizer, int maxTokens = 120, bool cleanCaptions = true)
     {
@@ -85,7 +85,7 @@ public sealed class T5TextEncoder : ITextEncoder
             ?? throw new ArgumentException("T5 requires a tokenizer; specify the path of a SentencePiece model file.", nameof(settings));
         var pieces = SentencePieceTokenizer.Open(path);
         return pieces.Count > config.VocabSize
-            ? throw new InvalidTokenizerException(path, $"it has {pieces.Count} pieces, but the text encoder's vocabulary has {config.VocabSize}.")
+            ? throw InvalidTokenizer.Of(path, $"it has {pieces.Count} pieces, but the text encoder's vocabulary has {config.VocabSize}.")
             : new T5TextEncoder((T5Encoder)model!, pieces, settings.MaxTokens, settings.CleanCaptions);
     }
 

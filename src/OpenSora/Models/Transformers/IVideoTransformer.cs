@@ -24,7 +24,7 @@ public interface IVideoTransformer : IDisposable
     bool IsTemporal(string parameter) => false;
 
     /// <summary>Gets the part of the model that a parameter is counted under, such as <c>cross attention</c>; see
-    /// <see cref="ParameterCounts"/>.</summary>
+    /// <see cref="ModelExtensions.CountParameters"/>.</summary>
     /// <param name="parameter">The name of the parameter in this module.</param>
     /// <returns>The name of the part; by default, the name of the module that contains the parameter.</returns>
     string ParameterGroup(string parameter) => parameter.Split('.')[0];

@@ -126,7 +126,7 @@ public sealed class StdiTBuilder
 
     /// <summary>Counts the parameters of the model that <see cref="Build"/> would create, without creating it.</summary>
     /// <exception cref="ArgumentException">A size is invalid; the message says which one and what is expected.</exception>
-    public ParameterCounts CountParameters() => StdiT.Architecture.CountParameters(_config);
+    public IReadOnlyDictionary<string, long> CountParameters() => StdiT.Architecture.CountParameters(_config);
 
     /// <summary>Builds the model with initial values or with the weights of the image model.</summary>
     /// <returns>A model in training mode, owned by the caller.</returns>

@@ -3,18 +3,16 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
 
-/// <summary>Classifier-free guidance: amplifies the effect of the prompt on a denoiser's output.</summary>
-/// <remarks>
-/// Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", equation 6: unconditional + scale * (conditional - unconditional). The unconditional
-/// states are those of the null caption or of a negative prompt; the wrapped denoiser determines which.
-/// </remarks>
-public static class Guidance
+public static partial class Sampling
 {
     /// <summary>The number of latent channels, from the first, that guidance applies to with IDDPM and DDIM in the published models (official DiT,
     /// PixArt, Open-Sora 1.0).</summary>
-    public const int IddpmChannels = 3;
+    internal const int IddpmGuidedChannels = 3;
 
-    /// <summary>Applies guidance with one denoiser call on a doubled batch.</summary>
+    /// <summary>Applies classifier-free guidance, which amplifies the effect of the prompt on a denoiser's output, with one denoiser call on a
+    /// doubled batch.</summary>
+    /// <remarks>Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", equation 6: unconditional + scale * (conditional - unconditional). The
+    /// unconditional states are those of the null caption or of a negative prompt; the wrapped denoiser determines which.</remarks>
     /// <param name="denoiser">A denoiser over <c>[2 * batch, ...]</c>: the first half is conditional, the second half unconditional.</param>
     /// <param name="scale">The guidance scale. 1 returns the conditional output unchanged (calling the conditional denoiser alone is then cheaper);
     /// higher values follow the prompt more closely.</param>
@@ -22,10 +20,10 @@ public static class Guidance
     /// variance keep the conditional output. Null applies guidance to all latent channels. See <see cref="ISampler.GuidedChannels"/>.</param>
     /// <returns>A denoiser over <c>[batch, ...]</c>.</returns>
     /// <exception cref="ArgumentOutOfRangeException">The scale is not finite, or the number of guided channels is less than 1.</exception>
-    public static Denoiser ClassifierFree(Denoiser denoiser, double scale, int? guidedChannels = null)
+    public static Denoiser ClassifierFreeGuidance(Denoiser denoiser, double scale, int? guidedChannels = null)
     {
         ArgumentNullException.ThrowIfNull(denoiser);
-        Check(scale, guidedChannels);
+        CheckGuidance(scale, guidedChannels);
         return (x, t) =>
         {
             using var scope = NewDisposeScope();
@@ -40,7 +38,7 @@ public static class Guidance
         };
     }
 
-    /// <summary>Applies guidance with two denoiser calls, which uses less memory at a time. A scale of 1 skips the unconditional call.</summary>
+    /// <summary>Applies classifier-free guidance with two denoiser calls, which uses less memory at a time. A scale of 1 skips the unconditional call.</summary>
     /// <param name="conditional">The denoiser with the prompt.</param>
     /// <param name="unconditional">The denoiser with the null caption or the negative prompt.</param>
     /// <param name="scale">The guidance scale. 1 returns the conditional output unchanged; higher values follow the prompt more closely.</param>
@@ -48,11 +46,11 @@ public static class Guidance
     /// variance keep the conditional output. Null applies guidance to all latent channels. See <see cref="ISampler.GuidedChannels"/>.</param>
     /// <returns>A denoiser over <c>[batch, ...]</c>.</returns>
     /// <exception cref="ArgumentOutOfRangeException">The scale is not finite, or the number of guided channels is less than 1.</exception>
-    public static Denoiser ClassifierFree(Denoiser conditional, Denoiser unconditional, double scale, int? guidedChannels = null)
+    public static Denoiser ClassifierFreeGuidance(Denoiser conditional, Denoiser unconditional, double scale, int? guidedChannels = null)
     {
         ArgumentNullException.ThrowIfNull(conditional);
         ArgumentNullException.ThrowIfNull(unconditional);
-        Check(scale, guidedChannels);
+        CheckGuidance(scale, guidedChannels);
         if (scale == 1)
         {
             return conditional;
@@ -81,7 +79,7 @@ public static class Guidance
         return cat([u + scale * (c - u), conditional.narrow(1, guided, channels - guided)], 1);
     }
 
-    private static void Check(double scale, int? guidedChannels)
+    private static void CheckGuidance(double scale, int? guidedChannels)
     {
         if (!double.IsFinite(scale))
         {

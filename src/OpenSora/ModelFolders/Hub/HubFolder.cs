@@ -7,14 +7,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.ModelFolders;
 
-/// <summary>Loads parts of models from folders in the layout of model hubs: <c>config.json</c> next to the weights, and tokenizers in a separate
-/// folder.</summary>
-/// <remarks>
-/// A folder contains either the part itself or a pipeline with the part in <c>vae</c>, <c>text_encoder</c> or <c>transformer</c>. The weights are a
-/// safetensors file or a PyTorch checkpoint, as a single file or in shards. Pass loaded parts to <c>UseVae</c> and <c>UseTextEncoder</c>.
-/// <see cref="ModelHub"/> downloads such folders.
-/// </remarks>
-public static class HubFolder
+// Loads parts of models from folders in the layout of model hubs: config.json next to the weights, and tokenizers in a separate folder.
+public sealed partial class ModelHub
 {
     private const string ConfigName = "config.json";
 
@@ -44,7 +38,7 @@ public static class HubFolder
     /// <returns>The text encoder in evaluation mode, owned by the caller.</returns>
     /// <exception cref="InvalidModelException">There is no config.json or no tokenizer, or config.json describes a different model.</exception>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit the model.</exception>
-    /// <exception cref="InvalidTokenizerException">The tokenizer is damaged or does not fit the model.</exception>
+    /// <exception cref="InvalidDataException">The tokenizer is damaged or does not fit the model.</exception>
     public static ITextEncoder LoadTextEncoder(
         string folder,
         TextEncoderSettings? settings = null,
