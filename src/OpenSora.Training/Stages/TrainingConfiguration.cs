@@ -99,7 +99,8 @@ internal sealed class TrainingOptionsValidator(IServiceCollection services) : IV
         {
             var known = registered.Length == 0 ? "None is registered" : $"Registered are {string.Join(", ", registered)}";
             return $"Stage '{stage.Name}' has {setting} '{value}' "
-                + $"({TrainingOptions.SectionName}:{nameof(TrainingOptions.Stages)}:{index}:{setting}), which is not registered. {known}; register it with AddKeyedSingleton<{type}>(\"{value}\", ...) or correct the name.";
+                + $"({TrainingOptions.SectionName}:{nameof(TrainingOptions.Stages)}:{index}:{setting}), which is not registered. "
+                + $"{known}; register it with AddKeyedSingleton<{type}>(\"{value}\", ...) or correct the name.";
         }
     }
 
