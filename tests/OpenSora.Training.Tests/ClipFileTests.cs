@@ -174,6 +174,26 @@ public class ClipFileTests
     }
 
     [Fact]
+    public async Task Clips_of_other_containers_have_the_length_that_decodes()
+    {
+        using var folder = new TemporaryFolder();
+        foreach (var extension in new[] { "mpg", "wmv", "flv", "ts", "m4v", "mts", "avi", "ogv", "3gp" })
+        {
+            string[] size = extension is "3gp" ? ["-s", "176x144"] : []; // a size of its codec
+            Run("ffmpeg", ["-v", "error", "-i", Case("tail.mp4"), "-r", "25", "-t", "1", "-an", .. size, folder[$"x.{extension}"]]);
+        }
+
+        var table = VideoTable.FromFolder(folder.Path, Reader, new ClipOptions());
+        table.Count.ShouldBe(9);
+        foreach (var (index, (frames, _, _)) in (await table.SizesAsync()).Index())
+        {
+            frames.ShouldBeGreaterThan(0);
+            using var clip = await table.LoadAsync(index, new Random(0));
+            clip.Video.shape[1].ShouldBe(frames, table.Paths[index]);
+        }
+    }
+
+    [Fact]
     public async Task A_linked_clip_has_the_caption_beside_the_link_or_beside_the_file()
     {
         using var folder = new TemporaryFolder();
