@@ -134,7 +134,7 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
             [
                 ("loaded", report.Loaded),
                 ("loaded after reshaping", report.Reshaped),
-                ("initialized", report.Initialised),
+                ("initialized", report.Initialized),
                 ("dropped", report.Dropped),
                 ("missing", report.Missing),
                 ("unexpected", report.Unexpected),

@@ -247,7 +247,7 @@ public class CheckpointFolderTests
         using var line = nn.Linear(3, 2);
         using var trainer = new StagedTrainer(new Line(line));
         Refused("LearningRat").ShouldContain("one of BatchSize, Accumulation");
-        Refused("Parameters").ShouldContain("InitialiseFrom");
+        Refused("Parameters").ShouldContain("InitializeFrom");
 
         string Refused(string name) =>
             Should.Throw<ArgumentException>(() => trainer.Resume("x", options: new ResumeOptions { MayDiffer = { name } })).Message;
@@ -293,7 +293,7 @@ public class CheckpointFolderTests
         using var trainer = new StagedTrainer(new Line(line)).AddStage(stage).AddCallback(new Sees(seen ?? []));
         if (initialize)
         {
-            trainer.InitialiseFrom(folder.Path);
+            trainer.InitializeFrom(folder.Path);
         }
 
         if (from is null)

@@ -351,7 +351,7 @@ public class StagedTrainerTests
             {
                 (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldBe(
                     "Stage 'first' was started with different settings: LearningRate was 0.001 and is now 0.0001. "
-                        + "Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights. "
+                        + "Use Resume to continue the same run, or InitializeFrom to start a new run from its weights. "
                         + "To continue with other settings, name them in MayDiffer of ResumeOptions."
                 );
             }
@@ -361,7 +361,7 @@ public class StagedTrainerTests
                 (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("different data");
             }
 
-            using (var trainer = new StagedTrainer(model, text).AddStage(other).InitialiseFrom(folder.Path))
+            using (var trainer = new StagedTrainer(model, text).AddStage(other).InitializeFrom(folder.Path))
             {
                 await trainer.RunAsync();
             }
@@ -374,7 +374,7 @@ public class StagedTrainerTests
             model.SaveWeights(folder["weights.safetensors"]);
             using (var trainer = new StagedTrainer(model).AddStage(other).Resume(folder["weights.safetensors"]))
             {
-                (await Should.ThrowAsync<InvalidWeightsException>(() => trainer.RunAsync())).Message.ShouldContain("InitialiseFrom");
+                (await Should.ThrowAsync<InvalidWeightsException>(() => trainer.RunAsync())).Message.ShouldContain("InitializeFrom");
             }
         }
     }
@@ -391,7 +391,7 @@ public class StagedTrainerTests
         using (otherText)
         {
             model.SaveWeights(folder["weights.safetensors"]);
-            using (var trainer = new StagedTrainer(other).InitialiseFrom(folder["weights.safetensors"]))
+            using (var trainer = new StagedTrainer(other).InitializeFrom(folder["weights.safetensors"]))
             {
                 Tiny.ShouldBeSame(Tiny.Weights(("model", other)), Tiny.Weights(("model", model)));
             }
@@ -399,12 +399,12 @@ public class StagedTrainerTests
             text.SaveWeights(folder["text.safetensors"]);
             using (var trainer = new StagedTrainer(other))
             {
-                Should.Throw<InvalidWeightsException>(() => trainer.InitialiseFrom(folder["text.safetensors"]));
+                Should.Throw<InvalidWeightsException>(() => trainer.InitializeFrom(folder["text.safetensors"]));
             }
 
             using (var trainer = new StagedTrainer(other, otherText))
             {
-                Should.Throw<InvalidWeightsException>(() => trainer.InitialiseFrom(folder["weights.safetensors"]));
+                Should.Throw<InvalidWeightsException>(() => trainer.InitializeFrom(folder["weights.safetensors"]));
             }
         }
         await Task.CompletedTask;
@@ -470,7 +470,7 @@ public class StagedTrainerTests
             var before = Directory.GetFiles(folder["run"]).Order().ToArray();
             await File.WriteAllTextAsync(before[^1] + ".0123456789.tmp", "half of a checkpoint");
 
-            using (var trainer = Trainer().InitialiseFrom(folder["run"]))
+            using (var trainer = Trainer().InitializeFrom(folder["run"]))
             {
                 (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldContain("checkpoint-01-00000006");
             }
@@ -568,7 +568,7 @@ public class StagedTrainerTests
         using var a = nn.Linear(3, 2);
         using var b = nn.Linear(3, 2, hasBias: false);
         a.SaveWeights(folder["a.safetensors"]);
-        using var trainer = new StagedTrainer(new Line(b)).InitialiseFrom(
+        using var trainer = new StagedTrainer(new Line(b)).InitializeFrom(
             folder["a.safetensors"],
             options: new LoadOptions { Strict = false, Copy = true }
         );

@@ -42,7 +42,7 @@ internal static class Export
         {
             using (var trainer = new StagedTrainer(model, text))
             {
-                trainer.InitialiseFrom(place.Folder(stage), options: Training.PartsToKeep);
+                trainer.InitializeFrom(place.Folder(stage), options: Training.PartsToKeep);
             }
 
             model.SaveWeights(Path.Combine(folder, "denoiser.safetensors"), ScalarType.Float16);

@@ -38,7 +38,7 @@ internal static class Sheet
         {
             using (var trainer = new StagedTrainer(model, text))
             {
-                trainer.InitialiseFrom(place.Folder(stage));
+                trainer.InitializeFrom(place.Folder(stage));
             }
 
             model.eval();

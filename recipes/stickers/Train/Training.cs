@@ -241,7 +241,7 @@ internal static class Training
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddConsoleProgress().SaveTo(place.Checkpoints(name));
             if (from is not null)
             {
-                trainer.InitialiseFrom(from, options: PartsToKeep);
+                trainer.InitializeFrom(from, options: PartsToKeep);
             }
 
             trainer.Resume(place.Folder(name), ifAny: true);
@@ -290,7 +290,7 @@ internal static class Training
             }
             else
             {
-                trainer.InitialiseFrom(from ?? place.Folder(order[at - 1]), options: PartsToKeep);
+                trainer.InitializeFrom(from ?? place.Folder(order[at - 1]), options: PartsToKeep);
             }
 
             trainer.Resume(place.Folder(name), ifAny: true);
@@ -315,7 +315,7 @@ internal static class Training
         {
             using (var trainer = new StagedTrainer(model, text))
             {
-                trainer.InitialiseFrom(place.Folder(name));
+                trainer.InitializeFrom(place.Folder(name));
             }
 
             model.eval();

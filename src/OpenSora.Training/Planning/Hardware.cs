@@ -15,7 +15,7 @@ public sealed record Hardware
 
     /// <summary>The fraction of the peak speed that linear layers reach over a whole run, including waiting for data, communication and everything
     /// else. The GPU hours published for Open-Sora 1.0 correspond to 0.12.</summary>
-    public double Utilisation { get; init; } = 0.12;
+    public double Utilization { get; init; } = 0.12;
 
     /// <summary>The speed of matrix multiplications inside attention, relative to linear layers. Softmax, short rows and unusual head sizes make them
     /// slow. The speeds published for Open-Sora 1.0 at 256x256 and 512x512 correspond to 0.25.</summary>
@@ -50,7 +50,7 @@ public sealed record Hardware
             Name = "A100",
             Float32 = 19.5e12,
             BFloat16 = 312e12,
-            Utilisation = 0.2,
+            Utilization = 0.2,
             Memory = 80e9,
             PricePerHour = 1.50,
         };
@@ -65,7 +65,7 @@ public sealed record Hardware
             Name = Environment.MachineName,
             Float32 = float32,
             BFloat16 = bfloat16 ?? float32,
-            Utilisation = 1,
+            Utilization = 1,
             Memory = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes,
         };
 
@@ -76,7 +76,7 @@ public sealed record Hardware
             {
                 (Float32, nameof(Float32)),
                 (BFloat16, nameof(BFloat16)),
-                (Utilisation, nameof(Utilisation)),
+                (Utilization, nameof(Utilization)),
                 (AttentionSpeed, nameof(AttentionSpeed)),
                 (Memory, nameof(Memory)),
             }
@@ -87,9 +87,9 @@ public sealed record Hardware
                 throw new InvalidOperationException($"Hardware '{Name}' has {name} {value}; it must be above 0.");
             }
         }
-        if (Utilisation > 1)
+        if (Utilization > 1)
         {
-            throw new InvalidOperationException($"Hardware '{Name}' has {nameof(Utilisation)} {Utilisation}; as a fraction, it must be at most 1.");
+            throw new InvalidOperationException($"Hardware '{Name}' has {nameof(Utilization)} {Utilization}; as a fraction, it must be at most 1.");
         }
 
         if (!double.IsFinite(PricePerHour) || PricePerHour < 0)

@@ -80,7 +80,7 @@ public sealed record StageEstimate
 /// <summary>Estimates the cost of a training run in advance: operations, memory, hours and dollars.</summary>
 /// <remarks>
 /// A step is a forward pass, a backward pass of twice its work and, with gradient checkpointing, another forward pass. The time is the work divided
-/// by the peak speed of the device, its <see cref="Hardware.Utilisation"/> and, for attention, its <see cref="Hardware.AttentionSpeed"/>. The
+/// by the peak speed of the device, its <see cref="Hardware.Utilization"/> and, for attention, its <see cref="Hardware.AttentionSpeed"/>. The
 /// estimate depends strongly on these two assumptions. docs/training-cost.md explains their origin and compares the estimated memory with
 /// measurements.
 /// </remarks>
@@ -186,7 +186,7 @@ public sealed record TrainingPlan
         var passes = stage.GradientCheckpointing ? 4 : 3;
         var linear = samples * (passes * forward.Linear + encoding.Linear);
         var attention = samples * (passes * forward.Attention + encoding.Attention);
-        var speed = Hardware.Utilisation * (BFloat16 ? Hardware.BFloat16 : Hardware.Float32);
+        var speed = Hardware.Utilization * (BFloat16 ? Hardware.BFloat16 : Hardware.Float32);
         var hours = (linear + attention / Hardware.AttentionSpeed) / speed / 3600;
 
         var bytes = BFloat16 ? 2 : 4;
@@ -273,7 +273,7 @@ public sealed record TrainingPlan
         var culture = CultureInfo.InvariantCulture;
         var estimates = Estimate();
         var text = new StringBuilder();
-        text.Append(culture, $"{Devices} x {Hardware.Name}, {(BFloat16 ? "bfloat16" : "float32")}, {Hardware.Utilisation:P0} of ")
+        text.Append(culture, $"{Devices} x {Hardware.Name}, {(BFloat16 ? "bfloat16" : "float32")}, {Hardware.Utilization:P0} of ")
             .Append(
                 culture,
                 $"{(BFloat16 ? Hardware.BFloat16 : Hardware.Float32) / 1e12:G3} TFLOP/s, "

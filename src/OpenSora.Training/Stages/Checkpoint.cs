@@ -171,7 +171,7 @@ internal static class Checkpoint
     {
         if (!file.Metadata.TryGetValue(StateKey, out var json))
         {
-            throw new InvalidWeightsException(file.Path, "it is not a training checkpoint. Use InitialiseFrom, not Resume, to load only weights.");
+            throw new InvalidWeightsException(file.Path, "it is not a training checkpoint. Use InitializeFrom, not Resume, to load only weights.");
         }
 
         CheckpointState state;
@@ -193,7 +193,7 @@ internal static class Checkpoint
             : throw new InvalidWeightsException(
                 file.Path,
                 $"it is a training checkpoint of version {state.Version}, but this library reads versions up to {CheckpointState.CurrentVersion}. "
-                    + "Update OpenSora.Lib.Training, or load only the weights with InitialiseFrom.",
+                    + "Update OpenSora.Lib.Training, or load only the weights with InitializeFrom.",
                 new NotSupportedException()
             );
     }
@@ -277,7 +277,7 @@ internal static class Checkpoint
             throw new InvalidWeightsException(
                 file.Path,
                 $"it was written by a run that trained {held} parameters, but this stage trains {trained.Count}. "
-                    + "Train the same parameters, or start a new run with InitialiseFrom."
+                    + "Train the same parameters, or start a new run with InitializeFrom."
             );
         }
 
@@ -298,7 +298,7 @@ internal static class Checkpoint
                 throw new InvalidWeightsException(
                     file.Path,
                     $"it has no tensor '{name}'. The stage trains different parameters than the run that wrote the file. "
-                        + "Start a new run with InitialiseFrom."
+                        + "Start a new run with InitializeFrom."
                 );
             }
 

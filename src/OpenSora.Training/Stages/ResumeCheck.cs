@@ -6,7 +6,7 @@ namespace OpenSora.Training.Stages;
 internal static class ResumeCheck
 {
     private const string Accept = " To continue with other settings, name them in MayDiffer of ResumeOptions.",
-        Advice = " Use Resume to continue the same run, or InitialiseFrom to start a new run from its weights.";
+        Advice = " Use Resume to continue the same run, or InitializeFrom to start a new run from its weights.";
 
     /// <summary>Throws if a checkpoint was written by another stage, with other settings, another objective or other data, unless they may
     /// differ.</summary>

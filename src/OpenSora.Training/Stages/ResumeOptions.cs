@@ -40,7 +40,7 @@ public class ResumeOptions
             .Select(name =>
                 Fixed.Contains(name, StringComparer.OrdinalIgnoreCase)
                     ? $"The resume options have {nameof(MayDiffer)} '{name}', which cannot differ, because the optimizer state belongs to the "
-                        + "trained parameters. Start a new run from the weights with InitialiseFrom."
+                        + "trained parameters. Start a new run from the weights with InitializeFrom."
                     : $"The resume options have {nameof(MayDiffer)} '{name}'; it must be one of {string.Join(", ", Names)}."
             );
 }

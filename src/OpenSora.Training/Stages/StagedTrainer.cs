@@ -89,14 +89,14 @@ public sealed partial class StagedTrainer : IDisposable
     /// the model has but the file does not.</param>
     /// <exception cref="FileNotFoundException">The file does not exist, or the folder contains no checkpoint.</exception>
     /// <exception cref="InvalidWeightsException">The weights do not fit the modules.</exception>
-    public StagedTrainer InitialiseFrom(string path, bool averages = true, LoadOptions? options = null)
+    public StagedTrainer InitializeFrom(string path, bool averages = true, LoadOptions? options = null)
     {
         using var file = WeightsFile.Open(Existing(path), options?.Section);
         LoadReports = Checkpoint.ReadWeights(file, _objective.Modules, averages, options);
         return this;
     }
 
-    /// <summary>Gets the reports of the last call to <see cref="InitialiseFrom"/> by module: the tensors that were loaded, skipped or left
+    /// <summary>Gets the reports of the last call to <see cref="InitializeFrom"/> by module: the tensors that were loaded, skipped or left
     /// unchanged.</summary>
     public IReadOnlyDictionary<string, LoadReport> LoadReports { get; private set; } = new Dictionary<string, LoadReport>(StringComparer.Ordinal);
 

@@ -90,7 +90,7 @@ public sealed partial class Iddpm
             return kl / Math.Log(2);
         }
 
-        var nll = -NoisyFrames.Mean(DiscretisedLogLikelihood(x0, p.Mean, 0.5 * p.LogVariance), noisyFrames);
+        var nll = -NoisyFrames.Mean(DiscretizedLogLikelihood(x0, p.Mean, 0.5 * p.LogVariance), noisyFrames);
         var first = tensor(Array.ConvertAll(t, step => step == 0), device: x.device);
         return where(first, nll, kl) / Math.Log(2);
     }
@@ -101,7 +101,7 @@ public sealed partial class Iddpm
     // The probability under a normal distribution of the bin of width 2/255 that contains x; the outermost bins extend to infinity. Computed in
     // float64 because the difference of two values of the distribution function near 1, and its gradient, would have only two or three correct digits
     // in float32.
-    private static Tensor DiscretisedLogLikelihood(Tensor x, Tensor mean, Tensor logScale)
+    private static Tensor DiscretizedLogLikelihood(Tensor x, Tensor mean, Tensor logScale)
     {
         const double Half = 1 / 255.0;
         var dtype = x.dtype;

@@ -64,7 +64,7 @@ public sealed class Architectures
                 .Concat(Autoencoders.SelectMany(architecture => architecture.Recognize(file)))
                 .Concat(TextEncoders.SelectMany(architecture => architecture.Recognize(file)))
                 .OrderBy(match => match.Problems)
-                .ThenBy(match => match.Report.Initialised.Count),
+                .ThenBy(match => match.Report.Initialized.Count),
         ];
     }
 

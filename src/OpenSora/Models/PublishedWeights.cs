@@ -64,7 +64,7 @@ internal static class PublishedWeights
         {
             Reshaped = [.. report.Reshaped, $"{NullCaption}: {Text(caption.Shape)} to {Text(target.shape)}"],
             Dropped = [.. report.Dropped.Where(name => !string.Equals(name, caption.Name, StringComparison.Ordinal))],
-            Initialised = [.. report.Initialised.Where(name => name is not NullCaption)],
+            Initialized = [.. report.Initialized.Where(name => name is not NullCaption)],
         };
 
         LoadOptions OptionsOf(WeightsFile section)

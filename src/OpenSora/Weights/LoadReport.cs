@@ -10,7 +10,7 @@ public sealed record LoadReport
     public IReadOnlyList<string> Reshaped { get; init; } = [];
 
     /// <summary>The names of the module's tensors that keep their initial values, as allowed by <see cref="LoadOptions.KeepInitial"/>.</summary>
-    public IReadOnlyList<string> Initialised { get; init; } = [];
+    public IReadOnlyList<string> Initialized { get; init; } = [];
 
     /// <summary>The names of the module's tensors that are required but missing from the file.</summary>
     public IReadOnlyList<string> Missing { get; init; } = [];
@@ -42,7 +42,7 @@ public sealed record LoadReport
     {
         var lines = new List<string>
         {
-            $"{Loaded.Count} loaded, {Reshaped.Count} reshaped, {Initialised.Count} initialized, {Dropped.Count} dropped, "
+            $"{Loaded.Count} loaded, {Reshaped.Count} reshaped, {Initialized.Count} initialized, {Dropped.Count} dropped, "
                 + $"{Missing.Count} missing, {Unexpected.Count} unexpected, {Mismatched.Count} with a different shape or type.",
         };
         if (Unwrapped.Count > 0)

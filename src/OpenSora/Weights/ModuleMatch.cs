@@ -113,7 +113,7 @@ internal sealed record ModuleMatch(
             Unwrapped = [.. new[] { Name(section), prefix }.Where(wrapper => wrapper.Length > 0)],
             Loaded = [.. sameShape[true].Select(pair => pair.Key)],
             Reshaped = [.. sameShape[false].Select(pair => $"{pair.Key}: {Text(pair.Value.Shape)} to {Text(targets[pair.Key].shape)}")],
-            Initialised = [.. absent[true]],
+            Initialized = [.. absent[true]],
             Missing = [.. absent[false]],
             Unexpected = unexpected,
             Dropped = dropped,

@@ -131,13 +131,13 @@ public class PublishedWeightsTests
         var report = builder.ImageWeights.ShouldNotBeNull();
         report.Reshaped.ShouldBe(["x_embedder.proj.weight: [24, 4, 2, 2] to [24, 4, 1, 2, 2]"]);
         report.Dropped.ShouldBe(["pos_embed"]);
-        report.Initialised.ShouldBe(
+        report.Initialized.ShouldBe(
             video
                 .state_dict()
                 .Keys.Where(name => name.StartsWith("pos_embed", StringComparison.Ordinal) || name.Contains(".attn_temp.", StringComparison.Ordinal)),
             ignoreOrder: true
         );
-        report.Loaded.Count.ShouldBe(video.state_dict().Count - 1 - report.Initialised.Count);
+        report.Loaded.Count.ShouldBe(video.state_dict().Count - 1 - report.Initialized.Count);
 
         var (x, t, conditions) = Inputs(video, height: 6, width: 6);
         var output = video.Denoise(x, t, conditions);
@@ -203,7 +203,7 @@ public class PublishedWeightsTests
         );
         var report = pixart.LoadPublishedWeights(File("pixart.pth"));
         report.Unwrapped.ShouldBe(["state_dict"]);
-        report.Initialised.ShouldBe(["pos_embed", "pos_embed_temporal"], ignoreOrder: true);
+        report.Initialized.ShouldBe(["pos_embed", "pos_embed_temporal"], ignoreOrder: true);
         using var stdit = builder.LoadImageWeights(File("pixart.pth")).Build();
         Same(stdit, pixart);
 
@@ -316,7 +316,7 @@ public class PublishedWeightsTests
         using var video = builder.Build();
         builder.ImageWeights!.Reshaped.ShouldContain($"y_embedder.y_embedding: [5, 12] to [{tokens}, 12]");
         builder.ImageWeights.Dropped.ShouldBe(["pos_embed"]);
-        builder.ImageWeights.Initialised.ShouldNotContain("y_embedder.y_embedding");
+        builder.ImageWeights.Initialized.ShouldNotContain("y_embedder.y_embedding");
         var (old, made) = (image.NullCaption().squeeze(0), video.NullCaption().squeeze(0));
         for (var row = 0; row < tokens; row++)
         {

@@ -107,7 +107,7 @@ public sealed class ModuleWeightsTests : IDisposable
         var report = module.LoadWeights(Save(("fc.weight", ones(3, 1, 4)), ("fc.bias", zeros(3)), ("pos_embed", zeros(1))), options);
         report.Loaded.ShouldBe(["linear.bias"]);
         report.Reshaped.ShouldBe(["linear.weight: [3, 1, 4] to [3, 4]"]);
-        report.Initialised.ShouldBe(["table"]);
+        report.Initialized.ShouldBe(["table"]);
         report.Dropped.ShouldBe(["pos_embed"]);
         module.linear.weight!.sum().item<float>().ShouldBe(12);
 

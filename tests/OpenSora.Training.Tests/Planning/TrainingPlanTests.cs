@@ -260,7 +260,7 @@ public class TrainingPlanTests
                 (One(stage with { Frames = 0 }), "0 Frames"),
                 (One(stage with { BatchSize = 0 }), "both must be above 0"),
                 (One(stage) with { Devices = 0 }, "0 Devices"),
-                (One(stage) with { Hardware = Hardware.H800 with { Utilisation = 2 } }, "as a fraction, it must be at most 1"),
+                (One(stage) with { Hardware = Hardware.H800 with { Utilization = 2 } }, "as a fraction, it must be at most 1"),
                 (One(stage) with { Hardware = Hardware.H800 with { Memory = double.NaN } }, "Memory NaN"),
             }
         )
