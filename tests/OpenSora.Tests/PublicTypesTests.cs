@@ -6,9 +6,9 @@ namespace OpenSora.Tests;
 public class PublicTypesTests
 {
     [Theory]
-    [InlineData("OpenSora", 1)]
+    [InlineData("Microsoft.Extensions.DependencyInjection", 1)]
     [InlineData("OpenSora.Diffusion", 17)]
-    [InlineData("OpenSora.Generation", 13)]
+    [InlineData("OpenSora.Generation", 14)]
     [InlineData("OpenSora.Media", 9)]
     [InlineData("OpenSora.ModelFolders", 16)]
     [InlineData("OpenSora.Models", 31)]
@@ -24,7 +24,7 @@ public class PublicTypesTests
 
     [Fact]
     public void The_library_has_no_other_public_types() =>
-        Types().Length.ShouldBe(105, string.Join(", ", Types().GroupBy(type => type.Namespace).Select(group => $"{group.Key} {group.Count()}")));
+        Types().Length.ShouldBe(106, string.Join(", ", Types().GroupBy(type => type.Namespace).Select(group => $"{group.Key} {group.Count()}")));
 
     [Fact]
     public void The_command_line_tool_uses_public_types_only() =>

@@ -4,8 +4,8 @@ namespace OpenSora.Runtime;
 
 /// <summary>Selects the compute backend at run time.</summary>
 /// <remarks>
-/// The public backends of referenced <c>OpenSora.*</c> assemblies are discovered, so a reference to the package is enough. Trimmed and single-file applications do not keep assemblies that the code does not use; in these, add the backend in code
-/// (<c>AddOpenSora().AddCuda()</c>).
+/// The public backends of referenced <c>OpenSora.*</c> assemblies are discovered, so a reference to the package is enough. Trimmed and single-file
+/// applications do not keep assemblies that the code does not use; in these, add the backend in code (<c>AddOpenSora().AddCuda()</c>).
 /// </remarks>
 /// <param name="backends">The backends to choose from. If several have the same name, the last one is used.</param>
 internal sealed class BackendSelector(IEnumerable<IComputeBackend> backends)

@@ -38,7 +38,8 @@ public static partial class Sampling
         };
     }
 
-    /// <summary>Applies classifier-free guidance with two denoiser calls, which uses less memory at a time. A scale of 1 skips the unconditional call.</summary>
+    /// <summary>Applies classifier-free guidance with two denoiser calls, which uses less memory at a time. A scale of 1
+    /// skips the unconditional call.</summary>
     /// <param name="conditional">The denoiser with the prompt.</param>
     /// <param name="unconditional">The denoiser with the null caption or the negative prompt.</param>
     /// <param name="scale">The guidance scale. 1 returns the conditional output unchanged; higher values follow the prompt more closely.</param>

@@ -54,7 +54,8 @@ public interface ISampler
 
     private NotSupportedException Unsupported() =>
         new(
-            $"{GetType().Name} does not support conditioning frames; use a sampler with {nameof(SupportsConditioningFrames)}, such as {nameof(Iddpm)}."
+            $"{GetType().Name} does not support conditioning frames; use a sampler with "
+                + $"{nameof(SupportsConditioningFrames)}, such as {nameof(Iddpm)}."
         );
 }
 

@@ -5,8 +5,8 @@ namespace OpenSora.ModelFolders;
 /// <summary>Downloads models from a hub to the cache that the hub's Python tools use, finds models in that cache, and loads parts of models from
 /// folders in the layout of a hub.</summary>
 /// <remarks>
-/// <para>Interrupted downloads are resumed. Downloaded files are verified against the hub's checksums before they get their final names. Several processes
-/// can download the same files at the same time. This type is thread-safe.</para>
+/// <para>Interrupted downloads are resumed. Downloaded files are verified against the hub's checksums before they get their final names. Several
+/// processes can download the same files at the same time. This type is thread-safe.</para>
 /// <para>A folder contains either the part itself or a pipeline with the part in <c>vae</c>, <c>text_encoder</c> or <c>transformer</c>:
 /// <c>config.json</c> next to the weights, which are a safetensors file or a PyTorch checkpoint, as a single file or in shards. Pass loaded parts to
 /// <c>UseVae</c> and <c>UseTextEncoder</c>.</para>
