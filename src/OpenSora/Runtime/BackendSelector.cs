@@ -23,7 +23,7 @@ internal sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
         new(() =>
             [
                 .. ReferencedAssemblies()
-                    .SelectMany(assembly => assembly.GetExportedTypes())
+                    .SelectMany(TypesOf)
                     .Where(type => !type.IsAbstract && type.IsAssignableTo(typeof(IComputeBackend)))
                     .Select(type => type.GetConstructor(Type.EmptyTypes)?.Invoke(null))
                     .OfType<IComputeBackend>(),
@@ -63,6 +63,19 @@ internal sealed class BackendSelector(IEnumerable<IComputeBackend> backends)
                 )
         )
         + ".";
+
+    // An application's own OpenSora.* assembly can refer to assemblies that are not there; it has no backend that could be used.
+    private static Type[] TypesOf(Assembly assembly)
+    {
+        try
+        {
+            return assembly.GetExportedTypes();
+        }
+        catch (Exception e) when (e is FileNotFoundException or FileLoadException or TypeLoadException or ReflectionTypeLoadException)
+        {
+            return [];
+        }
+    }
 
     private static IEnumerable<Assembly> ReferencedAssemblies() =>
         ((AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES") as string) ?? "")
