@@ -13,7 +13,8 @@ public class ClipFileTests
 {
     private static readonly VideoReader Reader = new();
 
-    private static string Case(string name, [CallerFilePath] string here = "") => Path.Combine(Path.GetDirectoryName(here)!, "Data", name);
+    private static string Case(string name, [CallerFilePath] string here = "") =>
+        Path.Combine(Path.GetDirectoryName(here)!, "..", "Data", name.EndsWith(".csv", StringComparison.Ordinal) ? "captions" : "video", name);
 
     [Theory]
     [InlineData("tailcut.mp4")]
