@@ -4,6 +4,7 @@ using Microsoft.Extensions.DependencyInjection.Extensions;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Options;
+using OpenSora.DependencyInjection;
 using OpenSora.Models.Layers;
 using OpenSora.Training.Data;
 using OpenSora.Training.Objectives;
@@ -140,7 +141,7 @@ public static class TrainingConfiguration
         ArgumentNullException.ThrowIfNull(section);
         ArgumentNullException.ThrowIfNull(data);
         var options = new TrainingOptions();
-        TrainingBinder.Bind(section, options);
+        OptionsBinder.Bind(section, options, options.BindingProblems);
         if (options.Problems().FirstOrDefault() is { } problem)
         {
             throw new InvalidOperationException(problem);
@@ -178,7 +179,11 @@ public static class TrainingConfiguration
 
         services.AddOptions<TrainingOptions>().ValidateOnStart();
         services.AddSingleton<IConfigureOptions<TrainingOptions>>(provider => new ConfigureOptions<TrainingOptions>(options =>
-            TrainingBinder.Bind(provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName), options)
+            OptionsBinder.Bind(
+                provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName),
+                options,
+                options.BindingProblems
+            )
         ));
         services.AddSingleton<IValidateOptions<TrainingOptions>>(new TrainingOptionsValidator(services));
         services.TryAddTransient(provider =>

@@ -19,7 +19,7 @@ public static class OpenSoraServiceCollectionExtensions
     {
         ArgumentNullException.ThrowIfNull(services);
         var builder = VideoGeneratorBuilder.In(services, (provider, options) =>
-            OptionsBinder.Bind(provider.GetService<IConfiguration>()?.GetSection(OpenSoraOptions.SectionName), options, except: "Training")
+            Bind(provider.GetService<IConfiguration>()?.GetSection(OpenSoraOptions.SectionName), options)
         );
         return configure is null ? builder : builder.Configure(configure);
     }
@@ -33,6 +33,16 @@ public static class OpenSoraServiceCollectionExtensions
     {
         ArgumentNullException.ThrowIfNull(services);
         ArgumentNullException.ThrowIfNull(section);
-        return VideoGeneratorBuilder.In(services).Configure(options => OptionsBinder.Bind(section, options));
+        return VideoGeneratorBuilder.In(services).Configure(options => Bind(section, options));
+    }
+
+    private static void Bind(IConfiguration? section, OpenSoraOptions options)
+    {
+        if (section is not null)
+        {
+            OptionsBinder.Bind(section, options, options.BindingProblems, except: "Training", names: type =>
+                type == typeof(TorchSharp.torch.ScalarType) ? OpenSoraOptions.Precisions.Select(p => p.ToString()) : null
+            );
+        }
     }
 }
