@@ -32,23 +32,12 @@ internal sealed class MeasuredFiles
     }
 
     /// <summary>Decodes a clip.</summary>
-    public Task<VideoFrames> ReadAsync(string path, ClipOptions clip, CancellationToken cancellationToken) =>
-        _reader.ReadAsync(
-            path,
-            RateOf(path, clip) == clip.FramesPerSecond
-                ? clip
-                : new ClipOptions
-                {
-                    Width = clip.Width,
-                    Height = clip.Height,
-                    Fit = clip.Fit,
-                    StartFrame = clip.StartFrame,
-                    FrameInterval = clip.FrameInterval,
-                    Frames = clip.Frames,
-                    AllowDamage = clip.AllowDamage,
-                },
-            cancellationToken
-        );
+    public Task<VideoFrames> ReadAsync(string path, ClipOptions clip, CancellationToken cancellationToken)
+    {
+        var read = clip.Clone();
+        read.FramesPerSecond = RateOf(path, clip);
+        return _reader.ReadAsync(path, read, cancellationToken);
+    }
 
     // An image has one frame; at a lower frame rate than the decoder's 25 frames per second, it would have none.
     private static double? RateOf(string path, ClipOptions clip) => ClipFolder.IsStillImage(path) ? null : clip.FramesPerSecond;

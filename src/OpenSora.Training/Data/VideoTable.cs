@@ -248,17 +248,7 @@ public sealed class VideoTable : IClipSource
     // The part of a video to read: from a random start, and, for a random crop, scaled to cover the size as in the other cases.
     private async ValueTask<ClipOptions> VariedAsync(string path, double start, CancellationToken cancellationToken)
     {
-        var part = new ClipOptions
-        {
-            Width = _clip.Width,
-            Height = _clip.Height,
-            Fit = _clip.Fit,
-            FramesPerSecond = _clip.FramesPerSecond,
-            StartFrame = _clip.StartFrame,
-            FrameInterval = _clip.FrameInterval,
-            Frames = _clip.Frames,
-            AllowDamage = _clip.AllowDamage,
-        };
+        var part = _clip.Clone();
         if (_vary!.Start && _clip.Frames is { } frames)
         {
             var count = await _files.CountAsync(path, _clip, cancellationToken).ConfigureAwait(false);

@@ -92,6 +92,9 @@ public sealed class ClipOptions
     /// missing or distorted. By default, an error of the decoder is a <see cref="MediaException"/>.</summary>
     public bool AllowDamage { get; set; }
 
+    /// <summary>Creates a copy of these options.</summary>
+    public ClipOptions Clone() => (ClipOptions)MemberwiseClone();
+
     internal static void Check(ClipOptions clip)
     {
         var problem = clip switch
