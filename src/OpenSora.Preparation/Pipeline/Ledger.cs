@@ -179,7 +179,10 @@ internal sealed class Ledger : IDisposable
             count
         );
 
-    /// <summary>Records the clips of a source, as they are cut.</summary>
+    /// <summary>Gets the number of clips that <see cref="OrderedClips"/> returns.</summary>
+    internal long OrderedCount() => Count("SELECT COUNT(*) FROM clip WHERE stage IS NULL AND state = 2");
+
+    /// <summary>Records that a clip is cut.</summary>
     internal void SetCut(ClipRow clip, ClipFile file, string hash) =>
         Execute(
             "UPDATE clip SET state = 1, frames = $a, width = $b, height = $c, rate = $d, hash = $e WHERE id = $f",
@@ -201,8 +204,8 @@ internal sealed class Ledger : IDisposable
     internal void ForgetSelection() => Execute("UPDATE clip SET stage = NULL, reason = NULL, message = NULL WHERE state = 2");
 
     /// <summary>Records that a clip was dropped.</summary>
-    internal void DropClip(ClipRow clip, string stage, string reason, string? message = null) =>
-        Execute("UPDATE clip SET stage = $a, reason = $b, message = $c WHERE id = $d", stage, reason, message, clip.Id);
+    internal void DropClip(long clip, string stage, string reason, string? message = null) =>
+        Execute("UPDATE clip SET stage = $a, reason = $b, message = $c WHERE id = $d", stage, reason, message, clip);
 
     /// <summary>Records a caption.</summary>
     /// <param name="clip">The clip.</param>
@@ -217,7 +220,7 @@ internal sealed class Ledger : IDisposable
         Execute("UPDATE clip SET caption_key = NULL, caption = NULL, caption_source = NULL WHERE caption_key <> $a", key);
 
     /// <summary>Counts what was dropped, by stage and reason.</summary>
-    internal IReadOnlyList<(string Stage, string Reason, int Count)> Dropped() =>
+    internal IReadOnlyList<DroppedCount> Dropped() =>
         Query(
             """
             SELECT 'source' AS stage, reason, COUNT(*) FROM source WHERE reason IS NOT NULL GROUP BY reason
@@ -225,14 +228,14 @@ internal sealed class Ledger : IDisposable
             UNION ALL SELECT stage, reason, COUNT(*) FROM clip WHERE stage IS NOT NULL GROUP BY stage, reason
             ORDER BY stage, reason
             """,
-            row => (row.GetString(0), row.GetString(1), row.GetInt32(2))
+            row => new DroppedCount(row.GetString(0), row.GetString(1), row.GetInt32(2))
         );
 
     /// <summary>Gets the sources that were dropped, with messages.</summary>
-    internal IReadOnlyList<(string Name, string Reason, string Message)> DroppedSources() =>
+    internal IReadOnlyList<(string Name, string Message)> DroppedSources() =>
         Query(
-            "SELECT name, reason, message FROM source WHERE reason IS NOT NULL ORDER BY name",
-            row => (row.GetString(0), row.GetString(1), row.GetString(2))
+            "SELECT name, message FROM source WHERE reason IS NOT NULL ORDER BY name",
+            row => (row.GetString(0), row.GetString(1))
         );
 
     /// <summary>Gets one number, such as a count.</summary>
