@@ -43,9 +43,17 @@ public sealed class PreparationOptions
     /// clips.</summary>
     public bool Restart { get; set; }
 
+    /// <summary>The unknown keys and invalid values of the section, one sentence each.</summary>
+    internal List<string> BindingProblems { get; } = [];
+
     /// <summary>Gets the errors in the options, one sentence each.</summary>
     internal IEnumerable<string> Problems()
     {
+        foreach (var problem in BindingProblems)
+        {
+            yield return problem;
+        }
+
         if (string.IsNullOrWhiteSpace(Output))
         {
             yield return $"{nameof(Output)} is missing; it is the folder for the clips and the manifest.";
