@@ -68,14 +68,12 @@ public sealed partial class VideoPreparation
         }
         else
         {
-            using var share = counts.BeginShare(PreparationStage.Shots);
-            var found = await _parts
-                .Detector.DetectAsync(info, _options.FFmpegFolder, fraction => share.Report(fraction), cancellationToken)
-                .ConfigureAwait(false);
+            using var share = counts.BeginShare(PreparationStage.Shots, info.Duration);
+            var found = await _detection.DetectAsync(info, share, cancellationToken).ConfigureAwait(false);
             (shots, damage) = (found.Shots.Count, found.Damage);
             foreach (var shot in found.Shots)
             {
-                var clips = _cutter.Divide(new(shot.Start, shot.End));
+                var clips = _cutter.Divide(new(shot.Steady.StartTime, shot.Steady.EndTime));
                 tooShort += clips.Count == 0 ? 1 : 0;
                 ranges.AddRange(clips.Select(clip => (clip, (string?)null)));
             }
@@ -252,7 +250,7 @@ public sealed partial class VideoPreparation
     private static string? ReasonOf(Exception exception) =>
         exception switch
         {
-            PreparationException { Reason: not FFmpegProcess.Missing } preparation => preparation.Reason,
+            PreparationException { Reason: not "ffmpeg is missing" } preparation => preparation.Reason,
             FileNotFoundException => "missing",
             UnauthorizedAccessException => "cannot be read",
             _ => null,

@@ -30,6 +30,7 @@ public sealed partial class VideoPreparation
 {
     private readonly PreparationOptions _options;
     private readonly PreparationParts _parts;
+    private readonly ShotDetection _detection;
     private readonly ClipCutter _cutter;
     private readonly ClipScorer _scorer;
     private readonly ClipFilter _filter;
@@ -45,6 +46,7 @@ public sealed partial class VideoPreparation
             throw new ArgumentException(string.Join(' ', problems), nameof(options));
         }
 
+        _detection = new ShotDetection(parts.Detector, new() { FFmpegFolder = options.FFmpegFolder });
         _cutter = new ClipCutter(options.Cut, options.FFmpegFolder);
         _scorer = new ClipScorer(parts.Scores, options.Frames);
         _filter = ClipFilter.Parse(options.Filters, _scorer.Columns);
@@ -67,7 +69,13 @@ public sealed partial class VideoPreparation
     )
     {
         _output = Path.GetFullPath(_options.Output);
-        await FFmpegProcess.RequireAsync(_options.FFmpegFolder, cancellationToken).ConfigureAwait(false);
+        foreach (var program in new[] { "ffmpeg", "ffprobe" })
+        {
+            await FFmpegProcess
+                .RunAsync(_options.FFmpegFolder, program, "prepare videos", ["-version"], read: null, cancellationToken)
+                .ConfigureAwait(false);
+        }
+
         var (sources, passedOver) = _parts.Sources is { } given ? (given, []) : ListInput();
         if (_options.Restart)
         {
@@ -157,7 +165,7 @@ public sealed partial class VideoPreparation
     {
         // Clips of other settings must not be mixed in one manifest.
         CheckSetting("clips", JsonSerializer.Serialize(_options.Cut, PipelineJson.Default.CutOptions));
-        CheckSetting("shot detector", _parts.Detector.ToString() ?? "");
+        CheckSetting("shot detector", _parts.Detector!.ToString() ?? "");
 
         // Scores of other settings are computed again.
         var columns = _parts.Scores.SelectMany(score => score.Columns, (score, column) => $"{score.GetType().FullName}:{column.Name}");

@@ -11,7 +11,7 @@ internal sealed class PreparationParts
     /// <summary>The sources; null for the videos of the input folder.</summary>
     internal IReadOnlyList<PreparationSource>? Sources { get; set; }
 
-    /// <summary>The shot detector; null for the default.</summary>
+    /// <summary>The shot detector.</summary>
     internal IShotDetector? Detector { get; set; }
 
     /// <summary>The scores, beginning with those of the library.</summary>
@@ -27,7 +27,7 @@ internal sealed class PreparationParts
         new()
         {
             Sources = Sources,
-            Detector = Detector ?? services.GetService<IShotDetector>(),
+            Detector = Detector ?? services.GetService<IShotDetector>() ?? new TransitionDetector(),
             Scores = [.. Scores, .. services.GetServices<IClipScore>()],
             Captioner = CreateCaptioner?.Invoke(services) ?? services.GetService<ICaptioner>(),
         };

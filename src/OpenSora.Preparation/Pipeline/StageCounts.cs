@@ -41,7 +41,9 @@ internal sealed class StageCounts
     internal void Drop(PreparationStage stage) => Change(stage, counts => counts.Dropped++);
 
     /// <summary>Begins an item that reports how much of it is done.</summary>
-    internal Share BeginShare(PreparationStage stage) => new(this, stage);
+    /// <param name="stage">The stage.</param>
+    /// <param name="whole">The length of the item; null if it is not known.</param>
+    internal Share BeginShare(PreparationStage stage, TimeSpan? whole) => new(this, stage, whole);
 
     private void Change(PreparationStage stage, Action<Stage> change)
     {
@@ -60,21 +62,18 @@ internal sealed class StageCounts
     }
 
     /// <summary>The part of an item that is done.</summary>
-    internal sealed class Share(StageCounts counts, PreparationStage stage) : IDisposable
+    internal sealed class Share(StageCounts counts, PreparationStage stage, TimeSpan? whole) : IProgress<TimeSpan>, IDisposable
     {
         private double _reported;
 
-        /// <summary>Reports the fraction that is done, from 0 to 1.</summary>
-        internal void Report(double fraction)
+        public void Report(TimeSpan value)
         {
-            var more = Math.Clamp(fraction, 0, 1) - _reported;
-            if (more < 0.01)
+            var more = (whole is { } length ? Math.Clamp(value / length, 0, 1) : 0) - _reported;
+            if (more >= 0.01)
             {
-                return;
+                _reported += more;
+                counts.Change(stage, each => each.Partial += more);
             }
-
-            _reported += more;
-            counts.Change(stage, each => each.Partial += more);
         }
 
         public void Dispose() => counts.Change(stage, each => each.Partial -= _reported);
