@@ -52,12 +52,3 @@ public sealed record PublicSetEntry
 /// <param name="Reason">The reason in a few words, the same for all such lines, such as <c>no caption</c>.</param>
 /// <param name="Message">The message with details.</param>
 public sealed record PublicSetNotice(string File, long Line, string Reason, string Message);
-
-/// <summary>A local file, or a part of it, that is ready to be cut. Shot detection is not needed where both times are known.</summary>
-/// <param name="Id">The identifier of the entry in its data set.</param>
-/// <param name="Path">The full path of the file.</param>
-/// <param name="Start">The start time in the file; null for its start.</param>
-/// <param name="End">The end time in the file; null for its end.</param>
-/// <param name="Caption">The caption; null if there is none.</param>
-/// <param name="Entry">The entry with everything else that the list contains.</param>
-public sealed record PublicSetClip(string Id, string Path, TimeSpan? Start, TimeSpan? End, string? Caption, PublicSetEntry Entry);
