@@ -3,7 +3,6 @@ using System.Security.Cryptography;
 using System.Text;
 using Microsoft.AspNetCore.Http;
 using OpenSora.Preparation.PublicSets;
-using OpenSora.Preparation.PublicSets.Downloads;
 
 namespace OpenSora.Preparation.Tests.PublicSets;
 
@@ -75,7 +74,7 @@ public sealed class PublicSetDownloaderTests : IAsyncLifetime
     }
 
     private (string Path, string? Range)[] Files() =>
-        [.. _server.Requests.Where(request => request.Path != "/robots.txt").Select(request => (request.Path, request.Range))];
+        [.. _server.Requests.Where(request => request.Path is not "/robots.txt").Select(request => (request.Path, request.Range))];
 
     [Fact]
     public async Task FilesAreDownloadedOnceAndRecorded()
@@ -127,7 +126,7 @@ public sealed class PublicSetDownloaderTests : IAsyncLifetime
         ShouldHave(urlB, b);
         Path.GetExtension(Row(urlA).Path).ShouldBe(".webm");
         Row(urlB).Path!.ShouldEndWith(".mp4");
-        Row(urlB).Path!.ShouldNotContain("..");
+        Row(urlB).Path!.Split('/').Length.ShouldBe(2);
         _server.Requests.ShouldAllBe(request => request.Agent == Agent);
         reports[^1].ShouldBe(new(8, 2, 3, 100_001, reports[^1].Current));
 
@@ -160,7 +159,7 @@ public sealed class PublicSetDownloaderTests : IAsyncLifetime
         // A server that always cuts at the same place ends after the retries.
         var never = _server.On("/never.mp4", (context, _) => FileServer.SendAsync(context, bytes, 90_000, null, ranges: false));
         (await ResultAsync(Entry(never))).ShouldBe("connection was cut");
-        Files().Count(request => request.Path == "/never.mp4").ShouldBe(5); // the first attempt made progress
+        Files().Count(request => request.Path is "/never.mp4").ShouldBe(5); // the first attempt made progress
         (Row(never).State, Row(never).IsFinal).ShouldBe((DownloadState.Failed, false));
     }
 
@@ -183,7 +182,7 @@ public sealed class PublicSetDownloaderTests : IAsyncLifetime
         });
         (await ResultAsync(Entry(rude))).ShouldBe("downloaded");
         ShouldHave(rude, second);
-        Files().Where(request => request.Path == "/rude.mp4").Select(request => request.Range).ShouldBe([null, "bytes=70000-", null]);
+        Files().Where(request => request.Path is "/rude.mp4").Select(request => request.Range).ShouldBe([null, "bytes=70000-", null]);
     }
 
     [Fact]
@@ -200,7 +199,7 @@ public sealed class PublicSetDownloaderTests : IAsyncLifetime
         {
             var date = "Wed, 21 Oct 2015 07:28:00 GMT";
             context.Response.Headers.LastModified = date;
-            var isRest = context.Request.Headers.IfRange == date;
+            var isRest = context.Request.Headers.IfRange.ToString() is "Wed, 21 Oct 2015 07:28:00 GMT";
             await FileServer.SendAsync(context, bytes, i == 0 ? 50_000 : null, null, isRest);
             context.Response.Headers.ETag.ShouldBeEmpty();
         });
@@ -358,7 +357,7 @@ public sealed class PublicSetDownloaderTests : IAsyncLifetime
         });
         var other = _server.Serve("/other.mp4", [2]);
         (await DownloadAsync(Options(options => options.Connections = 1), Entry(url), Entry(other))).Counts["downloaded"].ShouldBe(2);
-        var times = _server.Requests.Where(request => request.Path != "/robots.txt").Select(request => request.Time).ToArray();
+        var times = _server.Requests.Where(request => request.Path is not "/robots.txt").Select(request => request.Time).ToArray();
         (times[1] - times[0]).ShouldBeGreaterThan(TimeSpan.FromSeconds(0.9));
 
         // A wait that is too long leaves the host's files for a later run, without further requests.
@@ -483,7 +482,7 @@ public sealed class PublicSetDownloaderTests : IAsyncLifetime
         (await DownloadAsync(Options(), Entry(ok), Entry(no))).Counts.ShouldBe(
             new Dictionary<string, long> { ["downloaded"] = 1, ["excluded by robots.txt"] = 1 }
         );
-        _server.Requests.Count(request => request.Path == "/robots.txt").ShouldBe(1);
+        _server.Requests.Count(request => request.Path is "/robots.txt").ShouldBe(1);
         var options = Options(options => (options.RespectRobots, options.RetryFinalFailures) = (false, true));
         (await ResultAsync(Entry(no), options)).ShouldBe("downloaded");
 
@@ -501,28 +500,6 @@ public sealed class PublicSetDownloaderTests : IAsyncLifetime
             return Task.CompletedTask;
         });
         (await ResultAsync(Entry(more))).ShouldBe("downloaded");
-    }
-
-    [Theory]
-    [InlineData("/", true)]
-    [InlineData("/a/b.mp4", false)]
-    [InlineData("/a/public/b.mp4", true)]
-    [InlineData("/x.gif", false)]
-    [InlineData("/x.gif?a", true)]
-    [InlineData("/page/1/end", false)]
-    [InlineData("/page/1/ending", true)]
-    [InlineData("/same", true)]
-    public void RobotsRulesFollowTheStandard(string path, bool allowed)
-    {
-        var rules = RobotsRules.Parse(
-            "# comment\nUser-agent: other\nDisallow: /\n\nUser-Agent: *\nDisallow: /nothing-for-us\n\nUSER-AGENT: Mine/2\nuser-agent: third\r\n"
-                + "Disallow: /a/ # inline\nAllow: /a/public\nDisallow: /*.gif$\nDisallow:\nDisallow: /page/*/end$\nDisallow: /same\nAllow: /same\nCrawl-delay: 2.5\n",
-            "mine/1.0 (contact)"
-        );
-        rules.Allows(path).ShouldBe(allowed);
-        rules.CrawlDelay.ShouldBe(TimeSpan.FromSeconds(2.5));
-        RobotsRules.Parse("User-agent: *\nDisallow: /a", "mine/1").Allows("/a/b").ShouldBeFalse();
-        RobotsRules.Parse("<html>404: nothing</html>", "mine/1").Allows("/a/b").ShouldBeTrue();
     }
 
     [Fact]
