@@ -1,4 +1,5 @@
 using System.Globalization;
+using OpenSora.Preparation.PublicSets;
 
 namespace OpenSora.Preparation;
 
@@ -11,6 +12,22 @@ public sealed record PreparationSource(string Path)
 
     /// <summary>The parts of the video to cut, such as those that a data set lists; null to detect shots.</summary>
     public IReadOnlyList<SourcePart>? Parts { get; init; }
+
+    /// <summary>Groups the clips of a public data set by their videos.</summary>
+    /// <param name="clips">The clips, such as those of <see cref="PublicSetClip.ListAsync"/>.</param>
+    public static IReadOnlyList<PreparationSource> FromClips(IEnumerable<PublicSetClip> clips)
+    {
+        ArgumentNullException.ThrowIfNull(clips);
+        return
+        [
+            .. clips
+                .GroupBy(clip => clip.Path, StringComparer.Ordinal)
+                .Select(video => new PreparationSource(video.Key)
+                {
+                    Parts = [.. video.Select(clip => new SourcePart(clip.Start ?? TimeSpan.Zero, clip.End, clip.Caption))],
+                }),
+        ];
+    }
 
     // Differs if the parts differ.
     internal string Version =>

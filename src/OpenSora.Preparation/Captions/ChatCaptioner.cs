@@ -31,7 +31,16 @@ public sealed class ChatCaptioner : ICaptioner, IDisposable
         _cache = cache;
         _requests = new ChatRequests(client, _options);
         _model = _options.Model ?? client.GetService<ChatClientMetadata>()?.DefaultModelId ?? "";
+        byte[] settings =
+        [
+            .. SettingsFor(isImage: false, PromptFor(isImage: false, _options.Positions.Length, "of time")),
+            .. SettingsFor(isImage: true, PromptFor(isImage: true, 1, "of time")),
+        ];
+        Identity = $"{_model} {Convert.ToHexStringLower(SHA256.HashData(settings))[..16]}";
     }
+
+    /// <inheritdoc/>
+    public string Identity { get; }
 
     /// <inheritdoc/>
     public void Dispose()
@@ -136,41 +145,46 @@ public sealed class ChatCaptioner : ICaptioner, IDisposable
         );
     }
 
-    private string PromptFor(ClipToCaption clip, int frames)
+    private string PromptFor(ClipToCaption clip, int frames) =>
+        PromptFor(
+            clip.IsImage,
+            frames,
+            _options.Layout == FrameLayout.SeparateImages ? "of time"
+                : CaptionFrames.IsStacked(clip.Info.Width, clip.Info.Height) ? "from top to bottom"
+                : "from left to right"
+        );
+
+    private string PromptFor(bool isImage, int frames, string order)
     {
         var words = Math.Max(_options.MinWords, _options.MaxWords * 2 / 3); // models write more than they are asked for
-        return clip.IsImage
+        return isImage
             ? _options.ImagePrompt ?? CaptionPrompts.ForImage(words)
-            : _options.ClipPrompt
-                ?? CaptionPrompts.ForClip(
-                    frames,
-                    _options.Layout == FrameLayout.SeparateImages ? "of time"
-                        : CaptionFrames.IsStacked(clip.Info.Width, clip.Info.Height) ? "from top to bottom"
-                        : "from left to right",
-                    words
-                );
+            : _options.ClipPrompt ?? CaptionPrompts.ForClip(frames, order, words);
     }
 
-    // Everything that the answer depends on.
     private byte[] KeyOf(ClipToCaption clip, byte[] content)
     {
-        var settings = JsonSerializer.SerializeToUtf8Bytes(
-            (string[])
-                [
-                    _model,
-                    PromptFor(clip, clip.IsImage ? 1 : _options.Positions.Length),
-                    _options.Layout.ToString(),
-                    string.Join(' ', _options.Positions.Select(each => each.ToString("R", CultureInfo.InvariantCulture))),
-                    string.Create(
-                        CultureInfo.InvariantCulture,
-                        $"{clip.IsImage} {_options.FrameSize} {_options.JpegQuality} {_options.MaxOutputTokens} {_options.Temperature:R}"
-                    ),
-                ]
-        );
+        var settings = SettingsFor(clip.IsImage, PromptFor(clip, clip.IsImage ? 1 : _options.Positions.Length));
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         hash.AppendData(settings);
         hash.AppendData([clip.ContentHash is null ? (byte)0 : (byte)1]);
         hash.AppendData(content);
         return hash.GetHashAndReset();
     }
+
+    // Everything except the clip that an answer depends on.
+    private byte[] SettingsFor(bool isImage, string prompt) =>
+        JsonSerializer.SerializeToUtf8Bytes(
+            (string[])
+                [
+                    _model,
+                    prompt,
+                    _options.Layout.ToString(),
+                    string.Join(' ', _options.Positions.Select(each => each.ToString("R", CultureInfo.InvariantCulture))),
+                    string.Create(
+                        CultureInfo.InvariantCulture,
+                        $"{isImage} {_options.FrameSize} {_options.JpegQuality} {_options.MaxOutputTokens} {_options.Temperature:R}"
+                    ),
+                ]
+        );
 }

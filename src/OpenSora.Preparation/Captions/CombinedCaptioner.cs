@@ -17,6 +17,9 @@ public sealed class CombinedCaptioner : ICaptioner
         (_captioners, _separator) = ([.. captioners], separator);
     }
 
+    /// <inheritdoc/>
+    public string Identity => string.Join(_separator is null ? " or " : " and ", _captioners.Select(each => each.Identity));
+
     /// <summary>Creates a captioner that asks others in turn until one has a caption.</summary>
     /// <param name="captioners">The captioners, the preferred one first.</param>
     public static CombinedCaptioner FirstOf(params ICaptioner[] captioners) => new(captioners, separator: null);

@@ -7,6 +7,10 @@ namespace OpenSora.Preparation.Captions;
 /// <remarks>Implementations are thread-safe: several clips can be captioned at the same time.</remarks>
 public interface ICaptioner
 {
+    /// <summary>Gets a text that differs for captioners that describe the same clip differently, such as with another model or prompt. Captions of a
+    /// captioner with another identity are not reused.</summary>
+    string Identity => GetType().ToString();
+
     /// <summary>Describes a clip.</summary>
     /// <param name="clip">The clip.</param>
     /// <param name="cancellationToken">Stops the work.</param>
