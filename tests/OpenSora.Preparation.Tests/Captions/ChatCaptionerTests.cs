@@ -77,8 +77,8 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         var portrait = await Videos.MakeAsync("-f", "lavfi", "-i", "color=red:size=48x64:rate=10:duration=1", folder["portrait.mp4"]);
         var image = await Videos.MakeAsync("-f", "lavfi", "-i", "color=lime:size=640x20", "-frames:v", "1", folder["image.png"]);
 
-        await captioner.CaptionAsync(await Clips.OfAsync(portrait));
-        await captioner.CaptionAsync(await Clips.OfAsync(image));
+        await captioner.CaptionAsync(await ClipToCaption.ReadAsync(portrait));
+        await captioner.CaptionAsync(await ClipToCaption.ReadAsync(image));
 
         var (first, second) = (requests.First(), requests.Last());
         first.Prompt.ShouldContain("from left to right");
@@ -102,7 +102,7 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         using var client = ChatClients.Ollama(server);
         using var captioner = new ChatCaptioner(client, Clips.Quick());
         var path = await Videos.MakeAsync("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10", "-frames:v", $"{frames}", folder["short.mp4"]);
-        var clip = await Clips.OfAsync(path);
+        var clip = await ClipToCaption.ReadAsync(path);
 
         (await captioner.CaptionAsync(clip)).HasCaption.ShouldBeTrue();
         Image.Identify(seen!.Images[0]).Height.ShouldBe(48 * frames);
@@ -128,7 +128,7 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
             "20",
             folder["long.mp4"],
         ]);
-        var clip = await Clips.OfAsync(path);
+        var clip = await ClipToCaption.ReadAsync(path);
 
         var frames = await CaptionFrames.ReadAsync(clip.Info, [0.2, 0.5, 0.8], 512, ffmpegFolder: null, default);
 
