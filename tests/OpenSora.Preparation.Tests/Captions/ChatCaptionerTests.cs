@@ -184,6 +184,8 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
     [InlineData("openai", nameof(ServerBehavior.Close), "no connection to the server")]
     [InlineData("ollama", nameof(ServerBehavior.CloseMidway), "no connection to the server")]
     [InlineData("openai", nameof(ServerBehavior.CloseMidway), "no connection to the server")]
+    [InlineData("ollama", nameof(ServerBehavior.Endless), "unreadable answer")]
+    [InlineData("openai", nameof(ServerBehavior.Endless), "unreadable answer")]
     [InlineData("ollama", nameof(ServerBehavior.Hang), "no answer in time")]
     [InlineData("openai", nameof(ServerBehavior.Hang), "no answer in time")]
     public async Task A_failure_that_remains_is_a_temporary_reason(string protocol, string behavior, string reason)
@@ -191,12 +193,13 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         await using var server = await CaptionServer.StartAsync(_ => new(Good) { Behavior = Enum.Parse<ServerBehavior>(behavior) });
         using var client = ChatClients.For(protocol, server);
         var options = Clips.Quick(retries: 1);
-        options.RequestTimeout = behavior is nameof(ServerBehavior.Hang) ? TimeSpan.FromMilliseconds(200) : options.RequestTimeout;
+        options.RequestTimeout = behavior is nameof(ServerBehavior.Hang) ? TimeSpan.FromMilliseconds(500) : options.RequestTimeout;
         using var captioner = new ChatCaptioner(client, options);
 
         var result = await captioner.CaptionAsync(fixture.Clip);
 
-        (result.Text, result.Reason, result.IsTemporary, server.Requests).ShouldBe((null, reason, true, 2));
+        (result.Text, result.Reason, result.IsTemporary).ShouldBe((null, reason, true));
+        server.Requests.ShouldBeInRange(reason is "no answer in time" ? 0 : 2, 2); // on a busy machine, a request can end before it arrives
         result.Detail.ShouldNotBeNullOrEmpty();
     }
 
@@ -278,7 +281,7 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
             await Task.Delay(5);
         }
 
-        await Task.Delay(200); // the answer has arrived
+        await Task.Delay(500); // the answer has arrived
         var second = captioner.CaptionAsync(fixture.Clip);
         (await first).HasCaption.ShouldBeTrue();
         (await second).HasCaption.ShouldBeTrue();
