@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text;
 using System.Text.Json;
 using System.Text.RegularExpressions;
@@ -19,6 +20,18 @@ internal static partial class CaptionAnswer
     /// <returns>A caption without a source; or the reason why there is none: <c>empty answer</c>, <c>refused</c>, <c>not text</c>,
     /// <c>too short</c>.</returns>
     internal static CaptionResult Clean(ChatAnswer answer, int minWords, int maxWords)
+    {
+        try
+        {
+            return Cleaned(answer, minWords, maxWords);
+        }
+        catch (RegexMatchTimeoutException)
+        {
+            return CaptionResult.None("not text", Start(answer.Text));
+        }
+    }
+
+    private static CaptionResult Cleaned(ChatAnswer answer, int minWords, int maxWords)
     {
         if (answer.End is "content_filter")
         {
@@ -72,7 +85,7 @@ internal static partial class CaptionAnswer
     internal static CaptionResult Limit(string text, int minWords, int maxWords, string? detail = null)
     {
         var words = text.Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries);
-        if (words.Length < minWords)
+        if (words.Length + text.Count(each => char.GetUnicodeCategory(each) == UnicodeCategory.OtherLetter) / 2 < minWords) // no spaces in Chinese
         {
             return words.Length == 0 ? CaptionResult.None("empty answer") : CaptionResult.None("too short", detail ?? Start(text));
         }
@@ -189,6 +202,7 @@ internal static partial class CaptionAnswer
             text = Location().Replace(text, "");
             text = Seen().Replace(text, "");
             text = Shows().Replace(text, "");
+            text = Of().Replace(text, "");
         }
 
         return Capitalized(text);
@@ -287,6 +301,14 @@ internal static partial class CaptionAnswer
         Patience
     )]
     private static partial Regex Shows();
+
+    [GeneratedRegex(
+        @"^an?\s+((short|brief|single|series|sequence|set|of|three|3|the|still)\s+)*(video|clip|footage|image|images|frame|frames|screenshot)"
+            + @"(\s+(clip|frames|sequence))?\s+((of|showing|depicting)|that (shows|depicts))\s+",
+        Ignore,
+        Patience
+    )]
+    private static partial Regex Of();
 
     [GeneratedRegex(
         @"^((i('m| am)|we('re| are)) (very |so |really )?(sorry|afraid)|sorry\b|i apologi[sz]e|my apologies|unfortunately,? (i|we|the (image|video))|"

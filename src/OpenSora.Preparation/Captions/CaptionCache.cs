@@ -111,15 +111,37 @@ public sealed class CaptionCache : IDisposable
             _add.Parameters.AddWithValue("$end", (object?)answer.End ?? DBNull.Value);
             _add.Parameters.AddWithValue("$input", (object?)answer.InputTokens ?? DBNull.Value);
             _add.Parameters.AddWithValue("$output", (object?)answer.OutputTokens ?? DBNull.Value);
-            _add.ExecuteNonQuery();
+            try
+            {
+                _add.ExecuteNonQuery();
+            }
+            catch (SqliteException e)
+            {
+                throw new IOException(
+                    $"The cache of captions '{_connection.DataSource}' cannot be written: {e.Message} Check the space on the disk.",
+                    e
+                );
+            }
         }
     }
 
     // A log ahead of the file (WAL) keeps the file intact when a program is killed. With NORMAL, a power failure loses the last answers at most.
     private void Prepare(string path)
     {
-        var (application, version) = (Scalar("PRAGMA application_id"), Scalar("PRAGMA user_version"));
-        var isNew = application == 0 && version == 0 && Scalar("SELECT count(*) FROM sqlite_master") == 0;
+        // One statement sees one state, also while another program creates the file.
+        const string state =
+            "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id, pragma_user_version";
+        long application,
+            version;
+        bool isNew;
+        using (var command = Command(state))
+        using (var row = command.ExecuteReader())
+        {
+            row.Read();
+            (application, version) = (row.GetInt64(0), row.GetInt64(1));
+            isNew = application == 0 && version == 0 && row.GetInt64(2) == 0;
+        }
+
         if (!isNew && application != ApplicationId)
         {
             throw new IOException($"'{path}' is an SQLite database, but not a cache of captions. Specify another path.");
@@ -155,12 +177,6 @@ public sealed class CaptionCache : IDisposable
         var command = _connection.CreateCommand();
         command.CommandText = text;
         return command;
-    }
-
-    private long Scalar(string text)
-    {
-        using var command = Command(text);
-        return (long)command.ExecuteScalar()!;
     }
 
     private void Run(string text)

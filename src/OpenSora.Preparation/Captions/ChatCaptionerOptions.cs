@@ -61,8 +61,9 @@ public sealed class ChatCaptionerOptions
     /// <summary>Gets or sets the most tokens of an answer.</summary>
     public int MaxOutputTokens { get; set; } = 256;
 
-    /// <summary>Gets or sets the randomness of the answers. With 0, a model gives the same answer to the same request.</summary>
-    public float Temperature { get; set; }
+    /// <summary>Gets or sets the randomness of the answers. With 0, a model gives the same answer to the same request; null for the default of the
+    /// server, for models that accept no other.</summary>
+    public float? Temperature { get; set; } = 0;
 
     /// <summary>Gets or sets the least number of words of a caption. A clip with a shorter answer has no caption.</summary>
     public int MinWords { get; set; } = 3;
@@ -114,7 +115,7 @@ public sealed class ChatCaptionerOptions
         );
         Require(MaxFailuresInARow >= 1, nameof(MaxFailuresInARow), "must be at least 1");
         Require(MaxOutputTokens >= 1, nameof(MaxOutputTokens), "must be at least 1");
-        Require(Temperature is >= 0 and <= 2, nameof(Temperature), "must be from 0 to 2");
+        Require(Temperature is null or (>= 0 and <= 2), nameof(Temperature), "must be from 0 to 2, or null for the default of the server");
         Require(MinWords >= 1, nameof(MinWords), "must be at least 1");
         Require(MaxWords >= MinWords, nameof(MaxWords), $"must be at least {nameof(MinWords)}");
     }

@@ -32,6 +32,7 @@ public sealed class ChatStatusHandler : DelegatingHandler
         var response = await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
         if ((int)response.StatusCode < 400)
         {
+            response.Content = await BoundedContent.OfAsync(response.Content, cancellationToken).ConfigureAwait(false);
             return response;
         }
 

@@ -52,6 +52,15 @@ public sealed record ClipToCaption
 
     /// <summary>The time at which the clip ends in the video that it was cut from; null for the end of the video.</summary>
     public TimeSpan? SourceEnd { get; init; }
+
+    /// <summary>Reads the metadata of a file that needs a caption.</summary>
+    /// <param name="path">The path of a video or an image.</param>
+    /// <param name="ffmpegFolder">The folder that contains ffprobe; null to search PATH.</param>
+    /// <param name="cancellationToken">Stops the program.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="PreparationException">The file is not a readable video or image, or ffprobe is missing.</exception>
+    public static async Task<ClipToCaption> ReadAsync(string path, string? ffmpegFolder = null, CancellationToken cancellationToken = default) =>
+        new() { Path = path, Info = await SourceProbe.ReadAsync(path, ffmpegFolder, cancellationToken).ConfigureAwait(false) };
 }
 
 /// <summary>The caption of a clip, or the reason why it has none.</summary>

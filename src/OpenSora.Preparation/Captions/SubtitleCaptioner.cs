@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text;
 using OpenSora.Preparation.Media;
 using OpenSora.Runtime;
@@ -6,7 +7,7 @@ using OpenSora.Training.Data;
 namespace OpenSora.Preparation.Captions;
 
 /// <summary>Uses the subtitles of a video that are shown during a clip as its caption: from <c>.srt</c> and <c>.vtt</c> files beside the video, or
-/// from the first subtitle stream in it.</summary>
+/// from the first stream of text in it.</summary>
 /// <remarks>For <c>a.mp4</c>, the files are <c>a.srt</c>, <c>a.vtt</c>, the same with a language, such as <c>a.en.srt</c>, and after the full name. A
 /// line belongs to a clip if at least half of its time lies in the clip, or if it is shown during the whole clip.</remarks>
 public sealed class SubtitleCaptioner : ICaptioner, IDisposable
@@ -14,6 +15,7 @@ public sealed class SubtitleCaptioner : ICaptioner, IDisposable
     private const long MostBytes = 16 << 20;
     private const int MostSources = 8;
     private static readonly string[] Extensions = [".srt", ".vtt"];
+    private static readonly string[] ImageCodecs = ["dvb_subtitle", "dvd_subtitle", "hdmv_pgs_subtitle", "xsub"]; // as on discs
     private static readonly char[] Brackets = ['[', '(', '♪'];
 
     private readonly SemaphoreSlim _gate = new(1);
@@ -154,7 +156,6 @@ public sealed class SubtitleCaptioner : ICaptioner, IDisposable
         }
     }
 
-    // Streams of images, as on DVDs, cannot be converted to text.
     private async Task<IReadOnlyList<SubtitleLine>> FromVideoAsync(string source, CancellationToken cancellationToken)
     {
         var streams = new StringBuilder();
@@ -177,9 +178,19 @@ public sealed class SubtitleCaptioner : ICaptioner, IDisposable
             throw new PreparationException("not a readable video", $"'{source}' is not a readable video: {errors.Trim()}");
         }
 
-        if (string.IsNullOrWhiteSpace(streams.ToString()))
+        var codecs = streams.ToString().Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+        if (codecs.Length == 0)
         {
             return [];
+        }
+
+        var index = Array.FindIndex(codecs, each => !ImageCodecs.Contains(each.Trim(','), StringComparer.Ordinal));
+        if (index < 0)
+        {
+            throw new PreparationException(
+                "subtitles are not text",
+                $"The subtitles of '{source}' are images ({string.Join(", ", codecs)}). Convert them to text with a program for text recognition."
+            );
         }
 
         using var output = new MemoryStream();
@@ -189,7 +200,7 @@ public sealed class SubtitleCaptioner : ICaptioner, IDisposable
                 .RunAsync(
                     FFmpegFolder,
                     $"read the subtitles of '{source}'",
-                    [.. FFmpegProcess.Input(source), "-map", "0:s:0", "-f", "srt", "pipe:1"],
+                    [.. FFmpegProcess.Input(source), "-map", string.Create(CultureInfo.InvariantCulture, $"0:s:{index}"), "-f", "srt", "pipe:1"],
                     (pipe, token) => pipe.CopyToAsync(output, token),
                     cancellationToken
                 )

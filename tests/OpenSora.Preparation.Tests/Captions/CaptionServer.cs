@@ -41,6 +41,9 @@ internal enum ServerBehavior
     /// <summary>Closes the connection in the middle of the answer.</summary>
     CloseMidway,
 
+    /// <summary>Sends text without an end.</summary>
+    Endless,
+
     /// <summary>Does not answer until the client closes the connection.</summary>
     Hang,
 }
@@ -247,6 +250,12 @@ internal sealed class CaptionServer : IAsyncDisposable
         var bytes = Encoding.UTF8.GetBytes(body);
         var pieces = answer.Behavior is ServerBehavior.Pieces or ServerBehavior.CloseMidway ? 7 : 1;
         context.Features.Get<IHttpResponseBodyFeature>()!.DisableBuffering();
+        var endless = new string('a', 1 << 16);
+        while (answer.Behavior == ServerBehavior.Endless)
+        {
+            await context.Response.WriteAsync(endless, stop);
+        }
+
         for (var i = 0; i < pieces; i++)
         {
             if (answer.Behavior == ServerBehavior.CloseMidway && i == pieces / 2)

@@ -77,8 +77,8 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         var portrait = await Videos.MakeAsync("-f", "lavfi", "-i", "color=red:size=48x64:rate=10:duration=1", folder["portrait.mp4"]);
         var image = await Videos.MakeAsync("-f", "lavfi", "-i", "color=lime:size=640x20", "-frames:v", "1", folder["image.png"]);
 
-        await captioner.CaptionAsync(await Clips.OfAsync(portrait));
-        await captioner.CaptionAsync(await Clips.OfAsync(image));
+        await captioner.CaptionAsync(await ClipToCaption.ReadAsync(portrait));
+        await captioner.CaptionAsync(await ClipToCaption.ReadAsync(image));
 
         var (first, second) = (requests.First(), requests.Last());
         first.Prompt.ShouldContain("from left to right");
@@ -102,7 +102,7 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         using var client = ChatClients.Ollama(server);
         using var captioner = new ChatCaptioner(client, Clips.Quick());
         var path = await Videos.MakeAsync("-f", "lavfi", "-i", "testsrc=size=64x48:rate=10", "-frames:v", $"{frames}", folder["short.mp4"]);
-        var clip = await Clips.OfAsync(path);
+        var clip = await ClipToCaption.ReadAsync(path);
 
         (await captioner.CaptionAsync(clip)).HasCaption.ShouldBeTrue();
         Image.Identify(seen!.Images[0]).Height.ShouldBe(48 * frames);
@@ -128,7 +128,7 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
             "20",
             folder["long.mp4"],
         ]);
-        var clip = await Clips.OfAsync(path);
+        var clip = await ClipToCaption.ReadAsync(path);
 
         var frames = await CaptionFrames.ReadAsync(clip.Info, [0.2, 0.5, 0.8], 512, ffmpegFolder: null, default);
 
@@ -184,6 +184,8 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
     [InlineData("openai", nameof(ServerBehavior.Close), "no connection to the server")]
     [InlineData("ollama", nameof(ServerBehavior.CloseMidway), "no connection to the server")]
     [InlineData("openai", nameof(ServerBehavior.CloseMidway), "no connection to the server")]
+    [InlineData("ollama", nameof(ServerBehavior.Endless), "unreadable answer")]
+    [InlineData("openai", nameof(ServerBehavior.Endless), "unreadable answer")]
     [InlineData("ollama", nameof(ServerBehavior.Hang), "no answer in time")]
     [InlineData("openai", nameof(ServerBehavior.Hang), "no answer in time")]
     public async Task A_failure_that_remains_is_a_temporary_reason(string protocol, string behavior, string reason)
@@ -191,12 +193,13 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         await using var server = await CaptionServer.StartAsync(_ => new(Good) { Behavior = Enum.Parse<ServerBehavior>(behavior) });
         using var client = ChatClients.For(protocol, server);
         var options = Clips.Quick(retries: 1);
-        options.RequestTimeout = behavior is nameof(ServerBehavior.Hang) ? TimeSpan.FromMilliseconds(200) : options.RequestTimeout;
+        options.RequestTimeout = behavior is nameof(ServerBehavior.Hang) ? TimeSpan.FromMilliseconds(500) : options.RequestTimeout;
         using var captioner = new ChatCaptioner(client, options);
 
         var result = await captioner.CaptionAsync(fixture.Clip);
 
-        (result.Text, result.Reason, result.IsTemporary, server.Requests).ShouldBe((null, reason, true, 2));
+        (result.Text, result.Reason, result.IsTemporary).ShouldBe((null, reason, true));
+        server.Requests.ShouldBeInRange(reason is "no answer in time" ? 0 : 2, 2); // on a busy machine, a request can end before it arrives
         result.Detail.ShouldNotBeNullOrEmpty();
     }
 
@@ -278,7 +281,7 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
             await Task.Delay(5);
         }
 
-        await Task.Delay(200); // the answer has arrived
+        await Task.Delay(500); // the answer has arrived
         var second = captioner.CaptionAsync(fixture.Clip);
         (await first).HasCaption.ShouldBeTrue();
         (await second).HasCaption.ShouldBeTrue();

@@ -1,5 +1,4 @@
 using OpenSora.Preparation.Captions;
-using OpenSora.Preparation.Media;
 
 namespace OpenSora.Preparation.Tests.Captions;
 
@@ -29,10 +28,8 @@ internal static class Clips
             "yuv420p",
             path,
         ]);
-        return await OfAsync(path);
+        return await ClipToCaption.ReadAsync(path);
     }
-
-    public static async Task<ClipToCaption> OfAsync(string path) => new() { Path = path, Info = await SourceProbe.ReadAsync(path) };
 
     /// <summary>Options that wait only briefly.</summary>
     public static ChatCaptionerOptions Quick(int retries = 2) =>
