@@ -147,10 +147,17 @@ public sealed class DownloadLedger : IDisposable
         }
     }
 
-    /// <summary>Finds the section of a video by its address and start time.</summary>
+    /// <summary>Finds the section of a video by its address and times. yt-dlp shortens a section that ends after the video, so one with another
+    /// end time is found if there is none with the same.</summary>
     /// <param name="prefix">The key up to the comma before the end time.</param>
-    internal LedgerFile? FindSection(string prefix)
+    /// <param name="end">The rest of the key.</param>
+    internal LedgerFile? FindSection(string prefix, string end)
     {
+        if (Find(prefix + end) is { } exact)
+        {
+            return exact;
+        }
+
         lock (_lock)
         {
             using var command = Command(
@@ -256,37 +263,34 @@ public sealed class DownloadLedger : IDisposable
         }
     }
 
-    /// <summary>Records that an address is exported in this run.</summary>
-    /// <returns>true the first time in this run that a file is exported that is not done.</returns>
-    internal bool TryList(string source, string videoId, string run)
+    /// <summary>Records that files are exported in this run.</summary>
+    /// <returns>true for each file that is exported the first time in this run and is not done.</returns>
+    internal bool[] TryList(IReadOnlyList<(string Source, string VideoId)> files, string run)
     {
         lock (_lock)
         {
+            using var transaction = _database.BeginTransaction(); // much faster than one for each row
             using var command = Command(
                 $"""
                 INSERT INTO files (source, state, final, video, run, changed) VALUES ($source, {(int)DownloadState.Listed}, 0, $video, $run, $changed)
                 ON CONFLICT (source) DO UPDATE SET state = {(int)DownloadState.Listed}, reason = NULL, message = NULL, final = 0, run = $run
                 WHERE run <> $run AND state <> {(int)DownloadState.Done}
                 """,
-                ("$source", source),
-                ("$video", videoId),
+                ("$source", ""),
+                ("$video", ""),
                 ("$run", run),
                 ("$changed", DateTimeOffset.UtcNow.ToString("O", CultureInfo.InvariantCulture))
             );
-            return command.ExecuteNonQuery() > 0;
-        }
-    }
+            command.Transaction = transaction;
+            var isListed = new bool[files.Count];
+            for (var i = 0; i < files.Count; i++)
+            {
+                (command.Parameters["$source"].Value, command.Parameters["$video"].Value) = files[i];
+                isListed[i] = command.ExecuteNonQuery() > 0;
+            }
 
-    /// <summary>Makes the changes until <see cref="Commit"/> one transaction, which is much faster for many rows.</summary>
-    internal void Begin() => RunLocked("BEGIN");
-
-    internal void Commit() => RunLocked("COMMIT");
-
-    private void RunLocked(string text)
-    {
-        lock (_lock)
-        {
-            Run(_database, text);
+            transaction.Commit();
+            return isListed;
         }
     }
 

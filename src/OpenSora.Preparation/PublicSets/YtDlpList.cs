@@ -28,13 +28,15 @@ public sealed record YtDlpExport(long Entries, long Listed, IReadOnlyDictionary<
 
 /// <summary>Exchanges lists with yt-dlp, which downloads from sites that have no direct addresses, such as YouTube.</summary>
 /// <remarks>
-/// This library does not run yt-dlp. <see cref="WriteAsync"/> writes <c>urls.txt</c> (or <c>sections.sh</c>) and <c>yt-dlp.conf</c> into a folder;
-/// run <c>yt-dlp --config-locations yt-dlp.conf</c> (or <c>sh sections.sh</c>) there, as often as needed; <see cref="Import"/> records the files that
+/// This library does not run yt-dlp. <see cref="WriteAsync"/> writes <c>urls.txt</c> (or <c>sections.sh</c>) and <c>list.conf</c> into a folder;
+/// run <c>yt-dlp --config-locations list.conf</c> (or <c>sh sections.sh</c>) there, as often as needed; <see cref="Import"/> records the files that
 /// exist. Files are found by the addresses that yt-dlp writes to <c>downloaded.jsonl</c>, and by the site's identifiers in their names. Check the
 /// terms of the site before you download.
 /// </remarks>
 public static class YtDlpList
 {
+    // Not yt-dlp.conf, which yt-dlp reads from the current folder in addition to the one given on its command line.
+    private const string Settings = "list.conf";
     private const string Log = "downloaded.jsonl";
 
     private static readonly string[] Hosts =
@@ -99,9 +101,7 @@ public static class YtDlpList
             })
             .ConfigureAwait(false);
         await AtomicOutput
-            .WriteFileAsync(Path.Combine(folder, "yt-dlp.conf"), temporary =>
-                File.WriteAllTextAsync(temporary, Configuration(options), cancellationToken)
-            )
+            .WriteFileAsync(Path.Combine(folder, Settings), temporary => File.WriteAllTextAsync(temporary, Configuration(options), cancellationToken))
             .ConfigureAwait(false);
         return export!;
     }
@@ -154,64 +154,67 @@ public static class YtDlpList
         CancellationToken cancellationToken
     )
     {
-        const int rowsInTransaction = 10_000;
+        const int batch = 1000;
         SortedDictionary<string, long> counts = new(StringComparer.Ordinal);
         var (run, count, listed) = (Guid.NewGuid().ToString("N"), 0L, 0L);
+        List<PublicSetEntry> pending = [];
         List<PublicSetEntry> parts = []; // of one video, which are adjacent in all known lists
-        ledger.Begin();
-        try
+        if (sections)
         {
-            if (sections)
+            await writer.WriteLineAsync("#!/bin/sh").ConfigureAwait(false);
+        }
+
+        await foreach (var entry in entries.WithCancellation(cancellationToken).ConfigureAwait(false))
+        {
+            count++;
+            if (entry.Url is null || !IsNeeded(entry))
             {
-                await writer.WriteLineAsync("#!/bin/sh").ConfigureAwait(false);
+                Count(entry.Url is null ? "local file" : "direct address");
+                continue;
             }
 
-            await foreach (var entry in entries.WithCancellation(cancellationToken).ConfigureAwait(false))
+            pending.Add(entry);
+            if (pending.Count == batch)
             {
-                if (++count % rowsInTransaction == 0)
-                {
-                    ledger.Commit();
-                    ledger.Begin();
-                }
-
-                var result =
-                    entry.Url is null ? "local file"
-                    : !IsNeeded(entry) ? "direct address"
-                    : ledger.TryList(sections ? Section(entry) : entry.Url, SiteId(entry), run) ? "listed"
-                    : "same file as another entry or already there";
-                counts[result] = counts.GetValueOrDefault(result) + 1;
-                if (result is not "listed")
-                {
-                    continue;
-                }
-
-                listed++;
-                if (!sections)
-                {
-                    await writer.WriteLineAsync(entry.Url).ConfigureAwait(false);
-                    continue;
-                }
-
-                if (parts.Count > 0 && !string.Equals(parts[0].Url, entry.Url, StringComparison.Ordinal))
-                {
-                    await writer.WriteLineAsync(Command(parts)).ConfigureAwait(false);
-                    parts.Clear();
-                }
-
-                parts.Add(entry);
-            }
-
-            if (parts.Count > 0)
-            {
-                await writer.WriteLineAsync(Command(parts)).ConfigureAwait(false);
+                await WritePendingAsync().ConfigureAwait(false);
             }
         }
-        finally
+
+        await WritePendingAsync().ConfigureAwait(false);
+        if (parts.Count > 0)
         {
-            ledger.Commit();
+            await writer.WriteLineAsync(Command(parts)).ConfigureAwait(false);
         }
 
         return new(count, listed, counts);
+
+        void Count(string result) => counts[result] = counts.GetValueOrDefault(result) + 1;
+
+        async Task WritePendingAsync()
+        {
+            var isListed = ledger.TryList([.. pending.Select(entry => (sections ? Section(entry) : entry.Url!, SiteId(entry)))], run);
+            foreach (var (entry, isNew) in pending.Zip(isListed))
+            {
+                Count(isNew ? "listed" : "same file as another entry or already there");
+                listed += isNew ? 1 : 0;
+                if (isNew && !sections)
+                {
+                    await writer.WriteLineAsync(entry.Url).ConfigureAwait(false);
+                }
+                else if (isNew)
+                {
+                    if (parts.Count > 0 && !string.Equals(parts[0].Url, entry.Url, StringComparison.Ordinal))
+                    {
+                        await writer.WriteLineAsync(Command(parts)).ConfigureAwait(false);
+                        parts.Clear();
+                    }
+
+                    parts.Add(entry);
+                }
+            }
+
+            pending.Clear();
+        }
     }
 
     private static string Command(List<PublicSetEntry> parts)
@@ -219,21 +222,21 @@ public static class YtDlpList
         var ranges = parts
             .Where(part => part.Start is not null || part.End is not null)
             .Select(part => $"--download-sections '*{Seconds(part.Start ?? TimeSpan.Zero)}-{(part.End is null ? "inf" : Seconds(part.End))}' ");
-        return $"yt-dlp --config-locations yt-dlp.conf {string.Concat(ranges)}-- '{parts[0].Url!.Replace("'", @"'\''", StringComparison.Ordinal)}'";
+        return $"yt-dlp --config-locations {Settings} {string.Concat(ranges)}-- '{parts[0].Url!.Replace("'", @"'\''", StringComparison.Ordinal)}'";
     }
 
     private static string Configuration(YtDlpListOptions options) =>
         string.Create(
             CultureInfo.InvariantCulture,
             $$"""
-            # Run in this folder: {{(options.Sections ? "sh sections.sh" : "yt-dlp --config-locations yt-dlp.conf")}}
+            # Run in this folder: {{(options.Sections ? "sh sections.sh" : $"yt-dlp --config-locations {Settings}")}}
             {{(
                 options.Sections
                     ? "--force-keyframes-at-cuts\n--output \"%(id)s.%(section_start)s-%(section_end)s.%(ext)s\""
                     : "--batch-file urls.txt\n--output \"%(id)s.%(ext)s\"\n--download-archive archive.txt"
             )}}
             --print-to-file "after_move:%(.{original_url,id,filepath,section_start,section_end})j" {{Log}}
-            --format "bv*[height<={{options.MaxHeight}}][ext=mp4]/bv*[height<={{options.MaxHeight}}]/b[height<={{options.MaxHeight}}]"
+            --format "bv*[height<=?{{options.MaxHeight}}][ext=mp4]/bv*[height<=?{{options.MaxHeight}}]/b[height<=?{{options.MaxHeight}}]/b"
             --no-playlist
             --ignore-errors
             --no-overwrites
@@ -257,9 +260,9 @@ public static class YtDlpList
                 return "invalid line";
             }
 
-            var start =
-                root.TryGetProperty("section_start", out var value) && value.ValueKind == JsonValueKind.Number ? value.GetDouble() : (double?)null;
-            var row = start is { } seconds ? ledger.FindSection($"{url}#t={Seconds(TimeSpan.FromSeconds(seconds))},") : ledger.Find(url);
+            var row = Number(root, "section_start") is { } start
+                ? ledger.FindSection($"{url}#t={Seconds(start)},", Seconds(Number(root, "section_end")))
+                : ledger.Find(url);
             path = Path.GetFullPath(path, folder);
             return row is null ? "not listed"
                 : ledger.PathOf(row) is not null ? "already imported"
@@ -270,6 +273,11 @@ public static class YtDlpList
         {
             return "invalid line"; // yt-dlp was killed while it wrote
         }
+
+        static TimeSpan? Number(JsonElement root, string name) =>
+            root.TryGetProperty(name, out var value) && value.ValueKind == JsonValueKind.Number && value.GetDouble() is >= 0 and < 1e7 and var seconds
+                ? TimeSpan.FromSeconds(seconds)
+                : null;
 
         static string? Text(JsonElement root, string name) =>
             root.TryGetProperty(name, out var text) && text.ValueKind == JsonValueKind.String ? text.GetString() : null;

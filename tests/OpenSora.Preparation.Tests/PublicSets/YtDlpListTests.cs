@@ -66,7 +66,7 @@ public sealed class YtDlpListTests : IDisposable
         (export.Entries, export.Listed).ShouldBe((6, 3));
         File.ReadAllLines(_folder["list/urls.txt"])
             .ShouldBe(["https://www.youtube.com/watch?v=-aB_1", "https://youtu.be/short", "https://vimeo.com/it's"]);
-        var configuration = await File.ReadAllTextAsync(_folder["list/yt-dlp.conf"], Token);
+        var configuration = await File.ReadAllTextAsync(_folder["list/list.conf"], Token);
         configuration.ShouldContain("--output \"%(id)s.%(ext)s\"\n");
         configuration.ShouldContain("--batch-file urls.txt\n");
 
@@ -133,10 +133,10 @@ public sealed class YtDlpListTests : IDisposable
         File.ReadAllLines(_folder["list/sections.sh"])
             .ShouldBe([
                 "#!/bin/sh",
-                "yt-dlp --config-locations yt-dlp.conf --download-sections '*1.5-4' --download-sections '*10-12.345' "
+                "yt-dlp --config-locations list.conf --download-sections '*1.5-4' --download-sections '*10-12.345' "
                     + "-- 'https://www.youtube.com/watch?v=-aB_1'",
-                "yt-dlp --config-locations yt-dlp.conf --download-sections '*0-3' -- 'https://youtu.be/short'",
-                @"yt-dlp --config-locations yt-dlp.conf -- 'https://vimeo.com/it'\''s'",
+                "yt-dlp --config-locations list.conf --download-sections '*0-3' -- 'https://youtu.be/short'",
+                @"yt-dlp --config-locations list.conf -- 'https://vimeo.com/it'\''s'",
             ]);
         await File.WriteAllTextAsync(_folder["list/-aB_1.10.0-12.345.mp4"], "x", Token);
         await File.WriteAllTextAsync(
@@ -161,6 +161,32 @@ public sealed class YtDlpListTests : IDisposable
         var clip = (await ClipsAsync(ledger, missing, Entries)).Single();
         (clip.Id, Path.GetFileName(clip.Path), clip.Start, clip.End).ShouldBe(("-aB_1_1", "-aB_1.10.0-12.345.mp4", null, null));
         missing.Count.ShouldBe(4);
+    }
+
+    [Fact]
+    public async Task SectionsWithTheSameStartAreDistinguishedByTheirEnd()
+    {
+        using var ledger = DownloadLedger.Open(_folder["data"]);
+        const string url = "https://youtu.be/a";
+        var entries = new[] { Entry(url, "a_0", 1, 2), Entry(url, "a_1", 1, 3), Entry(url, "a_2", 5) };
+        await YtDlpList.WriteAsync(entries.ToAsyncEnumerable(), ledger, _folder["list"], new() { Sections = true }, Token);
+        File.ReadAllLines(_folder["list/sections.sh"])[1].ShouldContain("'*1-2' --download-sections '*1-3' --download-sections '*5-inf' --");
+        foreach (var name in new[] { "2", "3", "NA" })
+        {
+            await File.WriteAllTextAsync(_folder[$"list/{name}.mp4"], name, Token);
+        }
+
+        await File.WriteAllTextAsync(
+            _folder["list/downloaded.jsonl"],
+            """
+            {"original_url": "https://youtu.be/a", "filepath": "NA.mp4", "section_start": 5.0, "section_end": null}
+            {"original_url": "https://youtu.be/a", "filepath": "3.mp4", "section_start": 1.0, "section_end": 3}
+            {"original_url": "https://youtu.be/a", "filepath": "2.mp4", "section_start": 1.0, "section_end": 2}
+            """,
+            Token
+        );
+        YtDlpList.Import(ledger, _folder["list"], Token).ShouldBe(new Dictionary<string, long> { ["imported"] = 3 });
+        (await ClipsAsync(ledger, [], entries)).Select(clip => Path.GetFileName(clip.Path)).ShouldBe(["2.mp4", "3.mp4", "NA.mp4"]);
     }
 
     [Fact]
