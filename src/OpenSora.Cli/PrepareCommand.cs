@@ -67,9 +67,19 @@ internal static class PrepareCommand
     private static readonly Option<int?> s_processors = new("--processors") { Description = "The number of processors to use. The default is all." };
     private static readonly Option<bool> s_restart = new("--restart") { Description = "Delete what an earlier run prepared in the output folder." };
 
+    private static readonly Dictionary<string, IShotDetector> s_detectors = new(StringComparer.Ordinal)
+    {
+        ["default"] = new TransitionDetector(),
+        ["content"] = new ContentDetector(),
+        ["adaptive"] = new AdaptiveDetector(),
+        ["threshold"] = new ThresholdDetector(),
+        ["histogram"] = new HistogramDetector(),
+        ["hash"] = new HashDetector(),
+    };
+
     internal static Command Create()
     {
-        s_detector.AcceptOnlyFromAmong([.. ShotDetectors.Names]);
+        s_detector.AcceptOnlyFromAmong([.. s_detectors.Keys]);
         s_captions.AcceptOnlyFromAmong("sidecar", "subtitles", "ollama", "openai");
         var command = new Command("prepare", "Turns long videos into captioned clips for training, with a manifest.")
         {
@@ -105,7 +115,7 @@ internal static class PrepareCommand
                 .Create()
                 .From(arguments.GetValue(s_input)!)
                 .To(arguments.GetValue(s_output)!)
-                .DetectShots(ShotDetectors.Create(arguments.GetValue(s_detector)!))
+                .DetectShots(s_detectors[arguments.GetValue(s_detector)!])
                 .Configure(options =>
                 {
                     options.Cut.FramesPerSecond = arguments.GetValue(s_rate);

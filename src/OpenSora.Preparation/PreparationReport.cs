@@ -1,14 +1,8 @@
 using System.Globalization;
 using System.Text;
+using OpenSora.Preparation.Manifests;
 
 namespace OpenSora.Preparation;
-
-/// <summary>The number of sources, shots or clips that were dropped for a reason.</summary>
-/// <param name="Stage">The stage that dropped them: <c>source</c>, <c>shot</c>, <c>cut</c>, <c>score</c>, <c>filter</c>, <c>duplicate</c> or
-/// <c>caption</c>.</param>
-/// <param name="Reason">The reason.</param>
-/// <param name="Count">The number.</param>
-public sealed record DroppedCount(string Stage, string Reason, int Count);
 
 /// <summary>The result of preparation.</summary>
 public sealed record PreparationReport
@@ -31,7 +25,8 @@ public sealed record PreparationReport
     /// <summary>The number of clips in the manifest.</summary>
     public long Kept { get; init; }
 
-    /// <summary>What was dropped, by stage and reason.</summary>
+    /// <summary>What was dropped, by stage and reason. The stages are <c>source</c>, <c>shot</c>, <c>cut</c>, <c>score</c>, <c>filter</c>,
+    /// <c>duplicate</c> and <c>caption</c>.</summary>
     public IReadOnlyList<DroppedCount> Dropped { get; init; } = [];
 
     /// <summary>The sources that cannot be prepared, with the reason of each.</summary>

@@ -28,7 +28,7 @@ public sealed partial class VideoPreparation
             .WriteAsync(
                 statistics,
                 manifest,
-                new() { Dropped = [.. dropped.Select(each => (each.Stage, each.Reason, each.Count))], FFmpegFolder = _options.FFmpegFolder },
+                new() { Dropped = dropped, FFmpegFolder = _options.FFmpegFolder },
                 cancellationToken
             )
             .ConfigureAwait(false);

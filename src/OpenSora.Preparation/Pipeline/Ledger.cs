@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text.Json;
 using Microsoft.Data.Sqlite;
 using OpenSora.Preparation.Cutting;
+using OpenSora.Preparation.Manifests;
 using OpenSora.Preparation.Media;
 
 namespace OpenSora.Preparation.Pipeline;
@@ -228,7 +229,7 @@ internal sealed class Ledger : IDisposable
             UNION ALL SELECT stage, reason, COUNT(*) FROM clip WHERE stage IS NOT NULL GROUP BY stage, reason
             ORDER BY stage, reason
             """,
-            row => new DroppedCount(row.GetString(0), row.GetString(1), row.GetInt32(2))
+            row => new DroppedCount(row.GetString(0), row.GetString(1), row.GetInt64(2))
         );
 
     /// <summary>Gets the sources that were dropped, with messages.</summary>
