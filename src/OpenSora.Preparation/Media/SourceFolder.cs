@@ -10,8 +10,8 @@ public sealed record PassedOverEntry(string Path, string Reason, string Message)
 
 /// <summary>The videos in a folder and its subfolders.</summary>
 /// <remarks>Every file is listed once, even if links lead to it or it has several names (hard links). Symbolic links to files and folders are
-/// followed. Files are recognized by their extensions. Sidecar files of listed videos (the same name with the extension <c>.txt</c>, <c>.srt</c>,
-/// <c>.vtt</c> or <c>.json</c>) are not reported.</remarks>
+/// followed. Files are recognized by their extensions. Sidecar files of listed videos (the same name with the extension <c>.txt</c>,
+/// <c>.caption</c>, <c>.json</c>, <c>.info.json</c>, <c>.srt</c> or <c>.vtt</c>) are not reported.</remarks>
 public sealed record SourceFolder
 {
     private SourceFolder(IReadOnlyList<string> files, IReadOnlyList<PassedOverEntry> passedOver) => (Files, PassedOver) = (files, passedOver);
@@ -32,7 +32,7 @@ public sealed record SourceFolder
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
         return Directory.Exists(folder)
-            ? List(folder, new ClipFolder(folder) { IncludeImages = false, Sidecars = [".txt", ".srt", ".vtt", ".json"] })
+            ? List(folder, new ClipFolder(folder) { IncludeImages = false, Sidecars = [".txt", ".caption", ".json", ".info.json", ".srt", ".vtt"] })
             : throw new DirectoryNotFoundException($"The folder '{folder}' does not exist. Specify a folder that contains videos.");
     }
 

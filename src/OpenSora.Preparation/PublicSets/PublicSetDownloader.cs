@@ -11,9 +11,9 @@ namespace OpenSora.Preparation.PublicSets;
 /// <remarks>
 /// Every file is in the ledger of the folder: done, or failed and why, with its size and SHA-256. A run that is killed or canceled continues where
 /// it stopped, by Range requests if the server supports them and its ETag or Last-Modified shows that the file is the same. Files have a temporary
-/// name until they are complete and verified. Failures that may go away are tried again in the next run; others are not. Entries whose address
-/// needs a site's own tool (<see cref="YtDlpList.IsNeeded"/>) are counted and not requested. Check the terms of each data set and site before you
-/// download.
+/// name until they are complete and verified. Failures that may go away are tried again in the next run; others are not. Entries whose address needs
+/// a site's own tool (<see cref="YtDlpList.IsNeeded"/>) are counted and not requested. Limits apply to the host of the address in the list, not to
+/// hosts that it redirects to. Check the terms of each data set and site before you download.
 /// </remarks>
 public sealed class PublicSetDownloader
 {

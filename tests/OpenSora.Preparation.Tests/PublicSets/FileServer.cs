@@ -13,30 +13,35 @@ using Microsoft.Net.Http.Headers;
 namespace OpenSora.Preparation.Tests.PublicSets;
 
 /// <summary>A local server with one file for each path, which answers as a test asks.</summary>
-internal sealed class FileServer : IAsyncDisposable
+public sealed class FileServer : IAsyncLifetime
 {
-    private readonly WebApplication _app;
+    private WebApplication _app = null!;
     private readonly ConcurrentDictionary<string, Func<HttpContext, int, Task>> _answers = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, int> _counts = new(StringComparer.Ordinal);
-
-    private FileServer(WebApplication app) => _app = app;
 
     /// <summary>The requests in the order of their arrival: path, Range header, User-Agent.</summary>
     public ConcurrentQueue<(string Path, string? Range, string Agent, DateTime Time)> Requests { get; } = [];
 
     public Uri Address { get; private set; } = null!;
 
-    public static async Task<FileServer> StartAsync()
+    public async ValueTask InitializeAsync()
     {
         var builder = WebApplication.CreateSlimBuilder();
         builder.Logging.ClearProviders();
         builder.WebHost.ConfigureKestrel(kestrel => kestrel.Listen(System.Net.IPAddress.Loopback, 0));
-        var server = new FileServer(builder.Build());
-        server._app.Run(server.AnswerAsync);
-        await server._app.StartAsync();
-        var addresses = server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!;
-        server.Address = new Uri(addresses.Addresses.Single());
-        return server;
+        _app = builder.Build();
+        _app.Run(AnswerAsync);
+        await _app.StartAsync();
+        var addresses = _app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!;
+        Address = new Uri(addresses.Addresses.Single());
+    }
+
+    /// <summary>Forgets all answers and requests.</summary>
+    public void Reset()
+    {
+        _answers.Clear();
+        _counts.Clear();
+        Requests.Clear();
     }
 
     /// <summary>Makes a file of a size with contents that its name determines.</summary>
@@ -68,7 +73,11 @@ internal sealed class FileServer : IAsyncDisposable
         response.ContentType = type;
         response.Headers.ETag = tag;
         var start = 0;
-        if (ranges && request.GetTypedHeaders().Range?.Ranges.Single().From is { } from && (tag is null || request.Headers.IfRange == tag))
+        if (
+            ranges
+            && request.GetTypedHeaders().Range?.Ranges.Single().From is { } from
+            && (tag is null || tag.StartsWith('W') || request.Headers.IfRange == tag)
+        )
         {
             start = (int)from;
             response.StatusCode = 206;
@@ -79,10 +88,7 @@ internal sealed class FileServer : IAsyncDisposable
         if (cutAfter is { } cut)
         {
             await response.Body.WriteAsync(bytes.AsMemory(start, Math.Min(cut, bytes.Length - start)));
-            await response.Body.FlushAsync();
-            await Task.Delay(30); // so that the client reads what was sent before it sees the cut
-            context.Abort();
-            return;
+            return; // fewer bytes than announced, so Kestrel closes the connection after them
         }
 
         await response.Body.WriteAsync(bytes.AsMemory(start));

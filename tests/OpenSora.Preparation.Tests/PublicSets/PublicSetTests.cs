@@ -60,6 +60,7 @@ public sealed class PublicSetTests : IDisposable
     [InlineData("a,u,\"[['0:00:75', '0:02:01']]\",['x']", "line 2: Timestamp 1 of the video a")]
     [InlineData("a,u,\"[['0:00:01', '0:00:02']]\",['x'\n\na,u,[],[]", "line 2: The column caption is not a Python list: expected more text")]
     [InlineData("a,u,[],[]\n\"b\nb\",u,[],[]\nc,u,[]", "line 5: The row has 3 values; the header has 4")]
+    [InlineData("a,u,[],\"[]\"x", "line 2: The row is not valid CSV")]
     [InlineData(",u,[],[]", "line 2: The row has no videoID")]
     public async Task InvalidRowsAreErrorsWithFileAndLine(string rows, string expected) =>
         (await ErrorAsync(PublicSet.Panda70M, Write("p.csv", "videoID,url,timestamp,caption\n" + rows))).ShouldContain(expected);

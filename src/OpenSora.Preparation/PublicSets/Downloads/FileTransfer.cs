@@ -16,6 +16,10 @@ internal sealed class FileTransfer(
 {
     private const int BufferBytes = 1 << 16;
 
+    private static readonly string[] KnownExtensions = (
+        ".avi .flv .gif .jpeg .jpg .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .png .ts .webm .webp .wmv"
+    ).Split(' ');
+
     /// <summary>Sends one request and appends what it returns to the partial file.</summary>
     /// <param name="address">The address.</param>
     /// <param name="row">The row of the ledger; its ETag and time tell whether the partial file can be continued.</param>
@@ -310,12 +314,11 @@ internal sealed class FileTransfer(
 
     private static string Extension(Uri address, string? type)
     {
-        var own = Path.GetExtension(address.AbsolutePath);
-        return own.Length is > 1 and <= 6 && own.AsSpan(1).IndexOfAnyExcept("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") < 0
-            ? own.ToLowerInvariant()
+        var own = Path.GetExtension(address.AbsolutePath).ToLowerInvariant();
+        return Array.Exists(KnownExtensions, known => known.Equals(own, StringComparison.Ordinal))
+            ? own
             : type?.ToLowerInvariant() switch
             {
-                "video/mp4" or "application/mp4" => ".mp4",
                 "video/webm" => ".webm",
                 "video/quicktime" => ".mov",
                 "video/x-matroska" => ".mkv",

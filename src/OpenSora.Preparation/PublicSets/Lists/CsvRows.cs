@@ -32,19 +32,14 @@ internal static class CsvRows
         using var text = new StreamReader(path, new UTF8Encoding(false, throwOnInvalidBytes: true));
         using var parser = new CsvParser(
             text,
-            new CsvConfiguration(CultureInfo.InvariantCulture)
-            {
-                MaxFieldSize = MaxCell,
-                BadDataFound = null,
-                LineBreakInQuotedFieldIsBadData = false,
-            }
+            new CsvConfiguration(CultureInfo.InvariantCulture) { MaxFieldSize = MaxCell, LineBreakInQuotedFieldIsBadData = false }
         );
-        if (!await NextAsync(parser, path, 1, cancellationToken).ConfigureAwait(false))
+        if (await NextAsync(parser, path, 1, cancellationToken).ConfigureAwait(false) is not { } first)
         {
             throw ListValues.Error(path, 1, $"The file is empty. Expected a header with the columns {string.Join(", ", columns)}.");
         }
 
-        var header = parser.Record!.Select(name => name.Trim()).ToArray();
+        var header = first.Select(name => name.Trim()).ToArray();
         if (columns.Except(header, StringComparer.Ordinal).ToArray() is { Length: > 0 } missing)
         {
             throw ListValues.Error(
@@ -55,9 +50,8 @@ internal static class CsvRows
         }
 
         var line = parser.RawRow + 1L;
-        while (await NextAsync(parser, path, line, cancellationToken).ConfigureAwait(false))
+        while (await NextAsync(parser, path, line, cancellationToken).ConfigureAwait(false) is { } record)
         {
-            var record = parser.Record!;
             if (record.Length != header.Length)
             {
                 throw ListValues.Error(path, line, $"The row has {record.Length} values; the header has {header.Length}. Is a quote missing?");
@@ -74,12 +68,12 @@ internal static class CsvRows
         }
     }
 
-    private static async Task<bool> NextAsync(CsvParser parser, string path, long line, CancellationToken cancellationToken)
+    private static async Task<string[]?> NextAsync(CsvParser parser, string path, long line, CancellationToken cancellationToken)
     {
         cancellationToken.ThrowIfCancellationRequested();
         try
         {
-            return await parser.ReadAsync().ConfigureAwait(false);
+            return await parser.ReadAsync().ConfigureAwait(false) ? parser.Record : null;
         }
         catch (DecoderFallbackException e)
         {
