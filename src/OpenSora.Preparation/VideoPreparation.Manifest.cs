@@ -27,8 +27,8 @@ public sealed partial class VideoPreparation
         await StatisticsPage
             .WriteAsync(
                 statistics,
-                manifest,
-                new() { Dropped = dropped, FFmpegFolder = _options.FFmpegFolder },
+                RowsAsync(),
+                new() { Folder = _output, Dropped = dropped, FFmpegFolder = _options.FFmpegFolder },
                 cancellationToken
             )
             .ConfigureAwait(false);
