@@ -142,7 +142,7 @@ internal sealed record RequestPlan(
         };
 
         IddpmSchedule Schedule() =>
-            process.Schedule == NoiseSchedule.Linear ? IddpmSchedule.Linear(process.Steps) : IddpmSchedule.SquaredCosine(process.Steps);
+            process.SquaredCosine ? IddpmSchedule.SquaredCosine(process.Steps) : IddpmSchedule.Linear(process.Steps);
         IddpmSchedule Tables() => process.SinglePrecision ? Schedule().Respace(Steps).InSinglePrecision() : Schedule().Respace(Steps);
         Iddpm Respaced() => new(Tables(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance });
     }

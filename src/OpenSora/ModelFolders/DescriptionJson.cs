@@ -1,5 +1,6 @@
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
 using OpenSora.Models;
 
@@ -27,9 +28,9 @@ internal static class DescriptionJson
         Name = "",
         Denoiser = new ModelPart { Architecture = "" },
         Vae = new ModelPart { Architecture = "" },
-        TextEncoder = new TextEncoderPart { Architecture = "" },
+        TextEncoder = new ModelPart { Architecture = "" },
         Video = new VideoDefaults(),
-        Licence = new Licence(""),
+        License = "",
     };
 
     /// <summary>Reads a description.</summary>
@@ -37,8 +38,35 @@ internal static class DescriptionJson
     public static ModelDescription Read(JsonElement json)
     {
         var info = Snake.GetTypeInfo(typeof(ModelDescription));
-        var filled = ConfigJson.Fill(json, JsonSerializer.SerializeToNode(Defaults, info)!.AsObject(), info);
+        var filled = ConfigJson.Fill(Current(json), JsonSerializer.SerializeToNode(Defaults, info)!.AsObject(), info);
         return (ModelDescription?)filled.Deserialize(info) ?? throw new JsonException("The value is null.");
+    }
+
+    /// <summary>Renames the properties of files that spell <c>licence</c>.</summary>
+    private static JsonElement Current(JsonElement json)
+    {
+        if (JsonObject.Create(json) is not { } file)
+        {
+            return json;
+        }
+
+        if (file["licence"] is JsonObject licence && licence.All(property => property.Key is "name" or "file"))
+        {
+            file.Remove("licence");
+            file.TryAdd("license", licence["name"]?.DeepClone());
+            file.TryAdd("license_file", licence["file"]?.DeepClone());
+        }
+
+        foreach (var source in file["attribution"] is JsonArray sources ? sources.OfType<JsonObject>() : [])
+        {
+            if (source["licence"] is { } name)
+            {
+                source.Remove("licence");
+                source.TryAdd("license", name);
+            }
+        }
+
+        return JsonSerializer.SerializeToElement(file, DescriptionContext.Default.JsonObject);
     }
 
     /// <summary>Writes a description.</summary>
@@ -48,4 +76,5 @@ internal static class DescriptionJson
 
 /// <summary>Generated code for the description of a model.</summary>
 [JsonSerializable(typeof(ModelDescription))]
+[JsonSerializable(typeof(JsonObject))]
 internal sealed partial class DescriptionContext : JsonSerializerContext;

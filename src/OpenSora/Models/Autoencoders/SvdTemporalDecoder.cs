@@ -120,8 +120,8 @@ internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, 
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
         return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, _) =>
         {
-            var posterior = GaussianPosterior.OfMoments(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(frames))));
-            return (generator is null ? posterior.Mean : posterior.Sample(generator)) * Config.ScalingFactor;
+            var (mean, logVariance) = AutoencoderKL.Posterior(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(frames))));
+            return (generator is null ? mean : AutoencoderKL.Sample(mean, logVariance, generator)) * Config.ScalingFactor;
         });
     }
 

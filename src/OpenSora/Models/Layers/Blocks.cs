@@ -1,5 +1,6 @@
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -77,47 +78,6 @@ internal sealed class RMSNorm : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Adaptive layer normalization (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).</summary>
-public static class AdaLn
-{
-    private const double Eps = 1e-6;
-
-    /// <summary>Normalizes the last axis without gain or shift, then modulates it: <c>norm(x) (1 + scale) + shift</c>.</summary>
-    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
-    /// <param name="shift">The shift, <c>[batch, 1, channels]</c>.</param>
-    /// <param name="scale">The scale, <c>[batch, 1, channels]</c>.</param>
-    public static Tensor NormModulate(Tensor x, Tensor shift, Tensor scale)
-    {
-        using var scope = NewDisposeScope();
-        return Modulate(nn.functional.layer_norm(x, [x.shape[^1]], eps: Eps), shift, scale).MoveToOuterDisposeScope();
-    }
-
-    /// <summary>Computes <c>x (1 + scale) + shift</c>.</summary>
-    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
-    /// <param name="shift">The shift, <c>[batch, 1, channels]</c>.</param>
-    /// <param name="scale">The scale, <c>[batch, 1, channels]</c>.</param>
-    public static Tensor Modulate(Tensor x, Tensor shift, Tensor scale)
-    {
-        using var scope = NewDisposeScope();
-        return shift.addcmul(x, scale + 1, 1).MoveToOuterDisposeScope();
-    }
-
-    /// <summary>Computes the residual step <c>x + gate * branch</c>.</summary>
-    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
-    /// <param name="gate">The gate, <c>[batch, 1, channels]</c>.</param>
-    /// <param name="branch">The output of the residual branch, <c>[batch, tokens, channels]</c>.</param>
-    public static Tensor AddGated(Tensor x, Tensor gate, Tensor branch) => x.addcmul(gate, branch, 1);
-
-    /// <summary>Computes the residual step <c>x + gate * branch</c>, in place if gradients are disabled; <paramref name="x"/> must not be needed
-    /// afterwards.</summary>
-    internal static Tensor AddGatedTo(Tensor x, Tensor gate, Tensor branch) =>
-        is_grad_enabled() ? x.addcmul(gate, branch, 1) : x.addcmul_(gate, branch, 1);
-
-    /// <summary>Computes the residual step <c>x + branch</c>, in place if gradients are disabled; <paramref name="x"/> must not be needed
-    /// afterwards.</summary>
-    internal static Tensor AddTo(Tensor x, Tensor branch) => is_grad_enabled() ? x + branch : x.add_(branch);
-}
-
 /// <summary>The last layer of STDiT and PixArt: adaLN-single, then a projection to patches. Parameters: <c>scale_shift_table [2, channels]</c>,
 /// <c>linear</c>.</summary>
 internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
@@ -158,7 +118,7 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
     private Tensor Modulate(Tensor x, Tensor t)
     {
         var modulation = (scale_shift_table.unsqueeze(0) + t.unsqueeze(1)).chunk(2, 1);
-        return AdaLn.NormModulate(x, modulation[0], modulation[1]);
+        return NormModulate(x, modulation[0], modulation[1]);
     }
 }
 

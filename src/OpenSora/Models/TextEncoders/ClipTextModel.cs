@@ -205,7 +205,7 @@ internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
 }
 
 /// <summary>A transformer layer: self-attention, then a feed-forward network, each with pre-normalization and a residual connection.</summary>
-internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
+internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly ClipAttention self_attn;
     public readonly LayerNorm layer_norm1;
@@ -222,10 +222,8 @@ internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>, ICheckpoint
         RegisterComponents();
     }
 
-    public bool GradientCheckpointing { get; set; }
-
     public override Tensor forward(Tensor x, Tensor bias) =>
-        GradientCheckpointing ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!), x, bias) : Compute(x, bias);
+        this.Checkpoint(inputs => Compute(inputs[0]!, inputs[1]!), x, bias);
 
     private Tensor Compute(Tensor x, Tensor bias)
     {

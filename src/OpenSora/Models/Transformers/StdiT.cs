@@ -2,6 +2,7 @@ using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -277,8 +278,8 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     {
         var places = Config.InputSize[1] / Config.PatchSize[1] * (Config.InputSize[2] / Config.PatchSize[2]);
         return (
-            Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(places) : null),
-            Positions.Line(Config.HiddenSize, t, Config.TimeScale)
+            GridPositions(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(places) : null),
+            LinePositions(Config.HiddenSize, t, Config.TimeScale)
         );
     }
 
@@ -326,7 +327,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
 
 /// <summary>A block of STDiT and PixArt: attention, cross attention to the text and an MLP, modulated by a time embedding that all blocks share
 /// (adaLN-single).</summary>
-internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Tensor?, Tensor?, Tensor>, ICheckpointedBlock
+internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Tensor?, Tensor?, Tensor>
 {
     public readonly Parameter scale_shift_table;
     public readonly SelfAttention attn;
@@ -357,8 +358,6 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
     /// <inheritdoc cref="SpaceTimeAttention.TakesFramePositions"/>
     public bool TakesFramePositions => _attention.TakesFramePositions;
 
-    public bool GradientCheckpointing { get; set; }
-
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
     /// <param name="modulation">The modulation that all blocks share, computed from the timestep: <c>[B, 6, C]</c>.</param>
@@ -367,9 +366,7 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
     /// <param name="textBias">The text mask as an attention bias; see <see cref="CrossAttention.KeyBias"/>.</param>
     /// <param name="frames">Positions along time, <c>[1, T, C]</c>, for a block that adds them; otherwise null.</param>
     public override Tensor forward(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames) =>
-        GradientCheckpointing
-            ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames)
-            : Compute(x, modulation, frameModulation, text, textBias, frames);
+        this.Checkpoint(i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames);
 
     private Tensor Compute(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames)
     {
@@ -382,7 +379,7 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
 
         x = _attention.Run(x, attn, TemporalAttention ? attn_temp : null, shiftAttention, scaleAttention, gateAttention, gateTemporal, frames);
-        x = AdaLn.AddTo(x, cross_attn.call(x.view(b, t * s, c), text, textBias).view(b, t, s, c));
-        return AdaLn.AddGatedTo(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+        x = AddTo(x, cross_attn.call(x.view(b, t * s, c), text, textBias).view(b, t, s, c));
+        return AddGatedTo(x, gateMlp, mlp.call(NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }
