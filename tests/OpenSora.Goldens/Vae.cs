@@ -21,10 +21,7 @@ internal static class VaeGoldens
         yield return file.Compare("output.scaled_latent", sample * scaling);
         yield return file.Compare("output.decoded", model.DecodeImages(sample * scaling / scaling));
         yield return file.Compare("output.decoded_mode", model.DecodeImages(mean));
-        yield return file.Compare(
-            "output.kl",
-            0.5 * (mean.square() + exp(logVariance) - 1 - logVariance).sum([1, 2, 3])
-        );
+        yield return file.Compare("output.kl", 0.5 * (mean.square() + exp(logVariance) - 1 - logVariance).sum([1, 2, 3]));
     }
 
     public static IEnumerable<Comparison> CheckVideo(GoldenFile file)

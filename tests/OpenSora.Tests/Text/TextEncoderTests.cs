@@ -95,7 +95,17 @@ public sealed class TextEncoderTests : IDisposable
     {
         using var scope = NewDisposeScope();
         using var encoder = new T5TextEncoder(Config);
-        encoder.call(tensor(new long[,] { { 3, 1 } }), null).shape.ShouldBe([1, 2, 16]);
+        encoder
+            .call(
+                tensor(
+                    new long[,]
+                    {
+                        { 3, 1 },
+                    }
+                ),
+                null
+            )
+            .shape.ShouldBe([1, 2, 16]);
         Should.Throw<InvalidOperationException>(() => encoder.Encode(["a goat"])).Message.ShouldContain("has no tokenizer");
     }
 

@@ -85,9 +85,7 @@ public sealed class ModelFolderTests : IDisposable
         description.Attribution.ShouldBe([new Attribution("Pictures", "MIT", "An Artist")]);
         ModelFolder.Save(path, description);
         File.ReadAllText(Path.Combine(path, ModelFolder.FileName)).ShouldNotContain("licence");
-        Should
-            .Throw<InvalidModelException>(() => ModelFolder.Open(Make(former.Replace("\"file\"", "\"text\""))))
-            .Message.ShouldContain("licence");
+        Should.Throw<InvalidModelException>(() => ModelFolder.Open(Make(former.Replace("\"file\"", "\"text\"")))).Message.ShouldContain("licence");
     }
 
     [Fact]

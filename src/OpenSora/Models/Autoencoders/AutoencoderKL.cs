@@ -159,8 +159,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Te
     public Tensor DecodeImages(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
-        using var scope = NewDisposeScope();
-        return decoder.call(post_quant_conv.call(FrameBatches.ChannelsLast(latents))).In(ScalarType.Float32).MoveToOuterDisposeScope();
+        return Scoped(() => decoder.call(post_quant_conv.call(FrameBatches.ChannelsLast(latents))).In(ScalarType.Float32));
     }
 
     /// <inheritdoc/>
@@ -173,15 +172,11 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Te
     internal Tensor Encode(Tensor video, Func<Tensor, Tensor, long, Tensor> choose)
     {
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
-        return FrameBatches.OneByOne(
-            video,
-            Config.MicroBatchSize ?? int.MaxValue,
-            (frames, first) =>
-            {
-                var (mean, logVariance) = EncodeImages(frames);
-                return choose(mean, logVariance, first) * Config.ScalingFactor;
-            }
-        );
+        return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, first) =>
+        {
+            var (mean, logVariance) = EncodeImages(frames);
+            return choose(mean, logVariance, first) * Config.ScalingFactor;
+        });
     }
 
     /// <inheritdoc/>

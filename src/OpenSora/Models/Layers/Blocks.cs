@@ -1,6 +1,7 @@
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -24,11 +25,8 @@ public sealed class Mlp : nn.Module<Tensor, Tensor>
     }
 
     /// <summary>Maps <c>[..., inputs]</c> to <c>[..., outputs]</c>.</summary>
-    public override Tensor forward(Tensor x)
-    {
-        using var scope = NewDisposeScope();
-        return fc2.call(nn.functional.gelu(fc1.call(x), GELU.Approximate.tanh, inplace: !is_grad_enabled())).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x) =>
+        Scoped(() => fc2.call(nn.functional.gelu(fc1.call(x), GELU.Approximate.tanh, inplace: !is_grad_enabled())));
 }
 
 /// <summary>Layer normalization over the last axis in float32, with a learned gain and shift. Parameters: <c>weight</c>, <c>bias</c>.</summary>
@@ -96,11 +94,7 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
     /// <summary>Modulates the tokens by the time embedding and projects them.</summary>
     /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
     /// <param name="t">The time embedding, <c>[batch, channels]</c>.</param>
-    public override Tensor forward(Tensor x, Tensor t)
-    {
-        using var scope = NewDisposeScope();
-        return linear.call(Modulate(x, t)).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x, Tensor t) => Scoped(() => linear.call(Modulate(x, t)));
 
     /// <summary>Modulates and projects tokens of which some belong to conditioning frames, at time 0. The output for conditioning frames is not used;
     /// as in the published code, their tokens are modulated twice.</summary>

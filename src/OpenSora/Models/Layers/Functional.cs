@@ -1,4 +1,5 @@
 using TorchSharp;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -13,21 +14,14 @@ public static class Functional
     /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
     /// <param name="shift">The shift, <c>[batch, 1, channels]</c>.</param>
     /// <param name="scale">The scale, <c>[batch, 1, channels]</c>.</param>
-    public static Tensor NormModulate(Tensor x, Tensor shift, Tensor scale)
-    {
-        using var scope = NewDisposeScope();
-        return Modulate(nn.functional.layer_norm(x, [x.shape[^1]], eps: Eps), shift, scale).MoveToOuterDisposeScope();
-    }
+    public static Tensor NormModulate(Tensor x, Tensor shift, Tensor scale) =>
+        Scoped(() => Modulate(nn.functional.layer_norm(x, [x.shape[^1]], eps: Eps), shift, scale));
 
     /// <summary>Computes <c>x (1 + scale) + shift</c>.</summary>
     /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
     /// <param name="shift">The shift, <c>[batch, 1, channels]</c>.</param>
     /// <param name="scale">The scale, <c>[batch, 1, channels]</c>.</param>
-    public static Tensor Modulate(Tensor x, Tensor shift, Tensor scale)
-    {
-        using var scope = NewDisposeScope();
-        return shift.addcmul(x, scale + 1, 1).MoveToOuterDisposeScope();
-    }
+    public static Tensor Modulate(Tensor x, Tensor shift, Tensor scale) => Scoped(() => shift.addcmul(x, scale + 1, 1));
 
     /// <summary>Computes the residual step <c>x + gate * branch</c>.</summary>
     /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>

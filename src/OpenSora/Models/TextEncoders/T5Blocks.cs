@@ -1,6 +1,7 @@
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -57,11 +58,7 @@ internal sealed class T5Block : nn.Module<Tensor, Tensor, Tensor>
 
     public T5FeedForwardLayer FeedForward => (T5FeedForwardLayer)layer[1];
 
-    public override Tensor forward(Tensor x, Tensor bias)
-    {
-        using var scope = NewDisposeScope();
-        return FeedForward.call(Attention.call(x, bias)).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x, Tensor bias) => Scoped(() => FeedForward.call(Attention.call(x, bias)));
 }
 
 internal sealed class T5AttentionLayer : nn.Module<Tensor, Tensor, Tensor>
@@ -77,11 +74,7 @@ internal sealed class T5AttentionLayer : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor x, Tensor bias)
-    {
-        using var scope = NewDisposeScope();
-        return (x + SelfAttention.call(layer_norm.call(x), bias)).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x, Tensor bias) => Scoped(() => x + SelfAttention.call(layer_norm.call(x), bias));
 }
 
 internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
@@ -97,11 +90,7 @@ internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor x)
-    {
-        using var scope = NewDisposeScope();
-        return (x + DenseReluDense.call(layer_norm.call(x))).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x) => Scoped(() => x + DenseReluDense.call(layer_norm.call(x)));
 }
 
 /// <summary>Multi-head attention without biases and without scaling of the logits.</summary>

@@ -282,7 +282,8 @@ public sealed class T5TextEncoder : nn.Module<Tensor, Tensor?, Tensor>, ITextEnc
             RelativeAttentionNumBuckets = shapes[bias, 0],
             FeedForwardProj = gated ? "gated-gelu" : "relu",
         };
-        var title = (config with { FeedForwardProj = "gated-gelu" }) == new T5Config() ? "T5 v1.1 XXL encoder" : $"T5 {(gated ? "v1.1 " : "")}encoder";
+        var title =
+            (config with { FeedForwardProj = "gated-gelu" }) == new T5Config() ? "T5 v1.1 XXL encoder" : $"T5 {(gated ? "v1.1 " : "")}encoder";
         yield return new(
             config,
             title,

@@ -5,6 +5,7 @@ using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -201,11 +202,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
     /// no class.</param>
     /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
-    public Tensor forward(Tensor x, Tensor timestep, Tensor y)
-    {
-        using var scope = NewDisposeScope();
-        return forward(x, timestep, y, Drop(y)).MoveToOuterDisposeScope();
-    }
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y) => Scoped(() => forward(x, timestep, y, Drop(y)));
 
     private Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? drop)
     {

@@ -3,6 +3,7 @@ using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -151,11 +152,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     /// is repeated as a whole to fill the batch, so that under guidance the mask of the prompt also applies to the null caption.</param>
     /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
-    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask)
-    {
-        using var scope = NewDisposeScope();
-        return forward(x, timestep, y, mask, Drop(y)).MoveToOuterDisposeScope();
-    }
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask) => Scoped(() => forward(x, timestep, y, mask, Drop(y)));
 
     /// <summary>Predicts the noise and, if the variance is learned, its interpolation weights, with an explicit choice of the captions to drop and
     /// optional conditioning frames and size.</summary>
@@ -240,11 +237,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     }
 
     /// <inheritdoc/>
-    public override Tensor NullCaption(long batch = 1)
-    {
-        using var scope = NewDisposeScope();
-        return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
-    }
+    public override Tensor NullCaption(long batch = 1) => Scoped(() => y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1));
 
     // PixArt-alpha for many sizes: two thirds of the channels encode height and width, one third their ratio.
     private Tensor? SizeEmbedding(Tensor x, Tensor? size, Tensor? aspectRatio)

@@ -4,6 +4,7 @@ using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -193,11 +194,7 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
     }
 
     /// <inheritdoc/>
-    public override Tensor NullCaption(long batch = 1)
-    {
-        using var scope = NewDisposeScope();
-        return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
-    }
+    public override Tensor NullCaption(long batch = 1) => Scoped(() => y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1));
 
     private static IEnumerable<Candidate> Recognize(WeightsFile file)
     {
