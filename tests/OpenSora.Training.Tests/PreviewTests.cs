@@ -295,10 +295,10 @@ public class PreviewTests
         using var text = Text();
         var stage = Tiny.Stage(steps: 5, data: new Numbers(channels: 3));
         stage.LearningRate = 0.05;
-        using var trainer = new StagedTrainer(model, text.Model).AddStage(stage);
+        using var trainer = new StagedTrainer(model, text).AddStage(stage);
         prepare(trainer, model, text);
         await trainer.RunAsync();
-        var weights = Tiny.Weights(("model", model), ("text", text.Model));
+        var weights = Tiny.Weights(("model", model), ("text", text));
         trainer.UseAverages();
         return weights.Concat(Tiny.Weights(("ema", model))).ToDictionary();
     }
