@@ -38,35 +38,29 @@ internal static class DescriptionJson
     public static ModelDescription Read(JsonElement json)
     {
         var info = Snake.GetTypeInfo(typeof(ModelDescription));
-        var filled = ConfigJson.Fill(Current(json), JsonSerializer.SerializeToNode(Defaults, info)!.AsObject(), info);
+        var filled = ConfigJson.Fill(json, JsonSerializer.SerializeToNode(Defaults, info)!.AsObject(), info);
+        RenameLicence(filled);
         return (ModelDescription?)filled.Deserialize(info) ?? throw new JsonException("The value is null.");
     }
 
-    /// <summary>Renames the properties of files that spell <c>licence</c>.</summary>
-    private static JsonElement Current(JsonElement json)
+    /// <summary>Renames the properties of a file that spells <c>licence</c>.</summary>
+    private static void RenameLicence(JsonObject file)
     {
-        if (JsonObject.Create(json) is not { } file)
-        {
-            return json;
-        }
-
-        if (file["licence"] is JsonObject licence && licence.All(property => property.Key is "name" or "file"))
+        if (!file.ContainsKey("license") && file["licence"] is JsonObject licence && licence.All(property => property.Key is "name" or "file"))
         {
             file.Remove("licence");
-            file.TryAdd("license", licence["name"]?.DeepClone());
-            file.TryAdd("license_file", licence["file"]?.DeepClone());
+            file["license"] = licence["name"]?.DeepClone();
+            file["license_file"] = licence["file"]?.DeepClone();
         }
 
         foreach (var source in file["attribution"] is JsonArray sources ? sources.OfType<JsonObject>() : [])
         {
-            if (source["licence"] is { } name)
+            if (!source.ContainsKey("license") && source["licence"] is { } name)
             {
                 source.Remove("licence");
-                source.TryAdd("license", name);
+                source["license"] = name;
             }
         }
-
-        return JsonSerializer.SerializeToElement(file, DescriptionContext.Default.JsonObject);
     }
 
     /// <summary>Writes a description.</summary>
@@ -76,5 +70,4 @@ internal static class DescriptionJson
 
 /// <summary>Generated code for the description of a model.</summary>
 [JsonSerializable(typeof(ModelDescription))]
-[JsonSerializable(typeof(JsonObject))]
 internal sealed partial class DescriptionContext : JsonSerializerContext;

@@ -9,7 +9,9 @@ namespace OpenSora.Models.Layers;
 /// dropout.</summary>
 internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
 {
+    // The modules with checkpointing turned on. The table does not keep them in memory.
     private static readonly ConditionalWeakTable<nn.Module, object> Modules = [];
+    private static readonly object On = new();
 
     public override string Name => nameof(Checkpointed);
 
@@ -18,7 +20,7 @@ internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
     {
         if (on)
         {
-            Modules.AddOrUpdate(module, module.GetName());
+            Modules.AddOrUpdate(module, On);
         }
         else
         {

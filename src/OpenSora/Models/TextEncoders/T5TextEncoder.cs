@@ -28,7 +28,8 @@ public sealed class T5TextEncoder : nn.Module<Tensor, Tensor?, Tensor>, ITextEnc
     /// (<see cref="forward(Tensor, Tensor?)"/>), as in training.</param>
     /// <param name="maxTokens">The number of tokens that prompts are padded or truncated to, including the end-of-sequence token: 120 in Open-Sora
     /// 1.0, 200 in 1.1, 300 in 1.2.</param>
-    /// <param name="cleanCaptions">If true, prompts are cleaned; otherwise, they are only lowercased (<see cref="Tokenizers.PrepareCaption"/>).</param>
+    /// <param name="cleanCaptions">If true, prompts are cleaned; otherwise, they are only lowercased
+    /// (<see cref="Tokenizers.PrepareCaption"/>).</param>
     /// <param name="initialize">If false, the parameters are left uninitialized and their memory untouched because weights are loaded
     /// afterwards.</param>
     /// <exception cref="ArgumentException">The configuration is invalid.</exception>
