@@ -64,7 +64,7 @@ public class ArchitectureTests
         manual_seed(1);
         using (var model = Make(name))
         using (
-            var text = new T5Encoder(
+            var text = new T5TextEncoder(
                 new T5Config
                 {
                     VocabSize = 20,

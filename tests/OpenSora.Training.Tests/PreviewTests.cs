@@ -25,7 +25,7 @@ public class PreviewTests
             .LearnedVariance(false)
             .Seed(1)
             .Build();
-        using var text = new ClassLabelEncoder(new ClassLabels { Count = 2 });
+        using var text = new ClassLabelEncoder(2);
         using var trainer = new StagedTrainer(model)
             .AddStage(
                 new TrainingStage
@@ -276,17 +276,15 @@ public class PreviewTests
 
     private static T5TextEncoder Text() =>
         new(
-            new T5Encoder(
-                new T5Config
-                {
-                    VocabSize = 60,
-                    DModel = 8,
-                    DKv = 4,
-                    DFf = 16,
-                    NumLayers = 1,
-                    NumHeads = 2,
-                }
-            ),
+            new T5Config
+            {
+                VocabSize = 60,
+                DModel = 8,
+                DKv = 4,
+                DFf = 16,
+                NumLayers = 1,
+                NumHeads = 2,
+            },
             new Letters(),
             4
         );
@@ -297,10 +295,10 @@ public class PreviewTests
         using var text = Text();
         var stage = Tiny.Stage(steps: 5, data: new Numbers(channels: 3));
         stage.LearningRate = 0.05;
-        using var trainer = new StagedTrainer(model, text.Model).AddStage(stage);
+        using var trainer = new StagedTrainer(model, text).AddStage(stage);
         prepare(trainer, model, text);
         await trainer.RunAsync();
-        var weights = Tiny.Weights(("model", model), ("text", text.Model));
+        var weights = Tiny.Weights(("model", model), ("text", text));
         trainer.UseAverages();
         return weights.Concat(Tiny.Weights(("ema", model))).ToDictionary();
     }

@@ -10,7 +10,7 @@ namespace OpenSora.Training.Tests;
 /// <summary>Models and data small enough to train in a test.</summary>
 internal static class Tiny
 {
-    public static (StdiT Model, T5Encoder Text) Models(int seed = 1)
+    public static (StdiT Model, T5TextEncoder Text) Models(int seed = 1)
     {
         manual_seed(seed);
         var model = new StdiT(
@@ -26,7 +26,7 @@ internal static class Tiny
                 ClassDropoutProb = 0.3,
             }
         );
-        var text = new T5Encoder(
+        var text = new T5TextEncoder(
             new T5Config
             {
                 VocabSize = 20,

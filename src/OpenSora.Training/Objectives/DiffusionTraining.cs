@@ -13,7 +13,7 @@ namespace OpenSora.Training.Objectives;
 public sealed class DiffusionTraining : ITrainingObjective
 {
     private readonly IVideoTransformer _model;
-    private readonly T5Encoder? _text;
+    private readonly T5TextEncoder? _text;
     private readonly ITrainingProcess _process;
     private readonly ITimestepSampler? _timesteps;
 
@@ -25,7 +25,12 @@ public sealed class DiffusionTraining : ITrainingObjective
     /// <param name="timesteps">The sampler that draws timesteps; null for the default of the process, which is uniform for
     /// <see cref="Iddpm"/>.</param>
     /// <exception cref="ArgumentException">The denoiser is not a module.</exception>
-    public DiffusionTraining(IVideoTransformer model, T5Encoder? text = null, ITrainingProcess? process = null, ITimestepSampler? timesteps = null)
+    public DiffusionTraining(
+        IVideoTransformer model,
+        T5TextEncoder? text = null,
+        ITrainingProcess? process = null,
+        ITimestepSampler? timesteps = null
+    )
     {
         ArgumentNullException.ThrowIfNull(model);
         (_model, _text) = (model, text);

@@ -53,10 +53,9 @@ public sealed class VaeTraining : ITrainingObjective
         var (c, h, w) = (video.shape[1], video.shape[3], video.shape[4]);
         var frames = video.transpose(1, 2).reshape(-1, c, h, w);
 
-        var posterior = _vae.EncodeImages(frames);
-        var (mean, logVariance) = (posterior.Mean, posterior.LogVariance);
+        var (mean, logVariance) = _vae.EncodeImages(frames);
         var noise = randn(mean.shape, generator: generator).to(mean.device);
-        var output = _vae.DecodeImages(posterior.Sample(noise));
+        var output = _vae.DecodeImages(AutoencoderKL.Sample(mean, logVariance, noise));
 
         var difference = output - frames.to_type(ScalarType.Float32);
         var absolute = difference.abs().mean();

@@ -141,8 +141,7 @@ internal sealed record RequestPlan(
             _ => new DpmSolver(Steps, Schedule(), process.Prediction),
         };
 
-        IddpmSchedule Schedule() =>
-            process.Schedule == NoiseSchedule.Linear ? IddpmSchedule.Linear(process.Steps) : IddpmSchedule.SquaredCosine(process.Steps);
+        IddpmSchedule Schedule() => process.SquaredCosine ? IddpmSchedule.SquaredCosine(process.Steps) : IddpmSchedule.Linear(process.Steps);
         IddpmSchedule Tables() => process.SinglePrecision ? Schedule().Respace(Steps).InSinglePrecision() : Schedule().Respace(Steps);
         Iddpm Respaced() => new(Tables(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance });
     }

@@ -1,4 +1,5 @@
 using System.Text;
+using OpenSora.Models;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;

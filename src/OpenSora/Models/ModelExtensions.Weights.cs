@@ -1,10 +1,11 @@
+using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
 
-namespace OpenSora.Weights;
+namespace OpenSora.Models;
 
-/// <summary>Extension methods that load and save a module's weights.</summary>
-public static class ModuleWeights
+// Loads and saves the weights of a module.
+public static partial class ModelExtensions
 {
     /// <summary>Loads weights from a file into a module. If the weights do not fit, the module is unchanged.</summary>
     /// <param name="module">The module, on any device. Its parameters and persistent buffers are loaded; floating-point weights are converted to the
