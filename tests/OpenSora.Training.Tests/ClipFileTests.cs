@@ -84,6 +84,32 @@ public class ClipFileTests
         }
     }
 
+    // The same picture, stored as 80x80 square pixels and as 40x80 pixels that are twice as wide as high.
+    [Fact]
+    public async Task Buckets_and_random_crops_use_the_size_that_is_shown()
+    {
+        using var folder = new TemporaryFolder();
+        File.Copy(Case("sq1.mp4"), folder["sq1.mp4"]);
+        File.Copy(Case("sq2.mp4"), folder["sq2.mp4"]);
+        var table = VideoTable.FromFolder(folder.Path, Reader, new ClipOptions());
+        (await table.SizesAsync()).ShouldBe([(10, 80, 80), (10, 80, 80)]);
+
+        var clip = new ClipOptions
+        {
+            Width = 64,
+            Height = 32,
+            Frames = 1,
+        };
+        var crops = VideoTable.FromFolder(folder.Path, Reader, clip).Vary(crop: true);
+        for (var seed = 0; seed < 4; seed++)
+        {
+            using var square = await crops.LoadAsync(0, new Random(seed));
+            using var wide = await crops.LoadAsync(1, new Random(seed));
+            using var difference = (square.Video - wide.Video).abs().mean();
+            difference.item<float>().ShouldBeLessThan(10 / 127.5f);
+        }
+    }
+
     [Fact]
     public async Task An_image_has_one_frame_at_every_rate()
     {

@@ -49,21 +49,6 @@ internal sealed class ClipFolder(string folder)
     /// <summary>Determines by its name whether a file is an image of a single frame.</summary>
     public static bool IsStillImage(string path) => StillImages.Contains(Path.GetExtension(path));
 
-    /// <summary>Gets the kind of an entry. A link that leads to nothing, or to itself, is missing.</summary>
-    public static FileKind KindOf(FileSystemInfo entry)
-    {
-        try
-        {
-            return entry.LinkTarget is not null && entry.ResolveLinkTarget(returnFinalTarget: true) is not { Exists: true }
-                ? FileKind.Missing
-                : FileKinds.Of(entry.FullName);
-        }
-        catch (IOException)
-        {
-            return FileKind.Missing; // a loop of links
-        }
-    }
-
     /// <summary>Describes the names of files that are listed.</summary>
     public static string Extensions => string.Join(", ", StillImages.Concat(Videos).Order(StringComparer.Ordinal));
 
@@ -180,7 +165,7 @@ internal sealed class ClipFolder(string folder)
             return "is hidden";
         }
 
-        switch (KindOf(entry))
+        switch (FileKinds.Of(entry.FullName))
         {
             case FileKind.Missing:
                 return entry.LinkTarget is null ? "cannot be accessed" : "is a link that leads to nothing";

@@ -190,7 +190,7 @@ public sealed class VideoPipeline
         var batch = prompts.Count;
         var isEmpty = prompts.Select(string.IsNullOrWhiteSpace).ToArray();
         var (states, mask) = Encode([.. prompts.Select((prompt, i) => isEmpty[i] ? "" : prompt)]);
-        var nothing = _transformer.NullCaption(batch).narrow(1, 0, states.shape[1]);
+        var nothing = NullCaption(batch).narrow(1, 0, states.shape[1]);
         if (Array.Exists(isEmpty, empty => empty))
         {
             states = cat([.. isEmpty.Select((empty, i) => (empty ? nothing : states).narrow(0, i, 1))]);
@@ -250,6 +250,18 @@ public sealed class VideoPipeline
     }
 
     // Custom parts might return something else than their properties say.
+    private Tensor NullCaption(int batch)
+    {
+        var caption = _transformer.NullCaption(batch);
+        long[] expected = [batch, _transformer.TextTokens, _transformer.TextWidth];
+        return caption.shape.AsSpan().SequenceEqual(expected)
+            ? caption
+            : throw new InvalidOperationException(
+                $"{_transformer.GetType().Name}.{nameof(_transformer.NullCaption)} returned states of shape {Shapes.Text(caption)}; by its "
+                    + $"{nameof(_transformer.TextTokens)} and {nameof(_transformer.TextWidth)}, {Shapes.Text(expected)} is expected."
+            );
+    }
+
     private TextStates Encode(IReadOnlyList<string> prompts)
     {
         var text = _encodeText(prompts);

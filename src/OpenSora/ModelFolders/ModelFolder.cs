@@ -97,7 +97,7 @@ public sealed class ModelFolder
     public static ModelFolder Open(string pathOrName)
     {
         ArgumentException.ThrowIfNullOrEmpty(pathOrName);
-        var path = Find(pathOrName);
+        var path = Find(pathOrName, SearchFolders);
         ModelDescription description;
         try
         {
@@ -183,7 +183,8 @@ public sealed class ModelFolder
     internal string WeightsOf(ModelPart part) =>
         FileOf(part.Weights ?? throw new InvalidModelException(Path, $"its {FileName} names no weights for its {part.Architecture}."));
 
-    private static string Find(string pathOrName)
+    /// <summary>Finds the folder of a model by its path, or by its name in one of the folders of models.</summary>
+    internal static string Find(string pathOrName, IReadOnlyList<string> folders)
     {
         var path = System.IO.Path.GetFullPath(pathOrName);
         if (File.Exists(System.IO.Path.Combine(path, FileName)))
@@ -196,7 +197,6 @@ public sealed class ModelFolder
             return System.IO.Path.GetDirectoryName(path)!;
         }
 
-        var folders = SearchFolders;
         var isName = pathOrName.AsSpan().IndexOfAny('/', '\\') < 0 && pathOrName is not ("." or "..");
         var found = isName
             ? folders

@@ -71,6 +71,11 @@ public static partial class ModelExtensions
                 using var scope = NewDisposeScope();
                 var target = targets[name];
                 var source = file.Read(entry.Name, options.Copy ? null : maps);
+                if (WeightScales.Of(entry, file) is { } scale && !best.Fitting.Any(pair => ReferenceEquals(pair.Value, scale)))
+                {
+                    source = source * file.Read(scale.Name).to_type(source.dtype).reshape([-1, .. entry.Shape.Skip(1).Select(_ => 1L)]);
+                }
+
                 var isAsInFile =
                     source.dtype == target.dtype
                     && target.device_type == DeviceType.CPU

@@ -98,6 +98,18 @@ public sealed class ModelFolderTests : IDisposable
         }
     }
 
+    [Fact]
+    public void The_message_for_the_missing_bundled_model_names_its_package()
+    {
+        foreach (var folders in new string[][] { [], [_folder.Path] })
+        {
+            Should
+                .Throw<InvalidModelException>(() => ModelFolder.Find("stickers", folders))
+                .Message.ShouldContain("The package OpenSora.Lib.Stickers contains the model 'stickers'");
+            Should.Throw<InvalidModelException>(() => ModelFolder.Find("others", folders)).Message.ShouldNotContain("OpenSora.Lib.Stickers");
+        }
+    }
+
     [Theory]
     [InlineData("utf-8")] // with a byte order mark
     [InlineData("utf-16")]
