@@ -64,14 +64,14 @@ public class ResumeTests
         var now = new TrainingStage
         {
             Seed = 2,
-            Shape = LearningRateShape.Cosine,
+            FinalLearningRate = 1e-6,
             Steps = 99,
             Spikes = new SpikeGuard { Factor = 2.5 },
         };
         StageSettings
             .Differences(StageSettings.Of(then), now)
             .ShouldBe(
-                [("Shape", "\"Constant\"", "\"Cosine\""), ("Spikes", "null", """{"factor":2.5,"window":100,"skipSteps":true}"""), ("Seed", "1", "2")],
+                [("FinalLearningRate", "null", "1E-06"), ("Spikes", "null", """{"factor":2.5,"window":100,"skipSteps":true}"""), ("Seed", "1", "2")],
                 ignoreOrder: true
             );
         StageSettings.Differences(StageSettings.Of(then), then).ShouldBeEmpty();
