@@ -102,6 +102,31 @@ public class ResumeTests
         );
     }
 
+    [Theory]
+    [InlineData("Cosine", 0.0, true)]
+    [InlineData("Cosine", null, false)]
+    [InlineData("Constant", null, true)]
+    [InlineData("Constant", 0.0, false)]
+    public async Task Earlier_checkpoints_have_the_shape_of_the_learning_rate(string shape, double? final, bool fits)
+    {
+        using var folder = new TemporaryFolder();
+        await SaveAsync(folder.Path, state => (state["settings"]!["shape"], state["settings"]!["finalLearningRate"]) = (shape, 0));
+        var stage = Tiny.Stage(steps: 4);
+        stage.FinalLearningRate = final;
+        if (fits)
+        {
+            List<long> steps = [];
+            await ResumeAsync(folder.Path, stage, new ActionProgress(progress => steps.Add(progress.Step)));
+            steps.ShouldBe([3, 4]);
+        }
+        else
+        {
+            (await Should.ThrowAsync<InvalidOperationException>(() => ResumeAsync(folder.Path, stage))).Message.ShouldContain(
+                "FinalLearningRate was"
+            );
+        }
+    }
+
     [Fact]
     public async Task Checkpoints_of_newer_versions_are_refused()
     {

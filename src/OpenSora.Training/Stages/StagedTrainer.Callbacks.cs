@@ -86,7 +86,8 @@ public sealed partial class StagedTrainer
     ) => Validation(data, bands, samples, batchSize, seed).MeasureAsync(cancellationToken);
 
     /// <summary>Generates previews of prompts at intervals and at the end of a stage, with the moving averages if the stage keeps any, without
-    /// affecting training. The sampler is that of the process that the model is trained with (<see cref="ITrainingProcess.CreateSampler"/>).</summary>
+    /// affecting training. The sampler is that of the process that the model is trained with
+    /// (<see cref="ITrainingProcess.CreateSampler"/>).</summary>
     /// <remarks>They are written as <c>STAGE-STEP.png</c>, an image with a row for each video, and <c>STAGE-STEP.mp4</c>, and reported to all
     /// callbacks (<see cref="ITrainingCallback.ObservedAsync"/>).</remarks>
     /// <param name="folder">The folder of the files.</param>

@@ -31,8 +31,8 @@ public sealed partial class StagedTrainer
     /// <param name="path">The path of a checkpoint, or of a folder, from which the newest checkpoint is used. Only files with the names that training
     /// gives to checkpoints (<c>checkpoint-01-00000100.safetensors</c>) are considered.</param>
     /// <param name="ifAny">true to start from the beginning if there is no checkpoint yet; false to fail.</param>
-    /// <param name="mayDiffer">The names of the properties of <see cref="TrainingStage"/> that may differ from the run that wrote the checkpoint, such
-    /// as <see cref="TrainingStage.LearningRate"/> or <see cref="TrainingStage.BatchSize"/>; null for none.</param>
+    /// <param name="mayDiffer">The names of the properties of <see cref="TrainingStage"/> that may differ from the run that wrote the checkpoint,
+    /// such as <see cref="TrainingStage.LearningRate"/> or <see cref="TrainingStage.BatchSize"/>; null for none.</param>
     /// <param name="usePreviousIfDamaged">true to continue from the checkpoint before the newest one if that one is damaged; false to fail. The log
     /// names the damaged file, and if the run saves to the same folder, <c>.damaged</c> is added to its name.</param>
     /// <exception cref="ArgumentException">A name is not that of a setting, or of a setting that cannot differ.</exception>

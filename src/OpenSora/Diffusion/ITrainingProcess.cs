@@ -52,9 +52,10 @@ public sealed record TrainingLoss(Tensor Total) : IDisposable
 
     internal const string VariationalBound = "vb";
 
-    /// <summary>Gets the components of the loss by name, for progress reports, which show their means. For <see cref="Iddpm"/>, <c>mse</c> is the mean
-    /// squared error of the prediction, and <c>vb</c> is the step's term of the variational bound in bits per dimension, rescaled like the loss;
-    /// each of them only if the loss includes it. For <see cref="RectifiedFlow"/>, <c>mse</c> is the mean squared error of the velocity.</summary>
+    /// <summary>Gets the components of the loss by name, for progress reports, which show their means.</summary>
+    /// <remarks>For <see cref="Iddpm"/>, <c>mse</c> is the mean squared error of the prediction, and <c>vb</c> is the step's term of the variational
+    /// bound in bits per dimension, rescaled like the loss; each of them only if the loss includes it. For <see cref="RectifiedFlow"/>, <c>mse</c> is
+    /// the mean squared error of the velocity.</remarks>
     public IReadOnlyDictionary<string, Tensor> Parts { get; init; } = new Dictionary<string, Tensor>(StringComparer.Ordinal);
 
     /// <summary>Disposes the tensors.</summary>

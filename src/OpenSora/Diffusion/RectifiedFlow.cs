@@ -28,8 +28,8 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
     /// <param name="wholeSteps">true to round times to whole steps, in training and sampling.</param>
     /// <param name="logitNormal">true to draw the times of training from a logit-normal distribution, which favors the middle, instead of a uniform
     /// distribution (Esser et al. 2024, "Scaling Rectified Flow Transformers", section 3.1). Open-Sora 1.2 does.</param>
-    /// <param name="shiftBySize">true to shift times toward noise for large and long videos, in training and sampling, because more noise is needed to
-    /// hide their content (Esser et al. 2024, section 5.3.2). Open-Sora 1.2 does, relative to one frame of 512x512 pixels.</param>
+    /// <param name="shiftBySize">true to shift times toward noise for large and long videos, in training and sampling, because more noise is needed
+    /// to hide their content (Esser et al. 2024, section 5.3.2). Open-Sora 1.2 does, relative to one frame of 512x512 pixels.</param>
     /// <param name="spatialFactor">The number of pixels in height and width that one latent position covers, used for the shift.</param>
     /// <param name="lossWeights">The loss weight for each of the time steps, from data to noise, which is copied; a time between two steps uses the
     /// weight of the lower one. Null weights all times equally.</param>
