@@ -32,7 +32,6 @@ public class ResumeTests
                     "workers",
                     "learningRate",
                     "finalLearningRate",
-                    "shape",
                     "warmUpSteps",
                     "beta1",
                     "beta2",

@@ -128,7 +128,10 @@ public sealed class RectifiedFlowTests
         using var scope = NewDisposeScope();
         var flow = new RectifiedFlow();
         var x0 = zeros([2, 4, 3, 2, 2]);
-        Should.Throw<ArgumentException>(() => new RectifiedFlow(samplingSteps: 0)).Message.ShouldContain("SamplingSteps 0");
+        Should.Throw<ArgumentOutOfRangeException>(() => new RectifiedFlow(samplingSteps: 0)).ParamName.ShouldBe("samplingSteps");
+        Should.Throw<ArgumentOutOfRangeException>(() => new RectifiedFlow(steps: 0)).ParamName.ShouldBe("steps");
+        Should.Throw<ArgumentOutOfRangeException>(() => new RectifiedFlow(spatialFactor: 0)).ParamName.ShouldBe("spatialFactor");
+        Should.Throw<ArgumentException>(() => new RectifiedFlow(lossWeights: [1, 2])).Message.ShouldContain("must be 1000 finite");
         Should.Throw<ArgumentException>(() => flow.AddNoise(x0, zeros([3]), x0)).Message.ShouldContain("and [2]; got");
         Should
             .Throw<InvalidOperationException>(() => flow.TrainingLosses((x, _) => x.narrow(1, 0, 3), x0, zeros([2])))
