@@ -24,12 +24,7 @@ var config = new TokenTransformerConfig { InputSize = [Squares.Frames, Squares.S
 using var model = new TokenTransformer(config);
 var process = new DiffusionProcess { Prediction = Prediction.Sample, Variance = Variance.FixedSmall };
 using (
-    var trainer = new StagedTrainer(
-        new DiffusionTraining(
-            model,
-            process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance })
-        )
-    )
+    var trainer = new StagedTrainer(new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), process.Prediction, process.Variance)))
 )
 {
     trainer

@@ -84,7 +84,7 @@ public class ArchitectureTests
             var objective = new DiffusionTraining(
                 (IVideoTransformer)model,
                 text,
-                flow ? new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true, ShiftBySize = true }) : null
+                flow ? new RectifiedFlow(logitNormal: true, shiftBySize: true) : null
             )
             {
                 FramesPerSecond = 8,

@@ -61,7 +61,6 @@ public class DataTests
             WarmUpSteps = 10,
             LearningRate = 2,
             FinalLearningRate = 1,
-            Shape = LearningRateShape.Cosine,
             TimeLimit = TimeSpan.FromSeconds(100),
         };
         stage.LearningRateAt(0, TimeSpan.Zero).ShouldBe(0.2, 1e-9);
@@ -69,7 +68,7 @@ public class DataTests
         stage.LearningRateAt(60, TimeSpan.Zero).ShouldBe(1.5, 1e-9);
         stage.LearningRateAt(110, TimeSpan.Zero).ShouldBe(1, 1e-9);
         stage.LearningRateAt(20, TimeSpan.FromSeconds(50)).ShouldBe(1.5, 1e-9); // time runs ahead of the steps
-        stage.Shape = LearningRateShape.Constant;
+        stage.FinalLearningRate = null;
         stage.LearningRateAt(100, TimeSpan.FromSeconds(90)).ShouldBe(2);
     }
 

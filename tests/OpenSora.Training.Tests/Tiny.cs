@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Training.Data;
 using OpenSora.Training.Objectives;
@@ -50,7 +51,7 @@ internal static class Tiny
             LearningRate = 1e-3,
             EmaDecay = 0.9,
             WarmUpSteps = 2,
-            Shape = LearningRateShape.Cosine,
+            FinalLearningRate = 0,
             Accumulation = 2,
         };
 
@@ -111,7 +112,7 @@ internal sealed class Line(nn.Module<Tensor, Tensor> line) : ITrainingObjective
     public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
 
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-        new((line.call(batch.Video) - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
+        new((line.call(batch.Video) - batch.Text!).square().mean());
 }
 
 /// <summary>Points of a curve.</summary>

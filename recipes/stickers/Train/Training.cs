@@ -379,8 +379,7 @@ internal static class Training
     public static DiffusionTraining Objective(Workplace place, StdiT model, T5TextEncoder text) =>
         new(model, text, Process(place.Recipe), DiffusionTraining.SkewedTimesteps(place.Recipe.TimestepExponent));
 
-    private static Iddpm Process(Recipe recipe) =>
-        new(IddpmSchedule.Linear(), new IddpmOptions { Prediction = recipe.Prediction, Variance = recipe.Variance });
+    private static Iddpm Process(Recipe recipe) => new(IddpmSchedule.Linear(), recipe.Prediction, recipe.Variance);
 
     private sealed class OneTimestep(int timestep) : ITimestepSampler
     {

@@ -1,4 +1,5 @@
 using System.Globalization;
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Training.Data;
 using OpenSora.Training.Stages;
@@ -63,16 +64,16 @@ public sealed class VaeTraining : ITrainingObjective
         var edges = EdgeLoss(difference);
         var divergence = (mean.square() + logVariance.exp() - 1 - logVariance).mean() / 2;
         var total = absolute * Absolute + squared * Squared + edges * Edges + divergence * Divergence;
-        return new TrainingLoss(
-            total,
-            new Dictionary<string, double>(StringComparer.Ordinal)
+        return new TrainingLoss(total)
+        {
+            Parts = new Dictionary<string, Tensor>(StringComparer.Ordinal)
             {
-                ["l1"] = absolute.detach().cpu().item<float>(),
-                ["psnr"] = -10 * Math.Log10(squared.detach().cpu().item<float>() / 4), // pixel values span a range of 2
-                ["edges"] = edges.detach().cpu().item<float>(),
-                ["kl"] = divergence.detach().cpu().item<float>(),
-            }
-        );
+                ["l1"] = absolute,
+                ["psnr"] = (squared.detach().to_type(ScalarType.Float64) / 4).log10() * -10, // pixel values span a range of 2
+                ["edges"] = edges,
+                ["kl"] = divergence,
+            },
+        };
     }
 
     // Computes the edge loss. Differences are linear in the images, so they are taken of the difference of the images.

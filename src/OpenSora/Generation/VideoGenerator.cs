@@ -180,24 +180,19 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
             cancellationToken
         )[0];
         LogGenerated(settings.Frames, settings.Width, settings.Height, plan.Steps, settings.Seed, watch.Elapsed.TotalSeconds);
-        return new GeneratedVideo(
-            frames,
-            new VideoMetadata(
-                plan.Prompt,
-                settings.NegativePrompt,
-                settings.Seed,
-                plan.Steps,
-                settings.GuidanceScale,
-                sampler.GetType().Name,
-                model.Description.Name,
-                model.Backend,
-                watch.Elapsed
-            )
-            {
-                Warnings = warning is null ? [] : [warning],
-            },
-            _writer
-        );
+        return new GeneratedVideo(frames, _writer)
+        {
+            Prompt = plan.Prompt,
+            NegativePrompt = settings.NegativePrompt,
+            Seed = settings.Seed,
+            Steps = plan.Steps,
+            GuidanceScale = settings.GuidanceScale,
+            Sampler = sampler.GetType().Name,
+            Model = model.Description.Name,
+            Backend = model.Backend,
+            Elapsed = watch.Elapsed,
+            Warnings = warning is null ? [] : [warning],
+        };
     }
 
     private async Task<LoadedModel> GetModelAsync(IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)

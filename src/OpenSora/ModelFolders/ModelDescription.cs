@@ -142,11 +142,11 @@ public sealed record DiffusionProcess
     public bool SinglePrecision { get; init; }
 
     /// <summary>Indicates whether the timesteps of a rectified flow are shifted according to the size of the video
-    /// (<see cref="RectifiedFlowOptions.ShiftBySize"/>; true for Open-Sora 1.2).</summary>
+    /// (see <see cref="RectifiedFlow"/>; true for Open-Sora 1.2).</summary>
     public bool ShiftBySize { get; init; }
 
     /// <summary>Indicates whether the timesteps of a rectified flow are rounded to integers
-    /// (<see cref="RectifiedFlowOptions.WholeSteps"/>).</summary>
+    /// (see <see cref="RectifiedFlow"/>).</summary>
     public bool WholeSteps { get; init; }
 }
 

@@ -57,8 +57,7 @@ public class OutputFormatTests
     public async Task A_generated_video_can_be_saved_in_another_format_after_a_failure()
     {
         using var folder = new TemporaryFolder();
-        var metadata = new VideoMetadata("a goat", null, 1, 1, 1, "none", "none", "cpu", default);
-        var video = new GeneratedVideo(Video, metadata, new VideoWriter(folder.Path)); // a folder without ffmpeg
+        var video = new GeneratedVideo(Video, new VideoWriter(folder.Path)); // a folder without ffmpeg
         await Should.ThrowAsync<MediaException>(video.SaveMp4Async(folder["a.mp4"]));
         await video.SaveGifAsync(folder["a.gif"]);
         await video.SavePngSequenceAsync(folder["frames"]);

@@ -1,51 +1,10 @@
 namespace OpenSora.Media;
 
-/// <summary>Decodes videos and images.</summary>
-/// <remarks>Implementations are stateless and thread-safe.</remarks>
-public interface IVideoReader
-{
-    /// <summary>Reads the metadata of a video file without decoding the video.</summary>
-    /// <param name="path">The path of the file.</param>
-    /// <param name="cancellationToken">Cancels the operation.</param>
-    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="MediaException">The file is not a readable video, or ffmpeg is missing.</exception>
-    Task<VideoInfo> ProbeAsync(string path, CancellationToken cancellationToken = default);
-
-    /// <summary>Counts the frames of a clip by decoding the video, because the length that a file specifies can be wrong.</summary>
-    /// <param name="path">The path of the file.</param>
-    /// <param name="clip">The part of the video to count; null for the entire video. Its size is ignored.</param>
-    /// <param name="cancellationToken">Stops the decoder.</param>
-    /// <returns>The number of frames that <see cref="ReadAsync(string, ClipOptions?, CancellationToken)"/> decodes; 0 if the video ends before the
-    /// clip.</returns>
-    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="MediaException">The file cannot be decoded or is damaged, or ffmpeg is missing.</exception>
-    Task<int> CountFramesAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default);
-
-    /// <summary>Decodes a clip into new memory.</summary>
-    /// <param name="path">The path of the file.</param>
-    /// <param name="clip">The part of the video to decode, and its size and frame rate; null for the entire video without changes.</param>
-    /// <param name="cancellationToken">Stops the decoder.</param>
-    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="MediaException">The file cannot be decoded or is damaged, it does not contain any frame of the clip, the pixels exceed the 2
-    /// GB that one array can hold, or ffmpeg is missing.</exception>
-    Task<VideoFrames> ReadAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default);
-
-    /// <summary>Decodes a clip into existing memory, up to as many frames as fit.</summary>
-    /// <param name="path">The path of the file.</param>
-    /// <param name="clip">The part of the video to decode; <see cref="ClipOptions.Width"/> and <see cref="ClipOptions.Height"/> must be set.</param>
-    /// <param name="destination">Receives the RGB24 pixels, <c>[frames, height, width, 3]</c>.</param>
-    /// <param name="cancellationToken">Stops the decoder.</param>
-    /// <returns>The number of decoded frames, which is less than fits into the memory if the clip is shorter.</returns>
-    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="MediaException">The file cannot be decoded or is damaged, or ffmpeg is missing.</exception>
-    Task<int> ReadAsync(string path, ClipOptions clip, Memory<byte> destination, CancellationToken cancellationToken = default);
-}
-
 /// <summary>The metadata of a video file.</summary>
 /// <param name="Width">The width in square pixels as the video is shown: after rotation, and scaled by the aspect ratio of the stored pixels.</param>
 /// <param name="Height">The height in square pixels as the video is shown.</param>
 /// <param name="FramesPerSecond">The average frame rate in frames per second; 25, the default of the decoder, for an image.</param>
-/// <param name="Duration">The duration according to the file, which can be wrong (see <see cref="IVideoReader.CountFramesAsync"/>); null if the file
+/// <param name="Duration">The duration according to the file, which can be wrong (see <see cref="VideoReader.CountFramesAsync"/>); null if the file
 /// does not specify it.</param>
 public sealed record VideoInfo(int Width, int Height, double FramesPerSecond, TimeSpan? Duration);
 
