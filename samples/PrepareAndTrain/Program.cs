@@ -119,13 +119,12 @@ static async Task TrainAsync(string manifest, string output, ModelFolder origin,
             BatchSize = batchSize,
             LearningRate = 3e-4,
             FinalLearningRate = 3e-5,
-            Shape = LearningRateShape.Cosine,
             WarmUpSteps = 10,
             EmaDecay = 0.98,
             EmaWarmUp = true,
         };
     var (prediction, variance) = (about.Diffusion.Prediction, about.Diffusion.Variance);
-    var process = new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = prediction, Variance = variance });
+    var process = new Iddpm(IddpmSchedule.Linear(), prediction, variance);
     using var trainer = new StagedTrainer(new DiffusionTraining(model, process: process))
         .AddStage(Stage("images", 1, 8, 0.4))
         .AddStage(Stage("clips", size.Frames, 1, 0.6))

@@ -190,7 +190,7 @@ internal static class PrepareCommand
             var key = Environment.GetEnvironmentVariable(variable);
             if (string.IsNullOrEmpty(key) && address is null)
             {
-                throw new ArgumentException(
+                throw new IOException(
                     $"The environment variable {variable} is not set. Set it to the API key, or specify the server with --endpoint."
                 );
             }
@@ -245,7 +245,7 @@ internal static class PrepareCommand
             var table = new Table().AddColumns("Dropped by", "Reason").AddColumn(new TableColumn("Count").RightAligned());
             foreach (var (stage, reason, count) in report.Dropped)
             {
-                table.AddRow(new Text(stage), new Text(reason), new Text(count.ToString(CultureInfo.InvariantCulture)));
+                table.AddRow(new Spectre.Console.Text(stage), new Spectre.Console.Text(reason), new Spectre.Console.Text(count.ToString(CultureInfo.InvariantCulture)));
             }
 
             console.Write(table);

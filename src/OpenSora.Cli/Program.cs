@@ -36,4 +36,5 @@ inspect.SetAction(result =>
 
 return await new RootCommand("Tools for Open-Sora models.") { inspect, PrepareCommand.Create() }
     .Parse(args)
-    .InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) });
+    .InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) })
+    .ConfigureAwait(false);

@@ -256,13 +256,13 @@ public sealed class VideoPipeline
     // Custom parts might return something else than their properties say.
     private Tensor NullCaption(int batch)
     {
-        var caption = _transformer.NullCaption(batch);
-        long[] expected = [batch, _transformer.TextTokens, _transformer.TextWidth];
+        var caption = Transformer.NullCaption(batch);
+        long[] expected = [batch, Transformer.TextTokens, Transformer.TextWidth];
         return caption.shape.AsSpan().SequenceEqual(expected)
             ? caption
             : throw new InvalidOperationException(
-                $"{_transformer.GetType().Name}.{nameof(_transformer.NullCaption)} returned states of shape {Shapes.Text(caption)}; by its "
-                    + $"{nameof(_transformer.TextTokens)} and {nameof(_transformer.TextWidth)}, {Shapes.Text(expected)} is expected."
+                $"{Transformer.GetType().Name}.{nameof(Transformer.NullCaption)} returned states of shape {Shapes.Text(caption)}; by its "
+                    + $"{nameof(Transformer.TextTokens)} and {nameof(Transformer.TextWidth)}, {Shapes.Text(expected)} is expected."
             );
     }
 
