@@ -151,17 +151,15 @@ public sealed class DownloadLedger : IDisposable
     /// end time is found if there is none with the same.</summary>
     /// <param name="prefix">The key up to the comma before the end time.</param>
     /// <param name="end">The rest of the key.</param>
-    internal LedgerFile? FindSection(string prefix, string end)
-    {
-        if (Find(prefix + end) is { } exact)
-        {
-            return exact;
-        }
+    internal LedgerFile? FindSection(string prefix, string end) => Find(prefix + end) ?? FindFirst(prefix);
 
+    /// <summary>Finds the first file whose address starts with a text.</summary>
+    internal LedgerFile? FindFirst(string prefix)
+    {
         lock (_lock)
         {
             using var command = Command(
-                "SELECT * FROM files WHERE source >= $first AND source < $last LIMIT 1",
+                "SELECT * FROM files WHERE source >= $first AND source < $last ORDER BY source LIMIT 1",
                 ("$first", prefix),
                 ("$last", prefix[..^1] + (char)(prefix[^1] + 1))
             );

@@ -10,6 +10,8 @@ public sealed class PublicSetTests : IDisposable
     private readonly TemporaryFolder _folder = new();
     private readonly List<PublicSetNotice> _notices = [];
 
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
     public void Dispose() => _folder.Dispose();
 
     private async Task<List<PublicSetEntry>> ReadAsync(PublicSet set, string path) =>
@@ -160,6 +162,48 @@ public sealed class PublicSetTests : IDisposable
 
         count.ShouldBe(videos);
         most.ShouldBeLessThan(8 << 20);
+    }
+
+    [Theory]
+    [InlineData(2)]
+    [InlineData(3)]
+    [InlineData(7)]
+    [InlineData(64)]
+    public async Task JsonIsTheSameWhereverTheBufferEnds(int bufferBytes)
+    {
+        const string text = """
+            {"a": 1, "list": [{"x": [1, "two\u0041"]}, "é😀", null, -1.5e3, [], {}], "b": {"list": [1]}, "empty": [], "list": [true],
+             "long": "0123456789012345678901234567890123456789012345678901234567890123456789", "end": false}
+
+            """;
+        var path = Write("j.json", text);
+        List<string> read = [];
+        await foreach (var (name, value, line) in JsonMembers.ReadAsync(path, name => name is "list" or "empty", Token, bufferBytes))
+        {
+            read.Add($"{line} {name}: {value.GetRawText()}");
+        }
+
+        read.ShouldBe([
+            "1 a: 1",
+            "1 list: {\"x\": [1, \"two\\u0041\"]}",
+            "1 list: \"é😀\"",
+            "1 list: null",
+            "1 list: -1.5e3",
+            "1 list: []",
+            "1 list: {}",
+            "1 b: {\"list\": [1]}",
+            "1 list: true",
+            "2 long: \"0123456789012345678901234567890123456789012345678901234567890123456789\"",
+            "2 end: false",
+        ]);
+        for (var cut = 0; cut < text.TrimEnd().Length; cut += 5)
+        {
+            File.WriteAllText(path, text[..cut]);
+            await Should.ThrowAsync<PreparationException>(async () =>
+            {
+                await foreach (var _ in JsonMembers.ReadAsync(path, name => name is "list", Token, bufferBytes)) { }
+            });
+        }
     }
 
     [Fact]
