@@ -40,10 +40,10 @@ public sealed record LedgerFile
     /// <summary>Indicates that a failure does not go away by trying again, such as <c>not found</c>.</summary>
     public bool IsFinal { get; init; }
 
-    /// <summary>The path of the complete file, relative to the folder; null if there is none.</summary>
+    /// <summary>The path that the file has when it is done, relative to the folder; null if it is not known.</summary>
     public string? Path { get; init; }
 
-    /// <summary>The size in bytes; null if it is not known.</summary>
+    /// <summary>The size of the complete file in bytes; null if it is not known.</summary>
     public long? Bytes { get; init; }
 
     /// <summary>The SHA-256 of the complete file; null if it was not computed.</summary>

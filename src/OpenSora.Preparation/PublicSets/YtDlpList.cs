@@ -306,7 +306,7 @@ public static class YtDlpList
                 Reason = null,
                 Message = null,
                 IsFinal = false,
-                Path = Path.GetRelativePath(ledger.Folder, path),
+                Path = Path.GetRelativePath(ledger.Folder, path).Replace(Path.DirectorySeparatorChar, '/'),
                 Bytes = bytes,
             }
         );

@@ -232,6 +232,16 @@ public sealed class PublicSetDownloaderTests : IClassFixture<FileServer>, IDispo
         ShouldHave(url, bytes);
         Files().Last().Range.ShouldBe($"bytes={have}-");
 
+        // Killed after the last byte, before the verification.
+        File.Move(_folder[Row(url).Path!], part);
+        using (var ledger = DownloadLedger.Open(_folder.Path))
+        {
+            ledger.Save(ledger.Find(url)! with { State = DownloadState.Partial, Sha256 = null });
+        }
+
+        (await ResultAsync(Entry(url))).ShouldBe("downloaded");
+        ShouldHave(url, bytes);
+
         // Killed between the verification and the last entry of the ledger, before and after the rename.
         var path = _folder[Row(url).Path!];
         foreach (var wasRenamed in new[] { true, false })
