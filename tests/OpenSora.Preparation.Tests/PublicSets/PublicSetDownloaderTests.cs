@@ -474,13 +474,24 @@ public sealed class PublicSetDownloaderTests : IClassFixture<FileServer>, IDispo
                     await FileServer.SendAsync(context, new byte[20_000], null, null, false);
                 }))
             .ToArray();
-        var options = Options(options => (options.ConnectionsPerHost, options.DelayPerHost) = (2, TimeSpan.FromMilliseconds(60)));
-        options.BytesPerSecondPerHost = 200_000;
+        var options = Options(options => (options.ConnectionsPerHost, options.BytesPerSecondPerHost) = (2, 200_000));
         var start = DateTime.UtcNow;
         (await DownloadAsync(options, [.. urls.Select(url => Entry(url))])).Counts["downloaded"].ShouldBe(6);
         (DateTime.UtcNow - start).ShouldBeGreaterThan(TimeSpan.FromSeconds(0.58)); // 120,000 bytes
         most.ShouldBeLessThanOrEqualTo(2);
-        (_server.Requests.Max(request => request.Time) - start).ShouldBeGreaterThan(TimeSpan.FromSeconds(0.36)); // robots.txt and 6 files
+    }
+
+    [Fact]
+    public async Task RequestsToAHostStartWithTheDelayBetweenThem()
+    {
+        var urls = Enumerable.Range(0, 6).Select(i => _server.Serve($"/delay{i}.mp4", [1]));
+        var start = DateTime.UtcNow;
+        await DownloadAsync(
+            Options(options => (options.ConnectionsPerHost, options.DelayPerHost) = (8, TimeSpan.FromMilliseconds(100))),
+            [.. urls.Select(url => Entry(url))]
+        );
+        _server.Requests.Count.ShouldBe(7); // with robots.txt
+        (_server.Requests.Max(request => request.Time) - start).ShouldBeGreaterThan(TimeSpan.FromSeconds(0.6));
     }
 
     [Fact]
