@@ -40,10 +40,10 @@ public sealed record LedgerFile
     /// <summary>Indicates that a failure does not go away by trying again, such as <c>not found</c>.</summary>
     public bool IsFinal { get; init; }
 
-    /// <summary>The path of the complete file, relative to the folder; null if there is none.</summary>
+    /// <summary>The path that the file has when it is done, relative to the folder; null if it is not known.</summary>
     public string? Path { get; init; }
 
-    /// <summary>The size in bytes; null if it is not known.</summary>
+    /// <summary>The size of the complete file in bytes; null if it is not known.</summary>
     public long? Bytes { get; init; }
 
     /// <summary>The SHA-256 of the complete file; null if it was not computed.</summary>
@@ -151,17 +151,15 @@ public sealed class DownloadLedger : IDisposable
     /// end time is found if there is none with the same.</summary>
     /// <param name="prefix">The key up to the comma before the end time.</param>
     /// <param name="end">The rest of the key.</param>
-    internal LedgerFile? FindSection(string prefix, string end)
-    {
-        if (Find(prefix + end) is { } exact)
-        {
-            return exact;
-        }
+    internal LedgerFile? FindSection(string prefix, string end) => Find(prefix + end) ?? FindFirst(prefix);
 
+    /// <summary>Finds the first file whose address starts with a text.</summary>
+    internal LedgerFile? FindFirst(string prefix)
+    {
         lock (_lock)
         {
             using var command = Command(
-                "SELECT * FROM files WHERE source >= $first AND source < $last LIMIT 1",
+                "SELECT * FROM files WHERE source >= $first AND source < $last ORDER BY source LIMIT 1",
                 ("$first", prefix),
                 ("$last", prefix[..^1] + (char)(prefix[^1] + 1))
             );

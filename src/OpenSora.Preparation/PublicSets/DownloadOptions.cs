@@ -1,6 +1,7 @@
 namespace OpenSora.Preparation.PublicSets;
 
-/// <summary>Options of a <see cref="PublicSetDownloader"/>. The defaults are gentle: one connection and one request per second for each host.</summary>
+/// <summary>Options of a <see cref="PublicSetDownloader"/>. The defaults are gentle: one connection and one request per second for each
+/// host.</summary>
 public sealed class DownloadOptions
 {
     /// <summary>Gets or sets the User-Agent header: the name of your program, and an address at which the owner of a server can reach you, such as

@@ -80,7 +80,7 @@ public sealed class PublicSet
     public static PublicSet MsrVtt { get; } =
         new(
             "MSR-VTT",
-            "Published by Microsoft Research for research; the videos are from YouTube, and their owners keep the rights.",
+            "A research data set of Microsoft Research; the list itself states no license. The videos are from YouTube.",
             "https://www.microsoft.com/en-us/research/publication/msr-vtt-a-large-video-description-dataset-for-bridging-video-and-language/",
             MsrVttList.ReadAsync
         );
@@ -89,12 +89,13 @@ public sealed class PublicSet
     /// <remarks>
     /// The folder has a folder for each class, such as <c>ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi</c>. A line of a list is such a path and,
     /// in training lists, the number of the class in <c>classInd.txt</c>. Paths of a list are relative to its folder, or to a folder
-    /// <c>UCF-101</c> or <c>videos</c> beside or above it. The caption is the class in words ("Apply Eye Makeup"), as in Open-Sora's convert_dataset.py.
+    /// <c>UCF-101</c> or <c>videos</c> beside or above it. The caption is the class in words ("Apply Eye Makeup"), as in
+    /// Open-Sora's convert_dataset.py.
     /// </remarks>
     public static PublicSet Ucf101 { get; } =
         new(
             "UCF-101",
-            "Published by the University of Central Florida for research; the videos are from YouTube, and their owners keep the rights.",
+            "A research data set of the University of Central Florida; the lists themselves state no license. The videos are from YouTube.",
             "https://www.crcv.ucf.edu/data/UCF101.php",
             Ucf101Folder.ReadAsync
         );

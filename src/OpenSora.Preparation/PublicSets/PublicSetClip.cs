@@ -24,38 +24,45 @@ public sealed record PublicSetClip(string Id, string Path, TimeSpan? Start, Time
     )
     {
         ArgumentNullException.ThrowIfNull(entries);
+        var source = new Source(null, null, "file is missing", HasSections: false); // of the previous entry, because parts of a video are adjacent
         await foreach (var entry in entries.WithCancellation(cancellationToken).ConfigureAwait(false))
         {
-            var (clip, reason) = Find(entry, ledger);
-            if (clip is not null)
+            if (!string.Equals(source.Url, entry.Url, StringComparison.Ordinal))
             {
-                yield return clip;
+                source = Find(entry.Url, ledger);
+            }
+
+            if (entry.Url is null && File.Exists(entry.Path))
+            {
+                yield return new(entry.Id, System.IO.Path.GetFullPath(entry.Path), entry.Start, entry.End, entry.Caption, entry);
+            }
+            else if (source.HasSections && ledger!.PathOf(ledger.Find(YtDlpList.Section(entry))) is { } section)
+            {
+                yield return new(entry.Id, section, null, null, entry.Caption, entry);
+            }
+            else if (source.Path is not null)
+            {
+                yield return new(entry.Id, source.Path, entry.Start, entry.End, entry.Caption, entry);
             }
             else
             {
-                missing?.Invoke(entry, reason);
+                missing?.Invoke(entry, source.Reason);
             }
         }
     }
 
-    private static (PublicSetClip? Clip, string Reason) Find(PublicSetEntry entry, DownloadLedger? ledger)
+    private static Source Find(string? url, DownloadLedger? ledger)
     {
-        if (entry.Url is not { } url)
-        {
-            return File.Exists(entry.Path)
-                ? (new(entry.Id, System.IO.Path.GetFullPath(entry.Path), entry.Start, entry.End, entry.Caption, entry), "")
-                : (null, "file is missing");
-        }
-
-        if (ledger?.PathOf(ledger.Find(YtDlpList.Section(entry))) is { } section)
-        {
-            return (new(entry.Id, section, null, null, entry.Caption, entry), "");
-        }
-
-        var file = ledger?.Find(url);
-        return ledger?.PathOf(file) is { } path ? (new(entry.Id, path, entry.Start, entry.End, entry.Caption, entry), "")
-            : file is { State: DownloadState.Done } ? (null, "file is missing")
-            : file is { State: DownloadState.Failed, Reason: { } reason } ? (null, reason)
-            : (null, "not downloaded");
+        var file = url is null ? null : ledger?.Find(url);
+        return new(
+            url,
+            ledger?.PathOf(file),
+            url is null || file is { State: DownloadState.Done } ? "file is missing"
+                : file is { State: DownloadState.Failed, Reason: { } reason } ? reason
+                : "not downloaded",
+            url is not null && ledger?.FindFirst(url + "#t=") is not null
+        );
     }
+
+    private sealed record Source(string? Url, string? Path, string Reason, bool HasSections);
 }

@@ -48,7 +48,8 @@ public sealed class PublicSetDownloader
     /// <param name="progress">Receives the progress.</param>
     /// <param name="cancellationToken">Stops the download; a later run continues.</param>
     /// <returns>The number of entries by result.</returns>
-    /// <exception cref="PreparationException">The disk is full.</exception>
+    /// <exception cref="PreparationException">The disk is full, or the list of entries is invalid.</exception>
+    /// <exception cref="IOException">The folder cannot be written.</exception>
     public async Task<DownloadReport> DownloadAsync(
         IAsyncEnumerable<PublicSetEntry> entries,
         DownloadLedger ledger,
@@ -177,7 +178,7 @@ public sealed class PublicSetDownloader
         {
             var url = entry.Url!;
             var key = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(url)));
-            var name = Path.Combine(key[..2], $"{SafeName(entry.VideoId)}-{key[2..10]}");
+            var name = $"{key[..2]}/{SafeName(entry.VideoId)}-{key[2..10]}";
             var part = Path.Combine(_ledger.Folder, name + ".part");
             Directory.CreateDirectory(Path.GetDirectoryName(part)!);
             var row = _ledger.Find(url) ?? new LedgerFile { Source = url };
@@ -203,7 +204,7 @@ public sealed class PublicSetDownloader
             if (row.State is not DownloadState.Partial and not DownloadState.Failed)
             {
                 File.Delete(part); // of a version that is not recorded
-                row = row with { ETag = null, LastModified = null, Bytes = null };
+                row = row with { ETag = null, LastModified = null, Bytes = null, Path = null };
             }
 
             using var lease = _hosts.Rent(address);
@@ -211,22 +212,16 @@ public sealed class PublicSetDownloader
             {
                 lease.Host.ThrowIfGivenUp();
                 await CheckRobotsAsync(address, lease.Host, cancellationToken).ConfigureAwait(false);
-                (row, var extension) = await ReceiveAsync(address, row, part, lease.Host, cancellationToken).ConfigureAwait(false);
+                row = await ReceiveAsync(address, row, part, name, lease.Host, cancellationToken).ConfigureAwait(false);
                 var sha256 = await HashAsync(part, cancellationToken).ConfigureAwait(false);
                 if (entry.Sha256 is { } expected && !expected.Equals(sha256, StringComparison.OrdinalIgnoreCase))
                 {
                     throw DownloadFailure.Final("checksum does not match", $"The SHA-256 is {sha256}; expected {expected}.");
                 }
 
-                var finished = row with
-                {
-                    State = DownloadState.Finishing,
-                    Path = name + extension,
-                    Bytes = FileTransfer.Length(part),
-                    Sha256 = sha256,
-                };
+                var finished = row with { State = DownloadState.Finishing, Bytes = FileTransfer.Length(part), Sha256 = sha256 };
                 _ledger.Save(finished);
-                File.Move(part, Path.Combine(_ledger.Folder, finished.Path), overwrite: true);
+                File.Move(part, Path.Combine(_ledger.Folder, finished.Path!), overwrite: true);
                 _ledger.Save(finished with { State = DownloadState.Done });
                 lease.Host.Finish(isFailure: false);
                 return ("downloaded", false);
@@ -297,10 +292,11 @@ public sealed class PublicSetDownloader
             }
         }
 
-        private async Task<(LedgerFile Row, string Extension)> ReceiveAsync(
+        private async Task<LedgerFile> ReceiveAsync(
             Uri address,
             LedgerFile row,
             string part,
+            string name,
             Host host,
             CancellationToken cancellationToken
         )
@@ -309,12 +305,14 @@ public sealed class PublicSetDownloader
             for (var most = FileTransfer.Length(part); ; most = FileTransfer.Length(part))
             {
                 var result = await retries
-                    .ExecuteAsync<(LedgerFile Row, string Extension)?>(
+                    .ExecuteAsync<LedgerFile?>(
                         async token =>
                         {
                             try
                             {
-                                return await Transfer.ReceiveAsync(address, _ledger.Find(row.Source) ?? row, part, host, token).ConfigureAwait(false);
+                                return await Transfer
+                                    .ReceiveAsync(address, _ledger.Find(row.Source) ?? row, part, name, host, token)
+                                    .ConfigureAwait(false);
                             }
                             catch (DownloadFailure e) when (!e.IsFinal && FileTransfer.Length(part) > most)
                             {
@@ -324,9 +322,9 @@ public sealed class PublicSetDownloader
                         cancellationToken
                     )
                     .ConfigureAwait(false);
-                if (result is { } complete)
+                if (result is not null)
                 {
-                    return (complete.Row with { VideoId = row.VideoId, Run = _id }, complete.Extension);
+                    return result with { VideoId = row.VideoId, Run = _id };
                 }
             }
         }

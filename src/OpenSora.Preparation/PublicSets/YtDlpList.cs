@@ -37,6 +37,7 @@ public static class YtDlpList
 {
     // Not yt-dlp.conf, which yt-dlp reads from the current folder in addition to the one given on its command line.
     private const string Settings = "list.conf";
+    private const string Duplicate = "same file as another entry or already there";
     private const string Log = "downloaded.jsonl";
 
     private static readonly string[] Hosts =
@@ -157,6 +158,7 @@ public static class YtDlpList
         const int batch = 1000;
         SortedDictionary<string, long> counts = new(StringComparer.Ordinal);
         var (run, count, listed) = (Guid.NewGuid().ToString("N"), 0L, 0L);
+        string? last = null;
         List<PublicSetEntry> pending = [];
         List<PublicSetEntry> parts = []; // of one video, which are adjacent in all known lists
         if (sections)
@@ -173,6 +175,13 @@ public static class YtDlpList
                 continue;
             }
 
+            if (!sections && string.Equals(entry.Url, last, StringComparison.Ordinal))
+            {
+                Count(Duplicate);
+                continue;
+            }
+
+            last = entry.Url;
             pending.Add(entry);
             if (pending.Count == batch)
             {
@@ -195,7 +204,7 @@ public static class YtDlpList
             var isListed = ledger.TryList([.. pending.Select(entry => (sections ? Section(entry) : entry.Url!, SiteId(entry)))], run);
             foreach (var (entry, isNew) in pending.Zip(isListed))
             {
-                Count(isNew ? "listed" : "same file as another entry or already there");
+                Count(isNew ? "listed" : Duplicate);
                 listed += isNew ? 1 : 0;
                 if (isNew && !sections)
                 {
@@ -297,7 +306,7 @@ public static class YtDlpList
                 Reason = null,
                 Message = null,
                 IsFinal = false,
-                Path = Path.GetRelativePath(ledger.Folder, path),
+                Path = Path.GetRelativePath(ledger.Folder, path).Replace(Path.DirectorySeparatorChar, '/'),
                 Bytes = bytes,
             }
         );

@@ -194,16 +194,18 @@ public sealed class PublicSetDownloaderTests : IClassFixture<FileServer>, IDispo
         Files().ShouldAllBe(request => request.Range == null);
 
         // Last-Modified is a validator too; a weak ETag is not.
+        List<bool> isContinued = [];
         var dated = _server.On("/dated.mp4", async (context, i) =>
         {
             const string date = "Wed, 21 Oct 2015 07:28:00 GMT";
             context.Response.Headers.LastModified = date;
-            var isRest = context.Request.Headers.IfRange.ToString() is date;
-            await FileServer.SendAsync(context, bytes, i == 0 ? 50_000 : null, "W/\"weak\"", isRest);
+            isContinued.Add(context.Request.Headers.IfRange.ToString() is date);
+            await FileServer.SendAsync(context, bytes, i == 0 ? 50_000 : null, "W/\"weak\"", isContinued[^1]);
         });
         (await ResultAsync(Entry(dated))).ShouldBe("downloaded");
         ShouldHave(dated, bytes);
         Files().Last().Range.ShouldBe("bytes=50000-");
+        isContinued.ShouldBe([false, true]);
     }
 
     [Fact]
@@ -231,6 +233,16 @@ public sealed class PublicSetDownloaderTests : IClassFixture<FileServer>, IDispo
         (await ResultAsync(Entry(url))).ShouldBe("downloaded");
         ShouldHave(url, bytes);
         Files().Last().Range.ShouldBe($"bytes={have}-");
+
+        // Killed after the last byte, before the verification.
+        File.Move(_folder[Row(url).Path!], part);
+        using (var ledger = DownloadLedger.Open(_folder.Path))
+        {
+            ledger.Save(ledger.Find(url)! with { State = DownloadState.Partial, Sha256 = null });
+        }
+
+        (await ResultAsync(Entry(url))).ShouldBe("downloaded");
+        ShouldHave(url, bytes);
 
         // Killed between the verification and the last entry of the ledger, before and after the rename.
         var path = _folder[Row(url).Path!];
@@ -462,13 +474,24 @@ public sealed class PublicSetDownloaderTests : IClassFixture<FileServer>, IDispo
                     await FileServer.SendAsync(context, new byte[20_000], null, null, false);
                 }))
             .ToArray();
-        var options = Options(options => (options.ConnectionsPerHost, options.DelayPerHost) = (2, TimeSpan.FromMilliseconds(60)));
-        options.BytesPerSecondPerHost = 200_000;
+        var options = Options(options => (options.ConnectionsPerHost, options.BytesPerSecondPerHost) = (2, 200_000));
         var start = DateTime.UtcNow;
         (await DownloadAsync(options, [.. urls.Select(url => Entry(url))])).Counts["downloaded"].ShouldBe(6);
         (DateTime.UtcNow - start).ShouldBeGreaterThan(TimeSpan.FromSeconds(0.58)); // 120,000 bytes
         most.ShouldBeLessThanOrEqualTo(2);
-        (_server.Requests.Max(request => request.Time) - start).ShouldBeGreaterThan(TimeSpan.FromSeconds(0.36)); // robots.txt and 6 files
+    }
+
+    [Fact]
+    public async Task RequestsToAHostStartWithTheDelayBetweenThem()
+    {
+        var urls = Enumerable.Range(0, 6).Select(i => _server.Serve($"/delay{i}.mp4", [1]));
+        var start = DateTime.UtcNow;
+        await DownloadAsync(
+            Options(options => (options.ConnectionsPerHost, options.DelayPerHost) = (8, TimeSpan.FromMilliseconds(100))),
+            [.. urls.Select(url => Entry(url))]
+        );
+        _server.Requests.Count.ShouldBe(7); // with robots.txt
+        (_server.Requests.Max(request => request.Time) - start).ShouldBeGreaterThan(TimeSpan.FromSeconds(0.6));
     }
 
     [Fact]

@@ -10,6 +10,8 @@ public sealed class PublicSetTests : IDisposable
     private readonly TemporaryFolder _folder = new();
     private readonly List<PublicSetNotice> _notices = [];
 
+    private static CancellationToken Token => TestContext.Current.CancellationToken;
+
     public void Dispose() => _folder.Dispose();
 
     private async Task<List<PublicSetEntry>> ReadAsync(PublicSet set, string path) =>
@@ -33,13 +35,19 @@ public sealed class PublicSetTests : IDisposable
     [Fact]
     public async Task PandaRowsBecomeOneEntryForEachClip()
     {
+        const string first = """
+            "[['0:00:06.000', '0:01:54.500'], ['1:02:03.25', '1:02:10']]","['A man, ""who"" smiles.', ""It's a dog.""]","[0.5, 4.3e-1]",
+            """;
+        const string shots = """
+            "[[['0:00:00.000', '0:00:04.000']], [['0:00:00', '0:00:01'], ['0:00:01', '0:00:07']]]"
+            """;
+        const string second = """
+            "[['0:00:00.000', '0:00:01.000']]",['caf\xe9 \U0001f600'],[0.9],[[]]
+            """;
         var path = Write(
             "panda.csv",
-            """"
-            videoID,url,timestamp,caption,matching_score,shot_boundary_detection
-            abc,https://www.youtube.com/watch?v=abc,"[['0:00:06.000', '0:01:54.500'], ['1:02:03.25', '1:02:10']]","['A man, ""who"" smiles.', ""It's a dog.""]","[0.5, 4.3e-1]","[[['0:00:00.000', '0:00:04.000']], [['0:00:00', '0:00:01'], ['0:00:01', '0:00:07']]]"
-            -x_9,https://www.youtube.com/watch?v=-x_9,"[['0:00:00.000', '0:00:01.000']]",['caf\xe9 \U0001f600'],[0.9],[[]]
-            """".ReplaceLineEndings("\r\n")
+            "videoID,url,timestamp,caption,matching_score,shot_boundary_detection\r\n"
+                + $"abc,https://www.youtube.com/watch?v=abc,{first}{shots}\r\n-x_9,https://www.youtube.com/watch?v=-x_9,{second}\r\n"
         );
 
         var entries = await ReadAsync(PublicSet.Panda70M, path);
@@ -103,7 +111,8 @@ public sealed class PublicSetTests : IDisposable
               "vid1.0.mp4": {"span": ["00:00:10.000", "00:00:20.000"], "fps": 25.0, "scene_split": [
                 {"clip_id": "vid1.0_0", "scene_cut": [0, 50], "caption": " a cat "},
                 {"clip_id": "vid1.0_1", "scene_cut": ["50", "125"], "caption": "a dog"}]},
-              "vid1.7.mp4": {"span": ["01:00:00.000", "01:00:05.500"], "scene_split": [{"clip_id": "vid1.7_0", "scene_cut": [0, -1], "caption": ""}]}}},
+              "vid1.7.mp4": {"span": ["01:00:00.000", "01:00:05.500"], "scene_split": [
+                {"clip_id": "vid1.7_0", "scene_cut": [0, -1], "caption": ""}]}}},
              "vid2": {"url": "https://www.youtube.com/watch?v=vid2", "clip": {}}}
             """
         );
@@ -162,6 +171,48 @@ public sealed class PublicSetTests : IDisposable
         most.ShouldBeLessThan(8 << 20);
     }
 
+    [Theory]
+    [InlineData(2)]
+    [InlineData(3)]
+    [InlineData(7)]
+    [InlineData(64)]
+    public async Task JsonIsTheSameWhereverTheBufferEnds(int bufferBytes)
+    {
+        const string text = """
+            {"a": 1, "list": [{"x": [1, "two\u0041"]}, "é😀", null, -1.5e3, [], {}], "b": {"list": [1]}, "empty": [], "list": [true],
+             "long": "0123456789012345678901234567890123456789012345678901234567890123456789", "end": false}
+
+            """;
+        var path = Write("j.json", text);
+        List<string> read = [];
+        await foreach (var (name, value, line) in JsonMembers.ReadAsync(path, name => name is "list" or "empty", Token, bufferBytes))
+        {
+            read.Add($"{line} {name}: {value.GetRawText()}");
+        }
+
+        read.ShouldBe([
+            "1 a: 1",
+            "1 list: {\"x\": [1, \"two\\u0041\"]}",
+            "1 list: \"é😀\"",
+            "1 list: null",
+            "1 list: -1.5e3",
+            "1 list: []",
+            "1 list: {}",
+            "1 b: {\"list\": [1]}",
+            "1 list: true",
+            "2 long: \"0123456789012345678901234567890123456789012345678901234567890123456789\"",
+            "2 end: false",
+        ]);
+        for (var cut = 0; cut < text.TrimEnd().Length; cut += 5)
+        {
+            File.WriteAllText(path, text[..cut]);
+            await Should.ThrowAsync<PreparationException>(async () =>
+            {
+                await foreach (var _ in JsonMembers.ReadAsync(path, name => name is "list", Token, bufferBytes)) { }
+            });
+        }
+    }
+
     [Fact]
     public async Task MsrVttVideosHaveAllTheirCaptions()
     {
@@ -169,9 +220,12 @@ public sealed class PublicSetTests : IDisposable
             "msrvtt.json",
             """
             {"info": {"year": "2016"},
-             "videos": [{"category": 9, "url": "https://www.youtube.com/watch?v=9lZi22qLlEo", "video_id": "video0", "start time": 137.72, "end time": 149.44, "split": "train", "id": 0},
-                        {"category": 3, "url": "https://www.youtube.com/watch?v=w4JM08PDEng", "video_id": "video1", "start time": 0, "end time": 10.5, "split": "validate", "id": 1}],
-             "sentences": [{"caption": "a car is shown", "video_id": "video1", "sen_id": 0}, {"caption": "a woman speaks", "video_id": "video0", "sen_id": 1},
+             "videos": [{"category": 9, "url": "https://www.youtube.com/watch?v=9lZi22qLlEo", "video_id": "video0",
+                         "start time": 137.72, "end time": 149.44, "split": "train", "id": 0},
+                        {"category": 3, "url": "https://www.youtube.com/watch?v=w4JM08PDEng", "video_id": "video1",
+                         "start time": 0, "end time": 10.5, "split": "validate", "id": 1}],
+             "sentences": [{"caption": "a car is shown", "video_id": "video1", "sen_id": 0},
+                           {"caption": "a woman speaks", "video_id": "video0", "sen_id": 1},
                            {"caption": "people talk", "video_id": "video1", "sen_id": 2}, {"caption": "lost", "video_id": "video77", "sen_id": 3}]}
             """
         );
@@ -192,7 +246,10 @@ public sealed class PublicSetTests : IDisposable
         _notices.Clear();
         var coco = Write(
             "annotation/MSR_VTT.json",
-            """{"annotations": [{"image_id": "video3", "caption": "one", "id": 1}, {"image_id": "video4", "caption": "two", "id": 2}], "images": [{"id": "video3"}]}"""
+            """
+            {"annotations": [{"image_id": "video3", "caption": "one", "id": 1}, {"image_id": "video4", "caption": "two", "id": 2}],
+             "images": [{"id": "video3"}]}
+            """
         );
         (await ReadAsync(PublicSet.MsrVtt, coco)).Single().Path.ShouldBe(_folder["videos/all/video3.mp4"]);
         _notices.Single().Reason.ShouldBe("file is missing");
@@ -221,7 +278,8 @@ public sealed class PublicSetTests : IDisposable
         Write("splits/classInd.txt", "1 ApplyEyeMakeup\r\n37 HandStandPushups\r\n");
         var list = Write(
             "splits/trainlist01.txt",
-            "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\r\nHandstandPushups/v_HandStandPushups_g01_c01.avi 37\r\n\r\nApplyEyeMakeup/v_gone.avi 1\r\n"
+            "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\r\nHandstandPushups/v_HandStandPushups_g01_c01.avi 37\r\n\r\n"
+                + "ApplyEyeMakeup/v_gone.avi 1\r\n"
         );
         (await ReadAsync(PublicSet.Ucf101, list)).Select(entry => entry.Class).ShouldBe(["ApplyEyeMakeup", "HandstandPushups"]);
         (_notices.Single().Line, _notices[0].Reason).ShouldBe((4, "file is missing"));

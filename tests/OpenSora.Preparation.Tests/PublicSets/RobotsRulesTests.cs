@@ -17,7 +17,8 @@ public sealed class RobotsRulesTests
     {
         var rules = RobotsRules.Parse(
             "# comment\nUser-agent: other\nDisallow: /\n\nUser-Agent: *\nDisallow: /nothing-for-us\n\nUSER-AGENT: Mine/2\nuser-agent: third\r\n"
-                + "Disallow: /a/ # inline\nAllow: /a/public\nDisallow: /*.gif$\nDisallow:\nDisallow: /page/*/end$\nDisallow: /same\nAllow: /same\nCrawl-delay: 2.5\n",
+                + "Disallow: /a/ # inline\nAllow: /a/public\nDisallow: /*.gif$\nDisallow:\nDisallow: /page/*/end$\nDisallow: /same\n"
+                + "Allow: /same\nCrawl-delay: 2.5\n",
             "mine/1.0 (contact)"
         );
         rules.Allows(path).ShouldBe(allowed);

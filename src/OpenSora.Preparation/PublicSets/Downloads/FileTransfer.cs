@@ -24,20 +24,27 @@ internal sealed class FileTransfer(
     /// <param name="address">The address.</param>
     /// <param name="row">The row of the ledger; its ETag and time tell whether the partial file can be continued.</param>
     /// <param name="part">The path of the partial file.</param>
+    /// <param name="name">The path of the complete file without extension, relative to the folder.</param>
     /// <param name="host">The host.</param>
     /// <param name="cancellationToken">Stops the download; what was received stays.</param>
-    /// <returns>The row with what the server said of the file, and the extension for its type.</returns>
+    /// <returns>The row with what the server said of the file.</returns>
     /// <exception cref="DownloadFailure">The file is not complete.</exception>
-    internal async Task<(LedgerFile Row, string Extension)> ReceiveAsync(
+    internal async Task<LedgerFile> ReceiveAsync(
         Uri address,
         LedgerFile row,
         string part,
+        string name,
         Host host,
         CancellationToken cancellationToken
     )
     {
-        using var slot = await host.EnterAsync(cancellationToken).ConfigureAwait(false);
         var have = Length(part);
+        if (have > 0 && have == row.Bytes && row.Path is not null)
+        {
+            return row; // the process was killed after the last byte
+        }
+
+        using var slot = await host.EnterAsync(cancellationToken).ConfigureAwait(false);
         RangeConditionHeaderValue? condition =
             row.ETag is { } tag && EntityTagHeaderValue.TryParse(tag, out var parsed) && !parsed.IsWeak ? new(parsed)
             : row.LastModified is { } changed ? new(changed)
@@ -86,6 +93,7 @@ internal sealed class FileTransfer(
             Reason = null,
             Message = null,
             IsFinal = false,
+            Path = name + Extension(address, headers.ContentType?.MediaType),
             Bytes = total,
             ETag = response.Headers.ETag?.ToString() ?? (isRest ? row.ETag : null),
             LastModified = headers.LastModified ?? (isRest ? row.LastModified : null),
@@ -98,7 +106,7 @@ internal sealed class FileTransfer(
         ledger.Save(row);
         CheckSpace((total ?? 0) - have);
         await CopyAsync(response, part, have, total, host, stall, cancellationToken).ConfigureAwait(false);
-        return (row, Extension(address, headers.ContentType?.MediaType));
+        return row;
     }
 
     /// <summary>Reads the rules of robots.txt. A host that has none, or does not let us read it, allows everything.</summary>

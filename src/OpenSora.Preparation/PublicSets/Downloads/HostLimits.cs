@@ -3,8 +3,20 @@ namespace OpenSora.Preparation.PublicSets.Downloads;
 /// <summary>Knows the hosts that are in use.</summary>
 internal sealed class HostLimits(DownloadOptions options, TimeProvider time)
 {
-    private const int MaxHosts = 4096;
+    internal const int MaxHosts = 4096;
     private readonly Dictionary<string, Host> _hosts = new(StringComparer.OrdinalIgnoreCase);
+
+    /// <summary>The number of hosts that are remembered.</summary>
+    internal int Count
+    {
+        get
+        {
+            lock (_hosts)
+            {
+                return _hosts.Count;
+            }
+        }
+    }
 
     /// <summary>Gets the host of an address. Dispose of the result after use; hosts without users are forgotten when there are many.</summary>
     internal Lease Rent(Uri address)

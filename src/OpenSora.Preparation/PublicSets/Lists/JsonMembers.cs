@@ -15,7 +15,7 @@ internal sealed class JsonMembers
     private const int MaxValue = 256 << 20;
     private readonly string _path;
     private readonly Func<string, bool> _isSplit;
-    private byte[] _buffer = new byte[1 << 16];
+    private byte[] _buffer;
     private int _start,
         _length;
     private bool _isFinal;
@@ -24,7 +24,8 @@ internal sealed class JsonMembers
     private Stage _stage = Stage.Start;
     private string _name = "";
 
-    private JsonMembers(string path, Func<string, bool> isSplit) => (_path, _isSplit) = (path, isSplit);
+    private JsonMembers(string path, Func<string, bool> isSplit, int bufferBytes) =>
+        (_path, _isSplit, _buffer) = (path, isSplit, new byte[bufferBytes]);
 
     private enum Stage
     {
@@ -39,14 +40,16 @@ internal sealed class JsonMembers
     /// <param name="path">The path of the file.</param>
     /// <param name="isSplit">Determines by its name whether a member is an array whose elements are returned one by one.</param>
     /// <param name="cancellationToken">Stops reading.</param>
+    /// <param name="bufferBytes">The initial size of the buffer, which grows with the longest value.</param>
     /// <exception cref="PreparationException">The file is not a JSON object.</exception>
     internal static async IAsyncEnumerable<JsonMember> ReadAsync(
         string path,
         Func<string, bool> isSplit,
-        [EnumeratorCancellation] CancellationToken cancellationToken
+        [EnumeratorCancellation] CancellationToken cancellationToken,
+        int bufferBytes = 1 << 16
     )
     {
-        var members = new JsonMembers(path, isSplit);
+        var members = new JsonMembers(path, isSplit, bufferBytes);
         var file = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, 1, FileOptions.Asynchronous | FileOptions.SequentialScan);
         await using (file.ConfigureAwait(false))
         {
