@@ -76,8 +76,8 @@ public static class ManifestTools
         return reservoir.Chosen;
     }
 
-    /// <summary>Makes paths that are relative to a folder relative to another folder, such as for manifests that are concatenated or written to another
-    /// folder. Absolute paths do not change.</summary>
+    /// <summary>Makes paths that are relative to a folder relative to another folder, such as for manifests that are concatenated or written to
+    /// another folder. Absolute paths do not change.</summary>
     /// <param name="rows">The rows.</param>
     /// <param name="from">The folder to which the paths are relative.</param>
     /// <param name="to">The folder to which the new paths are relative, which is usually that of the new manifest.</param>

@@ -198,11 +198,7 @@ internal sealed class ParquetManifestWriter : IManifestWriter
             await (
                 _columns.IsText(column)
                     ? group.WriteAsync(field, (string?[])[.. cells[column].Select(cell => cell.IsEmpty ? null : cell.ToString())]!)
-                    : group.WriteAsync<double>(
-                        field,
-                        (double?[])[.. cells[column].Select(cell => cell.Number)],
-                        cancellationToken: cancellationToken
-                    )
+                    : group.WriteAsync<double>(field, (double?[])[.. cells[column].Select(cell => cell.Number)], cancellationToken: cancellationToken)
             ).ConfigureAwait(false);
         }
 
@@ -212,17 +208,14 @@ internal sealed class ParquetManifestWriter : IManifestWriter
             group.WriteAsync(fields.Dequeue(), (string?[])[.. rows.Select(text).Select(value => value.Length == 0 ? null : value)]!);
 
         Task NumbersAsync<T>(Func<ManifestRow, T?> number)
-            where T : struct =>
-            group.WriteAsync<T>(fields.Dequeue(), (T?[])[.. rows.Select(number)], cancellationToken: cancellationToken);
+            where T : struct => group.WriteAsync<T>(fields.Dequeue(), (T?[])[.. rows.Select(number)], cancellationToken: cancellationToken);
     }
 
     /// <inheritdoc/>
     public async Task CompleteAsync(CancellationToken cancellationToken)
     {
         var options = new ParquetOptions { CompressionMethod = CompressionMethod.Snappy };
-        _writer ??= await ParquetWriter
-            .CreateAsync(_schema, _stream, options, append: false, cancellationToken)
-            .ConfigureAwait(false);
+        _writer ??= await ParquetWriter.CreateAsync(_schema, _stream, options, append: false, cancellationToken).ConfigureAwait(false);
     }
 
     /// <inheritdoc/>

@@ -61,7 +61,10 @@ internal sealed class RowIndex : IDisposable
             var standard = StandardColumns.Names.Length;
             var value = i < standard ? StandardColumns.Get(row, i) : _cells[i - standard];
             // SQLite has no NaN.
-            _add.Parameters[i].Value = value.Number is { } number && !double.IsNaN(number) ? number : value.IsEmpty ? DBNull.Value : value.ToString();
+            _add.Parameters[i].Value =
+                value.Number is { } number && !double.IsNaN(number) ? number
+                : value.IsEmpty ? DBNull.Value
+                : value.ToString();
         }
 
         try

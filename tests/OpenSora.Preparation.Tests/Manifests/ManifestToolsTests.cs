@@ -13,13 +13,26 @@ public sealed class ManifestToolsTests : IDisposable
     {
         ManifestRow[] rows =
         [
-            new() { Path = "a.mp4", Text = "old", NumFrames = 3, Fps = 24, Columns = [new("motion", 1), new("kind", "pan")] },
+            new()
+            {
+                Path = "a.mp4",
+                Text = "old",
+                NumFrames = 3,
+                Fps = 24,
+                Columns = [new("motion", 1), new("kind", "pan")],
+            },
             new() { Path = "b.mp4", Text = "alone" },
             new() { Path = "a.mp4", Text = "another caption" },
         ];
         ManifestRow[] other =
         [
-            new() { Path = "a.mp4", Text = "12", NumFrames = 5, Columns = [new("Motion", double.NaN), new("sharp", "007"), new("kind", default)] },
+            new()
+            {
+                Path = "a.mp4",
+                Text = "12",
+                NumFrames = 5,
+                Columns = [new("Motion", double.NaN), new("sharp", "007"), new("kind", default)],
+            },
             new() { Path = "c.mp4", Columns = [new("late", 0.5)] },
         ];
         ManifestRow joined = new()
@@ -117,7 +130,11 @@ public sealed class ManifestToolsTests : IDisposable
         // More clips, in another order, one of which has another name and one of which is a copy.
         File.Move(_folder[before[0]], _folder["renamed.mp4"]);
         File.Copy(_folder["renamed.mp4"], _folder["copy.mp4"]);
-        var more = rows.AsEnumerable().Reverse().Where(row => !row.Path.Equals(before[0])).Append(new() { Path = "renamed.mp4" }).Append(new() { Path = "copy.mp4" });
+        var more = rows.AsEnumerable()
+            .Reverse()
+            .Where(row => !row.Path.Equals(before[0]))
+            .Append(new() { Path = "renamed.mp4" })
+            .Append(new() { Path = "copy.mp4" });
         await more.ToAsyncEnumerable().SplitAsync(_folder["t2.parquet"], _folder["v2.parquet"], options);
         var after = await PathsAsync("v2.parquet");
         after.ShouldContain("renamed.mp4");
@@ -147,8 +164,9 @@ public sealed class ManifestToolsTests : IDisposable
         await Should.ThrowAsync<PreparationException>(() => rows.ToAsyncEnumerable().SplitAsync(_folder["t5.csv"], _folder["v5.csv"], options));
         var invalid = rows.Append(new() { Path = "a", Text = "\0" }).ToAsyncEnumerable();
         options = new SplitOptions { Key = row => row.Path };
-        (await Should.ThrowAsync<PreparationException>(() => invalid.SplitAsync(_folder["t5.csv"], _folder["v5.csv"], options)))
-            .Reason.ShouldBe("not valid in a manifest");
+        (await Should.ThrowAsync<PreparationException>(() => invalid.SplitAsync(_folder["t5.csv"], _folder["v5.csv"], options))).Reason.ShouldBe(
+            "not valid in a manifest"
+        );
         Directory.GetFiles(_folder.Path).Length.ShouldBe(4);
     }
 
@@ -171,13 +189,32 @@ public sealed class ManifestToolsTests : IDisposable
             Fps = 12,
             Resolution = 2304,
         };
-        ManifestRow image = new() { Path = "image.png", NumFrames = 1, Height = 48, Width = 32, AspectRatio = 1.5, Resolution = 1536 };
+        ManifestRow image = new()
+        {
+            Path = "image.png",
+            NumFrames = 1,
+            Height = 48,
+            Width = 32,
+            AspectRatio = 1.5,
+            Resolution = 1536,
+        };
         ManifestRow[] rows =
         [
             video,
-            new() { Path = "a, 'b'.mp4", Text = "kept", NumFrames = 8, Columns = [new("x", 1)] },
+            new()
+            {
+                Path = "a, 'b'.mp4",
+                Text = "kept",
+                NumFrames = 8,
+                Columns = [new("x", 1)],
+            },
             image,
-            new() { Path = "image.png", NumFrames = 1, Width = 33 },
+            new()
+            {
+                Path = "image.png",
+                NumFrames = 1,
+                Width = 33,
+            },
             new() { Path = "missing.mp4" },
             new() { Path = "text.mp4" },
             new() { Path = "folder.mp4" },
@@ -187,15 +224,17 @@ public sealed class ManifestToolsTests : IDisposable
         ];
         var options = new ManifestFileOptions { Folder = _folder.Path, Parallelism = 3 };
         var problems = await rows.ToAsyncEnumerable().CheckFilesAsync(options).ToArrayAsync();
-        problems.Select(problem => (Array.IndexOf(rows, problem.Row), problem.Reason)).ShouldBe([
-            (1, "wrong num_frames"),
-            (3, "wrong width"),
-            (4, "file does not exist"),
-            (5, "not a readable video"),
-            (6, "not a file"),
-            (7, problems.Single(problem => problem.Row.Path is "half.png").Reason),
-            (8, "wrong fps"),
-        ]);
+        problems
+            .Select(problem => (Array.IndexOf(rows, problem.Row), problem.Reason))
+            .ShouldBe([
+                (1, "wrong num_frames"),
+                (3, "wrong width"),
+                (4, "file does not exist"),
+                (5, "not a readable video"),
+                (6, "not a file"),
+                (7, problems.Single(problem => problem.Row.Path is "half.png").Reason),
+                (8, "wrong fps"),
+            ]);
         problems[0].Message.ShouldBe("The manifest has num_frames 8 for 'a, 'b'.mp4'; the file has 7.");
 
         var dropped = new DropReport();

@@ -79,7 +79,14 @@ public sealed class ParquetTests : IDisposable
     public async Task A_damaged_file_is_an_error_with_its_name()
     {
         var path = _folder["whole.parquet"];
-        var rows = Enumerable.Range(0, 500).Select(i => new ManifestRow { Path = $"{i}.mp4", Text = $"clip {i}", Columns = [new("x", i)] });
+        var rows = Enumerable
+            .Range(0, 500)
+            .Select(i => new ManifestRow
+            {
+                Path = $"{i}.mp4",
+                Text = $"clip {i}",
+                Columns = [new("x", i)],
+            });
         await Manifest.WriteAsync(path, rows.ToAsyncEnumerable());
         var whole = await File.ReadAllBytesAsync(path);
         var (errors, damaged) = (0, _folder["damaged.parquet"]);

@@ -1,8 +1,8 @@
 namespace OpenSora.Preparation.Manifests;
 
 /// <summary>The distribution of the numbers of a stream, with bounded memory. The result does not depend on their order.</summary>
-/// <remarks>Numbers are counted in bins whose width is a power of two. When there are too many bins, the width is doubled. The minimum, the maximum and
-/// the mean are exact.</remarks>
+/// <remarks>Numbers are counted in bins whose width is a power of two. When there are too many bins, the width is doubled. The minimum, the maximum
+/// and the mean are exact.</remarks>
 internal sealed class Distribution
 {
     private const int MaximumBins = 4096;
@@ -23,8 +23,7 @@ internal sealed class Distribution
     internal double Mean => _sum / Count;
 
     /// <summary>Gets the bins in ascending order: the mean of their numbers, and how many there are.</summary>
-    internal IReadOnlyList<(double Value, long Count)> Bins =>
-        [.. _bins.OrderBy(bin => bin.Key).Select(bin => (bin.Value.Mean, bin.Value.Count))];
+    internal IReadOnlyList<(double Value, long Count)> Bins => [.. _bins.OrderBy(bin => bin.Key).Select(bin => (bin.Value.Mean, bin.Value.Count))];
 
     /// <summary>Adds a number. NaN is not counted, and numbers that are not finite are counted as very large ones.</summary>
     internal void Add(double value)

@@ -11,14 +11,16 @@ internal sealed class ManifestStatistics
     private static readonly HashSet<string> FunctionWords =
     [
         .. (
-            "a about above after against all also an and another any are around as at away back be been before behind being below between both but by "
-            + "can could down during each either for from had has have he her here him his how if in into is it its just like more most near next no "
-            + "not of off on one onto or other out over same she since so some such than that the their them then there these they this those through "
-            + "to too towards two under until up very was we were what when where which while who whose will with within without you your"
+            "a about above after against all also an and another any are around as at away back be been before behind being below "
+            + "between both but by can could down during each either for from had has have he her here him his how if in into is it "
+            + "its just like more most near next no not of off on one onto or other out over same she since so some such than that "
+            + "the their them then there these they this those through to too towards two under until up very was we were what when "
+            + "where which while who whose will with within without you your"
         ).Split(' '),
     ];
-    private static readonly HashSet<string>.AlternateLookup<ReadOnlySpan<char>> IsFunctionWord =
-        FunctionWords.GetAlternateLookup<ReadOnlySpan<char>>();
+    private static readonly HashSet<string>.AlternateLookup<ReadOnlySpan<char>> IsFunctionWord = FunctionWords.GetAlternateLookup<
+        ReadOnlySpan<char>
+    >();
 
     private readonly Dictionary<string, ColumnStatistics> _columns = new(StringComparer.OrdinalIgnoreCase);
     private readonly List<ColumnStatistics> _ordered = [];
@@ -69,7 +71,7 @@ internal sealed class ManifestStatistics
 
         if (row.Height is > 0 and var height && row.Width is > 0 and var width)
         {
-            Sizes.Add(string.Create(CultureInfo.InvariantCulture, $"{width} × {height}"));
+            Sizes.Add(string.Create(CultureInfo.InvariantCulture, $"{width}×{height}"));
             Megapixels.Add((double)height * width / 1e6);
         }
 
