@@ -124,7 +124,7 @@ public static class ManifestSplit
         }
     }
 
-    // A number from 0 to 1 that depends only on the contents; null for a file that cannot be read.
+    // A number in [0, 1) that depends only on the contents; null for a file that cannot be read.
     private static async Task<(ManifestRow Row, double? Place)> PlaceAsync(
         ManifestRow row,
         SplitOptions options,
@@ -151,7 +151,7 @@ public static class ManifestSplit
             }
         }
 
-        return (row, BinaryPrimitives.ReadUInt64BigEndian(hash.GetHashAndReset()) / (double)ulong.MaxValue);
+        return (row, (BinaryPrimitives.ReadUInt64BigEndian(hash.GetHashAndReset()) >> 11) * Math.ScaleB(1, -53));
     }
 
     private static async Task<byte[]> ContentsAsync(string file, CancellationToken cancellationToken)

@@ -87,7 +87,7 @@ internal static class ParquetManifest
             var type when type == typeof(byte) => ColumnAsync<byte>(value => value),
             var type when type == typeof(decimal) => ColumnAsync<decimal>(value => Number(value.ToString(CultureInfo.InvariantCulture))),
             var type when type == typeof(bool) => ColumnAsync<bool>(value => value ? "true" : "false"),
-            var type when type == typeof(DateTime) => ColumnAsync<DateTime>(value => value.ToString("O", CultureInfo.InvariantCulture)),
+            var type when type == typeof(DateTime) => ColumnAsync<DateTime>(Time),
             _ => throw new NotSupportedException($"The column '{field.Name}' has the type {field.ClrType.Name}. Convert it to text or numbers."),
         };
         return await read.ConfigureAwait(false);
@@ -106,6 +106,13 @@ internal static class ParquetManifest
             await group.ReadAsync(field, nullable.AsMemory(), cancellationToken: token).ConfigureAwait(false);
             return row => nullable[row] is { } value ? convert(value) : default;
         }
+
+        // In UTC, so that the text does not depend on the time zone of the machine.
+        static ManifestValue Time(DateTime value) =>
+            (value.Kind is DateTimeKind.Local ? value.ToUniversalTime() : value).ToString(
+                "yyyy-MM-dd'T'HH:mm:ss.FFFFFFF",
+                CultureInfo.InvariantCulture
+            );
 
         // The shortest form of a number in decimal, or text if it has too many digits.
         static ManifestValue Number(string text) => text;

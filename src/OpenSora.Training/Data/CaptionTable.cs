@@ -181,7 +181,7 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
             $"{paths.Length} of the {all} files in '{csv}' do not exist or are not files: "
                 + string.Join(", ", paths.Take(shown).Select(path => $"'{path}'"))
                 + (more > 0 ? $" and {more} more" : "")
-                + ". Paths are relative to its folder. Correct them, or set leaveOutMissing to use the other files.",
+                + $". Paths are relative to the folder of '{Path.GetFileName(csv)}'. Correct them, or set leaveOutMissing to use the other files.",
             paths[0]
         );
     }

@@ -317,6 +317,25 @@ public sealed class ManifestTests : IDisposable
         Should.Throw<FileNotFoundException>(() => Manifest.ReadAsync(_folder["none.csv"])).Message.ShouldContain("does not exist");
     }
 
+    [Theory]
+    [InlineData("a.csv")]
+    [InlineData("a.parquet")]
+    public async Task Reading_and_writing_can_be_canceled(string name)
+    {
+        using var stop = new CancellationTokenSource();
+        await Should.ThrowAsync<OperationCanceledException>(() => Manifest.WriteAsync(_folder[name], RowsAsync(), null, stop.Token));
+        Directory.GetFiles(_folder.Path).ShouldBeEmpty();
+        await WriteAsync(name, Examples);
+        await Should.ThrowAsync<OperationCanceledException>(() => Manifest.ReadAsync(_folder[name], stop.Token).CountAsync().AsTask());
+
+        async IAsyncEnumerable<ManifestRow> RowsAsync()
+        {
+            yield return Examples[0];
+            await stop.CancelAsync();
+            yield return Examples[1];
+        }
+    }
+
     [Fact]
     public void Names_of_columns_are_verified()
     {

@@ -91,12 +91,17 @@ public sealed class ManifestToolsTests : IDisposable
     [Fact]
     public async Task Manifests_of_different_folders_are_concatenated_and_filtered()
     {
+        var dropped = new DropReport();
         Directory.CreateDirectory(_folder["one"]);
         Directory.CreateDirectory(_folder["two"]);
         await Manifest.WriteAsync(_folder["one/a.csv"], Rows(new ManifestRow { Path = "clips/a.mp4", Columns = [new("motion", 0.7)] }));
         await Manifest.WriteAsync(
             _folder["two/b.parquet"],
-            Rows(new ManifestRow { Path = "../b's.mp4", Columns = [new("motion", 0.2)] }, new ManifestRow { Path = "/data/c.mp4" })
+            Rows(
+                new ManifestRow { Path = "../b's.mp4" },
+                new ManifestRow { Path = "still.mp4", Columns = [new("motion", 0.2)] },
+                new ManifestRow { Path = "/data/c.mp4" }
+            )
         );
         await Manifest.WriteAsync(
             _folder["all.csv"],
@@ -104,9 +109,10 @@ public sealed class ManifestToolsTests : IDisposable
                 .ReadAsync(_folder["one/a.csv"])
                 .Rebase(_folder["one"], _folder.Path)
                 .Concat(Manifest.ReadAsync(_folder["two/b.parquet"]).Rebase(_folder["two"], _folder.Path))
-                .Where(row => row["motion"].Number is not < 0.5 || row.Path.StartsWith('b'))
+                .Filter(row => row["motion"].Number is not < 0.5, "little motion", dropped)
         );
         (await Manifest.ReadAsync(_folder["all.csv"]).Select(row => row.Path).ToArrayAsync()).ShouldBe(["one/clips/a.mp4", "b's.mp4", "/data/c.mp4"]);
+        dropped.Counts.ShouldBe([new("filter", "little motion", 1)]);
     }
 
     [Fact]
