@@ -77,26 +77,35 @@ internal sealed class Distribution
 }
 
 /// <summary>Counts the most frequent texts of a stream, with bounded memory. When there are too many different texts, those that occurred least often
-/// are forgotten.</summary>
+/// are forgotten (Manku and Motwani 2002, lossy counting).</summary>
 internal sealed class FrequencyTable
 {
-    private const int MaximumTexts = 200_000;
+    private readonly int _maximum;
     private Dictionary<string, long> _counts = new(StringComparer.Ordinal);
     private Dictionary<string, long>.AlternateLookup<ReadOnlySpan<char>> _lookup;
     private long _rarest;
 
-    internal FrequencyTable() => _lookup = _counts.GetAlternateLookup<ReadOnlySpan<char>>();
+    /// <summary>Initializes a new instance.</summary>
+    /// <param name="maximum">The number of different texts in memory.</param>
+    internal FrequencyTable(int maximum)
+    {
+        _maximum = maximum;
+        _lookup = _counts.GetAlternateLookup<ReadOnlySpan<char>>();
+    }
 
     internal long Total { get; private set; }
 
-    /// <summary>Gets the number of different texts that are counted.</summary>
-    internal int Distinct => _counts.Count;
+    /// <summary>Gets the number of different texts.</summary>
+    internal int Distinct => IsComplete ? _counts.Count : _maximum;
+
+    /// <summary>Gets a value that indicates whether all texts are counted; false if there are more than <see cref="Distinct"/> different ones.</summary>
+    internal bool IsComplete => _rarest == 0;
 
     internal void Add(ReadOnlySpan<char> text)
     {
         Total++;
         _lookup[text] = (_lookup.TryGetValue(text, out var count) ? count : 0) + 1;
-        while (_counts.Count > MaximumTexts)
+        while (_counts.Count > _maximum)
         {
             _rarest++;
             _counts = new(_counts.Where(each => each.Value > _rarest), StringComparer.Ordinal);

@@ -5,6 +5,9 @@ namespace OpenSora.Preparation.Manifests;
 /// <summary>The statistics of the rows of a manifest, with bounded memory.</summary>
 internal sealed class ManifestStatistics
 {
+    /// <summary>The number of different texts of a column that are counted.</summary>
+    internal const int MaximumTexts = 20_000;
+    private const int MaximumWords = 200_000;
     private const int LongestValue = 200;
 
     // Function words, which are the most frequent ones in all English captions.
@@ -41,11 +44,11 @@ internal sealed class ManifestStatistics
 
     internal Distribution AspectRatios { get; } = new();
 
-    internal FrequencyTable Sizes { get; } = new();
+    internal FrequencyTable Sizes { get; } = new(MaximumTexts);
 
     internal Distribution CaptionWords { get; } = new();
 
-    internal FrequencyTable Words { get; } = new();
+    internal FrequencyTable Words { get; } = new(MaximumWords);
 
     /// <summary>Gets the statistics of the other columns, in their order.</summary>
     internal IReadOnlyList<ColumnStatistics> Columns => _ordered;
@@ -146,7 +149,7 @@ internal sealed class ColumnStatistics(string name)
 
     internal Distribution Numbers { get; } = new();
 
-    internal FrequencyTable Texts { get; } = new();
+    internal FrequencyTable Texts { get; } = new(ManifestStatistics.MaximumTexts);
 
     internal long Empty { get; private set; }
 

@@ -74,16 +74,19 @@ internal static class PageCharts
     }
 
     /// <summary>Draws horizontal bars with labels.</summary>
-    internal static string Bars(IEnumerable<(string Label, long Count)> items, string kind = "")
+    /// <param name="items">The labels and counts.</param>
+    /// <param name="kind">A class of the style.</param>
+    /// <param name="most">The count of the longest bar; null for the largest one.</param>
+    internal static string Bars(IEnumerable<(string Label, long Count)> items, string kind = "", long? most = null)
     {
         var all = items.ToArray();
-        var most = Math.Max(1, all.Select(item => item.Count).DefaultIfEmpty().Max());
+        most ??= Math.Max(1, all.Select(item => item.Count).DefaultIfEmpty().Max());
         var html = new StringBuilder($"<ul class=\"bars {kind}\">");
         foreach (var (label, count) in all)
         {
             html.Append(
                 CultureInfo.InvariantCulture,
-                $"<li><span dir=\"auto\">{Escape(label)}</span><i><b style=\"width:{100d * count / most:0.##}%\"></b></i>"
+                $"<li><span dir=\"auto\">{Escape(label)}</span><i><b style=\"width:{100d * count / most.Value:0.##}%\"></b></i>"
                     + $"<em>{Format(count)}</em></li>"
             );
         }

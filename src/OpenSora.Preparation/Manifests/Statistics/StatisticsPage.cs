@@ -181,8 +181,10 @@ public static class StatisticsPage
 
         static string? Unknown(long count) => count > 0 ? $"{PageCharts.Format(count)} not known" : null;
 
-        static string Words(string title, string note, IEnumerable<(string Text, long Count)> words) =>
-            words.Any() ? $"<figure><figcaption>{title} <small>{note}</small></figcaption>{PageCharts.Bars(words)}</figure>\n" : "";
+        string Words(string title, string note, IEnumerable<(string Text, long Count)> part) =>
+            part.Any()
+                ? $"<figure><figcaption>{title} <small>{note}</small></figcaption>{PageCharts.Bars(part, most: words[0].Count)}</figure>\n"
+                : "";
 
         void Section(string title, IEnumerable<string> charts)
         {
@@ -203,11 +205,10 @@ public static class StatisticsPage
 
         var top = texts.Top(TopTexts);
         var others = texts.Total - top.Sum(each => each.Count);
-        List<string> facts = [$"{PageCharts.Format(texts.Distinct)} different"];
-        if (others > 0 && top[0].Count == 1)
+        List<string> facts = [$"{(texts.IsComplete ? "" : "more than ")}{PageCharts.Format(texts.Distinct)} different"];
+        if (others > 0 && top is [] or [(_, 1), ..])
         {
-            (top, others) = ([], 0);
-            facts[0] += ", each once";
+            (top, others) = ([], 0); // such as names of files
         }
 
         if (others > 0)
