@@ -98,7 +98,8 @@ internal sealed class FrequencyTable
     /// <summary>Gets the number of different texts.</summary>
     internal int Distinct => IsComplete ? _counts.Count : _maximum;
 
-    /// <summary>Gets a value that indicates whether all texts are counted; false if there are more than <see cref="Distinct"/> different ones.</summary>
+    /// <summary>Gets a value that indicates whether all texts are counted; false if there are more than <see cref="Distinct"/> different
+    /// ones.</summary>
     internal bool IsComplete => _rarest == 0;
 
     internal void Add(ReadOnlySpan<char> text)

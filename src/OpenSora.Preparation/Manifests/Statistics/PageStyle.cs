@@ -43,7 +43,11 @@ internal static class PageStyle
           color: #a0a8b5; font-size: .85rem; padding: 0; text-align: center }
         .sheet figcaption { padding: .55rem .7rem .2rem; font-weight: 400; font-size: .88rem }
         .sheet p { margin: 0; padding: 0 .7rem .6rem; font-size: .76rem }
-        @media (max-width: 30rem) { .bars.wide li { grid-template-columns: 1fr 4.5rem } .bars.wide span { grid-column: 1 / -1 } }
-        @media (max-width: 30rem) { .sheet { grid-template-columns: 1fr 1fr; gap: .5rem } body { padding: 1rem .7rem 2rem } }
+        @media (max-width: 30rem) {
+          body { padding: 1rem .7rem 2rem }
+          .bars.wide li { grid-template-columns: 1fr 4.5rem; row-gap: 0; padding: .25rem 0 }
+          .bars.wide span { grid-column: 1 / -1 }
+          .sheet { grid-template-columns: 1fr 1fr; gap: .5rem }
+        }
         """;
 }
