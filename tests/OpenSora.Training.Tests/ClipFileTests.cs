@@ -3,6 +3,8 @@ using System.Runtime.CompilerServices;
 using System.Text;
 using OpenSora.Media;
 using OpenSora.Training.Data;
+using Parquet;
+using Parquet.Schema;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -345,6 +347,60 @@ public class ClipFileTests
             .Message.ShouldContain("needs the columns path and words, separated by commas, semicolons or tabs; it has id, Video File, path");
         await File.WriteAllTextAsync(folder["list.csv"], "path,text,Text\na.mp4,a,b\n");
         Should.Throw<InvalidDataException>(() => new VideoTable(folder["list.csv"], Reader, clip)).Message.ShouldContain("several columns");
+    }
+
+    [Fact]
+    public async Task Parquet_files_are_read()
+    {
+        using var folder = new TemporaryFolder();
+        File.Copy(Case("tail.mp4"), folder["a.mp4"]);
+        File.Copy(Case("tail.mp4"), folder["b.mp4"]);
+        var clip = new ClipOptions { Frames = 1 };
+        await WriteAsync(("Path", ["a.mp4", "b.mp4", "a.mp4"]), ("text", ["a goat,\n\"white\"", null, "Ziege 🐐"]), ("other", ["x", "y", "z"]));
+        var table = new VideoTable(folder["list.parquet"], Reader, clip);
+        table.Paths.ShouldBe([folder["a.mp4"], folder["b.mp4"]]);
+        using (var loaded = await table.LoadAsync(0, new Random(0)))
+        {
+            loaded.Captions.ShouldBe(["a goat,\n\"white\"", "Ziege 🐐"]);
+        }
+
+        using (var named = await new VideoTable(folder["list.parquet"], Reader, clip, "path", "OTHER").LoadAsync(1, new Random(0)))
+        {
+            named.Captions.ShouldBe(["y"]);
+        }
+
+        Invalid(captionColumn: "words")
+            .ShouldEndWith(
+                "list.parquet' needs the columns path and words; it has Path, text, other. Name other columns with pathColumn and captionColumn."
+            );
+        await WriteAsync(("path", ["a.mp4", " "]), ("text", ["x", "y"]));
+        Invalid().ShouldStartWith("Record 2 of");
+        await WriteAsync(("path", []), ("text", []));
+        Invalid().ShouldContain("lists no files");
+        await WriteAsync(("path", ["missing.mp4"]), ("text", ["x"]));
+        Should.Throw<FileNotFoundException>(() => new VideoTable(folder["list.parquet"], Reader, clip)).Message.ShouldContain("missing.mp4");
+        var whole = await File.ReadAllBytesAsync(folder["list.parquet"]);
+        await File.WriteAllBytesAsync(folder["list.parquet"], whole[..(whole.Length / 2)]);
+        Invalid().ShouldContain("is not a Parquet file, or is damaged");
+        await File.WriteAllTextAsync(folder["list.parquet"], "path,text\na.mp4,x\n");
+        Invalid().ShouldContain("is not a Parquet file, or is damaged");
+
+        string Invalid(string? captionColumn = null) =>
+            Should.Throw<InvalidDataException>(() => new VideoTable(folder["list.parquet"], Reader, clip, captionColumn: captionColumn)).Message;
+
+        async Task WriteAsync(params (string Name, string?[] Values)[] columns)
+        {
+            DataField[] fields = [.. columns.Select(column => new DataField<string>(column.Name))];
+            await using var stream = File.Create(folder["list.parquet"]);
+            await using var writer = await ParquetWriter.CreateAsync(new ParquetSchema(fields), stream);
+            using var group = writer.CreateRowGroup();
+            for (var i = 0; i < fields.Length; i++)
+            {
+                await group.WriteAsync(fields[i], columns[i].Values!);
+            }
+
+            group.CompleteValidate();
+        }
     }
 
     [Fact]

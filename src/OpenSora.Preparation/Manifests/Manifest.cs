@@ -5,8 +5,8 @@ namespace OpenSora.Preparation.Manifests;
 /// <summary>The formats of manifest files.</summary>
 public enum ManifestFormat
 {
-    /// <summary>CSV with a line of column names, as in Open-Sora 1.1 and later: <c>path,text,num_frames,height,width,aspect_ratio,fps,resolution</c> and
-    /// other columns such as scores.</summary>
+    /// <summary>CSV with a line of column names, as in Open-Sora 1.1 and later:
+    /// <c>path,text,num_frames,height,width,aspect_ratio,fps,resolution</c> and other columns such as scores.</summary>
     Csv,
 
     /// <summary>CSV without a line of column names, as in Open-Sora 1.0: path, caption and number of frames.</summary>
@@ -23,9 +23,10 @@ public enum ManifestFormat
 public static class Manifest
 {
     /// <summary>Reads the rows of a manifest.</summary>
-    /// <remarks>CSV files can have a line of column names or be in the layout of Open-Sora 1.0. Commas, semicolons or tabs separate the fields, column
-    /// names are compared without regard to case and their order does not matter, <c>caption</c> can replace <c>text</c>, and the text is UTF-8, or
-    /// UTF-16 with a byte order mark. Only the column of paths is required. One row group of a Parquet file is in memory at a time.</remarks>
+    /// <remarks>CSV files can have a line of column names or be in the layout of Open-Sora 1.0. Commas, semicolons or tabs separate the fields,
+    /// column names are compared without regard to case and their order does not matter, <c>caption</c> can replace <c>text</c>, and the text is
+    /// UTF-8, or UTF-16 with a byte order mark. Only the column of paths is required. One row group of a Parquet file is in memory at a
+    /// time.</remarks>
     /// <param name="path">The path of the file.</param>
     /// <param name="cancellationToken">Stops reading.</param>
     /// <exception cref="ArgumentException">The extension is not that of a supported format.</exception>
@@ -61,16 +62,30 @@ public static class Manifest
     )
     {
         ArgumentNullException.ThrowIfNull(rows);
-        var isTabbed = Path.GetExtension(path).Equals(".tsv", StringComparison.OrdinalIgnoreCase);
         var known = format ?? FormatOf(path);
         var count = 0L;
         await AtomicOutput
-            .WriteFileAsync(
-                path,
-                async file => count = await WriteRowsAsync(file, rows, known, isTabbed ? '\t' : ',', cancellationToken).ConfigureAwait(false)
-            )
+            .WriteFileAsync(path, async file => count = await WriteAsync(file, path, rows, known, cancellationToken).ConfigureAwait(false))
             .ConfigureAwait(false);
         return count;
+    }
+
+    /// <summary>Writes rows to a temporary file.</summary>
+    /// <param name="file">The path of the temporary file.</param>
+    /// <param name="path">The path that the file will have, whose extension determines the separator of CSV.</param>
+    /// <param name="rows">The rows.</param>
+    /// <param name="format">The format; null for that of the file extension.</param>
+    /// <param name="cancellationToken">Stops writing.</param>
+    internal static Task<long> WriteAsync(
+        string file,
+        string path,
+        IAsyncEnumerable<ManifestRow> rows,
+        ManifestFormat? format,
+        CancellationToken cancellationToken
+    )
+    {
+        var isTabbed = Path.GetExtension(path).Equals(".tsv", StringComparison.OrdinalIgnoreCase);
+        return WriteRowsAsync(file, rows, format ?? FormatOf(path), isTabbed ? '\t' : ',', cancellationToken);
     }
 
     private static IAsyncEnumerable<ManifestRow> Read(string path, ManifestFormat format, CancellationToken cancellationToken) =>

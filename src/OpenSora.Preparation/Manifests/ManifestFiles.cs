@@ -31,8 +31,8 @@ public static class ManifestFiles
     private const double Tolerance = 1e-3; // of frame rates and aspect ratios, which manifests round
     private const int DecodedSize = 16;
 
-    /// <summary>Finds rows whose files do not exist, cannot be decoded or are damaged, and rows whose values differ from the file. Values that a row does
-    /// not have are not compared.</summary>
+    /// <summary>Finds rows whose files do not exist, cannot be decoded or are damaged, and rows whose values differ from the file. Values that a
+    /// row does not have are not compared.</summary>
     /// <param name="rows">The rows.</param>
     /// <param name="options">Specifies how files are read; null for the default.</param>
     /// <param name="cancellationToken">Stops reading.</param>
@@ -53,8 +53,8 @@ public static class ManifestFiles
         }
     }
 
-    /// <summary>Replaces the numbers of frames, sizes and frame rates of rows with those of their files. Rows whose files do not exist, cannot be decoded
-    /// or are damaged are dropped.</summary>
+    /// <summary>Replaces the numbers of frames, sizes and frame rates of rows with those of their files. Rows whose files do not exist, cannot be
+    /// decoded or are damaged are dropped.</summary>
     /// <param name="rows">The rows.</param>
     /// <param name="options">Specifies how files are read; null for the default.</param>
     /// <param name="dropped">Counts the dropped rows, by the stage <c>repair</c>.</param>
@@ -83,7 +83,8 @@ public static class ManifestFiles
         }
     }
 
-    /// <summary>Gets the path of the file of a row. Backslashes separate folders if no file has them in its name, as in manifests from Windows.</summary>
+    /// <summary>Gets the path of the file of a row. Backslashes separate folders if no file has them in its name, as in manifests from
+    /// Windows.</summary>
     internal static string Locate(string? folder, string path)
     {
         var file = Path.GetFullPath(folder is null ? path : Path.Combine(folder, path));

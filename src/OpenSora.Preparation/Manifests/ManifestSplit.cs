@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Security.Cryptography;
 using System.Text;
 using System.Threading.Channels;
+using OpenSora.Media;
 
 namespace OpenSora.Preparation.Manifests;
 
@@ -14,8 +15,8 @@ public sealed class SplitOptions
     /// <summary>Gets or sets the folder to which paths are relative; null for the current folder.</summary>
     public string? Folder { get; set; }
 
-    /// <summary>Gets or sets a function that returns the text that decides where a row belongs, so that rows with the same text stay together, such as
-    /// the clips of a video; null to use the contents of the file.</summary>
+    /// <summary>Gets or sets a function that returns the text that decides where a row belongs, so that rows with the same text stay together, such
+    /// as the clips of a video; null to use the contents of the file.</summary>
     public Func<ManifestRow, string>? Key { get; set; }
 
     /// <summary>Gets or sets text that is hashed with every file. Another text results in another division.</summary>
@@ -58,9 +59,30 @@ public static class ManifestSplit
             throw new ArgumentOutOfRangeException(nameof(options), fraction, "The fraction for validation must be between 0 and 1.");
         }
 
+        var counts = (0L, 0L);
+        await AtomicOutput
+            .WriteFileAsync(training, trainingFile =>
+                AtomicOutput.WriteFileAsync(validation, async validationFile =>
+                    counts = await WriteAsync(rows, (trainingFile, training), (validationFile, validation), options, dropped, cancellationToken)
+                        .ConfigureAwait(false)
+                )
+            )
+            .ConfigureAwait(false);
+        return counts;
+    }
+
+    private static async Task<(long Training, long Validation)> WriteAsync(
+        IAsyncEnumerable<ManifestRow> rows,
+        (string File, string Path) training,
+        (string File, string Path) validation,
+        SplitOptions options,
+        DropReport? dropped,
+        CancellationToken cancellationToken
+    )
+    {
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         var sides = new[] { Channel.CreateBounded<ManifestRow>(Buffered), Channel.CreateBounded<ManifestRow>(Buffered) };
-        var writers = new[] { WriteAsync(training, sides[0]), WriteAsync(validation, sides[1]) };
+        var writers = new[] { WriteSideAsync(training, sides[0]), WriteSideAsync(validation, sides[1]) };
         try
         {
             await foreach (
@@ -70,7 +92,7 @@ public static class ManifestSplit
             {
                 if (place is { } value)
                 {
-                    await sides[value < fraction ? 1 : 0].Writer.WriteAsync(row, stop.Token).ConfigureAwait(false);
+                    await sides[value < options.ValidationFraction ? 1 : 0].Writer.WriteAsync(row, stop.Token).ConfigureAwait(false);
                 }
             }
 
@@ -79,7 +101,6 @@ public static class ManifestSplit
         catch (Exception e)
         {
             Array.ForEach(sides, side => side.Writer.TryComplete(e));
-            await stop.CancelAsync().ConfigureAwait(false);
             await Task.WhenAll(writers).ConfigureAwait(false); // throws what a writer failed with
             throw;
         }
@@ -87,11 +108,13 @@ public static class ManifestSplit
         var counts = await Task.WhenAll(writers).ConfigureAwait(false);
         return (counts[0], counts[1]);
 
-        async Task<long> WriteAsync(string path, Channel<ManifestRow> side)
+        async Task<long> WriteSideAsync((string File, string Path) target, Channel<ManifestRow> side)
         {
             try
             {
-                return await Manifest.WriteAsync(path, side.Reader.ReadAllAsync(CancellationToken.None), null, CancellationToken.None).ConfigureAwait(false);
+                return await Manifest
+                    .WriteAsync(target.File, target.Path, side.Reader.ReadAllAsync(CancellationToken.None), null, CancellationToken.None)
+                    .ConfigureAwait(false);
             }
             catch
             {
@@ -101,7 +124,7 @@ public static class ManifestSplit
         }
     }
 
-    // A number from 0 to 1 that depends only on the contents; null for a file that cannot be read.
+    // A number in [0, 1) that depends only on the contents; null for a file that cannot be read.
     private static async Task<(ManifestRow Row, double? Place)> PlaceAsync(
         ManifestRow row,
         SplitOptions options,
@@ -128,7 +151,7 @@ public static class ManifestSplit
             }
         }
 
-        return (row, BinaryPrimitives.ReadUInt64BigEndian(hash.GetHashAndReset()) / (double)ulong.MaxValue);
+        return (row, (BinaryPrimitives.ReadUInt64BigEndian(hash.GetHashAndReset()) >> 11) * Math.ScaleB(1, -53));
     }
 
     private static async Task<byte[]> ContentsAsync(string file, CancellationToken cancellationToken)

@@ -54,6 +54,33 @@ public static class ManifestTools
         }
     }
 
+    /// <summary>Keeps the rows for which a condition is true, and counts the others. <c>Where</c> does the same without counting.</summary>
+    /// <param name="rows">The rows.</param>
+    /// <param name="condition">The condition.</param>
+    /// <param name="reason">The reason why rows are dropped, in a few words, such as <c>little motion</c>.</param>
+    /// <param name="dropped">Counts the dropped rows, by the stage <c>filter</c>.</param>
+    public static IAsyncEnumerable<ManifestRow> Filter(
+        this IAsyncEnumerable<ManifestRow> rows,
+        Func<ManifestRow, bool> condition,
+        string reason,
+        DropReport dropped
+    )
+    {
+        ArgumentNullException.ThrowIfNull(rows);
+        ArgumentNullException.ThrowIfNull(condition);
+        ArgumentNullException.ThrowIfNull(dropped);
+        return rows.Where(row =>
+        {
+            var isKept = condition(row);
+            if (!isKept)
+            {
+                dropped.Add("filter", reason);
+            }
+
+            return isKept;
+        });
+    }
+
     /// <summary>Chooses rows at random, each with the same probability, and returns them in their order.</summary>
     /// <param name="rows">The rows. Only the chosen ones are in memory.</param>
     /// <param name="count">The number of rows to choose. All rows are returned if there are fewer.</param>
@@ -76,8 +103,8 @@ public static class ManifestTools
         return reservoir.Chosen;
     }
 
-    /// <summary>Makes paths that are relative to a folder relative to another folder, such as for manifests that are concatenated or written to another
-    /// folder. Absolute paths do not change.</summary>
+    /// <summary>Makes paths that are relative to a folder relative to another folder, such as for manifests that are concatenated or written to
+    /// another folder. Absolute paths do not change.</summary>
     /// <param name="rows">The rows.</param>
     /// <param name="from">The folder to which the paths are relative.</param>
     /// <param name="to">The folder to which the new paths are relative, which is usually that of the new manifest.</param>

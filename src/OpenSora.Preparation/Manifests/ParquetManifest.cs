@@ -87,7 +87,7 @@ internal static class ParquetManifest
             var type when type == typeof(byte) => ColumnAsync<byte>(value => value),
             var type when type == typeof(decimal) => ColumnAsync<decimal>(value => Number(value.ToString(CultureInfo.InvariantCulture))),
             var type when type == typeof(bool) => ColumnAsync<bool>(value => value ? "true" : "false"),
-            var type when type == typeof(DateTime) => ColumnAsync<DateTime>(value => value.ToString("O", CultureInfo.InvariantCulture)),
+            var type when type == typeof(DateTime) => ColumnAsync<DateTime>(Time),
             _ => throw new NotSupportedException($"The column '{field.Name}' has the type {field.ClrType.Name}. Convert it to text or numbers."),
         };
         return await read.ConfigureAwait(false);
@@ -106,6 +106,13 @@ internal static class ParquetManifest
             await group.ReadAsync(field, nullable.AsMemory(), cancellationToken: token).ConfigureAwait(false);
             return row => nullable[row] is { } value ? convert(value) : default;
         }
+
+        // In UTC, so that the text does not depend on the time zone of the machine.
+        static ManifestValue Time(DateTime value) =>
+            (value.Kind is DateTimeKind.Local ? value.ToUniversalTime() : value).ToString(
+                "yyyy-MM-dd'T'HH:mm:ss.FFFFFFF",
+                CultureInfo.InvariantCulture
+            );
 
         // The shortest form of a number in decimal, or text if it has too many digits.
         static ManifestValue Number(string text) => text;
@@ -198,11 +205,7 @@ internal sealed class ParquetManifestWriter : IManifestWriter
             await (
                 _columns.IsText(column)
                     ? group.WriteAsync(field, (string?[])[.. cells[column].Select(cell => cell.IsEmpty ? null : cell.ToString())]!)
-                    : group.WriteAsync<double>(
-                        field,
-                        (double?[])[.. cells[column].Select(cell => cell.Number)],
-                        cancellationToken: cancellationToken
-                    )
+                    : group.WriteAsync<double>(field, (double?[])[.. cells[column].Select(cell => cell.Number)], cancellationToken: cancellationToken)
             ).ConfigureAwait(false);
         }
 
@@ -212,17 +215,14 @@ internal sealed class ParquetManifestWriter : IManifestWriter
             group.WriteAsync(fields.Dequeue(), (string?[])[.. rows.Select(text).Select(value => value.Length == 0 ? null : value)]!);
 
         Task NumbersAsync<T>(Func<ManifestRow, T?> number)
-            where T : struct =>
-            group.WriteAsync<T>(fields.Dequeue(), (T?[])[.. rows.Select(number)], cancellationToken: cancellationToken);
+            where T : struct => group.WriteAsync<T>(fields.Dequeue(), (T?[])[.. rows.Select(number)], cancellationToken: cancellationToken);
     }
 
     /// <inheritdoc/>
     public async Task CompleteAsync(CancellationToken cancellationToken)
     {
         var options = new ParquetOptions { CompressionMethod = CompressionMethod.Snappy };
-        _writer ??= await ParquetWriter
-            .CreateAsync(_schema, _stream, options, append: false, cancellationToken)
-            .ConfigureAwait(false);
+        _writer ??= await ParquetWriter.CreateAsync(_schema, _stream, options, append: false, cancellationToken).ConfigureAwait(false);
     }
 
     /// <inheritdoc/>

@@ -20,6 +20,7 @@ internal static class RowBatches
         var (number, characters) = (0L, 0);
         await foreach (var row in rows.WithCancellation(cancellationToken).ConfigureAwait(false))
         {
+            cancellationToken.ThrowIfCancellationRequested();
             number++;
             if (Problem(row) is { } problem)
             {

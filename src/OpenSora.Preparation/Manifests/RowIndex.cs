@@ -13,6 +13,8 @@ internal sealed class RowIndex : IDisposable
     private SqliteCommand? _add;
     private SqliteCommand? _take;
     private ManifestValue[] _cells = [];
+    private string[]? _known;
+    private (string[] Names, int[] Positions) _joined = ([], []);
 
     internal RowIndex()
     {
@@ -61,7 +63,10 @@ internal sealed class RowIndex : IDisposable
             var standard = StandardColumns.Names.Length;
             var value = i < standard ? StandardColumns.Get(row, i) : _cells[i - standard];
             // SQLite has no NaN.
-            _add.Parameters[i].Value = value.Number is { } number && !double.IsNaN(number) ? number : value.IsEmpty ? DBNull.Value : value.ToString();
+            _add.Parameters[i].Value =
+                value.Number is { } number && !double.IsNaN(number) ? number
+                : value.IsEmpty ? DBNull.Value
+                : value.ToString();
         }
 
         try
@@ -94,16 +99,6 @@ internal sealed class RowIndex : IDisposable
             return null;
         }
 
-        var columns = row.Columns;
-        for (var i = 0; i < _schema.Names.Count; i++)
-        {
-            var value = Value($"c{i}");
-            if (!value.IsEmpty || columns[_schema.Names[i]].IsEmpty)
-            {
-                columns = columns.With(_schema.Names[i], value);
-            }
-        }
-
         return row with
         {
             Text = Value("s1") is { IsEmpty: false } text ? text.ToString() : row.Text,
@@ -113,8 +108,24 @@ internal sealed class RowIndex : IDisposable
             AspectRatio = Value("s5").Number ?? row.AspectRatio,
             Fps = Value("s6").Number ?? row.Fps,
             Resolution = (long?)Value("s7").Number ?? row.Resolution,
-            Columns = columns,
+            Columns = Columns(),
         };
+
+        ManifestColumns Columns()
+        {
+            var (names, positions) = Joined(row.Columns.Names);
+            var values = new ManifestValue[names.Length];
+            row.Columns.Values.CopyTo(values);
+            for (var i = 0; i < positions.Length; i++)
+            {
+                if (Value($"c{i}") is { IsEmpty: false } value)
+                {
+                    values[positions[i]] = value;
+                }
+            }
+
+            return new ManifestColumns(names, values);
+        }
 
         ManifestValue Value(string name) =>
             reader[name] switch
@@ -123,6 +134,30 @@ internal sealed class RowIndex : IDisposable
                 string text => name[0] is 's' ? ManifestValue.Verbatim(text) : text,
                 _ => default,
             };
+    }
+
+    // The names of joined rows, and where the columns of the index are among them. The rows of a file share their names.
+    private (string[] Names, int[] Positions) Joined(string[] names)
+    {
+        if (!ReferenceEquals(names, _known))
+        {
+            List<string> all = [.. names];
+            var positions = new int[_schema.Names.Count];
+            for (var i = 0; i < positions.Length; i++)
+            {
+                positions[i] = all.FindIndex(each => each.Equals(_schema.Names[i], StringComparison.OrdinalIgnoreCase));
+                if (positions[i] < 0)
+                {
+                    positions[i] = all.Count;
+                    all.Add(_schema.Names[i]);
+                }
+            }
+
+            _joined = ([.. all], positions);
+            _known = names;
+        }
+
+        return _joined;
     }
 
     /// <summary>Counts the rows whose paths no row had.</summary>

@@ -8,8 +8,8 @@ namespace OpenSora.Training.Data;
 /// <param name="Captions">The captions, at least one.</param>
 internal sealed record CaptionedFile(string Name, FileInfo File, IReadOnlyList<string> Captions);
 
-/// <summary>Reads a CSV file with paths and captions.</summary>
-/// <param name="csv">The path of the CSV file.</param>
+/// <summary>Reads a CSV or Parquet file with paths and captions.</summary>
+/// <param name="csv">The path of the file. The extension <c>.parquet</c> means Parquet.</param>
 /// <param name="pathColumn">The name of the column of paths; null for <c>path</c>.</param>
 /// <param name="captionColumn">The name of the column of captions; null for <c>caption</c> or <c>text</c>.</param>
 internal sealed class CaptionTable(string csv, string? pathColumn, string? captionColumn)
@@ -22,16 +22,46 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
     /// <summary>Reads all rows.</summary>
     /// <param name="leaveOutMissing">true to leave out files that do not exist; false to fail.</param>
     /// <exception cref="FileNotFoundException">Files do not exist; the message has their number and the first of them.</exception>
-    /// <exception cref="InvalidDataException">The CSV file lacks a column or has no rows, a row is malformed, or the text is not UTF-8.</exception>
+    /// <exception cref="InvalidDataException">The file lacks a column or has no rows, a row is malformed, the text is not UTF-8, or the file is
+    /// damaged.</exception>
     public (IReadOnlyList<CaptionedFile> Files, IReadOnlyList<(string Path, string Reason)> Missing) Read(bool leaveOutMissing)
     {
-        TextFile.Read(csv, ReadRows);
+        if (Path.GetExtension(csv).Equals(".parquet", StringComparison.OrdinalIgnoreCase))
+        {
+            ReadParquet();
+        }
+        else
+        {
+            TextFile.Read(csv, ReadRows);
+        }
+
         if (_missing.Count > 0 && (!leaveOutMissing || _files.Count == 0))
         {
             throw Missing();
         }
 
         return _files.Count > 0 ? (_files, _missing) : throw new InvalidDataException($"'{csv}' lists no files.");
+    }
+
+    private void ReadParquet()
+    {
+        var columns = ParquetText.Read(csv, names =>
+            Columns(names) is (>= 0 and var path, >= 0 and var caption)
+                ? [path, caption]
+                : throw new InvalidDataException(
+                    $"'{csv}' needs the columns {pathColumn ?? "path"} and {captionColumn ?? "caption (or text)"}; it has "
+                        + $"{string.Join(", ", names)}. Name other columns with pathColumn and captionColumn."
+                )
+        );
+        for (var row = 0; row < columns[0].Count; row++)
+        {
+            if (string.IsNullOrWhiteSpace(columns[0][row]))
+            {
+                throw new InvalidDataException($"Record {row + 1} of '{csv}' has no path.");
+            }
+
+            Add(columns[0][row], columns[1][row], row + 1);
+        }
     }
 
     private bool ReadRows(TextReader reader)
@@ -84,8 +114,7 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
                 continue;
             }
 
-            var path = Find(names, pathColumn ?? "path");
-            var caption = captionColumn is null && Find(names, "caption") is var own and >= 0 ? own : Find(names, captionColumn ?? "text");
+            var (path, caption) = Columns(names);
             if (path >= 0 && caption >= 0)
             {
                 return (separator, (path, caption, names.Length));
@@ -101,6 +130,13 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
                     + $"tabs; it has {string.Join(", ", shown ?? [])}. Name other columns with pathColumn and captionColumn."
             );
     }
+
+    // -1 for a column that does not exist.
+    private (int Path, int Caption) Columns(string[] names) =>
+        (
+            Find(names, pathColumn ?? "path"),
+            captionColumn is null && Find(names, "caption") is var own and >= 0 ? own : Find(names, captionColumn ?? "text")
+        );
 
     private int Find(string[] names, string wanted)
     {
@@ -145,7 +181,7 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
             $"{paths.Length} of the {all} files in '{csv}' do not exist or are not files: "
                 + string.Join(", ", paths.Take(shown).Select(path => $"'{path}'"))
                 + (more > 0 ? $" and {more} more" : "")
-                + ". Paths are relative to the folder of the CSV file. Correct them, or set leaveOutMissing to use the other files.",
+                + $". Paths are relative to the folder of '{Path.GetFileName(csv)}'. Correct them, or set leaveOutMissing to use the other files.",
             paths[0]
         );
     }

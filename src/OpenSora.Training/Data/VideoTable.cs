@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Data;
 
-/// <summary>A source of videos and images with captions, from a folder or from a CSV file.</summary>
+/// <summary>A source of videos and images with captions, from a folder or from a CSV or Parquet file.</summary>
 /// <remarks>Lengths are numbers of frames that can be decoded, because the length that a file specifies can be wrong. A damaged file causes a
 /// <see cref="MediaException"/> unless <see cref="ClipOptions.AllowDamage"/> is set, and a file that is shorter than
 /// <see cref="ClipOptions.Frames"/> an <see cref="InvalidDataException"/> unless the source pads short clips (<see cref="PadShortClips"/>). Text is
@@ -21,19 +21,19 @@ public sealed class VideoTable : IClipSource
     private readonly Variation? _vary;
     private readonly bool _pad;
 
-    /// <summary>Reads a CSV file with a line of column names. Commas, semicolons or tabs separate the fields; column names are compared without
-    /// regard to case. Other columns are ignored. A path in several rows has several captions. The videos and images are decoded when they are
-    /// loaded.</summary>
-    /// <param name="csv">The path of the CSV file.</param>
+    /// <summary>Reads a CSV file with a line of column names, or a Parquet file. Column names are compared without regard to case, and other columns
+    /// are ignored. In a CSV file, commas, semicolons or tabs separate the fields. A path in several rows has several captions. The videos and images
+    /// are decoded when they are loaded.</summary>
+    /// <param name="csv">The path of the file. The extension <c>.parquet</c> means Parquet.</param>
     /// <param name="reader">The reader that decodes the files.</param>
     /// <param name="clip">The size and frames of every clip.</param>
-    /// <param name="pathColumn">The name of the column with paths, which are relative to the folder of the CSV file and can contain backslashes on
+    /// <param name="pathColumn">The name of the column with paths, which are relative to the folder of the file and can contain backslashes on
     /// every system; null for <c>path</c>.</param>
     /// <param name="captionColumn">The name of the column with captions; null for <c>caption</c> or, if there is none, <c>text</c>.</param>
     /// <param name="leaveOutMissing">true to leave out files that do not exist and list them in <see cref="PassedOver"/>; false to fail.</param>
-    /// <exception cref="FileNotFoundException">The CSV file does not exist, or it lists files that do not exist.</exception>
-    /// <exception cref="InvalidDataException">The CSV file lacks a column or has no rows, a row is malformed, or the text is neither UTF-8 nor UTF-16
-    /// with a byte order mark. The message contains the record or the line.</exception>
+    /// <exception cref="FileNotFoundException">The file does not exist, or it lists files that do not exist.</exception>
+    /// <exception cref="InvalidDataException">The file lacks a column or has no rows, a row is malformed, the file is not Parquet or is damaged,
+    /// or the text is neither UTF-8 nor UTF-16 with a byte order mark. The message contains the record or the line.</exception>
     public VideoTable(
         string csv,
         VideoReader reader,
@@ -111,7 +111,7 @@ public sealed class VideoTable : IClipSource
     }
 
     /// <summary>Gets the files and folders that were passed over when the source was created, and the reasons: sentences without their subject, or
-    /// the record of the CSV file.</summary>
+    /// the record of the CSV or Parquet file.</summary>
     public IReadOnlyList<(string Path, string Reason)> PassedOver { get; private init; } = [];
 
     /// <inheritdoc/>

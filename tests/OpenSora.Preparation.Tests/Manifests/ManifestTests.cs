@@ -56,7 +56,13 @@ public sealed class ManifestTests : IDisposable
             "clips/a.mp4,\"a dog, running\",120\n\"clips/\"\"b\"\";1.png\",\"two\nlines, \"\"quoted\"\" – 犬 🐕\",1\n"
         );
         (await ReadAsync("old.csv")).ShouldBe(
-            Examples[..2].Select(row => new ManifestRow { Path = row.Path, Text = row.Text, NumFrames = row.NumFrames })
+            Examples[..2]
+                .Select(row => new ManifestRow
+                {
+                    Path = row.Path,
+                    Text = row.Text,
+                    NumFrames = row.NumFrames,
+                })
         );
         await File.WriteAllTextAsync(_folder["pairs.csv"], "a.mp4, a dog\nb.mp4, \"a, cat\"\n");
         (await ReadAsync("pairs.csv")).ShouldBe([new() { Path = "a.mp4", Text = "a dog" }, new() { Path = "b.mp4", Text = "a, cat" }]);
@@ -201,7 +207,16 @@ public sealed class ManifestTests : IDisposable
     [Fact]
     public async Task Files_of_other_programs_are_read()
     {
-        ManifestRow[] expected = [new() { Path = "a.mp4", Text = "ein Hund; läuft", NumFrames = 12, Columns = [new("Unnamed: 0", 0), new("Score", 0.5)] }];
+        ManifestRow[] expected =
+        [
+            new()
+            {
+                Path = "a.mp4",
+                Text = "ein Hund; läuft",
+                NumFrames = 12,
+                Columns = [new("Unnamed: 0", 0), new("Score", 0.5)],
+            },
+        ];
         foreach (
             var text in (string[])
                 [
@@ -302,10 +317,34 @@ public sealed class ManifestTests : IDisposable
         Should.Throw<FileNotFoundException>(() => Manifest.ReadAsync(_folder["none.csv"])).Message.ShouldContain("does not exist");
     }
 
+    [Theory]
+    [InlineData("a.csv")]
+    [InlineData("a.parquet")]
+    public async Task Reading_and_writing_can_be_canceled(string name)
+    {
+        using var stop = new CancellationTokenSource();
+        await Should.ThrowAsync<OperationCanceledException>(() => Manifest.WriteAsync(_folder[name], RowsAsync(), null, stop.Token));
+        Directory.GetFiles(_folder.Path).ShouldBeEmpty();
+        await WriteAsync(name, Examples);
+        await Should.ThrowAsync<OperationCanceledException>(() => Manifest.ReadAsync(_folder[name], stop.Token).CountAsync().AsTask());
+
+        async IAsyncEnumerable<ManifestRow> RowsAsync()
+        {
+            yield return Examples[0];
+            await stop.CancelAsync();
+            yield return Examples[1];
+        }
+    }
+
     [Fact]
     public void Names_of_columns_are_verified()
     {
-        ManifestRow row = new() { Path = "a", Fps = 24, Columns = [new("motion", 1)] };
+        ManifestRow row = new()
+        {
+            Path = "a",
+            Fps = 24,
+            Columns = [new("motion", 1)],
+        };
         row["MOTION"].ShouldBe(1);
         row["Fps"].ShouldBe(24);
         row["path"].ShouldBe("a");

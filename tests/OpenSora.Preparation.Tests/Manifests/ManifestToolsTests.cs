@@ -13,13 +13,26 @@ public sealed class ManifestToolsTests : IDisposable
     {
         ManifestRow[] rows =
         [
-            new() { Path = "a.mp4", Text = "old", NumFrames = 3, Fps = 24, Columns = [new("motion", 1), new("kind", "pan")] },
+            new()
+            {
+                Path = "a.mp4",
+                Text = "old",
+                NumFrames = 3,
+                Fps = 24,
+                Columns = [new("motion", 1), new("kind", "pan")],
+            },
             new() { Path = "b.mp4", Text = "alone" },
             new() { Path = "a.mp4", Text = "another caption" },
         ];
         ManifestRow[] other =
         [
-            new() { Path = "a.mp4", Text = "12", NumFrames = 5, Columns = [new("Motion", double.NaN), new("sharp", "007"), new("kind", default)] },
+            new()
+            {
+                Path = "a.mp4",
+                Text = "12",
+                NumFrames = 5,
+                Columns = [new("Motion", double.NaN), new("sharp", "007"), new("kind", default)],
+            },
             new() { Path = "c.mp4", Columns = [new("late", 0.5)] },
         ];
         ManifestRow joined = new()
@@ -78,12 +91,17 @@ public sealed class ManifestToolsTests : IDisposable
     [Fact]
     public async Task Manifests_of_different_folders_are_concatenated_and_filtered()
     {
+        var dropped = new DropReport();
         Directory.CreateDirectory(_folder["one"]);
         Directory.CreateDirectory(_folder["two"]);
         await Manifest.WriteAsync(_folder["one/a.csv"], Rows(new ManifestRow { Path = "clips/a.mp4", Columns = [new("motion", 0.7)] }));
         await Manifest.WriteAsync(
             _folder["two/b.parquet"],
-            Rows(new ManifestRow { Path = "../b's.mp4", Columns = [new("motion", 0.2)] }, new ManifestRow { Path = "/data/c.mp4" })
+            Rows(
+                new ManifestRow { Path = "../b's.mp4" },
+                new ManifestRow { Path = "still.mp4", Columns = [new("motion", 0.2)] },
+                new ManifestRow { Path = "/data/c.mp4" }
+            )
         );
         await Manifest.WriteAsync(
             _folder["all.csv"],
@@ -91,9 +109,10 @@ public sealed class ManifestToolsTests : IDisposable
                 .ReadAsync(_folder["one/a.csv"])
                 .Rebase(_folder["one"], _folder.Path)
                 .Concat(Manifest.ReadAsync(_folder["two/b.parquet"]).Rebase(_folder["two"], _folder.Path))
-                .Where(row => row["motion"].Number is not < 0.5 || row.Path.StartsWith('b'))
+                .Filter(row => row["motion"].Number is not < 0.5, "little motion", dropped)
         );
         (await Manifest.ReadAsync(_folder["all.csv"]).Select(row => row.Path).ToArrayAsync()).ShouldBe(["one/clips/a.mp4", "b's.mp4", "/data/c.mp4"]);
+        dropped.Counts.ShouldBe([new("filter", "little motion", 1)]);
     }
 
     [Fact]
@@ -117,7 +136,11 @@ public sealed class ManifestToolsTests : IDisposable
         // More clips, in another order, one of which has another name and one of which is a copy.
         File.Move(_folder[before[0]], _folder["renamed.mp4"]);
         File.Copy(_folder["renamed.mp4"], _folder["copy.mp4"]);
-        var more = rows.AsEnumerable().Reverse().Where(row => !row.Path.Equals(before[0])).Append(new() { Path = "renamed.mp4" }).Append(new() { Path = "copy.mp4" });
+        var more = rows.AsEnumerable()
+            .Reverse()
+            .Where(row => !row.Path.Equals(before[0]))
+            .Append(new() { Path = "renamed.mp4" })
+            .Append(new() { Path = "copy.mp4" });
         await more.ToAsyncEnumerable().SplitAsync(_folder["t2.parquet"], _folder["v2.parquet"], options);
         var after = await PathsAsync("v2.parquet");
         after.ShouldContain("renamed.mp4");
@@ -147,8 +170,9 @@ public sealed class ManifestToolsTests : IDisposable
         await Should.ThrowAsync<PreparationException>(() => rows.ToAsyncEnumerable().SplitAsync(_folder["t5.csv"], _folder["v5.csv"], options));
         var invalid = rows.Append(new() { Path = "a", Text = "\0" }).ToAsyncEnumerable();
         options = new SplitOptions { Key = row => row.Path };
-        (await Should.ThrowAsync<PreparationException>(() => invalid.SplitAsync(_folder["t5.csv"], _folder["v5.csv"], options)))
-            .Reason.ShouldBe("not valid in a manifest");
+        (await Should.ThrowAsync<PreparationException>(() => invalid.SplitAsync(_folder["t5.csv"], _folder["v5.csv"], options))).Reason.ShouldBe(
+            "not valid in a manifest"
+        );
         Directory.GetFiles(_folder.Path).Length.ShouldBe(4);
     }
 
@@ -171,13 +195,32 @@ public sealed class ManifestToolsTests : IDisposable
             Fps = 12,
             Resolution = 2304,
         };
-        ManifestRow image = new() { Path = "image.png", NumFrames = 1, Height = 48, Width = 32, AspectRatio = 1.5, Resolution = 1536 };
+        ManifestRow image = new()
+        {
+            Path = "image.png",
+            NumFrames = 1,
+            Height = 48,
+            Width = 32,
+            AspectRatio = 1.5,
+            Resolution = 1536,
+        };
         ManifestRow[] rows =
         [
             video,
-            new() { Path = "a, 'b'.mp4", Text = "kept", NumFrames = 8, Columns = [new("x", 1)] },
+            new()
+            {
+                Path = "a, 'b'.mp4",
+                Text = "kept",
+                NumFrames = 8,
+                Columns = [new("x", 1)],
+            },
             image,
-            new() { Path = "image.png", NumFrames = 1, Width = 33 },
+            new()
+            {
+                Path = "image.png",
+                NumFrames = 1,
+                Width = 33,
+            },
             new() { Path = "missing.mp4" },
             new() { Path = "text.mp4" },
             new() { Path = "folder.mp4" },
@@ -187,15 +230,17 @@ public sealed class ManifestToolsTests : IDisposable
         ];
         var options = new ManifestFileOptions { Folder = _folder.Path, Parallelism = 3 };
         var problems = await rows.ToAsyncEnumerable().CheckFilesAsync(options).ToArrayAsync();
-        problems.Select(problem => (Array.IndexOf(rows, problem.Row), problem.Reason)).ShouldBe([
-            (1, "wrong num_frames"),
-            (3, "wrong width"),
-            (4, "file does not exist"),
-            (5, "not a readable video"),
-            (6, "not a file"),
-            (7, problems.Single(problem => problem.Row.Path is "half.png").Reason),
-            (8, "wrong fps"),
-        ]);
+        problems
+            .Select(problem => (Array.IndexOf(rows, problem.Row), problem.Reason))
+            .ShouldBe([
+                (1, "wrong num_frames"),
+                (3, "wrong width"),
+                (4, "file does not exist"),
+                (5, "not a readable video"),
+                (6, "not a file"),
+                (7, problems.Single(problem => problem.Row.Path is "half.png").Reason),
+                (8, "wrong fps"),
+            ]);
         problems[0].Message.ShouldBe("The manifest has num_frames 8 for 'a, 'b'.mp4'; the file has 7.");
 
         var dropped = new DropReport();

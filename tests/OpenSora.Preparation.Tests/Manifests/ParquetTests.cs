@@ -25,6 +25,7 @@ public sealed class ParquetTests : IDisposable
             new DataField<double>("fps"),
             new DataField<int>("width"),
             new DataField<decimal>("price"),
+            new DataField<DateTime>("at"),
         ];
         await using (var stream = File.Create(path))
         await using (var writer = await ParquetWriter.CreateAsync(new ParquetSchema(fields), stream))
@@ -39,6 +40,7 @@ public sealed class ParquetTests : IDisposable
             await group.WriteAsync<double>(fields[6], new[] { 24, double.NaN });
             await group.WriteAsync<int>(fields[7], new[] { 640, 0 });
             await group.WriteAsync<decimal>(fields[8], new[] { 1.50m, -2 });
+            await group.WriteAsync<DateTime>(fields[9], new[] { new DateTime(2026, 2, 3, 4, 5, 6, DateTimeKind.Utc), DateTime.UnixEpoch });
             group.CompleteValidate();
         }
 
@@ -50,13 +52,20 @@ public sealed class ParquetTests : IDisposable
                 NumFrames = 12,
                 Fps = 24,
                 Width = 640,
-                Columns = [new("score", 0.1), new("isGood", "true"), new("id", 1), new("price", 1.5)],
+                Columns = [new("score", 0.1), new("isGood", "true"), new("id", 1), new("price", 1.5), new("at", "2026-02-03T04:05:06")],
             },
             new()
             {
                 Path = "b.mp4",
                 Width = 0,
-                Columns = [new("score", 3), new("isGood", "false"), new("id", "9007199254740993"), new("price", -2)],
+                Columns =
+                [
+                    new("score", 3),
+                    new("isGood", "false"),
+                    new("id", "9007199254740993"),
+                    new("price", -2),
+                    new("at", "1970-01-01T00:00:00"),
+                ],
             },
         ]);
     }
@@ -79,7 +88,14 @@ public sealed class ParquetTests : IDisposable
     public async Task A_damaged_file_is_an_error_with_its_name()
     {
         var path = _folder["whole.parquet"];
-        var rows = Enumerable.Range(0, 500).Select(i => new ManifestRow { Path = $"{i}.mp4", Text = $"clip {i}", Columns = [new("x", i)] });
+        var rows = Enumerable
+            .Range(0, 500)
+            .Select(i => new ManifestRow
+            {
+                Path = $"{i}.mp4",
+                Text = $"clip {i}",
+                Columns = [new("x", i)],
+            });
         await Manifest.WriteAsync(path, rows.ToAsyncEnumerable());
         var whole = await File.ReadAllBytesAsync(path);
         var (errors, damaged) = (0, _folder["damaged.parquet"]);

@@ -50,8 +50,8 @@ public sealed partial class StatisticsPageTests : IDisposable
     [Fact]
     public void Frequent_texts_survive_any_number_of_rare_ones()
     {
-        var table = new FrequencyTable();
-        for (var i = 0; i < 700_000; i++)
+        var table = new FrequencyTable(20_000);
+        for (var i = 0; i < 100_000; i++)
         {
             table.Add(string.Create(CultureInfo.InvariantCulture, $"rare {i}"));
             if (i % 10 == 0)
@@ -60,9 +60,10 @@ public sealed partial class StatisticsPageTests : IDisposable
             }
         }
 
-        table.Distinct.ShouldBeLessThanOrEqualTo(200_000);
-        table.Top(1).ShouldBe([("dog", 70_000)]);
-        table.Total.ShouldBe(770_000);
+        (table.Distinct, table.IsComplete).ShouldBe((20_000, false));
+        table.Top(100_000).Count.ShouldBeLessThanOrEqualTo(20_000);
+        table.Top(1).ShouldBe([("dog", 10_000)]);
+        table.Total.ShouldBe(110_000);
     }
 
     [Fact]
@@ -73,11 +74,32 @@ public sealed partial class StatisticsPageTests : IDisposable
         await File.WriteAllTextAsync(_folder["bad.mp4"], "not a video");
         ManifestRow[] rows =
         [
-            new() { Path = "<b>.mp4", Text = evil, NumFrames = 24, Height = 36, Width = 64, Fps = 12, Columns = [new(evil, evil), new("score", 0.25)] },
-            new() { Path = "bad.mp4", Text = "The dog's dog runs to a dog", NumFrames = 48, Fps = 12, Columns = [new("score", 0.75)] },
+            new()
+            {
+                Path = "<b>.mp4",
+                Text = evil,
+                NumFrames = 24,
+                Height = 36,
+                Width = 64,
+                Fps = 12,
+                Columns = [new(evil, evil), new("score", 0.25)],
+            },
+            new()
+            {
+                Path = "bad.mp4",
+                Text = "The dog's dog runs to a dog",
+                NumFrames = 48,
+                Fps = 12,
+                Columns = [new("score", 0.75)],
+            },
             new() { Path = "missing.mp4", NumFrames = 1 },
         ];
-        var options = new StatisticsPageOptions { Title = evil, Folder = _folder.Path, Dropped = [new("filter", evil, 3), new("cut", "too short", 5)] };
+        var options = new StatisticsPageOptions
+        {
+            Title = evil,
+            Folder = _folder.Path,
+            Dropped = [new("filter", evil, 3), new("cut", "too short", 5)],
+        };
         await StatisticsPage.WriteAsync(_folder["a.html"], rows.ToAsyncEnumerable(), options);
         var html = await File.ReadAllTextAsync(_folder["a.html"]);
 
@@ -111,14 +133,11 @@ public sealed partial class StatisticsPageTests : IDisposable
     public async Task Thumbnails_of_the_caller_are_shown()
     {
         var rows = Enumerable.Range(0, 100).Select(i => new ManifestRow { Path = $"{i}.mp4" });
-        var options = new StatisticsPageOptions
-        {
-            Thumbnails = 7,
-            Thumbnail = (row, _) => Task.FromResult(row.Path is "3.mp4" ? null : new byte[] { 1, 2, 3 }),
-        };
+        var options = new StatisticsPageOptions { Thumbnails = 7, Thumbnail = (_, _) => Task.FromResult<byte[]?>([1, 2, 3]) };
         await StatisticsPage.WriteAsync(_folder["a.html"], rows.ToAsyncEnumerable(), options);
         JpegData().Count(await File.ReadAllTextAsync(_folder["a.html"])).ShouldBe(7);
         options.Thumbnails = 100;
+        options.Thumbnail = (row, _) => Task.FromResult<byte[]?>(row.Path is "3.mp4" ? null : [1, 2, 3]);
         await StatisticsPage.WriteAsync(_folder["a.html"], rows.ToAsyncEnumerable(), options);
         var html = await File.ReadAllTextAsync(_folder["a.html"]);
         JpegData().Count(html).ShouldBe(99);

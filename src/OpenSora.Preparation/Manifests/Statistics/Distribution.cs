@@ -1,8 +1,8 @@
 namespace OpenSora.Preparation.Manifests;
 
 /// <summary>The distribution of the numbers of a stream, with bounded memory. The result does not depend on their order.</summary>
-/// <remarks>Numbers are counted in bins whose width is a power of two. When there are too many bins, the width is doubled. The minimum, the maximum and
-/// the mean are exact.</remarks>
+/// <remarks>Numbers are counted in bins whose width is a power of two. When there are too many bins, the width is doubled. The minimum, the maximum
+/// and the mean are exact.</remarks>
 internal sealed class Distribution
 {
     private const int MaximumBins = 4096;
@@ -23,8 +23,7 @@ internal sealed class Distribution
     internal double Mean => _sum / Count;
 
     /// <summary>Gets the bins in ascending order: the mean of their numbers, and how many there are.</summary>
-    internal IReadOnlyList<(double Value, long Count)> Bins =>
-        [.. _bins.OrderBy(bin => bin.Key).Select(bin => (bin.Value.Mean, bin.Value.Count))];
+    internal IReadOnlyList<(double Value, long Count)> Bins => [.. _bins.OrderBy(bin => bin.Key).Select(bin => (bin.Value.Mean, bin.Value.Count))];
 
     /// <summary>Adds a number. NaN is not counted, and numbers that are not finite are counted as very large ones.</summary>
     internal void Add(double value)
@@ -78,26 +77,36 @@ internal sealed class Distribution
 }
 
 /// <summary>Counts the most frequent texts of a stream, with bounded memory. When there are too many different texts, those that occurred least often
-/// are forgotten.</summary>
+/// are forgotten (Manku and Motwani 2002, lossy counting).</summary>
 internal sealed class FrequencyTable
 {
-    private const int MaximumTexts = 200_000;
+    private readonly int _maximum;
     private Dictionary<string, long> _counts = new(StringComparer.Ordinal);
     private Dictionary<string, long>.AlternateLookup<ReadOnlySpan<char>> _lookup;
     private long _rarest;
 
-    internal FrequencyTable() => _lookup = _counts.GetAlternateLookup<ReadOnlySpan<char>>();
+    /// <summary>Initializes a new instance.</summary>
+    /// <param name="maximum">The number of different texts in memory.</param>
+    internal FrequencyTable(int maximum)
+    {
+        _maximum = maximum;
+        _lookup = _counts.GetAlternateLookup<ReadOnlySpan<char>>();
+    }
 
     internal long Total { get; private set; }
 
-    /// <summary>Gets the number of different texts that are counted.</summary>
-    internal int Distinct => _counts.Count;
+    /// <summary>Gets the number of different texts.</summary>
+    internal int Distinct => IsComplete ? _counts.Count : _maximum;
+
+    /// <summary>Gets a value that indicates whether all texts are counted; false if there are more than <see cref="Distinct"/> different
+    /// ones.</summary>
+    internal bool IsComplete => _rarest == 0;
 
     internal void Add(ReadOnlySpan<char> text)
     {
         Total++;
         _lookup[text] = (_lookup.TryGetValue(text, out var count) ? count : 0) + 1;
-        while (_counts.Count > MaximumTexts)
+        while (_counts.Count > _maximum)
         {
             _rarest++;
             _counts = new(_counts.Where(each => each.Value > _rarest), StringComparer.Ordinal);

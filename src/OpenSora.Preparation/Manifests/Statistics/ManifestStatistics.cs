@@ -5,20 +5,25 @@ namespace OpenSora.Preparation.Manifests;
 /// <summary>The statistics of the rows of a manifest, with bounded memory.</summary>
 internal sealed class ManifestStatistics
 {
+    /// <summary>The number of different texts of a column that are counted.</summary>
+    internal const int MaximumTexts = 20_000;
+    private const int MaximumWords = 200_000;
     private const int LongestValue = 200;
 
     // Function words, which are the most frequent ones in all English captions.
     private static readonly HashSet<string> FunctionWords =
     [
         .. (
-            "a about above after against all also an and another any are around as at away back be been before behind being below between both but by "
-            + "can could down during each either for from had has have he her here him his how if in into is it its just like more most near next no "
-            + "not of off on one onto or other out over same she since so some such than that the their them then there these they this those through "
-            + "to too towards two under until up very was we were what when where which while who whose will with within without you your"
+            "a about above after against all also an and another any are around as at away back be been before behind being below "
+            + "between both but by can could down during each either for from had has have he her here him his how if in into is it "
+            + "its just like more most near next no not of off on one onto or other out over same she since so some such than that "
+            + "the their them then there these they this those through to too towards two under until up very was we were what when "
+            + "where which while who whose will with within without you your"
         ).Split(' '),
     ];
-    private static readonly HashSet<string>.AlternateLookup<ReadOnlySpan<char>> IsFunctionWord =
-        FunctionWords.GetAlternateLookup<ReadOnlySpan<char>>();
+    private static readonly HashSet<string>.AlternateLookup<ReadOnlySpan<char>> IsFunctionWord = FunctionWords.GetAlternateLookup<
+        ReadOnlySpan<char>
+    >();
 
     private readonly Dictionary<string, ColumnStatistics> _columns = new(StringComparer.OrdinalIgnoreCase);
     private readonly List<ColumnStatistics> _ordered = [];
@@ -39,11 +44,11 @@ internal sealed class ManifestStatistics
 
     internal Distribution AspectRatios { get; } = new();
 
-    internal FrequencyTable Sizes { get; } = new();
+    internal FrequencyTable Sizes { get; } = new(MaximumTexts);
 
     internal Distribution CaptionWords { get; } = new();
 
-    internal FrequencyTable Words { get; } = new();
+    internal FrequencyTable Words { get; } = new(MaximumWords);
 
     /// <summary>Gets the statistics of the other columns, in their order.</summary>
     internal IReadOnlyList<ColumnStatistics> Columns => _ordered;
@@ -69,7 +74,7 @@ internal sealed class ManifestStatistics
 
         if (row.Height is > 0 and var height && row.Width is > 0 and var width)
         {
-            Sizes.Add(string.Create(CultureInfo.InvariantCulture, $"{width} × {height}"));
+            Sizes.Add(string.Create(CultureInfo.InvariantCulture, $"{width}×{height}"));
             Megapixels.Add((double)height * width / 1e6);
         }
 
@@ -144,7 +149,7 @@ internal sealed class ColumnStatistics(string name)
 
     internal Distribution Numbers { get; } = new();
 
-    internal FrequencyTable Texts { get; } = new();
+    internal FrequencyTable Texts { get; } = new(ManifestStatistics.MaximumTexts);
 
     internal long Empty { get; private set; }
 

@@ -30,6 +30,13 @@ internal static class PageCharts
         };
     }
 
+    /// <summary>Formats a number with three significant digits, or as a whole number.</summary>
+    internal static string Rounded(double value)
+    {
+        var digits = value == 0 ? 0 : 2 - (int)Math.Floor(Math.Log10(Math.Abs(value)));
+        return Format(digits is > 0 and <= 15 ? Math.Round(value, digits) : value);
+    }
+
     /// <summary>Draws the distribution of numbers: their values if there are few, or else a histogram.</summary>
     internal static string Histogram(string title, string unit, Distribution numbers, string? note = null)
     {
@@ -45,9 +52,9 @@ internal static class PageCharts
             : Binned(numbers, bins);
         List<string> facts =
         [
-            isDiscrete && bins.Count == 1 ? "the same for all" : $"median {Format(numbers.Quantile(0.5))}",
-            $"mean {Format(numbers.Mean)}",
-            $"{Format(numbers.Minimum)} to {Format(numbers.Maximum)}",
+            $"median {Value(numbers.Quantile(0.5))}",
+            $"mean {Rounded(numbers.Mean)}",
+            $"{Value(numbers.Minimum)} to {Value(numbers.Maximum)}",
         ];
         if (beyond > 0)
         {
@@ -62,19 +69,25 @@ internal static class PageCharts
         var caption = $"{Escape(title)}{(unit.Length == 0 ? "" : $" <small>{Escape(unit)}</small>")}";
         var plot = Plot(bars, isDiscrete, numbers.Count, $"{title}: {string.Join(", ", facts)}");
         return $"<figure><figcaption>{caption}</figcaption>{plot}<p>{Escape(string.Join(" · ", facts))}</p></figure>\n";
+
+        string Value(double value) => isDiscrete ? Format(value) : Rounded(value);
     }
 
     /// <summary>Draws horizontal bars with labels.</summary>
-    internal static string Bars(IEnumerable<(string Label, long Count)> items, string kind = "")
+    /// <param name="items">The labels and counts.</param>
+    /// <param name="kind">A class of the style.</param>
+    /// <param name="most">The count of the longest bar; null for the largest one.</param>
+    internal static string Bars(IEnumerable<(string Label, long Count)> items, string kind = "", long? most = null)
     {
         var all = items.ToArray();
-        var most = Math.Max(1, all.Select(item => item.Count).DefaultIfEmpty().Max());
+        most ??= Math.Max(1, all.Select(item => item.Count).DefaultIfEmpty().Max());
         var html = new StringBuilder($"<ul class=\"bars {kind}\">");
         foreach (var (label, count) in all)
         {
             html.Append(
                 CultureInfo.InvariantCulture,
-                $"<li><span dir=\"auto\">{Escape(label)}</span><i><b style=\"width:{100d * count / most:0.##}%\"></b></i><em>{Format(count)}</em></li>"
+                $"<li><span dir=\"auto\">{Escape(label)}</span><i><b style=\"width:{100d * count / most.Value:0.##}%\"></b></i>"
+                    + $"<em>{Format(count)}</em></li>"
             );
         }
 
@@ -132,7 +145,7 @@ internal static class PageCharts
         {
             var y = Top + plotHeight * (1 - value / ceiling);
             svg.Append(CultureInfo.InvariantCulture, $"<line class=\"grid\" x1=\"{Left}\" x2=\"{Width - 8}\" y1=\"{y:0.#}\" y2=\"{y:0.#}\"/>");
-            svg.Append(CultureInfo.InvariantCulture, $"<text x=\"{Left - 6}\" y=\"{y + 4:0.#}\" text-anchor=\"end\">{Short(value)}</text>");
+            svg.Append(CultureInfo.InvariantCulture, $"<text x=\"{Left - 6}\" y=\"{y + 4:0.#}\" text-anchor=\"end\">{Short(value, ceiling)}</text>");
         }
 
         for (var i = 0; i < bars.Length; i++)
@@ -152,7 +165,7 @@ internal static class PageCharts
 
         // As many labels as fit: between the bars of a histogram, below those of single values.
         var longest = bars.Max(bar => bar.Label.Length);
-        var every = Math.Max(1, (int)Math.Ceiling((longest + 2) * 6.5 / slot));
+        var every = Math.Max(1, (int)Math.Ceiling((longest + 1) * 6.3 / slot));
         for (var i = 0; i < bars.Length; i += every)
         {
             var x = Left + slot * (isDiscrete ? i + 0.5 : i);
@@ -174,11 +187,13 @@ internal static class PageCharts
         return new[] { 1, 2, 5, 10 }.Select(factor => factor * power).First(step => step >= atLeast * 0.999999);
     }
 
-    private static string Short(double count) =>
-        count switch
+    // A count at the axis, in the unit of the largest one.
+    private static string Short(double count, double largest) =>
+        (count, largest) switch
         {
-            >= 1e6 => $"{Format(count / 1e6)}M",
-            >= 1e4 => $"{Format(count / 1e3)}k",
+            (0, _) => "0",
+            (_, >= 1e6) => $"{Format(count / 1e6)}M",
+            (_, >= 1e4) => $"{Format(count / 1e3)}k",
             _ => Format(count),
         };
 

@@ -22,8 +22,8 @@ public sealed class StatisticsPageOptions
     /// <summary>Gets or sets the folder to which paths are relative; null for the current folder.</summary>
     public string? Folder { get; set; }
 
-    /// <summary>Gets or sets a function that returns the thumbnail of a row as JPEG, or null if there is none; null to extract the frame in the middle of
-    /// each video with ffmpeg.</summary>
+    /// <summary>Gets or sets a function that returns the thumbnail of a row as JPEG, or null if there is none; null to extract the frame in the
+    /// middle of each video with ffmpeg.</summary>
     public Func<ManifestRow, CancellationToken, Task<byte[]?>>? Thumbnail { get; set; }
 
     /// <summary>Gets or sets the folder that contains ffmpeg and ffprobe; null to search PATH.</summary>
@@ -37,8 +37,8 @@ public static class StatisticsPage
     private const int TopWords = 40;
     private const int LongestCaption = 240;
 
-    /// <summary>Writes a page that contains everything it shows, so that it opens without a network connection, and no scripts. The same rows and options
-    /// result in the same bytes.</summary>
+    /// <summary>Writes a page that contains everything it shows, so that it opens without a network connection, and no scripts. The same rows and
+    /// options result in the same bytes.</summary>
     /// <remarks>The statistics need bounded memory. Histograms and counts of words are approximate if there are very many different values.</remarks>
     /// <param name="path">The path of the HTML file.</param>
     /// <param name="rows">The rows of the manifest.</param>
@@ -105,7 +105,11 @@ public static class StatisticsPage
         if (statistics.Seconds.Count > 0)
         {
             var hours = statistics.Seconds.Sum / 3600;
-            Total("Duration", hours >= 1 ? PageCharts.Format(Math.Round(hours, 1)) : PageCharts.Format(Math.Round(hours * 60, 1)), hours >= 1 ? "h" : "min");
+            Total(
+                "Duration",
+                hours >= 1 ? PageCharts.Format(Math.Round(hours, 1)) : PageCharts.Format(Math.Round(hours * 60, 1)),
+                hours >= 1 ? "h" : "min"
+            );
             Total("Median clip", PageCharts.Format(statistics.Seconds.Quantile(0.5)), "s");
         }
 
@@ -129,7 +133,10 @@ public static class StatisticsPage
         html.Append("</dl>\n");
 
         void Total(string name, string value, string unit = "") =>
-            html.Append(CultureInfo.InvariantCulture, $"<div><dt>{name}</dt><dd>{PageCharts.Escape(value)}{(unit.Length > 0 ? $" <small>{unit}</small>" : "")}</dd></div>\n");
+            html.Append(
+                CultureInfo.InvariantCulture,
+                $"<div><dt>{name}</dt><dd>{PageCharts.Escape(value)}{(unit.Length > 0 ? $" <small>{unit}</small>" : "")}</dd></div>\n"
+            );
     }
 
     private static void AppendCharts(StringBuilder html, ManifestStatistics statistics)
@@ -161,7 +168,12 @@ public static class StatisticsPage
         Section(
             "Captions",
             [
-                PageCharts.Histogram("Length", "words", statistics.CaptionWords, statistics.WithoutCaption == 0 ? null : $"{PageCharts.Format(statistics.WithoutCaption)} without a caption"),
+                PageCharts.Histogram(
+                    "Length",
+                    "words",
+                    statistics.CaptionWords,
+                    statistics.WithoutCaption == 0 ? null : $"{PageCharts.Format(statistics.WithoutCaption)} without a caption"
+                ),
                 Words("Most frequent words", "without function words", words.Take(half)),
                 Words("Next words", "", words.Skip(half)),
             ]
@@ -169,8 +181,10 @@ public static class StatisticsPage
 
         static string? Unknown(long count) => count > 0 ? $"{PageCharts.Format(count)} not known" : null;
 
-        static string Words(string title, string note, IEnumerable<(string Text, long Count)> words) =>
-            words.Any() ? $"<figure><figcaption>{title} <small>{note}</small></figcaption>{PageCharts.Bars(words)}</figure>\n" : "";
+        string Words(string title, string note, IEnumerable<(string Text, long Count)> part) =>
+            part.Any()
+                ? $"<figure><figcaption>{title} <small>{note}</small></figcaption>{PageCharts.Bars(part, most: words[0].Count)}</figure>\n"
+                : "";
 
         void Section(string title, IEnumerable<string> charts)
         {
@@ -191,7 +205,12 @@ public static class StatisticsPage
 
         var top = texts.Top(TopTexts);
         var others = texts.Total - top.Sum(each => each.Count);
-        List<string> facts = [$"{PageCharts.Format(texts.Distinct)} different"];
+        List<string> facts = [$"{(texts.IsComplete ? "" : "more than ")}{PageCharts.Format(texts.Distinct)} different"];
+        if (others > 0 && top is [] or [(_, 1), ..])
+        {
+            (top, others) = ([], 0); // such as names of files
+        }
+
         if (others > 0)
         {
             facts.Add($"{PageCharts.Format(others)} with others");
@@ -202,7 +221,8 @@ public static class StatisticsPage
             facts.Add($"{PageCharts.Format(unknown)} not known");
         }
 
-        return $"<figure><figcaption>{PageCharts.Escape(title)} <small>{unit}</small></figcaption>{PageCharts.Bars(top)}<p>{string.Join(" · ", facts)}</p></figure>\n";
+        var caption = $"{PageCharts.Escape(title)} <small>{unit}</small>";
+        return $"<figure><figcaption>{caption}</figcaption>{PageCharts.Bars(top)}<p>{string.Join(" · ", facts)}</p></figure>\n";
     }
 
     private static void AppendDropped(StringBuilder html, IReadOnlyList<DroppedCount> dropped)
@@ -230,7 +250,11 @@ public static class StatisticsPage
         await foreach (
             var (row, image) in chosen
                 .ToAsyncEnumerable()
-                .SelectAsync(Environment.ProcessorCount, async (row, token) => (row, await ImageAsync(row, options, token).ConfigureAwait(false)), cancellationToken)
+                .SelectAsync(
+                    Environment.ProcessorCount,
+                    async (row, token) => (row, await ImageAsync(row, options, token).ConfigureAwait(false)),
+                    cancellationToken
+                )
                 .ConfigureAwait(false)
         )
         {
@@ -243,7 +267,7 @@ public static class StatisticsPage
 
             if (row is { Width: { } width, Height: { } height })
             {
-                facts.Add(string.Create(CultureInfo.InvariantCulture, $"{width} × {height}"));
+                facts.Add(string.Create(CultureInfo.InvariantCulture, $"{width}×{height}"));
             }
 
             facts.Add(PageCharts.Escape(row.Path));
