@@ -40,7 +40,7 @@ internal static partial class CaptionAnswer
 
         var text = WithoutThoughts(answer.Text);
         var isUnfinished = answer.End is "length" || text.Length > MostCharacters;
-        text = FromJson((text.Length > MostCharacters ? text[..MostCharacters] : text).Trim());
+        text = FromJson(WellFormed(Cut(text, MostCharacters)).Trim());
         text = WithoutMarkup(text);
         if (text.Length == 0)
         {
@@ -58,8 +58,14 @@ internal static partial class CaptionAnswer
         }
 
         var sentences = Sentences().Split(WithoutIntroduction(text)).Where(each => each.Length > 0).ToList();
-        for (var i = 1; i < sentences.Count; i++)
+        for (var i = sentences.Count - 1; i > 0; i--)
         {
+            if (Refusal().IsMatch(sentences[i].Replace('’', '\'')))
+            {
+                sentences.RemoveAt(i); // "I cannot identify the person."
+                continue;
+            }
+
             sentences[i] = Capitalized(Location().Replace(sentences[i], ""));
         }
 
@@ -139,7 +145,7 @@ internal static partial class CaptionAnswer
                 ? value.GetString()!.Trim()
                 : body;
         }
-        catch (JsonException)
+        catch (Exception e) when (e is JsonException or InvalidOperationException) // the latter for half of a surrogate pair
         {
             return body;
         }
@@ -225,12 +231,23 @@ internal static partial class CaptionAnswer
         return letters > others * 2;
     }
 
+    // Half of a surrogate pair becomes U+FFFD, which is not accepted as text.
+    private static string WellFormed(string text) => Encoding.UTF8.GetString(Encoding.UTF8.GetBytes(text));
+
+    private static string Cut(string text, int length) =>
+        text.Length <= length ? text
+        : char.IsHighSurrogate(text[length - 1]) ? text[..(length - 1)]
+        : text[..length];
+
     private static bool EndsSentence(string text) => text.TrimEnd('"', '\'', '”', '’', ')', ']') is [.., '.' or '!' or '?' or '…' or '。'];
 
     private static string Capitalized(string text) => text.Length > 0 && char.IsLower(text[0]) ? char.ToUpperInvariant(text[0]) + text[1..] : text;
 
-    private static string Start(string text) =>
-        OneLine(text) is { Length: > ShownCharacters } longer ? longer[..ShownCharacters] + "..." : OneLine(text);
+    private static string Start(string text)
+    {
+        var line = OneLine(text);
+        return line.Length > ShownCharacters ? Cut(line, ShownCharacters) + "..." : line;
+    }
 
     [GeneratedRegex(@"^```\w*\s*\n?(?<body>.*?)\n?```\s*$", Ignore | RegexOptions.Singleline, Patience)]
     private static partial Regex Fence();
