@@ -67,7 +67,8 @@ internal static class Captions
             var ideal = seconds * count / InFlight;
             var first = Stopwatch.GetElapsedTime(start, starts[0]).TotalMilliseconds;
             Console.WriteLine(
-                $"{protocol, -8} {seconds, 10:F1} s {count, 10} {ideal, 8:F1} s {measured, 8:F2} s {measured / ideal - 1, 8:P1} {first, 12:F0} ms {server.MostInFlight, 11}"
+                $"{protocol, -8} {seconds, 10:F1} s {count, 10} {ideal, 8:F1} s {measured, 8:F2} s {measured / ideal - 1, 8:P1} "
+                    + $"{first, 12:F0} ms {server.MostInFlight, 11}"
             );
         }
     }

@@ -309,7 +309,8 @@ internal static partial class CaptionAnswer
     [GeneratedRegex(
         @"^(this|the|these|those|each|all)\s+((of|the|short|provided|given|three|3|black[- ]and[- ]white|animated|sequence|series|same|entire|first|"
             + @"single|close-up|still)\s+)*(video|videos|image|images|clip|clips|picture|pictures|photo|photos|photograph|frame|frames|footage|"
-            + @"screenshot|screenshots|scene|collage|sequence|series)(\s+(clip|sequence|frames|footage|of (the )?(video|clip|frames|images)|you provided))?\s+"
+            + @"screenshot|screenshots|scene|collage|sequence|series)"
+            + @"(\s+(clip|sequence|frames|footage|of (the )?(video|clip|frames|images)|you provided))?\s+"
             + @"((is|are)\s+(of|showing|a depiction of|depicting|a (shot|view|photo|picture|close-up) of)|"
             + @"(appears?|seems?)\s+to\s+(show|depict|be\s+of|feature|capture|be\s+showing)|"
             + @"(primarily|mainly|simply|clearly|then)?\s*(shows?|depicts?|features?|captures?|displays?|presents?|portrays?|showcases?|illustrates?|"
@@ -328,12 +329,16 @@ internal static partial class CaptionAnswer
     private static partial Regex Of();
 
     [GeneratedRegex(
-        @"^((i('m| am)|we('re| are)) (very |so |really )?(sorry|afraid)|sorry\b|i apologi[sz]e|my apologies|unfortunately,? (i|we|the (image|video))|"
-            + @"(as an? )(ai\b|artificial|language|text)|i('m| am) (unable|not able|just an?|only an?|an? (ai|language|text))|"
+        @"^((i('m| am)|we('re| are)) (very |so |really )?(sorry|afraid)|"
+            + @"sorry(,|\.|!|\s+(but|i|for|about)\b)|i apologi[sz]e|my apologies|unfortunately,? (i|we|the (image|video))|"
+            + @"as an? (ai|artificial intelligence|(large )?language model|text-based)\b|"
+            + @"i('m| am) (unable|not able|just an?|only an?|an? (ai|language|text))|"
             + @"i (can ?not|can't|could not|couldn't|do not|don't|will not|won't|am not)\b|i (need|require) (more|an? |the )|"
-            + @"(it|there) (seems|appears|looks like)( that| like)? (you|no (image|video|frame)|(there|the) (is|image|video)[^.]{0,30} (no|not|missing|blank))|"
+            + @"(it|there) (seems|appears|looks like)( that| like)? (you|no (image|video|frame)|"
+            + @"(there|the) (is|image|video)[^.]{0,30} (no|not|missing|blank))|"
             + @"(could|can|would) you (please )?(provide|share|upload|send)|please (provide|share|upload|send)|"
-            + @"no (image|video|frame|picture)s?( (was|were|is|are|has|have)\b| (provided|attached|visible|given)))",
+            + @"no (image|video|frame|picture)s?( (was|were|is|are|has been|have been))? "
+            + @"(provided|attached|given|uploaded|shared|available|included))",
         Ignore,
         Patience
     )]
