@@ -40,7 +40,7 @@ internal static partial class CaptionAnswer
 
         var text = WithoutThoughts(answer.Text);
         var isUnfinished = answer.End is "length" || text.Length > MostCharacters;
-        text = FromJson((text.Length > MostCharacters ? text[..MostCharacters] : text).Trim());
+        text = FromJson(WellFormed(Cut(text, MostCharacters)).Trim());
         text = WithoutMarkup(text);
         if (text.Length == 0)
         {
@@ -58,8 +58,14 @@ internal static partial class CaptionAnswer
         }
 
         var sentences = Sentences().Split(WithoutIntroduction(text)).Where(each => each.Length > 0).ToList();
-        for (var i = 1; i < sentences.Count; i++)
+        for (var i = sentences.Count - 1; i > 0; i--)
         {
+            if (Refusal().IsMatch(sentences[i].Replace('’', '\'')))
+            {
+                sentences.RemoveAt(i); // "I cannot identify the person."
+                continue;
+            }
+
             sentences[i] = Capitalized(Location().Replace(sentences[i], ""));
         }
 
@@ -139,7 +145,7 @@ internal static partial class CaptionAnswer
                 ? value.GetString()!.Trim()
                 : body;
         }
-        catch (JsonException)
+        catch (Exception e) when (e is JsonException or InvalidOperationException) // the latter for half of a surrogate pair
         {
             return body;
         }
@@ -225,12 +231,23 @@ internal static partial class CaptionAnswer
         return letters > others * 2;
     }
 
+    // Half of a surrogate pair becomes U+FFFD, which is not accepted as text.
+    private static string WellFormed(string text) => Encoding.UTF8.GetString(Encoding.UTF8.GetBytes(text));
+
+    private static string Cut(string text, int length) =>
+        text.Length <= length ? text
+        : char.IsHighSurrogate(text[length - 1]) ? text[..(length - 1)]
+        : text[..length];
+
     private static bool EndsSentence(string text) => text.TrimEnd('"', '\'', '”', '’', ')', ']') is [.., '.' or '!' or '?' or '…' or '。'];
 
     private static string Capitalized(string text) => text.Length > 0 && char.IsLower(text[0]) ? char.ToUpperInvariant(text[0]) + text[1..] : text;
 
-    private static string Start(string text) =>
-        OneLine(text) is { Length: > ShownCharacters } longer ? longer[..ShownCharacters] + "..." : OneLine(text);
+    private static string Start(string text)
+    {
+        var line = OneLine(text);
+        return line.Length > ShownCharacters ? Cut(line, ShownCharacters) + "..." : line;
+    }
 
     [GeneratedRegex(@"^```\w*\s*\n?(?<body>.*?)\n?```\s*$", Ignore | RegexOptions.Singleline, Patience)]
     private static partial Regex Fence();
@@ -292,7 +309,8 @@ internal static partial class CaptionAnswer
     [GeneratedRegex(
         @"^(this|the|these|those|each|all)\s+((of|the|short|provided|given|three|3|black[- ]and[- ]white|animated|sequence|series|same|entire|first|"
             + @"single|close-up|still)\s+)*(video|videos|image|images|clip|clips|picture|pictures|photo|photos|photograph|frame|frames|footage|"
-            + @"screenshot|screenshots|scene|collage|sequence|series)(\s+(clip|sequence|frames|footage|of (the )?(video|clip|frames|images)|you provided))?\s+"
+            + @"screenshot|screenshots|scene|collage|sequence|series)"
+            + @"(\s+(clip|sequence|frames|footage|of (the )?(video|clip|frames|images)|you provided))?\s+"
             + @"((is|are)\s+(of|showing|a depiction of|depicting|a (shot|view|photo|picture|close-up) of)|"
             + @"(appears?|seems?)\s+to\s+(show|depict|be\s+of|feature|capture|be\s+showing)|"
             + @"(primarily|mainly|simply|clearly|then)?\s*(shows?|depicts?|features?|captures?|displays?|presents?|portrays?|showcases?|illustrates?|"
@@ -311,12 +329,16 @@ internal static partial class CaptionAnswer
     private static partial Regex Of();
 
     [GeneratedRegex(
-        @"^((i('m| am)|we('re| are)) (very |so |really )?(sorry|afraid)|sorry\b|i apologi[sz]e|my apologies|unfortunately,? (i|we|the (image|video))|"
-            + @"(as an? )(ai\b|artificial|language|text)|i('m| am) (unable|not able|just an?|only an?|an? (ai|language|text))|"
+        @"^((i('m| am)|we('re| are)) (very |so |really )?(sorry|afraid)|"
+            + @"sorry(,|\.|!|\s+(but|i|for|about)\b)|i apologi[sz]e|my apologies|unfortunately,? (i|we|the (image|video))|"
+            + @"as an? (ai|artificial intelligence|(large )?language model|text-based)\b|"
+            + @"i('m| am) (unable|not able|just an?|only an?|an? (ai|language|text))|"
             + @"i (can ?not|can't|could not|couldn't|do not|don't|will not|won't|am not)\b|i (need|require) (more|an? |the )|"
-            + @"(it|there) (seems|appears|looks like)( that| like)? (you|no (image|video|frame)|(there|the) (is|image|video)[^.]{0,30} (no|not|missing|blank))|"
+            + @"(it|there) (seems|appears|looks like)( that| like)? (you|no (image|video|frame)|"
+            + @"(there|the) (is|image|video)[^.]{0,30} (no|not|missing|blank))|"
             + @"(could|can|would) you (please )?(provide|share|upload|send)|please (provide|share|upload|send)|"
-            + @"no (image|video|frame|picture)s?( (was|were|is|are|has|have)\b| (provided|attached|visible|given)))",
+            + @"no (image|video|frame|picture)s?( (was|were|is|are|has been|have been))? "
+            + @"(provided|attached|given|uploaded|shared|available|included))",
         Ignore,
         Patience
     )]

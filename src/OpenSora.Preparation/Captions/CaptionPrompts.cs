@@ -32,7 +32,7 @@ internal static class CaptionPrompts
     internal static string ForImage(int words) =>
         string.Create(
             CultureInfo.InvariantCulture,
-            $"Describe this image in one paragraph of at most {words} words: who or what is there, the place, the light, the colors, the point of view "
-                + $"and the visual style. {Style}"
+            $"Describe this image in one paragraph of at most {words} words: who or what is there, the place, the light, the colors, the "
+                + $"point of view and the visual style. {Style}"
         );
 }

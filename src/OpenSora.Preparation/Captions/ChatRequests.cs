@@ -181,7 +181,24 @@ internal sealed class ChatRequests : IDisposable
         return message is [.., '.' or '!' or '?'] ? message : message + ".";
     }
 
-    private static HttpStatusCode? StatusOf(Exception? exception) => Find<HttpRequestException>(exception)?.StatusCode;
+    // Without a ChatStatusHandler, OpenAI's and Azure's clients report the status in exceptions of packages that this library does not use.
+    private static HttpStatusCode? StatusOf(Exception? exception)
+    {
+        for (var each = exception; each is not null; each = each.InnerException)
+        {
+            if (each is HttpRequestException { StatusCode: { } status })
+            {
+                return status;
+            }
+
+            if (each.GetType().GetProperty("Status")?.GetValue(each) is int and >= 400 and < 600 and var number)
+            {
+                return (HttpStatusCode)number;
+            }
+        }
+
+        return null;
+    }
 
     private static T? Find<T>(Exception? exception)
         where T : Exception

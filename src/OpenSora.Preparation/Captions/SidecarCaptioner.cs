@@ -4,10 +4,10 @@ using OpenSora.Training.Data;
 
 namespace OpenSora.Preparation.Captions;
 
-/// <summary>Reads captions from files beside a clip, or beside the video that it was cut from: <c>.txt</c> and <c>.caption</c> with text, <c>.json</c>
-/// with a property <c>caption</c>, <c>text</c> or <c>description</c>.</summary>
-/// <remarks>For <c>a.mp4</c>, the files are <c>a.txt</c>, <c>a.caption</c>, <c>a.json</c>, and the same after the full name, such as <c>a.mp4.txt</c>.
-/// The first one that exists is used. Text is UTF-8, or UTF-16 with a byte order mark.</remarks>
+/// <summary>Reads captions from files beside a clip, or beside the video that it was cut from: <c>.txt</c> and <c>.caption</c> with text,
+/// <c>.json</c> with a property <c>caption</c>, <c>text</c> or <c>description</c>.</summary>
+/// <remarks>For <c>a.mp4</c>, the files are <c>a.txt</c>, <c>a.mp4.txt</c>, <c>a.caption</c>, <c>a.mp4.caption</c>, <c>a.json</c> and
+/// <c>a.mp4.json</c>. The first one that exists is used. Text is UTF-8, or UTF-16 with a byte order mark.</remarks>
 public sealed class SidecarCaptioner : ICaptioner
 {
     private const long MostBytes = 1 << 20;

@@ -147,7 +147,7 @@ public sealed class SubtitleCaptioner : ICaptioner, IDisposable
         try
         {
             return new FileInfo(file).Length <= MostBytes
-                ? TextFile.Read(file, SubtitleFile.Parse)
+                ? TextFile.Read(file, reader => SubtitleFile.Parse(new StringReader(TextFile.Checked(reader.ReadToEnd()))))
                 : throw new PreparationException("subtitles are too large", $"The subtitles '{file}' have more than {MostBytes >> 20} MB.");
         }
         catch (Exception e) when (e is InvalidDataException or UnauthorizedAccessException or (IOException and not PreparationException))

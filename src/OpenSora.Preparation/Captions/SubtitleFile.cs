@@ -66,7 +66,7 @@ internal static partial class SubtitleFile
     }
 
     [GeneratedRegex(
-        @"^\s*(?<from>(\d{1,3}:)?\d{1,2}:\d{1,2}[.,]\d{1,3})\s+-->\s+(?<to>(\d{1,3}:)?\d{1,2}:\d{1,2}[.,]\d{1,3})(\s|$)",
+        @"^\s*(?<from>([0-9]{1,3}:)?[0-9]{1,2}:[0-9]{1,2}[.,][0-9]{1,3})\s+-->\s+(?<to>([0-9]{1,3}:)?[0-9]{1,2}:[0-9]{1,2}[.,][0-9]{1,3})(\s|$)",
         RegexOptions.ExplicitCapture,
         Patience
     )]

@@ -23,6 +23,9 @@ public class CaptionAnswerTests
     [InlineData("A series of three frames showing a small dog.", "A small dog.")]
     [InlineData("A photo of a small dog.", "A photo of a small dog.")]
     [InlineData("一只狗在沙滩上奔跑。", "一只狗在沙滩上奔跑。")]
+    [InlineData("Sorry-looking dogs stand in the rain.", "Sorry-looking dogs stand in the rain.")]
+    [InlineData("As an artificial light turns on, a man sits down.", "As an artificial light turns on, a man sits down.")]
+    [InlineData("No pictures are on the wall.", "No pictures are on the wall.")]
     [InlineData("I can see a small dog.", "A small dog.")]
     [InlineData("Sure! Here's a description of the video: A dog runs.", "A dog runs.")]
     [InlineData("Sure, here is a caption:\n\n\"A dog runs on a beach.\"", "A dog runs on a beach.")]
@@ -36,6 +39,7 @@ public class CaptionAnswerTests
     [InlineData("\"Stop\" is written on a sign \"Go\"", "\"Stop\" is written on a sign \"Go\"")]
     [InlineData("A dog runs.\n\n\n  It   jumps.\t", "A dog runs. It jumps.")]
     [InlineData("A dog runs. A dog runs. A dog runs. It jumps. A dog runs.", "A dog runs. It jumps.")]
+    [InlineData("A man runs. I cannot identify the person. It is raining.", "A man runs. It is raining.")]
     [InlineData("A dog runs. Let me know if you need more details!", "A dog runs.")]
     [InlineData("A dog runs. I hope this helps. Is there anything else?", "A dog runs.")]
     [InlineData("<think>Three frames, a dog.</think>A dog runs.", "A dog runs.")]
@@ -62,6 +66,7 @@ public class CaptionAnswerTests
     [InlineData("I apologize, but there are no frames here.")]
     [InlineData("It seems that no image was attached.")]
     [InlineData("No image was provided.")]
+    [InlineData("Sorry but this is not possible.")]
     [InlineData("Please provide the video that I should describe.")]
     [InlineData("Could you please share the frames?")]
     [InlineData("Sure! I'm sorry, I can't do this.")]
@@ -80,6 +85,8 @@ public class CaptionAnswerTests
     [InlineData("{\"wrong\": [1, 2, 3]}", "not text")]
     [InlineData("A dog \uFFFD\uFFFD runs on a beach", "not text")]
     [InlineData("0.12 0.57 0.33 0.91", "not text")]
+    [InlineData("A dog \ud83d runs on a beach", "not text")]
+    [InlineData("{\"caption\": \"A dog \\ud83d runs\"}", "not text")]
     public void An_answer_that_is_not_a_caption_has_a_reason(string answer, string reason) => Clean(answer).Reason.ShouldBe(reason);
 
     [Theory]
@@ -99,6 +106,41 @@ public class CaptionAnswerTests
         var result = CaptionAnswer.Clean(new ChatAnswer(answer, "stop", null, null), 3, words);
         (result.Text, result.IsShortened).ShouldBe((caption, true));
         CaptionAnswer.Clean(new ChatAnswer(answer, "stop", null, null), 3, 10).IsShortened.ShouldBeFalse();
+    }
+
+    [Fact]
+    public void Any_answer_gives_a_caption_or_a_reason()
+    {
+        string[] parts =
+        [
+            "\"",
+            "**",
+            "- ",
+            "\n",
+            ". ",
+            "the video shows ",
+            "sure! ",
+            "{\"a\":",
+            "}",
+            "```",
+            "[x](",
+            ")",
+            "<think>",
+            "\ud83d",
+            "\ude00",
+            "dog ",
+            "'",
+        ];
+        var random = new Random(1);
+        for (var i = 0; i < 5000; i++)
+        {
+            var answer = string.Concat(Enumerable.Range(0, random.Next(12)).Select(_ => parts[random.Next(parts.Length)]));
+            var result = Clean(answer, random.Next(2) == 0 ? "length" : null);
+            (result.HasCaption || result.Reason is not null).ShouldBeTrue(answer);
+            (result.Text?.Contains('\n', StringComparison.Ordinal) ?? false).ShouldBeFalse(answer);
+        }
+
+        Clean(new string('a', 7_999) + "\ud83d\ude00 and so on").Reason.ShouldBe("too short");
     }
 
     [Fact]

@@ -241,6 +241,31 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         server.Requests.ShouldBe(1);
     }
 
+    [Theory]
+    [InlineData("ollama", 401, "stop")]
+    [InlineData("openai", 401, "stop")]
+    [InlineData("ollama", 413, "rejected by the server")]
+    [InlineData("openai", 413, "rejected by the server")]
+    [InlineData("ollama", 501, "server error")]
+    [InlineData("openai", 501, "server error")]
+    public async Task A_client_without_the_handler_reports_the_status_too(string protocol, int status, string reason)
+    {
+        await using var server = await CaptionServer.StartAsync(_ => ServerAnswer.Error(status));
+        using var client = ChatClients.Plain(protocol, server);
+        using var captioner = new ChatCaptioner(client, Clips.Quick(retries: 0));
+        string? found;
+        try
+        {
+            found = (await captioner.CaptionAsync(fixture.Clip)).Reason;
+        }
+        catch (CaptionServerException)
+        {
+            found = "stop";
+        }
+
+        (found, server.Requests).ShouldBe((reason, 1));
+    }
+
     [Fact]
     public async Task Many_failures_in_a_row_stop_everything_but_not_failures_in_between()
     {

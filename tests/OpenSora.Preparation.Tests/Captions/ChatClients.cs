@@ -24,6 +24,14 @@ internal static class ChatClients
             }
         ).GetChatClient(model).AsIChatClient();
 
+    /// <summary>Clients as they are created without a <see cref="ChatStatusHandler"/>.</summary>
+    public static IChatClient Plain(string protocol, CaptionServer server) =>
+        protocol is "ollama"
+            ? new OllamaApiClient(server.Address, "llava:7b")
+            : new OpenAIClient(new ApiKeyCredential("none"), new OpenAIClientOptions { Endpoint = server.OpenAIAddress })
+                .GetChatClient("llava-1.6")
+                .AsIChatClient();
+
     public static IChatClient For(string protocol, CaptionServer server) =>
         protocol switch
         {

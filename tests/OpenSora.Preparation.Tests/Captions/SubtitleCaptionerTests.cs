@@ -63,7 +63,8 @@ public sealed class SubtitleCaptionerTests : IDisposable
     {
         await File.WriteAllTextAsync(
             _folder["film.en.vtt"],
-            "WEBVTT - title\r\n\r\nNOTE 00:00 --> is not a time\r\n\r\nSTYLE\r\n::cue { color: red }\r\n\r\nid\r\n00:01.000 --> 00:02.000 align:start\r\n"
+            "WEBVTT - title\r\n\r\nNOTE 00:00 --> is not a time\r\n\r\nSTYLE\r\n::cue { color: red }\r\n\r\nid\r\n"
+                + "00:01.000 --> 00:02.000 align:start\r\n"
                 + "<v Anna><c.red>A dog</c> <00:01.500>is coming.\r\n\r\n01:00:00.000 --> 01:00:02.000\r\nThe end.\r\n",
             Encoding.Unicode
         );
