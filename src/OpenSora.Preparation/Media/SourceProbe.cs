@@ -62,11 +62,18 @@ internal static class SourceProbe
             Duration = duration is > 0 ? TimeSpan.FromSeconds(duration.Value) : null,
             Start = TimeSpan.FromSeconds(Number(video, "start_time") ?? 0),
             Codec = Text(video, "codec_name") ?? "",
-            BitDepth = (int?)Number(video, "bits_per_raw_sample")
-                ?? (Text(video, "pix_fmt")?.Contains("10", StringComparison.Ordinal) == true ? 10 : 8),
+            BitDepth = (int?)Number(video, "bits_per_raw_sample") ?? BitDepth(Text(video, "pix_fmt")),
             IsInterlaced = Text(video, "field_order") is { } order and not ("progressive" or "unknown"),
             HasAudio = streams.Any(each => Text(each, "codec_type") is "audio"),
         };
+    }
+
+    // The digits before the byte order, as in yuv422p10le and gray12be; formats without byte order, such as yuv410p, have 8 bits.
+    private static int BitDepth(string? pixelFormat)
+    {
+        var digits = pixelFormat is [.., 'l' or 'b', 'e'] ? pixelFormat[..^2].AsSpan() : [];
+        digits = digits[(digits.LastIndexOfAnyExceptInRange('0', '9') + 1)..];
+        return int.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out var bits) ? bits : 8;
     }
 
     private static string? Text(JsonObject? node, string name) => node?[name] is JsonValue value ? value.ToString() : null;

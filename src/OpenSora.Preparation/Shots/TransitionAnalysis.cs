@@ -6,13 +6,18 @@ internal sealed class TransitionAnalysis : ShotAnalysis
     // A flash is recognized when the picture differs from that before it by less than this part of the flash itself.
     private const double Return = 0.45;
 
+    private const double SamePicture = 0.6;
+
     // The contrast of a fading picture changes from frame to frame by at least this factor.
     private const double FadeStep = 1.01;
+    private const double MaxOutside = 0.2;
+    private const double MaxOutsideRate = 0.6;
+    private const int ShortestDissolve = 4;
     private const int Samples = 6;
     private const int MaxMemory = 400;
 
     // The lengths of dissolves that are tried, as parts of the longest one.
-    private static readonly double[] Lengths = [0.06, 0.09, 0.13, 0.19, 0.28, 0.4, 0.55, 0.75, 1];
+    private static readonly double[] Lengths = [0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.75, 1];
 
     private readonly TransitionDetector _options;
     private readonly ContentScore _score = new(new(), edgeKernel: null);
@@ -112,10 +117,10 @@ internal sealed class TransitionAnalysis : ShotAnalysis
     private bool IsFlash(int frame)
     {
         var (before, here) = (At(frame - 1), At(frame));
-        var limit = before.DistanceTo(here) * Return;
+        var flash = before.DistanceTo(here);
         for (var i = frame - _memory[0].Frame + 1; i < _memory.Count && _memory[i].Time - here.Time <= _options.FlashLength; i++)
         {
-            if (before.DistanceTo(_memory[i]) < limit)
+            if (Returns(before, _memory[i], flash))
             {
                 return true;
             }
@@ -123,7 +128,7 @@ internal sealed class TransitionAnalysis : ShotAnalysis
 
         for (var i = frame - _memory[0].Frame - 2; i >= 0 && before.Time - _memory[i].Time <= _options.FlashLength; i--)
         {
-            if (here.DistanceTo(_memory[i]) < limit)
+            if (Returns(here, _memory[i], flash))
             {
                 return true;
             }
@@ -131,6 +136,10 @@ internal sealed class TransitionAnalysis : ShotAnalysis
 
         return false;
     }
+
+    // The same picture before and after a flash that changes it by a distance.
+    private static bool Returns(Thumbnail before, Thumbnail after, double flash) =>
+        before.DistanceTo(after) < flash * Return && before.CorrelationWith(after) > SamePicture;
 
     private void FindDissolve()
     {
@@ -155,7 +164,14 @@ internal sealed class TransitionAnalysis : ShotAnalysis
             }
 
             tried = length;
-            var (start, end) = (Newest.Frame - length, Newest.Frame);
+            // Some frames after the window show whether the change ends with it.
+            var end = Newest.Frame - Math.Max(2, length / 2);
+            var start = end - length;
+            if (start < _memory[0].Frame)
+            {
+                break;
+            }
+
             var score = DissolveScore(start, end);
             if (score > 0 && (_candidate is null || score > _candidate.Value.Score))
             {
@@ -187,6 +203,20 @@ internal sealed class TransitionAnalysis : ShotAnalysis
             (before, residuals, count) = (part, residuals + residual, count + 1);
         }
 
+        // A movement continues outside the window, in the same direction or as fast.
+        var margin = Math.Max(2, length / 2);
+        var (left, right) = (At(start - margin), At(end + margin));
+        var outside = Math.Max(0, start - left.Frame) + right.Frame - end;
+        var rate = (left.DistanceTo(first) + last.DistanceTo(right)) / outside;
+        if (
+            left.Mixture(first, last, distance).Part < -MaxOutside
+            || right.Mixture(first, last, distance).Part > 1 + MaxOutside
+            || rate > MaxOutsideRate * distance / length
+        )
+        {
+            return 0;
+        }
+
         var mean = residuals / count;
         return before < 0.4 || mean > _options.MaximumResidual ? 0 : distance * (1 - mean) / (1 + (0.3 * length / MaxMemory));
     }
@@ -215,6 +245,11 @@ internal sealed class TransitionAnalysis : ShotAnalysis
         }
 
         start = Math.Min(start, middle);
+        if (end - start < ShortestDissolve)
+        {
+            return; // fast motion
+        }
+
         _dissolves.Add(new(new(middle, TransitionKind.Dissolve) { Start = start, End = Math.Max(end, middle) }, At(middle).Time));
     }
 
@@ -277,7 +312,7 @@ internal sealed class TransitionAnalysis : ShotAnalysis
         }
 
         var (before, after, blank) = (At(fade.Start), At(Math.Min(fade.End, _frames - 1)), At(fade.FirstBlank));
-        var isFlash = At(fade.LastBlank).Time - blank.Time <= _options.FlashLength && before.DistanceTo(after) < before.DistanceTo(blank) * Return;
+        var isFlash = after.Time - before.Time <= _options.FlashLength && before.DistanceTo(after) < before.DistanceTo(blank) * Return;
         if (!isFlash)
         {
             var middle = fade.FirstBlank + ((fade.LastBlank + 1 - fade.FirstBlank) / 2);
