@@ -99,7 +99,7 @@ static async Task TrainAsync(string manifest, string output, ModelFolder origin,
         FramesPerSecond = size.Fps,
         Frames = size.Frames,
     };
-    var table = new VideoTable(manifest, new VideoReader(), clip).PadShortClips();
+    var table = (await VideoTable.OpenAsync(manifest, new VideoReader(), clip)).PadShortClips();
     using var cache = await LatentCache.OpenOrCreateAsync(
         Path.Combine(output, "latents.safetensors"),
         LatentCache.KeyOf(table, vae),

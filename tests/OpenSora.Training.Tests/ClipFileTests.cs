@@ -357,36 +357,42 @@ public class ClipFileTests
         File.Copy(Case("tail.mp4"), folder["b.mp4"]);
         var clip = new ClipOptions { Frames = 1 };
         await WriteAsync(("Path", ["a.mp4", "b.mp4", "a.mp4"]), ("text", ["a goat,\n\"white\"", null, "Ziege 🐐"]), ("other", ["x", "y", "z"]));
-        var table = new VideoTable(folder["list.parquet"], Reader, clip);
+        var table = await VideoTable.OpenAsync(folder["list.parquet"], Reader, clip);
         table.Paths.ShouldBe([folder["a.mp4"], folder["b.mp4"]]);
         using (var loaded = await table.LoadAsync(0, new Random(0)))
         {
             loaded.Captions.ShouldBe(["a goat,\n\"white\"", "Ziege 🐐"]);
         }
 
-        using (var named = await new VideoTable(folder["list.parquet"], Reader, clip, "path", "OTHER").LoadAsync(1, new Random(0)))
+        using (var named = await (await VideoTable.OpenAsync(folder["list.parquet"], Reader, clip, "path", "OTHER")).LoadAsync(1, new Random(0)))
         {
             named.Captions.ShouldBe(["y"]);
         }
 
-        Invalid(captionColumn: "words")
+        (await InvalidAsync(captionColumn: "words"))
             .ShouldEndWith(
                 "list.parquet' needs the columns path and words; it has Path, text, other. Name other columns with pathColumn and captionColumn."
             );
         await WriteAsync(("path", ["a.mp4", " "]), ("text", ["x", "y"]));
-        Invalid().ShouldStartWith("Record 2 of");
+        (await InvalidAsync()).ShouldStartWith("Record 2 of");
         await WriteAsync(("path", []), ("text", []));
-        Invalid().ShouldContain("lists no files");
+        (await InvalidAsync()).ShouldContain("lists no files");
         await WriteAsync(("path", ["missing.mp4"]), ("text", ["x"]));
-        Should.Throw<FileNotFoundException>(() => new VideoTable(folder["list.parquet"], Reader, clip)).Message.ShouldContain("missing.mp4");
+        (await Should.ThrowAsync<FileNotFoundException>(() => VideoTable.OpenAsync(folder["list.parquet"], Reader, clip))).Message.ShouldContain("missing.mp4");
         var whole = await File.ReadAllBytesAsync(folder["list.parquet"]);
         await File.WriteAllBytesAsync(folder["list.parquet"], whole[..(whole.Length / 2)]);
-        Invalid().ShouldContain("is not a Parquet file, or is damaged");
+        (await InvalidAsync()).ShouldContain("is not a Parquet file, or is damaged");
         await File.WriteAllTextAsync(folder["list.parquet"], "path,text\na.mp4,x\n");
-        Invalid().ShouldContain("is not a Parquet file, or is damaged");
+        (await InvalidAsync()).ShouldContain("is not a Parquet file, or is damaged");
 
-        string Invalid(string? captionColumn = null) =>
-            Should.Throw<InvalidDataException>(() => new VideoTable(folder["list.parquet"], Reader, clip, captionColumn: captionColumn)).Message;
+        Should.Throw<ArgumentException>(() => new VideoTable(folder["list.parquet"], Reader, clip)).Message.ShouldContain("Use OpenAsync");
+
+        async Task<string> InvalidAsync(string? captionColumn = null) =>
+            (
+                await Should.ThrowAsync<InvalidDataException>(() =>
+                    VideoTable.OpenAsync(folder["list.parquet"], Reader, clip, captionColumn: captionColumn)
+                )
+            ).Message;
 
         async Task WriteAsync(params (string Name, string?[] Values)[] columns)
         {

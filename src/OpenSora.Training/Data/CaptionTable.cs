@@ -19,22 +19,34 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
     private readonly Dictionary<string, List<string>> _captions = new(StringComparer.Ordinal);
     private readonly List<(string Path, string Reason)> _missing = [];
 
-    /// <summary>Reads all rows.</summary>
+    /// <summary>Determines whether a file is a Parquet file, by its extension. It can only be read asynchronously.</summary>
+    public static bool IsParquet(string path) => Path.GetExtension(path).Equals(".parquet", StringComparison.OrdinalIgnoreCase);
+
+    /// <summary>Reads all rows of a CSV file.</summary>
     /// <param name="leaveOutMissing">true to leave out files that do not exist; false to fail.</param>
     /// <exception cref="FileNotFoundException">Files do not exist; the message has their number and the first of them.</exception>
     /// <exception cref="InvalidDataException">The file lacks a column or has no rows, a row is malformed, the text is not UTF-8, or the file is
     /// damaged.</exception>
     public (IReadOnlyList<CaptionedFile> Files, IReadOnlyList<(string Path, string Reason)> Missing) Read(bool leaveOutMissing)
     {
-        if (Path.GetExtension(csv).Equals(".parquet", StringComparison.OrdinalIgnoreCase))
+        TextFile.Read(csv, ReadRows);
+        return Result(leaveOutMissing);
+    }
+
+    /// <summary>Reads all rows of a CSV or Parquet file; see <see cref="Read"/>.</summary>
+    public async Task<(IReadOnlyList<CaptionedFile> Files, IReadOnlyList<(string Path, string Reason)> Missing)> ReadAsync(bool leaveOutMissing)
+    {
+        if (!IsParquet(csv))
         {
-            ReadParquet();
-        }
-        else
-        {
-            TextFile.Read(csv, ReadRows);
+            return Read(leaveOutMissing);
         }
 
+        await ReadParquetAsync().ConfigureAwait(false);
+        return Result(leaveOutMissing);
+    }
+
+    private (IReadOnlyList<CaptionedFile> Files, IReadOnlyList<(string Path, string Reason)> Missing) Result(bool leaveOutMissing)
+    {
         if (_missing.Count > 0 && (!leaveOutMissing || _files.Count == 0))
         {
             throw Missing();
@@ -43,16 +55,20 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
         return _files.Count > 0 ? (_files, _missing) : throw new InvalidDataException($"'{csv}' lists no files.");
     }
 
-    private void ReadParquet()
+    private async Task ReadParquetAsync()
     {
-        var columns = ParquetText.Read(csv, names =>
-            Columns(names) is (>= 0 and var path, >= 0 and var caption)
-                ? [path, caption]
-                : throw new InvalidDataException(
-                    $"'{csv}' needs the columns {pathColumn ?? "path"} and {captionColumn ?? "caption (or text)"}; it has "
-                        + $"{string.Join(", ", names)}. Name other columns with pathColumn and captionColumn."
-                )
-        );
+        var columns = await ParquetText
+            .ReadAsync(
+                csv,
+                names =>
+                    Columns(names) is (>= 0 and var path, >= 0 and var caption)
+                        ? [path, caption]
+                        : throw new InvalidDataException(
+                            $"'{csv}' needs the columns {pathColumn ?? "path"} and {captionColumn ?? "caption (or text)"}; it has "
+                                + $"{string.Join(", ", names)}. Name other columns with pathColumn and captionColumn."
+                        )
+            )
+            .ConfigureAwait(false);
         for (var row = 0; row < columns[0].Count; row++)
         {
             if (string.IsNullOrWhiteSpace(columns[0][row]))

@@ -11,15 +11,10 @@ internal static class ParquetText
     /// <param name="choose">Returns the indices of the columns to read, from the names of all columns.</param>
     /// <returns>The texts of the columns; empty texts for missing values.</returns>
     /// <exception cref="InvalidDataException">The file is not a Parquet file or is damaged, or a column does not contain text.</exception>
-    internal static IReadOnlyList<string>[] Read(string path, Func<string[], int[]> choose)
+    internal static async Task<IReadOnlyList<string>[]> ReadAsync(string path, Func<string[], int[]> choose)
     {
-        using var stream = File.OpenRead(path);
-        // Parquet.Net has only asynchronous methods. On another thread, they cannot wait for the one that is blocked here.
-        return Task.Run(() => ReadAsync(path, stream, choose)).GetAwaiter().GetResult();
-    }
-
-    private static async Task<IReadOnlyList<string>[]> ReadAsync(string path, FileStream stream, Func<string[], int[]> choose)
-    {
+        var stream = File.OpenRead(path);
+        await using var closed = stream.ConfigureAwait(false);
         var reader = await ReadableAsync(path, () => ParquetReader.CreateAsync(stream, leaveStreamOpen: true)).ConfigureAwait(false);
         await using var _ = reader.ConfigureAwait(false);
         var all = await ReadableAsync(path, () => Task.FromResult(reader.Schema.Fields)).ConfigureAwait(false);

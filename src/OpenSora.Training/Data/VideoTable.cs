@@ -21,19 +21,20 @@ public sealed class VideoTable : IClipSource
     private readonly Variation? _vary;
     private readonly bool _pad;
 
-    /// <summary>Reads a CSV file with a line of column names, or a Parquet file. Column names are compared without regard to case, and other columns
-    /// are ignored. In a CSV file, commas, semicolons or tabs separate the fields. A path in several rows has several captions. The videos and images
-    /// are decoded when they are loaded.</summary>
-    /// <param name="csv">The path of the file. The extension <c>.parquet</c> means Parquet.</param>
+    /// <summary>Reads a CSV file with a line of column names. Commas, semicolons or tabs separate the fields; column names are compared without
+    /// regard to case. Other columns are ignored. A path in several rows has several captions. The videos and images are decoded when they are
+    /// loaded.</summary>
+    /// <param name="csv">The path of the CSV file. <see cref="OpenAsync"/> also reads Parquet files.</param>
     /// <param name="reader">The reader that decodes the files.</param>
     /// <param name="clip">The size and frames of every clip.</param>
-    /// <param name="pathColumn">The name of the column with paths, which are relative to the folder of the file and can contain backslashes on
+    /// <param name="pathColumn">The name of the column with paths, which are relative to the folder of the CSV file and can contain backslashes on
     /// every system; null for <c>path</c>.</param>
     /// <param name="captionColumn">The name of the column with captions; null for <c>caption</c> or, if there is none, <c>text</c>.</param>
     /// <param name="leaveOutMissing">true to leave out files that do not exist and list them in <see cref="PassedOver"/>; false to fail.</param>
-    /// <exception cref="FileNotFoundException">The file does not exist, or it lists files that do not exist.</exception>
-    /// <exception cref="InvalidDataException">The file lacks a column or has no rows, a row is malformed, the file is not Parquet or is damaged,
-    /// or the text is neither UTF-8 nor UTF-16 with a byte order mark. The message contains the record or the line.</exception>
+    /// <exception cref="ArgumentException">The file is a Parquet file.</exception>
+    /// <exception cref="FileNotFoundException">The CSV file does not exist, or it lists files that do not exist.</exception>
+    /// <exception cref="InvalidDataException">The CSV file lacks a column or has no rows, a row is malformed, or the text is neither UTF-8 nor UTF-16
+    /// with a byte order mark. The message contains the record or the line.</exception>
     public VideoTable(
         string csv,
         VideoReader reader,
@@ -43,6 +44,28 @@ public sealed class VideoTable : IClipSource
         bool leaveOutMissing = false
     )
         : this(Listed(csv, pathColumn, captionColumn, leaveOutMissing), reader, clip) { }
+
+    /// <summary>Reads a manifest: a CSV file, as the constructor does, or a Parquet file with the same columns.</summary>
+    /// <param name="manifest">The path of the file. The extension <c>.parquet</c> means Parquet.</param>
+    /// <param name="reader">The reader that decodes the files.</param>
+    /// <param name="clip">The size and frames of every clip.</param>
+    /// <param name="pathColumn">The name of the column with paths; null for <c>path</c>.</param>
+    /// <param name="captionColumn">The name of the column with captions; null for <c>caption</c> or, if there is none, <c>text</c>.</param>
+    /// <param name="leaveOutMissing">true to leave out files that do not exist and list them in <see cref="PassedOver"/>; false to fail.</param>
+    /// <exception cref="FileNotFoundException">The manifest does not exist, or it lists files that do not exist.</exception>
+    /// <exception cref="InvalidDataException">The manifest lacks a column or has no rows, a row is malformed, or the file is damaged.</exception>
+    public static async Task<VideoTable> OpenAsync(
+        string manifest,
+        VideoReader reader,
+        ClipOptions clip,
+        string? pathColumn = null,
+        string? captionColumn = null,
+        bool leaveOutMissing = false
+    )
+    {
+        ArgumentException.ThrowIfNullOrEmpty(manifest);
+        return new(await new CaptionTable(manifest, pathColumn, captionColumn).ReadAsync(leaveOutMissing).ConfigureAwait(false), reader, clip);
+    }
 
     private VideoTable(
         (IReadOnlyList<CaptionedFile> Files, IReadOnlyList<(string Path, string Reason)> PassedOver) listed,
@@ -287,6 +310,11 @@ public sealed class VideoTable : IClipSource
     )
     {
         ArgumentException.ThrowIfNullOrEmpty(csv);
+        if (CaptionTable.IsParquet(csv))
+        {
+            throw new ArgumentException($"'{csv}' is a Parquet file, which can only be read asynchronously. Use {nameof(OpenAsync)}.", nameof(csv));
+        }
+
         return new CaptionTable(csv, pathColumn, captionColumn).Read(leaveOutMissing);
     }
 
