@@ -88,8 +88,17 @@ internal sealed class MotionScore : IClipScore
                 return;
             }
 
-            _measured++;
+            // Blocks that leave the image with the camera cannot be found again.
             var camera = CameraMotion.Fit(blocks);
+            blocks.RemoveAll(block =>
+                !IsInside(block.X + camera.At(block.X, block.Y).U, width) || !IsInside(block.Y + camera.At(block.X, block.Y).V, height)
+            );
+            if (blocks.Count == 0)
+            {
+                return;
+            }
+
+            _measured++;
             var (motion, cameraMotion, distance, following, moving) = (0.0, 0.0, 0.0, 0, 0);
             foreach (var block in blocks)
             {
@@ -118,6 +127,8 @@ internal sealed class MotionScore : IClipScore
             _signed.Tilt += camera.Tilt / side;
             _signed.Zoom += camera.Zoom;
         }
+
+        private static bool IsInside(float center, int size) => Math.Abs(center) < (size / 2f) - 4;
 
         internal IReadOnlyList<ScoreValue> Values(double framesPerSecond)
         {

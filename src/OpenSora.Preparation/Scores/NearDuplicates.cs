@@ -24,7 +24,7 @@ public sealed class NearDuplicates
 
     /// <summary>Initializes an empty set.</summary>
     /// <param name="maxDistance">The number of bits, of 256, in which near-duplicates differ at most, from 0 to 47.</param>
-    public NearDuplicates(int maxDistance = 24)
+    public NearDuplicates(int maxDistance = 31)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(maxDistance);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(maxDistance, LargestDistance);

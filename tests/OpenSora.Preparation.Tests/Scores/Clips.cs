@@ -14,7 +14,7 @@ internal static class Clips
     {
         var random = new Random(seed);
         var waves = Enumerable
-            .Range(0, 16)
+            .Range(0, 24)
             .Select(_ =>
             {
                 var (angle, length) = (random.NextDouble() * Math.PI, 8 + (random.NextDouble() * 60));
@@ -30,7 +30,7 @@ internal static class Clips
                 sum += Math.Sin((wave.X * x) + (wave.Y * y) + wave.Phase);
             }
 
-            return 128 + (14 * sum);
+            return 128 + (11 * sum);
         };
     }
 
