@@ -11,7 +11,7 @@ public sealed record NearDuplicate(string Id, string KeptId, int Distance);
 /// <summary>Finds near-duplicates in a set of clips, exactly and without comparing each with each.</summary>
 /// <remarks>
 /// Clips are taken in the order of their rank, then of their identifier. One that differs from a clip already kept by <see cref="MaxDistance"/> bits at most is a
-/// near-duplicate of it; all others are kept. The result does not depend on the order in which clips are added. Each clip takes about 120 bytes and its identifier.
+/// near-duplicate of it; all others are kept. The result does not depend on the order in which clips are added. Each clip takes about 200 bytes and its identifier.
 /// Multi-index hashing: Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing" (2012).
 /// </remarks>
 public sealed class NearDuplicates
@@ -115,7 +115,7 @@ public sealed class NearDuplicates
     /// </remarks>
     private sealed class KeptIndex
     {
-        private const int ManyClips = 400_000;
+        private const int ManyClips = 120_000;
         private readonly int _maxDistance;
         private readonly (int Shift, int Bits, int[] Flips)[] _parts;
         private readonly int[][] _newest; // for each part and value: the clip that was kept last, or -1

@@ -78,7 +78,7 @@ public class ClipFilterTests
     }
 
     [Fact]
-    public void The_report_tells_in_order_what_each_condition_removed()
+    public void The_report_counts_in_order_what_each_condition_removed()
     {
         var filter = ClipFilter.Parse(["motion > 5 && sharpness >= 20", "kind != 'static'"], Columns);
         var report = new FilterReport(filter);
