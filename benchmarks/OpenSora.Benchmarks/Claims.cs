@@ -104,7 +104,6 @@ internal static class Claims
             BatchSize = batch,
             LearningRate = 1e-3,
             FinalLearningRate = 1e-4,
-            Shape = LearningRateShape.Cosine,
             WarmUpSteps = 20,
             Beta2 = 0.99,
             EmaDecay = 0.98,
@@ -139,7 +138,7 @@ internal static class Claims
         double before = 0
     )
     {
-        var process = new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
+        var process = new Iddpm(IddpmSchedule.Linear(), Prediction.Sample, Variance.FixedSmall);
         var objective = new DiffusionTraining(model, process: process);
         var curve = new Curve(name, seed, [], []);
         model.TemporalAttention = stage.Trains is null;

@@ -224,7 +224,7 @@ internal static class Performance
 
     private static (Action, IDisposable) Encode(T5Config config, ScalarType type)
     {
-        var model = new T5Encoder(config);
+        var model = new T5TextEncoder(config);
         model.UseComputeType(type == ScalarType.Float32 ? null : type);
         var ids = randint(1, 1000, [2, 120], ScalarType.Int64);
         return (

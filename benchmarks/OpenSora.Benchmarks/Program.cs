@@ -12,6 +12,7 @@ var named = new (string Name, string What, Action Run)[]
     ("precision", "matrix multiplications and convolutions, bfloat16 compared with float32", Precision.Run),
     ("frames", "STDiT forward as the number of frames grows", Frames.Run),
     ("attention", "training steps of STDiT and of DiT with full attention as the number of frames grows", Attention.Run),
+    ("captions", "captioning throughput with 8 requests in flight, compared with the time of the server", Captions.Run),
     ("memory", "peak memory of training steps compared with the estimate of a plan", Memory.Run),
 };
 var all = named

@@ -39,7 +39,7 @@ var clips = new TrainingStage
 };
 
 // Published models predict the noise and a variance. Predicting the clean sample is learned faster, which suits short runs.
-var process = new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
+var process = new Iddpm(IddpmSchedule.Linear(), Prediction.Sample, Variance.FixedSmall);
 using var trainer = new StagedTrainer(new DiffusionTraining(model, process: process))
     .AddStage(images)
     .AddStage(clips)

@@ -24,12 +24,7 @@ var config = new TokenTransformerConfig { InputSize = [Squares.Frames, Squares.S
 using var model = new TokenTransformer(config);
 var process = new DiffusionProcess { Prediction = Prediction.Sample, Variance = Variance.FixedSmall };
 using (
-    var trainer = new StagedTrainer(
-        new DiffusionTraining(
-            model,
-            process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance })
-        )
-    )
+    var trainer = new StagedTrainer(new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), process.Prediction, process.Variance)))
 )
 {
     trainer
@@ -53,10 +48,10 @@ model.eval();
 
 // 2. Generate videos with the model in memory.
 string[] prompts = ["red right", "green left", "blue down", "yellow up"];
-var labels = new ClassLabels { Count = Squares.Names.Count, Names = Squares.Names };
+var labels = new ClassLabelEncoder(Squares.Names);
 using var autoencoder = new PixelAutoencoder();
 var size = Squares.Size * autoencoder.SpatialFactor;
-var pipeline = new VideoPipeline(model, new ClassLabelEncoder(labels), autoencoder, new DpmSolver(steps: 20, prediction: process.Prediction));
+var pipeline = new VideoPipeline(model, labels, autoencoder, new DpmSolver(steps: 20, prediction: process.Prediction));
 var videos = pipeline.Generate(
     prompts,
     new GenerationSettings
@@ -85,7 +80,7 @@ ModelFolder.Save(
             Weights = "transformer.safetensors",
         },
         Vae = new ModelPart { Architecture = "pixels" },
-        TextEncoder = new TextEncoderPart { Architecture = "class_labels", Config = ModelFolder.WriteConfig(labels) },
+        TextEncoder = new ModelPart { Architecture = "class_labels", Config = labels.WriteConfig() },
         Diffusion = process,
         Sampling = new SamplingDefaults
         {
@@ -103,7 +98,7 @@ ModelFolder.Save(
             WidthRange = new(size, size),
             HeightRange = new(size, size),
         },
-        Licence = new Licence("MIT"),
+        License = "MIT",
     }
 );
 

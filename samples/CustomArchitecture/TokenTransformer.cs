@@ -2,6 +2,7 @@ using OpenSora.Models;
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
 using static TorchSharp.torch;
 using Linear = OpenSora.Models.Layers.Linear;
 
@@ -105,8 +106,8 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
         var (frames, rows, columns) = (x.shape[2], x.shape[3] / Patch, x.shape[4] / Patch);
 
         // 1. Embed the patches and add position embeddings: [B, T*S, C].
-        var places = Positions.Grid(Config.HiddenSize, (int)rows, (int)columns).unsqueeze(1); // [1, 1, S, C]
-        var times = Positions.Line(Config.HiddenSize, (int)frames).unsqueeze(2); // [1, T, 1, C]
+        var places = GridPositions(Config.HiddenSize, (int)rows, (int)columns).unsqueeze(1); // [1, 1, S, C]
+        var times = LinePositions(Config.HiddenSize, (int)frames).unsqueeze(2); // [1, T, 1, C]
         var tokens = x_embedder.call(x) + (places + times).flatten(1, 2).to(x.device);
 
         // 2. Prepend one token for the class: [B, 1, C].
@@ -144,7 +145,7 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
 }
 
 /// <summary>A transformer block: attention and MLP with adaptive layer normalization (Peebles and Xie, 2023).</summary>
-internal sealed class TokenBlock : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
+internal sealed class TokenBlock : nn.Module<Tensor, Tensor, Tensor>
 {
     private readonly SelfAttention attn;
     private readonly Mlp mlp;
@@ -159,16 +160,14 @@ internal sealed class TokenBlock : nn.Module<Tensor, Tensor, Tensor>, ICheckpoin
         RegisterComponents();
     }
 
-    public bool GradientCheckpointing { get; set; }
-
-    public override Tensor forward(Tensor x, Tensor time) =>
-        GradientCheckpointing ? this.Checkpoint(inputs => Compute(inputs[0]!, inputs[1]!), x, time) : Compute(x, time);
+    // With gradient checkpointing, the block keeps only its inputs for the backward pass.
+    public override Tensor forward(Tensor x, Tensor time) => this.Checkpoint(inputs => Compute(inputs[0]!, inputs[1]!), x, time);
 
     private Tensor Compute(Tensor x, Tensor time)
     {
         using var scope = NewDisposeScope();
         var m = modulation.call(nn.functional.silu(time)).unsqueeze(1).chunk(6, 2); // six tensors [B, 1, C]
-        x = AdaLn.AddGated(x, m[2], attn.call(AdaLn.NormModulate(x, m[0], m[1])));
-        return AdaLn.AddGated(x, m[5], mlp.call(AdaLn.NormModulate(x, m[3], m[4]))).MoveToOuterDisposeScope();
+        x = AddGated(x, m[2], attn.call(NormModulate(x, m[0], m[1])));
+        return AddGated(x, m[5], mlp.call(NormModulate(x, m[3], m[4]))).MoveToOuterDisposeScope();
     }
 }

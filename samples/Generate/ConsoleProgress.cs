@@ -1,46 +1,28 @@
 using OpenSora.Generation;
+using Spectre.Console;
 
 namespace OpenSora.Samples;
 
-/// <summary>Shows progress as a single line that is redrawn on a terminal, or as one line per stage if the output is redirected.</summary>
-internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposable
+/// <summary>Shows the progress of a generation on the error output: a bar on a terminal, or one line for each stage if the output is
+/// redirected.</summary>
+internal static class ConsoleProgress
 {
-    private const int BarWidth = 24;
-    private readonly bool _terminal = !Console.IsErrorRedirected;
-    private GenerationStage? _stage;
-
-    public void Report(GenerationProgress value)
+    /// <summary>Runs work and shows its progress.</summary>
+    public static Task<T> ShowAsync<T>(Func<IProgress<GenerationProgress>, Task<T>> work)
     {
-        if (value.Stage != _stage)
+        if (Console.IsErrorRedirected)
         {
-            _stage = value.Stage;
-            if (!_terminal)
-            {
-                Console.Error.WriteLine(Name(value.Stage) + (value.Stage == GenerationStage.Denoising ? $" in {value.Steps} steps" : ""));
-            }
-        }
-        if (!_terminal)
-        {
-            return;
+            return work(new Lines());
         }
 
-        var filled = BarWidth * value.Step / value.Steps;
-        var left = value.Remaining is { } remaining && value.Step < value.Steps ? $", {remaining.TotalSeconds:0} s left" : "";
-        var steps = value.Stage is GenerationStage.Denoising or GenerationStage.Decoding ? $" {value.Step}/{value.Steps}{left}" : "";
-        Console.Error.Write($"\r\e[K{new string('█', filled)}{new string('░', BarWidth - filled)} {Name(value.Stage)}{steps}");
+        var console = AnsiConsole.Create(new AnsiConsoleSettings { Out = new AnsiConsoleOutput(Console.Error) });
+        return console
+            .Progress()
+            .AutoClear(true)
+            .HideCompleted(true)
+            .Columns(new ProgressBarColumn(), new TaskDescriptionColumn(), new RemainingTimeColumn())
+            .StartAsync(context => work(new Bars(context)));
     }
-
-    public void Clear()
-    {
-        if (_terminal && _stage is not null)
-        {
-            Console.Error.Write("\r\e[K");
-        }
-
-        _stage = null;
-    }
-
-    public void Dispose() => Clear();
 
     private static string Name(GenerationStage stage) =>
         stage switch
@@ -48,8 +30,40 @@ internal sealed class ConsoleProgress : IProgress<GenerationProgress>, IDisposab
             GenerationStage.Waiting => "Waiting for other requests",
             GenerationStage.Loading => "Loading the model",
             GenerationStage.EncodingText => "Reading the prompt",
+            GenerationStage.EncodingReferences => "Reading the references",
             GenerationStage.Denoising => "Denoising",
             GenerationStage.Decoding => "Decoding",
             _ => "Writing",
         };
+
+    private sealed class Bars(ProgressContext context) : IProgress<GenerationProgress>
+    {
+        private GenerationStage? _stage;
+        private ProgressTask? _bar;
+
+        public void Report(GenerationProgress value)
+        {
+            if (_bar is null || value.Stage != _stage)
+            {
+                _bar?.StopTask();
+                (_stage, _bar) = (value.Stage, context.AddTask(Name(value.Stage), maxValue: value.Steps));
+            }
+
+            _bar.Value = value.Step;
+        }
+    }
+
+    private sealed class Lines : IProgress<GenerationProgress>
+    {
+        private GenerationStage? _stage;
+
+        public void Report(GenerationProgress value)
+        {
+            if (value.Stage != _stage)
+            {
+                _stage = value.Stage;
+                Console.Error.WriteLine(Name(value.Stage) + (value.Stage == GenerationStage.Denoising ? $" in {value.Steps} steps" : ""));
+            }
+        }
+    }
 }

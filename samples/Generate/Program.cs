@@ -1,6 +1,5 @@
 // Generates a video from a prompt: dotnet run --project samples/Generate -- "a goat"
 using System.CommandLine;
-using System.Diagnostics;
 using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.Samples;
@@ -52,56 +51,20 @@ var command = new RootCommand("Generates a video from a prompt and saves it as M
 command.SetAction(
     async (arguments, cancellationToken) =>
     {
-        var text = arguments.GetValue(prompt)!;
-        var pixels = Names.ParseSize(arguments.GetValue(size));
-        using var progress = new ConsoleProgress();
         try
         {
             new VideoWriter().RequireSupport(VideoFormat.Mp4); // before the video is generated
-            using var generator = VideoGenerator
-                .Create()
-                .Configure(options => (options.Model, options.Backend) = (arguments.GetValue(model), arguments.GetValue(backend)))
-                .Build();
-            await generator.LoadAsync(progress, cancellationToken);
-
-            var request = generator.Request(text);
-            List<VideoFrames> given = [];
-            foreach (var file in arguments.GetValue(references) ?? [])
-            {
-                given.Add(await new VideoReader().ReadAsync(file, cancellationToken: cancellationToken));
-            }
-
-            if (given.Count > 0)
-            {
-                request.ConditionOn(given, arguments.GetValue(strategy)!);
-            }
-
-            var watch = Stopwatch.StartNew();
-            var video = await request
-                .Frames(arguments.GetValue(frames))
-                .Size(pixels?.Width, pixels?.Height)
-                .Steps(arguments.GetValue(steps))
-                .GuidanceScale(arguments.GetValue(guidance))
-                .Seed(arguments.GetValue(seed))
-                .NegativePrompt(arguments.GetValue(negative))
-                .GenerateAsync(progress, cancellationToken);
-
-            var name = Path.Combine(arguments.GetValue(output)!, Names.ForFile(text, video.Seed));
-            await video.SaveMp4Async($"{name}.mp4", progress, cancellationToken);
-            await video.SaveGifAsync($"{name}.gif", progress, cancellationToken);
-            await video.SaveContactSheetAsync($"{name}.png", cancellationToken: cancellationToken);
-            progress.Clear();
-
-            var how = video.Metadata;
-            Console.WriteLine($"\"{text}\"");
+            var (video, name) = await ConsoleProgress.ShowAsync(progress => GenerateAsync(arguments, progress, cancellationToken));
+            Console.WriteLine($"\"{video.Prompt}\"");
             Console.WriteLine(
-                $"  model {how.Model} on {how.Backend}, {how.Sampler} with {how.Steps} steps, guidance {how.GuidanceScale:0.##}, seed {how.Seed}"
+                $"  model {video.Model} on {video.Backend}, {video.Sampler} with {video.Steps} steps, guidance {video.GuidanceScale:0.##}, "
+                    + $"seed {video.Seed}"
             );
             Console.WriteLine(
                 $"  {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height} at {video.Frames.FramesPerSecond:0.##} fps, "
-                    + $"generated in {watch.Elapsed.TotalSeconds:0.0} s"
+                    + $"generated in {video.Elapsed.TotalSeconds:0.0} s"
             );
-            foreach (var warning in how.Warnings)
+            foreach (var warning in video.Warnings)
             {
                 Console.WriteLine($"  Warning: {warning}");
             }
@@ -115,13 +78,11 @@ command.SetAction(
         }
         catch (OperationCanceledException)
         {
-            progress.Clear();
             Console.Error.WriteLine("Canceled.");
             return 130;
         }
         catch (Exception e) // the library's messages explain the problem and how to resolve it
         {
-            progress.Clear();
             Console.Error.WriteLine(e.Message);
             return 1;
         }
@@ -130,3 +91,46 @@ command.SetAction(
 
 // On Ctrl+C, let the current step finish.
 return await command.Parse(args).InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) });
+
+// Generates the video and saves it; returns the paths of its files without their extensions too.
+async Task<(GeneratedVideo Video, string Name)> GenerateAsync(
+    ParseResult arguments,
+    IProgress<GenerationProgress> progress,
+    CancellationToken cancellationToken
+)
+{
+    using var generator = VideoGenerator
+        .Create()
+        .Configure(options => (options.Model, options.Backend) = (arguments.GetValue(model), arguments.GetValue(backend)))
+        .Build();
+    await generator.LoadAsync(progress, cancellationToken);
+
+    var text = arguments.GetValue(prompt)!;
+    var request = generator.Request(text);
+    List<VideoFrames> given = [];
+    foreach (var file in arguments.GetValue(references) ?? [])
+    {
+        given.Add(await new VideoReader().ReadAsync(file, cancellationToken: cancellationToken));
+    }
+
+    if (given.Count > 0)
+    {
+        request.ConditionOn(given, arguments.GetValue(strategy)!);
+    }
+
+    var pixels = Names.ParseSize(arguments.GetValue(size));
+    var video = await request
+        .Frames(arguments.GetValue(frames))
+        .Size(pixels?.Width, pixels?.Height)
+        .Steps(arguments.GetValue(steps))
+        .GuidanceScale(arguments.GetValue(guidance))
+        .Seed(arguments.GetValue(seed))
+        .NegativePrompt(arguments.GetValue(negative))
+        .GenerateAsync(progress, cancellationToken);
+
+    var name = Path.Combine(arguments.GetValue(output)!, Names.ForFile(text, video.Seed));
+    await video.SaveMp4Async($"{name}.mp4", progress, cancellationToken);
+    await video.SaveGifAsync($"{name}.gif", progress, cancellationToken);
+    await video.SaveContactSheetAsync($"{name}.png", cancellationToken: cancellationToken);
+    return (video, name);
+}

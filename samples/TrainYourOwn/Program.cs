@@ -126,7 +126,6 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
             Workers = Math.Min(2, Environment.ProcessorCount),
             LearningRate = rate,
             FinalLearningRate = rate / 10,
-            Shape = LearningRateShape.Cosine,
             WarmUpSteps = 10,
             Beta2 = 0.99,
             EmaDecay = 0.98,
@@ -135,10 +134,7 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
     var first = Stage("images", images, 8, 0.35, 4e-4);
     first.Parameters = TrainedParameters.NotTemporal;
 
-    var process = new Iddpm(
-        IddpmSchedule.Linear(),
-        new IddpmOptions { Prediction = about.Diffusion.Prediction, Variance = about.Diffusion.Variance }
-    );
+    var process = new Iddpm(IddpmSchedule.Linear(), about.Diffusion.Prediction, about.Diffusion.Variance);
     var prompts = cache.Captions.Select(all => all[0]).Distinct(StringComparer.Ordinal).Take(8).ToArray();
     using var trainer = new StagedTrainer(new DiffusionTraining(model, process: process))
         .AddStage(first)
@@ -151,9 +147,9 @@ static async Task<int> TrainAsync(string folder, double minutes, string output, 
             text,
             vae,
             prompts,
-            new PreviewOptions
+            new GenerationSettings
             {
-                Sampler = new DpmSolver(about.Sampling.Steps, prediction: about.Diffusion.Prediction),
+                Steps = about.Sampling.Steps,
                 GuidanceScale = about.Sampling.GuidanceScale,
                 FramesPerSecond = size.Fps,
             }

@@ -34,6 +34,6 @@ inspect.SetAction(result =>
     }
 });
 
-return new RootCommand("Tools for Open-Sora models.") { inspect }
+return await new RootCommand("Tools for Open-Sora models.") { inspect, PrepareCommand.Create() }
     .Parse(args)
-    .Invoke();
+    .InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) });

@@ -28,19 +28,14 @@ internal static class DiffusionGoldens
     {
         return new Iddpm(
             Schedule(config),
-            new IddpmOptions
-            {
-                Prediction = Set("predict_xstart") ? Prediction.Sample : Prediction.Noise,
-                Variance =
-                    Set("learn_sigma", otherwise: true) ? Variance.LearnedRange
-                    : Set("sigma_small") ? Variance.FixedSmall
-                    : Variance.FixedLarge,
-                Loss =
-                    Set("use_kl") ? DiffusionLoss.RescaledKl
-                    : Set("rescale_learned_sigmas") ? DiffusionLoss.RescaledMse
-                    : DiffusionLoss.Mse,
-                ClipDenoised = Set("clip_denoised"),
-            }
+            Set("predict_xstart") ? Prediction.Sample : Prediction.Noise,
+            Set("learn_sigma", otherwise: true) ? Variance.LearnedRange
+                : Set("sigma_small") ? Variance.FixedSmall
+                : Variance.FixedLarge,
+            Set("use_kl") ? DiffusionLoss.RescaledKl
+                : Set("rescale_learned_sigmas") ? DiffusionLoss.RescaledMse
+                : DiffusionLoss.Mse,
+            clipDenoised: Set("clip_denoised")
         );
 
         bool Set(string name, bool otherwise = false) => config.TryGetProperty(name, out var value) ? value.GetBoolean() : otherwise;
@@ -269,9 +264,9 @@ internal static class DiffusionGoldens
                 name,
                 name["output.".Length..] switch
                 {
-                    "loss" => losses.Loss,
-                    "mse" => losses.Mse!,
-                    "vb" => losses.VariationalBound!,
+                    "loss" => losses.Total,
+                    "mse" => losses.Parts["mse"],
+                    "vb" => losses.Parts["vb"],
                     "x_t" => x,
                     "posterior_mean" => process.PosteriorMean(x0, x, steps),
                     "p_mean" => denoised.Mean,

@@ -2,6 +2,7 @@ using OpenSora.Models;
 using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
+using static OpenSora.Models.Layers.Functional;
 using static TorchSharp.torch;
 
 namespace OpenSora.Goldens;
@@ -59,8 +60,8 @@ internal static class LayersGoldens
         var outputs = file["output.t2i_final"].shape[2];
         yield return file.Compare("output.t2i_final", file.Load(new FinalLayer(c, outputs), "weights.final.").call(tokens, t));
         yield return file.Compare("output.dit_final", file.Load(new DiTFinalLayer(c, outputs), "weights.final_dit.").call(tokens, t));
-        yield return file.Compare("output.modulate", AdaLn.NormModulate(tokens, shift.unsqueeze(1), scale.unsqueeze(1)));
-        yield return file.Compare("output.t2i_modulate", AdaLn.Modulate(tokens, shift.unsqueeze(1), scale.unsqueeze(1)));
+        yield return file.Compare("output.modulate", NormModulate(tokens, shift.unsqueeze(1), scale.unsqueeze(1)));
+        yield return file.Compare("output.t2i_modulate", Modulate(tokens, shift.unsqueeze(1), scale.unsqueeze(1)));
         yield return file.Compare("output.mlp", file.Load(new Mlp(c, file["weights.mlp.fc1.weight"].shape[0], c), "weights.mlp.").call(tokens));
     }
 
@@ -72,7 +73,7 @@ internal static class LayersGoldens
             var (grid, size) = (grids[i], grids[i].GetProperty("grid_h_w"));
             int? baseSize =
                 grid.GetProperty("base_size").ValueKind == System.Text.Json.JsonValueKind.Null ? null : grid.GetProperty("base_size").GetInt32();
-            var table = Positions.Grid(
+            var table = GridPositions(
                 grid.GetProperty("dim").GetInt32(),
                 size[0].GetInt32(),
                 size[1].GetInt32(),
@@ -83,7 +84,7 @@ internal static class LayersGoldens
         }
         for (var i = 0; i < lines.GetArrayLength(); i++)
         {
-            var table = Positions.Line(
+            var table = LinePositions(
                 lines[i].GetProperty("dim").GetInt32(),
                 lines[i].GetProperty("length").GetInt32(),
                 lines[i].GetProperty("scale").GetDouble()

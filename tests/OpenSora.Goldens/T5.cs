@@ -11,10 +11,10 @@ internal static class T5Goldens
     {
         using var noGradients = no_grad();
         var config = file.ConfigAs<T5Config>();
-        var model = file.Load(new T5Encoder(config, initialize: false), ignore: "encoder.embed_tokens.weight");
+        var model = file.Load(new T5TextEncoder(config, initialize: false), ignore: "encoder.embed_tokens.weight");
         if (file.Has("output.relative_position_bucket"))
         {
-            var buckets = file["input.relative_position"].data<long>().Select(position => T5Encoder.Bucket((int)position, config)).ToArray();
+            var buckets = file["input.relative_position"].data<long>().Select(position => T5TextEncoder.Bucket((int)position, config)).ToArray();
             yield return file.Compare("output.relative_position_bucket", tensor(buckets));
         }
         var ids = file["input.input_ids"];

@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
 using OpenSora.Training.Data;
@@ -49,10 +50,10 @@ internal static class TrainStepGoldens
         trainer.RunAsync(new Norms(norms)).GetAwaiter().GetResult();
         for (var step = 0; step < 2; step++)
         {
-            comparisons.Add(file.Compare($"output.step{step}.mse", recorded.Losses[step].Mse!));
-            comparisons.Add(file.Compare($"output.step{step}.vb", recorded.Losses[step].VariationalBound!));
-            comparisons.Add(file.Compare($"output.step{step}.loss", recorded.Losses[step].Loss));
-            comparisons.Add(file.Compare($"output.step{step}.loss_mean", recorded.Losses[step].Loss.detach().mean().view(1)));
+            comparisons.Add(file.Compare($"output.step{step}.mse", recorded.Losses[step].Parts["mse"]));
+            comparisons.Add(file.Compare($"output.step{step}.vb", recorded.Losses[step].Parts["vb"]));
+            comparisons.Add(file.Compare($"output.step{step}.loss", recorded.Losses[step].Total));
+            comparisons.Add(file.Compare($"output.step{step}.loss_mean", recorded.Losses[step].Total.detach().mean().view(1)));
             comparisons.Add(file.Compare($"output.step{step}.grad_norm", tensor(new[] { (float)norms[step] })));
         }
         comparisons.AddRange(Parameters("after"));
@@ -92,7 +93,7 @@ internal static class TrainStepGoldens
         private readonly DiffusionTraining _objective = new(model);
         private int _step;
 
-        public List<Diffusion.TrainingLosses> Losses { get; } = [];
+        public List<TrainingLoss> Losses { get; } = [];
 
         public IReadOnlyDictionary<string, nn.Module> Modules => _objective.Modules;
 
@@ -113,24 +114,17 @@ internal static class TrainStepGoldens
 
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
         {
-            var weights = ones(batch.Video.shape[0]);
-            var (loss, losses) = _objective.Loss(
-                batch,
-                batch.Video,
-                file["input.t"][_step],
-                weights,
-                file["input.noise"][_step],
-                file["input.drop_ids"][_step]
-            );
+            var losses = _objective.SampleLoss(batch, batch.Video, file["input.t"][_step], file["input.noise"][_step], file["input.drop_ids"][_step]);
             Losses.Add(
-                new Diffusion.TrainingLosses(
-                    losses.Loss.detach().clone().DetachFromDisposeScope(),
-                    losses.Mse?.detach().clone().DetachFromDisposeScope(),
-                    losses.VariationalBound?.detach().clone().DetachFromDisposeScope()
-                )
+                new TrainingLoss(Copy(losses.Total))
+                {
+                    Parts = losses.Parts.ToDictionary(part => part.Key, part => Copy(part.Value), StringComparer.Ordinal),
+                }
             );
             _step++;
-            return loss;
+            return losses with { Total = losses.Total.mean() };
+
+            static Tensor Copy(Tensor values) => values.detach().clone().DetachFromDisposeScope();
         }
     }
 }

@@ -36,7 +36,7 @@ TrainingStage Stage(string name, int steps, Func<string, bool>? trains = null) =
         LearningRate = 1e-2,
         EmaDecay = 0.9,
         WarmUpSteps = 3,
-        Shape = LearningRateShape.Cosine,
+        FinalLearningRate = 0,
         Trains = trains,
     };
 

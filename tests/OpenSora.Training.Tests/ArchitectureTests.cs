@@ -64,7 +64,7 @@ public class ArchitectureTests
         manual_seed(1);
         using (var model = Make(name))
         using (
-            var text = new T5Encoder(
+            var text = new T5TextEncoder(
                 new T5Config
                 {
                     VocabSize = 20,
@@ -84,7 +84,7 @@ public class ArchitectureTests
             var objective = new DiffusionTraining(
                 (IVideoTransformer)model,
                 text,
-                flow ? new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true, ShiftBySize = true }) : null
+                flow ? new RectifiedFlow(logitNormal: true, shiftBySize: true) : null
             )
             {
                 FramesPerSecond = 8,

@@ -53,8 +53,12 @@ public class ClipFileTests
         }
 
         // Whatever the random start is, the clip is complete.
-        var counting = new Counting();
-        var varied = new VideoTable(await TableAsync(folder, "damaged.mp4"), counting, new ClipOptions { Frames = 4, AllowDamage = true });
+        using var programs = new TemporaryFolder();
+        var varied = new VideoTable(
+            await TableAsync(folder, "damaged.mp4"),
+            await CountingReaderAsync(programs),
+            new ClipOptions { Frames = 4, AllowDamage = true }
+        );
         varied = varied.Vary(start: true);
         for (var i = 0; i < 12; i++)
         {
@@ -63,7 +67,7 @@ public class ClipFileTests
         }
 
         (await varied.Select([0]).SizesAsync()).ShouldBe([(25, 48, 64)]);
-        counting.Counts.ShouldBe(1);
+        (await File.ReadAllLinesAsync(programs["ffmpeg.log"])).Length.ShouldBe(1); // the length was measured once
     }
 
     [Fact]
@@ -81,6 +85,32 @@ public class ClipFileTests
             };
             var size = (await VideoTable.FromFolder(folder.Path, Reader, clip).SizesAsync())[0].Frames;
             size.ShouldBe(await Reader.CountFramesAsync(folder["a.mp4"], clip), $"{start} {interval} {rate}");
+        }
+    }
+
+    // The same picture, stored as 80x80 square pixels and as 40x80 pixels that are twice as wide as high.
+    [Fact]
+    public async Task Buckets_and_random_crops_use_the_size_that_is_shown()
+    {
+        using var folder = new TemporaryFolder();
+        File.Copy(Case("sq1.mp4"), folder["sq1.mp4"]);
+        File.Copy(Case("sq2.mp4"), folder["sq2.mp4"]);
+        var table = VideoTable.FromFolder(folder.Path, Reader, new ClipOptions());
+        (await table.SizesAsync()).ShouldBe([(10, 80, 80), (10, 80, 80)]);
+
+        var clip = new ClipOptions
+        {
+            Width = 64,
+            Height = 32,
+            Frames = 1,
+        };
+        var crops = VideoTable.FromFolder(folder.Path, Reader, clip).Vary(crop: true);
+        for (var seed = 0; seed < 4; seed++)
+        {
+            using var square = await crops.LoadAsync(0, new Random(seed));
+            using var wide = await crops.LoadAsync(1, new Random(seed));
+            using var difference = (square.Video - wide.Video).abs().mean();
+            difference.item<float>().ShouldBeLessThan(10 / 127.5f);
         }
     }
 
@@ -374,25 +404,17 @@ public class ClipFileTests
         }
     }
 
-    /// <summary>Counts how often lengths are measured.</summary>
-    private sealed class Counting : IVideoReader
+    // A reader with an ffmpeg that writes a line to ffmpeg.log when a length is measured, for which frames are scaled to 2x2 pixels.
+    private static async Task<VideoReader> CountingReaderAsync(TemporaryFolder folder)
     {
-        private int _counts;
+        await ScriptAsync("ffmpeg", """case "$*" in *scale=2:2*) echo measured >> "$0.log" ;; esac""");
+        await ScriptAsync("ffprobe", "");
+        return new VideoReader(folder.Path);
 
-        public int Counts => _counts;
-
-        public Task<VideoInfo> ProbeAsync(string path, CancellationToken cancellationToken = default) => Reader.ProbeAsync(path, cancellationToken);
-
-        public Task<int> CountFramesAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default)
+        async Task ScriptAsync(string name, string line)
         {
-            Interlocked.Increment(ref _counts);
-            return Reader.CountFramesAsync(path, clip, cancellationToken);
+            await File.WriteAllTextAsync(folder[name], $"#!/bin/sh\n{line}\nexec {name} \"$@\"\n");
+            Run("chmod", "+x", folder[name]);
         }
-
-        public Task<VideoFrames> ReadAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default) =>
-            Reader.ReadAsync(path, clip, cancellationToken);
-
-        public Task<int> ReadAsync(string path, ClipOptions clip, Memory<byte> destination, CancellationToken cancellationToken = default) =>
-            Reader.ReadAsync(path, clip, destination, cancellationToken);
     }
 }

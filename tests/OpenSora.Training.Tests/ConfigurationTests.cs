@@ -21,7 +21,7 @@ public class ConfigurationTests
             "Training": {
               "Stages": [
                 { "Name": "images", "Source": "images", "Steps": 2, "BatchSize": 3, "LearningRate": 1e-3,
-                  "Parameters": "NotTemporal", "GradientCheckpointing": true, "Shape": "Cosine" },
+                  "Parameters": "NotTemporal", "GradientCheckpointing": true, "FinalLearningRate": 0.000001 },
                 { "Name": "clips", "Source": "clips", "Steps": 3, "BatchSize": 2, "Parameters": "Temporal",
                   "Loss": "flow", "EmaDecay": 0.5, "TimeLimit": "01:00:00", "Spikes": { "Factor": 50 } }
               ],
@@ -63,11 +63,11 @@ public class ConfigurationTests
                 trainer.Stages.Select(stage => stage.Name).ShouldBe(["images", "clips"]);
                 (
                     trainer.Stages[0].GradientCheckpointing,
-                    trainer.Stages[0].Shape,
+                    trainer.Stages[0].FinalLearningRate,
                     trainer.Stages[1].EmaDecay,
                     trainer.Stages[1].TimeLimit,
                     trainer.Stages[1].Spikes?.Factor
-                ).ShouldBe((true, LearningRateShape.Cosine, 0.5, TimeSpan.FromHours(1), 50));
+                ).ShouldBe((true, 1e-6, 0.5, TimeSpan.FromHours(1), 50));
                 await trainer.RunAsync(
                     new ActionProgress(p =>
                     {
@@ -181,7 +181,7 @@ public class ConfigurationTests
     [Fact]
     public void All_problems_of_a_section_are_reported_at_once()
     {
-        var json = Json.Replace("\"Shape\": \"Cosine\"", "\"Shape\": \"Cosin\", \"Data\": \"x\"", StringComparison.Ordinal)
+        var json = Json.Replace("\"NotTemporal\"", "\"NotTemporary\", \"Data\": \"x\"", StringComparison.Ordinal)
             .Replace("\"BatchSize\": 2", "\"BatchSise\": 2, \"Prefetch\": \"many\"", StringComparison.Ordinal)
             .Replace("01:00:00", "an hour", StringComparison.Ordinal)
             .Replace("\"Factor\": 50", "\"Factor\": \"x\"", StringComparison.Ordinal)
@@ -191,7 +191,7 @@ public class ConfigurationTests
         foreach (
             var expected in new[]
             {
-                "OpenSora:Training:Stages:0:Shape is 'Cosin'; it must be one of Constant, Cosine.",
+                "OpenSora:Training:Stages:0:Parameters is 'NotTemporary'; it must be one of All, NotTemporal, Temporal, Text.",
                 "OpenSora:Training:Stages:0:Data is not an option. The options are Accumulation, BatchSize,",
                 "OpenSora:Training:Stages:1:BatchSise is not an option.",
                 "OpenSora:Training:Stages:1:Prefetch is 'many'; it must be a whole number.",
@@ -211,12 +211,14 @@ public class ConfigurationTests
     [Fact]
     public void Resume_options_are_read_and_checked()
     {
-        const string Resume = "\"Resume\": { \"MayDiffer\": [ \"BatchSize\", \"XX\" ], \"UsePreviousIfDamaged\": true }, \"Checkpoints\"";
+        const string Resume = "\"MayDiffer\": [ \"BatchSize\", \"XX\" ], \"UsePreviousIfDamaged\": true, \"Checkpoints\"";
         var json = Json.Replace("\"Checkpoints\"", Resume, StringComparison.Ordinal);
-        Failures(Registered(json)).ShouldHaveSingleItem().ShouldContain("MayDiffer 'XX'; it must be one of BatchSize, ");
-        using var services = Registered(json.Replace("XX", "Shape", StringComparison.Ordinal));
-        var options = services.GetRequiredService<IOptions<TrainingOptions>>().Value.Resume;
-        options.MayDiffer.ShouldBe(["BatchSize", "Shape"]);
+        Failures(Registered(json))
+            .ShouldHaveSingleItem()
+            .ShouldContain("'XX', listed in MayDiffer, is not a setting that may differ; expected one of BatchSize, ");
+        using var services = Registered(json.Replace("XX", "LearningRate", StringComparison.Ordinal));
+        var options = services.GetRequiredService<IOptions<TrainingOptions>>().Value;
+        options.MayDiffer.ShouldBe(["BatchSize", "LearningRate"]);
         options.UsePreviousIfDamaged.ShouldBeTrue();
     }
 

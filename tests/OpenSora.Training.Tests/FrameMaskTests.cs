@@ -92,9 +92,9 @@ public class FrameMaskTests
             var stage = Tiny.Stage(steps: 3, data: data);
             stage.Workers = 2;
             var losses = new List<TrainingProgress>();
-            using var trainer = new StagedTrainer(
-                new DiffusionTraining(model, text, flow ? new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true }) : null)
-            ).AddStage(stage);
+            using var trainer = new StagedTrainer(new DiffusionTraining(model, text, flow ? new RectifiedFlow(logitNormal: true) : null)).AddStage(
+                stage
+            );
             await trainer.RunAsync(new ActionProgress(losses.Add));
             losses.Count.ShouldBe(3);
             losses.ShouldAllBe(p => double.IsFinite(p.Loss) && p.Loss > 0 && p.GradientNorm > 0);

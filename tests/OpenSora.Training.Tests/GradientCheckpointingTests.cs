@@ -53,7 +53,7 @@ public class GradientCheckpointingTests
     }
 
     // Parameters that start at zero would hide what lies behind them.
-    private static (StdiT Model, T5Encoder Text) Randomised()
+    private static (StdiT Model, T5TextEncoder Text) Randomised()
     {
         var (model, text) = Tiny.Models();
         using var scope = NewDisposeScope();

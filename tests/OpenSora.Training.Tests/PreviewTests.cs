@@ -1,4 +1,5 @@
 using OpenSora.Diffusion;
+using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.Models;
 using OpenSora.Text;
@@ -25,7 +26,7 @@ public class PreviewTests
             .LearnedVariance(false)
             .Seed(1)
             .Build();
-        using var text = new ClassLabelEncoder(new ClassLabels { Count = 2 });
+        using var text = new ClassLabelEncoder(2);
         using var trainer = new StagedTrainer(model)
             .AddStage(
                 new TrainingStage
@@ -36,7 +37,7 @@ public class PreviewTests
                     BatchSize = 2,
                 }
             )
-            .AddPreviews(folder.Path, model, text, null, ["0", "1"], new PreviewOptions { Steps = 2 });
+            .AddPreviews(folder.Path, model, text, null, ["0", "1"], new GenerationSettings { Steps = 2 });
 
         await trainer.RunAsync();
 
@@ -62,7 +63,7 @@ public class PreviewTests
         var watched = await RunAsync(
             (trainer, model, text) =>
                 trainer
-                    .AddPreviews(folder.Path, model, text, null, ["a", "b", "c"], Few, everySteps: 2)
+                    .AddPreviews(folder.Path, Pipeline(model, text), ["a", "b", "c"], everySteps: 2, batchSize: 2)
                     .AddValidationLoss(new Numbers(channels: 3), everySteps: 3, bands: 4, samples: 5, batchSize: 2)
                     .AddCallback(seen)
         );
@@ -93,19 +94,12 @@ public class PreviewTests
         using var model = Model();
         using var text = Text();
         model.eval();
-        byte[][] Draw(string[] prompts, int seed = 1, int atOnce = 2) => [.. new PromptRenderer(
-                    model,
-                    text,
-                    null,
-                    prompts,
-                    new PreviewOptions
-                    {
-                        Seed = seed,
-                        BatchSize = atOnce,
-                        Frames = 1,
-                    },
-                    new DpmSolver(3, prediction: Prediction.Sample)
-                ).Render(default).Select(video => video.Pixels.ToArray())];
+        byte[][] Draw(string[] prompts, int seed = 1, int atOnce = 2) =>
+            [
+                .. new PromptRenderer(Pipeline(model, text), prompts, new GenerationSettings { Seed = seed, Frames = 1 }, atOnce)
+                    .Render(default)
+                    .Select(video => video.Pixels.ToArray()),
+            ];
         using (no_grad())
         {
             _ = Draw(["a"]);
@@ -123,6 +117,9 @@ public class PreviewTests
         }
         using var trainer = new StagedTrainer(model);
         Should.Throw<ArgumentException>(() => trainer.AddPreviews("folder", model, text, null, []));
+        Should
+            .Throw<ArgumentException>(() => trainer.AddPreviews("folder", Pipeline(model, text), ["a"], new GenerationSettings { Steps = 2 }))
+            .Message.ShouldContain("Create the sampler with it instead");
     }
 
     [Fact]
@@ -143,17 +140,16 @@ public class PreviewTests
             }
         );
         model.eval();
-        PreviewOptions Sized(int? height) =>
+        GenerationSettings Sized(int? height) =>
             new()
             {
-                Sampler = new DpmSolver(2),
                 Frames = 2,
                 Height = height,
                 Width = 6,
             };
         using (no_grad())
         {
-            var video = new PromptRenderer(model, text, null, ["a"], Sized(4), new DpmSolver(2)).Render(default).ShouldHaveSingleItem();
+            var video = new PromptRenderer(Pipeline(model, text), ["a"], Sized(4), batchSize: 1).Render(default).ShouldHaveSingleItem();
             (video.Count, video.Height, video.Width).ShouldBe((2, 4, 6));
         }
         using var trainer = new StagedTrainer(model);
@@ -250,12 +246,13 @@ public class PreviewTests
             var noise = randn(batch.Video.shape);
             var losses = objective.SampleLosses(batch, tensor(new[] { 0f, 0.5f, 1f }), noise);
             losses.shape.ShouldBe([3]);
-            var (expected, _) = objective.Loss(batch, batch.Video, tensor(new long[] { 0, 500, 999 }), ones(3), noise, null);
-            losses.mean().item<float>().ShouldBe(expected.Total.item<float>(), 1e-6f);
+            var expected = objective.SampleLoss(batch, batch.Video, tensor(new long[] { 0, 500, 999 }), noise, null);
+            losses.data<float>().ToArray().ShouldBe(expected.Total.data<float>().ToArray(), 1e-6f);
         }
     }
 
-    private static readonly PreviewOptions Few = new() { Sampler = new DpmSolver(3, prediction: Prediction.Sample), BatchSize = 2 };
+    private static VideoPipeline Pipeline(IVideoTransformer model, ITextEncoder text) =>
+        new(model, text, null, new DpmSolver(3, prediction: Prediction.Sample));
 
     private static StdiT Model()
     {
@@ -276,17 +273,15 @@ public class PreviewTests
 
     private static T5TextEncoder Text() =>
         new(
-            new T5Encoder(
-                new T5Config
-                {
-                    VocabSize = 60,
-                    DModel = 8,
-                    DKv = 4,
-                    DFf = 16,
-                    NumLayers = 1,
-                    NumHeads = 2,
-                }
-            ),
+            new T5Config
+            {
+                VocabSize = 60,
+                DModel = 8,
+                DKv = 4,
+                DFf = 16,
+                NumLayers = 1,
+                NumHeads = 2,
+            },
             new Letters(),
             4
         );
@@ -297,10 +292,10 @@ public class PreviewTests
         using var text = Text();
         var stage = Tiny.Stage(steps: 5, data: new Numbers(channels: 3));
         stage.LearningRate = 0.05;
-        using var trainer = new StagedTrainer(model, text.Model).AddStage(stage);
+        using var trainer = new StagedTrainer(model, text).AddStage(stage);
         prepare(trainer, model, text);
         await trainer.RunAsync();
-        var weights = Tiny.Weights(("model", model), ("text", text.Model));
+        var weights = Tiny.Weights(("model", model), ("text", text));
         trainer.UseAverages();
         return weights.Concat(Tiny.Weights(("ema", model))).ToDictionary();
     }

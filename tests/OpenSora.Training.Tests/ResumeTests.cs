@@ -32,7 +32,6 @@ public class ResumeTests
                     "workers",
                     "learningRate",
                     "finalLearningRate",
-                    "shape",
                     "warmUpSteps",
                     "beta1",
                     "beta2",
@@ -64,14 +63,14 @@ public class ResumeTests
         var now = new TrainingStage
         {
             Seed = 2,
-            Shape = LearningRateShape.Cosine,
+            FinalLearningRate = 1e-6,
             Steps = 99,
             Spikes = new SpikeGuard { Factor = 2.5 },
         };
         StageSettings
             .Differences(StageSettings.Of(then), now)
             .ShouldBe(
-                [("Shape", "\"Constant\"", "\"Cosine\""), ("Spikes", "null", """{"factor":2.5,"window":100,"skipSteps":true}"""), ("Seed", "1", "2")],
+                [("FinalLearningRate", "null", "1E-06"), ("Spikes", "null", """{"factor":2.5,"window":100,"skipSteps":true}"""), ("Seed", "1", "2")],
                 ignoreOrder: true
             );
         StageSettings.Differences(StageSettings.Of(then), then).ShouldBeEmpty();
@@ -100,6 +99,31 @@ public class ResumeTests
         (await Should.ThrowAsync<InvalidOperationException>(() => ResumeAsync(folder.Path, other))).Message.ShouldContain(
             $"The text of the settings was \"{Settings}\" and is now \"{Settings.Replace("42", "7", StringComparison.Ordinal)}\""
         );
+    }
+
+    [Theory]
+    [InlineData("Cosine", 0.0, true)]
+    [InlineData("Cosine", null, false)]
+    [InlineData("Constant", null, true)]
+    [InlineData("Constant", 0.0, false)]
+    public async Task Earlier_checkpoints_have_the_shape_of_the_learning_rate(string shape, double? final, bool fits)
+    {
+        using var folder = new TemporaryFolder();
+        await SaveAsync(folder.Path, state => (state["settings"]!["shape"], state["settings"]!["finalLearningRate"]) = (shape, 0));
+        var stage = Tiny.Stage(steps: 4);
+        stage.FinalLearningRate = final;
+        if (fits)
+        {
+            List<long> steps = [];
+            await ResumeAsync(folder.Path, stage, new ActionProgress(progress => steps.Add(progress.Step)));
+            steps.ShouldBe([3, 4]);
+        }
+        else
+        {
+            (await Should.ThrowAsync<InvalidOperationException>(() => ResumeAsync(folder.Path, stage))).Message.ShouldContain(
+                "FinalLearningRate was"
+            );
+        }
     }
 
     [Fact]

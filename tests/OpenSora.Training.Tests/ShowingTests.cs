@@ -1,5 +1,6 @@
 using System.Diagnostics.Metrics;
 using System.Text;
+using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
@@ -417,7 +418,7 @@ public class ShowingTests
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
             inner.Loss(batch, stage, generator) with
             {
-                Parts = new Dictionary<string, double>(StringComparer.Ordinal) { ["size"] = 2 },
+                Parts = new Dictionary<string, Tensor>(StringComparer.Ordinal) { ["size"] = tensor(2f) },
             };
     }
 

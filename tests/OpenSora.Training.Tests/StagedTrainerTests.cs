@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Goldens;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
@@ -305,10 +306,7 @@ public class StagedTrainerTests
             new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
 
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-            new(
-                line.weight!.square().mean() + (line.bias! - line.bias!.detach()).sqrt().sum(),
-                new Dictionary<string, double>(StringComparer.Ordinal)
-            );
+            new(line.weight!.square().mean() + (line.bias! - line.bias!.detach()).sqrt().sum());
     }
 
     [Fact]
@@ -352,7 +350,7 @@ public class StagedTrainerTests
                 (await Should.ThrowAsync<InvalidOperationException>(() => trainer.RunAsync())).Message.ShouldBe(
                     "Stage 'first' was started with different settings: LearningRate was 0.001 and is now 0.0001. "
                         + "Use Resume to continue the same run, or InitializeFrom to start a new run from its weights. "
-                        + "To continue with other settings, name them in MayDiffer of ResumeOptions."
+                        + "To continue with other settings, name them in the argument mayDiffer of Resume, or in the option MayDiffer."
                 );
             }
 
@@ -508,7 +506,7 @@ public class StagedTrainerTests
             using (text)
             {
                 var stage = Tiny.Stage(steps: steps);
-                stage.Shape = LearningRateShape.Constant;
+                stage.FinalLearningRate = null;
                 using var trainer = new StagedTrainer(model, text).AddStage(stage);
                 if (saved is not null)
                 {
@@ -542,7 +540,6 @@ public class StagedTrainerTests
                     Data = new Points(),
                     Steps = steps,
                     LearningRate = 0.1,
-                    Shape = LearningRateShape.Constant,
                 }
             );
             if (save)
@@ -814,7 +811,7 @@ public class StagedTrainerTests
                 output = output + ((nn.Module<Tensor, Tensor>)modules["idle"]).call(batch.Video);
             }
 
-            return new((output - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
+            return new((output - batch.Text!).square().mean());
         }
     }
 

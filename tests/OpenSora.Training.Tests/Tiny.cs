@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Training.Data;
 using OpenSora.Training.Objectives;
@@ -10,7 +11,7 @@ namespace OpenSora.Training.Tests;
 /// <summary>Models and data small enough to train in a test.</summary>
 internal static class Tiny
 {
-    public static (StdiT Model, T5Encoder Text) Models(int seed = 1)
+    public static (StdiT Model, T5TextEncoder Text) Models(int seed = 1)
     {
         manual_seed(seed);
         var model = new StdiT(
@@ -26,7 +27,7 @@ internal static class Tiny
                 ClassDropoutProb = 0.3,
             }
         );
-        var text = new T5Encoder(
+        var text = new T5TextEncoder(
             new T5Config
             {
                 VocabSize = 20,
@@ -50,7 +51,7 @@ internal static class Tiny
             LearningRate = 1e-3,
             EmaDecay = 0.9,
             WarmUpSteps = 2,
-            Shape = LearningRateShape.Cosine,
+            FinalLearningRate = 0,
             Accumulation = 2,
         };
 
@@ -111,7 +112,7 @@ internal sealed class Line(nn.Module<Tensor, Tensor> line) : ITrainingObjective
     public IReadOnlyDictionary<string, nn.Module> Modules { get; } = new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
 
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-        new((line.call(batch.Video) - batch.Text!).square().mean(), new Dictionary<string, double>(StringComparer.Ordinal));
+        new((line.call(batch.Video) - batch.Text!).square().mean());
 }
 
 /// <summary>Points of a curve.</summary>

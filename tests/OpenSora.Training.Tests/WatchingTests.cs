@@ -203,7 +203,7 @@ public class WatchingTests
         comma.NumberFormat.NumberDecimalSeparator = ",";
         string Reported() =>
             StageSettings.Of(new TrainingStage { Spikes = new SpikeGuard { Factor = 2.5 } }).GetRawText()
-            + new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { MinSnrGamma = 4.5 });
+            + new Iddpm(IddpmSchedule.Linear(), minSnrGamma: 4.5);
         var expected = Reported();
         var before = CultureInfo.CurrentCulture;
         try
@@ -230,11 +230,11 @@ public class WatchingTests
                 new DiffusionTraining(model),
                 new DiffusionTraining(model, text, timesteps: new SkewedTimesteps(0.5)),
                 new DiffusionTraining(model, timesteps: new SkewedTimesteps(0.25)),
-                new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Prediction = Prediction.Sample })),
-                new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { MinSnrGamma = 5 })),
+                new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), prediction: Prediction.Sample)),
+                new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.Linear(), minSnrGamma: 5)),
                 new DiffusionTraining(model, process: new Iddpm(IddpmSchedule.SquaredCosine())),
                 new DiffusionTraining(model, process: new RectifiedFlow()),
-                new DiffusionTraining(model, process: new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = true })),
+                new DiffusionTraining(model, process: new RectifiedFlow(logitNormal: true)),
             ];
             objectives.Select(objective => objective.Fingerprint).Distinct().Count().ShouldBe(objectives.Length);
             objectives[0].Fingerprint.ShouldBe(new DiffusionTraining(model).Fingerprint);
@@ -420,10 +420,7 @@ public class WatchingTests
             new Dictionary<string, nn.Module>(StringComparer.Ordinal) { ["line"] = line };
 
         public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator) =>
-            new(
-                (nn.functional.dropout(line.call(batch.Video), 0.5, training: true) - batch.Text!).square().mean(),
-                new Dictionary<string, double>(StringComparer.Ordinal)
-            );
+            new((nn.functional.dropout(line.call(batch.Video), 0.5, training: true) - batch.Text!).square().mean());
     }
 }
 

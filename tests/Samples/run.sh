@@ -26,6 +26,21 @@ sample() {
   check "samples/$name" "$file" "samples/$name/bin/Release/net10.0/$name.dll" "$@"
 }
 
+# says NAME PATTERN ARGUMENTS...: checks that a sample prints a line. The programs that it finds are those of $programs, or else those in PATH.
+says() {
+  local name=$1 pattern=$2 dotnet; shift 2
+  dotnet=$(type -P dotnet)
+  (cd "$folder" && PATH=${programs:-$PATH} "$dotnet" "$root/samples/$name/bin/Release/net10.0/$name.dll" "$@") > "$folder/log" 2>&1
+  if grep -q -- "$pattern" "$folder/log"; then
+    passed=$((passed + 1))
+    echo "samples/$name: prints '$pattern'"
+  else
+    failed=$((failed + 1))
+    echo "samples/$name does not print '$pattern':"
+    tail -20 "$folder/log"
+  fi
+}
+
 # recipe FILE VERB ARGUMENTS...: runs a step of recipes/stickers.
 recipe() {
   local file=$1 verb=$2; shift 2
@@ -36,6 +51,8 @@ recipe() {
 sample CustomArchitecture custom/red-right.gif 4 custom
 sample ComposeTrainingStage out/squares.gif 1
 sample Generate videos/a-goat-7.mp4 "a goat" --steps 1 --seed 7 --frames 8 --out videos
+says Generate "Warning: .*'goat'" "a gaot" --steps 1 --seed 7 --frames 8 --out videos
+programs=$folder/nothing says Generate "ffmpeg is required to write MP4 files" "a goat" --out nothing # before the model is loaded
 sample GenerateWithDependencyInjection out/postcard-1.mp4
 
 # The recipe, with four stills and a clip of 8 frames: 64x64 pixels of RGBA.

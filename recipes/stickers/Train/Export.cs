@@ -24,14 +24,14 @@ internal static class Export
         Directory.CreateDirectory(place.Run);
         var model = ModelFolder.Open(folder);
         using var vae = new AutoencoderKL(place.Recipe.Vae);
-        using var text = new T5Encoder(place.Recipe.Text);
+        using var text = new T5TextEncoder(place.Recipe.Text);
         vae.LoadWeights(model.VaeWeights);
         text.LoadWeights(model.TextEncoderWeights);
         place.SaveVae(vae, model.Description.Vae.Config.GetProperty("scaling_factor").GetDouble());
         text.SaveWeights(place.TextWeights, ScalarType.Float32);
     }
 
-    public static void Write(Workplace place, string folder, string stage, string licences)
+    public static void Write(Workplace place, string folder, string stage, string licenses)
     {
         var recipe = place.Recipe;
         Directory.CreateDirectory(folder);
@@ -50,7 +50,7 @@ internal static class Export
         }
         vae.SaveWeights(Path.Combine(folder, "vae.safetensors"), ScalarType.Float16);
         File.Copy(place.Tokenizer, Path.Combine(folder, "spiece.model"), overwrite: true);
-        File.Copy(licences, Path.Combine(folder, "LICENCES.md"), overwrite: true);
+        File.Copy(licenses, Path.Combine(folder, "LICENSES.md"), overwrite: true);
 
         var (height, width) = (recipe.Model.InputSize[1] * vae.SpatialFactor, recipe.Model.InputSize[2] * vae.SpatialFactor);
         const string fluent = "Copyright (c) Microsoft Corporation; packages: Copyright (c) 2023 LobeHub";
@@ -72,7 +72,7 @@ internal static class Export
                 Weights = "vae.safetensors",
                 Config = Json(vae.Config),
             },
-            TextEncoder = new TextEncoderPart
+            TextEncoder = new ModelPart
             {
                 Architecture = "t5",
                 Weights = "text_encoder.safetensors",
@@ -98,7 +98,8 @@ internal static class Export
                 WidthRange = new AllowedRange(width, width, 16),
                 HeightRange = new AllowedRange(height, height, 16),
             },
-            Licence = new Licence("MIT", "LICENCES.md"),
+            License = "MIT",
+            LicenseFile = "LICENSES.md",
             Attribution =
             [
                 new Attribution("Fluent Emoji, animated and 3D", "MIT", fluent, "@lobehub/fluent-emoji-anim-1 to -4, @lobehub/fluent-emoji-3d"),

@@ -74,8 +74,8 @@ internal static class NewWords
         using var all = NewDisposeScope();
         var tokenizer = Tokenizers.SentencePiece(place.Tokenizer);
         var length = place.Recipe.Tokens;
-        var before = new T5Encoder(place.Recipe.Text);
-        var text = new T5Encoder(place.Recipe.Text);
+        var before = new T5TextEncoder(place.Recipe.Text);
+        var text = new T5TextEncoder(place.Recipe.Text);
         before.LoadWeights(place.TextWeights);
         text.LoadWeights(place.TextWeights, new LoadOptions { Copy = true });
         before.eval();
@@ -161,6 +161,6 @@ internal static class NewWords
 
         Tensor Mask(List<int[]> captions) => Ids(captions).ne(tokenizer.PadId);
 
-        Tensor States(T5Encoder encoder, List<int[]> captions) => encoder.forward(Ids(captions), Mask(captions)).to(ScalarType.Float32);
+        Tensor States(T5TextEncoder encoder, List<int[]> captions) => encoder.forward(Ids(captions), Mask(captions)).to(ScalarType.Float32);
     }
 }

@@ -56,7 +56,6 @@ internal sealed record StageSettings
             Workers = Workers,
             LearningRate = LearningRate,
             FinalLearningRate = FinalLearningRate,
-            Shape = LearningRateShape.Cosine,
             WarmUpSteps = WarmUpSteps,
             Beta2 = Beta2,
             WeightDecay = WeightDecay,

@@ -42,8 +42,7 @@ internal static class Sheet
             }
 
             model.eval();
-            var encoder = new T5TextEncoder(text, Tokenizers.SentencePiece(place.Tokenizer), place.Recipe.Tokens, cleanCaptions: false);
-            var pipeline = new VideoPipeline(model, encoder, vae, new DpmSolver(steps, prediction: place.Recipe.Prediction));
+            var pipeline = new VideoPipeline(model, text, vae, new DpmSolver(steps, prediction: place.Recipe.Prediction));
             foreach (var group in lines.Chunk(frames == 1 ? 12 : 2))
             {
                 tiles.AddRange(pipeline.Generate(group, settings, cancellationToken: cancellation));

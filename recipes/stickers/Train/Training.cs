@@ -109,7 +109,7 @@ internal static class Training
     {
         manual_seed(place.Recipe.TextStage.Seed);
         using var teacher = new StdiT(place.Recipe.Teacher);
-        using var text = new T5Encoder(place.Recipe.Text);
+        using var text = new T5TextEncoder(place.Recipe.Text);
         teacher.UseComputeType(ScalarType.BFloat16);
         text.UseComputeType(ScalarType.BFloat16);
         using var data = new StickerLatents(place, cancellation);
@@ -132,7 +132,7 @@ internal static class Training
     /// <summary>Reports at intervals how far apart the states of objects are, as a fraction of their size. Near 0 the encoder has collapsed: all
     /// captions
     /// have the same states.</summary>
-    private sealed class Deviation(T5Encoder text, IReadOnlyList<IReadOnlyList<string>> captions, ITokenizer tokenizer, int length)
+    private sealed class Deviation(T5TextEncoder text, IReadOnlyList<IReadOnlyList<string>> captions, ITokenizer tokenizer, int length)
         : ITrainingCallback
     {
         public async ValueTask StepDoneAsync(TrainingRun run, TrainingProgress progress)
@@ -356,7 +356,7 @@ internal static class Training
     }
 
     /// <summary>The transformer with its starting values and the text encoder as it was taught, computing in bfloat16.</summary>
-    public static (StdiT Model, T5Encoder Text) Models(Workplace place, StdiTConfig? config = null)
+    public static (StdiT Model, T5TextEncoder Text) Models(Workplace place, StdiTConfig? config = null)
     {
         if (!File.Exists(place.TextWeights))
         {
@@ -365,7 +365,7 @@ internal static class Training
 
         manual_seed(place.Recipe.ImageStage.Seed);
         var model = new StdiT(config ?? place.Recipe.Model);
-        var text = new T5Encoder(place.Recipe.Text);
+        var text = new T5TextEncoder(place.Recipe.Text, Tokenizers.SentencePiece(place.Tokenizer), place.Recipe.Tokens, cleanCaptions: false);
         using (var weights = WeightsFile.Open(place.TextWeights))
         {
             text.LoadWeights(weights);
@@ -376,11 +376,10 @@ internal static class Training
         return (model, text);
     }
 
-    public static DiffusionTraining Objective(Workplace place, StdiT model, T5Encoder text) =>
+    public static DiffusionTraining Objective(Workplace place, StdiT model, T5TextEncoder text) =>
         new(model, text, Process(place.Recipe), DiffusionTraining.SkewedTimesteps(place.Recipe.TimestepExponent));
 
-    private static Iddpm Process(Recipe recipe) =>
-        new(IddpmSchedule.Linear(), new IddpmOptions { Prediction = recipe.Prediction, Variance = recipe.Variance });
+    private static Iddpm Process(Recipe recipe) => new(IddpmSchedule.Linear(), recipe.Prediction, recipe.Variance);
 
     private sealed class OneTimestep(int timestep) : ITimestepSampler
     {

@@ -26,14 +26,24 @@ internal static class FFmpegProcess
         IEnumerable<string> arguments,
         Func<Stream, CancellationToken, Task>? read,
         CancellationToken cancellationToken
+    ) => (await RunAsync(folder, purpose, ["-v", "error", .. arguments], read, decoder: null, cancellationToken).ConfigureAwait(false)).Damage;
+
+    /// <summary>Runs ffmpeg, and returns its first error and the number of its errors. The log is read by a decoder's log; if that is null, all lines
+    /// are errors.</summary>
+    internal static async Task<(string? Damage, long Errors)> RunAsync(
+        string? folder,
+        string purpose,
+        IEnumerable<string> arguments,
+        Func<Stream, CancellationToken, Task>? read,
+        DecoderLog? decoder,
+        CancellationToken cancellationToken
     )
     {
-        var (exitCode, errors) = await RunAsync(folder, "ffmpeg", purpose, ["-v", "error", "-nostdin", .. arguments], read, cancellationToken)
-            .ConfigureAwait(false);
-        var error = errors.Split('\n').FirstOrDefault(line => !string.IsNullOrWhiteSpace(line))?.Trim();
+        var log = new ErrorLog(decoder);
+        var exitCode = await RunAsync(folder, "ffmpeg", purpose, ["-nostdin", .. arguments], read, log, cancellationToken).ConfigureAwait(false);
         return exitCode == 0
-            ? error
-            : throw new PreparationException("cannot be decoded", $"ffmpeg could not {purpose} (exit code {exitCode}): {errors.Trim()}");
+            ? (log.First, log.Count)
+            : throw new PreparationException("cannot be decoded", $"ffmpeg could not {purpose} (exit code {exitCode}): {log}");
     }
 
     /// <summary>Runs a program of ffmpeg, and returns its exit code and errors.</summary>
@@ -43,6 +53,20 @@ internal static class FFmpegProcess
         string purpose,
         IEnumerable<string> arguments,
         Func<Stream, CancellationToken, Task>? read,
+        CancellationToken cancellationToken
+    )
+    {
+        var log = new ErrorLog(null);
+        return (await RunAsync(folder, program, purpose, arguments, read, log, cancellationToken).ConfigureAwait(false), log.ToString());
+    }
+
+    private static async Task<int> RunAsync(
+        string? folder,
+        string program,
+        string purpose,
+        IEnumerable<string> arguments,
+        Func<Stream, CancellationToken, Task>? read,
+        ErrorLog log,
         CancellationToken cancellationToken
     )
     {
@@ -59,16 +83,16 @@ internal static class FFmpegProcess
         try
         {
             process.StandardInput.Close();
-            var errors = process.StandardError.ReadToEndAsync(cancellationToken);
+            var errors = log.ReadAsync(process.StandardError, cancellationToken);
             if (read is not null)
             {
                 await read(process.StandardOutput.BaseStream, cancellationToken).ConfigureAwait(false);
             }
 
             await process.StandardOutput.BaseStream.CopyToAsync(Stream.Null, cancellationToken).ConfigureAwait(false);
-            var text = await errors.ConfigureAwait(false);
+            await errors.ConfigureAwait(false);
             await process.WaitForExitAsync(cancellationToken).ConfigureAwait(false);
-            return (process.ExitCode, text);
+            return process.ExitCode;
         }
         catch
         {
@@ -93,5 +117,43 @@ internal static class FFmpegProcess
                 e
             );
         }
+    }
+
+    /// <summary>Keeps the first errors of a process; a damaged video can cause millions.</summary>
+    private sealed class ErrorLog(DecoderLog? decoder)
+    {
+        private const int MaxLines = 20;
+        private readonly List<string> _lines = [];
+
+        internal long Count { get; private set; }
+
+        internal string? First => _lines.FirstOrDefault();
+
+        internal async Task ReadAsync(StreamReader reader, CancellationToken cancellationToken)
+        {
+            try
+            {
+                while (await reader.ReadLineAsync(cancellationToken).ConfigureAwait(false) is { } line)
+                {
+                    var error = (decoder is null ? line : decoder.Read(line))?.Trim();
+                    if (string.IsNullOrEmpty(error))
+                    {
+                        continue;
+                    }
+
+                    Count++;
+                    if (_lines.Count < MaxLines)
+                    {
+                        _lines.Add(error);
+                    }
+                }
+            }
+            finally
+            {
+                decoder?.Complete();
+            }
+        }
+
+        public override string ToString() => string.Join('\n', _lines) + (Count > MaxLines ? $"\n({Count - MaxLines} more lines)" : "");
     }
 }

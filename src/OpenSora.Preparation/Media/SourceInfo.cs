@@ -15,6 +15,9 @@ public sealed record SourceInfo
     /// <summary>The average frame rate in frames per second.</summary>
     public required double FramesPerSecond { get; init; }
 
+    /// <summary>Indicates whether the distances between frames differ.</summary>
+    public bool HasVariableFrameRate { get; init; }
+
     /// <summary>The duration; null if the file does not specify it.</summary>
     public TimeSpan? Duration { get; init; }
 

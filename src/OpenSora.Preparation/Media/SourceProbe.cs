@@ -51,12 +51,14 @@ internal static class SourceProbe
             .FirstOrDefault(each => each is not null);
         var turned = Math.Abs(rotation ?? 0) % 180 == 90;
         var duration = Number(video, "duration") ?? Number(json["format"]?.AsObject(), "duration");
+        var (average, nominal) = (Ratio(Text(video, "avg_frame_rate"), '/'), Ratio(Text(video, "r_frame_rate"), '/'));
         return new SourceInfo
         {
             Path = path,
             Width = (int)(turned ? height.Value : shown),
             Height = (int)(turned ? shown : height.Value),
-            FramesPerSecond = Ratio(Text(video, "avg_frame_rate"), '/') ?? Ratio(Text(video, "r_frame_rate"), '/') ?? 25,
+            FramesPerSecond = average ?? nominal ?? 25,
+            HasVariableFrameRate = average is null || nominal is null || Math.Abs(average.Value / nominal.Value - 1) > 0.001,
             Duration = duration is > 0 ? TimeSpan.FromSeconds(duration.Value) : null,
             Start = TimeSpan.FromSeconds(Number(video, "start_time") ?? 0),
             Codec = Text(video, "codec_name") ?? "",

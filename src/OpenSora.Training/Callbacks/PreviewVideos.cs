@@ -1,12 +1,7 @@
 using System.Globalization;
-using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Media;
-using OpenSora.Models;
-using OpenSora.Training.Data;
 using OpenSora.Training.Stages;
-using TorchSharp;
-using static TorchSharp.torch;
 
 namespace OpenSora.Training.Callbacks;
 
@@ -80,68 +75,37 @@ internal sealed class PreviewVideos : ITrainingCallback
     }
 }
 
-/// <summary>The settings of previews of prompts. By default, the size is the one that the model is configured for, the guidance scale is 4, and the
-/// frame rate is 8 frames per second. <see cref="StdiT2"/> and <see cref="StdiT3"/> have no configured size, so frames, height and width are
-/// required.</summary>
-public class PreviewOptions : GenerationSettings
-{
-    /// <summary>Initializes the settings with the seed 1. Every prompt has its own noise, which does not depend on other prompts.</summary>
-    public PreviewOptions() => Seed = 1;
-
-    /// <summary>The sampler; null for the sampler of the process that the model is trained with (<see cref="ITrainingProcess.CreateSampler"/>), with
-    /// the number of steps of <see cref="GenerationSettings.Steps"/>.</summary>
-    public ISampler? Sampler { get; set; }
-
-    /// <summary>The number of latent channels that guidance changes, as <c>sampling.guided_channels</c> in a model folder; null for the sampler's
-    /// default.</summary>
-    public int? GuidedChannels { get; set; }
-
-    /// <summary>The number of prompts in a batch.</summary>
-    public int BatchSize { get; set; } = 4;
-}
-
 /// <summary>Generates the videos of fixed prompts from fixed noise.</summary>
 internal sealed class PromptRenderer
 {
     private readonly VideoPipeline _pipeline;
     private readonly GenerationSettings _settings;
     private readonly string[] _prompts;
-    private readonly PreviewOptions _options;
+    private readonly int _batchSize;
+    private readonly long _seed;
 
-    public PromptRenderer(
-        IVideoTransformer model,
-        ITextEncoder text,
-        IVideoAutoencoder? vae,
-        IReadOnlyList<string> prompts,
-        PreviewOptions options,
-        ISampler sampler
-    )
+    public PromptRenderer(VideoPipeline pipeline, IReadOnlyList<string> prompts, GenerationSettings settings, int batchSize)
     {
-        ArgumentNullException.ThrowIfNull(model);
-        ArgumentNullException.ThrowIfNull(text);
+        ArgumentNullException.ThrowIfNull(pipeline);
         ArgumentNullException.ThrowIfNull(prompts);
+        ArgumentOutOfRangeException.ThrowIfLessThan(batchSize, 1);
         if (prompts.Count == 0)
         {
             throw new ArgumentException("Previews need at least one prompt.", nameof(prompts));
         }
 
-        if (options is { Sampler: not null, Steps: not null })
-        {
-            throw new ArgumentException("Steps and Sampler of previews are both set; the sampler determines the number of steps.", nameof(options));
-        }
-
-        (_prompts, _options) = ([.. prompts], options);
-        _pipeline = new VideoPipeline(model, text, vae, sampler) { GuidedChannels = options.GuidedChannels };
+        (_pipeline, _prompts, _batchSize, _seed) = (pipeline, [.. prompts], batchSize, settings.Seed ?? 1);
+        var (model, vae) = (pipeline.Transformer, pipeline.Autoencoder);
         var (temporal, spatial, own) = (vae?.TemporalFactor ?? 1, vae?.SpatialFactor ?? 1, model.LatentSize);
         if (
-            (options.Frames ?? own?[0] * temporal, options.Height ?? own?[1] * spatial, options.Width ?? own?[2] * spatial)
+            (settings.Frames ?? own?[0] * temporal, settings.Height ?? own?[1] * spatial, settings.Width ?? own?[2] * spatial)
             is not
             ({ } frames, { } height, { } width)
         )
         {
             throw new ArgumentException(
                 $"{model.GetType().Name} has no size of its own: set Frames, Height and Width of the previews.",
-                nameof(options)
+                nameof(settings)
             );
         }
 
@@ -150,19 +114,19 @@ internal sealed class PromptRenderer
             Frames = frames,
             Height = height,
             Width = width,
-            GuidanceScale = options.GuidanceScale ?? 4,
-            NegativePrompt = options.NegativePrompt,
-            FramesPerSecond = options.FramesPerSecond,
+            GuidanceScale = settings.GuidanceScale ?? 4,
+            NegativePrompt = settings.NegativePrompt,
+            FramesPerSecond = settings.FramesPerSecond,
         };
     }
 
     public IReadOnlyList<VideoFrames> Render(CancellationToken cancellationToken)
     {
         List<VideoFrames> videos = [];
-        for (var start = 0; start < _prompts.Length; start += _options.BatchSize)
+        for (var start = 0; start < _prompts.Length; start += _batchSize)
         {
-            var batch = _prompts[start..Math.Min(start + _options.BatchSize, _prompts.Length)];
-            _settings.Seed = (_options.Seed ?? 1) + start;
+            var batch = _prompts[start..Math.Min(start + _batchSize, _prompts.Length)];
+            _settings.Seed = _seed + start;
             videos.AddRange(_pipeline.Generate(batch, _settings, cancellationToken: cancellationToken));
         }
         return videos;

@@ -124,7 +124,7 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
         {
             captions.Add(caption);
         }
-        else if (ClipFolder.KindOf(file) is not FileKind.Regular and var kind)
+        else if (FileKinds.Of(file.FullName) is not FileKind.Regular and var kind)
         {
             var reason = kind is FileKind.Missing ? "does not exist" : $"is {kind.Describe()}, not a file";
             _missing.Add((file.FullName, $"record {number} of '{csv}': the file {reason}"));

@@ -40,23 +40,14 @@ internal sealed class ClipFolder(string folder)
                 new EnumerationOptions { AttributesToSkip = FileAttributes.None, IgnoreInaccessible = false }
             );
 
+    /// <summary>Lists images of a single frame as well as videos; true by default.</summary>
+    public bool IncludeImages { get; init; } = true;
+
+    /// <summary>The extensions of files with captions, which are not reported if they belong to a listed file.</summary>
+    public IReadOnlyList<string> Sidecars { get; init; } = [".txt"];
+
     /// <summary>Determines by its name whether a file is an image of a single frame.</summary>
     public static bool IsStillImage(string path) => StillImages.Contains(Path.GetExtension(path));
-
-    /// <summary>Gets the kind of an entry. A link that leads to nothing, or to itself, is missing.</summary>
-    public static FileKind KindOf(FileSystemInfo entry)
-    {
-        try
-        {
-            return entry.LinkTarget is not null && entry.ResolveLinkTarget(returnFinalTarget: true) is not { Exists: true }
-                ? FileKind.Missing
-                : FileKinds.Of(entry.FullName);
-        }
-        catch (IOException)
-        {
-            return FileKind.Missing; // a loop of links
-        }
-    }
 
     /// <summary>Describes the names of files that are listed.</summary>
     public static string Extensions => string.Join(", ", StillImages.Concat(Videos).Order(StringComparer.Ordinal));
@@ -82,7 +73,9 @@ internal sealed class ClipFolder(string folder)
         }
 
         files.Sort(StringComparer.Ordinal);
-        var sidecars = files.Select(file => Path.ChangeExtension(file, ".txt")).ToHashSet(StringComparer.Ordinal);
+        var sidecars = files
+            .SelectMany(file => Sidecars.Select(extension => Path.ChangeExtension(file, extension)))
+            .ToHashSet(StringComparer.Ordinal);
         return (
             files,
             [
@@ -159,7 +152,7 @@ internal sealed class ClipFolder(string folder)
     }
 
     // Returns why an entry is passed over; null if it is a clip, or a folder to visit.
-    private static string? ReasonOf(FileSystemInfo entry)
+    private string? ReasonOf(FileSystemInfo entry)
     {
         var name = entry.Name;
         if (name.StartsWith("._", StringComparison.Ordinal))
@@ -172,7 +165,7 @@ internal sealed class ClipFolder(string folder)
             return "is hidden";
         }
 
-        switch (KindOf(entry))
+        switch (FileKinds.Of(entry.FullName))
         {
             case FileKind.Missing:
                 return entry.LinkTarget is null ? "cannot be accessed" : "is a link that leads to nothing";
@@ -180,7 +173,11 @@ internal sealed class ClipFolder(string folder)
                 return SystemFolders.Contains(name) ? "is a folder of the system" : null;
             case FileKind.Regular:
                 var extension = Path.GetExtension(name);
-                return StillImages.Contains(extension) || Videos.Contains(extension) ? null : "is not a video or image according to its extension";
+                var isImage = StillImages.Contains(extension);
+                return Videos.Contains(extension) || (isImage && IncludeImages) ? null
+                    : isImage ? "is an image, not a video"
+                    : IncludeImages ? "is not a video or image according to its extension"
+                    : "is not a video according to its extension";
             case var kind:
                 return $"is {kind.Describe()}, not a file";
         }

@@ -15,17 +15,25 @@ internal static class Csv
     /// <exception cref="InvalidDataException">A record is malformed.</exception>
     public static IEnumerable<string[]> Records(TextReader reader, char separator = ',', bool isTrimmed = false)
     {
-        var options = new CsvConfiguration(CultureInfo.InvariantCulture)
-        {
-            Delimiter = separator.ToString(),
-            TrimOptions = isTrimmed ? TrimOptions.Trim : TrimOptions.None,
-            WhiteSpaceChars = separator == '\t' ? [' '] : [' ', '\t'],
-            BadDataFound = bad => throw new InvalidDataException($"The record '{bad.RawRecord.Trim()}' is malformed: a quotation mark is misplaced."),
-        };
-        using var parser = new CsvParser(reader, options, leaveOpen: true);
+        using var parser = Parser(reader, separator, isTrimmed);
         while (parser.Read())
         {
             yield return parser.Record ?? [];
         }
+    }
+
+    /// <summary>Creates a parser of records, which leaves the reader open. A field longer than a number of characters (0 for any length) causes a
+    /// <see cref="MaxFieldSizeException"/>.</summary>
+    internal static CsvParser Parser(TextReader reader, char separator, bool isTrimmed, int longestField = 0)
+    {
+        var options = new CsvConfiguration(CultureInfo.InvariantCulture)
+        {
+            Delimiter = separator.ToString(),
+            MaxFieldSize = longestField,
+            TrimOptions = isTrimmed ? TrimOptions.Trim : TrimOptions.None,
+            WhiteSpaceChars = separator == '\t' ? [' '] : [' ', '\t'],
+            BadDataFound = bad => throw new InvalidDataException($"The record '{bad.RawRecord.Trim()}' is malformed: a quotation mark is misplaced."),
+        };
+        return new CsvParser(reader, options, leaveOpen: true);
     }
 }

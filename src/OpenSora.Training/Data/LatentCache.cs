@@ -234,7 +234,7 @@ public sealed class LatentCache : IDisposable
     /// <param name="frames">The number of frames of a window; null for all frames.</param>
     /// <param name="firstFrame">The zero-based first frame of every window; null for a random frame.</param>
     /// <param name="frameInterval">The interval between the frames of a window.</param>
-    /// <param name="cleanCaptions">true to clean captions (<see cref="CaptionCleaner.Clean"/>); false to only convert them to lowercase. Use the
+    /// <param name="cleanCaptions">true to clean captions (<see cref="Tokenizers.PrepareCaption"/>); false to only convert them to lowercase. Use the
     /// setting of the <see cref="T5TextEncoder"/> that will encode prompts.</param>
     /// <returns>The data, which are valid until the cache is disposed.</returns>
     public ITrainingData AsData(

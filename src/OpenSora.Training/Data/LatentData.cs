@@ -21,7 +21,7 @@ internal sealed class LatentData : ITrainingData
     /// <param name="tokenizer">The tokenizer of the text encoder.</param>
     /// <param name="maxTokens">The number of tokens that captions are padded or truncated to.</param>
     /// <param name="clips">The indices of the clips to use; null for all clips.</param>
-    /// <param name="cleanCaptions">true to clean captions (<see cref="CaptionCleaner.Clean"/>); false to only convert them to lowercase. Use the
+    /// <param name="cleanCaptions">true to clean captions (<see cref="Tokenizers.PrepareCaption"/>); false to only convert them to lowercase. Use the
     /// setting of the <see cref="T5TextEncoder"/> that will encode prompts.</param>
     public LatentData(LatentCache cache, ITokenizer tokenizer, int maxTokens, IEnumerable<int>? clips = null, bool cleanCaptions = true)
         : this(cache, clips)
@@ -29,7 +29,7 @@ internal sealed class LatentData : ITrainingData
         ArgumentNullException.ThrowIfNull(tokenizer);
         (_maxTokens, _padId) = (maxTokens, tokenizer.PadId);
         _prepared = cleanCaptions ? ", captions cleaned" : ", captions lower-cased";
-        _textOf = caption => ([.. tokenizer.Encode(cleanCaptions ? CaptionCleaner.Clean(caption) : CaptionCleaner.Lower(caption), maxTokens)], null);
+        _textOf = caption => ([.. tokenizer.Encode(Tokenizers.PrepareCaption(caption, cleanCaptions), maxTokens)], null);
     }
 
     /// <summary>Creates data with captions as text encoder states. Each caption is encoded when it is first needed and then cached.</summary>

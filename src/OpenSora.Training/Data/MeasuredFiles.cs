@@ -6,12 +6,12 @@ namespace OpenSora.Training.Data;
 /// <summary>Reads videos and images, and keeps the sizes and lengths that were measured.</summary>
 internal sealed class MeasuredFiles
 {
-    private readonly IVideoReader _reader;
+    private readonly VideoReader _reader;
     private readonly ConcurrentDictionary<string, VideoInfo> _infos = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<(string Path, double? FramesPerSecond, bool AllowDamage), int> _counts = new();
 
     /// <summary>Begins without measurements.</summary>
-    public MeasuredFiles(IVideoReader reader)
+    public MeasuredFiles(VideoReader reader)
     {
         ArgumentNullException.ThrowIfNull(reader);
         _reader = reader;

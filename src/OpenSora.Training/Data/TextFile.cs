@@ -36,8 +36,8 @@ internal static class TextFile
     /// <exception cref="DecoderFallbackException">The text has a null character.</exception>
     public static string Checked(string text) => text.Contains('\0', StringComparison.Ordinal) ? throw new DecoderFallbackException() : text;
 
-    // A pipe is read only once.
-    private static Stream Open(string path)
+    /// <summary>Opens a text file. A pipe is read into memory, because a stream is read more than once.</summary>
+    internal static Stream Open(string path)
     {
         var file = File.OpenRead(path);
         if (file.CanSeek)
@@ -54,7 +54,8 @@ internal static class TextFile
         }
     }
 
-    private static Encoding EncodingOf(Stream stream)
+    /// <summary>Determines the encoding from the first bytes, and returns to the beginning of the stream.</summary>
+    internal static Encoding EncodingOf(Stream stream)
     {
         Span<byte> start = stackalloc byte[4];
         start = start[..stream.ReadAtLeast(start, start.Length, throwOnEndOfStream: false)];
@@ -69,7 +70,8 @@ internal static class TextFile
         };
     }
 
-    private static InvalidDataException NotText(string path, Stream stream, Encoding strict, DecoderFallbackException inner)
+    /// <summary>Creates the exception for text that is not valid in its encoding.</summary>
+    internal static InvalidDataException NotText(string path, Stream stream, Encoding strict, DecoderFallbackException inner)
     {
         const int shown = 80;
         var encoding = (Encoding)strict.Clone();

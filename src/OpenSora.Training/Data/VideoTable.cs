@@ -36,7 +36,7 @@ public sealed class VideoTable : IClipSource
     /// with a byte order mark. The message contains the record or the line.</exception>
     public VideoTable(
         string csv,
-        IVideoReader reader,
+        VideoReader reader,
         ClipOptions clip,
         string? pathColumn = null,
         string? captionColumn = null,
@@ -46,7 +46,7 @@ public sealed class VideoTable : IClipSource
 
     private VideoTable(
         (IReadOnlyList<CaptionedFile> Files, IReadOnlyList<(string Path, string Reason)> PassedOver) listed,
-        IVideoReader reader,
+        VideoReader reader,
         ClipOptions clip
     )
         : this(listed.Files, new MeasuredFiles(reader), clip, vary: null, pad: false) => PassedOver = listed.PassedOver;
@@ -91,7 +91,7 @@ public sealed class VideoTable : IClipSource
     /// <param name="clip">The size and frames of every clip.</param>
     /// <exception cref="InvalidDataException">The folder contains no videos or images, or a file of captions is neither UTF-8 nor UTF-16 with a byte
     /// order mark.</exception>
-    public static VideoTable FromFolder(string folder, IVideoReader reader, ClipOptions clip)
+    public static VideoTable FromFolder(string folder, VideoReader reader, ClipOptions clip)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
         var (files, passedOver) = new ClipFolder(folder).List();

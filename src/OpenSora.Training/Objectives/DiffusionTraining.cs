@@ -13,7 +13,7 @@ namespace OpenSora.Training.Objectives;
 public sealed class DiffusionTraining : ITrainingObjective
 {
     private readonly IVideoTransformer _model;
-    private readonly T5Encoder? _text;
+    private readonly T5TextEncoder? _text;
     private readonly ITrainingProcess _process;
     private readonly ITimestepSampler? _timesteps;
 
@@ -25,12 +25,16 @@ public sealed class DiffusionTraining : ITrainingObjective
     /// <param name="timesteps">The sampler that draws timesteps; null for the default of the process, which is uniform for
     /// <see cref="Iddpm"/>.</param>
     /// <exception cref="ArgumentException">The denoiser is not a module.</exception>
-    public DiffusionTraining(IVideoTransformer model, T5Encoder? text = null, ITrainingProcess? process = null, ITimestepSampler? timesteps = null)
+    public DiffusionTraining(
+        IVideoTransformer model,
+        T5TextEncoder? text = null,
+        ITrainingProcess? process = null,
+        ITimestepSampler? timesteps = null
+    )
     {
         ArgumentNullException.ThrowIfNull(model);
         (_model, _text) = (model, text);
-        _process = process
-            ?? new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Variance = model.LearnsVariance ? Variance.LearnedRange : Variance.FixedSmall });
+        _process = process ?? new Iddpm(IddpmSchedule.Linear(), variance: model.LearnsVariance ? Variance.LearnedRange : Variance.FixedSmall);
         _timesteps = timesteps;
         var modules = new Dictionary<string, nn.Module>(StringComparer.Ordinal)
         {
@@ -86,7 +90,8 @@ public sealed class DiffusionTraining : ITrainingObjective
         using var weights = drawn.Weights;
         var rate = stage.CaptionDropout ?? _model.CaptionDropout;
         var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
-        return Loss(batch, latents, times, weights, noise, drop).Loss;
+        var losses = SampleLoss(batch, latents, times, noise, drop);
+        return losses with { Total = (losses.Total * weights.to(losses.Total.device)).mean() };
     }
 
     /// <inheritdoc/>
@@ -96,19 +101,11 @@ public sealed class DiffusionTraining : ITrainingObjective
         ArgumentNullException.ThrowIfNull(times);
         using var scope = NewDisposeScope();
         var steps = times.mul(_process.Steps).to(ScalarType.Int64).clamp(0, _process.Steps - 1);
-        return Loss(batch, batch.Video.to_type(ScalarType.Float32), steps, ones_like(times), noise, drop: null)
-            .Samples.Loss.MoveToOuterDisposeScope();
+        return SampleLoss(batch, batch.Video.to_type(ScalarType.Float32), steps, noise, drop: null).Total.MoveToOuterDisposeScope();
     }
 
-    /// <summary>Computes the loss with all random values given as arguments.</summary>
-    internal (TrainingLoss Loss, TrainingLosses Samples) Loss(
-        TrainingBatch batch,
-        Tensor latents,
-        Tensor timesteps,
-        Tensor weights,
-        Tensor noise,
-        Tensor? drop
-    )
+    /// <summary>Computes the unweighted loss of each sample, with all random values given as arguments.</summary>
+    internal TrainingLoss SampleLoss(TrainingBatch batch, Tensor latents, Tensor timesteps, Tensor noise, Tensor? drop)
     {
         var states = batch.Text ?? throw new ArgumentException("The batch has no text, but a diffusion model requires captions.", nameof(batch));
         if (states.dtype == ScalarType.Int64)
@@ -144,19 +141,6 @@ public sealed class DiffusionTraining : ITrainingObjective
             Width = width * SpatialFactor,
             FramesPerSecond = frames == 1 ? DenoiserConditions.ImageFramesPerSecond : FramesPerSecond,
         };
-        var losses = _process.TrainingLosses((x, t) => _model.Denoise(x, t, shown), latents, timesteps, noise, noisyFrames: batch.NoisyFrames);
-        var total = (losses.Loss * weights.to(losses.Loss.device)).mean();
-        var parts = new Dictionary<string, double>(StringComparer.Ordinal);
-        if (losses.Mse is not null)
-        {
-            parts["mse"] = losses.Mse.detach().mean().cpu().item<float>();
-        }
-
-        if (losses.VariationalBound is not null)
-        {
-            parts["vb"] = losses.VariationalBound.detach().mean().cpu().item<float>();
-        }
-
-        return (new TrainingLoss(total, parts), losses);
+        return _process.TrainingLosses((x, t) => _model.Denoise(x, t, shown), latents, timesteps, noise, noisyFrames: batch.NoisyFrames);
     }
 }

@@ -1,14 +1,10 @@
+using OpenSora.Diffusion;
 using OpenSora.Training.Data;
 using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Training.Objectives;
-
-/// <summary>A loss and its components.</summary>
-/// <param name="Total">The loss to minimize, a scalar with a gradient. It belongs to the current dispose scope.</param>
-/// <param name="Parts">The components of the loss by name, for progress reports.</param>
-public sealed record TrainingLoss(Tensor Total, IReadOnlyDictionary<string, double> Parts);
 
 /// <summary>A training objective: the loss to minimize and the modules to train.</summary>
 public interface ITrainingObjective
@@ -25,6 +21,7 @@ public interface ITrainingObjective
     /// <param name="stage">The settings of the stage.</param>
     /// <param name="generator">The source of randomness. Dropout and similar modules use libtorch's global generator; with one worker, they are
     /// reproducible too, because that generator is seeded again for every step.</param>
+    /// <returns>The loss to minimize, a scalar with a gradient, and its components. They belong to the current dispose scope.</returns>
     TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator);
 
     /// <summary>Computes the unweighted loss of each sample for the specified noise levels and noise, for

@@ -1,4 +1,5 @@
 using System.Globalization;
+using OpenSora.Diffusion;
 using OpenSora.Models;
 using OpenSora.Training.Data;
 using OpenSora.Training.Stages;
@@ -53,10 +54,9 @@ public sealed class VaeTraining : ITrainingObjective
         var (c, h, w) = (video.shape[1], video.shape[3], video.shape[4]);
         var frames = video.transpose(1, 2).reshape(-1, c, h, w);
 
-        var posterior = _vae.EncodeImages(frames);
-        var (mean, logVariance) = (posterior.Mean, posterior.LogVariance);
+        var (mean, logVariance) = _vae.EncodeImages(frames);
         var noise = randn(mean.shape, generator: generator).to(mean.device);
-        var output = _vae.DecodeImages(posterior.Sample(noise));
+        var output = _vae.DecodeImages(AutoencoderKL.Sample(mean, logVariance, noise));
 
         var difference = output - frames.to_type(ScalarType.Float32);
         var absolute = difference.abs().mean();
@@ -64,16 +64,16 @@ public sealed class VaeTraining : ITrainingObjective
         var edges = EdgeLoss(difference);
         var divergence = (mean.square() + logVariance.exp() - 1 - logVariance).mean() / 2;
         var total = absolute * Absolute + squared * Squared + edges * Edges + divergence * Divergence;
-        return new TrainingLoss(
-            total,
-            new Dictionary<string, double>(StringComparer.Ordinal)
+        return new TrainingLoss(total)
+        {
+            Parts = new Dictionary<string, Tensor>(StringComparer.Ordinal)
             {
-                ["l1"] = absolute.detach().cpu().item<float>(),
-                ["psnr"] = -10 * Math.Log10(squared.detach().cpu().item<float>() / 4), // pixel values span a range of 2
-                ["edges"] = edges.detach().cpu().item<float>(),
-                ["kl"] = divergence.detach().cpu().item<float>(),
-            }
-        );
+                ["l1"] = absolute,
+                ["psnr"] = (squared.detach().to_type(ScalarType.Float64) / 4).log10() * -10, // pixel values span a range of 2
+                ["edges"] = edges,
+                ["kl"] = divergence,
+            },
+        };
     }
 
     // Computes the edge loss. Differences are linear in the images, so they are taken of the difference of the images.

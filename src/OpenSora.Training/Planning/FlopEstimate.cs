@@ -120,7 +120,7 @@ public sealed record FlopEstimate(double Linear, double SpatialAttention, double
         return new FlopEstimate(frames * linear, frames * 4 * pixels * pixels * c);
     }
 
-    /// <summary>Counts the operations of encoding a caption with a <see cref="T5Encoder"/>.</summary>
+    /// <summary>Counts the operations of encoding a caption with a <see cref="T5TextEncoder"/>.</summary>
     /// <param name="model">The configuration of the model.</param>
     /// <param name="tokens">The number of tokens, including padding.</param>
     public static FlopEstimate OfEncoding(T5Config model, int tokens)

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using OpenSora.Models;
 using OpenSora.Runtime;
 using OpenSora.Training.Callbacks;
 using OpenSora.Weights;

@@ -5,7 +5,7 @@ namespace OpenSora.Training.Stages;
 /// <summary>Checks that a run continues what it was started as.</summary>
 internal static class ResumeCheck
 {
-    private const string Accept = " To continue with other settings, name them in MayDiffer of ResumeOptions.",
+    private const string Accept = " To continue with other settings, name them in the argument mayDiffer of Resume, or in the option MayDiffer.",
         Advice = " Use Resume to continue the same run, or InitializeFrom to start a new run from its weights.";
 
     /// <summary>Throws if a checkpoint was written by another stage, with other settings, another objective or other data, unless they may
@@ -17,7 +17,7 @@ internal static class ResumeCheck
         string path,
         IReadOnlyList<TrainingStage> stages,
         ITrainingObjective objective,
-        ResumeOptions options
+        ResumeRules rules
     )
     {
         if (state.Stage >= stages.Count || !string.Equals(stages[state.Stage].Name, state.StageName, StringComparison.Ordinal))
@@ -29,7 +29,7 @@ internal static class ResumeCheck
 
         var stage = stages[state.Stage];
         List<string> accepted = [];
-        var differences = StageSettings.Differences(state.Settings, stage).ToLookup(setting => options.Allows(setting.Name));
+        var differences = StageSettings.Differences(state.Settings, stage).ToLookup(setting => rules.Allows(setting.Name));
         accepted.AddRange(differences[true].Select(Describe));
         if (differences[false].Any())
         {
@@ -49,7 +49,7 @@ internal static class ResumeCheck
         )
         {
             accepted.Add(
-                options.Allows(nameof(TrainingStage.Objective))
+                rules.Allows(nameof(TrainingStage.Objective))
                     ? Describe((nameof(TrainingStage.Objective), state.Objective, aim.Fingerprint))
                     : throw new InvalidOperationException(
                         $"Stage '{stage.Name}' was started with a different objective ({state.Objective}) than it has now ({aim.Fingerprint})."
@@ -62,7 +62,7 @@ internal static class ResumeCheck
         if (!string.Equals(stage.Data!.Fingerprint, state.Data, StringComparison.Ordinal))
         {
             accepted.Add(
-                options.Allows(nameof(TrainingStage.Data))
+                rules.Allows(nameof(TrainingStage.Data))
                     ? Describe((nameof(TrainingStage.Data), state.Data, stage.Data.Fingerprint))
                     : throw new InvalidOperationException(
                         $"Stage '{stage.Name}' was started with different data ({state.Data}) than it has now ({stage.Data.Fingerprint})."

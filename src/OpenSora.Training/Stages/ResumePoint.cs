@@ -16,10 +16,10 @@ internal sealed class ResumePoint : IDisposable
 
     /// <summary>Opens a checkpoint, or the newest one in a folder.</summary>
     /// <param name="path">The path of a checkpoint or a folder.</param>
-    /// <param name="options">Whether an older checkpoint is accepted.</param>
+    /// <param name="rules">Whether an older checkpoint is accepted.</param>
     /// <returns>null if a folder contains no checkpoint, or does not exist.</returns>
     /// <exception cref="InvalidWeightsException">The checkpoint is damaged, or a newer version of this library wrote it.</exception>
-    public static ResumePoint? Find(string path, ResumeOptions options)
+    public static ResumePoint? Find(string path, ResumeRules rules)
     {
         if (System.IO.File.Exists(path))
         {
@@ -44,7 +44,7 @@ internal sealed class ResumePoint : IDisposable
                 continue;
             }
 
-            return damaged.Count == 0 || options.UsePreviousIfDamaged
+            return damaged.Count == 0 || rules.UsePreviousIfDamaged
                 ? new ResumePoint(file, state) { Damaged = damaged }
                 : throw NotUsed(file, state, damaged[0], first);
         }
@@ -75,8 +75,8 @@ internal sealed class ResumePoint : IDisposable
         return new InvalidWeightsException(
             newest.Path,
             $"{newest.Reason} The newest checkpoint is damaged; the one before it that is not is '{previous}', after step {state.Step} of stage "
-                + $"'{state.StageName}'. Set {nameof(ResumeOptions.UsePreviousIfDamaged)} of {nameof(ResumeOptions)} to continue from it, or delete "
-                + "the damaged file.",
+                + $"'{state.StageName}'. Set usePreviousIfDamaged of {nameof(StagedTrainer.Resume)}, or the option "
+                + $"{nameof(TrainingOptions.UsePreviousIfDamaged)}, to continue from it, or delete the damaged file.",
             inner
         );
     }

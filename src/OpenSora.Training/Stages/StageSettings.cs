@@ -33,7 +33,7 @@ internal static class StageSettings
             return state.Step * stage.Accumulation;
         }
 
-        var then = state.Settings.Deserialize(Json)!;
+        var then = Read(state.Settings);
         var batches = state.Step * then.Accumulation + state.BatchOffset;
         return then.BatchSize == stage.BatchSize ? batches : (batches * then.BatchSize + stage.BatchSize - 1) / stage.BatchSize;
     }
@@ -49,7 +49,7 @@ internal static class StageSettings
             return string.Equals(before, after, StringComparison.Ordinal) ? [] : [("The text of the settings", $"\"{before}\"", $"\"{after}\"")];
         }
 
-        var complete = Of(then.Deserialize(Json)!);
+        var complete = Of(Read(then));
         return
         [
             .. Of(stage)
@@ -57,6 +57,18 @@ internal static class StageSettings
                 .Select(now => (Name(now), Then: complete.GetProperty(now.Name).GetRawText(), Now: now.Value.GetRawText()))
                 .Where(setting => !string.Equals(setting.Then, setting.Now, StringComparison.Ordinal)),
         ];
+    }
+
+    // Earlier checkpoints have the shape of the learning rate too, and a final learning rate, which a constant one ignores.
+    private static TrainingStage Read(JsonElement settings)
+    {
+        var stage = settings.Deserialize(Json)!;
+        if (settings.TryGetProperty("shape", out var shape) && shape.ValueEquals("Constant"))
+        {
+            stage.FinalLearningRate = null;
+        }
+
+        return stage;
     }
 
     // The name of the property in C# and in configuration.
@@ -78,7 +90,8 @@ internal static class StageSettings
         string.Create(
             CultureInfo.InvariantCulture,
             $"batch {stage.BatchSize} x {stage.Accumulation}{(stage.Workers == 1 ? "" : $" by {stage.Workers}")}, "
-                + $"lr {stage.LearningRate} to {stage.FinalLearningRate} {stage.Shape} after {stage.WarmUpSteps}, "
+                + $"lr {stage.LearningRate} to {stage.FinalLearningRate ?? 0} {(stage.FinalLearningRate is null ? "Constant" : "Cosine")} "
+                + $"after {stage.WarmUpSteps}, "
                 + $"betas {stage.Beta1} {stage.Beta2}, decay {stage.WeightDecay}, clip {stage.ClipGradientNorm}, "
                 + $"ema {stage.EmaDecay} {stage.EmaWarmUp}, dropout {stage.CaptionDropout}, seed {stage.Seed}"
         )

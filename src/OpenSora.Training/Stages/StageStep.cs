@@ -130,7 +130,9 @@ internal sealed class StageStep(
         using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
         var loss = (stage.Objective ?? objective).Loss(batch, stage, generator);
         backward(loss.Total * share);
-        return (loss.Total.detach().cpu().item<float>(), loss.Parts);
+        return (loss.Total.detach().cpu().item<float>(), loss.Parts.ToDictionary(part => part.Key, part => Mean(part.Value), StringComparer.Ordinal));
+
+        static double Mean(Tensor values) => values.detach().mean().to_type(ScalarType.Float64).cpu().item<double>();
     }
 
     // Computes the loss with the batch divided among threads. The gradients are added in the order of the threads, so that the sum is the same in

@@ -86,35 +86,75 @@ public sealed partial class StagedTrainer
     ) => Validation(data, bands, samples, batchSize, seed).MeasureAsync(cancellationToken);
 
     /// <summary>Generates previews of prompts at intervals and at the end of a stage, with the moving averages if the stage keeps any, without
-    /// affecting training.</summary>
+    /// affecting training. The sampler is that of the process that the model is trained with
+    /// (<see cref="ITrainingProcess.CreateSampler"/>).</summary>
     /// <remarks>They are written as <c>STAGE-STEP.png</c>, an image with a row for each video, and <c>STAGE-STEP.mp4</c>, and reported to all
     /// callbacks (<see cref="ITrainingCallback.ObservedAsync"/>).</remarks>
     /// <param name="folder">The folder of the files.</param>
     /// <param name="model">The transformer that is trained.</param>
     /// <param name="text">The text encoder; if it is trained too, the one whose network is trained.</param>
     /// <param name="vae">The decoder of latents; null for a model that denoises pixels.</param>
-    /// <param name="prompts">The prompts.</param>
-    /// <param name="options">The sampling options; null for the defaults.</param>
+    /// <param name="prompts">The prompts. Every prompt has its own noise, which does not depend on other prompts.</param>
+    /// <param name="settings">The settings; null for the defaults: the size that the model is configured for, the number of steps of the sampler, a
+    /// guidance scale of 4, 8 frames per second and the seed 1. <see cref="StdiT2"/> and <see cref="StdiT3"/> have no configured size, so frames,
+    /// height and width are required.</param>
     /// <param name="everySteps">The number of steps between previews.</param>
     /// <param name="every">The time between previews. If neither this nor <paramref name="everySteps"/> is specified, previews are generated every 10
     /// minutes.</param>
     /// <param name="columns">The number of videos in a row.</param>
-    /// <exception cref="ArgumentException">There are no prompts, or neither the model nor the options specify a size.</exception>
+    /// <param name="batchSize">The number of prompts in a batch.</param>
+    /// <exception cref="ArgumentException">There are no prompts, or neither the model nor the settings specify a size.</exception>
     public StagedTrainer AddPreviews(
         string folder,
         IVideoTransformer model,
         ITextEncoder text,
         IVideoAutoencoder? vae,
         IReadOnlyList<string> prompts,
-        PreviewOptions? options = null,
+        GenerationSettings? settings = null,
         int? everySteps = null,
         TimeSpan? every = null,
-        int columns = 4
+        int columns = 4,
+        int batchSize = 4
     )
     {
-        var settings = options ?? new PreviewOptions();
-        var sampler = settings.Sampler ?? (_objective as DiffusionTraining)?.CreateSampler(settings.Steps) ?? new DpmSolver(settings.Steps ?? 20);
-        return AddPreviews(folder, new PromptRenderer(model, text, vae, prompts, settings, sampler).Render, everySteps, every, columns);
+        var sampler = (_objective as DiffusionTraining)?.CreateSampler(settings?.Steps) ?? new DpmSolver(settings?.Steps ?? 20);
+        var renderer = new PromptRenderer(new VideoPipeline(model, text, vae, sampler), prompts, settings ?? new(), batchSize);
+        return AddPreviews(folder, renderer.Render, everySteps, every, columns);
+    }
+
+    /// <summary>Generates previews of prompts with a pipeline, which can have any sampler, at intervals and at the end of a stage.</summary>
+    /// <param name="folder">The folder of the files.</param>
+    /// <param name="pipeline">A pipeline with the transformer that is trained.</param>
+    /// <param name="prompts">The prompts. Every prompt has its own noise, which does not depend on other prompts.</param>
+    /// <param name="settings">The settings; null for the defaults: the size that the model is configured for, a guidance scale of 4, 8 frames per
+    /// second and the seed 1. The sampler determines the number of steps, so <see cref="GenerationSettings.Steps"/> must be null.</param>
+    /// <param name="everySteps">The number of steps between previews.</param>
+    /// <param name="every">The time between previews. If neither this nor <paramref name="everySteps"/> is specified, previews are generated every 10
+    /// minutes.</param>
+    /// <param name="columns">The number of videos in a row.</param>
+    /// <param name="batchSize">The number of prompts in a batch.</param>
+    /// <exception cref="ArgumentException">There are no prompts, neither the model nor the settings specify a size, or the settings have a number of
+    /// steps.</exception>
+    public StagedTrainer AddPreviews(
+        string folder,
+        VideoPipeline pipeline,
+        IReadOnlyList<string> prompts,
+        GenerationSettings? settings = null,
+        int? everySteps = null,
+        TimeSpan? every = null,
+        int columns = 4,
+        int batchSize = 4
+    )
+    {
+        if (settings?.Steps is { } steps)
+        {
+            throw new ArgumentException(
+                $"Steps is {steps}; the sampler of a pipeline determines the number of steps. Create the sampler with it instead.",
+                nameof(settings)
+            );
+        }
+
+        return AddPreviews(folder, new PromptRenderer(pipeline, prompts, settings ?? new(), batchSize).Render, everySteps, every, columns);
     }
 
     /// <summary>Renders previews of any kind at intervals and at the end of a stage, such as the reconstructions of an autoencoder.</summary>

@@ -2,6 +2,8 @@ using System.Globalization;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using OpenSora.Training.Callbacks;
+using OpenSora.Training.Data;
+using OpenSora.Training.Objectives;
 using OpenSora.Weights;
 
 namespace OpenSora.Training.Stages;
@@ -11,28 +13,39 @@ public sealed partial class StagedTrainer
 {
     private string? _resumeFrom;
     private bool _resumeIfAny;
-    private ResumeOptions _resumeOptions = new();
+    private ResumeRules _resumeRules = new();
     private ILogger _logger = NullLogger.Instance;
 
     /// <summary>Continues an earlier run of the same stages from the exact point at which its checkpoint was written.</summary>
-    /// <remarks>The settings, objective and data of the stage must be the same, unless <paramref name="options"/> names them.
+    /// <remarks>
+    /// The settings, objective and data of the stage must be the same, unless <paramref name="mayDiffer"/> names them.
     /// <see cref="TrainingStage.Steps"/> and <see cref="TrainingStage.TimeLimit"/> can always differ: the run is then longer or shorter, a last stage
     /// that was complete continues if it is now longer, and the learning rate follows the schedule for the new length. Where a run resumes and what
-    /// changed is logged (<see cref="LogTo"/>) and reported to callbacks (<see cref="ITrainingCallback.ObservedAsync"/>) as <c>resume</c>.</remarks>
+    /// changed is logged (<see cref="LogTo"/>) and reported to callbacks (<see cref="ITrainingCallback.ObservedAsync"/>) as <c>resume</c>.
+    /// <para>If settings differ, the optimizer state, the moving averages, and the position in the schedule and in the data are kept. After a change
+    /// of the batch size, the run continues with the first batch that has only samples that the epoch has not used yet. If moving averages are new,
+    /// they start from the weights. <see cref="TrainingStage.Data"/> and <see cref="TrainingStage.Objective"/> are compared by
+    /// <see cref="ITrainingData.Fingerprint"/> and <see cref="ITrainingObjective.Fingerprint"/>. The trained parameters cannot differ, because the
+    /// optimizer state belongs to them.</para>
+    /// </remarks>
     /// <param name="path">The path of a checkpoint, or of a folder, from which the newest checkpoint is used. Only files with the names that training
     /// gives to checkpoints (<c>checkpoint-01-00000100.safetensors</c>) are considered.</param>
     /// <param name="ifAny">true to start from the beginning if there is no checkpoint yet; false to fail.</param>
-    /// <param name="options">The settings that may differ, and whether a damaged checkpoint is passed over; null to accept neither.</param>
-    /// <exception cref="ArgumentException">The options name a setting that does not exist or cannot differ.</exception>
-    public StagedTrainer Resume(string path, bool ifAny = false, ResumeOptions? options = null)
+    /// <param name="mayDiffer">The names of the properties of <see cref="TrainingStage"/> that may differ from the run that wrote the checkpoint,
+    /// such as <see cref="TrainingStage.LearningRate"/> or <see cref="TrainingStage.BatchSize"/>; null for none.</param>
+    /// <param name="usePreviousIfDamaged">true to continue from the checkpoint before the newest one if that one is damaged; false to fail. The log
+    /// names the damaged file, and if the run saves to the same folder, <c>.damaged</c> is added to its name.</param>
+    /// <exception cref="ArgumentException">A name is not that of a setting, or of a setting that cannot differ.</exception>
+    public StagedTrainer Resume(string path, bool ifAny = false, IEnumerable<string>? mayDiffer = null, bool usePreviousIfDamaged = false)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
-        if (options?.Problems().FirstOrDefault() is { } problem)
+        var rules = new ResumeRules(mayDiffer, usePreviousIfDamaged);
+        if (rules.Problems().FirstOrDefault() is { } problem)
         {
-            throw new ArgumentException(problem, nameof(options));
+            throw new ArgumentException(problem, nameof(mayDiffer));
         }
 
-        (_resumeFrom, _resumeIfAny, _resumeOptions) = (path, ifAny, options ?? new ResumeOptions());
+        (_resumeFrom, _resumeIfAny, _resumeRules) = (path, ifAny, rules);
         return this;
     }
 
@@ -48,7 +61,7 @@ public sealed partial class StagedTrainer
     // Opens the checkpoint to resume from; null to start from the beginning.
     private ResumePoint? FindCheckpoint()
     {
-        var point = _resumeFrom is null ? null : ResumePoint.Find(_resumeFrom, _resumeOptions);
+        var point = _resumeFrom is null ? null : ResumePoint.Find(_resumeFrom, _resumeRules);
         return point is null && _resumeFrom is not null && !_resumeIfAny ? throw NoCheckpoint(_resumeFrom) : point;
     }
 
@@ -56,7 +69,7 @@ public sealed partial class StagedTrainer
     private List<string> Continue(ResumePoint point)
     {
         var path = point.File.Path;
-        var changes = ResumeCheck.Require(point.State, path, _stages, _objective, _resumeOptions);
+        var changes = ResumeCheck.Require(point.State, path, _stages, _objective, _resumeRules);
         Checkpoint.ReadWeights(point.File, _objective.Modules, averages: false, options: null);
         List<string> notes = [];
         foreach (var (damaged, reason) in point.Damaged)
@@ -94,7 +107,7 @@ public sealed partial class StagedTrainer
     // The path of a file, or of the newest checkpoint in a folder.
     private static string Existing(string path)
     {
-        using var point = File.Exists(path) ? null : ResumePoint.Find(path, new ResumeOptions());
+        using var point = File.Exists(path) ? null : ResumePoint.Find(path, new ResumeRules());
         return File.Exists(path) ? path : point?.File.Path ?? throw NoCheckpoint(path);
     }
 

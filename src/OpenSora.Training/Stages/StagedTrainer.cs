@@ -33,7 +33,7 @@ public sealed partial class StagedTrainer : IDisposable
     /// <param name="model">The model. The caller keeps ownership of it.</param>
     /// <param name="textEncoder">A text encoder to train together with the model, for data that contain token IDs; null if the data contain text
     /// encoder states.</param>
-    public StagedTrainer(IVideoTransformer model, T5Encoder? textEncoder = null)
+    public StagedTrainer(IVideoTransformer model, T5TextEncoder? textEncoder = null)
         : this(new DiffusionTraining(model, textEncoder)) { }
 
     /// <summary>Creates a trainer for a custom objective.</summary>

@@ -24,8 +24,12 @@ public class TrainingOptions
     /// written.</summary>
     public CheckpointOptions Checkpoints { get; set; } = new();
 
-    /// <summary>The settings that may differ from the run that is resumed, and whether a damaged checkpoint is passed over.</summary>
-    public ResumeOptions Resume { get; set; } = new();
+    /// <summary>The names of the properties of <see cref="TrainingStage"/> that may differ from the run that is resumed; see
+    /// <see cref="StagedTrainer.Resume"/>.</summary>
+    public IList<string> MayDiffer { get; } = [];
+
+    /// <summary>True to continue from the checkpoint before the newest one if that one is damaged; false to fail.</summary>
+    public bool UsePreviousIfDamaged { get; set; }
 
     /// <summary>The unknown keys and invalid values of the section, one sentence each.</summary>
     internal List<string> BindingProblems { get; } = [];
@@ -63,7 +67,7 @@ public class TrainingOptions
                 yield return problem;
             }
         }
-        foreach (var problem in Resume.Problems())
+        foreach (var problem in new ResumeRules(MayDiffer).Problems())
         {
             yield return problem;
         }
@@ -160,7 +164,7 @@ public static class TrainingConfiguration
         }
         return options.Checkpoints.Folder.Length == 0
             ? trainer
-            : trainer.SaveTo(options.Checkpoints).Resume(options.Checkpoints.Folder, ifAny: true, options.Resume);
+            : trainer.SaveTo(options.Checkpoints).Resume(options.Checkpoints.Folder, ifAny: true, options.MayDiffer, options.UsePreviousIfDamaged);
     }
 
     /// <summary>Registers a transient <see cref="StagedTrainer"/> for the registered <see cref="ITrainingObjective"/>. The stages come from the

@@ -6,17 +6,6 @@ using OpenSora.Training.Objectives;
 
 namespace OpenSora.Training.Stages;
 
-/// <summary>The schedule of the learning rate after the warm-up.</summary>
-public enum LearningRateShape
-{
-    /// <summary>The learning rate is constant.</summary>
-    Constant,
-
-    /// <summary>The learning rate follows half a cosine period down to <see cref="TrainingStage.FinalLearningRate"/> (Loshchilov and Hutter,
-    /// 2017).</summary>
-    Cosine,
-}
-
 /// <summary>A stage of training: its data, its length and its settings. The defaults are those published for Open-Sora 1.0.</summary>
 public class TrainingStage
 {
@@ -72,11 +61,9 @@ public class TrainingStage
     /// <summary>The maximum learning rate. The published value is 2e-5; 1e-4 was too high for the 700-million-parameter model.</summary>
     public double LearningRate { get; set; } = 2e-5;
 
-    /// <summary>The learning rate at the end of the stage if <see cref="Shape"/> is <see cref="LearningRateShape.Cosine"/>.</summary>
-    public double FinalLearningRate { get; set; }
-
-    /// <summary>The schedule of the learning rate after the warm-up.</summary>
-    public LearningRateShape Shape { get; set; } = LearningRateShape.Constant;
+    /// <summary>The learning rate at the end of the stage, which it approaches along half a cosine period after the warm-up (Loshchilov and Hutter,
+    /// 2017); null for a constant learning rate.</summary>
+    public double? FinalLearningRate { get; set; }
 
     /// <summary>The number of steps over which the learning rate rises linearly from 0.</summary>
     public int WarmUpSteps { get; set; }
@@ -168,14 +155,14 @@ public class TrainingStage
     internal double LearningRateAt(long step, TimeSpan elapsed)
     {
         var warm = WarmUpSteps == 0 ? 1 : Math.Min(1, (step + 1.0) / WarmUpSteps);
-        if (Shape == LearningRateShape.Constant)
+        if (FinalLearningRate is not { } last)
         {
             return LearningRate * warm;
         }
 
         var byTime = TimeLimit is { } limit ? elapsed / limit : 0;
         var done = Math.Clamp(Math.Max((step - WarmUpSteps) / (double)Math.Max(1, Steps - WarmUpSteps), byTime), 0, 1);
-        return warm * (FinalLearningRate + (LearningRate - FinalLearningRate) * (1 + Math.Cos(Math.PI * done)) / 2);
+        return warm * (last + (LearningRate - last) * (1 + Math.Cos(Math.PI * done)) / 2);
     }
 
     /// <summary>Gets the errors in the settings, one sentence each. The data are checked separately, because configuration only names them.</summary>
@@ -191,8 +178,8 @@ public class TrainingStage
             (Workers > 0, $"has {nameof(Workers)} {Workers}; it must be above 0"),
             (double.IsFinite(LearningRate) && LearningRate > 0, $"has {nameof(LearningRate)} {LearningRate}; it must be above 0"),
             (
-                FinalLearningRate >= 0 && FinalLearningRate <= LearningRate,
-                $"has {nameof(FinalLearningRate)} {FinalLearningRate}; it must be between 0 and {LearningRate}"
+                FinalLearningRate is null || (FinalLearningRate >= 0 && FinalLearningRate <= LearningRate),
+                $"has {nameof(FinalLearningRate)} {FinalLearningRate}; it must be between 0 and {LearningRate}, or null"
             ),
             (WarmUpSteps >= 0, $"has {nameof(WarmUpSteps)} {WarmUpSteps}; it must not be negative"),
             (Beta1 is >= 0 and < 1 && Beta2 is >= 0 and < 1, $"has betas {Beta1} and {Beta2}; both must be at least 0 and below 1"),

@@ -9,8 +9,8 @@ public static class OpenSoraServiceCollectionExtensions
 {
     /// <summary>
     /// Registers a singleton <see cref="VideoGenerator"/> and the services it depends on. Options are bound from the section <c>OpenSora</c> of the
-    /// registered configuration, if there is one, and then from <paramref name="configure"/>. The subsection <c>Training</c> is ignored: it belongs
-    /// to OpenSora.Training. A host reports all problems with the options and the model folder when it starts.
+    /// registered configuration, if there is one, and then from <paramref name="configure"/>. The subsections <c>Training</c> and
+    /// <c>Preparation</c> are ignored: they belong to other packages. A host reports all problems with the options and the model folder when it starts.
     /// </summary>
     /// <param name="services">The service collection.</param>
     /// <param name="configure">Sets options in code, overriding the configuration.</param>
@@ -40,7 +40,7 @@ public static class OpenSoraServiceCollectionExtensions
     {
         if (section is not null)
         {
-            OptionsBinder.Bind(section, options, options.BindingProblems, except: "Training", names: type =>
+            OptionsBinder.Bind(section, options, options.BindingProblems, except: ["Training", "Preparation"], names: type =>
                 type == typeof(TorchSharp.torch.ScalarType) ? OpenSoraOptions.Precisions.Select(p => p.ToString()) : null
             );
         }

@@ -7,28 +7,25 @@ using Microsoft.Extensions.Configuration;
 namespace OpenSora.DependencyInjection;
 
 /// <summary>Binds a configuration section to options, and collects all problems instead of stopping at the first.</summary>
-/// <remarks>This file is compiled into OpenSora.Training too.</remarks>
+/// <remarks>This file is compiled into OpenSora.Training and OpenSora.Preparation too.</remarks>
 internal static class OptionsBinder
 {
     /// <summary>Sets the options that a section contains.</summary>
     /// <param name="section">The section.</param>
     /// <param name="options">Receives the valid values.</param>
     /// <param name="problems">Receives a sentence for each problem.</param>
-    /// <param name="except">The name of a subsection that belongs to another library.</param>
+    /// <param name="except">The names of subsections that belong to other libraries.</param>
     /// <param name="names">The names to show for an enumeration of which only some values are allowed; null for all.</param>
     public static void Bind(
         IConfiguration section,
         object options,
         List<string> problems,
-        string? except = null,
+        IReadOnlyList<string>? except = null,
         Func<Type, IEnumerable<string>?>? names = null
     )
     {
-        HashSet<string> wrong = new(StringComparer.OrdinalIgnoreCase);
-        if (except is not null)
-        {
-            wrong.Add(except);
-        }
+        except ??= [];
+        HashSet<string> wrong = new(except, StringComparer.OrdinalIgnoreCase);
 
         Check(section, options.GetType(), "");
         new ConfigurationBuilder()
@@ -49,7 +46,7 @@ internal static class OptionsBinder
             foreach (var entry in part.GetChildren())
             {
                 var own = path.Length == 0 ? entry.Key : ConfigurationPath.Combine(path, entry.Key);
-                if (own.Equals(except, StringComparison.OrdinalIgnoreCase))
+                if (except.Contains(own, StringComparer.OrdinalIgnoreCase))
                 {
                     continue;
                 }

@@ -25,10 +25,11 @@ public interface ITrainingProcess
     /// <param name="noisyFrames">A boolean mask <c>[batch, frames]</c> for samples <c>[batch, channels, frames, height, width]</c>. Frames with the
     /// value false stay clean and do not contribute to the loss, which trains the model to use conditioning frames. Null adds noise to all
     /// frames.</param>
-    /// <returns>The losses, owned by the caller.</returns>
+    /// <returns>The loss of each sample, <c>[batch]</c>, owned by the caller. Call backward on its average, weighted by the weights of the time
+    /// steps.</returns>
     /// <exception cref="ArgumentException">A shape is invalid, or a step is out of range.</exception>
     /// <exception cref="InvalidOperationException">The denoiser's output does not have the shape that the process needs.</exception>
-    TrainingLosses TrainingLosses(
+    TrainingLoss TrainingLosses(
         Denoiser denoiser,
         Tensor x0,
         Tensor t,
@@ -42,26 +43,55 @@ public interface ITrainingProcess
     ISampler CreateSampler(int? steps = null);
 }
 
-/// <summary>The training loss and its components, one value for each sample: <c>[batch]</c>.</summary>
-/// <param name="Loss">The loss, differentiable; call backward on its average, weighted by the weights of the time steps.</param>
-/// <param name="Mse">The mean squared error of the prediction; null for the KL losses.</param>
-/// <param name="VariationalBound">The step's term of the variational bound in bits per dimension, rescaled like the loss; null if the loss does not
-/// include it.</param>
-public sealed record TrainingLosses(Tensor Loss, Tensor? Mse, Tensor? VariationalBound) : IDisposable
+/// <summary>A loss and its components.</summary>
+/// <param name="Total">The loss to minimize, differentiable. A process computes one value for each sample, <c>[batch]</c>; an objective of
+/// OpenSora.Training computes a scalar.</param>
+public sealed record TrainingLoss(Tensor Total) : IDisposable
 {
+    internal const string Mse = "mse";
+
+    internal const string VariationalBound = "vb";
+
+    /// <summary>Gets the components of the loss by name, for progress reports, which show their means.</summary>
+    /// <remarks>For <see cref="Iddpm"/>, <c>mse</c> is the mean squared error of the prediction, and <c>vb</c> is the step's term of the variational
+    /// bound in bits per dimension, rescaled like the loss; each of them only if the loss includes it. For <see cref="RectifiedFlow"/>, <c>mse</c> is
+    /// the mean squared error of the velocity.</remarks>
+    public IReadOnlyDictionary<string, Tensor> Parts { get; init; } = new Dictionary<string, Tensor>(StringComparer.Ordinal);
+
     /// <summary>Disposes the tensors.</summary>
     public void Dispose()
     {
-        Loss.Dispose();
-        Mse?.Dispose();
-        VariationalBound?.Dispose();
+        Total.Dispose();
+        foreach (var part in Parts.Values)
+        {
+            part.Dispose();
+        }
     }
 
-    internal TrainingLosses MoveToOuterDisposeScope()
+    internal static TrainingLoss Of(Tensor total, Tensor? mse, Tensor? variationalBound = null)
     {
-        Loss.MoveToOuterDisposeScope();
-        Mse?.MoveToOuterDisposeScope();
-        VariationalBound?.MoveToOuterDisposeScope();
+        var parts = new Dictionary<string, Tensor>(StringComparer.Ordinal);
+        if (mse is not null)
+        {
+            parts[Mse] = mse;
+        }
+
+        if (variationalBound is not null)
+        {
+            parts[VariationalBound] = variationalBound;
+        }
+
+        return new TrainingLoss(total) { Parts = parts };
+    }
+
+    internal TrainingLoss MoveToOuterDisposeScope()
+    {
+        Total.MoveToOuterDisposeScope();
+        foreach (var part in Parts.Values)
+        {
+            part.MoveToOuterDisposeScope();
+        }
+
         return this;
     }
 }

@@ -1,4 +1,5 @@
 using OpenSora.Runtime;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -17,46 +18,54 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
     private readonly bool _clipDenoised;
     private readonly double? _minSnrGamma;
 
-    /// <summary>Creates a process. Use the full schedule for training and a respaced one for sampling.</summary>
+    /// <summary>Creates a process. Use the full schedule for training and a respaced one for sampling. The defaults are those of Open-Sora 1.0, DiT,
+    /// PixArt and Latte.</summary>
     /// <param name="schedule">The noise schedule; its steps are the sampling steps.</param>
-    /// <param name="options">The parameterization, which is copied; null uses the published one.</param>
-    /// <exception cref="ArgumentException">An option is invalid.</exception>
-    public Iddpm(IddpmSchedule schedule, IddpmOptions? options = null)
+    /// <param name="prediction">The quantity that the model predicts.</param>
+    /// <param name="variance">The source of the variance of a step.</param>
+    /// <param name="loss">The loss that training minimizes.</param>
+    /// <param name="minSnrGamma">The gamma of min-SNR weighting: the squared error of every step, expressed as an error of the clean sample, is
+    /// weighted by min(SNR, gamma), so that steps with little noise do not dominate (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR
+    /// Weighting Strategy", which uses 5). The variational bound is not affected. Null disables the weighting.</param>
+    /// <param name="clipDenoised">true to clamp the predicted clean sample to [-1, 1] while sampling. Use this for pixels only; latents have a wider
+    /// range.</param>
+    /// <exception cref="ArgumentException">An argument is invalid.</exception>
+    public Iddpm(
+        IddpmSchedule schedule,
+        Prediction prediction = Prediction.Noise,
+        Variance variance = Variance.LearnedRange,
+        DiffusionLoss loss = DiffusionLoss.Mse,
+        double? minSnrGamma = null,
+        bool clipDenoised = false
+    )
     {
         ArgumentNullException.ThrowIfNull(schedule);
-        options ??= new IddpmOptions();
-        if (!Enum.IsDefined(options.Prediction) || !Enum.IsDefined(options.Variance) || !Enum.IsDefined(options.Loss))
+        if (minSnrGamma is { } gamma && (!(double.IsFinite(gamma) && gamma > 0) || loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl))
         {
             throw new ArgumentException(
-                $"Unknown parameterization: {options.Prediction}, {options.Variance}, {options.Loss}. Use named values of the enumerations.",
-                nameof(options)
-            );
-        }
-
-        if (
-            options.MinSnrGamma is { } gamma
-            && (!(double.IsFinite(gamma) && gamma > 0) || options.Loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl)
-        )
-        {
-            throw new ArgumentException(
-                $"MinSnrGamma is {gamma} with the loss {options.Loss}; it must be greater than 0 and applies to squared errors only: use the loss "
-                    + $"{DiffusionLoss.Mse} or {DiffusionLoss.RescaledMse}, or set it to null.",
-                nameof(options)
+                $"The gamma of min-SNR weighting is {gamma} with the loss {loss}; it must be greater than 0 and applies to squared errors only: use "
+                    + $"the loss {DiffusionLoss.Mse} or {DiffusionLoss.RescaledMse}, or set it to null.",
+                nameof(minSnrGamma)
             );
         }
 
         Schedule = schedule;
-        _prediction = options.Prediction;
-        _variance = options.Variance;
-        _loss = options.Loss;
-        _clipDenoised = options.ClipDenoised;
-        _minSnrGamma = options.MinSnrGamma;
+        _prediction = Defined(prediction, nameof(prediction));
+        _variance = Defined(variance, nameof(variance));
+        _loss = Defined(loss, nameof(loss));
+        (_clipDenoised, _minSnrGamma) = (clipDenoised, minSnrGamma);
     }
 
     /// <summary>Creates the sampling process of the Open-Sora family: a linear schedule with 1000 steps, respaced, and a learned variance.</summary>
     /// <param name="steps">The number of sampling steps, 1 to 1000. Open-Sora 1.0 uses 100.</param>
     public Iddpm(int steps = 100)
         : this(IddpmSchedule.Linear().Respace(steps)) { }
+
+    private static T Defined<T>(T value, string name)
+        where T : struct, Enum =>
+        Enum.IsDefined(value)
+            ? value
+            : throw new ArgumentOutOfRangeException(name, value, $"The value must be one of {string.Join(", ", Enum.GetNames<T>())}.");
 
     /// <summary>The noise schedule.</summary>
     public IddpmSchedule Schedule { get; }
@@ -111,8 +120,10 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
     /// <exception cref="ArgumentException">A shape is invalid, or a step is out of range.</exception>
     public Tensor AddNoise(Tensor x0, Tensor t, Tensor noise)
     {
-        using var scope = NewDisposeScope();
-        return AddNoise(x0, StepsOf(t, x0), noise).MoveToOuterDisposeScope();
+        ArgumentNullException.ThrowIfNull(x0);
+        ArgumentNullException.ThrowIfNull(t);
+        ArgumentNullException.ThrowIfNull(noise);
+        return Scoped(() => AddNoise(x0, StepsOf(t, x0), noise));
     }
 
     private Tensor AddNoise(Tensor x0, int[] t, Tensor noise)

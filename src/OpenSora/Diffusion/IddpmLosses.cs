@@ -19,7 +19,7 @@ public sealed partial class Iddpm
 
     /// <inheritdoc/>
     /// <remarks>Time steps are int64 steps of <see cref="Schedule"/>; see <see cref="ITimestepSampler"/>.</remarks>
-    public TrainingLosses TrainingLosses(
+    public TrainingLoss TrainingLosses(
         Denoiser denoiser,
         Tensor x0,
         Tensor t,
@@ -47,7 +47,7 @@ public sealed partial class Iddpm
         {
             var bound = VariationalBound(output, x0, x, steps, noisyFrames);
             bound = _loss == DiffusionLoss.RescaledKl ? bound * Schedule.Steps : bound;
-            return new TrainingLosses(bound.alias(), null, bound).MoveToOuterDisposeScope();
+            return TrainingLoss.Of(bound.alias(), mse: null, bound).MoveToOuterDisposeScope();
         }
 
         var (predicted, values) = Split(output, x);
@@ -55,13 +55,13 @@ public sealed partial class Iddpm
         var weighted = _minSnrGamma is null ? mse.alias() : mse * tensor(Array.ConvertAll(steps, MinSnrWeight), dtype: mse.dtype, device: mse.device);
         if (values is null)
         {
-            return new TrainingLosses(weighted, mse, null).MoveToOuterDisposeScope();
+            return TrainingLoss.Of(weighted, mse).MoveToOuterDisposeScope();
         }
 
         // The bound trains only the variance: no gradient flows back to the mean.
         var vb = VariationalBound(cat([predicted.detach(), values], 1), x0, x, steps, noisyFrames);
         vb = _loss == DiffusionLoss.RescaledMse ? vb * (Schedule.Steps / 1000.0) : vb;
-        return new TrainingLosses(weighted + vb, mse, vb).MoveToOuterDisposeScope();
+        return TrainingLoss.Of(weighted + vb, mse, vb).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>

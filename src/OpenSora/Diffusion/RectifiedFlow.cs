@@ -1,42 +1,15 @@
 using System.Globalization;
 using OpenSora.Runtime;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
-
-/// <summary>Training and sampling options of a <see cref="RectifiedFlow"/> process.</summary>
-public sealed class RectifiedFlowOptions
-{
-    /// <summary>The number of time steps of the process.</summary>
-    public int Steps { get; set; } = 1000;
-
-    /// <summary>The number of sampling steps. Open-Sora 1.2 uses 30.</summary>
-    public int SamplingSteps { get; set; } = 30;
-
-    /// <summary>Indicates whether times are rounded to whole steps, in training and sampling.</summary>
-    public bool WholeSteps { get; set; }
-
-    /// <summary>Indicates whether training draws times from a logit-normal distribution, which favors the middle, instead of a uniform distribution
-    /// (Esser et al. 2024, "Scaling Rectified Flow Transformers", section 3.1). Open-Sora 1.2 does.</summary>
-    public bool LogitNormal { get; set; }
-
-    /// <summary>Indicates whether times are shifted toward noise for large and long videos, in training and sampling, because more noise is needed to
-    /// hide their content (Esser et al. 2024, section 5.3.2). Open-Sora 1.2 does, relative to one frame of 512x512 pixels.</summary>
-    public bool ShiftBySize { get; set; }
-
-    /// <summary>The number of pixels in height and width that one latent position covers, used for the shift.</summary>
-    public int SpatialFactor { get; set; } = 8;
-
-    /// <summary>The loss weight for each of the <see cref="Steps"/> times, from data to noise; a time between two steps uses the weight of the lower
-    /// one. Null weights all times equally.</summary>
-    public IReadOnlyList<double>? LossWeights { get; set; }
-}
 
 /// <summary>A rectified flow process with straight paths between data and noise: training predicts the velocity along the paths, and sampling follows
 /// it from noise to data.</summary>
 /// <remarks>
 /// Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow". With Open-Sora 1.2's convention, time t
-/// runs from 0 (data) to <see cref="RectifiedFlowOptions.Steps"/> (noise): <c>x_t = (1 - t/Steps) x_0 + (t/Steps) noise</c>, and the model predicts
+/// runs from 0 (data) to <see cref="Steps"/> (noise): <c>x_t = (1 - t/Steps) x_0 + (t/Steps) noise</c>, and the model predicts
 /// <c>x_0 - noise</c>. If a model returns twice the channels, the second half is ignored. Instances are immutable and can be used from several
 /// threads at the same time.
 /// </remarks>
@@ -50,33 +23,44 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
     private readonly double[]? _lossWeights;
 
     /// <summary>Creates a process.</summary>
-    /// <param name="options">The options, which are copied; null uses the defaults.</param>
-    /// <exception cref="ArgumentException">An option is out of range.</exception>
-    public RectifiedFlow(RectifiedFlowOptions? options = null)
+    /// <param name="samplingSteps">The number of sampling steps. Open-Sora 1.2 uses 30.</param>
+    /// <param name="steps">The number of time steps of the process.</param>
+    /// <param name="wholeSteps">true to round times to whole steps, in training and sampling.</param>
+    /// <param name="logitNormal">true to draw the times of training from a logit-normal distribution, which favors the middle, instead of a uniform
+    /// distribution (Esser et al. 2024, "Scaling Rectified Flow Transformers", section 3.1). Open-Sora 1.2 does.</param>
+    /// <param name="shiftBySize">true to shift times toward noise for large and long videos, in training and sampling, because more noise is needed
+    /// to hide their content (Esser et al. 2024, section 5.3.2). Open-Sora 1.2 does, relative to one frame of 512x512 pixels.</param>
+    /// <param name="spatialFactor">The number of pixels in height and width that one latent position covers, used for the shift.</param>
+    /// <param name="lossWeights">The loss weight for each of the time steps, from data to noise, which is copied; a time between two steps uses the
+    /// weight of the lower one. Null weights all times equally.</param>
+    /// <exception cref="ArgumentException">An argument is out of range.</exception>
+    public RectifiedFlow(
+        int samplingSteps = 30,
+        int steps = 1000,
+        bool wholeSteps = false,
+        bool logitNormal = false,
+        bool shiftBySize = false,
+        int spatialFactor = 8,
+        IReadOnlyList<double>? lossWeights = null
+    )
     {
-        options ??= new RectifiedFlowOptions();
-        _lossWeights = options.LossWeights is { } weights ? [.. weights] : null;
+        ArgumentOutOfRangeException.ThrowIfLessThan(samplingSteps, 1);
+        ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
+        ArgumentOutOfRangeException.ThrowIfLessThan(spatialFactor, 1);
+        _lossWeights = lossWeights is null ? null : [.. lossWeights];
         if (
             _lossWeights is not null
-            && (_lossWeights.Length != options.Steps || !Array.TrueForAll(_lossWeights, weight => double.IsFinite(weight) && weight >= 0))
+            && (_lossWeights.Length != steps || !Array.TrueForAll(_lossWeights, weight => double.IsFinite(weight) && weight >= 0))
         )
         {
             throw new ArgumentException(
-                $"LossWeights must contain {options.Steps} finite, nonnegative numbers, one for each step; it contains {_lossWeights.Length}.",
-                nameof(options)
+                $"The loss weights must be {steps} finite, nonnegative numbers, one for each step; there are {_lossWeights.Length}.",
+                nameof(lossWeights)
             );
         }
 
-        if (options.Steps < 1 || options.SamplingSteps < 1 || options.SpatialFactor < 1)
-        {
-            throw new ArgumentException(
-                $"Steps {options.Steps}, SamplingSteps {options.SamplingSteps} and SpatialFactor {options.SpatialFactor} must all be greater than 0.",
-                nameof(options)
-            );
-        }
-
-        (Steps, _samplingSteps, _spatialFactor) = (options.Steps, options.SamplingSteps, options.SpatialFactor);
-        (_wholeSteps, _logitNormal, _shiftBySize) = (options.WholeSteps, options.LogitNormal, options.ShiftBySize);
+        (Steps, _samplingSteps, _spatialFactor) = (steps, samplingSteps, spatialFactor);
+        (_wholeSteps, _logitNormal, _shiftBySize) = (wholeSteps, logitNormal, shiftBySize);
     }
 
     /// <inheritdoc/>
@@ -114,9 +98,11 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
             );
         }
 
-        using var scope = NewDisposeScope();
-        var share = t.to_type(x0.dtype).reshape([-1, .. Enumerable.Repeat(1L, (int)x0.dim() - 1)]) / Steps;
-        return ((1 - share) * x0 + share * noise).MoveToOuterDisposeScope();
+        return Scoped(() =>
+        {
+            var share = t.to_type(x0.dtype).reshape([-1, .. Enumerable.Repeat(1L, (int)x0.dim() - 1)]) / Steps;
+            return (1 - share) * x0 + share * noise;
+        });
     }
 
     /// <inheritdoc/>
@@ -140,7 +126,7 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
 
     /// <inheritdoc/>
     /// <remarks>The loss is the mean squared error of the velocity <c>x0 - noise</c>.</remarks>
-    public TrainingLosses TrainingLosses(
+    public TrainingLoss TrainingLosses(
         Denoiser denoiser,
         Tensor x0,
         Tensor t,
@@ -167,24 +153,13 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
             : mse
                 * tensor(_lossWeights, dtype: mse.dtype, device: mse.device)
                     .index_select(0, t.to_type(ScalarType.Int64).clamp(0, _lossWeights.Length - 1));
-        return new TrainingLosses(weighted, mse, null).MoveToOuterDisposeScope();
+        return TrainingLoss.Of(weighted, mse).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
     /// <remarks>The sampler is this process with the specified number of sampling steps.</remarks>
     public ISampler CreateSampler(int? steps = null) =>
-        new RectifiedFlow(
-            new RectifiedFlowOptions
-            {
-                Steps = Steps,
-                SamplingSteps = steps ?? _samplingSteps,
-                WholeSteps = _wholeSteps,
-                LogitNormal = _logitNormal,
-                ShiftBySize = _shiftBySize,
-                SpatialFactor = _spatialFactor,
-                LossWeights = _lossWeights,
-            }
-        );
+        new RectifiedFlow(steps ?? _samplingSteps, Steps, _wholeSteps, _logitNormal, _shiftBySize, _spatialFactor, _lossWeights);
 
     /// <inheritdoc/>
     public IReadOnlyList<double> Timesteps(long[] shape)

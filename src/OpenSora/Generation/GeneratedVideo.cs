@@ -1,32 +1,55 @@
-using OpenSora.Diffusion;
 using OpenSora.Media;
 
 namespace OpenSora.Generation;
 
-/// <summary>A generated video. Its pixels are in managed memory, so it does not need to be disposed.</summary>
+/// <summary>A generated video: its frames, and the settings that it was generated with. The same settings, model and backend reproduce the
+/// video.</summary>
+/// <remarks>The pixels are in managed memory, so a video does not need to be disposed.</remarks>
 public sealed class GeneratedVideo
 {
     private readonly VideoWriter _writer;
 
     /// <summary>Initializes a video.</summary>
     /// <param name="frames">The frames.</param>
-    /// <param name="metadata">The settings that the video was generated with.</param>
     /// <param name="writer">Writes files; null for ffmpeg on PATH.</param>
-    public GeneratedVideo(VideoFrames frames, VideoMetadata metadata, VideoWriter? writer = null)
+    public GeneratedVideo(VideoFrames frames, VideoWriter? writer = null)
     {
         ArgumentNullException.ThrowIfNull(frames);
-        ArgumentNullException.ThrowIfNull(metadata);
-        (Frames, Metadata, _writer) = (frames, metadata, writer ?? new VideoWriter());
+        (Frames, _writer) = (frames, writer ?? new VideoWriter());
     }
 
     /// <summary>Gets the decoded frames.</summary>
     public VideoFrames Frames { get; }
 
-    /// <summary>Gets the settings that the video was generated with.</summary>
-    public VideoMetadata Metadata { get; }
+    /// <summary>Gets the prompt of the request.</summary>
+    public string Prompt { get; init; } = "";
 
-    /// <summary>Gets the seed that reproduces the video.</summary>
-    public long Seed => Metadata.Seed;
+    /// <summary>Gets the negative prompt of the request, or null.</summary>
+    public string? NegativePrompt { get; init; }
+
+    /// <summary>Gets the seed of the request, or the random one that was drawn if the request had none.</summary>
+    public long Seed { get; init; }
+
+    /// <summary>Gets the number of denoising steps.</summary>
+    public int Steps { get; init; }
+
+    /// <summary>Gets the classifier-free guidance scale; 1 means no guidance.</summary>
+    public double GuidanceScale { get; init; } = 1;
+
+    /// <summary>Gets the name of the sampler.</summary>
+    public string Sampler { get; init; } = "";
+
+    /// <summary>Gets the name of the model.</summary>
+    public string Model { get; init; } = "";
+
+    /// <summary>Gets the name of the backend.</summary>
+    public string Backend { get; init; } = "";
+
+    /// <summary>Gets the time that generation took, excluding the time to load the model.</summary>
+    public TimeSpan Elapsed { get; init; }
+
+    /// <summary>Gets the warnings for the user, such as that the prompt names nothing that the model knows.</summary>
+    public IReadOnlyList<string> Warnings { get; init; } = [];
 
     /// <summary>Saves the video as an MP4 file (H.264), replacing any existing file. It requires ffmpeg.</summary>
     /// <param name="path">The path of the file to write.</param>
@@ -81,30 +104,4 @@ public sealed class GeneratedVideo
         await write().ConfigureAwait(false);
         progress?.Report(new(GenerationStage.Writing, 1, 1));
     }
-}
-
-/// <summary>The settings that a video was generated with. The same settings, model and backend reproduce the video.</summary>
-/// <param name="Prompt">The prompt of the request.</param>
-/// <param name="NegativePrompt">The negative prompt of the request, or null.</param>
-/// <param name="Seed">The seed of the request, or the random one that was drawn if the request had none.</param>
-/// <param name="Steps">The number of denoising steps.</param>
-/// <param name="GuidanceScale">The classifier-free guidance scale; 1 means no guidance.</param>
-/// <param name="Sampler">The name of the sampler.</param>
-/// <param name="Model">The name of the model.</param>
-/// <param name="Backend">The name of the backend.</param>
-/// <param name="Elapsed">The time that generation took, excluding the time to load the model.</param>
-public sealed record VideoMetadata(
-    string Prompt,
-    string? NegativePrompt,
-    long Seed,
-    int Steps,
-    double GuidanceScale,
-    string Sampler,
-    string Model,
-    string Backend,
-    TimeSpan Elapsed
-)
-{
-    /// <summary>Gets the warnings for the user, such as that the prompt names nothing that the model knows.</summary>
-    public IReadOnlyList<string> Warnings { get; init; } = [];
 }

@@ -4,6 +4,7 @@ using OpenSora.ModelFolders;
 using OpenSora.Models;
 using OpenSora.Runtime;
 using TorchSharp;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
@@ -196,18 +197,14 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
             return video;
         }
 
-        using var scope = NewDisposeScope();
         var scale = Math.Max((double)height / video.shape[3], (double)width / video.shape[4]);
         long Scaled(int axis, int least) => Math.Max(least, (long)Math.Round(video.shape[axis] * scale));
         var (h, w) = (Scaled(3, height), Scaled(4, width));
-        var frames = video[0].transpose(0, 1); // [frames, 3, height, width]
-        frames = nn.functional.interpolate(frames, [h, w], mode: InterpolationMode.Bilinear, align_corners: false, antialias: true);
-        return frames
-            .narrow(2, (h - height) / 2, height)
-            .narrow(3, (w - width) / 2, width)
-            .transpose(0, 1)
-            .unsqueeze(0)
-            .contiguous()
-            .MoveToOuterDisposeScope();
+        return Scoped(() =>
+        {
+            var frames = video[0].transpose(0, 1); // [frames, 3, height, width]
+            frames = nn.functional.interpolate(frames, [h, w], mode: InterpolationMode.Bilinear, align_corners: false, antialias: true);
+            return frames.narrow(2, (h - height) / 2, height).narrow(3, (w - width) / 2, width).transpose(0, 1).unsqueeze(0).contiguous();
+        });
     }
 }

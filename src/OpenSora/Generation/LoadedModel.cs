@@ -60,13 +60,13 @@ internal sealed class LoadedModel : IDisposable
         {
             Reached(0);
             var folder = ModelFolder.Open(options.Model ?? OpenSoraOptions.DefaultModel);
-            var context = new PartContext(folder.Path, backend.Device, services);
+            var partServices = new PartServices(folder, backend.Device, services);
             PartLoader Part(ModelPart part) => new(folder, part, backend.Device, options.Precision);
             var description = folder.Description;
 
             var transformer = Keep(Part(description.Denoiser).Make(parts.Architectures.Transformers));
             Reached(1);
-            var vae = Keep(parts.Vae?.Invoke(context) ?? Part(description.Vae).Make(parts.Architectures.Autoencoders));
+            var vae = Keep(parts.Vae?.Invoke(partServices) ?? Part(description.Vae).Make(parts.Architectures.Autoencoders));
             Reached(2);
             var text = Part(description.TextEncoder);
             if (parts.TextEncoder is null)
@@ -75,7 +75,7 @@ internal sealed class LoadedModel : IDisposable
             }
 
             var model = new LoadedModel(folder, backend, transformer, vae, () =>
-                parts.TextEncoder?.Invoke(context) ?? text.Make(parts.Architectures.TextEncoders)
+                parts.TextEncoder?.Invoke(partServices) ?? text.Make(parts.Architectures.TextEncoders)
             );
             if (!options.ReleaseTextEncoder)
             {

@@ -40,8 +40,8 @@ public sealed class OpenSoraOptions : GenerationSettings
     /// needs memory of its own for its latents and activations.</summary>
     public int? MaxConcurrentRequests { get; set; }
 
-    /// <summary>Gets or sets the number of requests that can wait; further ones are refused with an <see cref="InvalidOperationException"/>. Null for
-    /// no limit.</summary>
+    /// <summary>Gets or sets the number of requests that can wait; further ones are refused with an <see cref="InvalidOperationException"/> that
+    /// has the key <see cref="VideoGenerator.QueueFullKey"/>. Null for no limit.</summary>
     public int? MaxWaitingRequests { get; set; }
 
     /// <summary>Gets or sets the folder that contains ffmpeg and ffprobe; null to search PATH.</summary>

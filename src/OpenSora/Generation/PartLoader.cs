@@ -36,15 +36,12 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
     {
         Check(architectures.Select(a => a.Name));
         var architecture = architectures.Single(a => a.Name.Equals(Part.Architecture, StringComparison.OrdinalIgnoreCase));
-        var text = Part as TextEncoderPart;
-        var settings = text is null
-            ? null
-            : new TextEncoderSettings
-            {
-                Tokenizer = architecture.TokenizerFile is null && text.Tokenizer is null ? null : Folder.Tokenizer,
-                MaxTokens = text.MaxTokens,
-                CleanCaptions = text.CleanCaptions,
-            };
+        var settings = new TextEncoderSettings
+        {
+            Tokenizer = architecture.TokenizerFile is null && Part.Tokenizer is null ? null : Folder.Tokenizer,
+            MaxTokens = Part.MaxTokens,
+            CleanCaptions = Part.CleanCaptions,
+        };
         return Made(() =>
             architecture.Load(
                 Folder.ReadConfigOf(Part, architecture),

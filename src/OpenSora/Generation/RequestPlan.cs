@@ -129,21 +129,17 @@ internal sealed record RequestPlan(
             SamplerKind.Iddpm => Respaced(),
             SamplerKind.Ddim => new Ddim(Respaced(), model.Sampling.Eta),
             SamplerKind.RectifiedFlow => new RectifiedFlow(
-                new RectifiedFlowOptions
-                {
-                    Steps = process.Steps,
-                    SamplingSteps = Steps,
-                    WholeSteps = process.WholeSteps,
-                    ShiftBySize = process.ShiftBySize,
-                    SpatialFactor = SpatialFactor,
-                }
+                Steps,
+                process.Steps,
+                process.WholeSteps,
+                shiftBySize: process.ShiftBySize,
+                spatialFactor: SpatialFactor
             ),
             _ => new DpmSolver(Steps, Schedule(), process.Prediction),
         };
 
-        IddpmSchedule Schedule() =>
-            process.Schedule == NoiseSchedule.Linear ? IddpmSchedule.Linear(process.Steps) : IddpmSchedule.SquaredCosine(process.Steps);
+        IddpmSchedule Schedule() => process.SquaredCosine ? IddpmSchedule.SquaredCosine(process.Steps) : IddpmSchedule.Linear(process.Steps);
         IddpmSchedule Tables() => process.SinglePrecision ? Schedule().Respace(Steps).InSinglePrecision() : Schedule().Respace(Steps);
-        Iddpm Respaced() => new(Tables(), new IddpmOptions { Prediction = process.Prediction, Variance = process.Variance });
+        Iddpm Respaced() => new(Tables(), process.Prediction, process.Variance);
     }
 }

@@ -22,6 +22,10 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
     /// and times, but no prompts.</summary>
     public const string DiagnosticsName = "OpenSora";
 
+    /// <summary>The key in <see cref="Exception.Data"/> that marks the <see cref="InvalidOperationException"/> of a request that was refused because
+    /// <see cref="OpenSoraOptions.MaxWaitingRequests"/> requests are waiting. Such a request can be repeated later.</summary>
+    public const string QueueFullKey = "OpenSora.QueueFull";
+
     private readonly OpenSoraOptions _options;
     private readonly PartFactories _parts;
     private readonly BackendSelector _backends;
@@ -75,9 +79,9 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
     /// <param name="progress">Receives every stage and step, on the thread that runs the computation.</param>
     /// <param name="cancellationToken">Checked between stages and steps.</param>
     /// <exception cref="ArgumentException">The model does not support the request; the message lists all problems.</exception>
-    /// <exception cref="InvalidOperationException">Too many requests are waiting, the computation overflowed, or the request has references and the
-    /// custom sampler of the generator
-    /// does not support them.</exception>
+    /// <exception cref="InvalidOperationException">Too many requests are waiting (its <see cref="Exception.Data"/> then contains
+    /// <see cref="QueueFullKey"/>), the computation overflowed, or the request has references and the custom sampler of the generator does not
+    /// support them.</exception>
     /// <exception cref="OperationCanceledException">The operation was canceled. The generator remains usable.</exception>
     /// <exception cref="ObjectDisposedException">The generator was disposed.</exception>
     public Task<GeneratedVideo> GenerateAsync(
@@ -127,7 +131,10 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
                 throw new InvalidOperationException(
                     $"The maximum number of requests is running (MaxConcurrentRequests: {_options.MaxConcurrentRequests}) and waiting "
                         + $"(MaxWaitingRequests: {_options.MaxWaitingRequests}). Try again later."
-                );
+                )
+                {
+                    Data = { [QueueFullKey] = true },
+                };
             }
 
             progress?.Report(new(GenerationStage.Waiting, 1, 1));
@@ -173,24 +180,19 @@ public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
             cancellationToken
         )[0];
         LogGenerated(settings.Frames, settings.Width, settings.Height, plan.Steps, settings.Seed, watch.Elapsed.TotalSeconds);
-        return new GeneratedVideo(
-            frames,
-            new VideoMetadata(
-                plan.Prompt,
-                settings.NegativePrompt,
-                settings.Seed,
-                plan.Steps,
-                settings.GuidanceScale,
-                sampler.GetType().Name,
-                model.Description.Name,
-                model.Backend,
-                watch.Elapsed
-            )
-            {
-                Warnings = warning is null ? [] : [warning],
-            },
-            _writer
-        );
+        return new GeneratedVideo(frames, _writer)
+        {
+            Prompt = plan.Prompt,
+            NegativePrompt = settings.NegativePrompt,
+            Seed = settings.Seed,
+            Steps = plan.Steps,
+            GuidanceScale = settings.GuidanceScale,
+            Sampler = sampler.GetType().Name,
+            Model = model.Description.Name,
+            Backend = model.Backend,
+            Elapsed = watch.Elapsed,
+            Warnings = warning is null ? [] : [warning],
+        };
     }
 
     private async Task<LoadedModel> GetModelAsync(IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)

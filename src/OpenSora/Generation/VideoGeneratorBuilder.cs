@@ -77,27 +77,33 @@ public sealed class VideoGeneratorBuilder
         return this;
     }
 
-    /// <summary>Replaces the model's autoencoder. The constructor can have a <see cref="PartContext"/> parameter.</summary>
+    /// <summary>Replaces the model's autoencoder with one that the service provider creates. Parameters of its constructor can be of type
+    /// <see cref="ModelFolder"/> (the folder of the model), <see cref="TorchSharp.torch.Device"/> (the device of the model) or any registered
+    /// service.</summary>
     /// <typeparam name="T">The type of the autoencoder.</typeparam>
     public VideoGeneratorBuilder UseVae<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
-        where T : class, IVideoAutoencoder => UseVae(context => ActivatorUtilities.CreateInstance<T>(context));
+        where T : class, IVideoAutoencoder => UseVae(services => ActivatorUtilities.CreateInstance<T>(services));
 
     /// <summary>Replaces the model's autoencoder with the one that a function creates. The generator disposes it.</summary>
-    /// <param name="factory">Creates the autoencoder.</param>
-    public VideoGeneratorBuilder UseVae(Func<PartContext, IVideoAutoencoder> factory)
+    /// <param name="factory">Creates the autoencoder. The service provider has the registered services, the <see cref="ModelFolder"/> and the
+    /// <see cref="TorchSharp.torch.Device"/> of the model.</param>
+    public VideoGeneratorBuilder UseVae(Func<IServiceProvider, IVideoAutoencoder> factory)
     {
         _parts.Vae = factory;
         return this;
     }
 
-    /// <summary>Replaces the model's text encoder. The constructor can have a <see cref="PartContext"/> parameter.</summary>
+    /// <summary>Replaces the model's text encoder with one that the service provider creates. Parameters of its constructor can be of type
+    /// <see cref="ModelFolder"/> (the folder of the model), <see cref="TorchSharp.torch.Device"/> (the device of the model) or any registered
+    /// service.</summary>
     /// <typeparam name="T">The type of the text encoder.</typeparam>
     public VideoGeneratorBuilder UseTextEncoder<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] T>()
-        where T : class, ITextEncoder => UseTextEncoder(context => ActivatorUtilities.CreateInstance<T>(context));
+        where T : class, ITextEncoder => UseTextEncoder(services => ActivatorUtilities.CreateInstance<T>(services));
 
     /// <summary>Replaces the model's text encoder with the one that a function creates. The generator disposes it.</summary>
-    /// <param name="factory">Creates the text encoder.</param>
-    public VideoGeneratorBuilder UseTextEncoder(Func<PartContext, ITextEncoder> factory)
+    /// <param name="factory">Creates the text encoder. The service provider has the registered services, the <see cref="ModelFolder"/> and the
+    /// <see cref="TorchSharp.torch.Device"/> of the model.</param>
+    public VideoGeneratorBuilder UseTextEncoder(Func<IServiceProvider, ITextEncoder> factory)
     {
         _parts.TextEncoder = factory;
         return this;
@@ -185,7 +191,7 @@ public sealed class VideoGeneratorBuilder
         }
 
         services.TryAddSingleton<BackendSelector>();
-        services.TryAddSingleton<IVideoReader>(p => new VideoReader(Options(p).FFmpegFolder));
+        services.TryAddSingleton(p => new VideoReader(Options(p).FFmpegFolder));
         services.TryAddSingleton(p => new VideoWriter(Options(p).FFmpegFolder));
 
         var parts = new PartFactories();

@@ -14,9 +14,7 @@ namespace OpenSora.Generation;
 /// concurrently.</remarks>
 public sealed class VideoPipeline
 {
-    private readonly IVideoTransformer _transformer;
     private readonly Func<IReadOnlyList<string>, TextStates> _encodeText;
-    private readonly IVideoAutoencoder? _autoencoder;
 
     /// <summary>Initializes a new pipeline.</summary>
     /// <param name="transformer">The denoiser.</param>
@@ -43,8 +41,14 @@ public sealed class VideoPipeline
                 nameof(autoencoder)
             );
         }
-        (_transformer, _encodeText, _autoencoder, Sampler) = (transformer, encodeText, autoencoder, sampler);
+        (Transformer, _encodeText, Autoencoder, Sampler) = (transformer, encodeText, autoencoder, sampler);
     }
+
+    /// <summary>Gets the denoiser.</summary>
+    public IVideoTransformer Transformer { get; }
+
+    /// <summary>Gets the autoencoder that decodes the latents; null if the transformer denoises pixels.</summary>
+    public IVideoAutoencoder? Autoencoder { get; }
 
     /// <summary>Gets the sampler.</summary>
     public ISampler Sampler { get; }
@@ -101,7 +105,7 @@ public sealed class VideoPipeline
             throw new ArgumentException(string.Join(" ", problems), nameof(settings));
         }
 
-        var (temporal, spatial, own) = (_autoencoder?.TemporalFactor ?? 1, _autoencoder?.SpatialFactor ?? 1, _transformer.LatentSize);
+        var (temporal, spatial, own) = (Autoencoder?.TemporalFactor ?? 1, Autoencoder?.SpatialFactor ?? 1, Transformer.LatentSize);
         return ResolvedSettings.Of(
             settings.Or(
                 new GenerationSettings
@@ -122,8 +126,8 @@ public sealed class VideoPipeline
     internal long[] LatentShape(ResolvedSettings settings)
     {
         ArgumentNullException.ThrowIfNull(settings);
-        var (temporal, spatial) = (_autoencoder?.TemporalFactor ?? 1, _autoencoder?.SpatialFactor ?? 1);
-        var multiple = _transformer.LatentMultiple;
+        var (temporal, spatial) = (Autoencoder?.TemporalFactor ?? 1, Autoencoder?.SpatialFactor ?? 1);
+        var multiple = Transformer.LatentMultiple;
         (string Name, int Value, int Multiple)[] sizes =
         [
             (nameof(settings.Frames), settings.Frames, temporal * multiple[0]),
@@ -137,7 +141,7 @@ public sealed class VideoPipeline
                 throw new ArgumentException($"{name} is {value}; it must be a positive multiple of {factor}.", nameof(settings));
             }
         }
-        return [1, _transformer.LatentChannels, settings.Frames / temporal, settings.Height / spatial, settings.Width / spatial];
+        return [1, Transformer.LatentChannels, settings.Frames / temporal, settings.Height / spatial, settings.Width / spatial];
     }
 
     internal IReadOnlyList<VideoFrames> Generate(
@@ -167,7 +171,7 @@ public sealed class VideoPipeline
         Tensor? fraction = null;
         if (given.Count > 0)
         {
-            (latents, fraction) = GivenFrames.Into(given, latents, settings, _autoencoder!, generator, progress, cancellationToken);
+            (latents, fraction) = GivenFrames.Into(given, latents, settings, Autoencoder!, generator, progress, cancellationToken);
         }
 
         // 3. Denoise.
@@ -190,7 +194,7 @@ public sealed class VideoPipeline
         var batch = prompts.Count;
         var isEmpty = prompts.Select(string.IsNullOrWhiteSpace).ToArray();
         var (states, mask) = Encode([.. prompts.Select((prompt, i) => isEmpty[i] ? "" : prompt)]);
-        var nothing = _transformer.NullCaption(batch).narrow(1, 0, states.shape[1]);
+        var nothing = NullCaption(batch).narrow(1, 0, states.shape[1]);
         if (Array.Exists(isEmpty, empty => empty))
         {
             states = cat([.. isEmpty.Select((empty, i) => (empty ? nothing : states).narrow(0, i, 1))]);
@@ -198,7 +202,7 @@ public sealed class VideoPipeline
         var conditions = Conditions(states, mask);
         if (settings.GuidanceScale == 1 || Array.TrueForAll(isEmpty, empty => empty))
         {
-            return (x, t, noisy) => _transformer.Denoise(x, t, conditions with { NoisyFrames = noisy });
+            return (x, t, noisy) => Transformer.Denoise(x, t, conditions with { NoisyFrames = noisy });
         }
 
         var (otherStates, otherMask) = string.IsNullOrWhiteSpace(settings.NegativePrompt)
@@ -209,7 +213,7 @@ public sealed class VideoPipeline
         {
             var shown = noisy is null ? both : both with { NoisyFrames = cat([noisy, noisy]) };
             return Sampling.ClassifierFreeGuidance(
-                (twice, times) => _transformer.Denoise(twice, times, shown),
+                (twice, times) => Transformer.Denoise(twice, times, shown),
                 settings.GuidanceScale,
                 GuidedChannels ?? Sampler.GuidedChannels
             )(x, t);
@@ -227,12 +231,12 @@ public sealed class VideoPipeline
 
     private Tensor Decode(Tensor latents, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
     {
-        if (_autoencoder is null)
+        if (Autoencoder is null)
         {
             return latents;
         }
         var frames = (int)latents.shape[2];
-        var atOnce = Math.Clamp(_autoencoder.FramesAtOnce, 1, frames);
+        var atOnce = Math.Clamp(Autoencoder.FramesAtOnce, 1, frames);
         List<Tensor> pieces = [];
         for (var frame = 0; frame < frames; frame += atOnce)
         {
@@ -240,8 +244,8 @@ public sealed class VideoPipeline
             progress?.Report(new(GenerationStage.Decoding, frame, frames));
             using var scope = NewDisposeScope();
             var part = latents.narrow(2, frame, Math.Min(atOnce, frames - frame));
-            var decoded = _autoencoder.Decode(part);
-            CheckPixels(decoded, part, _autoencoder);
+            var decoded = Autoencoder.Decode(part);
+            CheckPixels(decoded, part, Autoencoder);
             pieces.Add(decoded.MoveToOuterDisposeScope());
         }
         progress?.Report(new(GenerationStage.Decoding, frames, frames));
@@ -250,6 +254,18 @@ public sealed class VideoPipeline
     }
 
     // Custom parts might return something else than their properties say.
+    private Tensor NullCaption(int batch)
+    {
+        var caption = _transformer.NullCaption(batch);
+        long[] expected = [batch, _transformer.TextTokens, _transformer.TextWidth];
+        return caption.shape.AsSpan().SequenceEqual(expected)
+            ? caption
+            : throw new InvalidOperationException(
+                $"{_transformer.GetType().Name}.{nameof(_transformer.NullCaption)} returned states of shape {Shapes.Text(caption)}; by its "
+                    + $"{nameof(_transformer.TextTokens)} and {nameof(_transformer.TextWidth)}, {Shapes.Text(expected)} is expected."
+            );
+    }
+
     private TextStates Encode(IReadOnlyList<string> prompts)
     {
         var text = _encodeText(prompts);
@@ -257,13 +273,13 @@ public sealed class VideoPipeline
         if (
             states.dim() != 3
             || states.shape[0] != prompts.Count
-            || states.shape[1] > _transformer.TextTokens
-            || states.shape[2] != _transformer.TextWidth
+            || states.shape[1] > Transformer.TextTokens
+            || states.shape[2] != Transformer.TextWidth
         )
         {
             throw new InvalidOperationException(
-                $"The text encoder returned states of shape {Shapes.Text(states)}; {_transformer.GetType().Name} expects "
-                    + $"[{prompts.Count}, up to {_transformer.TextTokens}, {_transformer.TextWidth}]: prompts, tokens, width."
+                $"The text encoder returned states of shape {Shapes.Text(states)}; {Transformer.GetType().Name} expects "
+                    + $"[{prompts.Count}, up to {Transformer.TextTokens}, {Transformer.TextWidth}]: prompts, tokens, width."
             );
         }
 
@@ -307,7 +323,7 @@ public sealed class VideoPipeline
         }
     }
 
-    private Device Device() => ((nn.Module)_transformer).parameters().First().device;
+    private Device Device() => ((nn.Module)Transformer).parameters().First().device;
 
     private sealed class SamplingProgress(IProgress<GenerationProgress>? progress, int steps) : IProgress<int>
     {

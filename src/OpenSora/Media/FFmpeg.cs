@@ -1,6 +1,7 @@
 using System.ComponentModel;
 using System.Diagnostics;
 using System.Globalization;
+using System.Text;
 using FFMpegCore;
 using FFMpegCore.Exceptions;
 using FFMpegCore.Pipes;
@@ -28,7 +29,8 @@ internal static class FFmpeg
             // Players show pixels that are not square by scaling the width.
             var (across, down) = stream.SampleAspectRatio;
             var shown = across > 0 && down > 0 ? (int)Math.Max(1, Math.Round((double)width * across / down)) : width;
-            var turned = Math.Abs(stream.Rotation) % 180 == 90;
+            var rotation = IsImage(analysis) ? await RotationOfFirstFrameAsync(purpose, folder, path, cancellationToken).ConfigureAwait(false) : null;
+            var turned = Math.Abs(rotation ?? stream.Rotation) % 180 == 90;
             var duration = stream.Duration > TimeSpan.Zero ? stream.Duration : analysis.Duration;
             return new VideoInfo(
                 turned ? height : shown,
@@ -45,6 +47,22 @@ internal static class FFmpeg
         {
             throw FFmpegMissing.Error("ffprobe", purpose, folder, e);
         }
+    }
+
+    private static bool IsImage(IMediaAnalysis analysis) =>
+        analysis.Format.FormatName is "image2" || analysis.Format.FormatName.EndsWith("_pipe", StringComparison.Ordinal);
+
+    // ffmpeg turns photos upright as their EXIF orientation says. ffprobe reports this only for frames, and not for the stream.
+    private static async Task<int?> RotationOfFirstFrameAsync(string purpose, string? folder, string path, CancellationToken cancellationToken)
+    {
+        const string Input = "-v error -select_streams v:0 -read_intervals %+#1",
+            Output = "-show_entries frame_side_data=rotation -of default=noprint_wrappers=1:nokey=1";
+        string[] arguments = [.. Input.Split(' '), .. Output.Split(' '), Path.GetFullPath(path)];
+        using var output = new MemoryStream();
+        await ReadOutputAsync(purpose, folder, "ffprobe", arguments, (pipe, token) => pipe.CopyToAsync(output, token), cancellationToken)
+            .ConfigureAwait(false);
+        var lines = Encoding.ASCII.GetString(output.ToArray()).Split('\n');
+        return int.TryParse(lines[0].Trim(), CultureInfo.InvariantCulture, out var rotation) ? rotation : null;
     }
 
     /// <summary>Decodes the first video stream of a file.</summary>
@@ -70,7 +88,7 @@ internal static class FFmpeg
             // Every frame that is decoded is output once, whatever its timestamp.
             string[] passThrough = s_knowsFpsMode ? ["-fps_mode", "passthrough"] : ["-vsync", "passthrough"];
             string[] arguments = ["-v", "error", .. inputArguments, "-i", Path.GetFullPath(path), .. passThrough, .. outputArguments, "pipe:1"];
-            var (exitCode, errors) = await ReadOutputAsync(purpose, folder, arguments, read, cancellationToken).ConfigureAwait(false);
+            var (exitCode, errors) = await ReadOutputAsync(purpose, folder, "ffmpeg", arguments, read, cancellationToken).ConfigureAwait(false);
             if (exitCode == 0)
             {
                 return (false, errors.Split('\n').FirstOrDefault(line => !string.IsNullOrWhiteSpace(line)));
@@ -85,18 +103,19 @@ internal static class FFmpeg
         }
     }
 
-    // Runs ffmpeg and reads its standard output to the end. FFMpegCore's pipes are not used for this: FFMpegCore stops reading as soon as the process
-    // has exited, and frames that are still in the pipe are lost.
+    // Runs ffmpeg or ffprobe and reads its standard output to the end. FFMpegCore's pipes are not used for this: FFMpegCore stops reading as soon as
+    // the process has exited, and frames that are still in the pipe are lost.
     private static async Task<(int ExitCode, string Errors)> ReadOutputAsync(
         string purpose,
         string? folder,
+        string program,
         IEnumerable<string> arguments,
         Func<Stream, CancellationToken, Task> read,
         CancellationToken cancellationToken
     )
     {
         cancellationToken.ThrowIfCancellationRequested();
-        var start = new ProcessStartInfo(Path.Combine(Options(folder, "ffmpeg", purpose).BinaryFolder, "ffmpeg"), arguments)
+        var start = new ProcessStartInfo(Path.Combine(Options(folder, program, purpose).BinaryFolder, program), arguments)
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
@@ -104,7 +123,7 @@ internal static class FFmpeg
             UseShellExecute = false,
             CreateNoWindow = true,
         };
-        using var process = Start(start, purpose, folder);
+        using var process = Start(start, program, purpose, folder);
         try
         {
             process.StandardInput.Close(); // ffmpeg would read commands from the console
@@ -123,7 +142,7 @@ internal static class FFmpeg
         }
     }
 
-    private static Process Start(ProcessStartInfo start, string purpose, string? folder)
+    private static Process Start(ProcessStartInfo start, string program, string purpose, string? folder)
     {
         try
         {
@@ -131,7 +150,7 @@ internal static class FFmpeg
         }
         catch (Win32Exception e)
         {
-            throw FFmpegMissing.Error("ffmpeg", purpose, folder, e);
+            throw FFmpegMissing.Error(program, purpose, folder, e);
         }
     }
 

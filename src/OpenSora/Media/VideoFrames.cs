@@ -1,4 +1,5 @@
 using TorchSharp;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Media;
@@ -115,9 +116,11 @@ public sealed partial class VideoFrames
     /// <returns>A float32 tensor <c>[1, 3, frames, height, width]</c>, owned by the caller.</returns>
     public Tensor ToTensor(Device? device = null)
     {
-        using var scope = NewDisposeScope();
-        var bytes = empty([Count, Height, Width, 3], uint8);
-        Pixels.Span.CopyTo(bytes.bytes);
-        return bytes.to(device ?? CPU).permute(3, 0, 1, 2).unsqueeze(0).to(float32).div(255).sub(0.5).div(0.5).contiguous().MoveToOuterDisposeScope();
+        return Scoped(() =>
+        {
+            var bytes = empty([Count, Height, Width, 3], uint8);
+            Pixels.Span.CopyTo(bytes.bytes);
+            return bytes.to(device ?? CPU).permute(3, 0, 1, 2).unsqueeze(0).to(float32).div(255).sub(0.5).div(0.5).contiguous();
+        });
     }
 }

@@ -2,21 +2,33 @@ using System.Globalization;
 
 namespace OpenSora.Media;
 
-/// <summary>Decodes all formats that ffmpeg supports, by reading raw pixels from a pipe.</summary>
+/// <summary>Decodes videos and images of all formats that ffmpeg supports, by reading raw pixels from a pipe.</summary>
+/// <remarks>Instances are stateless and thread-safe.</remarks>
 /// <param name="ffmpegFolder">The folder that contains ffmpeg and ffprobe; null to search PATH.</param>
-public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
+public sealed class VideoReader(string? ffmpegFolder = null)
 {
     // Memory is not allocated for more than this because of what a file says of itself.
     private const int FirstCapacity = 1 << 28;
 
-    /// <inheritdoc/>
+    /// <summary>Reads the metadata of a video file without decoding the video.</summary>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="cancellationToken">Cancels the operation.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="MediaException">The file is not a readable video, or ffmpeg is missing.</exception>
     public Task<VideoInfo> ProbeAsync(string path, CancellationToken cancellationToken = default)
     {
         RequireFile(path);
         return FFmpeg.ProbeAsync(ffmpegFolder, path, cancellationToken);
     }
 
-    /// <inheritdoc/>
+    /// <summary>Counts the frames of a clip by decoding the video, because the length that a file specifies can be wrong.</summary>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="clip">The part of the video to count; null for the entire video. Its size is ignored.</param>
+    /// <param name="cancellationToken">Stops the decoder.</param>
+    /// <returns>The number of frames that <see cref="ReadAsync(string, ClipOptions?, CancellationToken)"/> decodes; 0 if the video ends before the
+    /// clip.</returns>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="MediaException">The file cannot be decoded or is damaged, or ffmpeg is missing.</exception>
     public async Task<int> CountFramesAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default)
     {
         clip ??= new ClipOptions();
@@ -44,7 +56,13 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
         return (int)(bytes / FrameBytes);
     }
 
-    /// <inheritdoc/>
+    /// <summary>Decodes a clip into new memory.</summary>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="clip">The part of the video to decode, and its size and frame rate; null for the entire video without changes.</param>
+    /// <param name="cancellationToken">Stops the decoder.</param>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="MediaException">The file cannot be decoded or is damaged, it does not contain any frame of the clip, the pixels exceed the 2
+    /// GB that one array can hold, or ffmpeg is missing.</exception>
     public async Task<VideoFrames> ReadAsync(string path, ClipOptions? clip = null, CancellationToken cancellationToken = default)
     {
         clip ??= new ClipOptions();
@@ -103,7 +121,14 @@ public sealed class VideoReader(string? ffmpegFolder = null) : IVideoReader
             );
     }
 
-    /// <inheritdoc/>
+    /// <summary>Decodes a clip into existing memory, up to as many frames as fit.</summary>
+    /// <param name="path">The path of the file.</param>
+    /// <param name="clip">The part of the video to decode; <see cref="ClipOptions.Width"/> and <see cref="ClipOptions.Height"/> must be set.</param>
+    /// <param name="destination">Receives the RGB24 pixels, <c>[frames, height, width, 3]</c>.</param>
+    /// <param name="cancellationToken">Stops the decoder.</param>
+    /// <returns>The number of decoded frames, which is less than fits into the memory if the clip is shorter.</returns>
+    /// <exception cref="FileNotFoundException">The file does not exist.</exception>
+    /// <exception cref="MediaException">The file cannot be decoded or is damaged, or ffmpeg is missing.</exception>
     public async Task<int> ReadAsync(string path, ClipOptions clip, Memory<byte> destination, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(clip);

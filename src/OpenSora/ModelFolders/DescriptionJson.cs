@@ -1,5 +1,6 @@
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
 using OpenSora.Models;
 
@@ -27,9 +28,9 @@ internal static class DescriptionJson
         Name = "",
         Denoiser = new ModelPart { Architecture = "" },
         Vae = new ModelPart { Architecture = "" },
-        TextEncoder = new TextEncoderPart { Architecture = "" },
+        TextEncoder = new ModelPart { Architecture = "" },
         Video = new VideoDefaults(),
-        Licence = new Licence(""),
+        License = "",
     };
 
     /// <summary>Reads a description.</summary>
@@ -38,7 +39,28 @@ internal static class DescriptionJson
     {
         var info = Snake.GetTypeInfo(typeof(ModelDescription));
         var filled = ConfigJson.Fill(json, JsonSerializer.SerializeToNode(Defaults, info)!.AsObject(), info);
+        RenameLicence(filled);
         return (ModelDescription?)filled.Deserialize(info) ?? throw new JsonException("The value is null.");
+    }
+
+    /// <summary>Renames the properties of a file that spells <c>licence</c>.</summary>
+    private static void RenameLicence(JsonObject file)
+    {
+        if (!file.ContainsKey("license") && file["licence"] is JsonObject licence && licence.All(property => property.Key is "name" or "file"))
+        {
+            file.Remove("licence");
+            file["license"] = licence["name"]?.DeepClone();
+            file["license_file"] = licence["file"]?.DeepClone();
+        }
+
+        foreach (var source in file["attribution"] is JsonArray sources ? sources.OfType<JsonObject>() : [])
+        {
+            if (!source.ContainsKey("license") && source["licence"] is { } name)
+            {
+                source.Remove("licence");
+                source["license"] = name;
+            }
+        }
     }
 
     /// <summary>Writes a description.</summary>

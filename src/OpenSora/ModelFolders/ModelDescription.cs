@@ -28,7 +28,7 @@ public sealed record ModelDescription
     public required ModelPart Vae { get; init; }
 
     /// <summary>The text encoder, which converts prompts to embeddings.</summary>
-    public required TextEncoderPart TextEncoder { get; init; }
+    public required ModelPart TextEncoder { get; init; }
 
     /// <summary>The diffusion process that the denoiser was trained with.</summary>
     public DiffusionProcess Diffusion { get; init; } = new();
@@ -43,8 +43,11 @@ public sealed record ModelDescription
     /// separated by <c>|</c>. Null if prompts are not limited.</summary>
     public string? Vocabulary { get; init; }
 
-    /// <summary>The license of the weights.</summary>
-    public required Licence Licence { get; init; }
+    /// <summary>The license of the weights: an SPDX identifier, such as <c>MIT</c>.</summary>
+    public required string License { get; init; }
+
+    /// <summary>The file in the folder that contains the full text of the license; null if there is none.</summary>
+    public string? LicenseFile { get; init; }
 
     /// <summary>The data sets, weights and other sources that the model was made from and that must be credited.</summary>
     public IReadOnlyList<Attribution> Attribution { get; init; } = [];
@@ -53,8 +56,9 @@ public sealed record ModelDescription
     public JsonElement? Training { get; init; }
 }
 
-/// <summary>One of a model's networks: its architecture, the settings of the architecture, and its weights.</summary>
-public record ModelPart
+/// <summary>One of a model's networks: its architecture, the settings of the architecture, its weights and, for a text encoder, the
+/// tokenizer.</summary>
+public sealed record ModelPart
 {
     /// <summary>The name of the architecture, such as <c>stdit</c>, <c>autoencoder_kl</c> or <c>t5</c>.</summary>
     public required string Architecture { get; init; }
@@ -66,23 +70,44 @@ public record ModelPart
     /// <summary>The weights file in the folder, in a format supported by <see cref="WeightsFile"/>: safetensors, a PyTorch checkpoint, or the index
     /// of a sharded file. Null for a part without weights.</summary>
     public string? Weights { get; init; }
-}
 
-/// <summary>A text encoder with its tokenizer.</summary>
-public sealed record TextEncoderPart : ModelPart
-{
-    /// <summary>The tokenizer file in the folder: a SentencePiece model for T5. Null for a text encoder without a tokenizer.</summary>
+    /// <summary>The tokenizer file of a text encoder in the folder: a SentencePiece model for T5. Null for a part without a tokenizer.</summary>
     public string? Tokenizer { get; init; }
 
-    /// <summary>The number of tokens that prompts are padded or truncated to.</summary>
-    public int MaxTokens { get; init; } = 120;
+    /// <summary>The number of tokens that a text encoder pads or truncates prompts to; 120 if the file does not contain it. Other parts do not
+    /// use it.</summary>
+    [JsonIgnore]
+    public int MaxTokens
+    {
+        get => MaxTokensInFile ?? 120;
+        init => MaxTokensInFile = value;
+    }
 
-    /// <summary>Indicates whether captions are cleaned (<see cref="Text.CaptionCleaner"/>). If false, they are only converted to lowercase.</summary>
-    public bool CleanCaptions { get; init; } = true;
+    /// <summary>Indicates whether a text encoder cleans captions (<see cref="Text.Tokenizers.PrepareCaption"/>); true if the file does not contain
+    /// it. If false, it only converts them to lowercase. Other parts do not use it.</summary>
+    [JsonIgnore]
+    public bool CleanCaptions
+    {
+        get => CleanCaptionsInFile ?? true;
+        init => CleanCaptionsInFile = value;
+    }
+
+    /// <summary>The value in the file; null for a part other than a text encoder.</summary>
+    [JsonInclude]
+    [JsonPropertyName("max_tokens")]
+    internal int? MaxTokensInFile { get; init; }
+
+    /// <summary>The value in the file; null for a part other than a text encoder.</summary>
+    [JsonInclude]
+    [JsonPropertyName("clean_captions")]
+    internal bool? CleanCaptionsInFile { get; init; }
+
+    /// <summary>Indicates whether the part has settings that only a text encoder has.</summary>
+    internal bool HasTextSettings => Tokenizer is not null || MaxTokensInFile is not null || CleanCaptionsInFile is not null;
 }
 
 /// <summary>The forward process used in training, and the quantity that the denoiser predicts.</summary>
-/// <remarks>A model with the sampler <see cref="SamplerKind.RectifiedFlow"/> is a rectified flow, which ignores <see cref="Schedule"/>,
+/// <remarks>A model with the sampler <see cref="SamplerKind.RectifiedFlow"/> is a rectified flow, which ignores <see cref="SquaredCosine"/>,
 /// <see cref="Prediction"/> and <see cref="Variance"/>. A model with another sampler is a Gaussian process.</remarks>
 public sealed record DiffusionProcess
 {
@@ -93,8 +118,18 @@ public sealed record DiffusionProcess
     /// <summary>The number of steps of the process.</summary>
     public int Steps { get; init; } = 1000;
 
-    /// <summary>The noise schedule.</summary>
-    public NoiseSchedule Schedule { get; init; }
+    /// <summary>The noise schedule in the file.</summary>
+    [JsonInclude]
+    internal NoiseSchedule Schedule { get; init; }
+
+    /// <summary>Indicates whether the noise of a Gaussian process follows the squared cosine schedule (Nichol and Dhariwal, 2021). If false, its
+    /// variance is linear in the step (Ho et al., 2020).</summary>
+    [JsonIgnore]
+    public bool SquaredCosine
+    {
+        get => Schedule == NoiseSchedule.SquaredCosine;
+        init => Schedule = value ? NoiseSchedule.SquaredCosine : NoiseSchedule.Linear;
+    }
 
     /// <summary>The quantity that the denoiser predicts.</summary>
     public Prediction Prediction { get; init; }
@@ -107,11 +142,11 @@ public sealed record DiffusionProcess
     public bool SinglePrecision { get; init; }
 
     /// <summary>Indicates whether the timesteps of a rectified flow are shifted according to the size of the video
-    /// (<see cref="RectifiedFlowOptions.ShiftBySize"/>; true for Open-Sora 1.2).</summary>
+    /// (see <see cref="RectifiedFlow"/>; true for Open-Sora 1.2).</summary>
     public bool ShiftBySize { get; init; }
 
     /// <summary>Indicates whether the timesteps of a rectified flow are rounded to integers
-    /// (<see cref="RectifiedFlowOptions.WholeSteps"/>).</summary>
+    /// (see <see cref="RectifiedFlow"/>).</summary>
     public bool WholeSteps { get; init; }
 }
 
@@ -126,7 +161,7 @@ internal enum DiffusionKind
 }
 
 /// <summary>Schedules of the noise over the steps.</summary>
-public enum NoiseSchedule
+internal enum NoiseSchedule
 {
     /// <summary>A variance that is linear in the step (Ho et al. 2020).</summary>
     Linear,
@@ -215,14 +250,9 @@ public sealed record AllowedRange(int Min, int Max, int Step = 1)
         : $"{Min} to {Max} in steps of {Step}";
 }
 
-/// <summary>The license of a model.</summary>
-/// <param name="Name">The SPDX identifier, such as <c>MIT</c>.</param>
-/// <param name="File">The file in the folder that contains the full text.</param>
-public sealed record Licence(string Name, string? File = null);
-
 /// <summary>A source that a model was made from and that must be credited.</summary>
 /// <param name="Name">The name of the source, such as a data set or pretrained weights.</param>
-/// <param name="Licence">The SPDX identifier of its license.</param>
+/// <param name="License">The SPDX identifier of its license.</param>
 /// <param name="By">The author or owner.</param>
 /// <param name="Source">The origin, such as an address.</param>
-public sealed record Attribution(string Name, string Licence, string? By = null, string? Source = null);
+public sealed record Attribution(string Name, string License, string? By = null, string? Source = null);

@@ -97,7 +97,7 @@ public sealed class ModelFolder
     public static ModelFolder Open(string pathOrName)
     {
         ArgumentException.ThrowIfNullOrEmpty(pathOrName);
-        var path = Find(pathOrName);
+        var path = Find(pathOrName, SearchFolders);
         ModelDescription description;
         try
         {
@@ -183,7 +183,8 @@ public sealed class ModelFolder
     internal string WeightsOf(ModelPart part) =>
         FileOf(part.Weights ?? throw new InvalidModelException(Path, $"its {FileName} names no weights for its {part.Architecture}."));
 
-    private static string Find(string pathOrName)
+    /// <summary>Finds the folder of a model by its path, or by its name in one of the folders of models.</summary>
+    internal static string Find(string pathOrName, IReadOnlyList<string> folders)
     {
         var path = System.IO.Path.GetFullPath(pathOrName);
         if (File.Exists(System.IO.Path.Combine(path, FileName)))
@@ -196,7 +197,6 @@ public sealed class ModelFolder
             return System.IO.Path.GetDirectoryName(path)!;
         }
 
-        var folders = SearchFolders;
         var isName = pathOrName.AsSpan().IndexOfAny('/', '\\') < 0 && pathOrName is not ("." or "..");
         var found = isName
             ? folders
@@ -308,13 +308,18 @@ public sealed class ModelFolder
         Expect(sampling.GuidedChannels is null or >= 1, $"sampling.guided_channels is {sampling.GuidedChannels}, but must be at least 1");
         Expect(sampling.Eta is >= 0 and <= 1, $"sampling.eta is {sampling.Eta}, but must be between 0 and 1");
         Expect(text.MaxTokens >= 1, $"text_encoder.max_tokens is {text.MaxTokens}, but must be at least 1");
+        foreach (var (name, part) in new[] { ("denoiser", Description.Denoiser), ("vae", Description.Vae) })
+        {
+            Expect(!part.HasTextSettings, $"{name} has a tokenizer, max_tokens or clean_captions, which are settings of text_encoder only");
+        }
+
         string?[] files =
         [
             Description.Denoiser.Weights,
             Description.Vae.Weights,
             text.Weights,
             text.Tokenizer,
-            Description.Licence.File,
+            Description.LicenseFile,
             Description.Vocabulary,
         ];
         foreach (var file in files.OfType<string>())

@@ -254,12 +254,13 @@ public sealed record TextEncoderSettings
     /// <summary>The number of tokens that prompts are padded or truncated to. CLIP has a fixed number and ignores this setting.</summary>
     public int MaxTokens { get; init; } = 120;
 
-    /// <summary>Whether prompts are cleaned (<see cref="Text.CaptionCleaner"/>). If false, T5 only converts them to lowercase.</summary>
+    /// <summary>Whether prompts are cleaned (<see cref="Text.Tokenizers.PrepareCaption"/>). If false, T5 only converts them to lowercase.</summary>
     public bool CleanCaptions { get; init; } = true;
 
-    /// <summary>The output of CLIP to use as the encoding of a prompt, if the encoder is loaded from the folder of a hub. In <c>model.json</c>, it is
-    /// part of the configuration.</summary>
-    public ClipOutput ClipOutput { get; init; }
+    /// <summary>The output of the network to use as the encoding of a prompt, if the encoder is loaded from the folder of a hub; in
+    /// <c>model.json</c>, it is part of the configuration. CLIP has <c>pooled</c> (one vector, the default), <c>projected</c> (one vector in the
+    /// space of texts and images) and <c>states</c> (the states of all tokens). Null for the default of the architecture.</summary>
+    public string? Output { get; init; }
 
     /// <summary>The device of the encoded states.</summary>
     public Device Device { get; init; } = CPU;

@@ -4,9 +4,9 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models;
 
-/// <summary>Extension methods that count the parameters of a network and set how it computes: its data type, and the activations that it keeps for
-/// the backward pass.</summary>
-public static class ModelExtensions
+/// <summary>Extension methods that load and save the weights of a network, count its parameters, and set how it computes: its data type, and the
+/// activations that it keeps for the backward pass.</summary>
+public static partial class ModelExtensions
 {
     /// <summary>
     /// Sets the data type in which the linear layers, convolutions and attention of a model compute, such as bfloat16, while its parameters keep
@@ -33,16 +33,16 @@ public static class ModelExtensions
     /// with Sublinear Memory Cost", 2016). Activations then need the memory of one block instead of all blocks, and a training step takes about a
     /// third longer. Gradients are unchanged, and nothing changes when gradients are disabled.
     /// </summary>
-    /// <param name="model">A model of this library; a model without such blocks is left unchanged.</param>
+    /// <param name="model">A model of this library, or one with blocks that call <see cref="Checkpoint"/>; other models compute as before.</param>
     /// <param name="on">Whether to recompute activations in the backward pass.</param>
     /// <returns>The same model.</returns>
     public static TModel UseGradientCheckpointing<TModel>(this TModel model, bool on = true)
         where TModel : nn.Module
     {
         ArgumentNullException.ThrowIfNull(model);
-        foreach (var block in model.modules().OfType<ICheckpointedBlock>())
+        foreach (var module in model.modules())
         {
-            block.GradientCheckpointing = on;
+            Checkpointed.Set(module, on);
         }
 
         return model;
@@ -68,8 +68,9 @@ public static class ModelExtensions
         return parts;
     }
 
-    /// <summary>Runs a function so that only its inputs are kept and the function runs again in the backward pass.</summary>
-    /// <param name="module">The module that owns the parameters the function uses.</param>
+    /// <summary>Runs a function of a block. If gradient checkpointing is on (<see cref="UseGradientCheckpointing"/>), only its inputs are kept, and
+    /// the function runs again in the backward pass.</summary>
+    /// <param name="module">The block, which owns the parameters that the function uses.</param>
     /// <param name="function">The function, which receives the inputs in order. It must compute the same result each time, so it must not use
     /// dropout.</param>
     /// <param name="inputs">All tensors, other than the parameters, on which the function depends.</param>

@@ -1,5 +1,3 @@
-using System.Runtime.InteropServices;
-
 namespace OpenSora.Runtime;
 
 /// <summary>The kinds of objects that a path can refer to.</summary>
@@ -29,11 +27,8 @@ internal enum FileKind
 
 /// <summary>Determines the kind of a file without opening it. .NET treats named pipes and devices as ordinary files, and opening a named pipe can
 /// block forever.</summary>
-internal static unsafe partial class FileKinds
+internal static class FileKinds
 {
-    private const int CurrentFolder = -100, // AT_FDCWD
-        TypeAndMode = 0x3; // STATX_TYPE | STATX_MODE
-
     /// <summary>Gets the kind of the object that a path refers to. Links are followed.</summary>
     public static FileKind Of(string path)
     {
@@ -52,8 +47,14 @@ internal static unsafe partial class FileKinds
             return FileKind.Missing;
         }
 
-        return (ModeOf(path) & 0xF000) switch // S_IFMT
+        if (!FileStatus.IsAvailable)
         {
+            return IsBrokenLink(path) ? FileKind.Missing : FileKind.Regular;
+        }
+
+        return (FileStatus.Of(path)?.Mode & 0xF000) switch // S_IFMT
+        {
+            null => FileKind.Missing, // a link that leads to nothing
             0x1000 => FileKind.Pipe,
             0x2000 => FileKind.Device,
             0x6000 => FileKind.Disk,
@@ -75,40 +76,16 @@ internal static unsafe partial class FileKinds
             _ => "missing",
         };
 
-    /// <summary>Gets <c>st_mode</c>, or 0 if it is not available.</summary>
-    private static int ModeOf(string path)
+    // File.Exists is true for a link to nothing.
+    private static bool IsBrokenLink(string path)
     {
-        const int structSize = 256;
-        var status = stackalloc byte[structSize];
-        new Span<byte>(status, structSize).Clear();
         try
         {
-            if (OperatingSystem.IsLinux())
-            {
-                return StatX(CurrentFolder, path, 0, TypeAndMode, status) == 0 ? *(ushort*)(status + 28) : 0;
-            }
-
-            if (OperatingSystem.IsMacOS())
-            {
-                var isIntel = RuntimeInformation.ProcessArchitecture == Architecture.X64;
-                return (isIntel ? StatIntel(path, status) : Stat(path, status)) == 0 ? *(ushort*)(status + 4) : 0;
-            }
+            return File.ResolveLinkTarget(path, returnFinalTarget: true) is { Exists: false };
         }
-        catch (EntryPointNotFoundException)
+        catch (IOException)
         {
-            // A C library older than glibc 2.28; TorchSharp does not run there.
+            return true; // a loop of links
         }
-
-        return 0;
     }
-
-    // The layout of struct statx is the same on all Linux platforms; that of struct stat is not.
-    [LibraryImport("libc", EntryPoint = "statx", StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int StatX(int folder, string path, int flags, uint mask, byte* status);
-
-    [LibraryImport("libc", EntryPoint = "stat", StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int Stat(string path, byte* status);
-
-    [LibraryImport("libc", EntryPoint = "stat$INODE64", StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int StatIntel(string path, byte* status);
 }

@@ -98,13 +98,15 @@ internal static class OutputPath
         return Path.Combine(folder, $"{(name.Length > longest ? name[..longest] : name)}.{Guid.NewGuid():N}.tmp");
     }
 
-    /// <summary>Renames a complete temporary file to the target. An existing target is replaced, and its permissions are kept.</summary>
+    /// <summary>Renames a complete temporary file to the target. An existing target is replaced, and its permissions are kept,
+    /// and its owner and group as far as the process may set them.</summary>
     /// <param name="temporary">The path of a file in the folder of the target.</param>
     /// <param name="target">The path of the target.</param>
     public static void Replace(string temporary, string target)
     {
         if (!OperatingSystem.IsWindows() && File.Exists(target))
         {
+            FileStatus.CopyOwner(target, temporary); // before the permissions, some of which end with a change of the owner
             File.SetUnixFileMode(temporary, File.GetUnixFileMode(target));
         }
 

@@ -5,7 +5,7 @@ using System.Text.RegularExpressions;
 namespace OpenSora.Text;
 
 /// <summary>Cleans captions with the rules that were used for the published models: removes web artifacts and leaves plain lowercase words.</summary>
-public static class CaptionCleaner
+internal static class CaptionCleaner
 {
     /// <summary>The number of underscores and hyphens above which they are replaced with spaces.</summary>
     private const int MaxJoiners = 3;

@@ -2,7 +2,7 @@ using Microsoft.ML.Tokenizers;
 
 namespace OpenSora.Text;
 
-/// <summary>Creates tokenizers.</summary>
+/// <summary>Creates tokenizers, and prepares captions for them.</summary>
 public static class Tokenizers
 {
     /// <summary>Loads a SentencePiece unigram model, such as that of T5. Its tokenizer appends the end-of-sequence token.</summary>
@@ -26,4 +26,11 @@ public static class Tokenizers
     /// <param name="eosId">The id of the end-of-text token; null if there is none.</param>
     public static ITokenizer MicrosoftML(Tokenizer tokenizer, int padId, int? bosId = null, int? eosId = null) =>
         new MicrosoftMLTokenizer(tokenizer, padId, bosId, eosId);
+
+    /// <summary>Prepares a caption for the tokenizer of T5 with the rules that were used for the published models.</summary>
+    /// <param name="caption">The caption.</param>
+    /// <param name="clean">Whether to remove web artifacts, such as addresses and markup, and to leave plain lowercase words. If false, the caption
+    /// is only converted to lowercase and trimmed.</param>
+    /// <returns>The prepared caption.</returns>
+    public static string PrepareCaption(string caption, bool clean = true) => clean ? CaptionCleaner.Clean(caption) : CaptionCleaner.Lower(caption);
 }

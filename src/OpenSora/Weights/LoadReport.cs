@@ -19,8 +19,12 @@ public sealed record LoadReport
     public IReadOnlyList<string> Unexpected { get; init; } = [];
 
     /// <summary>The names of the file's tensors that <see cref="LoadOptions.KeyMap"/> omits, and of those that belong to a wrapper, such as the
-    /// step counter and the original weights beside moving averages.</summary>
+    /// step counter and the original weights beside moving averages, or describe the quantization of 8-bit weights.</summary>
     public IReadOnlyList<string> Dropped { get; init; } = [];
+
+    /// <summary>The names of the file's tensors that are scales of 8-bit weights, such as <c>proj.weight_scale</c>. The weights were multiplied by
+    /// them.</summary>
+    public IReadOnlyList<string> Scales { get; init; } = [];
 
     /// <summary>The reasons why tensors of the same name do not fit, such as <c>weight: the file has [8, 4], the model [8, 5]</c>.</summary>
     public IReadOnlyList<string> Mismatched { get; init; } = [];

@@ -32,12 +32,13 @@ internal sealed class MappedFile : IDisposable
             throw new InvalidWeightsException(Path, "it is a folder; expected a weights file. To open a model folder, use ModelFolder.Open.");
         }
 
-        if (!File.Exists(Path))
+        var kind = FileKinds.Of(Path);
+        if (kind is FileKind.Missing)
         {
             throw new FileNotFoundException($"The weights file '{Path}' does not exist.", Path);
         }
 
-        if (FileKinds.Of(Path) is not FileKind.Regular and var kind) // opening a pipe would block
+        if (kind is not FileKind.Regular) // opening a pipe would block
         {
             throw new InvalidWeightsException(Path, $"it is {kind.Describe()}; expected a weights file.");
         }

@@ -79,7 +79,8 @@ internal sealed record ModuleMatch(
         var sources = new Dictionary<string, TensorEntry>(StringComparer.Ordinal); // by the module's name
         var mismatched = new Dictionary<string, string>(StringComparer.Ordinal);
         List<string> unexpected = [],
-            dropped = [];
+            dropped = [],
+            scales = [];
         foreach (var entry in section.Tensors.Values)
         {
             var isInside = entry.Name.StartsWith(prefix, StringComparison.Ordinal);
@@ -87,11 +88,16 @@ internal sealed record ModuleMatch(
                 isInside ? Mapped(entry.Name[prefix.Length..], options)
                 : IsBeside(entry.Name, prefix) ? null
                 : Mapped(entry.Name, options);
-            if (name is null)
+            var target = name is null ? null : targets.GetValueOrDefault(name);
+            if (target is null && WeightScales.IsScale(entry, section))
+            {
+                scales.Add(entry.Name);
+            }
+            else if (name is null || (target is null && WeightScales.IsDescription(entry, section)))
             {
                 dropped.Add(entry.Name);
             }
-            else if (!targets.TryGetValue(name, out var target))
+            else if (target is null)
             {
                 unexpected.Add(entry.Name);
             }
@@ -99,7 +105,7 @@ internal sealed record ModuleMatch(
             {
                 mismatched[name] = $"both '{sources[name].Name}' and '{entry.Name}' are mapped to this name";
             }
-            else if (WhyNot(entry, target, options.AllowReshape) is { } reason)
+            else if ((WhyNot(entry, target, options.AllowReshape) ?? WhyNotScaled(entry)) is { } reason)
             {
                 mismatched[name] = reason;
             }
@@ -117,10 +123,13 @@ internal sealed record ModuleMatch(
             Missing = [.. absent[false]],
             Unexpected = unexpected,
             Dropped = dropped,
+            Scales = scales,
             Mismatched = [.. mismatched.Select(pair => $"{pair.Key}: {pair.Value}")],
             Skipped = section.Skipped,
         };
         return new ModuleMatch(section, options, report, fitting);
+
+        string? WhyNotScaled(TensorEntry entry) => WeightScales.Of(entry, section) is { } scale ? WeightScales.WhyNot(scale, entry) : null;
     }
 
     /// <summary>Returns the first of the matches that fit best.</summary>
@@ -208,6 +217,6 @@ internal sealed record ModuleMatch(
 
     private static string Text(IEnumerable<long> shape) => $"[{string.Join(", ", shape)}]";
 
-    private static bool IsFloating(ScalarType dtype) =>
-        dtype is ScalarType.Float16 or ScalarType.BFloat16 or ScalarType.Float32 or ScalarType.Float64;
+    /// <summary>Determines whether a dtype is one of those that weights are converted from and to.</summary>
+    public static bool IsFloating(ScalarType dtype) => dtype is ScalarType.Float16 or ScalarType.BFloat16 or ScalarType.Float32 or ScalarType.Float64;
 }

@@ -8,8 +8,7 @@ public class FrameSamplerTests
 {
     public static TheoryData<string> Samplers => ["iddpm", "flow"];
 
-    private static ISampler Make(string name, int steps) =>
-        name is "iddpm" ? new Iddpm(steps) : new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = steps });
+    private static ISampler Make(string name, int steps) => name is "iddpm" ? new Iddpm(steps) : new RectifiedFlow(samplingSteps: steps);
 
     // A model that knows all: conditioning frames are 2, and so should the others be.
     private static Tensor Toy(string name, Tensor x, Tensor t)

@@ -20,7 +20,7 @@ public sealed class RectifiedFlowTests
         using (NewDisposeScope())
         {
             var (x0, noise) = (Noise(1, 2, 4, 3, 4, 4), Noise(2, 2, 4, 3, 4, 4));
-            var flow = new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = steps, ShiftBySize = shifted });
+            var flow = new RectifiedFlow(samplingSteps: steps, shiftBySize: shifted);
             (flow.Sample((_, _) => x0 - noise, noise) - x0).abs().max().item<float>().ShouldBeLessThan(1e-5f);
         }
 
@@ -35,8 +35,8 @@ public sealed class RectifiedFlowTests
         {
             var (x0, noise, t) = (Noise(1, 2, 4, 3, 4, 4), Noise(2, 2, 4, 3, 4, 4), tensor(new[] { 100f, 900f }));
             using var losses = new RectifiedFlow().TrainingLosses((x, _) => cat([x0 - noise, x], 1), x0, t, noise);
-            losses.Loss.abs().max().item<float>().ShouldBe(0);
-            losses.VariationalBound.ShouldBeNull();
+            losses.Total.abs().max().item<float>().ShouldBe(0);
+            losses.Parts.ContainsKey("vb").ShouldBeFalse();
         }
 
         TensorCount.ShouldBe(before);
@@ -50,7 +50,7 @@ public sealed class RectifiedFlowTests
         using var scope = NewDisposeScope();
         using var generator = new Generator(3);
         var x0 = zeros([20_000, 1, 1, 1, 1]);
-        var times = new RectifiedFlow(new RectifiedFlowOptions { LogitNormal = logitNormal }).DrawTimesteps(x0, generator).Timesteps / 1000;
+        var times = new RectifiedFlow(logitNormal: logitNormal).DrawTimesteps(x0, generator).Timesteps / 1000;
         times.mean().item<float>().ShouldBe((float)mean, 0.01f);
         times.std().item<float>().ShouldBe((float)deviation, 0.01f);
         times.min().item<float>().ShouldBeGreaterThanOrEqualTo(0);
@@ -62,7 +62,7 @@ public sealed class RectifiedFlowTests
     {
         using var scope = NewDisposeScope();
         // 4 frames of 512x512: twice as long as sqrt says, so that 0.5 becomes 2 * 0.5 / (1 + 0.5).
-        var flow = new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = true, SamplingSteps = 2 });
+        var flow = new RectifiedFlow(shiftBySize: true, samplingSteps: 2);
         var seen = new List<float>();
         flow.Sample(
             (x, t) =>
@@ -77,7 +77,7 @@ public sealed class RectifiedFlowTests
         float[] Draw(bool shift)
         {
             using var generator = new Generator(5);
-            return new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = shift, WholeSteps = true })
+            return new RectifiedFlow(shiftBySize: shift, wholeSteps: true)
                 .DrawTimesteps(zeros([9, 1, 4, 64, 64]), generator)
                 .Timesteps.data<float>()
                 .ToArray();
@@ -96,7 +96,7 @@ public sealed class RectifiedFlowTests
         {
             var latents = Noise(1, 1, 2, 3, 2, 2);
             var reported = new List<bool[]>();
-            var sample = new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 4 }).SampleFrames(
+            var sample = new RectifiedFlow(samplingSteps: 4).SampleFrames(
                 (x, _, frames) =>
                 {
                     reported.Add(frames.data<bool>().ToArray());
@@ -128,9 +128,10 @@ public sealed class RectifiedFlowTests
         using var scope = NewDisposeScope();
         var flow = new RectifiedFlow();
         var x0 = zeros([2, 4, 3, 2, 2]);
-        Should
-            .Throw<ArgumentException>(() => new RectifiedFlow(new RectifiedFlowOptions { SamplingSteps = 0 }))
-            .Message.ShouldContain("SamplingSteps 0");
+        Should.Throw<ArgumentOutOfRangeException>(() => new RectifiedFlow(samplingSteps: 0)).ParamName.ShouldBe("samplingSteps");
+        Should.Throw<ArgumentOutOfRangeException>(() => new RectifiedFlow(steps: 0)).ParamName.ShouldBe("steps");
+        Should.Throw<ArgumentOutOfRangeException>(() => new RectifiedFlow(spatialFactor: 0)).ParamName.ShouldBe("spatialFactor");
+        Should.Throw<ArgumentException>(() => new RectifiedFlow(lossWeights: [1, 2])).Message.ShouldContain("must be 1000 finite");
         Should.Throw<ArgumentException>(() => flow.AddNoise(x0, zeros([3]), x0)).Message.ShouldContain("and [2]; got");
         Should
             .Throw<InvalidOperationException>(() => flow.TrainingLosses((x, _) => x.narrow(1, 0, 3), x0, zeros([2])))
@@ -139,9 +140,7 @@ public sealed class RectifiedFlowTests
             .Throw<ArgumentException>(() => flow.TrainingLosses((x, _) => x, x0, zeros([2]), noisyFrames: ones([2, 2], ScalarType.Bool)))
             .Message.ShouldContain("[2, 2]");
         Should
-            .Throw<ArgumentException>(() =>
-                new RectifiedFlow(new RectifiedFlowOptions { ShiftBySize = true }).Sample((x, _) => x, zeros([1, 4, 4, 4]))
-            )
+            .Throw<ArgumentException>(() => new RectifiedFlow(shiftBySize: true).Sample((x, _) => x, zeros([1, 4, 4, 4])))
             .Message.ShouldContain("[1, 4, 4, 4]");
     }
 }

@@ -15,9 +15,9 @@ public sealed class SamplerTests
         name switch
         {
             "iddpm" => new Iddpm(steps),
-            "iddpm fixed" => new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedSmall }),
-            "ddim" => new Ddim(new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge })),
-            "ddim eta" => new Ddim(new Iddpm(Full.Respace(steps), new IddpmOptions { Variance = Variance.FixedLarge }), eta: 0.7),
+            "iddpm fixed" => new Iddpm(Full.Respace(steps), variance: Variance.FixedSmall),
+            "ddim" => new Ddim(new Iddpm(Full.Respace(steps), variance: Variance.FixedLarge)),
+            "ddim eta" => new Ddim(new Iddpm(Full.Respace(steps), variance: Variance.FixedLarge), eta: 0.7),
             "dpm" => new DpmSolver(steps),
             _ => throw new ArgumentException($"No sampler '{name}'.", nameof(name)),
         };
@@ -80,7 +80,7 @@ public sealed class SamplerTests
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(5);
-        var process = new Iddpm(Full.Respace(500), new IddpmOptions { Variance = variance });
+        var process = new Iddpm(Full.Respace(500), variance: variance);
         var sample = process.Sample(Gaussian(), Noise(3, 100, 4, 10, 10), generator);
         sample.mean().item<float>().ShouldBe((float)Mean, 0.02f);
         sample.std().item<float>().ShouldBe((float)Deviation, 0.02f);
@@ -131,15 +131,12 @@ public sealed class SamplerTests
             };
 
         var schedule = Full.Respace(10);
-        var fixedNoise = new IddpmOptions { Variance = Variance.FixedSmall };
-        var fixedSample = new IddpmOptions { Variance = Variance.FixedSmall, Prediction = Prediction.Sample };
+        var predictsNoise = new Iddpm(schedule, variance: Variance.FixedSmall);
+        var predictsSample = new Iddpm(schedule, Prediction.Sample, Variance.FixedSmall);
         var onSteps = asNoise(t => Math.Sqrt(Full.AlphasCumprod[(int)t]));
-        Close(new Ddim(new Iddpm(schedule, fixedSample)).Sample(sample, noise), new Ddim(new Iddpm(schedule, fixedNoise)).Sample(onSteps, noise));
+        Close(new Ddim(predictsSample).Sample(sample, noise), new Ddim(predictsNoise).Sample(onSteps, noise));
         Func<Tensor, Tensor> source = _ => noise;
-        Close(
-            Sampling.SampleWith(new Iddpm(schedule, fixedSample), sample, noise, source),
-            Sampling.SampleWith(new Iddpm(schedule, fixedNoise), onSteps, noise, source)
-        );
+        Close(Sampling.SampleWith(predictsSample, sample, noise, source), Sampling.SampleWith(predictsNoise, onSteps, noise, source));
         var solver = new DpmSolver(12);
         var continuous = asNoise(t => solver.Alpha((float)((t + 1) / 1000)));
         Close(new DpmSolver(12, prediction: Prediction.Sample).Sample(sample, noise), solver.Sample(continuous, noise), 1e-3);
@@ -152,7 +149,7 @@ public sealed class SamplerTests
     public void Clipping_keeps_the_prediction_in_range()
     {
         using var scope = NewDisposeScope();
-        var clipped = new Ddim(new Iddpm(Full.Respace(10), new IddpmOptions { Variance = Variance.FixedSmall, ClipDenoised = true }));
+        var clipped = new Ddim(new Iddpm(Full.Respace(10), variance: Variance.FixedSmall, clipDenoised: true));
         var noise = Noise(4, 1, 4, 8, 8);
         clipped.Sample(Toy("ddim"), noise).abs().max().item<float>().ShouldBeLessThanOrEqualTo(1);
         Make("ddim", 10).Sample(Toy("ddim"), noise).abs().max().item<float>().ShouldBeGreaterThan(2);
@@ -289,17 +286,7 @@ public sealed class SamplerTests
         Should.Throw<ArgumentOutOfRangeException>(() => new Ddim(10, eta: -0.1));
         Should.Throw<ArgumentOutOfRangeException>(() => new Ddim(10, eta: double.NaN));
         Should.Throw<ArgumentOutOfRangeException>(() => new Iddpm(0));
-        Should.Throw<ArgumentException>(() => new Iddpm(IddpmSchedule.Linear(), new IddpmOptions { Variance = (Variance)7 }));
-    }
-
-    [Fact]
-    public void Options_are_copied()
-    {
-        using var scope = NewDisposeScope();
-        var options = new IddpmOptions { Variance = Variance.FixedSmall };
-        var process = new Iddpm(Full.Respace(2), options);
-        options.Variance = Variance.LearnedRange;
-        process.Sample(Toy("ddim"), Noise(1, 1, 4, 2, 2)).shape.ShouldBe([1, 4, 2, 2]);
+        Should.Throw<ArgumentException>(() => new Iddpm(IddpmSchedule.Linear(), variance: (Variance)7));
     }
 
     private sealed class Log(Action<int>? then = null) : IProgress<int>

@@ -19,18 +19,18 @@ public sealed class TrainingLossesTests
         using var scope = NewDisposeScope();
         var (x0, noise, t) = (Normal(1, 3, 4, 5, 5), Normal(2, 3, 4, 5, 5), tensor(new long[] { 1, 500, 999 }));
         var losses = new Iddpm(Schedule).TrainingLosses((_, _) => cat([noise, -ones_like(noise)], 1), x0, t, noise);
-        losses.Mse!.abs().max().item<float>().ShouldBe(0);
-        losses.VariationalBound!.abs().max().item<float>().ShouldBeLessThan(1e-5f); // the posterior itself
-        losses.Loss.shape.ShouldBe([3]);
-        var clean = new Iddpm(Schedule, new IddpmOptions { Prediction = Prediction.Sample, Variance = Variance.FixedSmall });
-        clean.TrainingLosses((_, _) => x0, x0, t, noise).Loss.abs().max().item<float>().ShouldBe(0);
+        losses.Parts["mse"].abs().max().item<float>().ShouldBe(0);
+        losses.Parts["vb"].abs().max().item<float>().ShouldBeLessThan(1e-5f); // the posterior itself
+        losses.Total.shape.ShouldBe([3]);
+        var clean = new Iddpm(Schedule, prediction: Prediction.Sample, variance: Variance.FixedSmall);
+        clean.TrainingLosses((_, _) => x0, x0, t, noise).Total.abs().max().item<float>().ShouldBe(0);
     }
 
     [Fact]
     public void The_denoiser_receives_the_noisy_sample_and_the_original_timesteps()
     {
         using var scope = NewDisposeScope();
-        var process = new Iddpm(Schedule.Respace(10), new IddpmOptions { Variance = Variance.FixedLarge });
+        var process = new Iddpm(Schedule.Respace(10), variance: Variance.FixedLarge);
         var (x0, noise, t) = (Normal(1, 2, 4, 3, 3), Normal(2, 2, 4, 3, 3), tensor(new long[] { 1, 9 }));
         process.TrainingLosses(See, x0, t, noise);
 
@@ -54,11 +54,10 @@ public sealed class TrainingLossesTests
         using var scope = NewDisposeScope();
         var (x0, noise, t) = (Normal(1, 3, 4, 3, 3), Normal(2, 3, 4, 3, 3), tensor(new long[] { 0, 3, 19 }));
         var schedule = Schedule.Respace(20);
-        TrainingLosses Losses(DiffusionLoss kind) =>
-            new Iddpm(schedule, new IddpmOptions { Loss = kind }).TrainingLosses((x, _) => cat([0.3 * x, 0.2 * x], 1), x0, t, noise);
+        TrainingLoss Losses(DiffusionLoss kind) => new Iddpm(schedule, loss: kind).TrainingLosses((x, _) => cat([0.3 * x, 0.2 * x], 1), x0, t, noise);
 
         var losses = Losses(loss);
-        var (mse, bound) = (Losses(DiffusionLoss.Mse).Mse!, Losses(DiffusionLoss.Mse).VariationalBound!);
+        var (mse, bound) = (Losses(DiffusionLoss.Mse).Parts["mse"], Losses(DiffusionLoss.Mse).Parts["vb"]);
         var expected = loss switch
         {
             DiffusionLoss.Mse => mse + bound,
@@ -66,8 +65,8 @@ public sealed class TrainingLossesTests
             DiffusionLoss.Kl => bound,
             _ => bound * 20,
         };
-        losses.Loss.data<float>().ToArray().ShouldBe(expected.data<float>().ToArray(), 1e-4f);
-        (losses.Mse is null).ShouldBe(loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl);
+        losses.Total.data<float>().ToArray().ShouldBe(expected.data<float>().ToArray(), 1e-4f);
+        losses.Parts.ContainsKey("mse").ShouldBe(loss is DiffusionLoss.Mse or DiffusionLoss.RescaledMse);
         bound.min().item<float>().ShouldBeGreaterThan(0);
     }
 
@@ -78,11 +77,11 @@ public sealed class TrainingLossesTests
     {
         using var scope = NewDisposeScope();
         var (x0, t) = (Normal(1, 3, 4, 3, 3), tensor(new long[] { 0, 300, 999 }));
-        var mse = new Iddpm(Schedule, new IddpmOptions { Variance = variance }).TrainingLosses((x, _) => 0.5 * x, x0, t);
-        mse.VariationalBound.ShouldBeNull();
-        mse.Loss.data<float>().ToArray().ShouldBe(mse.Mse!.data<float>().ToArray());
-        var kl = new Iddpm(Schedule, new IddpmOptions { Variance = variance, Loss = DiffusionLoss.Kl }).TrainingLosses((x, _) => 0.5 * x, x0, t);
-        kl.Loss.data<float>().ToArray().ShouldAllBe(value => float.IsFinite(value) && value > 0);
+        var mse = new Iddpm(Schedule, variance: variance).TrainingLosses((x, _) => 0.5 * x, x0, t);
+        mse.Parts.ContainsKey("vb").ShouldBeFalse();
+        mse.Total.data<float>().ToArray().ShouldBe(mse.Parts["mse"].data<float>().ToArray());
+        var kl = new Iddpm(Schedule, variance: variance, loss: DiffusionLoss.Kl).TrainingLosses((x, _) => 0.5 * x, x0, t);
+        kl.Total.data<float>().ToArray().ShouldAllBe(value => float.IsFinite(value) && value > 0);
     }
 
     [Fact]
@@ -90,8 +89,8 @@ public sealed class TrainingLossesTests
     {
         using var scope = NewDisposeScope();
         var (x0, noise) = (Normal(1, 1, 1, 4, 4), Normal(2, 1, 1, 4, 4));
-        var process = new Iddpm(Schedule, new IddpmOptions { Variance = Variance.FixedLarge, Loss = DiffusionLoss.Kl });
-        var bits = process.TrainingLosses((x, _) => zeros_like(x), x0, tensor(new long[] { 400 }), noise).Loss.item<float>();
+        var process = new Iddpm(Schedule, variance: Variance.FixedLarge, loss: DiffusionLoss.Kl);
+        var bits = process.TrainingLosses((x, _) => zeros_like(x), x0, tensor(new long[] { 400 }), noise).Total.item<float>();
 
         // With no noise predicted, the means differ by coefficient * noise * sqrt(1 - a) / sqrt(a).
         var (a, small, large) = (Schedule.AlphasCumprod[400], Schedule.PosteriorVariance[400], Schedule.Betas[400]);
@@ -110,8 +109,8 @@ public sealed class TrainingLossesTests
         {
             var output = Normal(3, 2, 8, 3, 3);
             output.requires_grad_();
-            var losses = new Iddpm(Schedule, new IddpmOptions { Loss = loss }).TrainingLosses((_, _) => output, x0, t, noise);
-            (boundOnly ? losses.VariationalBound! : losses.Loss).sum().backward();
+            var losses = new Iddpm(Schedule, loss: loss).TrainingLosses((_, _) => output, x0, t, noise);
+            (boundOnly ? losses.Parts["vb"] : losses.Total).sum().backward();
             return output.grad!;
         }
 
@@ -128,7 +127,7 @@ public sealed class TrainingLossesTests
         using var scope = NewDisposeScope();
         var x0 = Normal(1, 2, 4, 3, 3).to_type(ScalarType.BFloat16);
         var losses = new Iddpm(Schedule).TrainingLosses((x, _) => cat([x, x], 1).to_type(ScalarType.BFloat16), x0, tensor(new long[] { 3, 4 }));
-        losses.Loss.dtype.ShouldBe(ScalarType.Float32);
+        losses.Total.dtype.ShouldBe(ScalarType.Float32);
     }
 
     [Fact]
@@ -189,15 +188,10 @@ public sealed class TrainingLossesTests
     {
         using var scope = NewDisposeScope();
         var (x0, noise, t) = (randn([3, 4, 3, 3]), randn([3, 4, 3, 3]), tensor(new long[] { 0, 500, 999 }));
-        TrainingLosses Losses(double? gamma) =>
-            new Iddpm(Schedule, new IddpmOptions { Prediction = prediction, MinSnrGamma = gamma }).TrainingLosses(
-                (x, _) => cat([0.5 * x, 0.1 * x], 1),
-                x0,
-                t,
-                noise
-            );
+        TrainingLoss Losses(double? gamma) =>
+            new Iddpm(Schedule, prediction: prediction, minSnrGamma: gamma).TrainingLosses((x, _) => cat([0.5 * x, 0.1 * x], 1), x0, t, noise);
         var (plain, weighted) = (Losses(null), Losses(5));
-        var actual = ((weighted.Loss - weighted.VariationalBound!) / plain.Mse!).data<float>().ToArray();
+        var actual = ((weighted.Total - weighted.Parts["vb"]) / plain.Parts["mse"]).data<float>().ToArray();
 
         // SNR = a / (1 - a): 9999 at the first step, of which 5 are left; 0.0849 in the middle and 4e-5 at the end, below 5.
         double[] snr = [9999, 0.0785 / (1 - 0.0785), 4.0358e-5 / (1 - 4.0358e-5)];
@@ -207,11 +201,9 @@ public sealed class TrainingLossesTests
             (actual[i] / expected[i]).ShouldBe(1, 0.01);
         }
 
-        (weighted.VariationalBound! - plain.VariationalBound!).abs().max().item<float>().ShouldBe(0);
-        (weighted.Mse! - plain.Mse!).abs().max().item<float>().ShouldBe(0);
-        Should
-            .Throw<ArgumentException>(() => new Iddpm(Schedule, new IddpmOptions { MinSnrGamma = 5, Loss = DiffusionLoss.Kl }))
-            .Message.ShouldContain("Kl");
+        (weighted.Parts["vb"] - plain.Parts["vb"]).abs().max().item<float>().ShouldBe(0);
+        (weighted.Parts["mse"] - plain.Parts["mse"]).abs().max().item<float>().ShouldBe(0);
+        Should.Throw<ArgumentException>(() => new Iddpm(Schedule, minSnrGamma: 5, loss: DiffusionLoss.Kl)).Message.ShouldContain("Kl");
     }
 
     [Fact]
@@ -229,10 +221,10 @@ public sealed class TrainingLossesTests
         (seen - process.AddNoise(x0, t, noise)).select(2, 2).abs().max().item<float>().ShouldBe(0);
 
         // The second sample has no given frame; the first one's loss is the mean over its other two.
-        masked.Loss[1].item<float>().ShouldBe(plain.Loss[1].item<float>(), 1e-6f);
+        masked.Total[1].item<float>().ShouldBe(plain.Total[1].item<float>(), 1e-6f);
         var others = tensor(new long[] { 0, 2 });
         var two = process.TrainingLosses((x, _) => cat([x, 0.1 * x], 1), x0.index_select(2, others), t, noise.index_select(2, others));
-        masked.Mse![0].item<float>().ShouldBe(two.Mse![0].item<float>(), 1e-6f);
-        masked.VariationalBound![0].item<float>().ShouldBe(two.VariationalBound![0].item<float>(), 1e-5f);
+        masked.Parts["mse"][0].item<float>().ShouldBe(two.Parts["mse"][0].item<float>(), 1e-6f);
+        masked.Parts["vb"][0].item<float>().ShouldBe(two.Parts["vb"][0].item<float>(), 1e-5f);
     }
 }

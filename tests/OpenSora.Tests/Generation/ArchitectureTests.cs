@@ -20,10 +20,10 @@ public class ArchitectureTests
         NumHeads = 2,
         Condition = "label_3",
     };
-    private static readonly ClassLabels Birds = new() { Count = 3, Names = ["crane", "drake", "swan"] };
+    private static readonly ClassLabelEncoder Birds = new(["crane", "drake", "swan"]);
 
     // Puts another denoiser, and classes for its text encoder, into a model folder.
-    private static TinyModel Folder(string architecture, Func<nn.Module> make, object config, ClassLabels? labels = null)
+    private static TinyModel Folder(string architecture, Func<nn.Module> make, object config, ClassLabelEncoder? labels = null)
     {
         var model = new TinyModel();
         using (no_grad())
@@ -50,7 +50,7 @@ public class ArchitectureTests
                 },
                 TextEncoder = labels is null
                     ? description.TextEncoder
-                    : new TextEncoderPart { Architecture = "class_labels", Config = ModelFolder.WriteConfig(labels) },
+                    : new ModelPart { Architecture = "class_labels", Config = labels.WriteConfig() },
             }
         );
         return model;

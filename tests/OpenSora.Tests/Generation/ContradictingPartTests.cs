@@ -1,3 +1,4 @@
+using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.Models;
@@ -50,6 +51,73 @@ public class ContradictingPartTests
         (await Should.ThrowAsync<InvalidOperationException>(request.GenerateAsync())).Message.ShouldContain(
             "The autoencoder OtherVae encoded pixels"
         );
+    }
+
+    [Fact]
+    public async Task A_sampler_is_named_with_the_latents_that_it_returned()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Builder().UseSampler(_ => new OtherSampler()).Build();
+        (await Should.ThrowAsync<InvalidOperationException>(generator.Request("a goat").Frames(2).Size(16, 8).GenerateAsync())).Message.ShouldContain(
+            "OtherSampler.Step returned latents of shape [1, 4, 1, 2, 4] for latents of shape [1, 4, 2, 2, 4]"
+        );
+    }
+
+    [Theory]
+    [InlineData(5, 12)]
+    [InlineData(6, 11)]
+    public void A_transformer_is_named_with_the_null_caption_that_it_returned(int tokens, int width)
+    {
+        using var transformer = new OtherTransformer(tokens, width);
+        using var text = new HashTextEncoder();
+        var pipeline = new VideoPipeline(transformer, text, null, new OtherSampler());
+        var settings = new GenerationSettings
+        {
+            Frames = 2,
+            Width = 8,
+            Height = 8,
+        };
+        Should
+            .Throw<InvalidOperationException>(() => pipeline.Generate(["a goat"], settings))
+            .Message.ShouldContain($"OtherTransformer.NullCaption returned states of shape [1, {tokens}, {width}]");
+    }
+
+    // Loses a frame.
+    private sealed class OtherSampler : ISampler
+    {
+        public int? GuidedChannels => null;
+
+        public IReadOnlyList<double> Timesteps(long[] shape) => [1, 0];
+
+        public Tensor Step(SamplingState state, Tensor x, Tensor output) => x.narrow(2, 0, x.shape[2] - 1).clone();
+    }
+
+    private sealed class OtherTransformer : nn.Module, IVideoTransformer
+    {
+        private readonly (int Tokens, int Width) _caption;
+
+        public OtherTransformer(int tokens, int width)
+            : base(nameof(OtherTransformer))
+        {
+            _caption = (tokens, width);
+            register_parameter("scale", new TorchSharp.Modules.Parameter(ones(1)));
+        }
+
+        public int LatentChannels => 3;
+
+        public IReadOnlyList<int> LatentMultiple => [1, 1, 1];
+
+        public int TextWidth => HashTextEncoder.States;
+
+        public int TextTokens => HashTextEncoder.Tokens;
+
+        public bool SupportsNoisyFrames => false;
+
+        public double CaptionDropout => 0;
+
+        public Tensor NullCaption(long batch = 1) => zeros(batch, _caption.Tokens, _caption.Width);
+
+        public Tensor Denoise(Tensor x, Tensor t, DenoiserConditions conditions) => x.clone();
     }
 
     private sealed class OtherText(long[] states, long[] mask, ScalarType type) : ITextEncoder

@@ -118,7 +118,7 @@ public sealed class HubFolderTests : IDisposable
         var before = TensorCount.Now;
         using (NewDisposeScope())
         {
-            using var model = new T5Encoder(
+            using var model = new T5TextEncoder(
                 new T5Config
                 {
                     VocabSize = 512,
@@ -128,7 +128,9 @@ public sealed class HubFolderTests : IDisposable
                     NumLayers = 2,
                     NumHeads = 2,
                     FeedForwardProj = "relu",
-                }
+                },
+                SentencePieceTokenizer.Open(TestFiles.Data("sentencepiece", "t5.model")),
+                9
             );
             Write(
                 "text_encoder/config.json",
@@ -159,9 +161,11 @@ public sealed class HubFolderTests : IDisposable
                 .Message.ShouldContain("the tokenizer file spiece.model");
             Directory.CreateDirectory(_folder["tokenizer"]);
             File.Copy(TestFiles.Data("sentencepiece", "t5.model"), _folder["tokenizer/spiece.model"]);
+            Should
+                .Throw<ArgumentException>(() => ModelHub.LoadTextEncoder(_folder.Path, new TextEncoderSettings { Output = "pooled" }))
+                .Message.ShouldContain("T5 has no output 'pooled'");
             using var loaded = ModelHub.LoadTextEncoder(_folder.Path, new TextEncoderSettings { MaxTokens = 9 });
-            using var direct = new T5TextEncoder(model, SentencePieceTokenizer.Open(_folder["tokenizer/spiece.model"]), 9);
-            Difference(loaded.Encode(["a goat"]).States, direct.Encode(["a goat"]).States).ShouldBe(0);
+            Difference(loaded.Encode(["a goat"]).States, model.Encode(["a goat"]).States).ShouldBe(0);
         }
         TensorCount.ShouldBe(before);
     }
@@ -214,12 +218,16 @@ public sealed class HubFolderTests : IDisposable
             Write((whole ? "" : "tokenizer/") + name, File.ReadAllText(TestFiles.Data("clip", name)));
         }
 
-        foreach (var output in Enum.GetValues<ClipOutput>())
+        foreach (var (output, expected) in new[] { (null, ClipOutput.Pooled), ("projected", ClipOutput.Projected), ("states", ClipOutput.States) })
         {
-            using var loaded = ModelHub.LoadTextEncoder(_folder.Path, new TextEncoderSettings { ClipOutput = output });
-            var direct = new ClipTextEncoder(model, ClipTokenizer.Open(TestFiles.Data("clip")), output);
+            using var loaded = ModelHub.LoadTextEncoder(_folder.Path, new TextEncoderSettings { Output = output });
+            var direct = new ClipTextEncoder(model, ClipTokenizer.Open(TestFiles.Data("clip")), expected);
             Difference(loaded.Encode(["a cat"]).States, direct.Encode(["a cat"]).States).ShouldBe(0);
         }
+
+        Should
+            .Throw<ArgumentException>(() => ModelHub.LoadTextEncoder(_folder.Path, new TextEncoderSettings { Output = "last" }))
+            .Message.ShouldContain("CLIP has no output 'last'; its outputs are pooled, projected, states");
     }
 
     [Fact]

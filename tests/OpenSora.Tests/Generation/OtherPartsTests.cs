@@ -85,7 +85,7 @@ public class OtherPartsTests
                     Config = autoencoder is "autoencoder_tiny" ? ModelFolder.WriteConfig(tiny) : ModelFolder.WriteConfig(temporal),
                     Weights = "vae.safetensors",
                 },
-                TextEncoder = new TextEncoderPart
+                TextEncoder = new ModelPart
                 {
                     Architecture = "clip",
                     Config = ModelFolder.WriteConfig(Clip),

@@ -47,7 +47,7 @@ public class PromptVocabularyTests
     {
         using var model = new TinyModel(d => d with { Vocabulary = "things.txt" }, files: [("things.txt", "goat\n")]);
         using var generator = model.Generator();
-        (await generator.Request("a goat").GenerateAsync()).Metadata.Warnings.ShouldBeEmpty();
-        (await generator.Request("a gaot").GenerateAsync()).Metadata.Warnings.ShouldHaveSingleItem().ShouldContain("'goat'");
+        (await generator.Request("a goat").GenerateAsync()).Warnings.ShouldBeEmpty();
+        (await generator.Request("a gaot").GenerateAsync()).Warnings.ShouldHaveSingleItem().ShouldContain("'goat'");
     }
 }

@@ -77,7 +77,7 @@ internal sealed class TinyModel : IDisposable
         };
         SaveRandom(denoiser.Module, "stdit.safetensors", spread);
         SaveRandom(new AutoencoderKL(vae), "vae.safetensors");
-        SaveRandom(new T5Encoder(t5), "t5.safetensors");
+        SaveRandom(new T5TextEncoder(t5), "t5.safetensors");
         File.Copy(TestFiles.Data("sentencepiece", "t5.model"), this["spiece.model"]);
         var description = new ModelDescription
         {
@@ -94,7 +94,7 @@ internal sealed class TinyModel : IDisposable
                 Config = ModelFolder.WriteConfig(vae),
                 Weights = "vae.safetensors",
             },
-            TextEncoder = new TextEncoderPart
+            TextEncoder = new ModelPart
             {
                 Architecture = "t5",
                 Config = ModelFolder.WriteConfig(t5),
@@ -113,7 +113,7 @@ internal sealed class TinyModel : IDisposable
                 WidthRange = new(8, 64, 4),
                 HeightRange = new(8, 64, 4),
             },
-            Licence = new Licence("MIT"),
+            License = "MIT",
         };
         ModelFolder.Save(Path, change?.Invoke(description) ?? description);
     }

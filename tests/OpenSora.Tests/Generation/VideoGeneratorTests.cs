@@ -28,7 +28,10 @@ public class VideoGeneratorTests
         var video = await generator.Request("a goat").Seed(42).GenerateAsync();
         (video.Frames.Count, video.Frames.Width, video.Frames.Height, video.Frames.FramesPerSecond).ShouldBe((4, 32, 32, 6.0));
         video.Frames.Pixels.ToArray().Distinct().Count().ShouldBeGreaterThan(20);
-        (video.Metadata with { Elapsed = default }).ShouldBe(new VideoMetadata("a goat", null, 42, 4, 3, "Iddpm", "tiny", "cpu", default));
+        (video.Prompt, video.NegativePrompt, video.Seed, video.Steps, video.GuidanceScale).ShouldBe(("a goat", null, 42, 4, 3.0));
+        (video.Sampler, video.Model, video.Backend).ShouldBe(("Iddpm", "tiny", "cpu"));
+        video.Elapsed.ShouldBeGreaterThan(TimeSpan.Zero);
+        video.Warnings.ShouldBeEmpty();
     }
 
     [Fact]
@@ -101,7 +104,7 @@ public class VideoGeneratorTests
     {
         using var model = new TinyModel();
         using var generator = model.Builder().UseSampler(sampler).Build();
-        (await generator.Request("a goat").Seed(1).GenerateAsync()).Metadata.Sampler.ShouldBe(sampler.ToString());
+        (await generator.Request("a goat").Seed(1).GenerateAsync()).Sampler.ShouldBe(sampler.ToString());
     }
 
     [Fact]
@@ -117,7 +120,7 @@ public class VideoGeneratorTests
         using var unshifted = new TinyModel(d => Flow(d, shift: false));
         using var generator = model.Generator();
         var video = await generator.Request("a goat").Seed(1).GenerateAsync();
-        video.Metadata.Sampler.ShouldBe(nameof(RectifiedFlow));
+        video.Sampler.ShouldBe(nameof(RectifiedFlow));
         using var other = unshifted.Generator();
         Bytes(await other.Request("a goat").Seed(1).GenerateAsync()).ShouldNotBe(Bytes(video));
 
@@ -321,7 +324,7 @@ public class VideoGeneratorTests
             .Build();
         var video = await generator.Request("a goat").Steps(2).GenerateAsync();
         (video.Frames.Count, video.Frames.Width, video.Frames.Height, video.Frames.FramesPerSecond).ShouldBe((2, 16, 24, 5.0));
-        (video.Metadata.Steps, video.Metadata.GuidanceScale).ShouldBe((2, 2.0));
+        (video.Steps, video.GuidanceScale).ShouldBe((2, 2.0));
     }
 
     [Fact]
@@ -502,7 +505,11 @@ public class VideoGeneratorTests
     {
         private readonly HashTextEncoder _inner = new();
 
-        public GreetingEncoder(Greeting greeting, PartContext context) => Heard = $"{greeting.Text} from {context.ModelPath} on {context.Device}";
+        public GreetingEncoder(Greeting greeting, ModelFolder folder, Device device) => Heard = $"{greeting.Text} from {folder.Path} on {device}";
+
+        // The provider knows no such service, so that it takes the other constructor.
+        public GreetingEncoder(Greeting greeting, ModelFolder folder, Device device, Uri unknown) =>
+            Heard = $"{greeting.Text} {folder.Path} {device} {unknown}";
 
         public static string? Heard { get; private set; }
 

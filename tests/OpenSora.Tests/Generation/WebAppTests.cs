@@ -53,6 +53,7 @@ public class WebAppTests
 
         var refused = await Should.ThrowAsync<InvalidOperationException>(generator.Request("c").GenerateAsync());
         refused.Message.ShouldContain("running (MaxConcurrentRequests: 1) and waiting (MaxWaitingRequests: 2)");
+        refused.Data.Contains(VideoGenerator.QueueFullKey).ShouldBeTrue();
         order.ShouldBeEmpty();
 
         hold.Set();
@@ -61,6 +62,17 @@ public class WebAppTests
         order.ShouldBe([0, 1]);
         stages[..2].ShouldBe([GenerationStage.Waiting, GenerationStage.Waiting]);
         await generator.Request("d").GenerateAsync(); // the places are free again
+    }
+
+    [Fact]
+    public async Task Other_errors_do_not_look_like_a_full_queue()
+    {
+        using var model = new TinyModel();
+        var generator = model.Builder().Configure(o => (o.MaxConcurrentRequests, o.MaxWaitingRequests) = (1, 0)).Build();
+        await generator.Request("a").GenerateAsync();
+        generator.Dispose();
+        var disposed = await Should.ThrowAsync<InvalidOperationException>(generator.Request("b").GenerateAsync());
+        disposed.Data.Contains(VideoGenerator.QueueFullKey).ShouldBeFalse();
     }
 
     [Fact]
@@ -118,6 +130,23 @@ public class WebAppTests
         var alone = await generator.Request("a goat").Seed(42).GenerateAsync();
         videos[1].Frames.Pixels.ToArray().ShouldBe(alone.Frames.Pixels.ToArray());
         videos[0].Frames.Pixels.ToArray().ShouldNotBe(alone.Frames.Pixels.ToArray());
+    }
+
+    [Fact]
+    public async Task Videos_are_saved_to_streams()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Generator();
+        var video = await generator.Request("a goat").GenerateAsync();
+        using var folder = new TemporaryFolder();
+        using var mp4 = new MemoryStream();
+        await video.SaveMp4Async(mp4);
+        await video.SaveMp4Async(folder["a.mp4"]);
+        mp4.ToArray().ShouldBe(await File.ReadAllBytesAsync(folder["a.mp4"]));
+        using var gif = new MemoryStream();
+        await video.SaveGifAsync(gif);
+        await video.SaveGifAsync(folder["a.gif"]);
+        gif.ToArray().ShouldBe(await File.ReadAllBytesAsync(folder["a.gif"]));
     }
 
     [Fact]

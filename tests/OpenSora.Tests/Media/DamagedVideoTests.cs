@@ -98,6 +98,35 @@ public class DamagedVideoTests
         (read.Width, read.Height).ShouldBe((width, height));
     }
 
+    // A photo of 48x32 stored pixels, whose first 16x8 pixels are red. The red area in the upright picture, by its left and upper edge and its size:
+    [Theory]
+    [InlineData(1, 48, 32, 0, 0, 16, 8)]
+    [InlineData(2, 48, 32, 32, 0, 16, 8)]
+    [InlineData(3, 48, 32, 32, 24, 16, 8)]
+    [InlineData(4, 48, 32, 0, 24, 16, 8)]
+    [InlineData(5, 32, 48, 0, 0, 8, 16)]
+    [InlineData(6, 32, 48, 24, 0, 8, 16)]
+    [InlineData(7, 32, 48, 24, 32, 8, 16)]
+    [InlineData(8, 32, 48, 0, 32, 8, 16)]
+    public async Task Photos_are_read_upright(byte orientation, int width, int height, int left, int top, int across, int down)
+    {
+        using var folder = new TemporaryFolder();
+        var path = folder["a.jpg"];
+        await FFmpegAsync($"-f lavfi -i color=white:s=48x32 -vf drawbox=0:0:16:8:red:fill -frames:v 1 -q:v 2 {path}");
+        var jpeg = await File.ReadAllBytesAsync(path);
+        byte[] exif = [.. "Exif\0\0MM\0*"u8, .. new byte[] { 0, 0, 0, 8, 0, 1, 0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0, 0, 0, 0, 0 }];
+        await File.WriteAllBytesAsync(path, [.. jpeg[..2], 0xFF, 0xE1, 0, (byte)(exif.Length + 2), .. exif, .. jpeg[2..]]);
+
+        var info = await new VideoReader().ProbeAsync(path);
+        (info.Width, info.Height).ShouldBe((width, height));
+        var photo = await new VideoReader().ReadAsync(path);
+        (photo.Width, photo.Height, photo.Count).ShouldBe((width, height, 1));
+        var red = Enumerable.Range(0, width * height).Where(i => photo.Pixels.Span[(i * 3) + 1] < 128).ToList(); // little green
+        (red.Min(i => i % width), red.Min(i => i / width)).ShouldBe((left, top));
+        (red.Max(i => i % width) + 1, red.Max(i => i / width) + 1).ShouldBe((left + across, top + down));
+        red.Count.ShouldBe(across * down);
+    }
+
     // Files without timestamps have every frame once, whatever rate ffmpeg assumes.
     [Theory]
     [InlineData("libx264", "h264", 10)]

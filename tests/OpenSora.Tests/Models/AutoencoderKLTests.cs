@@ -109,7 +109,7 @@ public class AutoencoderKLTests
                 var output = model.call(images);
                 var loss =
                     (output.Reconstruction - images).square().mean()
-                    + (output.Posterior.Mean.square() + output.Posterior.LogVariance.exp() - output.Posterior.LogVariance).mean() * 1e-6;
+                    + (output.Mean.square() + output.LogVariance.exp() - output.LogVariance).mean() * 1e-6;
                 optimizer.zero_grad();
                 loss.backward();
                 foreach (var (name, parameter) in model.named_parameters())

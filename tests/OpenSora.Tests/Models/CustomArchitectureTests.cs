@@ -143,7 +143,7 @@ public sealed class CustomArchitectureTests : IDisposable
         var echo = Architecture<ITextEncoder>.Of<ClassLabels>(
             "echo",
             _ => null,
-            (classes, _, settings) => new ClassLabelEncoder(classes with { Count = settings.MaxTokens }, settings.Device)
+            (_, _, settings) => new ClassLabelEncoder(settings.MaxTokens, settings.Device)
         );
         var known = Architectures.BuiltIn.Add(echo);
         known.TextEncoders.Select(one => one.Name).ShouldBe(["t5", "clip", "class_labels", "echo"]);
@@ -202,7 +202,7 @@ public sealed class CustomArchitectureTests : IDisposable
               "denoiser": {"architecture": "waves", "weights": "transformer", "config": {"width": 5 /* narrow */, } },
               "vae": {"architecture": "autoencoder_kl", "weights": "vae"},
               "text_encoder": {"architecture": "t5", "weights": "text", "clean_captions": false},
-              "diffusion": {"prediction": "sample"}, "video": {"frames": 8}, "licence": {"name": "MIT"}
+              "diffusion": {"prediction": "sample"}, "video": {"frames": 8}, "license": "MIT"
             }
             """;
         File.WriteAllText(_folder["model.json"], json);
@@ -215,7 +215,7 @@ public sealed class CustomArchitectureTests : IDisposable
         Waves.Architecture.ReadConfig(read.Denoiser.Config).ShouldBe(new WavesConfig { Width = 5 });
         ModelFolder.Save(_folder.Path, read with { Vae = read.Vae with { Config = ModelFolder.WriteConfig(new AutoencoderKLConfig()) } });
         ModelFolder.Open(_folder.Path).ReadConfig<AutoencoderKLConfig>(read.Vae).LayersPerBlock.ShouldBe(2);
-        foreach (var name in new[] { "name", "denoiser", "vae", "text_encoder", "video", "licence" })
+        foreach (var name in new[] { "name", "denoiser", "vae", "text_encoder", "video", "license" })
         {
             var node = JsonNode
                 .Parse(json, documentOptions: new() { CommentHandling = JsonCommentHandling.Skip, AllowTrailingCommas = true })!

@@ -73,7 +73,7 @@ public class ManifestTests
 
     [Fact]
     public void T5() =>
-        Manifest.ShouldFit("t5_v1_1_xxl_encoder", () => new T5Encoder(new T5Config(), initialize: false), KeyMaps.T5(["shared.weight"]));
+        Manifest.ShouldFit("t5_v1_1_xxl_encoder", () => new T5TextEncoder(new T5Config(), initialize: false), KeyMaps.T5(["shared.weight"]));
 
     [Fact]
     public void Differences_are_found()

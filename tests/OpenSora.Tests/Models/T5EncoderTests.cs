@@ -16,9 +16,9 @@ public class T5EncoderTests
         NumHeads = 2,
     };
 
-    private static T5Encoder Make(T5Config config)
+    private static T5TextEncoder Make(T5Config config)
     {
-        var model = new T5Encoder(config, initialize: false);
+        var model = new T5TextEncoder(config, initialize: false);
         using var generator = new Generator(1);
         model.Initialize(generator);
         return model;
@@ -29,7 +29,7 @@ public class T5EncoderTests
     [Fact]
     public void The_published_encoder_has_its_parameters()
     {
-        using var model = new T5Encoder(new T5Config(), initialize: false);
+        using var model = new T5TextEncoder(new T5Config(), initialize: false);
         model.parameters().Sum(parameter => parameter.numel()).ShouldBe(4_762_310_656);
     }
 
@@ -93,7 +93,7 @@ public class T5EncoderTests
         Refused("Token ids range from -1", () => model.call(tensor(new long[] { -1, 1 }, [1, 2]), null));
         Refused("expected Int64 of shape [batch, tokens]", () => model.call(zeros(2, 3), null));
         Refused("The mask has shape [1, 2]; expected [1, 3]", () => model.call(zeros(1, 3, dtype: ScalarType.Int64), ones(1, 2)));
-        Refused("known are 'relu' and 'gated-gelu'", () => new T5Encoder(Small with { FeedForwardProj = "gated-silu" }));
-        Refused("DKv is 0", () => new T5Encoder(Small with { DKv = 0 }));
+        Refused("known are 'relu' and 'gated-gelu'", () => new T5TextEncoder(Small with { FeedForwardProj = "gated-silu" }));
+        Refused("DKv is 0", () => new T5TextEncoder(Small with { DKv = 0 }));
     }
 }

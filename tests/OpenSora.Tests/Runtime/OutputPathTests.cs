@@ -121,6 +121,41 @@ public sealed class OutputPathTests : IDisposable
     }
 
     [Fact]
+    public void The_owner_of_a_replaced_file_is_kept_where_the_process_may_set_it()
+    {
+        Assert.SkipUnless(FileStatus.IsAvailable, "The system does not tell the owners of files.");
+        Write(_folder["weights"]);
+        var own = FileStatus.Of(_folder["weights"])!.Value;
+        using (var process = Process.Start("chown", ["4321:8765", _folder["weights"]]))
+        {
+            process.WaitForExit();
+        }
+
+        var owner = FileStatus.Of(_folder["weights"])!.Value;
+        Assert.SkipWhen(owner == own, "Only an administrator can change the owner of a file.");
+        Write(_folder["weights"]);
+        FileStatus.Of(_folder["weights"]).ShouldBe(owner);
+        (owner.User, owner.Group).ShouldBe((4321u, 8765u));
+        ShouldHoldWeights(_folder["weights"]);
+    }
+
+    [Fact]
+    public void A_link_to_nothing_is_missing()
+    {
+        File.CreateSymbolicLink(_folder["nothing"], "elsewhere");
+        File.CreateSymbolicLink(_folder["loop"], "loop");
+        File.CreateSymbolicLink(_folder["next"], "nothing");
+        File.WriteAllText(_folder["file"], "x");
+        File.CreateSymbolicLink(_folder["link"], "file");
+        Directory.CreateSymbolicLink(_folder["folder"], _folder.Path);
+        string[] missing = ["nothing", "loop", "next", "none"];
+        missing.Select(name => FileKinds.Of(_folder[name])).ShouldAllBe(kind => kind == FileKind.Missing);
+        FileKinds.Of(_folder["link"]).ShouldBe(FileKind.Regular);
+        FileKinds.Of(_folder["folder"]).ShouldBe(FileKind.Folder);
+        Should.Throw<FileNotFoundException>(() => WeightsFile.Open(_folder["nothing"]));
+    }
+
+    [Fact]
     public void A_name_of_the_greatest_length_can_be_written()
     {
         var path = _folder[new string('ä', 120) + ".safetensors"];

@@ -1,4 +1,6 @@
+using OpenSora.Generation;
 using OpenSora.Runtime;
+using OpenSora.Tests.Generation;
 using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Runtime;
@@ -14,6 +16,21 @@ public class SeedsTests
 
         drawn.Distinct().Count().ShouldBe(seeds.Length);
         seeds.Select(seed => string.Join(' ', Draw(seed))).ShouldBe(drawn);
+    }
+
+    [Theory]
+    [InlineData(-1, uint.MaxValue)]
+    [InlineData(42, (1L << 32) + 42)]
+    [InlineData(0, long.MinValue)]
+    public async Task Different_seeds_give_different_videos(long seed, long other)
+    {
+        using var model = new TinyModel();
+        using var generator = model.Generator();
+        var (a, b) = (await VideoOf(seed), await VideoOf(other));
+        a.SequenceEqual(b).ShouldBeFalse();
+        (await VideoOf(other)).ShouldBe(b);
+
+        async Task<byte[]> VideoOf(long seed) => (await generator.Request("a goat").Seed(seed).GenerateAsync()).Frames.Pixels.ToArray();
     }
 
     [Theory]

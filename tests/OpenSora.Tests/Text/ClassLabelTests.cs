@@ -6,7 +6,7 @@ namespace OpenSora.Tests.Text;
 
 public class ClassLabelTests
 {
-    private static readonly ClassLabels Birds = new() { Count = 3, Names = ["crane", "drake, mallard", "crane, lifting machine"] };
+    private static readonly string[] Birds = ["crane", "drake, mallard", "crane, lifting machine"];
 
     [Theory]
     [InlineData("class 2", 2)]
@@ -41,7 +41,7 @@ public class ClassLabelTests
     public void A_state_is_a_number()
     {
         var before = TensorCount.Now;
-        using (var encoder = new ClassLabelEncoder(new ClassLabels { Count = 1000 }))
+        using (var encoder = new ClassLabelEncoder(1000))
         {
             using var states = encoder.Encode(["class 207", "", "5"]);
             (encoder.Width, encoder.MaxTokens).ShouldBe((1, 1));
@@ -59,8 +59,19 @@ public class ClassLabelTests
     public void Names_must_fit_the_count()
     {
         Should
-            .Throw<ArgumentException>(() => new ClassLabelEncoder(Birds with { Count = 4 }))
+            .Throw<ArgumentException>(() => ClassLabelEncoder.Architecture.Load(new ClassLabels { Count = 4, Names = Birds }, null))
             .Message.ShouldContain("there are 3 names for 4 classes");
-        Should.Throw<ArgumentException>(() => new ClassLabelEncoder(new ClassLabels { Count = 0 })).Message.ShouldContain("Count is 0");
+        Should.Throw<ArgumentException>(() => new ClassLabelEncoder(0)).Message.ShouldContain("Count is 0");
+        Should.Throw<ArgumentException>(() => new ClassLabelEncoder([])).Message.ShouldContain("Count is 0");
+    }
+
+    [Fact]
+    public void The_configuration_is_written_and_read()
+    {
+        using var encoder = new ClassLabelEncoder(Birds);
+        var written = encoder.WriteConfig();
+        written.GetProperty("count").GetInt32().ShouldBe(3);
+        using var read = ClassLabelEncoder.Architecture.Load(ClassLabelEncoder.Architecture.ReadConfig(written), null);
+        read.ShouldBeOfType<ClassLabelEncoder>().NumberOf("mallard").ShouldBe(1);
     }
 }

@@ -29,8 +29,7 @@ public sealed class TextEncoderTests : IDisposable
     {
         var before = TensorCount.Now;
         using (NewDisposeScope())
-        using (var model = new T5Encoder(Config))
-        using (var encoder = new T5TextEncoder(model, SentencePieceTokenizer.Open(Tokenizer), maxTokens: 12, cleanCaptions: false))
+        using (var encoder = new T5TextEncoder(Config, SentencePieceTokenizer.Open(Tokenizer), maxTokens: 12, cleanCaptions: false))
         {
             var states = encoder.Encode(["A goat", "", string.Concat(Enumerable.Repeat("long ", 2_000))]);
             states.States.shape.ShouldBe([3, 12, 16]);
@@ -45,7 +44,7 @@ public sealed class TextEncoderTests : IDisposable
                 ids[0, i] = goat[i];
             }
 
-            var alone = model.call(tensor(ids), null);
+            var alone = encoder.call(tensor(ids), null);
             (states.States[0].narrow(0, 0, goat.Count) - alone[0]).abs().max().item<float>().ShouldBeLessThan(1e-5f);
         }
 
@@ -56,10 +55,10 @@ public sealed class TextEncoderTests : IDisposable
     public void Cleaning_is_on_or_off()
     {
         using var scope = NewDisposeScope();
-        using var model = new T5Encoder(Config);
         var tokenizer = SentencePieceTokenizer.Open(Tokenizer);
-        using var clean = new T5TextEncoder(model, tokenizer, 20);
-        var plain = new T5TextEncoder(model, tokenizer, 20, cleanCaptions: false);
+        using var clean = new T5TextEncoder(Config, tokenizer, 20);
+        using var plain = new T5TextEncoder(Config, tokenizer, 20, cleanCaptions: false);
+        plain.load_state_dict(clean.state_dict());
         ShouldEqual(clean.Encode(["A goat (#12)"]), plain.Encode(["a goat"]));
         plain.Encode(["a goat (#12)"]).States.eq(plain.Encode(["a goat"]).States).all().item<bool>().ShouldBeFalse();
     }
@@ -68,7 +67,7 @@ public sealed class TextEncoderTests : IDisposable
     public void Weights_load_with_either_name_of_the_table_and_without_the_decoder()
     {
         using var scope = NewDisposeScope();
-        using var model = new T5Encoder(Config);
+        using var model = new T5TextEncoder(Config, SentencePieceTokenizer.Open(Tokenizer), 8);
         var weights = model.state_dict();
         foreach (var rename in new[] { false, true })
         {
@@ -84,11 +83,30 @@ public sealed class TextEncoderTests : IDisposable
             file["decoder.block.0.weight"] = zeros(1);
             SafetensorsWriter.Write(_folder["t5.safetensors"], file);
             using var loaded = T5TextEncoder.Load(Config, _folder["t5.safetensors"], Tokenizer, 8);
-            using var direct = new T5TextEncoder(new T5Encoder(Config), SentencePieceTokenizer.Open(Tokenizer), 8);
-            var expected = new T5TextEncoder(model, SentencePieceTokenizer.Open(Tokenizer), 8).Encode(["a goat"]);
+            using var direct = new T5TextEncoder(Config, SentencePieceTokenizer.Open(Tokenizer), 8);
+            var expected = model.Encode(["a goat"]);
             ShouldEqual(loaded.Encode(["a goat"]), expected);
             direct.Encode(["a goat"]).States.eq(expected.States).all().item<bool>().ShouldBeFalse();
         }
+    }
+
+    [Fact]
+    public void An_encoder_of_token_ids_needs_no_tokenizer()
+    {
+        using var scope = NewDisposeScope();
+        using var encoder = new T5TextEncoder(Config);
+        encoder
+            .call(
+                tensor(
+                    new long[,]
+                    {
+                        { 3, 1 },
+                    }
+                ),
+                null
+            )
+            .shape.ShouldBe([1, 2, 16]);
+        Should.Throw<InvalidOperationException>(() => encoder.Encode(["a goat"])).Message.ShouldContain("has no tokenizer");
     }
 
     [Fact]
@@ -96,7 +114,7 @@ public sealed class TextEncoderTests : IDisposable
     {
         var before = TensorCount.Now;
         using (NewDisposeScope())
-        using (var other = new T5Encoder(Config with { NumLayers = 1 }))
+        using (var other = new T5TextEncoder(Config with { NumLayers = 1 }))
         {
             other.SaveWeights(_folder["one-layer.safetensors"]);
         }

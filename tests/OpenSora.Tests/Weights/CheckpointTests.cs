@@ -1,4 +1,5 @@
 using System.Text;
+using OpenSora.Models;
 using OpenSora.Models.Layers;
 using OpenSora.Training.Stages;
 using OpenSora.Weights;

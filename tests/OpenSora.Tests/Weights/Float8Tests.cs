@@ -1,4 +1,5 @@
 using System.Text;
+using OpenSora.Models;
 using OpenSora.Weights;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -174,6 +175,97 @@ public sealed class Float8Tests : IDisposable
                 module.LoadWeights(path, new LoadOptions { KeyMap = key => key is "bias" ? null : key.Replace("scale", "bias") })
             )
             .Message.ShouldContain($"bias: the file has the dtype {type}, which is not supported");
+    }
+
+    [Theory]
+    [InlineData("weight_scale", "", 0.5f)]
+    [InlineData("scale_weight", "1", 0.5f)]
+    [InlineData("weight_scale", "3,1", 0.5f, 2f, -1f)]
+    [InlineData("weight_scale", "3", 0.5f, 2f, -1f)]
+    public void Scales_of_weights_are_applied(string name, string shape, params float[] scales)
+    {
+        using var scope = NewDisposeScope();
+        byte[] codes = [.. Enumerable.Range(0x38, 12).Select(code => (byte)code)]; // 1, 1.125, ... 2.75
+        var path = Safetensors(
+            ("proj.weight", "F8_E4M3", "3,4", codes),
+            ($"proj.{name}", "F32", shape, [.. scales.SelectMany(BitConverter.GetBytes)]),
+            ("proj.input_scale", "F32", "", BitConverter.GetBytes(7f)),
+            ("proj.bias", "F32", "3", [.. new float[] { 1, 2, 3 }.SelectMany(BitConverter.GetBytes)]),
+            ("scaled_fp8", "F8_E4M3", "0", [])
+        );
+        foreach (var dtype in new[] { ScalarType.Float32, ScalarType.BFloat16 })
+        {
+            using var proj = nn.Linear(4, 3).to(dtype);
+            using var module = nn.Sequential(("proj", proj));
+            var report = module.LoadWeights(path);
+            report.Loaded.ShouldBe(["proj.weight", "proj.bias"], ignoreOrder: true);
+            report.Scales.ShouldBe([$"proj.{name}"]);
+            report.Dropped.ShouldBe(["proj.input_scale", "scaled_fp8"], ignoreOrder: true);
+            float[] stored = [1, 1.125f, 1.25f, 1.375f, 1.5f, 1.625f, 1.75f, 1.875f, 2, 2.25f, 2.5f, 2.75f];
+            module
+                .state_dict()["proj.weight"]
+                .to_type(ScalarType.Float32)
+                .flatten()
+                .data<float>()
+                .ToArray()
+                .ShouldBe(stored.Select((value, i) => value * scales[scales.Length == 1 ? 0 : i / 4]));
+        }
+
+        // A map of names that omits the scale does not change the weights, and a wrapper around all names is found as usual.
+        using var linear = nn.Linear(4, 3);
+        linear.LoadWeights(path, new LoadOptions { KeyMap = key => key is "proj.weight" or "proj.bias" ? key[5..] : null });
+        linear.weight![0, 0].item<float>().ShouldBe(scales[0]);
+        using var file = WeightsFile.Open(path);
+        file.Read("proj.weight")[0, 0].item<float>().ShouldBe(1); // as it is stored
+    }
+
+    [Theory]
+    [InlineData("F32", "2,2", 16, "its scale 'weight_scale' is F32 [2, 2]; supported are")]
+    [InlineData("F32", "4", 16, "its scale 'weight_scale' is F32 [4]; supported are")]
+    [InlineData("F8_E8M0", "3", 3, "its scale 'weight_scale' is F8_E8M0 [3]; supported are")]
+    public void Other_scales_are_an_error(string type, string shape, int bytes, string message)
+    {
+        using var module = nn.Linear(4, 3, hasBias: false);
+        var before = module.weight!.sum().item<float>();
+        var path = Safetensors(("weight", "F8_E4M3", "3,4", new byte[12]), ("weight_scale", type, shape, new byte[bytes]));
+        Should.Throw<InvalidWeightsException>(() => module.LoadWeights(path)).Message.ShouldContain(message);
+        module.weight!.sum().item<float>().ShouldBe(before);
+    }
+
+    [Fact]
+    public void A_scale_beside_other_weights_or_in_the_model_itself_is_an_ordinary_tensor()
+    {
+        var path = Safetensors(("weight", "F32", "1,1", BitConverter.GetBytes(3f)), ("weight_scale", "F32", "", BitConverter.GetBytes(2f)));
+        using var linear = nn.Linear(1, 1, hasBias: false);
+        Should.Throw<InvalidWeightsException>(() => linear.LoadWeights(path)).Report!.Unexpected.ShouldBe(["weight_scale"]);
+
+        path = Safetensors(("weight", "F8_E4M3", "1,1", [0x40]), ("weight_scale", "F32", "1", BitConverter.GetBytes(5f)));
+        using var module = new Scaled();
+        module.LoadWeights(path).Loaded.ShouldBe(["weight", "weight_scale"], ignoreOrder: true);
+        module.parameters().Select(parameter => parameter.item<float>()).ShouldBe([2, 5]);
+    }
+
+    private sealed class Scaled : nn.Module
+    {
+        public Scaled()
+            : base("scaled")
+        {
+            register_parameter("weight", new TorchSharp.Modules.Parameter(zeros(1, 1)));
+            register_parameter("weight_scale", new TorchSharp.Modules.Parameter(zeros(1)));
+        }
+    }
+
+    private string Safetensors(params (string Name, string Type, string Shape, byte[] Data)[] tensors)
+    {
+        var end = 0;
+        var entries = tensors.Select(t =>
+            $$$"""
+                "{{{t.Name}}}":{"dtype":"{{{t.Type}}}","shape":[{{{t.Shape}}}],"data_offsets":[{{{end}}},{{{end += t.Data.Length}}}]}
+                """
+        );
+        var header = Encoding.UTF8.GetBytes($"{{{string.Join(',', entries)}}}");
+        File.WriteAllBytes(_folder["b.safetensors"], [.. BitConverter.GetBytes((long)header.Length), .. header, .. tensors.SelectMany(t => t.Data)]);
+        return _folder["b.safetensors"];
     }
 
     private string Safetensors(string type, string shape, byte[] data)

@@ -166,7 +166,7 @@ public sealed class InspectTests : IDisposable
         );
         video.SaveWeights(_folder["video"]);
         Print(_folder["video"]).ShouldContain("fits Stable Video Diffusion autoencoder with temporal decoder");
-        using var t5 = new T5Encoder(
+        using var t5 = new T5TextEncoder(
             new T5Config
             {
                 VocabSize = 50,

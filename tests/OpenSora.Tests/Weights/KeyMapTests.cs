@@ -108,8 +108,8 @@ public sealed class KeyMapTests : IDisposable
             NumLayers = 2,
             NumHeads = 2,
         };
-        using var source = new T5Encoder(config);
-        using var target = new T5Encoder(config, initialize: false);
+        using var source = new T5TextEncoder(config);
+        using var target = new T5TextEncoder(config, initialize: false);
         var tensors = source.state_dict().ToDictionary(pair => pair.Key is "shared.weight" ? table : pair.Key, pair => pair.Value);
         if (second is not null)
         {
@@ -135,7 +135,7 @@ public sealed class KeyMapTests : IDisposable
             )
         );
 
-        var report = T5TextEncoder.LoadWeights(target, _folder.Path);
+        var report = target.LoadPublishedWeights(_folder.Path);
         report.Dropped.ShouldBe(
             second is null ? ["decoder.final_layer_norm.weight"] : ["decoder.final_layer_norm.weight", second],
             ignoreOrder: true

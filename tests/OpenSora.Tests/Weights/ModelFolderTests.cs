@@ -26,8 +26,8 @@ public sealed class ModelFolderTests : IDisposable
             "frames": 16, "width": 64, "height": 64, "fps": 8,
             "frames_range": { "min": 1, "max": 16 }, "width_range": { "min": 64, "max": 128, "step": 16 }, "height_range": { "min": 64, "max": 64 }
           },
-          "licence": { "name": "MIT", "file": "LICENCE.txt" },
-          "attribution": [{ "name": "Pictures", "licence": "MIT", "by": "An Artist" }],
+          "license": "MIT", "license_file": "LICENSE.txt",
+          "attribution": [{ "name": "Pictures", "license": "MIT", "by": "An Artist" }],
           "training": { "steps": 1000, "anything": ["goes"] },
         }
         """;
@@ -49,7 +49,7 @@ public sealed class ModelFolderTests : IDisposable
         description.Diffusion.ShouldBe(
             new DiffusionProcess
             {
-                Schedule = NoiseSchedule.SquaredCosine,
+                SquaredCosine = true,
                 Prediction = Prediction.Sample,
                 Variance = Variance.FixedSmall,
             }
@@ -64,11 +64,50 @@ public sealed class ModelFolderTests : IDisposable
             }
         );
         description.Video.WidthRange.ShouldBe(new AllowedRange(64, 128, 16));
+        (description.License, description.LicenseFile).ShouldBe(("MIT", "LICENSE.txt"));
         description.Attribution.ShouldBe([new Attribution("Pictures", "MIT", "An Artist")]);
         model.ReadConfig<StdiTConfig>(description.Denoiser).HiddenSize.ShouldBe(48);
         model.ReadConfig<StdiTConfig>(description.Denoiser).InputSize.ShouldBe([4, 8, 8]);
         model.ReadConfig<AutoencoderKLConfig>(description.Vae).ScalingFactor.ShouldBe(0.5);
         model.ReadConfig<T5Config>(description.TextEncoder).DModel.ShouldBe(32);
+    }
+
+    [Fact]
+    public void The_former_spelling_of_license_is_read()
+    {
+        var former = Complete
+            .Replace("\"license\": \"MIT\", \"license_file\": \"LICENSE.txt\"", "\"licence\": { \"name\": \"MIT\", \"file\": \"LICENSE.txt\" }")
+            .Replace("\"license\"", "\"licence\"");
+        former.ShouldNotContain("license\"");
+        var path = Make(former);
+        var description = ModelFolder.Open(path).Description;
+        (description.License, description.LicenseFile).ShouldBe(("MIT", "LICENSE.txt"));
+        description.Attribution.ShouldBe([new Attribution("Pictures", "MIT", "An Artist")]);
+        ModelFolder.Save(path, description);
+        File.ReadAllText(Path.Combine(path, ModelFolder.FileName)).ShouldNotContain("licence");
+        Should.Throw<InvalidModelException>(() => ModelFolder.Open(Make(former.Replace("\"file\"", "\"text\"")))).Message.ShouldContain("licence");
+    }
+
+    [Fact]
+    public void Settings_of_text_encoders_are_rejected_for_other_parts()
+    {
+        foreach (var setting in new[] { "\"tokenizer\": \"spiece.model\"", "\"max_tokens\": 20", "\"clean_captions\": true" })
+        {
+            var json = Complete.Replace("\"architecture\": \"stdit\",", $"\"architecture\": \"stdit\", {setting},");
+            Should.Throw<InvalidModelException>(() => ModelFolder.Open(Make(json))).Message.ShouldContain("settings of text_encoder only");
+        }
+    }
+
+    [Fact]
+    public void The_message_for_the_missing_bundled_model_names_its_package()
+    {
+        foreach (var folders in new string[][] { [], [_folder.Path] })
+        {
+            Should
+                .Throw<InvalidModelException>(() => ModelFolder.Find("stickers", folders))
+                .Message.ShouldContain("The package OpenSora.Lib.Stickers contains the model 'stickers'");
+            Should.Throw<InvalidModelException>(() => ModelFolder.Find("others", folders)).Message.ShouldNotContain("OpenSora.Lib.Stickers");
+        }
     }
 
     [Theory]
@@ -263,7 +302,7 @@ public sealed class ModelFolderTests : IDisposable
             ("vae.safetensors", ""),
             ("text.safetensors", ""),
             ("spiece.model", ""),
-            ("LICENCE.txt", "")
+            ("LICENSE.txt", "")
         );
 
     private string Other(string name, params (string Name, string Text)[] files)

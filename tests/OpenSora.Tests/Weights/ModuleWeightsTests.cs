@@ -1,3 +1,4 @@
+using OpenSora.Models;
 using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;

@@ -1,3 +1,4 @@
+using OpenSora.Models;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;

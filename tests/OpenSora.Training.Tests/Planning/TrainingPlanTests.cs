@@ -133,7 +133,7 @@ public class TrainingPlanTests
             NumLayers = 2,
             NumHeads = 3,
         };
-        using var fourth = new T5Encoder(t5);
+        using var fourth = new T5TextEncoder(t5);
         Counted(fourth, () => fourth.forward(ones([1, 7], ScalarType.Int64), null)).ShouldBe(FlopEstimate.OfEncoding(t5, 7).Linear);
     }
 

@@ -1,4 +1,5 @@
 using OpenSora.Runtime;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -25,17 +26,19 @@ public static partial class Sampling
         ArgumentNullException.ThrowIfNull(denoiser);
         CheckGuidance(scale, guidedChannels);
         return (x, t) =>
-        {
-            using var scope = NewDisposeScope();
-            var output = denoiser(cat([x, x]), cat([t, t]));
-            var batch = x.shape[0];
-            if (output.dim() < 2 || output.shape[0] != 2 * batch)
+            Scoped(() =>
             {
-                throw new InvalidOperationException($"Guidance doubled the batch to {2 * batch}, but the denoiser returned {Shapes.Text(output)}.");
-            }
+                var output = denoiser(cat([x, x]), cat([t, t]));
+                var batch = x.shape[0];
+                if (output.dim() < 2 || output.shape[0] != 2 * batch)
+                {
+                    throw new InvalidOperationException(
+                        $"Guidance doubled the batch to {2 * batch}, but the denoiser returned {Shapes.Text(output)}."
+                    );
+                }
 
-            return Combine(output.narrow(0, 0, batch), output.narrow(0, batch, batch), x, scale, guidedChannels).MoveToOuterDisposeScope();
-        };
+                return Combine(output.narrow(0, 0, batch), output.narrow(0, batch, batch), x, scale, guidedChannels);
+            });
     }
 
     /// <summary>Applies classifier-free guidance with two denoiser calls, which uses less memory at a time. A scale of 1
@@ -57,11 +60,7 @@ public static partial class Sampling
             return conditional;
         }
 
-        return (x, t) =>
-        {
-            using var scope = NewDisposeScope();
-            return Combine(conditional(x, t), unconditional(x, t), x, scale, guidedChannels).MoveToOuterDisposeScope();
-        };
+        return (x, t) => Scoped(() => Combine(conditional(x, t), unconditional(x, t), x, scale, guidedChannels));
     }
 
     private static Tensor Combine(Tensor conditional, Tensor unconditional, Tensor x, double scale, int? guidedChannels)

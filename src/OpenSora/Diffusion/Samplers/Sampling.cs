@@ -17,7 +17,8 @@ public static partial class Sampling
     /// <param name="cancellationToken">A token to cancel the operation, checked before every step.</param>
     /// <returns>The sample, owned by the caller.</returns>
     /// <exception cref="ArgumentException">The noise has an invalid type or shape.</exception>
-    /// <exception cref="InvalidOperationException">The denoiser's output does not have the shape that the sampler needs.</exception>
+    /// <exception cref="InvalidOperationException">The denoiser's output does not have the shape that the sampler needs, or a custom sampler returned
+    /// latents of another shape.</exception>
     /// <exception cref="OperationCanceledException">The operation was canceled; all intermediate tensors are disposed.</exception>
     public static Tensor Sample(
         this ISampler sampler,
@@ -61,7 +62,8 @@ public static partial class Sampling
     /// <param name="cancellationToken">A token to cancel the operation, checked before every step.</param>
     /// <returns>The sample, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A shape is invalid.</exception>
-    /// <exception cref="InvalidOperationException">The denoiser's output does not have the shape that the sampler needs.</exception>
+    /// <exception cref="InvalidOperationException">The denoiser's output does not have the shape that the sampler needs, or a custom sampler returned
+    /// latents of another shape.</exception>
     /// <exception cref="NotSupportedException">The sampler does not support conditioning frames.</exception>
     /// <exception cref="OperationCanceledException">The operation was canceled; all intermediate tensors are disposed.</exception>
     public static Tensor SampleFrames(
@@ -118,7 +120,16 @@ public static partial class Sampling
                 var output = denoiser(x, t, noisy);
 
                 // 3. The sampler takes the step.
-                x = NoisyFrames.Choose(changes, sampler.Step(state, x, output), x).MoveToOuterDisposeScope();
+                var next = sampler.Step(state, x, output);
+                if (!next.shape.AsSpan().SequenceEqual(x.shape))
+                {
+                    throw new InvalidOperationException(
+                        $"{sampler.GetType().Name}.{nameof(sampler.Step)} returned latents of shape {Shapes.Text(next)} for latents of shape "
+                            + $"{Shapes.Text(x)}; the same shape is expected."
+                    );
+                }
+
+                x = NoisyFrames.Choose(changes, next, x).MoveToOuterDisposeScope();
                 state.Memory?.MoveToOuterDisposeScope();
             }
 

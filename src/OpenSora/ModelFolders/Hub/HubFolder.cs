@@ -36,6 +36,7 @@ public sealed partial class ModelHub
     /// <param name="precision">The dtype for matrix multiplications. If null, the dtype of the weights.</param>
     /// <param name="architectures">The known architectures; null for the built-in ones.</param>
     /// <returns>The text encoder in evaluation mode, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">A setting is not valid for the architecture.</exception>
     /// <exception cref="InvalidModelException">There is no config.json or no tokenizer, or config.json describes a different model.</exception>
     /// <exception cref="InvalidWeightsException">The weights are damaged or do not fit the model.</exception>
     /// <exception cref="InvalidDataException">The tokenizer is damaged or does not fit the model.</exception>
@@ -141,7 +142,7 @@ public sealed partial class ModelHub
             {
                 throw new InvalidModelException(Folder, $"its {ConfigName} {exception.Message}", exception);
             }
-            catch (ArgumentException exception)
+            catch (ArgumentException exception) when (exception.ParamName is not nameof(settings))
             {
                 throw new InvalidModelException(Folder, $"its {ConfigName} is not valid: {exception.Message}", exception);
             }

@@ -1,6 +1,7 @@
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -150,11 +151,7 @@ internal sealed class VaeMiddle : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor x)
-    {
-        using var scope = NewDisposeScope();
-        return resnets[1].call(attentions[0].call(resnets[0].call(x))).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x) => Scoped(() => resnets[1].call(attentions[0].call(resnets[0].call(x))));
 }
 
 /// <summary>A residual block: group normalization, SiLU and convolution, applied twice, plus a shortcut connection.</summary>
@@ -226,11 +223,7 @@ internal sealed class VaeDownsample : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor x)
-    {
-        using var scope = NewDisposeScope();
-        return conv.call(nn.functional.pad(x, [0, 1, 0, 1], PaddingModes.Constant)).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x) => Scoped(() => conv.call(nn.functional.pad(x, [0, 1, 0, 1], PaddingModes.Constant)));
 }
 
 /// <summary>Doubles height and width by nearest-neighbor interpolation, followed by a convolution.</summary>
@@ -245,9 +238,6 @@ internal sealed class VaeUpsample : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor x)
-    {
-        using var scope = NewDisposeScope();
-        return conv.call(nn.functional.interpolate(x, scale_factor: [2, 2], mode: InterpolationMode.Nearest)).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x) =>
+        Scoped(() => conv.call(nn.functional.interpolate(x, scale_factor: [2, 2], mode: InterpolationMode.Nearest)));
 }

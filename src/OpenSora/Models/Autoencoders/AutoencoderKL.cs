@@ -2,6 +2,7 @@ using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -13,7 +14,7 @@ namespace OpenSora.Models;
 /// Welling, 2014). Parameter names match diffusers. <see cref="Encode(Tensor, Generator?)"/> and <see cref="Decode"/> do not record gradients; for
 /// training, use <see cref="forward(Tensor)"/>, or <see cref="EncodeImages"/> and <see cref="DecodeImages"/>.
 /// </remarks>
-public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, GaussianPosterior Posterior)>, IVideoAutoencoder
+public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Tensor Mean, Tensor LogVariance)>, IVideoAutoencoder
 {
     private readonly VaeEncoder encoder;
     private readonly VaeDecoder decoder;
@@ -103,26 +104,52 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Ga
     /// mode.</summary>
     /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>; height and width must be multiples of
     /// <see cref="SpatialFactor"/>.</param>
-    /// <returns>The reconstruction and the posterior, owned by the caller.</returns>
+    /// <returns>The reconstruction, and the mean and log variance of the posterior, owned by the caller.</returns>
     /// <exception cref="ArgumentException">The shape is invalid.</exception>
-    public override (Tensor Reconstruction, GaussianPosterior Posterior) forward(Tensor images)
+    public override (Tensor Reconstruction, Tensor Mean, Tensor LogVariance) forward(Tensor images)
     {
         using var scope = NewDisposeScope();
-        var posterior = EncodeImages(images);
-        var latents = training ? posterior.Sample(NoiseGenerator) : posterior.Mean;
-        return (DecodeImages(latents).MoveToOuterDisposeScope(), posterior.MoveToOuterDisposeScope());
+        var (mean, logVariance) = EncodeImages(images);
+        var output = DecodeImages(training ? Sample(mean, logVariance, NoiseGenerator) : mean);
+        return (output.MoveToOuterDisposeScope(), mean.MoveToOuterDisposeScope(), logVariance.MoveToOuterDisposeScope());
     }
 
-    /// <summary>Computes the posterior of the unscaled latents of images, with gradients.</summary>
+    /// <summary>Computes the posterior of the unscaled latents of images, a normal distribution for each value, with gradients.</summary>
     /// <param name="images">Pixels in [-1, 1], <c>[n, channels, height, width]</c>; height and width must be multiples of
     /// <see cref="SpatialFactor"/>.</param>
-    /// <returns>The posterior over <c>[n, LatentChannels, height / factor, width / factor]</c>, owned by the caller.</returns>
+    /// <returns>The mean and the logarithm of the variance, limited to [-30, 20], each <c>[n, LatentChannels, height / factor, width / factor]</c>,
+    /// float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">The shape is invalid.</exception>
-    public GaussianPosterior EncodeImages(Tensor images)
+    public (Tensor Mean, Tensor LogVariance) EncodeImages(Tensor images)
     {
         FrameBatches.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
         using var scope = NewDisposeScope();
-        return GaussianPosterior.OfMoments(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(images)))).MoveToOuterDisposeScope();
+        var (mean, logVariance) = Posterior(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(images))));
+        return (mean.MoveToOuterDisposeScope(), logVariance.MoveToOuterDisposeScope());
+    }
+
+    /// <summary>Draws latents from a posterior, with gradients: the mean plus standard normal noise times the standard deviation.</summary>
+    /// <param name="mean">The mean of the posterior.</param>
+    /// <param name="logVariance">The logarithm of the variance of the posterior.</param>
+    /// <param name="generator">The random generator of the noise, on the device of the mean; null uses PyTorch's global generator.</param>
+    /// <returns>Unscaled latents in the shape of the mean, owned by the caller.</returns>
+    public static Tensor Sample(Tensor mean, Tensor logVariance, Generator? generator = null) =>
+        Scoped(() => Sample(mean, logVariance, randn(mean.shape, dtype: mean.dtype, device: mean.device, generator: generator)));
+
+    /// <summary>Computes the latents that correspond to the specified standard normal noise, with gradients.</summary>
+    /// <param name="mean">The mean of the posterior.</param>
+    /// <param name="logVariance">The logarithm of the variance of the posterior.</param>
+    /// <param name="noise">Standard normal noise in the shape of the mean.</param>
+    /// <returns>Unscaled latents in the shape of the mean, owned by the caller.</returns>
+    public static Tensor Sample(Tensor mean, Tensor logVariance, Tensor noise) => Scoped(() => mean + exp(logVariance * 0.5) * noise);
+
+    /// <summary>Splits the output of an encoder, <c>[n, 2 * LatentChannels, height, width]</c>, into the mean and the log variance of the
+    /// posterior, owned by the caller.</summary>
+    internal static (Tensor Mean, Tensor LogVariance) Posterior(Tensor moments)
+    {
+        using var scope = NewDisposeScope();
+        var parts = moments.In(ScalarType.Float32).chunk(2, 1);
+        return (parts[0].MoveToOuterDisposeScope(), parts[1].clamp(-30, 20).MoveToOuterDisposeScope());
     }
 
     /// <summary>Decodes unscaled latents to images, with gradients.</summary>
@@ -132,23 +159,24 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Ga
     public Tensor DecodeImages(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
-        using var scope = NewDisposeScope();
-        return decoder.call(post_quant_conv.call(FrameBatches.ChannelsLast(latents))).In(ScalarType.Float32).MoveToOuterDisposeScope();
+        return Scoped(() => decoder.call(post_quant_conv.call(FrameBatches.ChannelsLast(latents))).In(ScalarType.Float32));
     }
 
     /// <inheritdoc/>
     /// <exception cref="ArgumentException">The shape is invalid.</exception>
     public Tensor Encode(Tensor video, Generator? generator = null) =>
-        Encode(video, (posterior, _) => generator is null ? posterior.Mean : posterior.Sample(generator));
+        Encode(video, (mean, logVariance, _) => generator is null ? mean : Sample(mean, logVariance, generator));
 
-    /// <summary>Encodes a video in micro batches. <paramref name="choose"/> maps each micro batch's posterior to latents; its second argument is the
-    /// index of the micro batch's first frame among all frames.</summary>
-    internal Tensor Encode(Tensor video, Func<GaussianPosterior, long, Tensor> choose)
+    /// <summary>Encodes a video in micro batches. <paramref name="choose"/> maps the mean and log variance of each micro batch to latents; its last
+    /// argument is the index of the micro batch's first frame among all frames.</summary>
+    internal Tensor Encode(Tensor video, Func<Tensor, Tensor, long, Tensor> choose)
     {
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
         return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, first) =>
-            choose(EncodeImages(frames), first) * Config.ScalingFactor
-        );
+        {
+            var (mean, logVariance) = EncodeImages(frames);
+            return choose(mean, logVariance, first) * Config.ScalingFactor;
+        });
     }
 
     /// <inheritdoc/>

@@ -1,6 +1,7 @@
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -120,8 +121,8 @@ internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, 
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
         return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, _) =>
         {
-            var posterior = GaussianPosterior.OfMoments(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(frames))));
-            return (generator is null ? posterior.Mean : posterior.Sample(generator)) * Config.ScalingFactor;
+            var (mean, logVariance) = AutoencoderKL.Posterior(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(frames))));
+            return (generator is null ? mean : AutoencoderKL.Sample(mean, logVariance, generator)) * Config.ScalingFactor;
         });
     }
 
@@ -234,11 +235,7 @@ internal sealed class TemporalMiddle : nn.Module<Tensor, long, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor x, long batch)
-    {
-        using var scope = NewDisposeScope();
-        return resnets[1].call(attentions[0].call(resnets[0].call(x, batch)), batch).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x, long batch) => Scoped(() => resnets[1].call(attentions[0].call(resnets[0].call(x, batch)), batch));
 }
 
 /// <summary>A spatial residual block and a temporal one, combined by a learned mixing weight.</summary>
@@ -308,30 +305,17 @@ internal sealed class TemporalMix : nn.Module<Tensor, Tensor, Tensor>
     }
 
     /// <summary>Computes <c>(1 - s) x + s (x + change)</c>.</summary>
-    public override Tensor forward(Tensor x, Tensor change)
-    {
-        using var scope = NewDisposeScope();
-        return x.addcmul(change.In(x.dtype), mix_factor.sigmoid().In(x.dtype), 1).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x, Tensor change) => Scoped(() => x.addcmul(change.In(x.dtype), mix_factor.sigmoid().In(x.dtype), 1));
 }
 
 /// <summary>Converts between the spatial and the temporal layout of a video. With channels-last memory, neither direction copies.</summary>
 internal static class TimeLayout
 {
     /// <summary>Converts <c>[B T, C, H, W]</c> to <c>[B, C, T, H W]</c>.</summary>
-    public static Tensor To(Tensor x, long batch)
-    {
-        using var scope = NewDisposeScope();
-        return x.permute(0, 2, 3, 1)
-            .reshape(batch, x.shape[0] / batch, x.shape[2] * x.shape[3], x.shape[1])
-            .permute(0, 3, 1, 2)
-            .MoveToOuterDisposeScope();
-    }
+    public static Tensor To(Tensor x, long batch) =>
+        Scoped(() => x.permute(0, 2, 3, 1).reshape(batch, x.shape[0] / batch, x.shape[2] * x.shape[3], x.shape[1]).permute(0, 3, 1, 2));
 
     /// <summary>Converts <c>[B, C, T, H W]</c> to the specified shape <c>[B T, C, H, W]</c>.</summary>
-    public static Tensor Of(Tensor x, long[] shape)
-    {
-        using var scope = NewDisposeScope();
-        return x.permute(0, 2, 3, 1).reshape(shape[0], shape[2], shape[3], x.shape[1]).permute(0, 3, 1, 2).MoveToOuterDisposeScope();
-    }
+    public static Tensor Of(Tensor x, long[] shape) =>
+        Scoped(() => x.permute(0, 2, 3, 1).reshape(shape[0], shape[2], shape[3], x.shape[1]).permute(0, 3, 1, 2));
 }

@@ -3,6 +3,7 @@ using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -94,8 +95,7 @@ internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoenc
     public Tensor EncodeImages(Tensor images)
     {
         FrameBatches.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
-        using var scope = NewDisposeScope();
-        return encoder.call(FrameBatches.ChannelsLast(images.add(1).div(2))).In(ScalarType.Float32).MoveToOuterDisposeScope();
+        return Scoped(() => encoder.call(FrameBatches.ChannelsLast(images.add(1).div(2))).In(ScalarType.Float32));
     }
 
     /// <summary>Decodes unscaled latents to images, with gradients.</summary>

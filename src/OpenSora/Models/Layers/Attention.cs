@@ -1,4 +1,5 @@
 using TorchSharp;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -70,11 +71,7 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
     }
 
     /// <summary>Attends over all tokens of <c>[batch, tokens, channels]</c>.</summary>
-    public override Tensor forward(Tensor x)
-    {
-        using var scope = NewDisposeScope();
-        return AttendAlong(Space, x.unsqueeze(1)).squeeze(1).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x) => Scoped(() => AttendAlong(Space, x.unsqueeze(1)).squeeze(1));
 
     /// <summary>Attends along one axis of <c>[batch, frames, positions, channels]</c>, treating the other as a batch axis, or along both.</summary>
     /// <param name="axis">The axis: <see cref="Time"/>, <see cref="Space"/> or <see cref="All"/>.</param>

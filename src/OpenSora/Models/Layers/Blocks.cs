@@ -1,5 +1,7 @@
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -23,11 +25,8 @@ public sealed class Mlp : nn.Module<Tensor, Tensor>
     }
 
     /// <summary>Maps <c>[..., inputs]</c> to <c>[..., outputs]</c>.</summary>
-    public override Tensor forward(Tensor x)
-    {
-        using var scope = NewDisposeScope();
-        return fc2.call(nn.functional.gelu(fc1.call(x), GELU.Approximate.tanh, inplace: !is_grad_enabled())).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x) =>
+        Scoped(() => fc2.call(nn.functional.gelu(fc1.call(x), GELU.Approximate.tanh, inplace: !is_grad_enabled())));
 }
 
 /// <summary>Layer normalization over the last axis in float32, with a learned gain and shift. Parameters: <c>weight</c>, <c>bias</c>.</summary>
@@ -77,47 +76,6 @@ internal sealed class RMSNorm : nn.Module<Tensor, Tensor>
     }
 }
 
-/// <summary>Adaptive layer normalization (Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).</summary>
-public static class AdaLn
-{
-    private const double Eps = 1e-6;
-
-    /// <summary>Normalizes the last axis without gain or shift, then modulates it: <c>norm(x) (1 + scale) + shift</c>.</summary>
-    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
-    /// <param name="shift">The shift, <c>[batch, 1, channels]</c>.</param>
-    /// <param name="scale">The scale, <c>[batch, 1, channels]</c>.</param>
-    public static Tensor NormModulate(Tensor x, Tensor shift, Tensor scale)
-    {
-        using var scope = NewDisposeScope();
-        return Modulate(nn.functional.layer_norm(x, [x.shape[^1]], eps: Eps), shift, scale).MoveToOuterDisposeScope();
-    }
-
-    /// <summary>Computes <c>x (1 + scale) + shift</c>.</summary>
-    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
-    /// <param name="shift">The shift, <c>[batch, 1, channels]</c>.</param>
-    /// <param name="scale">The scale, <c>[batch, 1, channels]</c>.</param>
-    public static Tensor Modulate(Tensor x, Tensor shift, Tensor scale)
-    {
-        using var scope = NewDisposeScope();
-        return shift.addcmul(x, scale + 1, 1).MoveToOuterDisposeScope();
-    }
-
-    /// <summary>Computes the residual step <c>x + gate * branch</c>.</summary>
-    /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
-    /// <param name="gate">The gate, <c>[batch, 1, channels]</c>.</param>
-    /// <param name="branch">The output of the residual branch, <c>[batch, tokens, channels]</c>.</param>
-    public static Tensor AddGated(Tensor x, Tensor gate, Tensor branch) => x.addcmul(gate, branch, 1);
-
-    /// <summary>Computes the residual step <c>x + gate * branch</c>, in place if gradients are disabled; <paramref name="x"/> must not be needed
-    /// afterwards.</summary>
-    internal static Tensor AddGatedTo(Tensor x, Tensor gate, Tensor branch) =>
-        is_grad_enabled() ? x.addcmul(gate, branch, 1) : x.addcmul_(gate, branch, 1);
-
-    /// <summary>Computes the residual step <c>x + branch</c>, in place if gradients are disabled; <paramref name="x"/> must not be needed
-    /// afterwards.</summary>
-    internal static Tensor AddTo(Tensor x, Tensor branch) => is_grad_enabled() ? x + branch : x.add_(branch);
-}
-
 /// <summary>The last layer of STDiT and PixArt: adaLN-single, then a projection to patches. Parameters: <c>scale_shift_table [2, channels]</c>,
 /// <c>linear</c>.</summary>
 internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
@@ -136,11 +94,7 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
     /// <summary>Modulates the tokens by the time embedding and projects them.</summary>
     /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
     /// <param name="t">The time embedding, <c>[batch, channels]</c>.</param>
-    public override Tensor forward(Tensor x, Tensor t)
-    {
-        using var scope = NewDisposeScope();
-        return linear.call(Modulate(x, t)).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor x, Tensor t) => Scoped(() => linear.call(Modulate(x, t)));
 
     /// <summary>Modulates and projects tokens of which some belong to conditioning frames, at time 0. The output for conditioning frames is not used;
     /// as in the published code, their tokens are modulated twice.</summary>
@@ -158,7 +112,7 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
     private Tensor Modulate(Tensor x, Tensor t)
     {
         var modulation = (scale_shift_table.unsqueeze(0) + t.unsqueeze(1)).chunk(2, 1);
-        return AdaLn.NormModulate(x, modulation[0], modulation[1]);
+        return NormModulate(x, modulation[0], modulation[1]);
     }
 }
 

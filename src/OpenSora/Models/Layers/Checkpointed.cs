@@ -1,30 +1,41 @@
+using System.Runtime.CompilerServices;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>A block that can recompute its activations in the backward pass instead of storing them.</summary>
-public interface ICheckpointedBlock
-{
-    /// <summary>Whether the block stores only its inputs. <see cref="ModelExtensions.UseGradientCheckpointing"/> sets this property.</summary>
-    bool GradientCheckpointing { get; set; }
-}
-
 /// <summary>A function that stores only its inputs and runs again in the backward pass. It must compute the same result each time, so it must not use
 /// dropout.</summary>
 internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
 {
+    // The modules with checkpointing turned on. The table does not keep them in memory.
+    private static readonly ConditionalWeakTable<nn.Module, object> Modules = [];
+    private static readonly object On = new();
+
     public override string Name => nameof(Checkpointed);
 
-    /// <summary>Runs a function of tensors and of the parameters of a module.</summary>
+    /// <summary>Turns checkpointing on or off for the functions of a module.</summary>
+    public static void Set(nn.Module module, bool on)
+    {
+        if (on)
+        {
+            Modules.AddOrUpdate(module, On);
+        }
+        else
+        {
+            Modules.Remove(module);
+        }
+    }
+
+    /// <summary>Runs a function of tensors and of the parameters of a module. Without checkpointing, the function runs as it is.</summary>
     /// <param name="module">The module. Its parameters are also inputs of the operation, so that gradients reach them both through <c>backward</c>
     /// and through <c>autograd.grad</c>.</param>
     /// <param name="function">The function, which receives the inputs in order.</param>
     /// <param name="inputs">All tensors, other than the parameters, on which the function depends.</param>
     public static Tensor Run(nn.Module module, Func<Tensor?[], Tensor> function, params Tensor?[] inputs)
     {
-        if (!is_grad_enabled())
+        if (!is_grad_enabled() || !Modules.TryGetValue(module, out _))
         {
             return function(inputs);
         }

@@ -1,5 +1,6 @@
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -78,11 +79,7 @@ public sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
     }
 
     /// <summary>Embeds <c>[n]</c> scalars as <c>[n, channels]</c>.</summary>
-    public override Tensor forward(Tensor t)
-    {
-        using var scope = NewDisposeScope();
-        return mlp.call(Waves(t, Frequencies)).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor t) => Scoped(() => mlp.call(Waves(t, Frequencies)));
 
     /// <summary>Computes cosines followed by sines of <c>t exp(-ln 10000 i / half)</c> in float32. If the number of channels is odd, the last channel
     /// is zero.</summary>
@@ -114,11 +111,8 @@ internal sealed class SizeEmbedder : nn.Module<Tensor, Tensor>
     }
 
     /// <summary>Embeds <c>[n, k]</c> scalars as <c>[n, k * channels]</c>.</summary>
-    public override Tensor forward(Tensor sizes)
-    {
-        using var scope = NewDisposeScope();
-        return mlp.call(TimestepEmbedder.Waves(sizes.flatten(), Frequencies)).view(sizes.shape[0], -1).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor sizes) =>
+        Scoped(() => mlp.call(TimestepEmbedder.Waves(sizes.flatten(), Frequencies)).view(sizes.shape[0], -1));
 }
 
 /// <summary>Projects the states of the text encoder. Dropped captions are replaced by the null caption, which guidance also uses.</summary>
@@ -168,11 +162,8 @@ internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
 
     /// <summary>Embeds <c>[batch]</c> labels as <c>[batch, channels]</c>. Labels for which <paramref name="drop"/> is true are embedded as no
     /// class.</summary>
-    public override Tensor forward(Tensor labels, Tensor? drop)
-    {
-        using var scope = NewDisposeScope();
-        return embedding_table.call(drop is null ? labels : labels.masked_fill(drop, _classes)).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor labels, Tensor? drop) =>
+        Scoped(() => embedding_table.call(drop is null ? labels : labels.masked_fill(drop, _classes)));
 }
 
 /// <summary>A table of vectors that are looked up by row. Parameter: <c>weight [rows, channels]</c>.</summary>
@@ -188,9 +179,6 @@ internal sealed class Embedding : nn.Module<Tensor, Tensor>
     }
 
     /// <summary>Looks up the rows of <c>[...]</c> ids as <c>[..., channels]</c>, float32.</summary>
-    public override Tensor forward(Tensor ids)
-    {
-        using var scope = NewDisposeScope();
-        return weight.index_select(0, ids.flatten()).view([.. ids.shape, weight.shape[1]]).In(ScalarType.Float32).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor ids) =>
+        Scoped(() => weight.index_select(0, ids.flatten()).view([.. ids.shape, weight.shape[1]]).In(ScalarType.Float32));
 }

@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -76,8 +77,7 @@ internal sealed class Conv2d : nn.Module<Tensor, Tensor>, IComputeLayer
     public override Tensor forward(Tensor x)
     {
         var type = ComputeType ?? weight.dtype;
-        using var scope = NewDisposeScope();
-        return nn.functional.conv2d(x.In(type), weight.In(type), bias?.In(type), _strides, _padding).MoveToOuterDisposeScope();
+        return Scoped(() => nn.functional.conv2d(x.In(type), weight.In(type), bias?.In(type), _strides, _padding));
     }
 }
 
@@ -103,8 +103,7 @@ internal sealed class TemporalConv : nn.Module<Tensor, Tensor>, IComputeLayer
     public override Tensor forward(Tensor x)
     {
         var type = ComputeType ?? weight.dtype;
-        using var scope = NewDisposeScope();
-        return nn.functional.conv2d(x.In(type), weight.squeeze(-1).In(type), bias.In(type), padding: [1, 0]).MoveToOuterDisposeScope();
+        return Scoped(() => nn.functional.conv2d(x.In(type), weight.squeeze(-1).In(type), bias.In(type), padding: [1, 0]));
     }
 }
 

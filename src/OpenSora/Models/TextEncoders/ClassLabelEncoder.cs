@@ -1,24 +1,10 @@
 using System.Globalization;
+using System.Text.Json;
 using System.Text.Json.Serialization;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
-
-/// <summary>The classes of a class-conditional model.</summary>
-public sealed record ClassLabels
-{
-    /// <summary>The number of classes (ImageNet: 1000, UCF-101: 101).</summary>
-    public required int Count { get; init; }
-
-    /// <summary>The names of the classes, ordered by class number; synonyms are separated by commas. If null, classes are identified by number
-    /// only.</summary>
-    public IReadOnlyList<string>? Names { get; init; }
-}
-
-/// <summary>Generated code that reads and writes the configuration.</summary>
-[JsonSerializable(typeof(ClassLabels))]
-internal sealed partial class ClassLabelsJson : JsonSerializerContext;
 
 /// <summary>Encodes class labels as prompts for class-conditional models, such as the official DiT and Latte.</summary>
 /// <remarks>
@@ -32,13 +18,22 @@ public sealed class ClassLabelEncoder : ITextEncoder
     private readonly Device _device;
     private readonly Dictionary<string, int> _numbers = new(StringComparer.OrdinalIgnoreCase);
 
-    /// <summary>Creates a class label encoder.</summary>
-    /// <param name="labels">The classes of the model.</param>
+    /// <summary>Creates an encoder of classes without names, which are identified by their numbers.</summary>
+    /// <param name="classes">The number of classes (ImageNet: 1000, UCF-101: 101).</param>
     /// <param name="device">The device for the encoded states; null uses the CPU.</param>
-    /// <exception cref="ArgumentException">There are no classes, or the number of names does not match the number of classes.</exception>
-    public ClassLabelEncoder(ClassLabels labels, Device? device = null)
+    /// <exception cref="ArgumentException">The number is not positive.</exception>
+    public ClassLabelEncoder(int classes, Device? device = null)
+        : this(new ClassLabels { Count = classes }, device) { }
+
+    /// <summary>Creates an encoder of classes with names.</summary>
+    /// <param name="names">The names of the classes, ordered by class number; synonyms are separated by commas.</param>
+    /// <param name="device">The device for the encoded states; null uses the CPU.</param>
+    /// <exception cref="ArgumentException">There are no classes.</exception>
+    public ClassLabelEncoder(IReadOnlyList<string> names, Device? device = null)
+        : this(new ClassLabels { Count = names?.Count ?? throw new ArgumentNullException(nameof(names)), Names = names }, device) { }
+
+    internal ClassLabelEncoder(ClassLabels labels, Device? device)
     {
-        ArgumentNullException.ThrowIfNull(labels);
         if (labels.Count < 1)
         {
             throw new ArgumentException($"The class labels are invalid: Count is {labels.Count}; it must be positive.", nameof(labels));
@@ -96,6 +91,9 @@ public sealed class ClassLabelEncoder : ITextEncoder
         return new TextStates(states.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope());
     }
 
+    /// <summary>Converts the classes to the configuration of a text encoder of the architecture <c>class_labels</c> in <c>model.json</c>.</summary>
+    public JsonElement WriteConfig() => Architecture.WriteConfig(_labels);
+
     /// <summary>Gets the number of a class.</summary>
     /// <param name="prompt">The number or name of the class; blank for no class.</param>
     /// <returns>The class number, from 0; the number of classes represents "no class".</returns>
@@ -140,3 +138,18 @@ public sealed class ClassLabelEncoder : ITextEncoder
     /// <summary>Does nothing; this encoder holds no resources.</summary>
     public void Dispose() { }
 }
+
+/// <summary>The configuration in <c>model.json</c>.</summary>
+internal sealed record ClassLabels
+{
+    /// <summary>The number of classes.</summary>
+    public required int Count { get; init; }
+
+    /// <summary>The names of the classes, ordered by class number; synonyms are separated by commas. If null, classes are identified by number
+    /// only.</summary>
+    public IReadOnlyList<string>? Names { get; init; }
+}
+
+/// <summary>Generated code that reads and writes the configuration.</summary>
+[JsonSerializable(typeof(ClassLabels))]
+internal sealed partial class ClassLabelsJson : JsonSerializerContext;

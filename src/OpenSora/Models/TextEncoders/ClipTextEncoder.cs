@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 namespace OpenSora.Models;
 
 /// <summary>Outputs of CLIP's text encoder.</summary>
-public enum ClipOutput
+internal enum ClipOutput
 {
     /// <summary>One vector per text: the state of its end-of-text token. Open-Sora's DiT and Latte are conditioned on it.</summary>
     Pooled,
@@ -107,10 +107,17 @@ internal sealed class ClipTextEncoder : ITextEncoder
             hub.Root.TryGetProperty("projection_dim", out var size) && size.ValueKind == JsonValueKind.Number
                 ? size.GetInt32()
                 : config.ProjectionDim ?? 512;
+        var output = settings.Output switch
+        {
+            null or "pooled" => ClipOutput.Pooled,
+            "projected" => ClipOutput.Projected,
+            "states" => ClipOutput.States,
+            var other => throw new ArgumentException($"CLIP has no output '{other}'; its outputs are pooled, projected, states.", nameof(settings)),
+        };
         return config with
         {
-            Output = settings.ClipOutput,
-            ProjectionDim = settings.ClipOutput == ClipOutput.Projected ? projection : null,
+            Output = output,
+            ProjectionDim = output == ClipOutput.Projected ? projection : null,
             // Early files use 2 for the last token ID, regardless of its value.
             EosTokenId = config.EosTokenId == 2 ? config.VocabSize - 1 : config.EosTokenId,
         };

@@ -1,6 +1,7 @@
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -150,11 +151,7 @@ internal sealed class ClipTextTransformer : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor ids)
-    {
-        using var scope = NewDisposeScope();
-        return final_layer_norm.call(encoder.call(embeddings.call(ids))).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor ids) => Scoped(() => final_layer_norm.call(encoder.call(embeddings.call(ids))));
 }
 
 /// <summary>The sum of a token embedding and a position embedding.</summary>
@@ -171,11 +168,8 @@ internal sealed class ClipEmbeddings : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor ids)
-    {
-        using var scope = NewDisposeScope();
-        return (token_embedding.call(ids) + position_embedding.weight.narrow(0, 0, ids.shape[1]).In(ScalarType.Float32)).MoveToOuterDisposeScope();
-    }
+    public override Tensor forward(Tensor ids) =>
+        Scoped(() => token_embedding.call(ids) + position_embedding.weight.narrow(0, 0, ids.shape[1]).In(ScalarType.Float32));
 }
 
 internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
@@ -205,7 +199,7 @@ internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
 }
 
 /// <summary>A transformer layer: self-attention, then a feed-forward network, each with pre-normalization and a residual connection.</summary>
-internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>, ICheckpointedBlock
+internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>
 {
     public readonly ClipAttention self_attn;
     public readonly LayerNorm layer_norm1;
@@ -222,10 +216,7 @@ internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>, ICheckpoint
         RegisterComponents();
     }
 
-    public bool GradientCheckpointing { get; set; }
-
-    public override Tensor forward(Tensor x, Tensor bias) =>
-        GradientCheckpointing ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!), x, bias) : Compute(x, bias);
+    public override Tensor forward(Tensor x, Tensor bias) => this.Checkpoint(inputs => Compute(inputs[0]!, inputs[1]!), x, bias);
 
     private Tensor Compute(Tensor x, Tensor bias)
     {

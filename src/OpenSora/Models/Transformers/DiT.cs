@@ -4,6 +4,8 @@ using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -200,11 +202,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
     /// no class.</param>
     /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
-    public Tensor forward(Tensor x, Tensor timestep, Tensor y)
-    {
-        using var scope = NewDisposeScope();
-        return forward(x, timestep, y, Drop(y)).MoveToOuterDisposeScope();
-    }
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y) => Scoped(() => forward(x, timestep, y, Drop(y)));
 
     private Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? drop)
     {
@@ -268,7 +266,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
     }
 
     private (Tensor Places, Tensor Frames) Grid(int t, int h, int w) =>
-        (Positions.Grid(Config.HiddenSize, h, w, scale: 1), Positions.Line(Config.HiddenSize, t, scale: 1));
+        (GridPositions(Config.HiddenSize, h, w, scale: 1), LinePositions(Config.HiddenSize, t, scale: 1));
 
     private static TensorShapes? IsIn(WeightsFile file) =>
         TransformerShapes.In(file) is { } shapes && shapes.Has("blocks.0.adaLN_modulation.1.weight") ? shapes : null;
@@ -301,7 +299,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
 
 /// <summary>A block of DiT and Latte: attention, then an MLP, modulated and gated by the condition through each block's own parameters
 /// (adaLN-Zero).</summary>
-internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
+internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>
 {
     public readonly SelfAttention attn;
     public readonly Mlp mlp;
@@ -324,16 +322,12 @@ internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>, ICh
     /// <inheritdoc cref="SpaceTimeAttention.TakesFramePositions"/>
     public bool TakesFramePositions => _attention.TakesFramePositions;
 
-    public bool GradientCheckpointing { get; set; }
-
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
     /// <param name="condition">The embedding of time and text or class, <c>[B, C]</c>.</param>
     /// <param name="frames">Positions along time, <c>[1, T, C]</c>, for a block that adds them; otherwise null.</param>
     public override Tensor forward(Tensor x, Tensor condition, Tensor? frames) =>
-        GradientCheckpointing
-            ? Checkpointed.Run(this, inputs => Compute(inputs[0]!, inputs[1]!, inputs[2]), x, condition, frames)
-            : Compute(x, condition, frames);
+        this.Checkpoint(inputs => Compute(inputs[0]!, inputs[1]!, inputs[2]), x, condition, frames);
 
     private Tensor Compute(Tensor x, Tensor condition, Tensor? frames)
     {
@@ -342,7 +336,7 @@ internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>, ICh
         var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
         x = _attention.Run(x, attn, attn_temp, shiftAttention, scaleAttention, gateAttention, gateAttention, frames);
-        return AdaLn.AddGatedTo(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+        return AddGatedTo(x, gateMlp, mlp.call(NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }
 
@@ -367,6 +361,6 @@ internal sealed class DiTFinalLayer : nn.Module<Tensor, Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         var modulation = adaLN_modulation.call(c).unsqueeze(1).chunk(2, 2);
-        return linear.call(AdaLn.NormModulate(x, modulation[0], modulation[1])).MoveToOuterDisposeScope();
+        return linear.call(NormModulate(x, modulation[0], modulation[1])).MoveToOuterDisposeScope();
     }
 }

@@ -1,6 +1,7 @@
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -32,7 +33,7 @@ internal static class MultiResolution
     {
         using var scope = NewDisposeScope();
         var scale = Math.Sqrt((double)conditions.Height * conditions.Width) / squareSize;
-        return Positions.Grid(config.HiddenSize, (int)h, (int)w, scale, (int)Math.Round(Math.Sqrt(h * w))).to(device).MoveToOuterDisposeScope();
+        return GridPositions(config.HiddenSize, (int)h, (int)w, scale, (int)Math.Round(Math.Sqrt(h * w))).to(device).MoveToOuterDisposeScope();
     }
 
     /// <summary>Computes the modulation that all blocks share, <c>[B, 1 or T, parts, C]</c>. Noisy frames get the modulation of the timestep,

@@ -2,6 +2,7 @@ using System.Globalization;
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -66,12 +67,12 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
             x = x + positions;
         }
 
-        var y = AdaLn.AddGated(x, gate, attention.AttendAlong(Axis, AdaLn.NormModulate(x, shift, scale)));
+        var y = AddGated(x, gate, attention.AttendAlong(Axis, NormModulate(x, shift, scale)));
         if (temporal is not null)
         {
             var along = Order == AttentionOrder.Serial ? y : x;
             along = TemporalNorm ? nn.functional.layer_norm(along, [along.shape[^1]], eps: 1e-6) : along;
-            y = AdaLn.AddGatedTo(y, temporalGate, temporal.AttendAlong(SelfAttention.Time, positions is null ? along : along + positions));
+            y = AddGatedTo(y, temporalGate, temporal.AttendAlong(SelfAttention.Time, positions is null ? along : along + positions));
         }
         return y.MoveToOuterDisposeScope();
     }

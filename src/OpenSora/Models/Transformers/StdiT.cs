@@ -2,6 +2,8 @@ using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -150,11 +152,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     /// is repeated as a whole to fill the batch, so that under guidance the mask of the prompt also applies to the null caption.</param>
     /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
-    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask)
-    {
-        using var scope = NewDisposeScope();
-        return forward(x, timestep, y, mask, Drop(y)).MoveToOuterDisposeScope();
-    }
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? mask) => Scoped(() => forward(x, timestep, y, mask, Drop(y)));
 
     /// <summary>Predicts the noise and, if the variance is learned, its interpolation weights, with an explicit choice of the captions to drop and
     /// optional conditioning frames and size.</summary>
@@ -239,11 +237,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     }
 
     /// <inheritdoc/>
-    public override Tensor NullCaption(long batch = 1)
-    {
-        using var scope = NewDisposeScope();
-        return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
-    }
+    public override Tensor NullCaption(long batch = 1) => Scoped(() => y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1));
 
     // PixArt-alpha for many sizes: two thirds of the channels encode height and width, one third their ratio.
     private Tensor? SizeEmbedding(Tensor x, Tensor? size, Tensor? aspectRatio)
@@ -277,8 +271,8 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     {
         var places = Config.InputSize[1] / Config.PatchSize[1] * (Config.InputSize[2] / Config.PatchSize[2]);
         return (
-            Positions.Grid(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(places) : null),
-            Positions.Line(Config.HiddenSize, t, Config.TimeScale)
+            GridPositions(Config.HiddenSize, h, w, Config.SpaceScale, Config.StretchPositions ? (int)Math.Sqrt(places) : null),
+            LinePositions(Config.HiddenSize, t, Config.TimeScale)
         );
     }
 
@@ -326,7 +320,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
 
 /// <summary>A block of STDiT and PixArt: attention, cross attention to the text and an MLP, modulated by a time embedding that all blocks share
 /// (adaLN-single).</summary>
-internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Tensor?, Tensor?, Tensor>, ICheckpointedBlock
+internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Tensor?, Tensor?, Tensor>
 {
     public readonly Parameter scale_shift_table;
     public readonly SelfAttention attn;
@@ -357,8 +351,6 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
     /// <inheritdoc cref="SpaceTimeAttention.TakesFramePositions"/>
     public bool TakesFramePositions => _attention.TakesFramePositions;
 
-    public bool GradientCheckpointing { get; set; }
-
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
     /// <param name="modulation">The modulation that all blocks share, computed from the timestep: <c>[B, 6, C]</c>.</param>
@@ -367,9 +359,7 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
     /// <param name="textBias">The text mask as an attention bias; see <see cref="CrossAttention.KeyBias"/>.</param>
     /// <param name="frames">Positions along time, <c>[1, T, C]</c>, for a block that adds them; otherwise null.</param>
     public override Tensor forward(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames) =>
-        GradientCheckpointing
-            ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames)
-            : Compute(x, modulation, frameModulation, text, textBias, frames);
+        this.Checkpoint(i => Compute(i[0]!, i[1]!, i[2], i[3]!, i[4], i[5]), x, modulation, frameModulation, text, textBias, frames);
 
     private Tensor Compute(Tensor x, Tensor modulation, Tensor? frameModulation, Tensor text, Tensor? textBias, Tensor? frames)
     {
@@ -382,7 +372,7 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
 
         x = _attention.Run(x, attn, TemporalAttention ? attn_temp : null, shiftAttention, scaleAttention, gateAttention, gateTemporal, frames);
-        x = AdaLn.AddTo(x, cross_attn.call(x.view(b, t * s, c), text, textBias).view(b, t, s, c));
-        return AdaLn.AddGatedTo(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+        x = AddTo(x, cross_attn.call(x.view(b, t * s, c), text, textBias).view(b, t, s, c));
+        return AddGatedTo(x, gateMlp, mlp.call(NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }

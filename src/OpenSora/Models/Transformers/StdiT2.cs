@@ -3,6 +3,8 @@ using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -192,11 +194,7 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
     }
 
     /// <inheritdoc/>
-    public override Tensor NullCaption(long batch = 1)
-    {
-        using var scope = NewDisposeScope();
-        return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
-    }
+    public override Tensor NullCaption(long batch = 1) => Scoped(() => y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1));
 
     private static IEnumerable<Candidate> Recognize(WeightsFile file)
     {
@@ -211,7 +209,7 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
 
 /// <summary>A block: attention within frames, attention along time, cross attention to the text and an MLP. The attention along time has its own norm
 /// and modulation.</summary>
-internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
+internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Tensor?, Tensor>
 {
     public readonly Parameter scale_shift_table;
     public readonly Parameter scale_shift_table_temporal;
@@ -235,8 +233,6 @@ internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
         RegisterComponents();
     }
 
-    public bool GradientCheckpointing { get; set; }
-
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
     /// <param name="inFrames">The modulation that all blocks share, computed from timestep and size: <c>[B, 1 or T, 6, C]</c>.</param>
@@ -245,9 +241,7 @@ internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
     /// <param name="text">Text states, <c>[B, M, C]</c>.</param>
     /// <param name="textBias">The text mask as an attention bias; see <see cref="CrossAttention.KeyBias"/>.</param>
     public override Tensor forward(Tensor x, Tensor inFrames, Tensor alongTime, Tensor text, Tensor? textBias) =>
-        GradientCheckpointing
-            ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]!, i[4]), x, inFrames, alongTime, text, textBias)
-            : Compute(x, inFrames, alongTime, text, textBias);
+        this.Checkpoint(i => Compute(i[0]!, i[1]!, i[2]!, i[3]!, i[4]), x, inFrames, alongTime, text, textBias);
 
     private Tensor Compute(Tensor x, Tensor inFrames, Tensor alongTime, Tensor text, Tensor? textBias)
     {
@@ -258,9 +252,9 @@ internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
         m = MultiResolution.Parts(scale_shift_table_temporal, alongTime, x.dtype); // 3 of [B, 1 or T, 1, C]
         var (shiftTemporal, scaleTemporal, gateTemporal) = (m[0], m[1], m[2]);
 
-        x = AdaLn.AddGated(x, gateAttention, attn.AttendAlong(SelfAttention.Space, AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
-        x = AdaLn.AddGated(x, gateTemporal, _attendAlongTime(AdaLn.NormModulate(x, shiftTemporal, scaleTemporal)));
+        x = AddGated(x, gateAttention, attn.AttendAlong(SelfAttention.Space, NormModulate(x, shiftAttention, scaleAttention)));
+        x = AddGated(x, gateTemporal, _attendAlongTime(NormModulate(x, shiftTemporal, scaleTemporal)));
         x = x + cross_attn.call(x.flatten(1, 2), text, textBias).view(x.shape);
-        return AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+        return AddGated(x, gateMlp, mlp.call(NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }

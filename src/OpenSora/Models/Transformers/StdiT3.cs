@@ -3,6 +3,8 @@ using OpenSora.Models.Layers;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -176,11 +178,7 @@ public sealed class StdiT3 : VideoTransformer<StdiT3Config>
     }
 
     /// <inheritdoc/>
-    public override Tensor NullCaption(long batch = 1)
-    {
-        using var scope = NewDisposeScope();
-        return y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
-    }
+    public override Tensor NullCaption(long batch = 1) => Scoped(() => y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1));
 
     private static IEnumerable<Candidate> Recognize(WeightsFile file)
     {
@@ -195,7 +193,7 @@ public sealed class StdiT3 : VideoTransformer<StdiT3Config>
 
 /// <summary>A block: attention within frames or along time, cross attention to the text and an MLP, modulated by a time embedding that all blocks
 /// share (adaLN-single).</summary>
-internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>, ICheckpointedBlock
+internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, Tensor>
 {
     public readonly Parameter scale_shift_table;
     public readonly SelfAttention attn;
@@ -218,17 +216,13 @@ internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, T
         RegisterComponents();
     }
 
-    public bool GradientCheckpointing { get; set; }
-
     /// <summary>Runs the block.</summary>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
     /// <param name="modulation">The modulation that all blocks share, computed from the timestep and frame rate: <c>[B, 1 or T, 6, C]</c>.</param>
     /// <param name="text">Text states, <c>[B, M, C]</c>.</param>
     /// <param name="textBias">The text mask as an attention bias; see <see cref="CrossAttention.KeyBias"/>.</param>
     public override Tensor forward(Tensor x, Tensor modulation, Tensor text, Tensor? textBias) =>
-        GradientCheckpointing
-            ? Checkpointed.Run(this, i => Compute(i[0]!, i[1]!, i[2]!, i[3]), x, modulation, text, textBias)
-            : Compute(x, modulation, text, textBias);
+        this.Checkpoint(i => Compute(i[0]!, i[1]!, i[2]!, i[3]), x, modulation, text, textBias);
 
     private Tensor Compute(Tensor x, Tensor modulation, Tensor text, Tensor? textBias)
     {
@@ -236,8 +230,8 @@ internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, T
         var m = MultiResolution.Parts(scale_shift_table, modulation, x.dtype); // 6 of [B, 1 or T, 1, C]
         var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
-        x = AdaLn.AddGated(x, gateAttention, _attend(AdaLn.NormModulate(x, shiftAttention, scaleAttention)));
+        x = AddGated(x, gateAttention, _attend(NormModulate(x, shiftAttention, scaleAttention)));
         x = x + cross_attn.call(x.flatten(1, 2), text, textBias).view(x.shape);
-        return AdaLn.AddGated(x, gateMlp, mlp.call(AdaLn.NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
+        return AddGated(x, gateMlp, mlp.call(NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }
