@@ -54,7 +54,7 @@ internal sealed class FilterCompiler
 
     private FilterCondition Condition(LogicalExpression expression) =>
         Compile(expression) is Node.Logic logic
-            ? new(logic.Text, logic.Get)
+            ? new(logic.Text.StartsWith('(') ? logic.Text[1..^1] : logic.Text, logic.Get) // an operation is in parentheses
             : throw Error("is not a condition. Compare the value with another one, as in \"motion > 5\"");
 
     private Node Compile(LogicalExpression expression) =>

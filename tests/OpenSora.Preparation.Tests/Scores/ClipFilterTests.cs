@@ -85,17 +85,30 @@ public class ClipFilterTests
 
         Parallel.For(0, 1000, i => report.Add(filter.Check(Row(i % 10, i % 4 == 0 ? ScoreValue.Missing : 20, i % 3 == 0 ? "static" : "pan"))));
 
-        filter.Conditions.ShouldBe(["(motion > 5)", "(sharpness >= 20)", "(kind != 'static')"]);
+        filter.Conditions.ShouldBe(["motion > 5", "sharpness >= 20", "kind != 'static'"]);
         var left = Enumerable.Range(0, 1000).Where(i => i % 10 > 5).ToArray();
         var sharp = left.Count(i => i % 4 == 0);
         var still = left.Count(i => i % 4 != 0 && i % 3 == 0);
         report.Steps.ShouldBe([
-            new("(motion > 5)", 1000, 600, 0),
-            new("(sharpness >= 20)", 400, sharp, sharp),
-            new("(kind != 'static')", 400 - sharp, still, 0),
+            new("motion > 5", 1000, 600, 0),
+            new("sharpness >= 20", 400, sharp, sharp),
+            new("kind != 'static'", 400 - sharp, still, 0),
         ]);
         (report.Total, report.Kept).ShouldBe((1000, 400 - sharp - still));
-        report.ToString().ShouldContain($"{sharp} of 400 removed by (sharpness >= 20) ({sharp} without a value)");
+        report.ToString().ShouldContain($"{sharp} of 400 removed by sharpness >= 20 ({sharp} without a value)");
+    }
+
+    [Theory]
+    [InlineData("(motion>5)and(sharpness<3)", "motion > 5", "sharpness < 3")]
+    [InlineData("(motion + 1) * 2 > 5 || (kind == 'a' && kind != 'b')", "((motion + 1) * 2) > 5", "")]
+    [InlineData("not (motion > 5)", "!(motion > 5)", null)]
+    [InlineData("[my score] in (1, 2)", "[my score] in (1, 2)", null)]
+    public void Conditions_are_shown_as_they_are_understood(string expression, string first, string? second)
+    {
+        var conditions = ClipFilter.Parse(expression, Columns).Conditions;
+        conditions[0].ShouldStartWith(first.Length > 20 ? "(" + first : first);
+        conditions.Count.ShouldBe(string.IsNullOrEmpty(second) ? 1 : 2);
+        ClipFilter.Parse(conditions, Columns).Conditions.ShouldBe(conditions);
     }
 
     [Fact]
