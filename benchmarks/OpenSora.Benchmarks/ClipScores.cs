@@ -47,7 +47,8 @@ internal static class ClipScores
 
         Console.WriteLine(
             $"  {size}, {Seconds} s: ffmpeg decoding {Median(decode):f0} ms; all scores of decoded frames {Median(scores):f0} ms; "
-                + $"decoding and scores {Median(all):f0} ms = {1000 * Seconds / Median(all):f1} times real time, {Median(all) / Median(decode):f2} x ffmpeg"
+                + $"decoding and scores {Median(all):f0} ms = {1000 * Seconds / Median(all):f1} times real time, "
+                + $"{Median(all) / Median(decode):f2} x ffmpeg"
         );
         foreach (var score in StandardScores.Create())
         {

@@ -38,7 +38,8 @@ internal sealed class FilterCompiler
         catch (Exception e) when (e is NCalcException or FormatException or OverflowException)
         {
             throw new FormatException(
-                $"The filter '{expression}' cannot be read: {e.Message}. A filter is an expression such as \"motion > 5 && motion_kind != 'static'\".",
+                $"The filter '{expression}' cannot be read: {e.Message}. A filter is an expression such as "
+                    + "\"motion > 5 && motion_kind != 'static'\".",
                 e
             );
         }

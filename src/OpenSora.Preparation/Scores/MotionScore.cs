@@ -141,11 +141,11 @@ internal sealed class MotionScore : IClipScore
             var percent = 100 * framesPerSecond / _measured;
             return
             [
-                _motion * percent,
+                ScoreValue.Rounded(_motion * percent),
                 Kind(_motion * percent, _camera * percent),
-                _signed.Pan * percent,
-                _signed.Tilt * percent,
-                _signed.Zoom * percent,
+                ScoreValue.Rounded(_signed.Pan * percent),
+                ScoreValue.Rounded(_signed.Tilt * percent),
+                ScoreValue.Rounded(_signed.Zoom * percent),
             ];
         }
 

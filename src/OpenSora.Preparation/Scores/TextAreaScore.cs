@@ -2,7 +2,8 @@ namespace OpenSora.Preparation.Scores;
 
 /// <summary>The area that text covers, estimated without a model.</summary>
 /// <remarks>
-/// Text consists of strokes of one color: pairs of opposite edges a few pixels apart, with the same brightness between them, many in a row. Edges of objects come
+/// Text consists of strokes of one color: pairs of opposite edges a few pixels apart, with the same brightness between them, many in a row. Edges of
+/// objects come
 /// alone; textures have pairs, but of many brightnesses. A line of text is a run of cells whose strokes agree.
 /// </remarks>
 internal sealed class TextAreaScore : IClipScore
@@ -32,7 +33,7 @@ internal sealed class TextAreaScore : IClipScore
             area += Area(frames.Luma(i), frames.Width, frames.Height);
         }
 
-        return new([area / sampled.Count]);
+        return new([ScoreValue.Rounded(area / sampled.Count)]);
     }
 
     /// <summary>Returns the estimated fraction of an image that text covers.</summary>

@@ -119,6 +119,8 @@ public class ClipFilterTests
         ScoreValue.Parse("pan", Columns[3]).Text.ShouldBe("pan");
         ScoreValue.Parse("", Columns[0]).IsMissing.ShouldBeTrue();
         ((ScoreValue)double.NaN).IsMissing.ShouldBeTrue();
+        ScoreValue.Rounded(1.23456).ToString().ShouldBe("1.2346");
+        ScoreValue.Rounded(-0.00001).ToString().ShouldBe("0");
         Should.Throw<FormatException>(() => ScoreValue.Parse("fast", Columns[0])).Message.ShouldContain("'motion'");
     }
 }

@@ -62,7 +62,8 @@ public class ContentTests
         var path = await FilterAsync(
             ["-f", "lavfi", "-i", "color=black:size=96x64:rate=10:duration=1", "-f", "lavfi", "-i", "testsrc2=size=96x64:rate=10:duration=3"],
             // 1 s of black; then 1 s that moves, its last frame for 1 s, and 1 s that moves
-            "[1]split[a][b];[a]trim=0:1,setpts=PTS-STARTPTS,tpad=stop_mode=clone:stop_duration=1[a2];[b]trim=1:2,setpts=PTS-STARTPTS[b2];[0][a2][b2]concat=n=3",
+            "[1]split[a][b];[a]trim=0:1,setpts=PTS-STARTPTS,tpad=stop_mode=clone:stop_duration=1[a2];"
+                + "[b]trim=1:2,setpts=PTS-STARTPTS[b2];[0][a2][b2]concat=n=3",
             folder["a.mp4"]
         );
 
