@@ -13,6 +13,7 @@ var named = new (string Name, string What, Action Run)[]
     ("frames", "STDiT forward as the number of frames grows", Frames.Run),
     ("attention", "training steps of STDiT and of DiT with full attention as the number of frames grows", Attention.Run),
     ("captions", "captioning throughput with 8 requests in flight, compared with the time of the server", Captions.Run),
+    ("clip-scores", "scores of a clip of 3 seconds, compared with decoding it", ClipScores.Run),
     ("memory", "peak memory of training steps compared with the estimate of a plan", Memory.Run),
 };
 var all = named

@@ -19,10 +19,13 @@ public readonly record struct FilterDecision(int? Condition, bool IsMissing)
     public bool IsKept => Condition is null;
 }
 
-/// <summary>Keeps the clips whose scores meet conditions, such as <c>motion &gt; 5 &amp;&amp; sharpness &gt;= 20 &amp;&amp; motion_kind != 'static'</c>.</summary>
+/// <summary>Keeps the clips whose scores meet conditions, such as <c>motion &gt; 5 &amp;&amp; sharpness &gt;= 20 &amp;&amp; motion_kind !=
+/// 'static'</c>.</summary>
 /// <remarks>
-/// Expressions consist of columns (in brackets where a name is not a word: <c>[my score]</c>), numbers, texts in single quotes, <c>true</c> and <c>false</c>;
-/// <c>== != &lt; &lt;= &gt; &gt;=</c> and <c>in ('pan', 'tilt')</c>; <c>&amp;&amp; || !</c>, also <c>and or not</c>; <c>+ - * / %</c> and parentheses.
+/// Expressions consist of columns (in brackets where a name is not a word: <c>[my score]</c>), numbers, texts in single quotes, <c>true</c> and
+/// <c>false</c>;
+/// <c>== != &lt; &lt;= &gt; &gt;=</c> and <c>in ('pan', 'tilt')</c>; <c>&amp;&amp; || !</c>, also <c>and or not</c>; <c>+ - * / %</c> and
+/// parentheses.
 /// A comparison with a missing value is neither true nor false; <c>column == null</c> tests for it. Texts are compared exactly, including their case.
 /// </remarks>
 public sealed class ClipFilter
@@ -33,7 +36,8 @@ public sealed class ClipFilter
     private ClipFilter(IReadOnlyList<FilterCondition> conditions, MissingScores missing) =>
         (_conditions, _missing, Conditions) = (conditions, missing, [.. conditions.Select(each => each.Text)]);
 
-    /// <summary>Gets the conditions in the order in which they are checked. The parts of an expression that are joined by <c>&amp;&amp;</c> are conditions of their own.</summary>
+    /// <summary>Gets the conditions in the order in which they are checked. The parts of an expression that are joined by <c>&amp;&amp;</c> are
+    /// conditions of their own.</summary>
     public IReadOnlyList<string> Conditions { get; }
 
     /// <summary>Reads filter expressions, and checks them against the columns.</summary>

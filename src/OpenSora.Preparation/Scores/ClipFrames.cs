@@ -5,7 +5,8 @@ namespace OpenSora.Preparation.Scores;
 /// <summary>Specifies which frames of a clip are decoded for scores.</summary>
 public sealed class ClipFramesOptions
 {
-    /// <summary>Gets or sets the shorter side of the frames in pixels. Smaller videos are enlarged, so that scores of all videos are comparable.</summary>
+    /// <summary>Gets or sets the shorter side of the frames in pixels. Smaller videos are enlarged, so that scores of all videos are
+    /// comparable.</summary>
     public int ShortSide { get; set; } = 256;
 
     /// <summary>Gets or sets the longer side in pixels at most. Frames of wider videos have a shorter side below <see cref="ShortSide"/>.</summary>
@@ -14,7 +15,8 @@ public sealed class ClipFramesOptions
     /// <summary>Gets or sets the frames per second at about which a clip is sampled: every frame, every second one, every third one ...</summary>
     public double FramesPerSecond { get; set; } = 12;
 
-    /// <summary>Gets or sets the number of frames at most, which bounds the memory. A longer clip is sampled at half the rate, a quarter ...</summary>
+    /// <summary>Gets or sets the number of frames at most, which bounds the memory. A longer clip is sampled at half the rate, a quarter
+    /// ...</summary>
     public int MaxFrames { get; set; } = 96;
 
     /// <summary>Gets or sets the folder that contains ffmpeg and ffprobe; null to search PATH.</summary>
@@ -184,7 +186,8 @@ public sealed class ClipFrames
         {
             throw new ArgumentException(
                 "The options of the frames are invalid. ShortSide must be at least 32, MaxLongSide at least ShortSide, MaxFrames at least 2, and "
-                    + $"FramesPerSecond positive; they are {options.ShortSide}, {options.MaxLongSide}, {options.MaxFrames} and {options.FramesPerSecond}.",
+                    + "FramesPerSecond positive; they are "
+                    + $"{options.ShortSide}, {options.MaxLongSide}, {options.MaxFrames} and {options.FramesPerSecond}.",
                 nameof(options)
             );
         }

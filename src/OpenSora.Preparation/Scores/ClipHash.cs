@@ -41,7 +41,8 @@ public readonly record struct ClipHash(ulong First, ulong Second, ulong Third, u
 }
 
 /// <summary>The perceptual hash of a clip, with which near-duplicates are found across a set.</summary>
-/// <remarks>The sign of the 64 lowest frequencies of each frame, about their median ("pHash"; Zauner, "Implementation and Benchmarking of Perceptual Image
+/// <remarks>The sign of the 64 lowest frequencies of each frame, about their median ("pHash"; Zauner, "Implementation and Benchmarking of Perceptual
+/// Image
 /// Hash Functions", 2010). They survive another size, bit rate and brightness.</remarks>
 internal sealed class HashScore : IClipScore
 {

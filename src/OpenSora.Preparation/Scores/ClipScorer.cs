@@ -3,7 +3,7 @@ using OpenSora.Preparation.Media;
 namespace OpenSora.Preparation.Scores;
 
 /// <summary>Computes the scores of clips: each clip is decoded once, and all scores see the same frames.</summary>
-/// <remarks>Thread-safe. Each clip that is scored at the same time takes about 45 MB at most with the default options.</remarks>
+/// <remarks>Thread-safe. Each clip that is scored at the same time takes about 60 MB at most with the default options.</remarks>
 public sealed class ClipScorer
 {
     private readonly IReadOnlyList<IClipScore> _scores;

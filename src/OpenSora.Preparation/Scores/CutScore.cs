@@ -13,7 +13,8 @@ internal sealed class CutScore : IClipScore
     [
         new(
             "cut",
-            "The largest change of color (0 to 255) from frame to frame that stands out from the changes around it. Above about 15 the clip probably contains a cut."
+            "The largest change of color (0 to 255) from frame to frame that stands out from the changes around it. "
+                + "Above about 15 the clip probably contains a cut."
         ),
     ];
 
@@ -38,7 +39,7 @@ internal sealed class CutScore : IClipScore
             before = after;
         }
 
-        return new([Enumerable.Range(0, changes.Length).Max(i => changes[i] - Around(changes, i))]);
+        return new([ScoreValue.Rounded(Enumerable.Range(0, changes.Length).Max(i => changes[i] - Around(changes, i)))]);
     }
 
     private static double ChangeOf(float[] before, float[] after)

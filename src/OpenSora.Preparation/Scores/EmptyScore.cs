@@ -26,7 +26,10 @@ internal sealed class EmptyScore : IClipScore
             frozen += i > 0 && IsSame(frames.Luma(i - 1), frames.Luma(i), frames.Width, frames.Height) ? 1 : 0;
         }
 
-        return new([(double)black / frames.Count, frames.Count < 2 ? ScoreValue.Missing : (double)frozen / (frames.Count - 1)]);
+        return new([
+            ScoreValue.Rounded((double)black / frames.Count),
+            frames.Count < 2 ? ScoreValue.Missing : ScoreValue.Rounded((double)frozen / (frames.Count - 1)),
+        ]);
     }
 
     private static bool IsBlack(ReadOnlySpan<byte> luma)

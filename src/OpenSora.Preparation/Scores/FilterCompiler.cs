@@ -38,7 +38,8 @@ internal sealed class FilterCompiler
         catch (Exception e) when (e is NCalcException or FormatException or OverflowException)
         {
             throw new FormatException(
-                $"The filter '{expression}' cannot be read: {e.Message}. A filter is an expression such as \"motion > 5 && motion_kind != 'static'\".",
+                $"The filter '{expression}' cannot be read: {e.Message}. A filter is an expression such as "
+                    + "\"motion > 5 && motion_kind != 'static'\".",
                 e
             );
         }
@@ -54,7 +55,7 @@ internal sealed class FilterCompiler
 
     private FilterCondition Condition(LogicalExpression expression) =>
         Compile(expression) is Node.Logic logic
-            ? new(logic.Text, logic.Get)
+            ? new(logic.Text.StartsWith('(') ? logic.Text[1..^1] : logic.Text, logic.Get) // an operation is in parentheses
             : throw Error("is not a condition. Compare the value with another one, as in \"motion > 5\"");
 
     private Node Compile(LogicalExpression expression) =>

@@ -55,7 +55,8 @@ internal static class FrameInput
         }
     }
 
-    // For each target pixel, the source pixels that it consists of: a triangle about its center that is as wide as the reduction needs (antialiasing).
+    // For each target pixel, the source pixels that it consists of: a triangle about its center that is as wide as the reduction needs
+    // (antialiasing).
     private static (int First, float[] Weights)[] Taps(int source, int target, double scale)
     {
         var offset = (source - (target * scale)) / 2;

@@ -88,8 +88,17 @@ internal sealed class MotionScore : IClipScore
                 return;
             }
 
-            _measured++;
+            // Blocks that leave the image with the camera cannot be found again.
             var camera = CameraMotion.Fit(blocks);
+            blocks.RemoveAll(block =>
+                !IsInside(block.X + camera.At(block.X, block.Y).U, width) || !IsInside(block.Y + camera.At(block.X, block.Y).V, height)
+            );
+            if (blocks.Count == 0)
+            {
+                return;
+            }
+
+            _measured++;
             var (motion, cameraMotion, distance, following, moving) = (0.0, 0.0, 0.0, 0, 0);
             foreach (var block in blocks)
             {
@@ -119,6 +128,8 @@ internal sealed class MotionScore : IClipScore
             _signed.Zoom += camera.Zoom;
         }
 
+        private static bool IsInside(float center, int size) => Math.Abs(center) < (size / 2f) - 4;
+
         internal IReadOnlyList<ScoreValue> Values(double framesPerSecond)
         {
             if (_measured == 0)
@@ -130,11 +141,11 @@ internal sealed class MotionScore : IClipScore
             var percent = 100 * framesPerSecond / _measured;
             return
             [
-                _motion * percent,
+                ScoreValue.Rounded(_motion * percent),
                 Kind(_motion * percent, _camera * percent),
-                _signed.Pan * percent,
-                _signed.Tilt * percent,
-                _signed.Zoom * percent,
+                ScoreValue.Rounded(_signed.Pan * percent),
+                ScoreValue.Rounded(_signed.Tilt * percent),
+                ScoreValue.Rounded(_signed.Zoom * percent),
             ];
         }
 

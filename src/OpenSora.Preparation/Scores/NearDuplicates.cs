@@ -10,8 +10,10 @@ public sealed record NearDuplicate(string Id, string KeptId, int Distance);
 
 /// <summary>Finds near-duplicates in a set of clips, exactly and without comparing each with each.</summary>
 /// <remarks>
-/// Clips are taken in the order of their rank, then of their identifier. One that differs from a clip already kept by <see cref="MaxDistance"/> bits at most is a
-/// near-duplicate of it; all others are kept. The result does not depend on the order in which clips are added. Each clip takes about 120 bytes and its identifier.
+/// Clips are taken in the order of their rank, then of their identifier. One that differs from a clip already kept by <see cref="MaxDistance"/> bits
+/// at most is a
+/// near-duplicate of it; all others are kept. The result does not depend on the order in which clips are added. Each clip takes about 200 bytes and
+/// its identifier.
 /// Multi-index hashing: Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing" (2012).
 /// </remarks>
 public sealed class NearDuplicates
@@ -24,7 +26,7 @@ public sealed class NearDuplicates
 
     /// <summary>Initializes an empty set.</summary>
     /// <param name="maxDistance">The number of bits, of 256, in which near-duplicates differ at most, from 0 to 47.</param>
-    public NearDuplicates(int maxDistance = 24)
+    public NearDuplicates(int maxDistance = 31)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(maxDistance);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(maxDistance, LargestDistance);
@@ -37,7 +39,8 @@ public sealed class NearDuplicates
     /// <summary>Adds a clip. Threads can add clips at the same time.</summary>
     /// <param name="id">The identifier of the clip, such as its path. A clip that is added again with the same values counts once.</param>
     /// <param name="hash">The hash of the clip.</param>
-    /// <param name="rank">Decides which clip is kept: that with the highest rank, such as the resolution; then that whose identifier comes first.</param>
+    /// <param name="rank">Decides which clip is kept: that with the highest rank, such as the resolution; then that whose identifier comes
+    /// first.</param>
     public void Add(string id, ClipHash hash, double rank = 0)
     {
         ArgumentNullException.ThrowIfNull(id);
@@ -110,12 +113,13 @@ public sealed class NearDuplicates
 
     /// <summary>The clips that are kept, found by parts of their hashes.</summary>
     /// <remarks>
-    /// Two hashes of m parts that differ in r = m a + b bits at most (b below m) differ in at most a bits in one of the first b + 1 parts, or in at most a - 1 bits
+    /// Two hashes of m parts that differ in r = m a + b bits at most (b below m) differ in at most a bits in one of the first b + 1 parts, or in at
+    /// most a - 1 bits
     /// in one of the others: otherwise they would differ in (b + 1)(a + 1) + (m - b - 1) a = r + 1 bits.
     /// </remarks>
     private sealed class KeptIndex
     {
-        private const int ManyClips = 400_000;
+        private const int ManyClips = 120_000;
         private readonly int _maxDistance;
         private readonly (int Shift, int Bits, int[] Flips)[] _parts;
         private readonly int[][] _newest; // for each part and value: the clip that was kept last, or -1

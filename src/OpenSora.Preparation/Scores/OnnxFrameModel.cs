@@ -44,8 +44,9 @@ internal sealed class OnnxFrameModel : IDisposable
             if (!fits)
             {
                 throw new ArgumentException(
-                    $"The input '{_input}' of '{options.ModelPath}' is {input.ElementType.Name} [{string.Join(", ", input.Dimensions)}], but frames are prepared as "
-                        + $"Single [{string.Join(", ", expected)}] with any batch. Set Width, Height and ChannelsLast, or export the model with such an input.",
+                    $"The input '{_input}' of '{options.ModelPath}' is {input.ElementType.Name} [{string.Join(", ", input.Dimensions)}], but frames "
+                        + $"are prepared as Single [{string.Join(", ", expected)}] with any batch. Set Width, Height and ChannelsLast, "
+                        + "or export the model with such an input.",
                     nameof(options)
                 );
             }
@@ -84,7 +85,8 @@ internal sealed class OnnxFrameModel : IDisposable
             if (values.Length == 0 || values.Length % images != 0)
             {
                 throw new InvalidOperationException(
-                    $"The output '{_output}' of '{_options.ModelPath}' has {values.Length} values for {images} images. Set OutputName to one with values for each."
+                    $"The output '{_output}' of '{_options.ModelPath}' has {values.Length} values for {images} images. "
+                        + "Set OutputName to one with values for each."
                 );
             }
 

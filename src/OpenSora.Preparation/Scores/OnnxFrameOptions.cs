@@ -34,7 +34,8 @@ public sealed class OnnxFrameOptions
     /// <summary>Gets or sets the standard deviation of each channel (red, green, blue), by which the rest is divided.</summary>
     public IList<float> StandardDeviation { get; set; } = [0.26862954f, 0.26130258f, 0.27577711f];
 
-    /// <summary>Gets or sets a value that indicates whether the input is [batch, height, width, channels] instead of [batch, channels, height, width].</summary>
+    /// <summary>Gets or sets a value that indicates whether the input is [batch, height, width, channels] instead of [batch, channels, height,
+    /// width].</summary>
     public bool ChannelsLast { get; set; }
 
     /// <summary>Gets or sets a value that indicates whether the channels are blue, green, red instead of red, green, blue.</summary>

@@ -10,10 +10,12 @@ public sealed class OnnxTextOptions
     /// <summary>Gets or sets the path of the model. Its input is a batch of token identifiers, [1, tokens], as 32- or 64-bit integers.</summary>
     public string ModelPath { get; set; } = "";
 
-    /// <summary>Gets or sets the function that translates a caption to token identifiers, with the start and end tokens and the padding of the model.</summary>
+    /// <summary>Gets or sets the function that translates a caption to token identifiers, with the start and end tokens and the padding of the
+    /// model.</summary>
     public Func<string, IReadOnlyList<long>>? Tokenize { get; set; }
 
-    /// <summary>Gets or sets the identifier of the padding token, for the input <c>attention_mask</c> of models that have one; null if nothing is padded.</summary>
+    /// <summary>Gets or sets the identifier of the padding token, for the input <c>attention_mask</c> of models that have one; null if nothing is
+    /// padded.</summary>
     public long? PaddingToken { get; set; }
 
     /// <summary>Gets or sets the name of the input with the token identifiers.</summary>
@@ -23,7 +25,8 @@ public sealed class OnnxTextOptions
     public string? OutputName { get; set; }
 }
 
-/// <summary>How well a caption fits a clip, by a pair of ONNX models such as CLIP's: 100 times the cosine of the angle between the embeddings of the caption and
+/// <summary>How well a caption fits a clip, by a pair of ONNX models such as CLIP's: 100 times the cosine of the angle between the embeddings of the
+/// caption and
 /// of frames, averaged over the frames. The score of a clip without a caption is missing.</summary>
 /// <remarks>Hessel et al., "CLIPScore" (2021), without its factor. Thread-safe. Dispose of it when no clip is being scored.</remarks>
 public sealed class OnnxTextMatchScore : IClipScore, IDisposable
@@ -87,7 +90,8 @@ public sealed class OnnxTextMatchScore : IClipScore, IDisposable
         return images[0].Length == text.Length
             ? new([100 * images.Average(image => (double)TensorPrimitives.CosineSimilarity<float>(image, text))])
             : throw new InvalidOperationException(
-                $"The image model computes {images[0].Length} values and the text model {text.Length}. Set OutputName of both to embeddings of one space."
+                $"The image model computes {images[0].Length} values and the text model {text.Length}. "
+                    + "Set OutputName of both to embeddings of one space."
             );
     }
 

@@ -31,8 +31,10 @@ internal sealed class Pyramid
 
 /// <summary>Optical flow of blocks by the method of Lucas and Kanade, from coarse to fine.</summary>
 /// <remarks>
-/// Lucas and Kanade, "An Iterative Image Registration Technique" (1981), in the inverse form of Baker and Matthews (2004): gradients are those of the first
-/// image, so that each iteration samples one block of the second. As in Kroeger et al., "Fast Optical Flow using Dense Inverse Search" (2016), blocks start
+/// Lucas and Kanade, "An Iterative Image Registration Technique" (1981), in the inverse form of Baker and Matthews (2004): gradients are those of
+/// the first
+/// image, so that each iteration samples one block of the second. As in Kroeger et al., "Fast Optical Flow using Dense Inverse Search" (2016),
+/// blocks start
 /// from the flow of the coarser image; here also from their neighbors' flow, whichever fits best.
 /// </remarks>
 internal static class OpticalFlow

@@ -52,6 +52,9 @@ public readonly record struct ScoreValue
             );
     }
 
+    /// <summary>Returns a number with four decimals: more would only differ between processors.</summary>
+    internal static ScoreValue Rounded(double number) => Math.Round(number, 4) + 0.0; // not -0
+
     /// <summary>Returns the value as a manifest stores it; empty if it is missing.</summary>
     public override string ToString() => IsNumber ? _number.ToString("R", CultureInfo.InvariantCulture) : Text ?? "";
 }

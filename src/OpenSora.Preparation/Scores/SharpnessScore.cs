@@ -24,7 +24,7 @@ internal sealed class SharpnessScore : IClipScore
         }
 
         var values = frames.Sample(Frames).Select(i => Variance(frames.Luma(i), frames.Width, frames.Height)).Order().ToArray();
-        return new([(values[(values.Length - 1) / 2] + values[values.Length / 2]) / 2]);
+        return new([ScoreValue.Rounded((values[(values.Length - 1) / 2] + values[values.Length / 2]) / 2)]);
     }
 
     /// <summary>Returns the variance of 4 times a pixel minus its four neighbors, over all pixels that have them.</summary>

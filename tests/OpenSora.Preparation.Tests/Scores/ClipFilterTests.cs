@@ -78,24 +78,37 @@ public class ClipFilterTests
     }
 
     [Fact]
-    public void The_report_tells_in_order_what_each_condition_removed()
+    public void The_report_counts_in_order_what_each_condition_removed()
     {
         var filter = ClipFilter.Parse(["motion > 5 && sharpness >= 20", "kind != 'static'"], Columns);
         var report = new FilterReport(filter);
 
         Parallel.For(0, 1000, i => report.Add(filter.Check(Row(i % 10, i % 4 == 0 ? ScoreValue.Missing : 20, i % 3 == 0 ? "static" : "pan"))));
 
-        filter.Conditions.ShouldBe(["(motion > 5)", "(sharpness >= 20)", "(kind != 'static')"]);
+        filter.Conditions.ShouldBe(["motion > 5", "sharpness >= 20", "kind != 'static'"]);
         var left = Enumerable.Range(0, 1000).Where(i => i % 10 > 5).ToArray();
         var sharp = left.Count(i => i % 4 == 0);
         var still = left.Count(i => i % 4 != 0 && i % 3 == 0);
         report.Steps.ShouldBe([
-            new("(motion > 5)", 1000, 600, 0),
-            new("(sharpness >= 20)", 400, sharp, sharp),
-            new("(kind != 'static')", 400 - sharp, still, 0),
+            new("motion > 5", 1000, 600, 0),
+            new("sharpness >= 20", 400, sharp, sharp),
+            new("kind != 'static'", 400 - sharp, still, 0),
         ]);
         (report.Total, report.Kept).ShouldBe((1000, 400 - sharp - still));
-        report.ToString().ShouldContain($"{sharp} of 400 removed by (sharpness >= 20) ({sharp} without a value)");
+        report.ToString().ShouldContain($"{sharp} of 400 removed by sharpness >= 20 ({sharp} without a value)");
+    }
+
+    [Theory]
+    [InlineData("(motion>5)and(sharpness<3)", "motion > 5", "sharpness < 3")]
+    [InlineData("(motion + 1) * 2 > 5 || (kind == 'a' && kind != 'b')", "((motion + 1) * 2) > 5", "")]
+    [InlineData("not (motion > 5)", "!(motion > 5)", null)]
+    [InlineData("[my score] in (1, 2)", "[my score] in (1, 2)", null)]
+    public void Conditions_are_shown_as_they_are_understood(string expression, string first, string? second)
+    {
+        var conditions = ClipFilter.Parse(expression, Columns).Conditions;
+        conditions[0].ShouldStartWith(first.Length > 20 ? "(" + first : first);
+        conditions.Count.ShouldBe(string.IsNullOrEmpty(second) ? 1 : 2);
+        ClipFilter.Parse(conditions, Columns).Conditions.ShouldBe(conditions);
     }
 
     [Fact]
@@ -106,6 +119,8 @@ public class ClipFilterTests
         ScoreValue.Parse("pan", Columns[3]).Text.ShouldBe("pan");
         ScoreValue.Parse("", Columns[0]).IsMissing.ShouldBeTrue();
         ((ScoreValue)double.NaN).IsMissing.ShouldBeTrue();
+        ScoreValue.Rounded(1.23456).ToString().ShouldBe("1.2346");
+        ScoreValue.Rounded(-0.00001).ToString().ShouldBe("0");
         Should.Throw<FormatException>(() => ScoreValue.Parse("fast", Columns[0])).Message.ShouldContain("'motion'");
     }
 }

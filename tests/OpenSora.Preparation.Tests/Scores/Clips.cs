@@ -14,7 +14,7 @@ internal static class Clips
     {
         var random = new Random(seed);
         var waves = Enumerable
-            .Range(0, 40)
+            .Range(0, 24)
             .Select(_ =>
             {
                 var (angle, length) = (random.NextDouble() * Math.PI, 8 + (random.NextDouble() * 60));
@@ -22,7 +22,16 @@ internal static class Clips
                 return (X: k * Math.Cos(angle), Y: k * Math.Sin(angle), Phase: random.NextDouble() * 2 * Math.PI);
             })
             .ToArray();
-        return (x, y) => 128 + (9 * waves.Sum(wave => Math.Sin((wave.X * x) + (wave.Y * y) + wave.Phase)));
+        return (x, y) =>
+        {
+            var sum = 0.0;
+            foreach (var wave in waves)
+            {
+                sum += Math.Sin((wave.X * x) + (wave.Y * y) + wave.Phase);
+            }
+
+            return 128 + (11 * sum);
+        };
     }
 
     /// <summary>Frames whose gray pixels are a function of the frame and the position about the center of the image.</summary>

@@ -26,7 +26,7 @@ public class MotionTests
 
         scores["pan"].Number!.Value.ShouldBe(Percent(right), Percent(0.1));
         scores["tilt"].Number!.Value.ShouldBe(Percent(up), Percent(0.1));
-        scores["motion"].Number!.Value.ShouldBe(Percent(Math.Sqrt((right * right) + (up * up))), Percent(0.3)); // blocks that leave the image are lost
+        scores["motion"].Number!.Value.ShouldBe(Percent(Math.Sqrt((right * right) + (up * up))), Percent(0.3));
         scores["zoom"].Number!.Value.ShouldBe(0, 1);
         scores["motion_kind"].Text.ShouldBe(kind);
     }
