@@ -32,7 +32,7 @@ internal static class ShotVideos
         List<TrueVideo> videos = [];
         for (var i = 0; i < count; i++)
         {
-            var path = Path.Combine(folder, $"{i:00}-{Groups[i % Groups.Length]}.mp4");
+            var path = Path.Combine(Path.GetFullPath(folder), $"{i:00}-{Groups[i % Groups.Length]}.mp4");
             var truth = Path.ChangeExtension(path, ".json");
             if (!File.Exists(truth))
             {
@@ -41,7 +41,7 @@ internal static class ShotVideos
                 Console.Error.WriteLine($"assembled {path}: {video.Frames} frames, {video.Events.Length} events");
             }
 
-            videos.Add(JsonSerializer.Deserialize<TrueVideo>(File.ReadAllText(truth))!);
+            videos.Add(JsonSerializer.Deserialize<TrueVideo>(File.ReadAllText(truth))! with { Path = path });
         }
 
         return videos;

@@ -23,8 +23,7 @@ internal sealed record FrameStreamOptions
     /// <summary>Decodes gray pixels, one byte each, instead of RGB24.</summary>
     public bool Gray { get; init; }
 
-    /// <summary>Takes single pixels of the video instead of mixing neighbors when the size is reduced. This is what OpenCV does with its defaults, and as
-    /// fast.</summary>
+    /// <summary>Takes single pixels of the video instead of mixing neighbors when the size is reduced, as OpenCV does with its defaults.</summary>
     public bool TakesSinglePixels { get; init; }
 
     /// <summary>Resamples the video to this frame rate; null for all frames of the file.</summary>

@@ -1,6 +1,6 @@
 namespace OpenSora.Preparation.Shots;
 
-/// <summary>Detects cuts by the difference of adjacent frames compared with that of the frames around them, so that fast motion does not count.</summary>
+/// <summary>Detects cuts by the difference of adjacent frames compared with that of the frames around them, to ignore fast motion.</summary>
 /// <remarks>This is the method of PySceneDetect's <c>detect-adaptive</c>, with the same score and the same defaults.</remarks>
 public sealed record AdaptiveDetector : IShotDetector
 {

@@ -3,8 +3,8 @@ using System.Numerics.Tensors;
 namespace OpenSora.Preparation.Shots;
 
 /// <summary>Detects cuts by the perceptual hashes of adjacent frames.</summary>
-/// <remarks>This is the method of PySceneDetect's <c>detect-hash</c>, with the same defaults. A hash has one bit for each low frequency of a small gray
-/// picture, which tells whether its coefficient is above the median.</remarks>
+/// <remarks>This is the method of PySceneDetect's <c>detect-hash</c>, with the same defaults. A hash has one bit for each low frequency of a small
+/// gray picture: whether its coefficient is above the median.</remarks>
 public sealed record HashDetector : IShotDetector
 {
     /// <summary>The fraction of bits that differ, from 0 to 1, at which a frame starts a shot.</summary>

@@ -1,6 +1,6 @@
 namespace OpenSora.Preparation.Shots;
 
-/// <summary>A method to find the boundaries between shots. Implementations hold settings only, so that one instance can serve many videos at once.</summary>
+/// <summary>A method to find the boundaries between shots. Implementations hold settings only: one instance serves many videos at once.</summary>
 public interface IShotDetector
 {
     /// <summary>Starts the analysis of a video.</summary>

@@ -13,8 +13,8 @@ public sealed class ShotDetectionOptions
 }
 
 /// <summary>Divides videos into shots.</summary>
-/// <remarks>A video is decoded once by ffmpeg at reduced size while detectors see its frames, so that memory does not depend on its length, except for
-/// eight bytes for the time of each frame. Instances are thread-safe.</remarks>
+/// <remarks>A video is decoded once by ffmpeg at reduced size while detectors see its frames. Memory does not depend on its length, except for eight
+/// bytes for the time of each frame. Instances are thread-safe.</remarks>
 public sealed class ShotDetection
 {
     private readonly IShotDetector[] _detectors;
@@ -93,8 +93,8 @@ public sealed class ShotDetection
             if (start > frame || end < frame || start < 0 || end > frames)
             {
                 throw new InvalidOperationException(
-                    $"A shot detector returned a transition at frame {frame} from {start} to {end}, but '{source.Path}' has {frames} frames. Start, Frame "
-                        + "and End must be in this order."
+                    $"A shot detector returned a transition at frame {frame} from {start} to {end}, but '{source.Path}' has {frames} frames. "
+                        + "Start, Frame and End must be in this order."
                 );
             }
         }

@@ -1,8 +1,7 @@
 namespace OpenSora.Preparation.Shots;
 
 /// <summary>Detects fades to a dark or bright picture and back by the mean of all pixels.</summary>
-/// <remarks>This is the method of PySceneDetect's <c>detect-threshold</c>, with the same defaults. A fade that ends the video, and one that begins it,
-/// makes no shot.</remarks>
+/// <remarks>This is the method of PySceneDetect's <c>detect-threshold</c>, with the same defaults.</remarks>
 public sealed record ThresholdDetector : IShotDetector
 {
     /// <summary>The mean of red, green and blue over all pixels, from 0 to 255, at which a picture has faded out.</summary>

@@ -48,6 +48,15 @@ internal sealed class Thumbnail
     /// <summary>Computes the root mean square of the difference from another picture.</summary>
     internal double DistanceTo(Thumbnail other) => TensorPrimitives.Distance<float>(_pixels, other._pixels) / Math.Sqrt(_pixels.Length);
 
+    /// <summary>Computes the mean of the absolute differences from another picture divided by their root mean square.</summary>
+    internal double SpreadTo(Thumbnail other)
+    {
+        Span<float> difference = stackalloc float[_pixels.Length];
+        TensorPrimitives.Subtract(_pixels, other._pixels, difference);
+        var square = TensorPrimitives.SumOfSquares<float>(difference) / difference.Length;
+        return square > 0 ? TensorPrimitives.SumOfMagnitudes<float>(difference) / difference.Length / Math.Sqrt(square) : 0;
+    }
+
     /// <summary>Computes the correlation of the brightness with that of another picture; 0 if one of them has no contrast.</summary>
     internal double CorrelationWith(Thumbnail other) =>
         Contrast < 3 || other.Contrast < 3 ? 0 : TensorPrimitives.Dot<float>(_gray, other._gray) / (Plane * Contrast * other.Contrast);

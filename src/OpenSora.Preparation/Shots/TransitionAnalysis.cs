@@ -11,7 +11,7 @@ internal sealed class TransitionAnalysis : ShotAnalysis
     // The contrast of a fading picture changes from frame to frame by at least this factor.
     private const double FadeStep = 1.01;
     private const double MaxOutside = 0.2;
-    private const double MaxOutsideRate = 0.6;
+    private const int MaxRepeated = 6;
     private const int ShortestDissolve = 4;
     private const int Samples = 6;
     private const int MaxMemory = 400;
@@ -26,6 +26,7 @@ internal sealed class TransitionAnalysis : ShotAnalysis
     private readonly List<Found> _dissolves = [];
     private readonly List<Found> _fades = [];
     private AreaScale? _scale;
+    private int _flashEnd = -1; // the first frame after the last flash
     private int _checked; // the first frame that is not checked for a cut
     private (int Start, int End, double Score)? _candidate;
     private Fade? _fade;
@@ -86,49 +87,68 @@ internal sealed class TransitionAnalysis : ShotAnalysis
 
     private void FindCuts(bool isLast)
     {
-        const int Window = 2;
         for (; _checked < _frames; _checked++)
         {
             var here = At(_checked);
-            if (!isLast && (Newest.Time - here.Time <= _options.FlashLength || Newest.Frame < _checked + Window))
+            if (!isLast && (Newest.Time - here.Time <= _options.FlashLength || Newest.Frame < _checked + MaxRepeated))
             {
                 return;
             }
 
-            if (here.Content < _options.MinimumContent || _checked == 0)
+            if (here.Content < _options.MinimumContent || _checked == 0 || _checked <= _flashEnd || !IsPeak(here))
             {
                 continue;
             }
 
-            var (sum, count) = (0.0, 0);
-            for (var near = Math.Max(1, _checked - Window); near <= Math.Min(_frames - 1, _checked + Window); near++)
+            var before = At(_checked - 1);
+            var change = before.DistanceTo(here);
+            if (before.CorrelationWith(here) <= _options.CutCorrelation && !IsFlash(_checked, change))
             {
-                (sum, count) = near == _checked ? (sum, count) : (sum + At(near).Content, count + 1);
-            }
-
-            if (count > 0 && here.Content * count >= _options.CutRatio * sum && !IsFlash(_checked))
-            {
-                _cuts.Add(new(new(_checked), here.Time));
+                _cuts.Add(new(new(_checked), here.Time, change));
             }
         }
     }
 
+    // Compares a frame with the two frames before and after it that differ from their predecessors. Frames that are repeated do not count.
+    private bool IsPeak(Thumbnail here)
+    {
+        const double Repeated = 0.5;
+        var (sum, count) = (0.0, 0);
+        var at = here.Frame - _memory[0].Frame;
+        foreach (var direction in (int[])[-1, 1])
+        {
+            var found = 0;
+            for (var i = at + direction; i > 0 && i < _memory.Count && found < 2 && Math.Abs(i - at) <= MaxRepeated; i += direction)
+            {
+                if (_memory[i].Content > Repeated || Math.Abs(i - at) > MaxRepeated - 2)
+                {
+                    sum += _memory[i].Content;
+                    found++;
+                }
+            }
+
+            count += found;
+        }
+
+        return count > 0 && here.Content * count >= _options.CutRatio * sum;
+    }
+
     // A flash begins if the picture before it returns, and ends if the picture after it was there before.
-    private bool IsFlash(int frame)
+    private bool IsFlash(int frame, double change)
     {
         var (before, here) = (At(frame - 1), At(frame));
-        var flash = before.DistanceTo(here);
         for (var i = frame - _memory[0].Frame + 1; i < _memory.Count && _memory[i].Time - here.Time <= _options.FlashLength; i++)
         {
-            if (Returns(before, _memory[i], flash))
+            if (Returns(before, _memory[i], change))
             {
+                _flashEnd = _memory[i].Frame;
                 return true;
             }
         }
 
         for (var i = frame - _memory[0].Frame - 2; i >= 0 && before.Time - _memory[i].Time <= _options.FlashLength; i--)
         {
-            if (Returns(here, _memory[i], flash))
+            if (Returns(here, _memory[i], change))
             {
                 return true;
             }
@@ -185,7 +205,7 @@ internal sealed class TransitionAnalysis : ShotAnalysis
     {
         var (first, last) = (At(start), At(end));
         var distance = first.DistanceTo(last);
-        if (distance < _options.MinimumChange || first.CorrelationWith(last) > _options.MaximumCorrelation)
+        if (distance < _options.MinimumChange || first.CorrelationWith(last) > _options.MaximumCorrelation || first.SpreadTo(last) < _options.Spread)
         {
             return 0;
         }
@@ -211,7 +231,7 @@ internal sealed class TransitionAnalysis : ShotAnalysis
         if (
             left.Mixture(first, last, distance).Part < -MaxOutside
             || right.Mixture(first, last, distance).Part > 1 + MaxOutside
-            || rate > MaxOutsideRate * distance / length
+            || rate > _options.OutsideRate * distance / length
         )
         {
             return 0;
@@ -250,7 +270,7 @@ internal sealed class TransitionAnalysis : ShotAnalysis
             return; // fast motion
         }
 
-        _dissolves.Add(new(new(middle, TransitionKind.Dissolve) { Start = start, End = Math.Max(end, middle) }, At(middle).Time));
+        _dissolves.Add(new(new(middle, TransitionKind.Dissolve) { Start = start, End = Math.Max(end, middle) }, At(middle).Time, distance));
     }
 
     private void FindFade()
@@ -301,23 +321,27 @@ internal sealed class TransitionAnalysis : ShotAnalysis
         _fade = null;
         if (fade.FirstBlank == 0)
         {
-            _fades.Add(new(new(0, TransitionKind.Fade) { Start = 0, End = fade.End }, TimeSpan.MinValue));
+            _fades.Add(new(new(0, TransitionKind.Fade) { Start = 0, End = fade.End }, TimeSpan.FromDays(-1), double.MaxValue));
             return;
         }
 
         if (fade.End >= _frames && Newest.IsBlank)
         {
-            _fades.Add(new(new(_frames, TransitionKind.Fade) { Start = fade.Start + 1, End = _frames }, TimeSpan.MaxValue));
+            _fades.Add(new(new(_frames, TransitionKind.Fade) { Start = fade.Start + 1, End = _frames }, TimeSpan.FromDays(10_000), double.MaxValue));
             return;
         }
 
         var (before, after, blank) = (At(fade.Start), At(Math.Min(fade.End, _frames - 1)), At(fade.FirstBlank));
-        var isFlash = after.Time - before.Time <= _options.FlashLength && before.DistanceTo(after) < before.DistanceTo(blank) * Return;
+        var isFlash = after.Time - before.Time <= _options.FlashLength && Returns(before, after, before.DistanceTo(blank));
         if (!isFlash)
         {
             var middle = fade.FirstBlank + ((fade.LastBlank + 1 - fade.FirstBlank) / 2);
             _fades.Add(
-                new(new(middle, TransitionKind.Fade) { Start = Math.Min(fade.Start + 1, middle), End = Math.Max(fade.End, middle) }, At(middle).Time)
+                new(
+                    new(middle, TransitionKind.Fade) { Start = Math.Min(fade.Start + 1, middle), End = Math.Max(fade.End, middle) },
+                    At(middle).Time,
+                    double.MaxValue
+                )
             );
         }
     }
@@ -330,22 +354,30 @@ internal sealed class TransitionAnalysis : ShotAnalysis
             !_fades.Exists(fade => dissolve.Start <= fade.End && dissolve.End >= fade.Start)
             && !cuts.Exists(cut => cut.Frame >= dissolve.Start && cut.Frame <= dissolve.End)
         );
-        List<ShotTransition> combined = [];
-        var last = _start;
-        foreach (var (transition, time) in _fades.Concat(cuts).Concat(dissolves).OrderBy(each => each.Frame))
+        List<Found> combined = [];
+        foreach (var found in _fades.Concat(cuts).Concat(dissolves).OrderBy(each => each.Frame))
         {
-            // The first of several boundaries counts, and a fade always does.
-            if (transition.Kind == TransitionKind.Fade || MinimumLengths.IsMet(time - last, _options.MinimumLength))
+            // The strongest of several close boundaries counts.
+            if (combined.Count > 0 && !MinimumLengths.IsMet(found.Time - combined[^1].Time, _options.MinimumLength))
             {
-                combined.Add(transition);
-                last = time > _start && time < TimeSpan.MaxValue ? time : last;
+                if (found.Change <= combined[^1].Change)
+                {
+                    continue;
+                }
+
+                combined.RemoveAt(combined.Count - 1);
+            }
+
+            if (found.Change == double.MaxValue || MinimumLengths.IsMet(found.Time - _start, _options.MinimumLength))
+            {
+                combined.Add(found);
             }
         }
 
-        return combined;
+        return combined.ConvertAll(each => each.Transition);
     }
 
-    private readonly record struct Found(ShotTransition Transition, TimeSpan Time)
+    private readonly record struct Found(ShotTransition Transition, TimeSpan Time, double Change)
     {
         internal int Frame => Transition.Frame;
 
