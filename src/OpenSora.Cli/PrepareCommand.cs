@@ -62,7 +62,11 @@ internal static class PrepareCommand
         Description = "The environment variable with the API key for openai.",
     };
 
-    private static readonly Option<int> s_requests = new("--requests") { DefaultValueFactory = _ => 8, Description = "The number of concurrent requests." };
+    private static readonly Option<int> s_requests = new("--requests")
+    {
+        DefaultValueFactory = _ => 8,
+        Description = "The number of concurrent requests.",
+    };
     private static readonly Option<bool> s_parquet = new("--parquet") { Description = "Also write the manifest as Parquet." };
     private static readonly Option<int?> s_processors = new("--processors") { Description = "The number of processors to use. The default is all." };
     private static readonly Option<bool> s_restart = new("--restart") { Description = "Delete what an earlier run prepared in the output folder." };
@@ -204,9 +208,7 @@ internal static class PrepareCommand
                     RetryPolicy = new System.ClientModel.Primitives.ClientRetryPolicy(0), // the captioner retries
                     NetworkTimeout = Timeout.InfiniteTimeSpan,
                 }
-            )
-                .GetChatClient(chosen)
-                .AsIChatClient();
+            ).GetChatClient(chosen).AsIChatClient();
         }
     }
 
@@ -245,7 +247,11 @@ internal static class PrepareCommand
             var table = new Table().AddColumns("Dropped by", "Reason").AddColumn(new TableColumn("Count").RightAligned());
             foreach (var (stage, reason, count) in report.Dropped)
             {
-                table.AddRow(new Spectre.Console.Text(stage), new Spectre.Console.Text(reason), new Spectre.Console.Text(count.ToString(CultureInfo.InvariantCulture)));
+                table.AddRow(
+                    new Spectre.Console.Text(stage),
+                    new Spectre.Console.Text(reason),
+                    new Spectre.Console.Text(count.ToString(CultureInfo.InvariantCulture))
+                );
             }
 
             console.Write(table);
@@ -295,7 +301,11 @@ internal static class PrepareCommand
             lock (_lock)
             {
                 var now = DateTime.UtcNow;
-                if (_written.TryGetValue(value.Stage, out var last) && now - last < TimeSpan.FromSeconds(10) && value.Done + value.Dropped < value.Total)
+                if (
+                    _written.TryGetValue(value.Stage, out var last)
+                    && now - last < TimeSpan.FromSeconds(10)
+                    && value.Done + value.Dropped < value.Total
+                )
                 {
                     return;
                 }

@@ -63,10 +63,7 @@ public sealed partial class VideoPreparation
     /// <exception cref="PreparationException">ffmpeg is missing, or the output folder belongs to a run with other settings.</exception>
     /// <exception cref="IOException">The output folder cannot be written, the disk is full, or another process prepares the folder.</exception>
     /// <exception cref="CaptionServerException">The server that writes the captions cannot be used.</exception>
-    public async Task<PreparationReport> RunAsync(
-        IProgress<PreparationProgress>? progress = null,
-        CancellationToken cancellationToken = default
-    )
+    public async Task<PreparationReport> RunAsync(IProgress<PreparationProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         _output = Path.GetFullPath(_options.Output);
         foreach (var program in new[] { "ffmpeg", "ffprobe" })

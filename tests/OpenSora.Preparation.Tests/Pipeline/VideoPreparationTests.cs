@@ -155,7 +155,9 @@ public class VideoPreparationTests
         await MakeFilmAsync(folder["films/a.mp4"]);
         using var stop = new CancellationTokenSource();
         var captioner = new Numbered { OnCall = calls => (calls == 2 ? stop : null)?.Cancel() };
-        await Should.ThrowAsync<OperationCanceledException>(() => Preparation(folder).CaptionWith(captioner).Build().RunAsync(cancellationToken: stop.Token));
+        await Should.ThrowAsync<OperationCanceledException>(() =>
+            Preparation(folder).CaptionWith(captioner).Build().RunAsync(cancellationToken: stop.Token)
+        );
 
         captioner.OnCall = null;
         var report = await Preparation(folder).CaptionWith(captioner).Build().RunAsync(cancellationToken: Token);
