@@ -81,6 +81,7 @@ public sealed partial class VideoPreparation
 
         Directory.CreateDirectory(_output);
         using var ledger = new Ledger(Path.Combine(_output, "ledger.db"));
+        DeleteUnfinishedFiles();
         var counts = new StageCounts(progress);
 
         // 1. Record the sources, and check that the settings are those of the earlier run.
@@ -155,6 +156,16 @@ public sealed partial class VideoPreparation
         if (Directory.Exists(Path.Combine(_output, "clips")))
         {
             Directory.Delete(Path.Combine(_output, "clips"), recursive: true);
+        }
+    }
+
+    // A process that was killed leaves the files that it was writing.
+    private void DeleteUnfinishedFiles()
+    {
+        var clips = Path.Combine(_output, "clips");
+        foreach (var file in Directory.Exists(clips) ? Directory.EnumerateFiles(clips, "*.tmp", SearchOption.AllDirectories) : [])
+        {
+            File.Delete(file);
         }
     }
 

@@ -61,7 +61,8 @@ internal static class ShotAccuracy
     {
         var events = videos.SelectMany(video => video.Events).CountBy(each => each.Kind).OrderBy(each => each.Key, StringComparer.Ordinal);
         Console.WriteLine(
-            $"{videos.Count} videos, {videos.Sum(video => video.Frames)} frames: {string.Join(", ", events.Select(each => $"{each.Value} {each.Key}"))}\n"
+            $"{videos.Count} videos, {videos.Sum(video => video.Frames)} frames: "
+                + $"{string.Join(", ", events.Select(each => $"{each.Value} {each.Key}"))}\n"
         );
         Console.WriteLine($"| detector | program | all | {string.Join(" | ", ShotVideos.Groups)} |");
         Console.WriteLine($"|---|---|---|{string.Concat(ShotVideos.Groups.Select(_ => "---|"))}");

@@ -160,6 +160,11 @@ public class VideoPreparationTests
         );
 
         captioner.OnCall = null;
+        await File.WriteAllTextAsync(
+            Path.Combine(Directory.GetDirectories(folder["data/clips"])[0], "00001.mp4.0.tmp"),
+            "of a killed process",
+            Token
+        );
         var report = await Preparation(folder).CaptionWith(captioner).Build().RunAsync(cancellationToken: Token);
 
         report.Kept.ShouldBe(3);
