@@ -144,6 +144,7 @@ public sealed partial class VideoPreparation
     // Drops the clips that do not match the filters, and then near-duplicates. This is quick, so every run does it again.
     private void Select(Ledger ledger, StageCounts counts, CancellationToken cancellationToken)
     {
+        counts.Begin(PreparationStage.Selection, total: ledger.OrderedCount());
         var duplicates = new NearDuplicates();
         Dictionary<string, long> kept = new(StringComparer.Ordinal);
         foreach (var clip in Ordered(ledger))

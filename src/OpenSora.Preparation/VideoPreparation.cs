@@ -86,6 +86,7 @@ public sealed partial class VideoPreparation
 
         // 1. Record the sources, and check that the settings are those of the earlier run.
         Begin(ledger, sources);
+        BeginCounts(ledger, counts);
 
         // 2. Detect shots, cut clips and score them, all at the same time.
         var (cut, score) = (Channel.CreateBounded<ClipRow>(64), Channel.CreateBounded<ClipRow>(64));
@@ -208,6 +209,17 @@ public sealed partial class VideoPreparation
 
             ledger.SetSetting(name, value);
         }
+    }
+
+    // Counts what earlier runs have done.
+    private static void BeginCounts(Ledger ledger, StageCounts counts)
+    {
+        counts.Begin(PreparationStage.Shots, Sources("detected = 1"), Sources("1"), Sources("reason IS NOT NULL"));
+        counts.Begin(PreparationStage.Clips, Clips("state > 0"), Clips("1"), Clips("stage = 'cut'"));
+        counts.Begin(PreparationStage.Scores, Clips("state = 2"), Clips("state > 0"), Clips("stage = 'score'"));
+
+        long Sources(string condition) => ledger.Count($"SELECT COUNT(*) FROM source WHERE {condition}");
+        long Clips(string condition) => ledger.Count($"SELECT COUNT(*) FROM clip WHERE {condition}");
     }
 
     // Passes planned clips on, those of earlier runs first, in the order in which they were recorded.
