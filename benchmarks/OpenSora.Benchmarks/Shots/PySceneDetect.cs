@@ -37,9 +37,8 @@ internal sealed class PySceneDetect
         }
 
         Console.WriteLine(
-            "Not compared with PySceneDetect: set OPENSORA_BENCH_PYSCENEDETECT to a folder with its sources (that contains the folder 'scenedetect'), "
-                + "and "
-                + "OPENSORA_BENCH_PYTHON to a Python that has OpenCV, click, platformdirs and tqdm.\n"
+            "Not compared with PySceneDetect: set OPENSORA_BENCH_PYSCENEDETECT to a folder with its sources (that contains the folder "
+                + "'scenedetect'), and OPENSORA_BENCH_PYTHON to a Python that has OpenCV, click, platformdirs and tqdm.\n"
         );
         return null;
     }
