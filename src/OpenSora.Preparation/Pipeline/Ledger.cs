@@ -7,8 +7,8 @@ using OpenSora.Preparation.Media;
 
 namespace OpenSora.Preparation.Pipeline;
 
-/// <summary>A record, in an SQLite file, of every source and clip: what is done, and what was dropped and why. A program that is stopped at any moment
-/// continues from it.</summary>
+/// <summary>A record, in an SQLite file, of every source and clip: what is done, and what was dropped and why. A program that is stopped at any
+/// moment continues from it.</summary>
 /// <remarks>Each method is one transaction, and instances are thread-safe.</remarks>
 internal sealed class Ledger : IDisposable
 {
