@@ -49,7 +49,7 @@ internal sealed class PySceneDetect
     internal IReadOnlyDictionary<(string Path, string Detector), int[]> Cuts(IEnumerable<string> paths)
     {
         var (program, arguments) = Command("content,adaptive,threshold,histogram,hash", paths);
-        using var python = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true })!;
+        using var python = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, UseShellExecute = false })!;
         Dictionary<(string, string), int[]> cuts = [];
         while (python.StandardOutput.ReadLine() is { } line)
         {

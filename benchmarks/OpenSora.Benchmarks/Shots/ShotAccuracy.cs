@@ -30,7 +30,7 @@ internal static class ShotAccuracy
 
     internal static Score Match(TrueVideo video, IEnumerable<int> found)
     {
-        var truth = video.Events.Where(each => each.Kind != "flash").ToList();
+        var truth = video.Events.Where(each => each.Kind is not "flash").ToList();
         var (hits, wrong) = (0, 0);
         foreach (var frame in found.Order())
         {
@@ -68,7 +68,7 @@ internal static class ShotAccuracy
         foreach (var (name, detector) in Detectors)
         {
             Row(name, "this library", video => Cuts(video.Path, detector));
-            if (other is not null && name != "default")
+            if (other is not null && name is not "default")
             {
                 Row(name, "PySceneDetect", video => other[(video.Path, name)]);
             }
@@ -77,7 +77,9 @@ internal static class ShotAccuracy
         void Row(string name, string program, Func<TrueVideo, int[]> cuts)
         {
             var scores = videos.Select(video => (video.Group, Score: Match(video, cuts(video)))).ToArray();
-            var groups = ShotVideos.Groups.Select(group => Total(scores.Where(each => each.Group == group).Select(each => each.Score)));
+            var groups = ShotVideos.Groups.Select(group =>
+                Total(scores.Where(each => string.Equals(each.Group, group, StringComparison.Ordinal)).Select(each => each.Score))
+            );
             var total = Total(scores.Select(each => each.Score));
             Console.WriteLine(
                 $"| {name} | {program} | {Text(total)} ({total.Misses} missed, {total.False} false) | {string.Join(" | ", groups.Select(Text))} |"

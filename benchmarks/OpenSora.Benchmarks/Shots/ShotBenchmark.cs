@@ -71,7 +71,7 @@ internal static partial class ShotBenchmark
                 programs.Add(
                     ($"this library, {detector}", Environment.ProcessPath!, [typeof(ShotBenchmark).Assembly.Location, "detect", file, detector])
                 );
-                if (other is not null && detector != "default")
+                if (other is not null && detector is not "default")
                 {
                     var (program, arguments) = other.Command(detector, file);
                     programs.Add(($"PySceneDetect, {detector}", program, arguments));
@@ -109,7 +109,7 @@ internal static partial class ShotBenchmark
     {
         var before = ChildrenCpu();
         var start = Stopwatch.GetTimestamp();
-        using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true })!;
+        using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, UseShellExecute = false })!;
         Dictionary<int, double> peaks = [];
         using var timer = new Timer(_ => Sample(process.Id, peaks), null, 0, 50);
         process.StandardOutput.ReadToEnd();
@@ -162,6 +162,7 @@ internal static partial class ShotBenchmark
             new ProcessStartInfo("ffprobe", ["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", path])
             {
                 RedirectStandardOutput = true,
+                UseShellExecute = false,
             }
         )!;
         return double.Parse(ffprobe.StandardOutput.ReadToEnd(), CultureInfo.InvariantCulture);
