@@ -165,6 +165,7 @@ internal static partial class ShotBenchmark
             {
                 UseShellExecute = false,
                 RedirectStandardOutput = true,
+                UseShellExecute = false,
             }
         )!;
         return double.Parse(ffprobe.StandardOutput.ReadToEnd(), CultureInfo.InvariantCulture);
