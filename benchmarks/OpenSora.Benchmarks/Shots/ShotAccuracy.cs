@@ -60,10 +60,8 @@ internal static class ShotAccuracy
     internal static void Print(IReadOnlyList<TrueVideo> videos, IReadOnlyDictionary<(string Path, string Detector), int[]>? other)
     {
         var events = videos.SelectMany(video => video.Events).CountBy(each => each.Kind).OrderBy(each => each.Key, StringComparer.Ordinal);
-        Console.WriteLine(
-            $"{videos.Count} videos, {videos.Sum(video => video.Frames)} frames: "
-                + $"{string.Join(", ", events.Select(each => $"{each.Value} {each.Key}"))}\n"
-        );
+        var counts = string.Join(", ", events.Select(each => $"{each.Value} {each.Key}"));
+        Console.WriteLine($"{videos.Count} videos, {videos.Sum(video => video.Frames)} frames: {counts}\n");
         Console.WriteLine($"| detector | program | all | {string.Join(" | ", ShotVideos.Groups)} |");
         Console.WriteLine($"|---|---|---|{string.Concat(ShotVideos.Groups.Select(_ => "---|"))}");
         foreach (var (name, detector) in Detectors)

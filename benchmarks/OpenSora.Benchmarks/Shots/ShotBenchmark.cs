@@ -10,8 +10,7 @@ internal static partial class ShotBenchmark
 {
     private const int Rounds = 5;
 
-    /// <summary>Gets the folder of footage for the assembled videos, in which every file is one shot; null, and a message, if there
-    /// is none.</summary>
+    /// <summary>Gets the folder of footage, in which every file is one shot; null, and a message, if there is none.</summary>
     private static string? Footage
     {
         get
@@ -49,8 +48,7 @@ internal static partial class ShotBenchmark
         return 0;
     }
 
-    /// <summary>Prints the time of each program as a process, as a ratio to ffmpeg that decodes and scales, and its peak memory with its
-    /// children.</summary>
+    /// <summary>Prints the time and peak memory of each program and its children, and ratios to ffmpeg that decodes and scales.</summary>
     private static void Speed(PySceneDetect? other)
     {
         var files = Environment.GetEnvironmentVariable("OPENSORA_BENCH_VIDEOS")?.Split(Path.PathSeparator) ?? [];
@@ -163,7 +161,6 @@ internal static partial class ShotBenchmark
         using var ffprobe = Process.Start(
             new ProcessStartInfo("ffprobe", ["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", path])
             {
-                UseShellExecute = false,
                 RedirectStandardOutput = true,
                 UseShellExecute = false,
             }
