@@ -70,7 +70,7 @@ public sealed partial class VideoPreparation
         {
             using var share = counts.BeginShare(PreparationStage.Shots, info.Duration);
             var found = await _detection.DetectAsync(info, share, cancellationToken).ConfigureAwait(false);
-            (shots, damage) = (found.Shots.Count, found.Damage);
+            (info, shots, damage) = (found.Source, found.Shots.Count, found.Damage);
             foreach (var shot in found.Shots)
             {
                 var clips = _cutter.Divide(new(shot.Steady.StartTime, shot.Steady.EndTime));
