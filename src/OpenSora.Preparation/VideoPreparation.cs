@@ -108,14 +108,19 @@ public sealed partial class VideoPreparation
                     }
                 },
                 token => QueuePlannedAsync(ledger, cut.Writer, planned, () => Volatile.Read(ref detected), token),
-                token =>
-                    StreamingStages.ProcessAsync(
-                        cut.Reader,
-                        _processors,
-                        score.Writer,
-                        (clip, stop) => CutAsync(ledger, counts, clip, score.Writer, stop),
-                        token
-                    ),
+                async token =>
+                {
+                    await QueueCutAsync(ledger, score.Writer, token).ConfigureAwait(false);
+                    await StreamingStages
+                        .ProcessAsync(
+                            cut.Reader,
+                            _processors,
+                            score.Writer,
+                            (clip, stop) => CutAsync(ledger, counts, clip, score.Writer, stop),
+                            token
+                        )
+                        .ConfigureAwait(false);
+                },
                 token =>
                     StreamingStages.ProcessAsync<ClipRow, ClipRow>(
                         score.Reader,
@@ -257,6 +262,20 @@ public sealed partial class VideoPreparation
         finally
         {
             queue.TryComplete();
+        }
+    }
+
+    // Passes on the clips that earlier runs cut but did not score. It ends before others are cut, so that none is scored twice.
+    private static async Task QueueCutAsync(Ledger ledger, ChannelWriter<ClipRow> queue, CancellationToken cancellationToken)
+    {
+        var last = 0L;
+        for (var page = ledger.Clips(ClipState.Cut, last); page.Count > 0; page = ledger.Clips(ClipState.Cut, last))
+        {
+            foreach (var clip in page)
+            {
+                await queue.WriteAsync(clip, cancellationToken).ConfigureAwait(false);
+                last = clip.Id;
+            }
         }
     }
 
