@@ -79,7 +79,8 @@ public static class VideoGeneratorExtensions
         return generator.GenerateAsync(settings is null ? request : request.WithDefaults(settings), progress, cancellationToken);
     }
 
-    /// <summary>Gets an object of a type from the generator or from a generator that it wraps; see <see cref="IVideoGenerator.GetService"/>.</summary>
+    /// <summary>Gets an object of a type from the generator or from a generator that it wraps; see
+    /// <see cref="IVideoGenerator.GetService"/>.</summary>
     /// <typeparam name="T">The type of the object.</typeparam>
     /// <param name="generator">The generator.</param>
     /// <param name="serviceKey">A key that identifies the object among others of its type; null for the only one.</param>
