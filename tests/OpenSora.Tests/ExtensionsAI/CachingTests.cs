@@ -2,10 +2,10 @@ using Microsoft.Extensions.Caching.Distributed;
 using Microsoft.Extensions.Caching.Memory;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Options;
-using OpenSora.Diffusion;
 using OpenSora.Extensions.AI;
 using OpenSora.Generation;
 using OpenSora.Media;
+using OpenSora.ModelFolders;
 using OpenSora.Tests.Generation;
 
 namespace OpenSora.Tests.ExtensionsAI;
