@@ -45,7 +45,7 @@ public class CachingTests
         }
 
         second.Warnings.ShouldBe(["first", "second"]);
-        foreach (var property in typeof(VideoFrames).GetProperties().Where(p => p.Name != nameof(VideoFrames.Pixels)))
+        foreach (var property in typeof(VideoFrames).GetProperties().Where(p => p.Name is not nameof(VideoFrames.Pixels)))
         {
             property.GetValue(second.Frames).ShouldBe(property.GetValue(first.Frames), property.Name);
         }

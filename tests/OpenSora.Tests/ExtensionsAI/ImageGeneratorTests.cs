@@ -136,7 +136,7 @@ public class ImageGeneratorTests
         using var image = SixLabors.ImageSharp.Image.Load(content.Data.Span, out var format);
         format.DefaultMimeType.ShouldBe(mediaType.ToLowerInvariant());
         (image.Width, image.Height).ShouldBe((6, 4));
-        if (mediaType == "image/webp")
+        if (mediaType is "image/webp")
         {
             Pixels(content).ShouldBe((await fake.GenerateAsync(fake.Requests[0])).Frames.Pixels.ToArray());
         }

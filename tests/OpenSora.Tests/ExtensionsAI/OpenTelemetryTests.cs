@@ -92,14 +92,17 @@ public class OpenTelemetryTests
         {
             _activities = new ActivityListener
             {
-                ShouldListenTo = source => source.Name == Name,
+                ShouldListenTo = source => string.Equals(source.Name, Name, StringComparison.Ordinal),
                 Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllDataAndRecorded,
                 ActivityStopped = Spans.Add,
             };
             ActivitySource.AddActivityListener(_activities);
             _meters.InstrumentPublished = (instrument, listener) =>
             {
-                if (instrument.Meter.Name == Name && instrument is { Name: "gen_ai.client.operation.duration", Unit: "s" })
+                if (
+                    string.Equals(instrument.Meter.Name, Name, StringComparison.Ordinal)
+                    && instrument is { Name: "gen_ai.client.operation.duration", Unit: "s" }
+                )
                 {
                     listener.EnableMeasurementEvents(instrument);
                 }
