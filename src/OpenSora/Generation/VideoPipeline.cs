@@ -183,7 +183,7 @@ public sealed class VideoPipeline
         CheckFinite(latents, "latents", prompts, settings);
 
         // 4. Decode.
-        var pixels = Decode(latents, progress, cancellationToken);
+        var pixels = LatentDecoder.Decode(Autoencoder, latents, progress, cancellationToken);
         CheckFinite(pixels, "pixels", prompts, settings);
         return [.. Enumerable.Range(0, prompts.Count).Select(i => VideoFrames.FromTensor(pixels.narrow(0, i, 1), settings.FramesPerSecond))];
     }
@@ -229,30 +229,6 @@ public sealed class VideoPipeline
             };
     }
 
-    private Tensor Decode(Tensor latents, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
-    {
-        if (Autoencoder is null)
-        {
-            return latents;
-        }
-        var frames = (int)latents.shape[2];
-        var atOnce = Math.Clamp(Autoencoder.FramesAtOnce, 1, frames);
-        List<Tensor> pieces = [];
-        for (var frame = 0; frame < frames; frame += atOnce)
-        {
-            cancellationToken.ThrowIfCancellationRequested();
-            progress?.Report(new(GenerationStage.Decoding, frame, frames));
-            using var scope = NewDisposeScope();
-            var part = latents.narrow(2, frame, Math.Min(atOnce, frames - frame));
-            var decoded = Autoencoder.Decode(part);
-            CheckPixels(decoded, part, Autoencoder);
-            pieces.Add(decoded.MoveToOuterDisposeScope());
-        }
-        progress?.Report(new(GenerationStage.Decoding, frames, frames));
-        cancellationToken.ThrowIfCancellationRequested();
-        return cat(pieces, 2);
-    }
-
     // Custom parts might return something else than their properties say.
     private Tensor NullCaption(int batch)
     {
@@ -289,26 +265,6 @@ public sealed class VideoPipeline
                 $"The text encoder returned a mask of {mask.dtype} with shape {Shapes.Text(mask)}; expected Bool with shape "
                     + $"{Shapes.Text(states.shape[..2])}, one value for each token of its states."
             );
-    }
-
-    private static void CheckPixels(Tensor pixels, Tensor latents, IVideoAutoencoder autoencoder)
-    {
-        var shape = latents.shape;
-        long[] expected =
-        [
-            shape[0],
-            3,
-            shape[2] * autoencoder.TemporalFactor,
-            shape[3] * autoencoder.SpatialFactor,
-            shape[4] * autoencoder.SpatialFactor,
-        ];
-        if (!pixels.shape.AsSpan().SequenceEqual(expected))
-        {
-            throw new InvalidOperationException(
-                $"The autoencoder {autoencoder.GetType().Name} decoded latents of shape {Shapes.Text(shape)} to pixels of shape "
-                    + $"{Shapes.Text(pixels)}; by its factors, {Shapes.Text(expected)} is expected."
-            );
-        }
     }
 
     private static void CheckFinite(Tensor numbers, string what, IReadOnlyList<string> prompts, ResolvedSettings settings)
