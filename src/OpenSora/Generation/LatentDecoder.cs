@@ -13,16 +13,19 @@ internal static class LatentDecoder
     /// <param name="latents">Scaled latents, <c>[batch, channels, frames, height, width]</c>.</param>
     /// <param name="progress">Receives the number of decoded latent frames.</param>
     /// <param name="cancellationToken">Checked before each piece.</param>
+    /// <param name="decoded">Receives the pixels of each piece and the index of its first frame.</param>
     /// <returns>Pixels <c>[batch, 3, frames, height, width]</c>, in the caller's dispose scope.</returns>
     internal static Tensor Decode(
         IVideoAutoencoder? autoencoder,
         Tensor latents,
         IProgress<GenerationProgress>? progress,
-        CancellationToken cancellationToken
+        CancellationToken cancellationToken,
+        Action<Tensor, int>? decoded = null
     )
     {
         if (autoencoder is null)
         {
+            decoded?.Invoke(latents, 0);
             return latents;
         }
         var frames = (int)latents.shape[2];
@@ -34,9 +37,10 @@ internal static class LatentDecoder
             progress?.Report(new(GenerationStage.Decoding, frame, frames));
             using var scope = NewDisposeScope();
             var part = latents.narrow(2, frame, Math.Min(atOnce, frames - frame));
-            var decoded = autoencoder.Decode(part);
-            CheckPixels(decoded, part, autoencoder);
-            pieces.Add(decoded.MoveToOuterDisposeScope());
+            var pixels = autoencoder.Decode(part);
+            CheckPixels(pixels, part, autoencoder);
+            decoded?.Invoke(pixels, frame * autoencoder.TemporalFactor);
+            pieces.Add(pixels.MoveToOuterDisposeScope());
         }
         progress?.Report(new(GenerationStage.Decoding, frames, frames));
         cancellationToken.ThrowIfCancellationRequested();
