@@ -1,5 +1,5 @@
+using System.Collections.Concurrent;
 using System.Globalization;
-using System.Threading.Channels;
 
 namespace OpenSora.Preparation.Media;
 
@@ -12,12 +12,13 @@ internal sealed class DecoderLog
     /// <summary>The last filter of the chain, which logs every frame.</summary>
     internal const string Filter = "showinfo=checksum=0";
 
-    private readonly Channel<double?> _times = Channel.CreateUnbounded<double?>(new() { SingleReader = true, SingleWriter = true });
+    private readonly BlockingCollection<double?> _times = [];
     private double _timeBase = double.NaN;
     private long _next;
 
-    /// <summary>Gets the presentation times of the frames in seconds; null for a frame without a time.</summary>
-    internal ChannelReader<double?> Times => _times.Reader;
+    /// <summary>Takes the presentation time of the next frame in seconds, and waits until it is logged; null for a frame without a time.</summary>
+    /// <returns>False if the log ended, or the time was not logged within the longest time to wait.</returns>
+    internal bool TryTake(TimeSpan wait, out double? time) => _times.TryTake(out time, wait);
 
     /// <summary>Reads a line of the log.</summary>
     /// <returns>The text of an error; null for a line that is not one.</returns>
@@ -43,7 +44,7 @@ internal sealed class DecoderLog
             {
                 _next++;
                 var time = Parse(text[(at + 5)..end]) * _timeBase;
-                _times.Writer.TryWrite(time is { } seconds && double.IsFinite(seconds) ? seconds : null);
+                _times.Add(time is { } seconds && double.IsFinite(seconds) ? seconds : null);
             }
         }
 
@@ -51,7 +52,7 @@ internal sealed class DecoderLog
     }
 
     /// <summary>Ends the times, so that no reader waits for one that will not come.</summary>
-    internal void Complete() => _times.Writer.TryComplete();
+    internal void Complete() => _times.CompleteAdding();
 
     private static string? After(string line, string mark)
     {

@@ -60,6 +60,10 @@ internal static class FFmpegProcess
         return (await RunAsync(folder, program, purpose, arguments, read, log, cancellationToken).ConfigureAwait(false), log.ToString());
     }
 
+    /// <summary>Reads a pipe on a thread of its own. That takes less time than continuing on other threads for every piece that arrives.</summary>
+    internal static Task OnThread(Action read) =>
+        Task.Factory.StartNew(read, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+
     private static async Task<int> RunAsync(
         string? folder,
         string program,
@@ -82,8 +86,11 @@ internal static class FFmpegProcess
         using var process = Start(start, program, purpose, folder);
         try
         {
+            // A reader that waits for the pipe sees its end.
+            using var stop = cancellationToken.UnsafeRegister(static process => Stop((Process)process!), process);
+            PipeSize.Enlarge(process.StandardOutput.BaseStream);
             process.StandardInput.Close();
-            var errors = log.ReadAsync(process.StandardError, cancellationToken);
+            var errors = OnThread(() => log.Read(process.StandardError));
             if (read is not null)
             {
                 await read(process.StandardOutput.BaseStream, cancellationToken).ConfigureAwait(false);
@@ -96,9 +103,21 @@ internal static class FFmpegProcess
         }
         catch
         {
-            process.Kill(entireProcessTree: true);
+            Stop(process);
             await process.WaitForExitAsync(CancellationToken.None).ConfigureAwait(false);
             throw;
+        }
+    }
+
+    private static void Stop(Process process)
+    {
+        try
+        {
+            process.Kill(entireProcessTree: true);
+        }
+        catch (Exception e) when (e is InvalidOperationException or Win32Exception)
+        {
+            // It has ended.
         }
     }
 
@@ -129,11 +148,11 @@ internal static class FFmpegProcess
 
         internal string? First => _lines.FirstOrDefault();
 
-        internal async Task ReadAsync(StreamReader reader, CancellationToken cancellationToken)
+        internal void Read(StreamReader reader)
         {
             try
             {
-                while (await reader.ReadLineAsync(cancellationToken).ConfigureAwait(false) is { } line)
+                while (reader.ReadLine() is { } line)
                 {
                     var error = (decoder is null ? line : decoder.Read(line))?.Trim();
                     if (string.IsNullOrEmpty(error))

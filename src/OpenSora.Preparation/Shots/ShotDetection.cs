@@ -64,24 +64,14 @@ public sealed class ShotDetection
         ArgumentNullException.ThrowIfNull(source);
         var scale = Math.Min(1, (double)_options.MaxSide / Math.Max(source.Width, source.Height));
         var (width, height) = (Math.Max(1, (int)Math.Round(source.Width * scale)), Math.Max(1, (int)Math.Round(source.Height * scale)));
+        var sampler = new FrameSampler(source.Width, source.Height, width, height);
         var analyses = Array.ConvertAll(_detectors, detector => detector.Start());
         List<ShotTransition> transitions = [];
         List<TimeSpan> times = [];
         ShotFrame? previous = null;
         ShotFrame? free = null;
         var (frames, damage) = await FrameStream
-            .ReadAsync(
-                source,
-                new()
-                {
-                    Width = width,
-                    Height = height,
-                    TakesSinglePixels = true,
-                    FFmpegFolder = _options.FFmpegFolder,
-                },
-                Analyze,
-                cancellationToken
-            )
+            .ReadAsync(source, sampler.Input with { FFmpegFolder = _options.FFmpegFolder }, Analyze, cancellationToken)
             .ConfigureAwait(false);
         foreach (var analysis in analyses)
         {
@@ -109,7 +99,8 @@ public sealed class ShotDetection
         void Analyze(StreamedFrame streamed)
         {
             var frame = free ?? new ShotFrame(width, height);
-            frame.Set(streamed.Pixels.Span, streamed.Index, streamed.Time, previous);
+            sampler.Apply(streamed.Pixels.Span, frame);
+            frame.Set(streamed.Index, streamed.Time, previous);
             foreach (var analysis in analyses)
             {
                 transitions.AddRange(analysis.Add(frame));

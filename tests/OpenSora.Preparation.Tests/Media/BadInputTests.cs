@@ -147,7 +147,7 @@ public sealed class BadInputTests : IDisposable
             {
                 Width = width,
                 Height = height,
-                Gray = true,
+                Layout = PixelLayout.Gray,
             },
             frame =>
             {

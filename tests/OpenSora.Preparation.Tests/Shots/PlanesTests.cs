@@ -16,8 +16,8 @@ public class PlanesTests
         random.NextBytes(rgb);
         random.NextBytes(before);
         var (previous, frame) = (new ShotFrame(width, height), new ShotFrame(width, height));
-        previous.Set(before, 0, TimeSpan.Zero, null);
-        frame.Set(rgb, 1, TimeSpan.FromSeconds(1), previous);
+        previous.SetRgb(before, 0, TimeSpan.Zero, null);
+        frame.SetRgb(rgb, 1, TimeSpan.FromSeconds(1), previous);
 
         var sums = new long[3];
         for (var i = 0; i < width * height; i++)
