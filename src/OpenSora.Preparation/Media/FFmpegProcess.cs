@@ -1,5 +1,6 @@
 using System.ComponentModel;
 using System.Diagnostics;
+using System.Text;
 
 namespace OpenSora.Preparation.Media;
 
@@ -90,7 +91,7 @@ internal static class FFmpegProcess
             using var stop = cancellationToken.UnsafeRegister(static process => Stop((Process)process!), process);
             PipeSize.Enlarge(process.StandardOutput.BaseStream);
             process.StandardInput.Close();
-            var errors = OnThread(() => log.Read(process.StandardError));
+            var errors = OnThread(() => log.Read(process.StandardError.BaseStream));
             if (read is not null)
             {
                 await read(process.StandardOutput.BaseStream, cancellationToken).ConfigureAwait(false);
@@ -148,28 +149,52 @@ internal static class FFmpegProcess
 
         internal string? First => _lines.FirstOrDefault();
 
-        internal void Read(StreamReader reader)
+        internal void Read(Stream pipe)
         {
             try
             {
-                while (reader.ReadLine() is { } line)
+                var buffer = new byte[8192];
+                var length = 0;
+                while (pipe.Read(buffer.AsSpan(length)) is > 0 and var read)
                 {
-                    var error = (decoder is null ? line : decoder.Read(line))?.Trim();
-                    if (string.IsNullOrEmpty(error))
+                    length += read;
+                    var rest = buffer.AsSpan(0, length);
+                    while (rest.IndexOf((byte)'\n') is >= 0 and var end)
                     {
-                        continue;
+                        Add(rest[..end]);
+                        rest = rest[(end + 1)..];
                     }
 
-                    Count++;
-                    if (_lines.Count < MaxLines)
+                    if (rest.Length == buffer.Length)
                     {
-                        _lines.Add(error);
+                        Add(rest); // a part of a very long line
+                        rest = [];
                     }
+
+                    rest.CopyTo(buffer);
+                    length = rest.Length;
                 }
+
+                Add(buffer.AsSpan(0, length));
             }
             finally
             {
                 decoder?.Complete();
+            }
+        }
+
+        private void Add(ReadOnlySpan<byte> line)
+        {
+            var error = (decoder is null ? Encoding.UTF8.GetString(line) : decoder.Read(line))?.Trim();
+            if (string.IsNullOrEmpty(error))
+            {
+                return;
+            }
+
+            Count++;
+            if (_lines.Count < MaxLines)
+            {
+                _lines.Add(error);
             }
         }
 

@@ -67,7 +67,7 @@ internal static class FrameStream
     /// <param name="cancellationToken">Stops the decoder.</param>
     /// <returns>The number of frames, and the first error of a decoder that continued nevertheless; null if there was none.</returns>
     /// <exception cref="PreparationException">The video cannot be decoded, or ffmpeg is missing.</exception>
-    internal static async Task<(int Frames, string? Damage)> ReadAsync(
+    internal static Task<(int Frames, string? Damage)> ReadAsync(
         SourceInfo source,
         FrameStreamOptions options,
         Action<StreamedFrame> read,
@@ -75,14 +75,49 @@ internal static class FrameStream
     )
     {
         var (width, height) = (options.Width ?? source.Width, options.Height ?? source.Height);
+        // One field has enough lines for half the height, and is free of charge.
+        var deinterlacer =
+            !source.IsInterlaced ? null
+            : height * 2 <= source.Height ? "field=top"
+            : "bwdif=mode=send_frame";
+        var size = string.Create(CultureInfo.InvariantCulture, $"{width}:{height}");
+        return ReadAsync(source.Path, Task.FromResult(source), deinterlacer, size, options, read, cancellationToken);
+    }
+
+    /// <summary>Decodes all frames of a video while its metadata are still being read. Interlaced video is not decoded.</summary>
+    /// <param name="path">The path of the video.</param>
+    /// <param name="metadata">Reads the metadata.</param>
+    /// <param name="size">The width and height as expressions of ffmpeg's scale filter.</param>
+    /// <param name="options">Specifies how the frames are decoded, except for their size.</param>
+    /// <param name="read">Receives every frame.</param>
+    /// <param name="cancellationToken">Stops the decoder.</param>
+    /// <exception cref="OperationCanceledException">The decoder was stopped, or the video is interlaced.</exception>
+    internal static Task<(int Frames, string? Damage)> ReadAsync(
+        string path,
+        Task<SourceInfo> metadata,
+        string size,
+        FrameStreamOptions options,
+        Action<StreamedFrame> read,
+        CancellationToken cancellationToken
+    ) => ReadAsync(path, metadata, deinterlacer: null, size, options, read, cancellationToken);
+
+    private static async Task<(int Frames, string? Damage)> ReadAsync(
+        string path,
+        Task<SourceInfo> metadata,
+        string? deinterlacer,
+        string size,
+        FrameStreamOptions options,
+        Action<StreamedFrame> read,
+        CancellationToken cancellationToken
+    )
+    {
         var log = new DecoderLog();
-        var clock = new Clock(source.Start.TotalSeconds, 1 / (options.FramesPerSecond ?? source.FramesPerSecond));
         var frames = 0;
         var (damage, _) = await FFmpegProcess
             .RunAsync(
                 options.FFmpegFolder,
-                $"decode '{source.Path}'",
-                Arguments(source, options, width, height),
+                $"decode '{path}'",
+                Arguments(path, deinterlacer, size, options),
                 (pipe, token) => FFmpegProcess.OnThread(() => Pump(pipe, token)),
                 log,
                 cancellationToken
@@ -90,16 +125,33 @@ internal static class FrameStream
             .ConfigureAwait(false);
         return frames > 0
             ? (frames, damage)
-            : throw new PreparationException("no frames", $"No frame of '{source.Path}' can be decoded{(damage is null ? "" : $": {damage}")}.");
+            : throw new PreparationException("no frames", $"No frame of '{path}' can be decoded{(damage is null ? "" : $": {damage}")}.");
 
         // The pipe holds several frames, so that the decoder continues while one is processed.
         void Pump(Stream pipe, CancellationToken token)
         {
-            var pixels = new byte[FrameBytes(options.Layout, width, height)];
+            var source = metadata.GetAwaiter().GetResult();
+            if (source.IsInterlaced && deinterlacer is null)
+            {
+                throw new OperationCanceledException();
+            }
+
+            var clock = new Clock(source.Start.TotalSeconds, 1 / (options.FramesPerSecond ?? source.FramesPerSecond));
+            var (width, height) = (0, 0);
+            var pixels = new byte[1];
             while (pipe.ReadAtLeast(pixels, pixels.Length, throwOnEndOfStream: false) == pixels.Length)
             {
                 token.ThrowIfCancellationRequested();
-                read(new(pixels, width, height, frames, clock.Next(Time(log))));
+                var time = clock.Next(Time(log));
+                if (frames == 0)
+                {
+                    // The size is known now: so far only the first byte was read.
+                    (width, height) = log.Size;
+                    Array.Resize(ref pixels, FrameBytes(options.Layout, width, height));
+                    pipe.ReadExactly(pixels.AsSpan(1));
+                }
+
+                read(new(pixels, width, height, frames, time));
                 frames++;
             }
         }
@@ -121,13 +173,12 @@ internal static class FrameStream
             ? time
             : throw new PreparationException("ffmpeg is not supported", "ffmpeg did not log the times of frames. Install version 4.3 or later.");
 
-    private static IEnumerable<string> Arguments(SourceInfo source, FrameStreamOptions options, int width, int height)
+    private static IEnumerable<string> Arguments(string path, string? deinterlacer, string size, FrameStreamOptions options)
     {
         List<string> filters = [];
-        if (source.IsInterlaced)
+        if (deinterlacer is not null)
         {
-            // One field has enough lines for half the height, and is free of charge.
-            filters.Add(height * 2 <= source.Height ? "field=top" : "bwdif=mode=send_frame");
+            filters.Add(deinterlacer);
         }
 
         if (options.FramesPerSecond is { } rate)
@@ -145,8 +196,8 @@ internal static class FrameStream
         // The size is changed before the color space, which is faster.
         filters.Add(
             options.Layout is PixelLayout.Yuv420 or PixelLayout.Yuv444
-                ? $"scale={width}:{height}:flags=neighbor:out_range=tv,format={format}"
-                : $"scale={width}:{height}:flags=fast_bilinear"
+                ? $"scale={size}:flags=neighbor:out_range=tv,format={format}"
+                : $"scale={size}:flags=fast_bilinear"
         );
         filters.Add("setsar=1");
         filters.Add(DecoderLog.Filter);
@@ -155,7 +206,7 @@ internal static class FrameStream
             .. DecoderLog.Arguments,
             "-copyts",
             .. Threads,
-            .. FFmpegProcess.Input(source.Path),
+            .. FFmpegProcess.Input(path),
             "-map",
             "0:v:0",
             .. options.FramesPerSecond is null ? FFmpegProcess.Passthrough : [],

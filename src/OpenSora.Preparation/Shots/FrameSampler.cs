@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Runtime.CompilerServices;
 using OpenSora.Preparation.Media;
 
@@ -11,11 +12,9 @@ internal sealed class FrameSampler
 {
     // Passing larger frames from process to process takes a considerable part of the time that decoding them takes.
     private const int MaxPixels = 640 * 480;
-    private readonly bool _isWhole;
+    private readonly bool _sharesChroma;
     private readonly int _sourceWidth;
     private readonly int _sourceHeight;
-    private readonly int _width;
-    private readonly int _height;
     private readonly Tap[] _columns;
     private readonly Tap[] _rows;
 
@@ -30,36 +29,63 @@ internal sealed class FrameSampler
     private MixedLine _first;
     private MixedLine _second;
 
-    internal FrameSampler(int sourceWidth, int sourceHeight, int width, int height)
+    /// <summary>Initializes a new instance.</summary>
+    /// <param name="sourceWidth">The width of the frames that the decoder delivers.</param>
+    /// <param name="sourceHeight">The height of the frames that the decoder delivers.</param>
+    /// <param name="layout">The layout of their pixels.</param>
+    /// <param name="maxSide">The length of the longer side of the result, at most.</param>
+    internal FrameSampler(int sourceWidth, int sourceHeight, PixelLayout layout, int maxSide)
     {
-        _isWhole = (long)sourceWidth * sourceHeight <= Math.Max(MaxPixels, (long)width * height);
-        (_width, _height) = (width, height);
-        (_sourceWidth, _sourceHeight) = _isWhole ? (sourceWidth, sourceHeight) : (width, height);
-        (_columns, _rows) = (Taps(_sourceWidth, width), Taps(_sourceHeight, height));
+        (_sourceWidth, _sourceHeight, _sharesChroma) = (sourceWidth, sourceHeight, layout == PixelLayout.Yuv420);
+        var scale = Math.Min(1, (double)maxSide / Math.Max(sourceWidth, sourceHeight));
+        (Width, Height) = (Scaled(sourceWidth, scale), Scaled(sourceHeight, scale));
+        (_columns, _rows) = (Taps(sourceWidth, Width), Taps(sourceHeight, Height));
         (_y, _u, _v, _red, _green, _blue) = (Line(), Line(), Line(), Line(), Line(), Line());
-        (_first, _second) = (new(width), new(width));
+        (_first, _second) = (new(Width), new(Width));
 
-        byte[] Line() => Planes.Allocate(_sourceWidth + 1); // the last pixel has a neighbor with the weight 0
+        byte[] Line() => Planes.Allocate(sourceWidth + 1); // the last pixel has a neighbor with the weight 0
     }
 
-    /// <summary>Gets what the decoder has to deliver.</summary>
-    internal FrameStreamOptions Input =>
-        new()
+    /// <summary>Gets the width of the result.</summary>
+    internal int Width { get; }
+
+    /// <summary>Gets the height of the result.</summary>
+    internal int Height { get; }
+
+    /// <summary>Gets what the decoder has to deliver of a video: whole frames if they are small.</summary>
+    internal static FrameStreamOptions Input(SourceInfo source, int maxSide)
+    {
+        var isWhole = (long)source.Width * source.Height <= MaxPixels;
+        var scale = isWhole ? 1 : Math.Min(1, (double)maxSide / Math.Max(source.Width, source.Height));
+        return new()
         {
-            Width = _sourceWidth,
-            Height = _sourceHeight,
-            Layout = _isWhole ? PixelLayout.Yuv420 : PixelLayout.Yuv444,
+            Width = Scaled(source.Width, scale),
+            Height = Scaled(source.Height, scale),
+            Layout = isWhole ? PixelLayout.Yuv420 : PixelLayout.Yuv444,
         };
+    }
+
+    /// <summary>Gets the same size for a video with unknown metadata, as expressions that ffmpeg's scale filter evaluates.</summary>
+    internal static string InputSize(int maxSide)
+    {
+        const string ShownWidth = "max(1,round(iw*sar))"; // in square pixels
+        return $"'{Scaled(ShownWidth)}':'{Scaled("ih")}'";
+
+        string Scaled(string side) =>
+            string.Create(CultureInfo.InvariantCulture, $"st(0,{side}*min(1,{maxSide}/max({ShownWidth},ih)));")
+            + string.Create(CultureInfo.InvariantCulture, $"if(lte({ShownWidth}*ih,{MaxPixels}),{side},")
+            + "max(1,if(eq(mod(ld(0),1),0.5),2*round(ld(0)/2),round(ld(0)))))"; // rounds a half to the even number
+    }
 
     /// <summary>Fills a frame with the pixels that the decoder delivered.</summary>
     internal void Apply(ReadOnlySpan<byte> pixels, ShotFrame frame)
     {
         var (red, green, blue) = frame.Color;
-        if (_sourceWidth == _width && _sourceHeight == _height)
+        if (_sourceWidth == Width && _sourceHeight == Height)
         {
-            for (var row = 0; row < _height; row++)
+            for (var row = 0; row < Height; row++)
             {
-                var start = row * _width;
+                var start = row * Width;
                 Convert(pixels, row, red.AsSpan(start), green.AsSpan(start), blue.AsSpan(start));
             }
 
@@ -67,7 +93,7 @@ internal sealed class FrameSampler
         }
 
         (_first.Row, _second.Row) = (-1, -1);
-        for (var row = 0; row < _height; row++)
+        for (var row = 0; row < Height; row++)
         {
             var (above, weight, weightBelow) = _rows[row];
             if (_second.Row == above)
@@ -81,12 +107,14 @@ internal sealed class FrameSampler
                 Fill(_second, pixels, above + 1);
             }
 
-            var start = row * _width;
+            var start = row * Width;
             Planes.Mix(_first.Red, weight, _second.Red, weightBelow, red.AsSpan(start));
             Planes.Mix(_first.Green, weight, _second.Green, weightBelow, green.AsSpan(start));
             Planes.Mix(_first.Blue, weight, _second.Blue, weightBelow, blue.AsSpan(start));
         }
     }
+
+    private static int Scaled(int side, double scale) => Math.Max(1, (int)Math.Round(side * scale));
 
     // Pixel centers of the result are spread evenly over those of the source. Weights are rounded to 11 bits.
     private static Tap[] Taps(int from, int to)
@@ -137,7 +165,7 @@ internal sealed class FrameSampler
     {
         var size = _sourceWidth * _sourceHeight;
         pixels.Slice(row * _sourceWidth, _sourceWidth).CopyTo(_y);
-        if (_isWhole)
+        if (_sharesChroma)
         {
             var (width, height) = ((_sourceWidth + 1) / 2, (_sourceHeight + 1) / 2);
             Planes.Double(pixels.Slice(size + (row / 2 * width), width), _u);
