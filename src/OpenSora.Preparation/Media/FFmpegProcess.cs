@@ -85,19 +85,20 @@ internal static class FFmpegProcess
             CreateNoWindow = true,
         };
         using var process = Start(start, program, purpose, folder);
+        var errors = Task.CompletedTask;
         try
         {
             // A reader that waits for the pipe sees its end.
             using var stop = cancellationToken.UnsafeRegister(static process => Stop((Process)process!), process);
-            PipeSize.Enlarge(process.StandardOutput.BaseStream);
             process.StandardInput.Close();
-            var errors = OnThread(() => log.Read(process.StandardError.BaseStream));
+            var output = ProcessPipe.Open(process.StandardOutput);
+            errors = OnThread(() => log.Read(ProcessPipe.Open(process.StandardError)));
             if (read is not null)
             {
-                await read(process.StandardOutput.BaseStream, cancellationToken).ConfigureAwait(false);
+                await read(output, cancellationToken).ConfigureAwait(false);
             }
 
-            await process.StandardOutput.BaseStream.CopyToAsync(Stream.Null, cancellationToken).ConfigureAwait(false);
+            await OnThread(() => output.CopyTo(Stream.Null)).ConfigureAwait(false);
             await errors.ConfigureAwait(false);
             await process.WaitForExitAsync(cancellationToken).ConfigureAwait(false);
             return process.ExitCode;
@@ -106,6 +107,7 @@ internal static class FFmpegProcess
         {
             Stop(process);
             await process.WaitForExitAsync(CancellationToken.None).ConfigureAwait(false);
+            await errors.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing); // its pipe must not be closed before
             throw;
         }
     }

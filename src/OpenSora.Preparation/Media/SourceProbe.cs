@@ -23,7 +23,7 @@ internal static class SourceProbe
                 "ffprobe",
                 $"read '{path}'",
                 ["-v", "error", "-show_format", "-show_streams", "-of", "flat", .. FFmpegProcess.Input(path)],
-                (pipe, token) => pipe.CopyToAsync(output, token),
+                (pipe, _) => FFmpegProcess.OnThread(() => pipe.CopyTo(output)),
                 cancellationToken
             )
             .ConfigureAwait(false);

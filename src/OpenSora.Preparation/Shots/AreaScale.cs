@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
 
 namespace OpenSora.Preparation.Shots;
 
@@ -19,6 +20,7 @@ internal sealed class AreaScale
     }
 
     /// <summary>Scales a plane.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal void Apply(ReadOnlySpan<byte> plane, Span<float> result)
     {
         for (var y = 0; y < _rows.Length; y++)
@@ -46,6 +48,7 @@ internal sealed class AreaScale
     }
 
     /// <summary>Scales a plane to whole numbers, with the order of sums of OpenCV, which decides how a mean in the middle of two numbers is rounded.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal void ApplyRounded(ReadOnlySpan<byte> plane, Span<float> result)
     {
         result.Clear();

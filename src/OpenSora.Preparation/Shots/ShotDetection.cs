@@ -52,7 +52,7 @@ public sealed class ShotDetection
         ArgumentException.ThrowIfNullOrEmpty(path);
         // The decoder starts while the metadata are read. Only for interlaced video it must start again.
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        var metadata = SourceProbe.ReadAsync(path, _options.FFmpegFolder, cancellationToken);
+        var metadata = Task.Run(() => SourceProbe.ReadAsync(path, _options.FFmpegFolder, cancellationToken), CancellationToken.None);
         var early = DetectAsync(path, metadata, progress, stop.Token);
         try
         {
