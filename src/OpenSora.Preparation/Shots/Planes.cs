@@ -263,6 +263,7 @@ internal static class Planes
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Widen(ReadOnlySpan<byte> pixels, Span<Vector<float>> result)
     {
         Vector.Widen(new Vector<byte>(pixels), out var low, out var high);
@@ -274,10 +275,12 @@ internal static class Planes
         result[3] = Vector.ConvertToSingle(Vector.AsVectorInt32(fourth));
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector<short> Product(Vector<ushort> value, short offset, short factor) =>
         High((Vector.AsVectorInt16(value) - new Vector<short>(offset)) << 3, factor);
 
     // The upper half of a product, which is rounded down.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector<short> High(Vector<short> value, short factor)
     {
         if (Avx2.IsSupported && Vector<short>.Count == Vector256<short>.Count)
@@ -289,6 +292,7 @@ internal static class Planes
         return Vector.Narrow((low * factor) >> 16, (high * factor) >> 16);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Narrow(Vector<short> low, Vector<short> high, Span<byte> result)
     {
         var (zero, full) = (Vector<short>.Zero, new Vector<short>(255));
@@ -298,6 +302,7 @@ internal static class Planes
     }
 
     // Rounds and clips.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Narrow(Span<Vector<float>> values, Span<byte> result)
     {
         var low = Vector.Narrow(Round(values[0]), Round(values[1]));
@@ -305,6 +310,7 @@ internal static class Planes
         Vector.Narrow(low, high).CopyTo(result);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector<uint> Round(Vector<float> value)
     {
         var clipped = Vector.Min(Vector.Max(value, Vector<float>.Zero), new Vector<float>(255f));
