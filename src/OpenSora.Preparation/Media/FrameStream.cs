@@ -19,7 +19,8 @@ internal enum PixelLayout
     /// <summary>The brightness of each pixel.</summary>
     Gray,
 
-    /// <summary>A plane of Y, and planes of U and V of half the width and height, in limited range. Pixels are taken from the video, not mixed.</summary>
+    /// <summary>A plane of Y, and planes of U and V of half the width and height, in limited range. Pixels are taken from the video, not
+    /// mixed.</summary>
     Yuv420,
 
     /// <summary>Planes of Y, U and V in limited range. Pixels are taken from the video, not mixed.</summary>

@@ -10,8 +10,8 @@ internal static partial class ProcessPipe
     private const int SetPipeSize = 1031;
     private const int Bytes = 1 << 20; // the limit for users without privileges
 
-    /// <summary>Opens the pipe of a reader for blocking reads, which take less time than those of the pipe's own stream, and enlarges its buffer where
-    /// the operating system can, so that the process seldom waits.</summary>
+    /// <summary>Opens the pipe of a reader for blocking reads, which take less time than those of the pipe's own stream, and enlarges its buffer
+    /// where the operating system can, so that the process seldom waits.</summary>
     internal static Stream Open(StreamReader reader)
     {
         if (reader.BaseStream is not PipeStream pipe)

@@ -47,7 +47,8 @@ internal sealed class AreaScale
         }
     }
 
-    /// <summary>Scales a plane to whole numbers, with the order of sums of OpenCV, which decides how a mean in the middle of two numbers is rounded.</summary>
+    /// <summary>Scales a plane to whole numbers, with the order of sums of OpenCV, which decides how a mean in the middle of two numbers is
+    /// rounded.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal void ApplyRounded(ReadOnlySpan<byte> plane, Span<float> result)
     {

@@ -5,9 +5,9 @@ using OpenSora.Preparation.Media;
 namespace OpenSora.Preparation.Shots;
 
 /// <summary>Reduces the frames of a video and converts them to RGB, with the arithmetic of ffmpeg and OpenCV.</summary>
-/// <remarks>PySceneDetect converts a frame to RGB, so that each block of 2x2 pixels shares its chroma, and then mixes the 2x2 pixels around each point of
-/// a grid. This class computes the same pixels. The decoder delivers whole frames of small videos. Of larger ones it takes the pixel that is nearest to
-/// each point, which is the same if the size is divided by an odd number, as from 1280x720 to 256x144.</remarks>
+/// <remarks>PySceneDetect converts a frame to RGB, so that each block of 2x2 pixels shares its chroma, and then mixes the 2x2 pixels around each
+/// point of a grid. This class computes the same pixels. The decoder delivers whole frames of small videos. Of larger ones it takes the pixel that is
+/// nearest to each point, which is the same if the size is divided by an odd number, as from 1280x720 to 256x144.</remarks>
 internal sealed class FrameSampler
 {
     // Passing larger frames from process to process takes a considerable part of the time that decoding them takes.

@@ -16,7 +16,8 @@ internal static class Planes
     // Pixels that are converted together: four vectors of floats, which come from one vector of bytes.
     private static int Step => Vector<byte>.Count;
 
-    /// <summary>Allocates a plane. Its length is rounded up to whole vectors, and there is one more, as conversions of its last line require.</summary>
+    /// <summary>Allocates a plane. Its length is rounded up to whole vectors, and there is one more, as conversions of its last line
+    /// require.</summary>
     internal static byte[] Allocate(int pixels) => new byte[((pixels + Step - 1) / Step * Step) + Step];
 
     /// <summary>Converts YUV (BT.601, limited range) to RGB with the 16-bit arithmetic of ffmpeg, which rounds every product down.</summary>
@@ -127,8 +128,8 @@ internal static class Planes
         }
     }
 
-    /// <summary>Converts RGB to hue in steps of two degrees (0 to 179), saturation and value (0 to 255) with the fixed-point arithmetic of OpenCV: the
-    /// reciprocals of value and range are rounded to 12 bits after the point. In floats, all of it is exact.</summary>
+    /// <summary>Converts RGB to hue in steps of two degrees (0 to 179), saturation and value (0 to 255) with the fixed-point arithmetic of OpenCV:
+    /// the reciprocals of value and range are rounded to 12 bits after the point. In floats, all of it is exact.</summary>
     [MethodImpl(Hot)]
     internal static void ToHsv(
         ReadOnlySpan<byte> red,
