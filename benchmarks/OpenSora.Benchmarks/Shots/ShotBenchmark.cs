@@ -65,6 +65,11 @@ internal static partial class ShotBenchmark
             [
                 ("ffmpeg, decoding", "ffmpeg", [.. input, "-f", "null", "-"]),
                 ("ffmpeg, decoding and scaling", "ffmpeg", [.. input, "-vf", scale, "-pix_fmt", "rgb24", "-f", "rawvideo", "-y", "/dev/null"]),
+                (
+                    "ffmpeg, decoding and scaling, 4 and 1 threads",
+                    "ffmpeg",
+                    ["-threads", "4", "-filter_threads", "1", .. input, "-vf", scale, "-pix_fmt", "rgb24", "-f", "rawvideo", "-y", "/dev/null"]
+                ),
             ];
             foreach (var detector in (string[])["content", "adaptive", "default"])
             {
@@ -104,49 +109,35 @@ internal static partial class ShotBenchmark
         static double Median(IEnumerable<double> values) => values.Order().ElementAt(Rounds / 2);
     }
 
-    // Runs a program, and samples the memory of it and its children.
+    // Runs a program, and samples the memory of it and its children together.
     private static (double Wall, double Cpu, double Memory) Time(string program, string[] arguments)
     {
         var before = ChildrenCpu();
         var start = Stopwatch.GetTimestamp();
         using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, UseShellExecute = false })!;
-        Dictionary<int, double> peaks = [];
-        using var timer = new Timer(_ => Sample(process.Id, peaks), null, 0, 50);
+        var peak = 0.0;
+        using var timer = new Timer(_ => peak = Math.Max(peak, Memory(process.Id)), null, 0, 20);
         process.StandardOutput.ReadToEnd();
         process.WaitForExit();
         var wall = Stopwatch.GetElapsedTime(start).TotalSeconds;
         return process.ExitCode == 0
-            ? (wall, ChildrenCpu() - before, Sum(peaks))
+            ? (wall, ChildrenCpu() - before, peak)
             : throw new InvalidOperationException($"{program} {string.Join(' ', arguments)} failed.");
     }
 
-    private static double Sum(Dictionary<int, double> peaks)
-    {
-        lock (peaks)
-        {
-            return peaks.Values.Sum();
-        }
-    }
-
-    private static void Sample(int id, Dictionary<int, double> peaks)
+    private static double Memory(int id)
     {
         try
         {
-            foreach (var each in (int[])[id, .. Children(id)])
+            return ((int[])[id, .. Children(id)]).Sum(each =>
             {
-                var line = File.ReadLines($"/proc/{each}/status").FirstOrDefault(line => line.StartsWith("VmHWM:", StringComparison.Ordinal));
-                if (line is not null)
-                {
-                    lock (peaks)
-                    {
-                        peaks[each] = 1024 * double.Parse(line[6..].Replace("kB", "", StringComparison.Ordinal), CultureInfo.InvariantCulture);
-                    }
-                }
-            }
+                var line = File.ReadLines($"/proc/{each}/status").FirstOrDefault(line => line.StartsWith("VmRSS:", StringComparison.Ordinal));
+                return line is null ? 0 : 1024 * double.Parse(line[6..].Replace("kB", "", StringComparison.Ordinal), CultureInfo.InvariantCulture);
+            });
         }
         catch (IOException)
         {
-            // The process has ended.
+            return 0; // a process has ended
         }
     }
 

@@ -86,7 +86,7 @@ internal sealed record CaptionFrames(IReadOnlyList<byte[]> Pixels, int Width, in
             {
                 Width = 16,
                 Height = 16,
-                Gray = true,
+                Layout = PixelLayout.Gray,
                 FFmpegFolder = ffmpegFolder,
             };
             var (count, _) = await FrameStream.ReadAsync(source, options, static _ => { }, cancellationToken).ConfigureAwait(false);

@@ -122,7 +122,7 @@ public static class ManifestFiles
             {
                 Width = DecodedSize,
                 Height = DecodedSize,
-                Gray = true,
+                Layout = PixelLayout.Gray,
                 FFmpegFolder = options.FFmpegFolder,
             };
             var (frames, damage) = await FrameStream.ReadAsync(source, decoded, static _ => { }, cancellationToken).ConfigureAwait(false);

@@ -1,5 +1,5 @@
-using System.Globalization;
-using System.Threading.Channels;
+using System.Buffers.Text;
+using System.Text;
 
 namespace OpenSora.Preparation.Media;
 
@@ -12,53 +12,103 @@ internal sealed class DecoderLog
     /// <summary>The last filter of the chain, which logs every frame.</summary>
     internal const string Filter = "showinfo=checksum=0";
 
-    private readonly Channel<double?> _times = Channel.CreateUnbounded<double?>(new() { SingleReader = true, SingleWriter = true });
+    private readonly Queue<double?> _times = [];
     private double _timeBase = double.NaN;
     private long _next;
+    private bool _isComplete;
 
-    /// <summary>Gets the presentation times of the frames in seconds; null for a frame without a time.</summary>
-    internal ChannelReader<double?> Times => _times.Reader;
+    /// <summary>Takes the presentation time of the next frame in seconds, and waits until it is logged; null for a frame without a time.</summary>
+    /// <returns>False if the log ended, or the time was not logged within the longest time to wait.</returns>
+    internal bool TryTake(TimeSpan wait, out double? time)
+    {
+        lock (_times)
+        {
+            while (!_times.TryDequeue(out time))
+            {
+                if (_isComplete || !Monitor.Wait(_times, wait))
+                {
+                    return false;
+                }
+            }
+
+            return true;
+        }
+    }
+
+    /// <summary>Gets the size of the frames, which is known when a time was taken.</summary>
+    internal (int Width, int Height) Size { get; private set; }
 
     /// <summary>Reads a line of the log.</summary>
     /// <returns>The text of an error; null for a line that is not one.</returns>
-    internal string? Read(string line)
+    internal string? Read(ReadOnlySpan<byte> line)
     {
-        if (!line.StartsWith("[Parsed_showinfo", StringComparison.Ordinal))
+        if (!line.StartsWith("[Parsed_showinfo"u8))
         {
-            return After(line, "[error] ") ?? After(line, "[fatal] ") ?? After(line, "[panic] ");
+            return Error(line, "[error] "u8) ?? Error(line, "[fatal] "u8) ?? Error(line, "[panic] "u8);
         }
 
         // config in time_base: 1/30000, frame_rate: 30000/1001
-        if (After(line, "config in time_base: ") is { } config)
+        if (TryAfter(line, "config in time_base: "u8, out var rest))
         {
-            var ratio = config.Split(',')[0].Split('/');
             _next = 0; // a new filter, because the size of the frames changes
-            _timeBase = Parse(ratio[0]) is { } over && Parse(ratio[^1]) is { } under && under > 0 ? over / under : double.NaN;
+            _timeBase =
+                TryNumber(ref rest, out var over) && rest is [(byte)'/', ..] && TryNumber(rest[1..], out var under) && under > 0
+                    ? (double)over / under
+                    : double.NaN;
         }
         // n:   1 pts:   1001 pts_time:0.0333667 ... The time is rounded to six digits, so that it is useless after an hour; the stamp is exact.
-        else if (After(line, "] n:") is { } text && text.IndexOf(" pts:", StringComparison.Ordinal) is var at and > 0)
+        else if (TryAfter(line, "] n:"u8, out rest) && TryNumber(ref rest, out var number) && number == _next && rest.StartsWith(" pts:"u8))
         {
-            var end = text.IndexOf(" pts_time:", at, StringComparison.Ordinal);
-            if (end > 0 && Parse(text[..at]) == _next)
+            double? time = TryNumber(rest[5..], out var stamp) && double.IsFinite(_timeBase) ? stamp * _timeBase : null;
+            if (_next == 0 && Size == default && TryAfter(rest, " s:"u8, out rest) && TryNumber(ref rest, out var width))
             {
-                _next++;
-                var time = Parse(text[(at + 5)..end]) * _timeBase;
-                _times.Writer.TryWrite(time is { } seconds && double.IsFinite(seconds) ? seconds : null);
+                Size = TryNumber(rest[1..], out var height) ? ((int)width, (int)height) : default;
             }
+
+            _next++;
+            Add(time);
         }
 
         return null;
     }
 
     /// <summary>Ends the times, so that no reader waits for one that will not come.</summary>
-    internal void Complete() => _times.Writer.TryComplete();
-
-    private static string? After(string line, string mark)
+    internal void Complete()
     {
-        var at = line.IndexOf(mark, StringComparison.Ordinal);
-        return at < 0 ? null : line[(at + mark.Length)..];
+        lock (_times)
+        {
+            _isComplete = true;
+            Monitor.Pulse(_times);
+        }
     }
 
-    private static double? Parse(string text) =>
-        double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out var number) ? number : null;
+    private static string? Error(ReadOnlySpan<byte> line, ReadOnlySpan<byte> mark) =>
+        TryAfter(line, mark, out var text) ? Encoding.UTF8.GetString(text) : null;
+
+    private static bool TryAfter(ReadOnlySpan<byte> line, ReadOnlySpan<byte> mark, out ReadOnlySpan<byte> rest)
+    {
+        var at = line.IndexOf(mark);
+        rest = at < 0 ? [] : line[(at + mark.Length)..];
+        return at >= 0;
+    }
+
+    private static bool TryNumber(ReadOnlySpan<byte> text, out long number) => TryNumber(ref text, out number);
+
+    // A number after spaces.
+    private static bool TryNumber(ref ReadOnlySpan<byte> text, out long number)
+    {
+        var trimmed = text.TrimStart((byte)' ');
+        var isNumber = Utf8Parser.TryParse(trimmed, out number, out var length);
+        text = trimmed[length..];
+        return isNumber;
+    }
+
+    private void Add(double? time)
+    {
+        lock (_times)
+        {
+            _times.Enqueue(time);
+            Monitor.Pulse(_times);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 using System.ComponentModel;
 using System.Diagnostics;
+using System.Text;
 
 namespace OpenSora.Preparation.Media;
 
@@ -60,6 +61,10 @@ internal static class FFmpegProcess
         return (await RunAsync(folder, program, purpose, arguments, read, log, cancellationToken).ConfigureAwait(false), log.ToString());
     }
 
+    /// <summary>Reads a pipe on a thread of its own. That takes less time than continuing on other threads for every piece that arrives.</summary>
+    internal static Task OnThread(Action read) =>
+        Task.Factory.StartNew(read, CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+
     private static async Task<int> RunAsync(
         string? folder,
         string program,
@@ -80,25 +85,42 @@ internal static class FFmpegProcess
             CreateNoWindow = true,
         };
         using var process = Start(start, program, purpose, folder);
+        var errors = Task.CompletedTask;
         try
         {
+            // A reader that waits for the pipe sees its end.
+            using var stop = cancellationToken.UnsafeRegister(static process => Stop((Process)process!), process);
             process.StandardInput.Close();
-            var errors = log.ReadAsync(process.StandardError, cancellationToken);
+            var output = ProcessPipe.Open(process.StandardOutput);
+            errors = OnThread(() => log.Read(ProcessPipe.Open(process.StandardError)));
             if (read is not null)
             {
-                await read(process.StandardOutput.BaseStream, cancellationToken).ConfigureAwait(false);
+                await read(output, cancellationToken).ConfigureAwait(false);
             }
 
-            await process.StandardOutput.BaseStream.CopyToAsync(Stream.Null, cancellationToken).ConfigureAwait(false);
+            await OnThread(() => output.CopyTo(Stream.Null)).ConfigureAwait(false);
             await errors.ConfigureAwait(false);
             await process.WaitForExitAsync(cancellationToken).ConfigureAwait(false);
             return process.ExitCode;
         }
         catch
         {
-            process.Kill(entireProcessTree: true);
+            Stop(process);
             await process.WaitForExitAsync(CancellationToken.None).ConfigureAwait(false);
+            await errors.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing); // its pipe must not be closed before
             throw;
+        }
+    }
+
+    private static void Stop(Process process)
+    {
+        try
+        {
+            process.Kill(entireProcessTree: true);
+        }
+        catch (Exception e) when (e is InvalidOperationException or Win32Exception)
+        {
+            // It has ended.
         }
     }
 
@@ -129,28 +151,52 @@ internal static class FFmpegProcess
 
         internal string? First => _lines.FirstOrDefault();
 
-        internal async Task ReadAsync(StreamReader reader, CancellationToken cancellationToken)
+        internal void Read(Stream pipe)
         {
             try
             {
-                while (await reader.ReadLineAsync(cancellationToken).ConfigureAwait(false) is { } line)
+                var buffer = new byte[8192];
+                var length = 0;
+                while (pipe.Read(buffer.AsSpan(length)) is > 0 and var read)
                 {
-                    var error = (decoder is null ? line : decoder.Read(line))?.Trim();
-                    if (string.IsNullOrEmpty(error))
+                    length += read;
+                    var rest = buffer.AsSpan(0, length);
+                    while (rest.IndexOf((byte)'\n') is >= 0 and var end)
                     {
-                        continue;
+                        Add(rest[..end]);
+                        rest = rest[(end + 1)..];
                     }
 
-                    Count++;
-                    if (_lines.Count < MaxLines)
+                    if (rest.Length == buffer.Length)
                     {
-                        _lines.Add(error);
+                        Add(rest); // a part of a very long line
+                        rest = [];
                     }
+
+                    rest.CopyTo(buffer);
+                    length = rest.Length;
                 }
+
+                Add(buffer.AsSpan(0, length));
             }
             finally
             {
                 decoder?.Complete();
+            }
+        }
+
+        private void Add(ReadOnlySpan<byte> line)
+        {
+            var error = (decoder is null ? Encoding.UTF8.GetString(line) : decoder.Read(line))?.Trim();
+            if (string.IsNullOrEmpty(error))
+            {
+                return;
+            }
+
+            Count++;
+            if (_lines.Count < MaxLines)
+            {
+                _lines.Add(error);
             }
         }
 

@@ -1,6 +1,5 @@
 using System.Globalization;
-using System.Text.Json;
-using System.Text.Json.Nodes;
+using System.Text;
 
 namespace OpenSora.Preparation.Media;
 
@@ -23,8 +22,8 @@ internal static class SourceProbe
                 ffmpegFolder,
                 "ffprobe",
                 $"read '{path}'",
-                ["-v", "error", "-show_format", "-show_streams", "-of", "json", .. FFmpegProcess.Input(path)],
-                (pipe, token) => pipe.CopyToAsync(output, token),
+                ["-v", "error", "-show_format", "-show_streams", "-of", "flat", .. FFmpegProcess.Input(path)],
+                (pipe, _) => FFmpegProcess.OnThread(() => pipe.CopyTo(output)),
                 cancellationToken
             )
             .ConfigureAwait(false);
@@ -33,25 +32,28 @@ internal static class SourceProbe
             throw new PreparationException("not a readable video", $"'{path}' is not a readable video: {errors.Trim()}");
         }
 
-        var json = JsonNode.Parse(output.ToArray())!;
-        var streams = json["streams"]?.AsArray().Select(each => each!.AsObject()).ToArray() ?? [];
-        var video = streams.FirstOrDefault(each =>
-            Text(each, "codec_type") is "video" && each["disposition"]?["attached_pic"]?.GetValue<int>() is not 1
-        ) ?? throw new PreparationException("no video stream", $"'{path}' does not contain a video stream.");
-        var (width, height) = (Number(video, "width"), Number(video, "height"));
+        var entries = Entries(Encoding.UTF8.GetString(output.GetBuffer(), 0, (int)output.Length));
+        var streams = new List<string>();
+        while ($"streams.stream.{streams.Count}." is var next && entries.ContainsKey(next + "codec_type"))
+        {
+            streams.Add(next);
+        }
+
+        var video = streams.Find(each => entries[each + "codec_type"] is "video" && Number(each + "disposition.attached_pic") is not 1)
+            ?? throw new PreparationException("no video stream", $"'{path}' does not contain a video stream.");
+        var (width, height) = (Number(video + "width"), Number(video + "height"));
         if (width is not > 0 || height is not > 0)
         {
             throw new PreparationException("no picture size", $"The video stream of '{path}' does not specify its width and height.");
         }
 
-        var shown = Ratio(Text(video, "sample_aspect_ratio"), ':') is { } aspect ? Math.Max(1, Math.Round(width.Value * aspect)) : width.Value;
-        var rotation = video["side_data_list"]
-            ?.AsArray()
-            .Select(each => Number(each!.AsObject(), "rotation"))
-            .FirstOrDefault(each => each is not null);
-        var turned = Math.Abs(rotation ?? 0) % 180 == 90;
-        var duration = Number(video, "duration") ?? Number(json["format"]?.AsObject(), "duration");
-        var (average, nominal) = (Ratio(Text(video, "avg_frame_rate"), '/'), Ratio(Text(video, "r_frame_rate"), '/'));
+        var shown = Ratio(Text(video + "sample_aspect_ratio"), ':') is { } aspect ? Math.Max(1, Math.Round(width.Value * aspect)) : width.Value;
+        var rotation = entries.Keys.FirstOrDefault(key =>
+            key.StartsWith(video, StringComparison.Ordinal) && key.EndsWith(".rotation", StringComparison.Ordinal)
+        );
+        var turned = rotation is not null && Math.Abs(Number(rotation) ?? 0) % 180 == 90;
+        var duration = Number(video + "duration") ?? Number("format.duration");
+        var (average, nominal) = (Ratio(Text(video + "avg_frame_rate"), '/'), Ratio(Text(video + "r_frame_rate"), '/'));
         return new SourceInfo
         {
             Path = path,
@@ -60,12 +62,32 @@ internal static class SourceProbe
             FramesPerSecond = average ?? nominal ?? 25,
             HasVariableFrameRate = average is null || nominal is null || Math.Abs(average.Value / nominal.Value - 1) > 0.001,
             Duration = duration is > 0 ? TimeSpan.FromSeconds(duration.Value) : null,
-            Start = TimeSpan.FromSeconds(Number(video, "start_time") ?? 0),
-            Codec = Text(video, "codec_name") ?? "",
-            BitDepth = (int?)Number(video, "bits_per_raw_sample") ?? BitDepth(Text(video, "pix_fmt")),
-            IsInterlaced = Text(video, "field_order") is { } order and not ("progressive" or "unknown"),
-            HasAudio = streams.Any(each => Text(each, "codec_type") is "audio"),
+            Start = TimeSpan.FromSeconds(Number(video + "start_time") ?? 0),
+            Codec = Text(video + "codec_name") ?? "",
+            BitDepth = (int?)Number(video + "bits_per_raw_sample") ?? BitDepth(Text(video + "pix_fmt")),
+            IsInterlaced = Text(video + "field_order") is { } order and not ("progressive" or "unknown"),
+            HasAudio = streams.Exists(each => entries[each + "codec_type"] is "audio"),
         };
+
+        string? Text(string key) => entries.GetValueOrDefault(key);
+
+        double? Number(string key) => double.TryParse(Text(key), NumberStyles.Float, CultureInfo.InvariantCulture, out var value) ? value : null;
+    }
+
+    // Lines such as streams.stream.0.codec_name="h264". Line breaks in values are escaped.
+    private static Dictionary<string, string> Entries(string text)
+    {
+        Dictionary<string, string> entries = new(StringComparer.Ordinal);
+        foreach (var range in text.AsSpan().Split('\n'))
+        {
+            var line = text.AsSpan(range);
+            if (line.IndexOf('=') is > 0 and var at)
+            {
+                entries[line[..at].ToString()] = line[(at + 1)..].Trim("\"\r").ToString();
+            }
+        }
+
+        return entries;
     }
 
     // The digits before the byte order, as in yuv422p10le and gray12be; formats without byte order, such as yuv410p, have 8 bits.
@@ -75,11 +97,6 @@ internal static class SourceProbe
         digits = digits[(digits.LastIndexOfAnyExceptInRange('0', '9') + 1)..];
         return int.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out var bits) ? bits : 8;
     }
-
-    private static string? Text(JsonObject? node, string name) => node?[name] is JsonValue value ? value.ToString() : null;
-
-    private static double? Number(JsonObject? node, string name) =>
-        double.TryParse(Text(node, name), NumberStyles.Float, CultureInfo.InvariantCulture, out var value) ? value : null;
 
     // A ratio such as 30000/1001; null if it is 0 or undefined.
     private static double? Ratio(string? text, char separator)

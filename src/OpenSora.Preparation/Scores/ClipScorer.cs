@@ -33,13 +33,13 @@ public sealed class ClipScorer
     /// <param name="cancellationToken">Cancels the computation.</param>
     /// <returns>The values by the names of the columns, in the order of <see cref="Columns"/>.</returns>
     /// <exception cref="FileNotFoundException">The file does not exist.</exception>
-    /// <exception cref="PreparationException">The file is not a readable video, or ffmpeg is missing.</exception>
+    /// <exception cref="PreparationException">The file is not a readable video or is damaged, or ffmpeg is missing.</exception>
     public async Task<IReadOnlyDictionary<string, ScoreValue>> ScoreAsync(
         string path,
         string? caption = null,
         CancellationToken cancellationToken = default
     ) =>
-        await ScoreAsync(await ClipFrames.ReadAsync(path, _options, caption, cancellationToken).ConfigureAwait(false), cancellationToken)
+        await ScoreAsync(Intact(await ClipFrames.ReadAsync(path, _options, caption, cancellationToken).ConfigureAwait(false)), cancellationToken)
             .ConfigureAwait(false);
 
     /// <summary>Computes the scores of a clip with known metadata.</summary>
@@ -47,16 +47,16 @@ public sealed class ClipScorer
     /// <param name="caption">The caption of the clip, for scores that compare it with the frames; null if there is none.</param>
     /// <param name="cancellationToken">Cancels the computation.</param>
     /// <returns>The values by the names of the columns, in the order of <see cref="Columns"/>.</returns>
-    /// <exception cref="PreparationException">The file is not a readable video, or ffmpeg is missing.</exception>
+    /// <exception cref="PreparationException">The file is not a readable video or is damaged, or ffmpeg is missing.</exception>
     public async Task<IReadOnlyDictionary<string, ScoreValue>> ScoreAsync(
         SourceInfo source,
         string? caption = null,
         CancellationToken cancellationToken = default
     ) =>
-        await ScoreAsync(await ClipFrames.ReadAsync(source, _options, caption, cancellationToken).ConfigureAwait(false), cancellationToken)
+        await ScoreAsync(Intact(await ClipFrames.ReadAsync(source, _options, caption, cancellationToken).ConfigureAwait(false)), cancellationToken)
             .ConfigureAwait(false);
 
-    /// <summary>Computes the scores of a clip that is in memory.</summary>
+    /// <summary>Computes the scores of a clip that is in memory, also if it is damaged (<see cref="ClipFrames.Damage"/>).</summary>
     /// <param name="frames">The frames of the clip.</param>
     /// <param name="cancellationToken">Cancels the computation.</param>
     /// <returns>The values by the names of the columns, in the order of <see cref="Columns"/>.</returns>
@@ -83,4 +83,7 @@ public sealed class ClipScorer
 
         return values;
     }
+
+    private static ClipFrames Intact(ClipFrames frames) =>
+        frames.Damage is null ? frames : throw new PreparationException("damaged", $"'{frames.Source.Path}' is damaged: {frames.Damage}");
 }

@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
 
 namespace OpenSora.Preparation.Shots;
 
@@ -19,6 +20,7 @@ internal sealed class AreaScale
     }
 
     /// <summary>Scales a plane.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     internal void Apply(ReadOnlySpan<byte> plane, Span<float> result)
     {
         for (var y = 0; y < _rows.Length; y++)
@@ -42,6 +44,36 @@ internal sealed class AreaScale
 
                 result[(y * _columns.Length) + x] = sum;
             }
+        }
+    }
+
+    /// <summary>Scales a plane to whole numbers, with the order of sums of OpenCV, which decides how a mean in the middle of two numbers is
+    /// rounded.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal void ApplyRounded(ReadOnlySpan<byte> plane, Span<float> result)
+    {
+        result.Clear();
+        for (var y = 0; y < _rows.Length; y++)
+        {
+            var (top, weights) = _rows[y];
+            var line = result.Slice(y * _columns.Length, _columns.Length);
+            for (var i = 0; i < weights.Length; i++)
+            {
+                var row = plane.Slice((top + i) * _width, _width);
+                for (var x = 0; x < _columns.Length; x++)
+                {
+                    var (left, columns) = _columns[x];
+                    var sum = 0f;
+                    for (var j = 0; j < columns.Length; j++)
+                    {
+                        sum += row[left + j] * columns[j];
+                    }
+
+                    line[x] += sum * weights[i];
+                }
+            }
+
+            TensorPrimitives.Round(line, line);
         }
     }
 

@@ -1,3 +1,5 @@
+using System.Runtime.CompilerServices;
+
 namespace OpenSora.Preparation.Shots;
 
 /// <summary>Finds edges with the method of J. Canny (A Computational Approach to Edge Detection, 1986), and widens them.</summary>
@@ -66,6 +68,7 @@ internal sealed class EdgeMap
     }
 
     // Sobel's operator; pixels outside repeat those at the border.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Gradients(ReadOnlySpan<byte> plane)
     {
         for (var y = 0; y < _height; y++)
@@ -85,6 +88,7 @@ internal sealed class EdgeMap
     }
 
     // Keeps the ridges of the gradient that are above the high threshold somewhere and above the low one everywhere.
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private void Trace(int low, int high)
     {
         const byte Candidate = 1;

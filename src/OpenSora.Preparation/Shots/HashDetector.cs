@@ -81,7 +81,7 @@ public sealed record HashDetector : IShotDetector
         private void Hash(ShotFrame frame)
         {
             _scale ??= new(frame.Width, frame.Height, _side, _side);
-            _scale.Apply(frame.Luma, _small);
+            _scale.ApplyRounded(frame.Gray, _small);
             var size = _options.Size;
             for (var fx = 0; fx < size; fx++)
             {

@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
 
 namespace OpenSora.Preparation.Shots;
 
@@ -53,6 +54,7 @@ public sealed record HistogramDetector : IShotDetector
         }
 
         // Fills the histogram with differences from its mean. Four counters avoid waiting for the previous pixel.
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private void Count(ReadOnlySpan<byte> luma)
         {
             Span<int> counts = stackalloc int[4 * 256];

@@ -1,6 +1,8 @@
 using System.Numerics;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace OpenSora.Preparation.Shots;
 
@@ -8,49 +10,107 @@ namespace OpenSora.Preparation.Shots;
 /// <remarks>Conversions need planes from <see cref="Allocate"/>.</remarks>
 internal static class Planes
 {
+    // These loops take most of the time, and are worth optimizing at once instead of after they have run for a while.
+    private const MethodImplOptions Hot = MethodImplOptions.AggressiveOptimization;
+
     // Pixels that are converted together: four vectors of floats, which come from one vector of bytes.
     private static int Step => Vector<byte>.Count;
 
-    /// <summary>Allocates a plane. Its length is rounded up to whole vectors, as conversions require.</summary>
-    internal static byte[] Allocate(int pixels) => new byte[(pixels + Step - 1) / Step * Step];
+    /// <summary>Allocates a plane. Its length is rounded up to whole vectors, and there is one more, as conversions of its last line
+    /// require.</summary>
+    internal static byte[] Allocate(int pixels) => new byte[((pixels + Step - 1) / Step * Step) + Step];
 
-    /// <summary>Splits RGB24 pixels into planes.</summary>
-    internal static void Split(ReadOnlySpan<byte> rgb, Span<byte> red, Span<byte> green, Span<byte> blue)
+    /// <summary>Converts YUV (BT.601, limited range) to RGB with the 16-bit arithmetic of ffmpeg, which rounds every product down.</summary>
+    [MethodImpl(Hot)]
+    internal static void ToRgb(
+        int pixels,
+        ReadOnlySpan<byte> y,
+        ReadOnlySpan<byte> u,
+        ReadOnlySpan<byte> v,
+        Span<byte> red,
+        Span<byte> green,
+        Span<byte> blue
+    )
     {
-        var at = 0;
-        for (; (at * 3) + 48 <= rgb.Length; at += 16)
+        // The factors of the standard for values of 219 and 224 levels, times 8192.
+        const short Luma = 9539;
+        const short RedByV = 13075;
+        const short GreenByU = -3209;
+        const short GreenByV = -6660;
+        const short BlueByU = 16525;
+        for (var at = 0; at < pixels; at += Step)
         {
-            var a = Vector128.Create(rgb[(at * 3)..]);
-            var b = Vector128.Create(rgb[((at * 3) + 16)..]);
-            var c = Vector128.Create(rgb[((at * 3) + 32)..]);
-            // Indexes of 16 and more give 0.
-            (
-                Vector128.Shuffle(a, Vector128.Create((byte)0, 3, 6, 9, 12, 15, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16))
-                | Vector128.Shuffle(b, Vector128.Create((byte)16, 16, 16, 16, 16, 16, 2, 5, 8, 11, 14, 16, 16, 16, 16, 16))
-                | Vector128.Shuffle(c, Vector128.Create((byte)16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 1, 4, 7, 10, 13))
-            ).CopyTo(red[at..]);
-            (
-                Vector128.Shuffle(a, Vector128.Create((byte)1, 4, 7, 10, 13, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16))
-                | Vector128.Shuffle(b, Vector128.Create((byte)16, 16, 16, 16, 16, 0, 3, 6, 9, 12, 15, 16, 16, 16, 16, 16))
-                | Vector128.Shuffle(c, Vector128.Create((byte)16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 2, 5, 8, 11, 14))
-            ).CopyTo(green[at..]);
-            (
-                Vector128.Shuffle(a, Vector128.Create((byte)2, 5, 8, 11, 14, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 16))
-                | Vector128.Shuffle(b, Vector128.Create((byte)16, 16, 16, 16, 16, 1, 4, 7, 10, 13, 16, 16, 16, 16, 16, 16))
-                | Vector128.Shuffle(c, Vector128.Create((byte)16, 16, 16, 16, 16, 16, 16, 16, 16, 16, 0, 3, 6, 9, 12, 15))
-            ).CopyTo(blue[at..]);
-        }
-
-        for (; at * 3 < rgb.Length; at++)
-        {
-            (red[at], green[at], blue[at]) = (rgb[at * 3], rgb[(at * 3) + 1], rgb[(at * 3) + 2]);
+            Vector.Widen(new Vector<byte>(y[at..]), out var y1, out var y2);
+            Vector.Widen(new Vector<byte>(u[at..]), out var u1, out var u2);
+            Vector.Widen(new Vector<byte>(v[at..]), out var v1, out var v2);
+            var (luma1, luma2) = (Product(y1, 16, Luma), Product(y2, 16, Luma));
+            Narrow(luma1 + Product(v1, 128, RedByV), luma2 + Product(v2, 128, RedByV), red[at..]);
+            Narrow(
+                luma1 + Product(u1, 128, GreenByU) + Product(v1, 128, GreenByV),
+                luma2 + Product(u2, 128, GreenByU) + Product(v2, 128, GreenByV),
+                green[at..]
+            );
+            Narrow(luma1 + Product(u1, 128, BlueByU), luma2 + Product(u2, 128, BlueByU), blue[at..]);
         }
     }
 
-    /// <summary>Computes the luma of RGB (BT.601, full range).</summary>
-    internal static void ToLuma(ReadOnlySpan<byte> red, ReadOnlySpan<byte> green, ReadOnlySpan<byte> blue, Span<byte> luma)
+    /// <summary>Writes every pixel twice.</summary>
+    [MethodImpl(Hot)]
+    internal static void Double(ReadOnlySpan<byte> pixels, Span<byte> result)
     {
-        var (r, g, b) = (new Vector<float>(0.299f), new Vector<float>(0.587f), new Vector<float>(0.114f));
+        var twice = new Vector<ushort>(0x0101);
+        var at = 0;
+        for (; at + Step <= pixels.Length; at += Step)
+        {
+            Vector.Widen(new Vector<byte>(pixels[at..]), out var low, out var high);
+            Vector.AsVectorByte(low * twice).CopyTo(result[(2 * at)..]);
+            Vector.AsVectorByte(high * twice).CopyTo(result[((2 * at) + Step)..]);
+        }
+
+        for (; at < pixels.Length; at++)
+        {
+            result.Slice(2 * at, 2).Fill(pixels[at]);
+        }
+    }
+
+    /// <summary>Mixes two lines of pixels times 128 with weights in 2048ths. Both products are rounded down, as in OpenCV.</summary>
+    [MethodImpl(Hot)]
+    internal static void Mix(ReadOnlySpan<short> first, short weight, ReadOnlySpan<short> second, short secondWeight, Span<byte> result)
+    {
+        var two = new Vector<short>(2);
+        for (var at = 0; at + Step <= first.Length && at + Step <= result.Length; at += Step)
+        {
+            var next = at + Vector<short>.Count;
+            Narrow(
+                (High(new(first[at..]), weight) + High(new(second[at..]), secondWeight) + two) >> 2,
+                (High(new(first[next..]), weight) + High(new(second[next..]), secondWeight) + two) >> 2,
+                result[at..]
+            );
+        }
+    }
+
+    /// <summary>Computes the luma of RGB (BT.601, full range) with factors that are rounded to 14 bits.</summary>
+    internal static void ToLuma(ReadOnlySpan<byte> red, ReadOnlySpan<byte> green, ReadOnlySpan<byte> blue, Span<byte> luma) =>
+        Mix(red, green, blue, luma, 4899f / 16384, 9617f / 16384, 1868f / 16384);
+
+    /// <summary>Computes the luma of RGB (BT.601, full range) with factors that are rounded to 15 bits. In a few pixels it differs by one from
+    /// <see cref="ToLuma"/>, which OpenCV uses for YUV but not for gray pictures.</summary>
+    internal static void ToGray(ReadOnlySpan<byte> red, ReadOnlySpan<byte> green, ReadOnlySpan<byte> blue, Span<byte> gray) =>
+        Mix(red, green, blue, gray, 9798f / 32768, 19235f / 32768, 3735f / 32768);
+
+    // All sums are exact, so that only the result is rounded.
+    [MethodImpl(Hot)]
+    private static void Mix(
+        ReadOnlySpan<byte> red,
+        ReadOnlySpan<byte> green,
+        ReadOnlySpan<byte> blue,
+        Span<byte> luma,
+        float redPart,
+        float greenPart,
+        float bluePart
+    )
+    {
+        var (r, g, b) = (new Vector<float>(redPart), new Vector<float>(greenPart), new Vector<float>(bluePart));
         Span<Vector<float>> x = stackalloc Vector<float>[4];
         Span<Vector<float>> y = stackalloc Vector<float>[4];
         Span<Vector<float>> z = stackalloc Vector<float>[4];
@@ -68,7 +128,9 @@ internal static class Planes
         }
     }
 
-    /// <summary>Converts RGB to hue in steps of two degrees (0 to 179), saturation and value (0 to 255).</summary>
+    /// <summary>Converts RGB to hue in steps of two degrees (0 to 179), saturation and value (0 to 255) with the fixed-point arithmetic of OpenCV:
+    /// the reciprocals of value and range are rounded to 12 bits after the point. In floats, all of it is exact.</summary>
+    [MethodImpl(Hot)]
     internal static void ToHsv(
         ReadOnlySpan<byte> red,
         ReadOnlySpan<byte> green,
@@ -78,9 +140,9 @@ internal static class Planes
         Span<byte> value
     )
     {
-        var (zero, one, full) = (Vector<float>.Zero, Vector<float>.One, new Vector<float>(255f));
-        var (sector, third, twoThirds, turn) = (new Vector<float>(30f), new Vector<float>(60f), new Vector<float>(120f), new Vector<float>(180f));
-        var last = new Vector<float>(179.5f);
+        const float Unit = 1f / 4096;
+        var (half, one, two, four) = (new Vector<float>(-0.5f), Vector<float>.One, new Vector<float>(2f), new Vector<float>(4f));
+        var (sector, full, turn) = (new Vector<float>(4096 * 30f), new Vector<float>(4096 * 255f), new Vector<float>(180f));
         Span<Vector<float>> x = stackalloc Vector<float>[4];
         Span<Vector<float>> y = stackalloc Vector<float>[4];
         Span<Vector<float>> z = stackalloc Vector<float>[4];
@@ -94,15 +156,15 @@ internal static class Planes
                 var (r, g, b) = (x[i], y[i], z[i]);
                 var max = Vector.Max(r, Vector.Max(g, b));
                 var range = max - Vector.Min(r, Vector.Min(g, b));
-                var scale = sector / Vector.Max(range, one);
                 var angle = Vector.ConditionalSelect(
                     Vector.Equals(max, r),
-                    (g - b) * scale,
-                    Vector.ConditionalSelect(Vector.Equals(max, g), ((b - r) * scale) + third, ((r - g) * scale) + twoThirds)
+                    g - b,
+                    Vector.ConditionalSelect(Vector.Equals(max, g), b - r + (two * range), r - g + (four * range))
                 );
-                angle += Vector.ConditionalSelect(Vector.LessThan(angle, zero), turn, zero);
-                x[i] = Vector.ConditionalSelect(Vector.GreaterThanOrEqual(angle, last), zero, angle);
-                y[i] = range * full / Vector.Max(max, one);
+                angle *= Vector.Round(sector / Vector.Max(range, one)) * Unit;
+                // Narrow rounds: angles from -0.5 to 0 become 0.
+                x[i] = angle + Vector.ConditionalSelect(Vector.LessThan(angle, half), turn, Vector<float>.Zero);
+                y[i] = range * Vector.Round(full / Vector.Max(max, one)) * Unit;
                 z[i] = max;
             }
 
@@ -113,6 +175,7 @@ internal static class Planes
     }
 
     /// <summary>Computes the mean absolute difference of two planes.</summary>
+    [MethodImpl(Hot)]
     internal static double Difference(ReadOnlySpan<byte> a, ReadOnlySpan<byte> b)
     {
         var first = MemoryMarshal.Cast<byte, Vector<byte>>(a);
@@ -141,6 +204,7 @@ internal static class Planes
     }
 
     /// <summary>Computes the sum of a plane.</summary>
+    [MethodImpl(Hot)]
     internal static long Sum(ReadOnlySpan<byte> plane)
     {
         var vectors = MemoryMarshal.Cast<byte, Vector<byte>>(plane);
@@ -167,6 +231,7 @@ internal static class Planes
     }
 
     /// <summary>Converts pixels to floats.</summary>
+    [MethodImpl(Hot)]
     internal static void ToSingle(ReadOnlySpan<byte> pixels, Span<float> result)
     {
         Span<Vector<float>> values = stackalloc Vector<float>[4];
@@ -184,6 +249,7 @@ internal static class Planes
     }
 
     /// <summary>Raises every pixel to that of another plane if it is lower.</summary>
+    [MethodImpl(Hot)]
     internal static void Raise(Span<byte> pixels, ReadOnlySpan<byte> other)
     {
         var at = 0;
@@ -198,6 +264,7 @@ internal static class Planes
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Widen(ReadOnlySpan<byte> pixels, Span<Vector<float>> result)
     {
         Vector.Widen(new Vector<byte>(pixels), out var low, out var high);
@@ -209,7 +276,34 @@ internal static class Planes
         result[3] = Vector.ConvertToSingle(Vector.AsVectorInt32(fourth));
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector<short> Product(Vector<ushort> value, short offset, short factor) =>
+        High((Vector.AsVectorInt16(value) - new Vector<short>(offset)) << 3, factor);
+
+    // The upper half of a product, which is rounded down.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector<short> High(Vector<short> value, short factor)
+    {
+        if (Avx2.IsSupported && Vector<short>.Count == Vector256<short>.Count)
+        {
+            return Avx2.MultiplyHigh(value.AsVector256(), Vector256.Create(factor)).AsVector();
+        }
+
+        Vector.Widen(value, out var low, out var high);
+        return Vector.Narrow((low * factor) >> 16, (high * factor) >> 16);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Narrow(Vector<short> low, Vector<short> high, Span<byte> result)
+    {
+        var (zero, full) = (Vector<short>.Zero, new Vector<short>(255));
+        low = Vector.Min(Vector.Max(low, zero), full);
+        high = Vector.Min(Vector.Max(high, zero), full);
+        Vector.Narrow(Vector.AsVectorUInt16(low), Vector.AsVectorUInt16(high)).CopyTo(result);
+    }
+
     // Rounds and clips.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Narrow(Span<Vector<float>> values, Span<byte> result)
     {
         var low = Vector.Narrow(Round(values[0]), Round(values[1]));
@@ -217,6 +311,7 @@ internal static class Planes
         Vector.Narrow(low, high).CopyTo(result);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector<uint> Round(Vector<float> value)
     {
         var clipped = Vector.Min(Vector.Max(value, Vector<float>.Zero), new Vector<float>(255f));

@@ -50,8 +50,27 @@ public sealed class ShotDetection
     public async Task<ShotList> DetectAsync(string path, IProgress<TimeSpan>? progress = null, CancellationToken cancellationToken = default)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
-        var source = await SourceProbe.ReadAsync(path, _options.FFmpegFolder, cancellationToken).ConfigureAwait(false);
-        return await DetectAsync(source, progress, cancellationToken).ConfigureAwait(false);
+        // The decoder starts while the metadata are read. Only for interlaced video it must start again.
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        var metadata = Task.Run(() => SourceProbe.ReadAsync(path, _options.FFmpegFolder, cancellationToken), CancellationToken.None);
+        var early = DetectAsync(path, metadata, progress, stop.Token);
+        try
+        {
+            var source = await metadata.ConfigureAwait(false);
+            if (!source.IsInterlaced)
+            {
+                return await early.ConfigureAwait(false);
+            }
+        }
+        finally
+        {
+            await stop.CancelAsync().ConfigureAwait(false);
+            await early
+                .ContinueWith(static _ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default)
+                .ConfigureAwait(false);
+        }
+
+        return await DetectAsync(await metadata.ConfigureAwait(false), progress, cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Divides a video with known metadata into shots.</summary>
@@ -62,27 +81,38 @@ public sealed class ShotDetection
     public async Task<ShotList> DetectAsync(SourceInfo source, IProgress<TimeSpan>? progress = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(source);
-        var scale = Math.Min(1, (double)_options.MaxSide / Math.Max(source.Width, source.Height));
-        var (width, height) = (Math.Max(1, (int)Math.Round(source.Width * scale)), Math.Max(1, (int)Math.Round(source.Height * scale)));
+        var options = FrameSampler.Input(source, _options.MaxSide) with { FFmpegFolder = _options.FFmpegFolder };
+        return await DetectAsync(
+                Task.FromResult(source),
+                options.Layout,
+                read => FrameStream.ReadAsync(source, options, read, cancellationToken),
+                progress
+            )
+            .ConfigureAwait(false);
+    }
+
+    private Task<ShotList> DetectAsync(string path, Task<SourceInfo> metadata, IProgress<TimeSpan>? progress, CancellationToken cancellationToken)
+    {
+        var size = FrameSampler.InputSize(_options.MaxSide);
+        var options = new FrameStreamOptions { Layout = PixelLayout.Yuv444, FFmpegFolder = _options.FFmpegFolder };
+        return DetectAsync(metadata, options.Layout, read => FrameStream.ReadAsync(path, metadata, size, options, read, cancellationToken), progress);
+    }
+
+    private async Task<ShotList> DetectAsync(
+        Task<SourceInfo> metadata,
+        PixelLayout layout,
+        Func<Action<StreamedFrame>, Task<(int Frames, string? Damage)>> decode,
+        IProgress<TimeSpan>? progress
+    )
+    {
         var analyses = Array.ConvertAll(_detectors, detector => detector.Start());
         List<ShotTransition> transitions = [];
         List<TimeSpan> times = [];
+        FrameSampler? sampler = null;
         ShotFrame? previous = null;
         ShotFrame? free = null;
-        var (frames, damage) = await FrameStream
-            .ReadAsync(
-                source,
-                new()
-                {
-                    Width = width,
-                    Height = height,
-                    TakesSinglePixels = true,
-                    FFmpegFolder = _options.FFmpegFolder,
-                },
-                Analyze,
-                cancellationToken
-            )
-            .ConfigureAwait(false);
+        var (frames, damage) = await decode(Analyze).ConfigureAwait(false);
+        var source = await metadata.ConfigureAwait(false);
         foreach (var analysis in analyses)
         {
             transitions.AddRange(analysis.Complete());
@@ -108,8 +138,10 @@ public sealed class ShotDetection
 
         void Analyze(StreamedFrame streamed)
         {
-            var frame = free ?? new ShotFrame(width, height);
-            frame.Set(streamed.Pixels.Span, streamed.Index, streamed.Time, previous);
+            sampler ??= new(streamed.Width, streamed.Height, layout, _options.MaxSide);
+            var frame = free ?? new ShotFrame(sampler.Width, sampler.Height);
+            sampler.Apply(streamed.Pixels.Span, frame);
+            frame.Set(streamed.Index, streamed.Time, previous);
             foreach (var analysis in analyses)
             {
                 transitions.AddRange(analysis.Add(frame));

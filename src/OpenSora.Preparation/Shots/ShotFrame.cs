@@ -9,6 +9,7 @@ public sealed class ShotFrame
     private readonly byte[] _green;
     private readonly byte[] _blue;
     private readonly byte[] _luma;
+    private readonly byte[] _gray;
     private readonly byte[] _hue;
     private readonly byte[] _saturation;
     private readonly byte[] _value;
@@ -19,7 +20,7 @@ public sealed class ShotFrame
     internal ShotFrame(int width, int height)
     {
         (Width, Height) = (width, height);
-        (_red, _green, _blue, _luma) = (Plane(), Plane(), Plane(), Plane());
+        (_red, _green, _blue, _luma, _gray) = (Plane(), Plane(), Plane(), Plane(), Plane());
         (_hue, _saturation, _value) = (Plane(), Plane(), Plane());
 
         byte[] Plane() => Planes.Allocate(width * height);
@@ -73,6 +74,19 @@ public sealed class ShotFrame
         }
     }
 
+    /// <summary>Gets the gray picture that hashes are made of, which hardly differs from <see cref="Luma"/>.</summary>
+    internal ReadOnlySpan<byte> Gray
+    {
+        get
+        {
+            Planes.ToGray(_red, _green, _blue, _gray);
+            return _gray.AsSpan(0, Pixels);
+        }
+    }
+
+    /// <summary>Gets the planes of red, green and blue with the margin that <see cref="Planes"/> needs, to fill them.</summary>
+    internal (byte[] Red, byte[] Green, byte[] Blue) Color => (_red, _green, _blue);
+
     /// <summary>Gets the mean absolute differences of hue, saturation and value from the previous frame; zeros for the first frame.</summary>
     public FrameDifference Difference =>
         _difference ??= Previous is null
@@ -92,10 +106,9 @@ public sealed class ShotFrame
         return plane.AsSpan(0, Pixels);
     }
 
-    // The pixels are copied: the decoder overwrites its buffer, while a detector still compares the next frame with this one.
-    internal void Set(ReadOnlySpan<byte> rgb, int index, TimeSpan time, ShotFrame? previous)
+    /// <summary>Starts to describe the next frame, after <see cref="Color"/> was filled with its pixels.</summary>
+    internal void Set(int index, TimeSpan time, ShotFrame? previous)
     {
-        Planes.Split(rgb, _red, _green, _blue);
         (Index, Time, Previous) = (index, time, previous);
         (_hasHsv, _hasLuma, _difference) = (false, false, null);
         if (previous is not null)

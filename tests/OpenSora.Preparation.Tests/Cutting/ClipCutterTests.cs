@@ -118,7 +118,7 @@ public class ClipCutterTests
         List<double> levels = [];
         await FrameStream.ReadAsync(
             await SourceProbe.ReadAsync(path, cancellationToken: Token),
-            new() { Gray = true },
+            new() { Layout = PixelLayout.Gray },
             frame =>
             {
                 long sum = 0;

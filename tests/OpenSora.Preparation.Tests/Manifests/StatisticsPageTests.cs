@@ -82,7 +82,7 @@ public sealed partial class StatisticsPageTests : IDisposable
                 Height = 36,
                 Width = 64,
                 Fps = 12,
-                Columns = [new(evil, evil), new("score", 0.25)],
+                Columns = [new(evil, evil), new("score", 0.25), new("start", 1.5), new("end", 3.5), new("hash", "00ff")],
             },
             new()
             {
@@ -114,6 +114,12 @@ public sealed partial class StatisticsPageTests : IDisposable
         html.ShouldContain("<dt>With caption</dt><dd>66.6 <small>%</small></dd>");
         html.ShouldContain("<dt>Dropped</dt><dd>8</dd>");
         html.ShouldContain("cut: too short");
+        html.ShouldContain("<figcaption>score");
+        foreach (var name in (string[])["start", "end", "hash"])
+        {
+            html.ShouldNotContain($"<figcaption>{name}");
+        }
+
         html.ShouldContain("<span dir=\"auto\">dog</span><i><b style=\"width:100%\"></b></i><em>2</em>");
         html.ShouldNotContain("<span dir=\"auto\">the</span>");
         html.ShouldContain("<div class=\"none\">file does not exist</div>");

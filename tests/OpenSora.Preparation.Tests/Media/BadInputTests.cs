@@ -147,7 +147,7 @@ public sealed class BadInputTests : IDisposable
             {
                 Width = width,
                 Height = height,
-                Gray = true,
+                Layout = PixelLayout.Gray,
             },
             frame =>
             {
@@ -203,6 +203,36 @@ public sealed class BadInputTests : IDisposable
 
     private async Task<string> MakeAsync(string name, string source, params string[] encoding) =>
         await Videos.MakeAsync(["-f", "lavfi", "-i", source, .. encoding, _folder[name]]);
+
+    [Fact]
+    public async Task A_video_that_changes_its_size_is_read_to_its_end()
+    {
+        var parts = await Task.WhenAll(
+            MakeAsync("a.h264", "testsrc2=size=320x180:rate=10:duration=1"),
+            MakeAsync("b.h264", "mandelbrot=size=1280x720:rate=10", "-frames:v", "10")
+        );
+        await File.WriteAllBytesAsync(_folder["both.h264"], [.. parts.SelectMany(File.ReadAllBytes)], Token);
+
+        var early = await new ShotDetection(new ContentDetector()).DetectAsync(_folder["both.h264"], cancellationToken: Token);
+        var known = await new ShotDetection(new ContentDetector()).DetectAsync(early.Source, cancellationToken: Token);
+
+        early.Frames.Count.ShouldBe(20);
+        early.Shots.Select(shot => shot.Frames.Start).ShouldBe([0, 10]);
+        known.Shots.ShouldBe(early.Shots);
+    }
+
+    [Fact]
+    public async Task An_interlaced_video_is_detected_the_same_with_and_without_its_metadata()
+    {
+        var path = await MakeAsync("interlaced.mkv", "testsrc2=size=64x64:rate=50:duration=1,interlace", "-c:v", "ffv1", "-field_order", "tt");
+        var source = await SourceProbe.ReadAsync(path, cancellationToken: Token);
+        source.IsInterlaced.ShouldBeTrue();
+
+        var shots = await new ShotDetection().DetectAsync(path, cancellationToken: Token);
+
+        shots.Frames.ShouldBe((await new ShotDetection().DetectAsync(source, cancellationToken: Token)).Frames);
+        shots.Frames.Count.ShouldBe(25);
+    }
 
     private static async Task<int> FramesAsync(string path) => (await new ShotDetection().DetectAsync(path, cancellationToken: Token)).Frames.Count;
 

@@ -56,6 +56,24 @@ public class ClipScorerTests
         await Should.ThrowAsync<FileNotFoundException>(() => scorer.ScoreAsync(folder["b.mp4"], cancellationToken: Token));
     }
 
+    [Fact]
+    public async Task A_damaged_clip_is_an_error_with_a_reason()
+    {
+        using var folder = new TemporaryFolder();
+        var path = await Videos.MakeAsync("-f", "lavfi", "-i", "testsrc2=size=128x96:rate=25:duration=2", "-g", "10", "-bf", "0", folder["a.mp4"]);
+        var bytes = await File.ReadAllBytesAsync(path, Token);
+        new Random(1).NextBytes(bytes.AsSpan(bytes.Length / 2, 2000));
+        await File.WriteAllBytesAsync(path, bytes, Token);
+        var frames = await ClipFrames.ReadAsync(path, cancellationToken: Token);
+        var scorer = new ClipScorer(StandardScores.Create(["sharpness"]));
+
+        var error = await Should.ThrowAsync<PreparationException>(() => scorer.ScoreAsync(path, cancellationToken: Token));
+
+        error.Reason.ShouldBe("damaged");
+        error.Message.ShouldContain(frames.Damage!);
+        (await scorer.ScoreAsync(frames, Token)).Count.ShouldBe(1);
+    }
+
     private sealed class Brightness : IClipScore
     {
         public bool Extra { get; init; }

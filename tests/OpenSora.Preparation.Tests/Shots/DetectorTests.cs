@@ -117,7 +117,7 @@ public class DetectorTests
         for (var i = 0; i < 12_000; i++)
         {
             var frame = pair[i % 2];
-            frame.Set(frames[i % frames.Count], i, TimeSpan.FromSeconds(i / 25.0), i == 0 ? null : pair[1 - (i % 2)]);
+            frame.SetRgb(frames[i % frames.Count], i, TimeSpan.FromSeconds(i / 25.0), i == 0 ? null : pair[1 - (i % 2)]);
             found += analyses.Sum(analysis => analysis.Add(frame).Count);
             if (i == 2000)
             {

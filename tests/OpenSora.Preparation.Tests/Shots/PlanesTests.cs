@@ -16,8 +16,8 @@ public class PlanesTests
         random.NextBytes(rgb);
         random.NextBytes(before);
         var (previous, frame) = (new ShotFrame(width, height), new ShotFrame(width, height));
-        previous.Set(before, 0, TimeSpan.Zero, null);
-        frame.Set(rgb, 1, TimeSpan.FromSeconds(1), previous);
+        previous.SetRgb(before, 0, TimeSpan.Zero, null);
+        frame.SetRgb(rgb, 1, TimeSpan.FromSeconds(1), previous);
 
         var sums = new long[3];
         for (var i = 0; i < width * height; i++)
@@ -28,7 +28,8 @@ public class PlanesTests
             frame.Hue[i].ShouldBe(hue);
             frame.Saturation[i].ShouldBe(saturation);
             frame.Value[i].ShouldBe(value);
-            ((double)frame.Luma[i]).ShouldBe((0.299 * red) + (0.587 * green) + (0.114 * blue), 0.51);
+            ((int)frame.Luma[i]).ShouldBe(((4899 * red) + (9617 * green) + (1868 * blue) + 8192) >> 14);
+            ((int)frame.Gray[i]).ShouldBe(((9798 * red) + (19235 * green) + (3735 * blue) + 16384) >> 15);
             sums[0] += Math.Abs(hue - previous.Hue[i]);
             sums[1] += Math.Abs(saturation - previous.Saturation[i]);
             sums[2] += Math.Abs(value - previous.Value[i]);
@@ -38,6 +39,30 @@ public class PlanesTests
         frame.Difference.ShouldBe(new FrameDifference(sums[0] / pixels, sums[1] / pixels, sums[2] / pixels));
         previous.Difference.ShouldBe(default);
         Planes.Sum(frame.Red).ShouldBe(frame.Red.ToArray().Sum(each => (long)each));
+    }
+
+    [Theory]
+    [InlineData(16, 20, 235, 128, 128)] // gray
+    [InlineData(1, 1, 255, 0, 255)]
+    public void Yuv_is_converted_with_products_that_are_rounded_down(int seed, int width, int y, int u, int v)
+    {
+        var random = new Random(seed);
+        byte[][] planes = [.. Enumerable.Range(0, 6).Select(_ => Planes.Allocate(width))];
+        planes.Take(3).ToList().ForEach(random.NextBytes);
+        (planes[0][0], planes[1][0], planes[2][0]) = ((byte)y, (byte)u, (byte)v);
+
+        Planes.ToRgb(width, planes[0], planes[1], planes[2], planes[3], planes[4], planes[5]);
+
+        for (var i = 0; i < width; i++)
+        {
+            var luma = Product(planes[0][i] - 16, 9539);
+            var (blueness, redness) = (planes[1][i] - 128, planes[2][i] - 128);
+            ((int)planes[3][i]).ShouldBe(Math.Clamp(luma + Product(redness, 13075), 0, 255));
+            ((int)planes[4][i]).ShouldBe(Math.Clamp(luma + Product(blueness, -3209) + Product(redness, -6660), 0, 255));
+            ((int)planes[5][i]).ShouldBe(Math.Clamp(luma + Product(blueness, 16525), 0, 255));
+        }
+
+        static int Product(int value, int factor) => (value * 8 * factor) >> 16;
     }
 
     [Theory]
@@ -81,21 +106,22 @@ public class PlanesTests
         }
     }
 
+    // The fixed-point arithmetic of OpenCV.
     private static (byte Hue, byte Saturation, byte Value) Hsv(int red, int green, int blue)
     {
         var (max, min) = (Math.Max(red, Math.Max(green, blue)), Math.Min(red, Math.Min(green, blue)));
-        var range = (float)(max - min);
+        var range = max - min;
         if (range == 0)
         {
             return (0, 0, (byte)max);
         }
 
-        var scale = 30 / range;
-        var hue =
-            max == red ? (green - blue) * scale
-            : max == green ? ((blue - red) * scale) + 60
-            : ((red - green) * scale) + 120;
-        hue = hue < 0 ? hue + 180 : hue;
-        return ((byte)(hue >= 179.5f ? 0 : hue + 0.5f), (byte)((range * 255 / max) + 0.5f), (byte)max);
+        var angle =
+            max == red ? green - blue
+            : max == green ? blue - red + (2 * range)
+            : red - green + (4 * range);
+        var hue = ((angle * (int)Math.Round(122880.0 / range)) + 2048) >> 12;
+        var saturation = ((range * (int)Math.Round(1044480.0 / max)) + 2048) >> 12;
+        return ((byte)(hue < 0 ? hue + 180 : hue), (byte)saturation, (byte)max);
     }
 }

@@ -77,7 +77,7 @@ internal sealed class Scenes
         for (var i = 0; i < _frames.Count; i++)
         {
             var frame = free ?? new(Width, Height);
-            frame.Set(_frames[i], i, TimeSpan.FromSeconds((double)i / Rate), previous);
+            frame.SetRgb(_frames[i], i, TimeSpan.FromSeconds((double)i / Rate), previous);
             transitions.AddRange(analysis.Add(frame));
             (free, previous) = (previous, frame);
         }
@@ -130,4 +130,18 @@ internal sealed class Scenes
     }
 
     private static byte[] Mix(byte[] a, byte[] b, double part) => [.. a.Zip(b, (x, y) => (byte)Math.Round((x * (1 - part)) + (y * part)))];
+}
+
+/// <summary>Fills frames with pixels of tests.</summary>
+internal static class ShotFrameExtensions
+{
+    internal static void SetRgb(this ShotFrame frame, ReadOnlySpan<byte> rgb, int index, TimeSpan time, ShotFrame? previous)
+    {
+        for (var i = 0; i < rgb.Length / 3; i++)
+        {
+            (frame.Color.Red[i], frame.Color.Green[i], frame.Color.Blue[i]) = (rgb[3 * i], rgb[(3 * i) + 1], rgb[(3 * i) + 2]);
+        }
+
+        frame.Set(index, time, previous);
+    }
 }

@@ -25,6 +25,9 @@ internal sealed class ManifestStatistics
         ReadOnlySpan<char>
     >();
 
+    // Columns that tell where a clip comes from, or identify it. Their distribution says nothing.
+    private static readonly HashSet<string> LeftOut = new(["start", "end", "hash"], StringComparer.OrdinalIgnoreCase);
+
     private readonly Dictionary<string, ColumnStatistics> _columns = new(StringComparer.OrdinalIgnoreCase);
     private readonly List<ColumnStatistics> _ordered = [];
 
@@ -86,6 +89,11 @@ internal sealed class ManifestStatistics
         AddCaption(row.Text);
         foreach (var (name, value) in row.Columns)
         {
+            if (LeftOut.Contains(name))
+            {
+                continue;
+            }
+
             if (!_columns.TryGetValue(name, out var column))
             {
                 _columns[name] = column = new ColumnStatistics(name);
