@@ -6,7 +6,9 @@ namespace OpenSora.Runtime;
 internal static partial class FreedMemory
 {
     private static readonly bool CanTrim =
-        OperatingSystem.IsLinux() && NativeLibrary.TryLoad(Library, out var library) && NativeLibrary.TryGetExport(library, nameof(malloc_trim), out _);
+        OperatingSystem.IsLinux()
+        && NativeLibrary.TryLoad(Library, out var library)
+        && NativeLibrary.TryGetExport(library, nameof(malloc_trim), out _);
 
     private const string Library = "libc.so.6";
 
