@@ -1,3 +1,4 @@
+using System.Text.Json;
 using Microsoft.AspNetCore.Diagnostics;
 using OpenSora.ModelFolders;
 
@@ -10,8 +11,11 @@ internal sealed class Errors : IExceptionHandler
     {
         var (status, detail) = exception switch
         {
-            // The inner exception is the reason in the JSON document.
-            BadHttpRequestException bad => (bad.StatusCode, bad.InnerException?.Message ?? bad.Message),
+            BadHttpRequestException { InnerException: JsonException json } bad => (
+                bad.StatusCode,
+                $"The JSON document is invalid at '{json.Path}'. Compare the name and the type of this property with /openapi/v1.json."
+            ),
+            BadHttpRequestException bad => (bad.StatusCode, bad.Message),
             InvalidModelException => (StatusCodes.Status503ServiceUnavailable, $"The model could not be loaded. {exception.Message}"),
             _ => (StatusCodes.Status500InternalServerError, "The server failed. Its log has the details."),
         };
