@@ -57,7 +57,9 @@ public sealed class PageTests : IAsyncLifetime
 
         async Task CheckAsync(string state)
         {
-            await page.ScreenshotAsync(new() { Path = Path.Combine(Screenshots, $"{device}-{scheme}-{state}.png"), Animations = ScreenshotAnimations.Disabled });
+            await page.ScreenshotAsync(
+                new() { Path = Path.Combine(Screenshots, $"{device}-{scheme}-{state}.png"), Animations = ScreenshotAnimations.Disabled }
+            );
             (await page.EvaluateAsync<bool>("document.documentElement.scrollWidth <= innerWidth")).ShouldBeTrue("The page scrolls sideways.");
             var violations = (await page.RunAxe()).Violations;
             violations.Select(each => $"{each.Id}: {string.Join(", ", each.Nodes.Select(node => node.Html))}").ShouldBeEmpty();

@@ -57,7 +57,14 @@ public class ApiTests
     public async Task The_bundled_model_makes_a_video()
     {
         await using var studio = await RunningStudio.StartAsync(isReal: true);
-        var response = await studio.PostAsync(new { prompt = "a goat", frames = 8, steps = 1 });
+        var response = await studio.PostAsync(
+            new
+            {
+                prompt = "a goat",
+                frames = 8,
+                steps = 1,
+            }
+        );
         var job = await studio.FinishAsync((await RunningStudio.ReadAsync<JobView>(response)).Id);
         (job.Status, job.Error).ShouldBe((JobStatus.Succeeded, null));
         (job.Result!.Frames, job.Result.Width, job.Result.Model).ShouldBe((8, 128, "stickers"));

@@ -27,7 +27,15 @@ public sealed class RestartTests : IDisposable
             using var user = RunningStudio.NewUser(address.ToString());
             foreach (var prompt in new[] { "a goat", "a rocket", "a red apple" })
             {
-                var answer = await user.PostAsJsonAsync("/api/jobs", new { prompt, frames = 8, steps = 6 });
+                var answer = await user.PostAsJsonAsync(
+                    "/api/jobs",
+                    new
+                    {
+                        prompt,
+                        frames = 8,
+                        steps = 6,
+                    }
+                );
                 jobs.Add(await RunningStudio.ReadAsync<JobView>(answer.EnsureSuccessStatusCode()));
             }
 
@@ -123,17 +131,13 @@ public sealed class RestartTests : IDisposable
         using var store = Open();
         store.Add(id, "me", new JobSettings { Prompt = "a goat" });
         var started = 0;
-        Parallel.For(
-            0,
-            16,
-            _ =>
+        Parallel.For(0, 16, _ =>
+        {
+            if (store.TryStart(id) is not null)
             {
-                if (store.TryStart(id) is not null)
-                {
-                    Interlocked.Increment(ref started);
-                }
+                Interlocked.Increment(ref started);
             }
-        );
+        });
         started.ShouldBe(1);
     }
 
@@ -155,7 +159,9 @@ public sealed class RestartTests : IDisposable
     // Read while the process has the folder, so not with a store.
     private string Owner(Guid id)
     {
-        using var connection = new Microsoft.Data.Sqlite.SqliteConnection($"Data Source={Path.Combine(_folder, "jobs.db")};Mode=ReadOnly;Pooling=false");
+        using var connection = new Microsoft.Data.Sqlite.SqliteConnection(
+            $"Data Source={Path.Combine(_folder, "jobs.db")};Mode=ReadOnly;Pooling=false"
+        );
         connection.Open();
         using var command = connection.CreateCommand();
         command.CommandText = $"SELECT owner FROM jobs WHERE id = '{id}'";

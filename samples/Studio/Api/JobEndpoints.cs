@@ -43,10 +43,7 @@ internal static class JobEndpoints
             .Produces<JobView>()
             .ProducesProblem(StatusCodes.Status409Conflict)
             .Submits();
-        jobs.MapGet("/", List)
-            .WithName("ListJobs")
-            .WithSummary("Lists and searches the user's jobs, the latest first")
-            .ProducesValidationProblem();
+        jobs.MapGet("/", List).WithName("ListJobs").WithSummary("Lists and searches the user's jobs, the latest first").ProducesValidationProblem();
         jobs.MapGet("/{id:guid}", Get).WithName("GetJob").WithSummary("Gets a job").ProducesProblem(StatusCodes.Status404NotFound);
         jobs.MapPost("/{id:guid}/cancel", CancelAsync)
             .WithName("CancelJob")
@@ -203,7 +200,13 @@ internal static class JobEndpoints
         }
 
         return job.Status == JobStatus.Succeeded && System.IO.File.Exists(path)
-            ? TypedResults.PhysicalFile(path, type, download, new DateTimeOffset(System.IO.File.GetLastWriteTimeUtc(path)), enableRangeProcessing: true)
+            ? TypedResults.PhysicalFile(
+                path,
+                type,
+                download,
+                new DateTimeOffset(System.IO.File.GetLastWriteTimeUtc(path)),
+                enableRangeProcessing: true
+            )
             : TypedResults.Problem("This job does not have a video.", statusCode: StatusCodes.Status404NotFound);
     }
 

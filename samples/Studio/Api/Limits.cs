@@ -29,39 +29,32 @@ internal static class Limits
                     limiter.OnRejected = RefuseAsync;
                     limiter.AddPolicy(Api, context => PerMinute(context, 1200));
                     limiter.AddPolicy(Submit, context => PerMinute(context, options.Value.MaxRequestsPerMinute));
-                    limiter.AddPolicy(
-                        Events,
-                        context =>
-                            RateLimitPartition.GetConcurrencyLimiter(
-                                context.GetClient(),
-                                _ => new ConcurrencyLimiterOptions { PermitLimit = 50, QueueLimit = 0 }
-                            )
+                    limiter.AddPolicy(Events, context =>
+                        RateLimitPartition.GetConcurrencyLimiter(context.GetClient(), _ => new ConcurrencyLimiterOptions
+                        {
+                            PermitLimit = 50,
+                            QueueLimit = 0,
+                        })
                     );
                 }
             );
     }
 
     private static RateLimitPartition<string> PerMinute(HttpContext context, int limit) =>
-        RateLimitPartition.GetSlidingWindowLimiter(
-            context.GetClient(),
-            _ => new SlidingWindowRateLimiterOptions
-            {
-                PermitLimit = limit,
-                Window = TimeSpan.FromMinutes(1),
-                SegmentsPerWindow = 6,
-                QueueLimit = 0,
-            }
-        );
+        RateLimitPartition.GetSlidingWindowLimiter(context.GetClient(), _ => new SlidingWindowRateLimiterOptions
+        {
+            PermitLimit = limit,
+            Window = TimeSpan.FromMinutes(1),
+            SegmentsPerWindow = 6,
+            QueueLimit = 0,
+        });
 
     private static async ValueTask RefuseAsync(OnRejectedContext refused, CancellationToken cancellationToken)
     {
         var wait = refused.Lease.TryGetMetadata(MetadataName.RetryAfter, out var after) ? after : TimeSpan.FromSeconds(10);
         refused.HttpContext.Response.Headers.RetryAfter = Math.Ceiling(wait.TotalSeconds).ToString(CultureInfo.InvariantCulture);
         await TypedResults
-            .Problem(
-                $"Too many requests. Try again in {Math.Ceiling(wait.TotalSeconds)} seconds.",
-                statusCode: StatusCodes.Status429TooManyRequests
-            )
+            .Problem($"Too many requests. Try again in {Math.Ceiling(wait.TotalSeconds)} seconds.", statusCode: StatusCodes.Status429TooManyRequests)
             .ExecuteAsync(refused.HttpContext);
     }
 }

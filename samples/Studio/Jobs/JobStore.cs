@@ -27,8 +27,7 @@ internal enum AddOutcome
 /// callers cannot both make it.</summary>
 internal sealed class JobStore : IDisposable
 {
-    private const string Columns =
-        "number, id, owner, settings, seed, status, created, started, finished, attempts, cancel_requested, error, result";
+    private const string Columns = "number, id, owner, settings, seed, status, created, started, finished, attempts, cancel_requested, error, result";
 
     private static readonly JsonSerializerOptions Json = JsonSerializerOptions.Web;
 
@@ -239,11 +238,7 @@ internal sealed class JobStore : IDisposable
     public bool Delete(Guid id)
     {
         using var connection = Open();
-        using var command = Command(
-            connection,
-            "DELETE FROM jobs WHERE id = $id AND status NOT IN ('queued', 'running')",
-            [("$id", id.ToString())]
-        );
+        using var command = Command(connection, "DELETE FROM jobs WHERE id = $id AND status NOT IN ('queued', 'running')", [("$id", id.ToString())]);
         if (command.ExecuteNonQuery() == 0)
         {
             return false;
