@@ -174,10 +174,10 @@ public sealed class PageTests : IAsyncLifetime
         var context = await _browser.NewContextAsync(
             new()
             {
-                ViewportSize = device == "phone" ? new() { Width = 390, Height = 844 } : new() { Width = 1280, Height = 860 },
-                HasTouch = device == "phone",
-                IsMobile = device == "phone",
-                ColorScheme = scheme == "dark" ? ColorScheme.Dark : ColorScheme.Light,
+                ViewportSize = device is "phone" ? new() { Width = 390, Height = 844 } : new() { Width = 1280, Height = 860 },
+                HasTouch = device is "phone",
+                IsMobile = device is "phone",
+                ColorScheme = scheme is "dark" ? ColorScheme.Dark : ColorScheme.Light,
                 ReducedMotion = ReducedMotion.Reduce,
             }
         );

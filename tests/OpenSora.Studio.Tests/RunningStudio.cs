@@ -122,7 +122,7 @@ internal sealed class RunningStudio : IAsyncDisposable
     {
         using var limit = new CancellationTokenSource(TimeSpan.FromMinutes(4));
         await using var stream = await user.GetStreamAsync(address, limit.Token);
-        var events = SseParser.Create(stream, (_, data) => JsonSerializer.Deserialize<JobView?>(data, Json));
+        var events = SseParser.Create(stream, (type, data) => type is "job" ? JsonSerializer.Deserialize<JobView>(data, Json) : null);
         await foreach (var each in events.EnumerateAsync(limit.Token))
         {
             yield return (each.EventType, each.Data);

@@ -58,7 +58,7 @@ internal sealed class JobEvents
         {
             while (true)
             {
-                await _changed.WaitAsync(interval, cancellationToken);
+                var isSignaled = await _changed.WaitAsync(interval, cancellationToken);
                 List<JobView> changes;
                 lock (_changes)
                 {
@@ -66,7 +66,11 @@ internal sealed class JobEvents
                     _changes.Clear();
                 }
 
-                yield return changes;
+                // A signal can be left over from a change that the last batch included.
+                if (changes.Count > 0 || !isSignaled)
+                {
+                    yield return changes;
+                }
             }
         }
 
