@@ -183,10 +183,44 @@ public class ApiTests
 
         seen.ShouldAllBe(id => id == mine.Id);
         (await other.GetAsync($"/api/jobs/{theirs.Id}")).StatusCode.ShouldBe(HttpStatusCode.OK);
-        var actions = new[] { "", "/video", "/poster", "/events" }.Select(path => studio.Client.GetAsync($"/api/jobs/{theirs.Id}{path}"));
+        var actions = new[] { "", "/video", "/poster", "/preview", "/events" }.Select(path => studio.Client.GetAsync($"/api/jobs/{theirs.Id}{path}"));
         (await Task.WhenAll(actions)).ShouldAllBe(answer => answer.StatusCode == HttpStatusCode.NotFound);
         (await studio.Client.PostAsync($"/api/jobs/{theirs.Id}/cancel", null)).StatusCode.ShouldBe(HttpStatusCode.NotFound);
         (await studio.Client.DeleteAsync($"/api/jobs/{theirs.Id}")).StatusCode.ShouldBe(HttpStatusCode.NotFound);
+    }
+
+    [Fact]
+    public async Task A_preview_can_be_read_while_the_job_runs()
+    {
+        await using var studio = await RunningStudio.StartAsync();
+        var id = (await studio.SubmitAsync("hold it")).Id;
+        (await studio.HoldAsync(id)).Progress!.PreviewUrl.ShouldBeNull();
+        var address = $"/api/jobs/{id}/preview";
+        (await studio.Client.GetAsync(address)).StatusCode.ShouldBe(HttpStatusCode.NotFound);
+
+        var jobs = studio.Services.GetRequiredService<JobService>();
+        jobs.ShowProgress(id, new(GenerationStage.Denoising, 13, 20, null, 0.6), new("picture"u8.ToArray(), "image/jpeg"));
+        jobs.ShowProgress(id, new(GenerationStage.Denoising, 14, 20, null, 0.65));
+        var progress = (await studio.GetAsync(id)).Progress!;
+        (progress.Step, progress.PreviewUrl).ShouldBe((14, address + "?step=13"));
+        var preview = await studio.Client.GetAsync(progress.PreviewUrl);
+        preview.Content.Headers.ContentType!.MediaType.ShouldBe("image/jpeg");
+        (await preview.Content.ReadAsStringAsync()).ShouldBe("picture");
+
+        studio.Fake.Release();
+        await studio.FinishAsync(id);
+        (await studio.Client.GetAsync(address)).StatusCode.ShouldBe(HttpStatusCode.NotFound);
+    }
+
+    [Fact]
+    public async Task Every_change_of_a_job_increases_its_revision()
+    {
+        await using var studio = await RunningStudio.StartAsync();
+        var submitted = await studio.SubmitAsync("hold it");
+        var running = await studio.HoldAsync(submitted.Id);
+        await studio.Client.PostAsync($"/api/jobs/{submitted.Id}/cancel", null); // the request and its effect are two changes
+        var canceled = await studio.FinishAsync(submitted.Id);
+        new[] { submitted, running, canceled }.Select(job => job.Revision).ShouldBe([0, 1, 3]);
     }
 
     [Fact]
@@ -315,7 +349,7 @@ public class ApiTests
             from method in endpoint.Metadata.GetMetadata<HttpMethodMetadata>()!.HttpMethods
             select $"{method} {route}";
         operations.Keys.Order().ShouldBe(routes.Order());
-        operations.Count.ShouldBe(11);
+        operations.Count.ShouldBe(12);
         operations.Values.ShouldAllBe(operation => operation.GetProperty("summary").GetString() != "");
         var settings = document.GetProperty("components").GetProperty("schemas").GetProperty("JobSettings");
         settings.GetProperty("required").EnumerateArray().Select(name => name.GetString()).ShouldBe(["prompt"]);

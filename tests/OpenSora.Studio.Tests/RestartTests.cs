@@ -15,39 +15,38 @@ public sealed class RestartTests : IDisposable
 
     public void Dispose() => Directory.Delete(_folder, recursive: true);
 
-    [Fact]
-    public async Task Killing_the_process_in_the_middle_of_three_jobs_loses_none()
+    [Theory]
+    [InlineData(1)]
+    [InlineData(3)]
+    public async Task Killing_the_process_in_the_middle_of_three_jobs_loses_none(int workers)
     {
         List<JobView> jobs = [];
-        Uri address;
         string cookie;
-        using (var first = await StudioProcess.StartAsync(_folder))
+        using (var first = await StudioProcess.StartAsync(_folder, workers))
         {
-            address = first.Address;
-            using var user = RunningStudio.NewUser(address.ToString());
+            using var user = RunningStudio.NewUser(first.Address.ToString());
             foreach (var prompt in new[] { "a goat", "a rocket", "a red apple" })
             {
-                var answer = await user.PostAsJsonAsync(
-                    "/api/jobs",
-                    new
-                    {
-                        prompt,
-                        frames = 8,
-                        steps = 6,
-                    }
-                );
-                jobs.Add(await RunningStudio.ReadAsync<JobView>(answer.EnsureSuccessStatusCode()));
+                jobs.Add(await SubmitAsync(user, prompt));
             }
 
-            await RunningStudio.WaitAsync(user, jobs[0].Id, job => job.Progress is { Stage: GenerationStage.Denoising, Step: > 0 });
+            await Task.WhenAll(
+                jobs.Take(workers)
+                    .Select(job => RunningStudio.WaitAsync(user, job.Id, each => each.Progress is { Stage: GenerationStage.Denoising, Step: > 0 }))
+            );
+
             cookie = "studio-user=" + Owner(jobs[0].Id)["browser:".Length..];
             first.Kill();
         }
 
-        Status(jobs[0].Id).ShouldBe(JobStatus.Running); // it was killed in the middle
-        Status(jobs[2].Id).ShouldBe(JobStatus.Queued);
+        // It was killed in the middle.
+        var interrupted =
+            workers == 1 ? new[] { JobStatus.Running, JobStatus.Queued, JobStatus.Queued } : [.. Enumerable.Repeat(JobStatus.Running, 3)];
+        jobs.Select(job => Status(job.Id)).ShouldBe(interrupted);
+        var leftOver = Path.Combine(_folder, "videos", $"{jobs[0].Id}.mp4.{Guid.NewGuid():N}.tmp");
+        await File.WriteAllTextAsync(leftOver, "half of a video");
 
-        using var second = await StudioProcess.StartAsync(_folder);
+        using var second = await StudioProcess.StartAsync(_folder, workers);
         using var again = new HttpClient { BaseAddress = second.Address, DefaultRequestHeaders = { { "Cookie", cookie } } };
         foreach (var job in jobs)
         {
@@ -58,6 +57,15 @@ public sealed class RestartTests : IDisposable
 
         var history = await RunningStudio.ReadAsync<JobPage>(await again.GetAsync("/api/jobs"));
         history.Jobs.Select(job => job.Id).ShouldBe(jobs.Select(job => job.Id).Reverse());
+        File.Exists(leftOver).ShouldBeFalse();
+
+        // The interrupted job made the video that it would have made without the interruption.
+        var repeated = await SubmitAsync(again, "a goat", jobs[0].Seed);
+        await RunningStudio.WaitAsync(again, repeated.Id, each => each.Finished is not null);
+        var (poster, expected) = (File.ReadAllBytes(Poster(jobs[0])), File.ReadAllBytes(Poster(repeated)));
+        poster.ShouldBe(expected);
+
+        string Poster(JobView job) => Path.Combine(_folder, "videos", $"{job.Id}.png");
     }
 
     [Fact]
@@ -148,6 +156,21 @@ public sealed class RestartTests : IDisposable
         Should.Throw<InvalidOperationException>(Open).Message.ShouldContain("is in use by another process");
     }
 
+    private static async Task<JobView> SubmitAsync(HttpClient user, string prompt, long? seed = null)
+    {
+        var answer = await user.PostAsJsonAsync(
+            "/api/jobs",
+            new
+            {
+                prompt,
+                seed,
+                frames = 1,
+                steps = 24, // so that none ends before all have begun
+            }
+        );
+        return await RunningStudio.ReadAsync<JobView>(answer.EnsureSuccessStatusCode());
+    }
+
     private JobStore Open() => new(Options.Create(new StudioOptions { DataFolder = _folder }));
 
     private JobStatus Status(Guid id)
@@ -177,7 +200,7 @@ public sealed class RestartTests : IDisposable
 
         public Uri Address { get; }
 
-        public static async Task<StudioProcess> StartAsync(string folder)
+        public static async Task<StudioProcess> StartAsync(string folder, int workers)
         {
             // From tests/OpenSora.Studio.Tests/bin/Release/net10.0 to the program with the same configuration.
             var output = new DirectoryInfo(AppContext.BaseDirectory);
@@ -185,7 +208,9 @@ public sealed class RestartTests : IDisposable
             var program = Path.Combine(root, "samples", "Studio", "bin", output.Parent!.Name, output.Name, "Studio.dll");
             var start = new ProcessStartInfo("dotnet", [program]) { UseShellExecute = false, RedirectStandardOutput = true };
             start.Environment["Studio__DataFolder"] = folder;
+            start.Environment["Studio__Workers"] = $"{workers}";
             start.Environment["ASPNETCORE_URLS"] = "";
+            start.Environment["OMP_NUM_THREADS"] = "1"; // the frames are too small for more
             start.Environment["Urls"] = "http://127.0.0.1:0";
             var process = Process.Start(start)!;
             while (await process.StandardOutput.ReadLineAsync() is { } line)

@@ -6,6 +6,8 @@ namespace OpenSora.Studio.Api;
 /// <summary>A job: one video to generate, its state and its result.</summary>
 /// <param name="Id">The identifier.</param>
 /// <param name="Number">The position in the order of submission.</param>
+/// <param name="Revision">The number of changes of the job, not counting changes of its progress. Of two views of a job, the one with the lower
+/// number is out of date.</param>
 /// <param name="Status">The state.</param>
 /// <param name="Settings">The settings as submitted.</param>
 /// <param name="Seed">The seed that the video is generated with.</param>
@@ -22,6 +24,7 @@ namespace OpenSora.Studio.Api;
 public sealed record JobView(
     Guid Id,
     long Number,
+    long Revision,
     JobStatus Status,
     JobSettings Settings,
     long Seed,
@@ -43,6 +46,7 @@ public sealed record JobView(
         return new(
             job.Id,
             job.Number,
+            job.Revision,
             job.Status,
             job.Settings,
             job.Seed,
@@ -66,7 +70,8 @@ public sealed record JobView(
 /// <param name="Steps">The number of steps of the stage.</param>
 /// <param name="RemainingSeconds">The estimated time until the end of the stage, in seconds; null if unknown.</param>
 /// <param name="Fraction">The estimated completed fraction of the whole job, from 0 to 1.</param>
-public sealed record JobProgress(GenerationStage Stage, int Step, int Steps, double? RemainingSeconds, double Fraction)
+/// <param name="PreviewUrl">The address of a picture of the unfinished video, which changes with the picture; null if there is none.</param>
+public sealed record JobProgress(GenerationStage Stage, int Step, int Steps, double? RemainingSeconds, double Fraction, string? PreviewUrl = null)
 {
     internal static JobProgress Of(GenerationProgress progress)
     {

@@ -70,6 +70,11 @@ internal static class JobEndpoints
             .WithName("GetPoster")
             .WithSummary("Gets the first frame of the finished video as a PNG file")
             .Produces(StatusCodes.Status200OK, contentType: "image/png");
+        files
+            .MapGet("/preview", GetPreview)
+            .WithName("GetPreview")
+            .WithSummary("Gets the latest picture of an unfinished video as a PNG or JPEG file")
+            .Produces(StatusCodes.Status200OK, contentType: "image/png", additionalContentTypes: "image/jpeg");
 
         var events = api.MapGroup("").WithTags("Events").RequireRateLimiting(Limits.Events);
         events
@@ -191,6 +196,18 @@ internal static class JobEndpoints
 
     private static Results<PhysicalFileHttpResult, ProblemHttpResult> GetPoster(Guid id, HttpContext context, JobService jobs, JobStore store) =>
         File(jobs.Find(id, context.GetUser()), store.PosterPath(id), "image/png", null);
+
+    private static Results<FileContentHttpResult, ProblemHttpResult> GetPreview(Guid id, HttpContext context, JobService jobs)
+    {
+        if (jobs.Find(id, context.GetUser()) is null)
+        {
+            return NotFound();
+        }
+
+        return jobs.FindPreview(id) is { } preview
+            ? TypedResults.Bytes(preview.Bytes, preview.ContentType)
+            : TypedResults.Problem("This job does not have a preview.", statusCode: StatusCodes.Status404NotFound);
+    }
 
     private static Results<PhysicalFileHttpResult, ProblemHttpResult> File(Job? job, string path, string type, string? download)
     {

@@ -97,6 +97,9 @@ internal sealed record Job(long Number, Guid Id, string Owner, JobSettings Setti
     /// <summary>Indicates whether the user canceled the job while it was running.</summary>
     public bool CancelRequested { get; init; }
 
+    /// <summary>The number of changes of the job. A change of the progress does not count.</summary>
+    public long Revision { get; init; }
+
     public string? Error { get; init; }
 
     public JobResult? Result { get; init; }

@@ -52,6 +52,28 @@ internal sealed class JobService(JobStore store, IJobQueue queue, JobEvents even
             job.Status == JobStatus.Running && _running.TryGetValue(job.Id, out var running) ? running.Progress : null
         );
 
+    /// <summary>Gets the latest preview of a running job; null if there is none.</summary>
+    public Preview? FindPreview(Guid id) => _running.TryGetValue(id, out var running) ? running.Preview : null;
+
+    /// <summary>Shows the progress of a running job.</summary>
+    /// <param name="id">The job.</param>
+    /// <param name="progress">The progress.</param>
+    /// <param name="preview">A picture of the unfinished video; null to keep the last one.</param>
+    public void ShowProgress(Guid id, JobProgress progress, Preview? preview = null)
+    {
+        if (_running.TryGetValue(id, out var running))
+        {
+            if (preview is not null)
+            {
+                running.Preview = preview;
+                running.PreviewUrl = $"/api/jobs/{id}/preview?step={progress.Step}"; // a new address for each picture
+            }
+
+            running.Progress = progress with { PreviewUrl = running.PreviewUrl };
+            Publish(id);
+        }
+    }
+
     /// <summary>Publishes the current state of a job. The lock keeps states in order.</summary>
     public void Publish(Guid id)
     {
@@ -89,6 +111,11 @@ internal sealed class JobService(JobStore store, IJobQueue queue, JobEvents even
         }
     }
 
+    /// <summary>A picture of an unfinished video.</summary>
+    /// <param name="Bytes">The file.</param>
+    /// <param name="ContentType">The type of the file, such as image/png.</param>
+    internal sealed record Preview(ReadOnlyMemory<byte> Bytes, string ContentType);
+
     /// <summary>A job that a worker runs: its cancellation and its progress.</summary>
     internal sealed class RunningJob(CancellationToken stopping) : IDisposable
     {
@@ -97,6 +124,10 @@ internal sealed class JobService(JobStore store, IJobQueue queue, JobEvents even
         public CancellationToken CancellationToken => _cancel.Token;
 
         public JobProgress? Progress { get; set; }
+
+        public Preview? Preview { get; set; }
+
+        public string? PreviewUrl { get; set; }
 
         public Task CancelAsync()
         {

@@ -27,7 +27,8 @@ internal enum AddOutcome
 /// callers cannot both make it.</summary>
 internal sealed class JobStore : IDisposable
 {
-    private const string Columns = "number, id, owner, settings, seed, status, created, started, finished, attempts, cancel_requested, error, result";
+    private const string Columns =
+        "number, id, owner, settings, seed, status, created, started, finished, attempts, cancel_requested, error, result, revision";
 
     private static readonly JsonSerializerOptions Json = JsonSerializerOptions.Web;
 
@@ -71,7 +72,8 @@ internal sealed class JobStore : IDisposable
                 attempts INTEGER NOT NULL DEFAULT 0,
                 cancel_requested INTEGER NOT NULL DEFAULT 0,
                 error TEXT,
-                result TEXT
+                result TEXT,
+                revision INTEGER NOT NULL DEFAULT 0
             ) STRICT;
             CREATE INDEX IF NOT EXISTS jobs_of_owner ON jobs (owner, number);
             CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, number);
@@ -177,7 +179,7 @@ internal sealed class JobStore : IDisposable
     /// <returns>The job; null if it is not queued, because it was canceled or another worker has it.</returns>
     public Job? TryStart(Guid id) =>
         Change(
-            "SET status = 'running', started = $now, attempts = attempts + 1 WHERE id = $id AND status = 'queued'",
+            "status = 'running', started = $now, attempts = attempts + 1 WHERE id = $id AND status = 'queued'",
             ("$id", id.ToString()),
             ("$now", Now())
         );
@@ -185,7 +187,7 @@ internal sealed class JobStore : IDisposable
     /// <summary>Changes a running job to a final status.</summary>
     public Job? Finish(Guid id, JobStatus status, JobResult? result = null, string? error = null) =>
         Change(
-            "SET status = $status, finished = $now, result = $result, error = $error WHERE id = $id AND status = 'running'",
+            "status = $status, finished = $now, result = $result, error = $error WHERE id = $id AND status = 'running'",
             ("$id", id.ToString()),
             ("$status", Name(status)),
             ("$now", Now()),
@@ -198,9 +200,9 @@ internal sealed class JobStore : IDisposable
     public Job? RequestCancel(Guid id) =>
         Change(
             """
-            SET cancel_requested = 1,
-                finished = CASE status WHEN 'queued' THEN $now ELSE NULL END,
-                status = CASE status WHEN 'queued' THEN 'canceled' ELSE status END
+            cancel_requested = 1,
+            finished = CASE status WHEN 'queued' THEN $now ELSE NULL END,
+            status = CASE status WHEN 'queued' THEN 'canceled' ELSE status END
             WHERE id = $id AND status IN ('queued', 'running')
             """,
             ("$id", id.ToString()),
@@ -209,7 +211,7 @@ internal sealed class JobStore : IDisposable
 
     /// <summary>Puts a running job back, because the application is stopping. The attempt does not count.</summary>
     public Job? Requeue(Guid id) =>
-        Change("SET status = 'queued', started = NULL, attempts = attempts - 1 WHERE id = $id AND status = 'running'", ("$id", id.ToString()));
+        Change("status = 'queued', started = NULL, attempts = attempts - 1 WHERE id = $id AND status = 'running'", ("$id", id.ToString()));
 
     /// <summary>Puts the jobs back that were running when the last process ended. A job that was canceled stays so, and one that was interrupted too
     /// often fails, because it may be what ended the process.</summary>
@@ -219,18 +221,27 @@ internal sealed class JobStore : IDisposable
         using var transaction = connection.BeginTransaction(deferred: false);
         Execute(
             connection,
-            "UPDATE jobs SET status = 'canceled', finished = $now WHERE status = 'running' AND cancel_requested = 1",
+            "UPDATE jobs SET revision = revision + 1, status = 'canceled', finished = $now WHERE status = 'running' AND cancel_requested = 1",
             ("$now", Now())
         );
         Execute(
             connection,
-            "UPDATE jobs SET status = 'failed', finished = $now, error = $error WHERE status = 'running' AND attempts >= $attempts",
+            "UPDATE jobs SET revision = revision + 1, status = 'failed', finished = $now, error = $error WHERE status = 'running' AND attempts >= $attempts",
             ("$now", Now()),
             ("$attempts", _options.MaxAttempts),
             ("$error", $"The server stopped {_options.MaxAttempts} times while it generated this video. Try smaller settings.")
         );
-        Execute(connection, "UPDATE jobs SET status = 'queued', started = NULL WHERE status = 'running'");
+        Execute(connection, "UPDATE jobs SET revision = revision + 1, status = 'queued', started = NULL WHERE status = 'running'");
         transaction.Commit();
+
+        // Videos that were being written are written again under other temporary names.
+        foreach (var file in Directory.EnumerateFiles(Path.Combine(Folder, "videos"), "*.tmp"))
+        {
+            if (Guid.TryParse(Path.GetFileName(file).Split('.')[0], out _))
+            {
+                File.Delete(file);
+            }
+        }
     }
 
     /// <summary>Deletes a finished job and its files.</summary>
@@ -273,7 +284,7 @@ internal sealed class JobStore : IDisposable
     private Job? Change(string change, params (string Name, object? Value)[] parameters)
     {
         using var connection = Open();
-        using var command = Command(connection, $"UPDATE jobs {change} RETURNING {Columns}", parameters);
+        using var command = Command(connection, $"UPDATE jobs SET revision = revision + 1, {change} RETURNING {Columns}", parameters);
         return Read(command).SingleOrDefault();
     }
 
@@ -336,6 +347,7 @@ internal sealed class JobStore : IDisposable
                     CancelRequested = row.GetInt32(10) != 0,
                     Error = row.IsDBNull(11) ? null : row.GetString(11),
                     Result = row.IsDBNull(12) ? null : JsonSerializer.Deserialize<JobResult>(row.GetString(12), Json),
+                    Revision = row.GetInt64(13),
                 }
             );
         }

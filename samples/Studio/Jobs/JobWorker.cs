@@ -69,11 +69,7 @@ internal sealed partial class JobWorker(
 
     private async Task GenerateAsync(Job job, JobService.RunningJob running, CancellationToken stopping)
     {
-        var progress = new Progress(p =>
-        {
-            running.Progress = JobProgress.Of(p);
-            jobs.Publish(job.Id);
-        });
+        var progress = new Progress(p => jobs.ShowProgress(job.Id, JobProgress.Of(p))); // which also takes a preview
         var cancellationToken = running.CancellationToken;
         try
         {

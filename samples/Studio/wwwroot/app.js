@@ -15,6 +15,9 @@ const icons = {
   failed: '<svg viewBox="0 0 48 48" aria-hidden="true"><path d="M24 7 44 41H4Z"/><path d="M24 19v10m0 6v.1"/></svg>',
 };
 
+const actionNames = { cancel: "Cancel", repeat: "Edit and repeat", download: "Download", delete: "Delete" };
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+
 let model = null;
 let next = null; // the cursor of the next page of the history
 let listing = 0; // the number of the latest listing; answers of older ones are ignored
@@ -166,6 +169,7 @@ $("form").addEventListener("submit", async (event) => {
     pending = null;
     clearFilters();
     showJob(job, true);
+    cards.get(job.id).element.scrollIntoView({ block: "nearest", behavior: reducedMotion.matches ? "auto" : "smooth" });
     announce(`${job.settings.prompt}: waiting`);
   } catch (problem) {
     if (problem.status) {
@@ -275,6 +279,9 @@ function showJob(job, isNew = false) {
     $("jobs").insertBefore(element, after ?? null);
   }
   const before = card.job;
+  if (before && isOlder(job, before)) {
+    return; // an answer that an event has overtaken
+  }
   card.job = job;
   render(card.element, job, before);
   if (before && before.status !== job.status) {
@@ -282,6 +289,9 @@ function showJob(job, isNew = false) {
   }
   showEmpty();
 }
+
+const isOlder = (job, other) =>
+  job.revision < other.revision || (job.revision === other.revision && (job.progress?.fraction ?? 0) < (other.progress?.fraction ?? 0));
 
 function render(element, job, before) {
   const part = (name) => element.querySelector(name);
@@ -300,9 +310,17 @@ function render(element, job, before) {
   const media = part(".media");
   if (status === "running") {
     if (!media.querySelector(".percent")) {
-      media.replaceChildren(Object.assign(document.createElement("span"), { className: "percent", ariaHidden: "true" }));
+      media.replaceChildren(
+        Object.assign(document.createElement("img"), { className: "preview", alt: "", hidden: true }),
+        Object.assign(document.createElement("span"), { className: "percent", ariaHidden: "true" }),
+      );
     }
-    media.firstChild.textContent = `${Math.round((progress?.fraction ?? 0) * 100)} %`;
+    media.lastChild.textContent = `${Math.round((progress?.fraction ?? 0) * 100)} %`;
+    const preview = progress?.previewUrl;
+    if (preview && media.firstChild.getAttribute("src") !== preview) {
+      media.firstChild.src = preview;
+      media.firstChild.hidden = false;
+    }
   } else if (before?.status !== status) {
     media.replaceChildren();
     if (job.videoUrl) {
@@ -343,16 +361,28 @@ function render(element, job, before) {
     part(".download").href = `${job.videoUrl}?download=true`;
     part(".download").download = `${settings.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60)}-${job.seed}.mp4`;
   }
-  for (const name of ["cancel", "repeat", "download", "delete"]) {
-    part(`.${name}`).setAttribute("aria-label", `${part(`.${name}`).textContent}: ${settings.prompt}`);
+  for (const [name, label] of Object.entries(actionNames)) {
+    part(`.${name}`).setAttribute("aria-label", `${label}: ${settings.prompt}`);
   }
 }
 
 function createVideo(job) {
   const video = document.createElement("video");
-  Object.assign(video, { src: job.videoUrl, poster: job.posterUrl, loop: true, muted: true, controls: true, playsInline: true, preload: "metadata" });
+  Object.assign(video, {
+    src: job.videoUrl, poster: job.posterUrl, loop: true, muted: true, controls: true, playsInline: true, preload: "none",
+    disablePictureInPicture: true, disableRemotePlayback: true,
+  });
+  video.setAttribute("controlslist", "nodownload noplaybackrate"); // the card has a button that downloads
   video.setAttribute("aria-label", job.settings.prompt);
-  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  video.addEventListener("play", () => delete video.dataset.stopped);
+  video.addEventListener("pause", () => {
+    if (video.dataset.leaving) {
+      delete video.dataset.leaving;
+    } else {
+      video.dataset.stopped = true;
+    }
+  });
+  if (!reducedMotion.matches) {
     visible.observe(video);
   }
   return video;
@@ -361,10 +391,11 @@ function createVideo(job) {
 // Plays the videos that are on the screen, unless the user stopped them.
 const visible = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
-    if (isIntersecting) {
-      target.play().catch(() => {});
-    } else {
+    if (!isIntersecting && !target.paused) {
+      target.dataset.leaving = true;
       target.pause();
+    } else if (isIntersecting && !target.dataset.stopped) {
+      target.play().catch(() => {});
     }
   }
 }, { threshold: 0.25 });
@@ -373,14 +404,14 @@ function describeProgress(progress) {
   if (!progress) {
     return "Starting";
   }
-  const step = progress.stage === "denoising" ? ` ${progress.step} of ${progress.steps}` : "";
-  const time = progress.remainingSeconds > 0.5 ? `, about ${formatTime(progress.remainingSeconds)} left` : "";
+  const step = progress.stage === "denoising" ? `, step ${progress.step} of ${progress.steps}` : "";
+  const time = progress.remainingSeconds > 0.5 ? ` · about ${formatTime(Math.round(progress.remainingSeconds))} left` : "";
   return stageNames[progress.stage] + step + time;
 }
 
 function formatTime(seconds) {
   if (seconds < 10) {
-    return `${Math.max(0.1, seconds).toFixed(1)} s`;
+    return `${Number.isInteger(seconds) ? seconds : Math.max(0.1, seconds).toFixed(1)} s`;
   }
   return seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
 }
