@@ -68,6 +68,8 @@ async function loadModel() {
     $(`${name}-hint`).textContent = range.min === range.max ? `${range.min} only`
       : `${range.min} to ${range.max}` + (range.step > 1 ? `, in steps of ${range.step}` : "");
   }
+  const ratio = model.width.default / model.height.default;
+  document.documentElement.style.setProperty("--ratio", Math.min(16 / 9, Math.max(1, ratio)));
   const fixedSize = model.width.min === model.width.max && model.height.min === model.height.max;
   document.querySelectorAll("[data-size]").forEach((field) => (field.hidden = fixedSize));
   $("guidanceScale").placeholder = model.guidanceScale;
@@ -369,7 +371,7 @@ function render(element, job, before) {
 function createVideo(job) {
   const video = document.createElement("video");
   Object.assign(video, {
-    src: job.videoUrl, poster: job.posterUrl, loop: true, muted: true, controls: true, playsInline: true, preload: "none",
+    preload: "none", src: job.videoUrl, poster: job.posterUrl, loop: true, muted: true, controls: true, playsInline: true,
     disablePictureInPicture: true, disableRemotePlayback: true,
   });
   video.setAttribute("controlslist", "nodownload noplaybackrate"); // the card has a button that downloads
