@@ -91,12 +91,12 @@ public partial class DockerfileTests
     }
 
     // A tag such as 10.0-noble: a version of .NET and of the system.
-    [GeneratedRegex(@"^mcr\.microsoft\.com/dotnet/\w+:\d+\.\d+-[a-z]+( AS \w+)?$")]
+    [GeneratedRegex(@"^mcr\.microsoft\.com/dotnet/\w+:\d+\.\d+-[a-z]+( AS \w+)?$", RegexOptions.None, 1000)]
     private static partial Regex VersionTag();
 
-    [GeneratedRegex(@"http://[^""\s]+")]
+    [GeneratedRegex(@"http://[^""\s]+", RegexOptions.None, 1000)]
     private static partial Regex Address();
 
-    [GeneratedRegex(@"\\\n\s*")]
+    [GeneratedRegex(@"\\\n\s*", RegexOptions.None, 1000)]
     private static partial Regex Continuation();
 }
