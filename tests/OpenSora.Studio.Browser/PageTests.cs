@@ -68,13 +68,13 @@ public sealed class PageTests : IAsyncLifetime
         await Expect(Card(page, "refuse")).ToContainTextAsync("Use fewer frames.");
         await CheckAsync("failed");
 
-        await page.GetByText("Settings", new() { Exact = true }).ClickAsync();
+        await page.Locator("summary").ClickAsync();
         await page.GetByLabel("Frames", new() { Exact = true }).FillAsync("99");
         await GenerateAsync(page, "");
         await Expect(page.GetByText("Describe the video in a few words.")).ToBeVisibleAsync();
         await CheckAsync("problems");
         await page.GetByRole(AriaRole.Button, new() { Name = "Reset the settings" }).ClickAsync();
-        await page.GetByText("Settings", new() { Exact = true }).ClickAsync();
+        await page.Locator("summary").ClickAsync();
 
         await Card(page, "refuse").GetByRole(AriaRole.Button, new() { Name = "Delete" }).ClickAsync();
         await CheckAsync("dialog");
@@ -160,7 +160,7 @@ public sealed class PageTests : IAsyncLifetime
     {
         await using var studio = await RunningStudio.StartAsync();
         var page = await OpenAsync(studio, "desktop", "light");
-        await page.GetByText("Settings", new() { Exact = true }).ClickAsync();
+        await page.Locator("summary").ClickAsync();
         await page.GetByLabel("Frames", new() { Exact = true }).FillAsync("4");
         await GenerateAsync(page, "a goat");
         await Expect(Card(page, "a goat")).ToContainTextAsync("Finished");
@@ -229,7 +229,7 @@ public sealed class PageTests : IAsyncLifetime
         await page.GetByRole(AriaRole.Button, new() { Name = "Generate" }).ClickAsync();
         await Expect(page.GetByLabel("Prompt", new() { Exact = true })).ToBeFocusedAsync();
         await Expect(page.GetByText("Describe the video in a few words.")).ToBeVisibleAsync();
-        await page.GetByText("Settings", new() { Exact = true }).ClickAsync();
+        await page.Locator("summary").ClickAsync();
         await page.GetByLabel("Frames", new() { Exact = true }).FillAsync("99");
         await GenerateAsync(page, "a goat");
         await Expect(page.GetByLabel("Frames", new() { Exact = true })).ToHaveAttributeAsync("aria-invalid", "true");
