@@ -294,8 +294,7 @@ public sealed class PageTests : IAsyncLifetime
     private static ILocator Card(IPage page, string prompt) =>
         page.Locator(".job", new() { HasTextRegex = new Regex(Regex.Escape(prompt), RegexOptions.None, TimeSpan.FromSeconds(1)) });
 
-    private static async Task<Guid> IdAsync(IPage page, string prompt) =>
-        Guid.Parse((await Card(page, prompt).GetAttributeAsync("data-id"))!);
+    private static async Task<Guid> IdAsync(IPage page, string prompt) => Guid.Parse((await Card(page, prompt).GetAttributeAsync("data-id"))!);
 
     // A blurred picture of 64x48 pixels.
     private static async Task<JobService.Preview> PreviewAsync()

@@ -29,7 +29,9 @@ public partial class DockerfileTests
     [Fact]
     public void Copied_files_exist_and_are_in_the_context()
     {
-        var sources = Instructions("COPY").Where(copy => !copy.StartsWith("--from", StringComparison.Ordinal)).SelectMany(copy => copy.Split(' ')[..^1]);
+        var sources = Instructions("COPY")
+            .Where(copy => !copy.StartsWith("--from", StringComparison.Ordinal))
+            .SelectMany(copy => copy.Split(' ')[..^1]);
         var included = File.ReadAllLines(Path.Combine(Root, "samples", "Studio", "Dockerfile.dockerignore"))
             .Where(line => line.StartsWith('!'))
             .Select(line => line[1..])
@@ -46,7 +48,9 @@ public partial class DockerfileTests
         var names = Instructions("ENV").Select(each => each.Split('=')[0]).ToList();
         names.ShouldBe(["Urls", "Studio__DataFolder"]);
         typeof(StudioOptions).GetProperty("DataFolder").ShouldNotBeNull();
-        Instructions("VOLUME").Single().ShouldBe(Instructions("ENV").Single(each => each.StartsWith("Studio__DataFolder", StringComparison.Ordinal)).Split('=')[1]);
+        Instructions("VOLUME")
+            .Single()
+            .ShouldBe(Instructions("ENV").Single(each => each.StartsWith("Studio__DataFolder", StringComparison.Ordinal)).Split('=')[1]);
     }
 
     [Fact]
