@@ -226,7 +226,8 @@ internal sealed class JobStore : IDisposable
         );
         Execute(
             connection,
-            "UPDATE jobs SET revision = revision + 1, status = 'failed', finished = $now, error = $error WHERE status = 'running' AND attempts >= $attempts",
+            "UPDATE jobs SET revision = revision + 1, status = 'failed', finished = $now, error = $error "
+                + "WHERE status = 'running' AND attempts >= $attempts",
             ("$now", Now()),
             ("$attempts", _options.MaxAttempts),
             ("$error", $"The server stopped {_options.MaxAttempts} times while it generated this video. Try smaller settings.")
