@@ -3,6 +3,7 @@
 #   ./build.sh setup            installs ffmpeg if it is missing (Debian and Ubuntu); the only other requirement is the .NET SDK
 #   ./build.sh demo [PROMPT]    generates a video with the bundled model, in out/
 #   ./build.sh test             builds everything and runs all tests
+#   ./build.sh browser         runs the tests of the page of samples/Studio in headless Chromium, which it installs if it is missing (Debian)
 #   ./build.sh golden DIR       compares the library's numbers with recorded ones, one line per case
 #   ./build.sh bench [NAME]     runs the benchmarks
 #   ./build.sh pack             creates the NuGet packages in out/packages/
@@ -87,6 +88,17 @@ case $verb in
     build OpenSora.Lib.sln
     # Few threads, so that results do not depend on the number of cores of the machine.
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} run_tests ;;
+  browser)
+    # Not part of 'test': the package Microsoft.Playwright and Chromium are several hundred megabytes.
+    setup
+    if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+      command -v apt-get >/dev/null || fail "Chromium or Google Chrome is required on the PATH"
+      say "Installing the Debian package chromium"
+      as_root apt-get update -qq
+      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+    fi
+    build tests/OpenSora.Studio.Browser
+    dotnet tests/OpenSora.Studio.Browser/bin/Release/net10.0/OpenSora.Studio.Browser.dll -noColor "$@" ;;
   golden)
     [ $# -ge 1 ] || fail "missing folder. Usage: ./build.sh golden DIR"
     folder=$(realpath "$1"); shift
@@ -106,5 +118,5 @@ case $verb in
     restore_tools
     sdk docfx docfx.json --logLevel Warning --warningsAsErrors
     say "To read it in a browser: dotnet docfx serve out/docs" ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" ;;
 esac

@@ -187,7 +187,11 @@ internal static class FFmpeg
         var options = Options(folder, "ffmpeg", purpose);
         try
         {
-            await processor.CancellableThrough(cancellationToken).ProcessAsynchronously(throwOnError: true, options).ConfigureAwait(false);
+            processor.CancellableThrough(out var stop);
+            await using (cancellationToken.Register(() => Stop(stop)).ConfigureAwait(false))
+            {
+                await processor.ProcessAsynchronously(throwOnError: true, options).ConfigureAwait(false);
+            }
         }
         catch (FFMpegException e)
         {
@@ -196,6 +200,19 @@ internal static class FFmpeg
         catch (Win32Exception e)
         {
             throw FFmpegMissing.Error("ffmpeg", purpose, folder, e);
+        }
+    }
+
+    // The method of FFMpegCore that takes a token keeps the frames as long as the token exists, and lets its exceptions out of Cancel.
+    private static void Stop(Action stop)
+    {
+        try
+        {
+            stop();
+        }
+        catch (IOException)
+        {
+            // ffmpeg is ending already: it has closed the pipe that the command to stop is written to.
         }
     }
 

@@ -76,6 +76,24 @@ public partial class MediaFailureTests
     }
 
     [Fact]
+    public async Task Canceling_while_ffmpeg_is_ending_throws_nothing_at_who_cancels()
+    {
+        using var folder = new TemporaryFolder();
+        await new VideoWriter().WriteAsync(Video, folder["first.mp4"]);
+        var bin = folder.WithFFmpegScript($"exec <&-; echo $$ > '{folder["pid"]}'; exec sleep 1"); // an ending process closes its input
+        using var cancel = new CancellationTokenSource();
+        var writing = new VideoWriter(bin).WriteAsync(Video, folder["a.mp4"], VideoFormat.Mp4, cancel.Token);
+        while (!File.Exists(folder["pid"]))
+        {
+            await Task.Delay(10);
+        }
+
+        await Should.NotThrowAsync(cancel.CancelAsync());
+        await Should.ThrowAsync<OperationCanceledException>(writing);
+        folder.Entries.ShouldBe(["bin", "first.mp4", "pid"]);
+    }
+
+    [Fact]
     public async Task Cancellation_before_the_start_starts_nothing()
     {
         using var folder = new TemporaryFolder();

@@ -1,0 +1,41 @@
+using System.ComponentModel.DataAnnotations;
+
+namespace OpenSora.Studio;
+
+/// <summary>The section <c>Studio</c> of appsettings.json. An environment variable such as <c>Studio__DataFolder</c> overrides a value.</summary>
+internal sealed class StudioOptions
+{
+    /// <summary>The name of the configuration section.</summary>
+    public const string SectionName = "Studio";
+
+    /// <summary>The longest prompt, in characters.</summary>
+    public const int MaxPromptLength = 1000;
+
+    /// <summary>Gets or sets the folder of the database and the videos, relative to the current folder. Only one process can use a folder at a
+    /// time.</summary>
+    [Required]
+    public string DataFolder { get; set; } = "studio-data";
+
+    /// <summary>Gets or sets the number of jobs that run at the same time.</summary>
+    [Range(1, 64)]
+    public int Workers { get; set; } = 1;
+
+    /// <summary>Gets or sets the number of waiting and running jobs that one user can have.</summary>
+    [Range(1, 1000)]
+    public int MaxJobsPerUser { get; set; } = 5;
+
+    /// <summary>Gets or sets the number of waiting and running jobs of all users together.</summary>
+    [Range(1, 100_000)]
+    public int MaxJobs { get; set; } = 100;
+
+    /// <summary>Gets or sets the number of jobs that one client can submit in a minute.</summary>
+    [Range(1, 100_000)]
+    public int MaxRequestsPerMinute { get; set; } = 30;
+
+    /// <summary>Gets or sets how often a job is started before it is marked as failed, if the process ends while it runs.</summary>
+    [Range(1, 100)]
+    public int MaxAttempts { get; set; } = 3;
+
+    /// <summary>Gets or sets the prompts that the page suggests.</summary>
+    public IReadOnlyList<string> Examples { get; set; } = [];
+}
