@@ -54,7 +54,8 @@ public sealed class PageTests : IAsyncLifetime
         await CheckAsync("running");
 
         var jobs = studio.Services.GetRequiredService<JobService>();
-        jobs.ShowProgress(await IdAsync(page, "kite"), new(GenerationStage.Denoising, 15, 20, 5, 0.7), await PreviewAsync());
+        jobs.ShowProgress(await IdAsync(page, "kite"), new(GenerationStage.Denoising, 15, 20, 5, 0.7));
+        jobs.ShowPreview(await IdAsync(page, "kite"), 15, await PreviewAsync());
         await Expect(Card(page, "kite").Locator(".preview")).ToHaveJSPropertyAsync("naturalWidth", 64);
         await CheckAsync("preview");
 

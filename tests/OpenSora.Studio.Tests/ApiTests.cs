@@ -199,7 +199,9 @@ public class ApiTests
         (await studio.Client.GetAsync(address)).StatusCode.ShouldBe(HttpStatusCode.NotFound);
 
         var jobs = studio.Services.GetRequiredService<JobService>();
-        jobs.ShowProgress(id, new(GenerationStage.Denoising, 13, 20, null, 0.6), new("picture"u8.ToArray(), "image/jpeg"));
+        jobs.ShowProgress(id, new(GenerationStage.Denoising, 13, 20, null, 0.6));
+        jobs.ShowPreview(id, 13, new("picture"u8.ToArray(), "image/jpeg"));
+        jobs.ShowPreview(id, 12, new("late"u8.ToArray(), "image/jpeg"));
         jobs.ShowProgress(id, new(GenerationStage.Denoising, 14, 20, null, 0.65));
         var progress = (await studio.GetAsync(id)).Progress!;
         (progress.Step, progress.PreviewUrl).ShouldBe((14, address + "?step=13"));

@@ -95,7 +95,7 @@ public partial class DockerfileTests
     }
 
     // A tag such as 10.0-noble: a version of .NET and of the system.
-    [GeneratedRegex(@"^mcr\.microsoft\.com/dotnet/\w+:\d+\.\d+-[a-z]+( AS \w+)?$", RegexOptions.None, 1000)]
+    [GeneratedRegex(@"^mcr\.microsoft\.com/dotnet/\w+:\d+\.\d+-[a-z]+( AS \w+)?$", RegexOptions.ExplicitCapture, 1000)]
     private static partial Regex VersionTag();
 
     [GeneratedRegex(@"http://[^""\s]+", RegexOptions.None, 1000)]

@@ -58,20 +58,42 @@ internal sealed class JobService(JobStore store, IJobQueue queue, JobEvents even
     /// <summary>Shows the progress of a running job.</summary>
     /// <param name="id">The job.</param>
     /// <param name="progress">The progress.</param>
-    /// <param name="preview">A picture of the unfinished video; null to keep the last one.</param>
-    public void ShowProgress(Guid id, JobProgress progress, Preview? preview = null)
+    public void ShowProgress(Guid id, JobProgress progress)
     {
         if (_running.TryGetValue(id, out var running))
         {
-            if (preview is not null)
+            lock (running.Changing)
             {
-                running.Preview = preview;
-                running.PreviewUrl = $"/api/jobs/{id}/preview?step={progress.Step}"; // a new address for each picture
+                running.Progress = progress with { PreviewUrl = running.Progress?.PreviewUrl };
             }
 
-            running.Progress = progress with { PreviewUrl = running.PreviewUrl };
             Publish(id);
         }
+    }
+
+    /// <summary>Shows what the video of a running job looks like so far.</summary>
+    /// <param name="id">The job.</param>
+    /// <param name="step">The step that the picture belongs to. Pictures that arrive late are ignored.</param>
+    /// <param name="preview">The picture.</param>
+    public void ShowPreview(Guid id, int step, Preview preview)
+    {
+        if (!_running.TryGetValue(id, out var running))
+        {
+            return;
+        }
+
+        lock (running.Changing)
+        {
+            if (running.Progress is null || step <= running.PreviewStep)
+            {
+                return;
+            }
+
+            (running.PreviewStep, running.Preview) = (step, preview);
+            running.Progress = running.Progress with { PreviewUrl = $"/api/jobs/{id}/preview?step={step}" }; // a new address for each picture
+        }
+
+        Publish(id);
     }
 
     /// <summary>Publishes the current state of a job. The lock keeps states in order.</summary>
@@ -127,7 +149,9 @@ internal sealed class JobService(JobStore store, IJobQueue queue, JobEvents even
 
         public Preview? Preview { get; set; }
 
-        public string? PreviewUrl { get; set; }
+        public int PreviewStep { get; set; }
+
+        public Lock Changing { get; } = new();
 
         public Task CancelAsync()
         {

@@ -69,7 +69,14 @@ internal sealed partial class JobWorker(
 
     private async Task GenerateAsync(Job job, JobService.RunningJob running, CancellationToken stopping)
     {
-        var progress = new Progress(p => jobs.ShowProgress(job.Id, JobProgress.Of(p))); // which also takes a preview
+        var progress = new Progress(p =>
+        {
+            jobs.ShowProgress(job.Id, JobProgress.Of(p));
+            if (p.Preview is { } preview)
+            {
+                _ = ShowPreviewAsync(job.Id, p.Step, preview);
+            }
+        });
         var cancellationToken = running.CancellationToken;
         try
         {
@@ -104,6 +111,21 @@ internal sealed partial class JobWorker(
         }
     }
 
+    // A small animated picture, which the browser scales up.
+    private async Task ShowPreviewAsync(Guid id, int step, VideoFrames preview)
+    {
+        try
+        {
+            using var gif = new MemoryStream();
+            await writer.WriteAsync(preview, gif, VideoFormat.Gif);
+            jobs.ShowPreview(id, step, new JobService.Preview(gif.ToArray(), "image/gif"));
+        }
+        catch (Exception e) // a video without previews is better than none
+        {
+            LogNoPreview(e, id);
+        }
+    }
+
     private static VideoRequest Request(Job job) =>
         new()
         {
@@ -116,6 +138,7 @@ internal sealed partial class JobWorker(
             GuidanceScale = job.Settings.GuidanceScale,
             FramesPerSecond = job.Settings.FramesPerSecond,
             Seed = job.Seed,
+            PreviewEvery = 1,
         };
 
     // Users see the messages that the library writes for them, but no internal errors.
@@ -136,6 +159,9 @@ internal sealed partial class JobWorker(
 
     [LoggerMessage(Level = LogLevel.Error, Message = "Job {Id} failed")]
     private partial void LogFailed(Exception e, Guid id);
+
+    [LoggerMessage(Level = LogLevel.Warning, Message = "A preview of job {Id} could not be shown")]
+    private partial void LogNoPreview(Exception e, Guid id);
 
     [LoggerMessage(Level = LogLevel.Error, Message = "Job {Id} could not be run; it is tried again after a restart")]
     private partial void LogLost(Exception e, Guid id);
