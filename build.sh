@@ -5,7 +5,7 @@
 #   ./build.sh test             builds everything and runs all tests
 #   ./build.sh golden DIR       compares the library's numbers with recorded ones, one line per case
 #   ./build.sh bench [NAME]     runs the benchmarks
-#   ./build.sh pack             creates the NuGet packages in out/packages/
+#   ./build.sh pack             creates the NuGet packages in out/packages/ and checks them
 #   ./build.sh docs             creates the documentation with the API reference in out/docs/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -99,8 +99,10 @@ case $verb in
     dotnet benchmarks/OpenSora.Benchmarks/bin/Release/net10.0/OpenSora.Benchmarks.dll "$@" ;;
   pack)
     setup
-    sdk pack OpenSora.Lib.sln -c Release -nodeReuse:false --verbosity quiet -tl:off -o out/packages
-    ls -l out/packages ;;
+    rm -rf out/packages
+    sdk pack OpenSora.Lib.sln -c Release -nodeReuse:false --verbosity quiet -tl:off -p:ContinuousIntegrationBuild=true -o out/packages "$@"
+    ls -l out/packages
+    tests/Packages/check.sh out/packages || fail "the packages are not complete" ;;
   docs)
     rm -rf out/docs out/obj/api
     restore_tools

@@ -11,8 +11,10 @@ fail() { echo "tests/Packages: $*" >&2; exit 1; }
 for project in OpenSora OpenSora.Stickers; do
   dotnet pack "$repository/src/$project" -c Release -nodeReuse:false --verbosity quiet -tl:off -o "$folder/packages" >"$folder/pack.log" || { cat "$folder/pack.log"; fail "$project cannot be packed"; }
 done
+"$repository/tests/Packages/check.sh" "$folder/packages" || fail "the packages are not complete"
+version=$(basename "$folder"/packages/OpenSora.Lib.Stickers.*.nupkg .nupkg) && version=${version#OpenSora.Lib.Stickers.}
 mkdir "$folder/app" && cd "$folder/app"
-cp "$repository/tests/Packages/App.csproj.txt" App.csproj
+sed "s/OPENSORA_VERSION/$version/" "$repository/tests/Packages/App.csproj.txt" >App.csproj
 cp "$repository/tests/Packages/Program.cs.txt" Program.cs
 # Our packages are restored to a temporary folder; the others come from the global packages folder of this machine.
 global=$(dotnet nuget locals global-packages --list | sed 's/^global-packages: //')
