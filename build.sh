@@ -6,6 +6,7 @@
 #   ./build.sh golden DIR       compares the library's numbers with recorded ones, one line per case
 #   ./build.sh bench [NAME]     runs the benchmarks
 #   ./build.sh pack             creates the NuGet packages in out/packages/ and checks them
+#   ./build.sh api              records the public API of the libraries in src/*/PublicAPI.Unshipped.txt
 #   ./build.sh docs             creates the documentation with the API reference in out/docs/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -100,13 +101,20 @@ case $verb in
   pack)
     setup
     rm -rf out/packages
-    sdk pack OpenSora.Lib.sln -c Release -nodeReuse:false --verbosity quiet -tl:off -p:ContinuousIntegrationBuild=true -o out/packages "$@"
+    for project in src/*/ templates; do
+      sdk pack "$project" -c Release -nodeReuse:false --verbosity quiet -tl:off -p:ContinuousIntegrationBuild=true -o out/packages "$@"
+    done
     ls -l out/packages
     tests/Packages/check.sh out/packages || fail "the packages are not complete" ;;
+  api)
+    for file in src/*/PublicAPI.Unshipped.txt; do
+      echo '#nullable enable' >"$file"
+      sdk format analyzers "$(dirname "$file")" --severity warn --diagnostics RS0016
+    done ;;
   docs)
     rm -rf out/docs out/obj/api
     restore_tools
     sdk docfx docfx.json --logLevel Warning --warningsAsErrors
     say "To read it in a browser: dotnet docfx serve out/docs" ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" ;;
 esac

@@ -34,8 +34,7 @@ for package in "${packages[@]}"; do
     [ -f "${package%.nupkg}.snupkg" ] || problem "$package" "there is no symbol package"
     grep -qE '^lib/.*\.xml$' <<<"$files" || problem "$package" "there is no XML documentation"
   fi
-  # The command contains libtorch.
-  if [[ $package != OpenSora.Lib.Stickers.* && $package != OpenSora.Lib.Cli.* ]] && [ "$(stat -c %s "$package")" -gt 100000000 ]; then
+  if [[ $package != OpenSora.Lib.Stickers.* ]] && [ "$(stat -c %s "$package")" -gt 100000000 ]; then
     problem "$package" "the package is larger than 100 MB"
   fi
 done
