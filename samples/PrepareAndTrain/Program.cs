@@ -16,7 +16,11 @@ using OpenSora.Training.Stages;
 
 var videos = new Argument<string>("videos") { Description = "A folder of long videos. Subfolders are included." };
 var minutes = new Option<double>("--minutes") { Description = "The training time in minutes.", DefaultValueFactory = _ => 10 };
-var output = new Option<string>("--out") { Description = "The folder for clips, checkpoints and results.", DefaultValueFactory = _ => "out/prepared" };
+var output = new Option<string>("--out")
+{
+    Description = "The folder for clips, checkpoints and results.",
+    DefaultValueFactory = _ => "out/prepared",
+};
 var start = new Option<string>("--model") { Description = "The initial model: a model name or a folder.", DefaultValueFactory = _ => "stickers" };
 var ollama = new Option<string?>("--ollama")
 {

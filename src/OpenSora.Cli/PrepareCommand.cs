@@ -51,7 +51,7 @@ internal static class PrepareCommand
         Description = "The model that describes clips for ollama and openai.",
     };
 
-    private static readonly Option<Uri?> s_endpoint = new("--endpoint")
+    private static readonly Option<string?> s_endpoint = new("--endpoint")
     {
         Description = "The address of the server for ollama (default http://localhost:11434) or openai.",
     };
@@ -62,7 +62,11 @@ internal static class PrepareCommand
         Description = "The environment variable with the API key for openai.",
     };
 
-    private static readonly Option<int> s_requests = new("--requests") { DefaultValueFactory = _ => 8, Description = "The number of concurrent requests." };
+    private static readonly Option<int> s_requests = new("--requests")
+    {
+        DefaultValueFactory = _ => 8,
+        Description = "The number of concurrent requests.",
+    };
     private static readonly Option<bool> s_parquet = new("--parquet") { Description = "Also write the manifest as Parquet." };
     private static readonly Option<int?> s_processors = new("--processors") { Description = "The number of processors to use. The default is all." };
     private static readonly Option<bool> s_restart = new("--restart") { Description = "Delete what an earlier run prepared in the output folder." };
@@ -170,7 +174,12 @@ internal static class PrepareCommand
             return new SubtitleCaptioner();
         }
 
-        var (endpoint, model) = (arguments.GetValue(s_endpoint), arguments.GetValue(s_model)!);
+        var (address, model) = (arguments.GetValue(s_endpoint), arguments.GetValue(s_model)!);
+        if (!Uri.TryCreate(address, UriKind.Absolute, out var endpoint) && address is not null)
+        {
+            throw new IOException($"--endpoint is '{address}'; it must be an address such as http://localhost:11434.");
+        }
+
         var http = Added(ChatStatusHandler.CreateClient(name is "ollama" ? endpoint ?? new Uri("http://localhost:11434") : null));
         var client = name is "ollama" ? Added<IChatClient>(new OllamaApiClient(http, model)) : Added(OpenAIClient(http, endpoint, model));
         Directory.CreateDirectory(arguments.GetValue(s_output)!);
@@ -184,11 +193,11 @@ internal static class PrepareCommand
             return disposable;
         }
 
-        IChatClient OpenAIClient(HttpClient client, Uri? address, string chosen)
+        IChatClient OpenAIClient(HttpClient client, Uri? server, string chosen)
         {
             var variable = arguments.GetValue(s_key)!;
             var key = Environment.GetEnvironmentVariable(variable);
-            if (string.IsNullOrEmpty(key) && address is null)
+            if (string.IsNullOrEmpty(key) && server is null)
             {
                 throw new IOException(
                     $"The environment variable {variable} is not set. Set it to the API key, or specify the server with --endpoint."
@@ -199,14 +208,12 @@ internal static class PrepareCommand
                 new System.ClientModel.ApiKeyCredential(string.IsNullOrEmpty(key) ? "none" : key),
                 new()
                 {
-                    Endpoint = address,
+                    Endpoint = server,
                     Transport = new System.ClientModel.Primitives.HttpClientPipelineTransport(client),
                     RetryPolicy = new System.ClientModel.Primitives.ClientRetryPolicy(0), // the captioner retries
                     NetworkTimeout = Timeout.InfiniteTimeSpan,
                 }
-            )
-                .GetChatClient(chosen)
-                .AsIChatClient();
+            ).GetChatClient(chosen).AsIChatClient();
         }
     }
 
@@ -245,7 +252,11 @@ internal static class PrepareCommand
             var table = new Table().AddColumns("Dropped by", "Reason").AddColumn(new TableColumn("Count").RightAligned());
             foreach (var (stage, reason, count) in report.Dropped)
             {
-                table.AddRow(new Spectre.Console.Text(stage), new Spectre.Console.Text(reason), new Spectre.Console.Text(count.ToString(CultureInfo.InvariantCulture)));
+                table.AddRow(
+                    new Spectre.Console.Text(stage),
+                    new Spectre.Console.Text(reason),
+                    new Spectre.Console.Text(count.ToString(CultureInfo.InvariantCulture))
+                );
             }
 
             console.Write(table);
@@ -295,7 +306,11 @@ internal static class PrepareCommand
             lock (_lock)
             {
                 var now = DateTime.UtcNow;
-                if (_written.TryGetValue(value.Stage, out var last) && now - last < TimeSpan.FromSeconds(10) && value.Done + value.Dropped < value.Total)
+                if (
+                    _written.TryGetValue(value.Stage, out var last)
+                    && now - last < TimeSpan.FromSeconds(10)
+                    && value.Done + value.Dropped < value.Total
+                )
                 {
                     return;
                 }

@@ -12,8 +12,8 @@ public sealed class PreparationOptions
     /// <summary>Gets or sets the folder with the videos. It is not changed. Null if the sources are given as a list.</summary>
     public string? Input { get; set; }
 
-    /// <summary>Gets or sets the folder for the clips, the manifest, the statistics and the ledger. A run continues what an earlier run in this folder
-    /// began.</summary>
+    /// <summary>Gets or sets the folder for the clips, the manifest, the statistics and the ledger. A run continues what an earlier
+    /// run in this folder began.</summary>
     public string Output { get; set; } = "";
 
     /// <summary>Gets or sets the options of the clips.</summary>

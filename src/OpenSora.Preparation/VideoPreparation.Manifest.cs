@@ -28,7 +28,12 @@ public sealed partial class VideoPreparation
             .WriteAsync(
                 statistics,
                 RowsAsync(),
-                new() { Folder = _output, Dropped = dropped, FFmpegFolder = _options.FFmpegFolder },
+                new()
+                {
+                    Folder = _output,
+                    Dropped = dropped,
+                    FFmpegFolder = _options.FFmpegFolder,
+                },
                 cancellationToken
             )
             .ConfigureAwait(false);

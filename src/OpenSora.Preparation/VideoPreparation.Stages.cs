@@ -70,7 +70,7 @@ public sealed partial class VideoPreparation
         {
             using var share = counts.BeginShare(PreparationStage.Shots, info.Duration);
             var found = await _detection.DetectAsync(info, share, cancellationToken).ConfigureAwait(false);
-            (shots, damage) = (found.Shots.Count, found.Damage);
+            (info, shots, damage) = (found.Source, found.Shots.Count, found.Damage);
             foreach (var shot in found.Shots)
             {
                 var clips = _cutter.Divide(new(shot.Steady.StartTime, shot.Steady.EndTime));
@@ -144,6 +144,7 @@ public sealed partial class VideoPreparation
     // Drops the clips that do not match the filters, and then near-duplicates. This is quick, so every run does it again.
     private void Select(Ledger ledger, StageCounts counts, CancellationToken cancellationToken)
     {
+        counts.Begin(PreparationStage.Selection, total: ledger.OrderedCount());
         var duplicates = new NearDuplicates();
         Dictionary<string, long> kept = new(StringComparer.Ordinal);
         foreach (var clip in Ordered(ledger))

@@ -63,10 +63,7 @@ public sealed partial class VideoPreparation
     /// <exception cref="PreparationException">ffmpeg is missing, or the output folder belongs to a run with other settings.</exception>
     /// <exception cref="IOException">The output folder cannot be written, the disk is full, or another process prepares the folder.</exception>
     /// <exception cref="CaptionServerException">The server that writes the captions cannot be used.</exception>
-    public async Task<PreparationReport> RunAsync(
-        IProgress<PreparationProgress>? progress = null,
-        CancellationToken cancellationToken = default
-    )
+    public async Task<PreparationReport> RunAsync(IProgress<PreparationProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         _output = Path.GetFullPath(_options.Output);
         foreach (var program in new[] { "ffmpeg", "ffprobe" })
@@ -84,10 +81,12 @@ public sealed partial class VideoPreparation
 
         Directory.CreateDirectory(_output);
         using var ledger = new Ledger(Path.Combine(_output, "ledger.db"));
+        DeleteUnfinishedFiles();
         var counts = new StageCounts(progress);
 
         // 1. Record the sources, and check that the settings are those of the earlier run.
         Begin(ledger, sources);
+        BeginCounts(ledger, counts);
 
         // 2. Detect shots, cut clips and score them, all at the same time.
         var (cut, score) = (Channel.CreateBounded<ClipRow>(64), Channel.CreateBounded<ClipRow>(64));
@@ -109,14 +108,19 @@ public sealed partial class VideoPreparation
                     }
                 },
                 token => QueuePlannedAsync(ledger, cut.Writer, planned, () => Volatile.Read(ref detected), token),
-                token =>
-                    StreamingStages.ProcessAsync(
-                        cut.Reader,
-                        _processors,
-                        score.Writer,
-                        (clip, stop) => CutAsync(ledger, counts, clip, score.Writer, stop),
-                        token
-                    ),
+                async token =>
+                {
+                    await QueueCutAsync(ledger, score.Writer, token).ConfigureAwait(false);
+                    await StreamingStages
+                        .ProcessAsync(
+                            cut.Reader,
+                            _processors,
+                            score.Writer,
+                            (clip, stop) => CutAsync(ledger, counts, clip, score.Writer, stop),
+                            token
+                        )
+                        .ConfigureAwait(false);
+                },
                 token =>
                     StreamingStages.ProcessAsync<ClipRow, ClipRow>(
                         score.Reader,
@@ -161,6 +165,16 @@ public sealed partial class VideoPreparation
         }
     }
 
+    // A process that was killed leaves the files that it was writing.
+    private void DeleteUnfinishedFiles()
+    {
+        var clips = Path.Combine(_output, "clips");
+        foreach (var file in Directory.Exists(clips) ? Directory.EnumerateFiles(clips, "*.tmp", SearchOption.AllDirectories) : [])
+        {
+            File.Delete(file);
+        }
+    }
+
     private void Begin(Ledger ledger, IReadOnlyList<PreparationSource> sources)
     {
         // Clips of other settings must not be mixed in one manifest.
@@ -202,6 +216,17 @@ public sealed partial class VideoPreparation
         }
     }
 
+    // Counts what earlier runs have done.
+    private static void BeginCounts(Ledger ledger, StageCounts counts)
+    {
+        counts.Begin(PreparationStage.Shots, Sources("detected = 1"), Sources("1"), Sources("reason IS NOT NULL"));
+        counts.Begin(PreparationStage.Clips, Clips("state > 0"), Clips("1"), Clips("stage = 'cut'"));
+        counts.Begin(PreparationStage.Scores, Clips("state = 2"), Clips("state > 0"), Clips("stage = 'score'"));
+
+        long Sources(string condition) => ledger.Count($"SELECT COUNT(*) FROM source WHERE {condition}");
+        long Clips(string condition) => ledger.Count($"SELECT COUNT(*) FROM clip WHERE {condition}");
+    }
+
     // Passes planned clips on, those of earlier runs first, in the order in which they were recorded.
     private static async Task QueuePlannedAsync(
         Ledger ledger,
@@ -237,6 +262,20 @@ public sealed partial class VideoPreparation
         finally
         {
             queue.TryComplete();
+        }
+    }
+
+    // Passes on the clips that earlier runs cut but did not score. It ends before others are cut, so that none is scored twice.
+    private static async Task QueueCutAsync(Ledger ledger, ChannelWriter<ClipRow> queue, CancellationToken cancellationToken)
+    {
+        var last = 0L;
+        for (var page = ledger.Clips(ClipState.Cut, last); page.Count > 0; page = ledger.Clips(ClipState.Cut, last))
+        {
+            foreach (var clip in page)
+            {
+                await queue.WriteAsync(clip, cancellationToken).ConfigureAwait(false);
+                last = clip.Id;
+            }
         }
     }
 

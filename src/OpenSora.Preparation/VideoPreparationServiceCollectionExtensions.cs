@@ -8,9 +8,9 @@ namespace Microsoft.Extensions.DependencyInjection;
 /// <summary>Extension methods that add data preparation to a service collection.</summary>
 public static class VideoPreparationServiceCollectionExtensions
 {
-    /// <summary>Registers a singleton <see cref="VideoPreparation"/>. Options are bound from the section <c>OpenSora:Preparation</c> of the registered
-    /// configuration, if there is one, and then from <paramref name="configure"/>. Registered services of the types of its parts are used: a shot
-    /// detector, additional scores, and a captioner. A host reports problems with the options when it starts.</summary>
+    /// <summary>Registers a singleton <see cref="VideoPreparation"/>. Options are bound from the section <c>OpenSora:Preparation</c> of the
+    /// registered configuration, if there is one, and then from <paramref name="configure"/>. Registered services of the types of its parts are used:
+    /// a shot detector, additional scores, and a captioner. A host reports problems with the options when it starts.</summary>
     /// <param name="services">The service collection.</param>
     /// <param name="configure">Sets options in code, overriding the configuration.</param>
     /// <returns>A builder for further configuration.</returns>

@@ -369,16 +369,17 @@ public class ClipFileTests
             named.Captions.ShouldBe(["y"]);
         }
 
-        (await InvalidAsync(captionColumn: "words"))
-            .ShouldEndWith(
-                "list.parquet' needs the columns path and words; it has Path, text, other. Name other columns with pathColumn and captionColumn."
-            );
+        (await InvalidAsync(captionColumn: "words")).ShouldEndWith(
+            "list.parquet' needs the columns path and words; it has Path, text, other. Name other columns with pathColumn and captionColumn."
+        );
         await WriteAsync(("path", ["a.mp4", " "]), ("text", ["x", "y"]));
         (await InvalidAsync()).ShouldStartWith("Record 2 of");
         await WriteAsync(("path", []), ("text", []));
         (await InvalidAsync()).ShouldContain("lists no files");
         await WriteAsync(("path", ["missing.mp4"]), ("text", ["x"]));
-        (await Should.ThrowAsync<FileNotFoundException>(() => VideoTable.OpenAsync(folder["list.parquet"], Reader, clip))).Message.ShouldContain("missing.mp4");
+        (await Should.ThrowAsync<FileNotFoundException>(() => VideoTable.OpenAsync(folder["list.parquet"], Reader, clip))).Message.ShouldContain(
+            "missing.mp4"
+        );
         var whole = await File.ReadAllBytesAsync(folder["list.parquet"]);
         await File.WriteAllBytesAsync(folder["list.parquet"], whole[..(whole.Length / 2)]);
         (await InvalidAsync()).ShouldContain("is not a Parquet file, or is damaged");

@@ -76,5 +76,14 @@ done
 echo "a gradient" > "$folder/clips/gradients.txt"
 sample TrainYourOwn mine/result.mp4 clips --minutes 0.02 --out mine --model tiny
 
+# A film of two shots of two seconds, with a caption beside it.
+mkdir "$folder/films"
+ffmpeg -v error -f lavfi -i testsrc=size=96x64:rate=8:duration=2 -f lavfi -i smptebars=size=96x64:rate=8:duration=2 \
+  -filter_complex "[0][1]concat=n=2" -pix_fmt yuv420p "$folder/films/film.mp4"
+echo "a test pattern" > "$folder/films/film.txt"
+sample PrepareAndTrain prepared/result.mp4 films --minutes 0.02 --out prepared --model tiny
+check "opensora prepare" data/manifest.csv src/OpenSora.Cli/bin/Release/net10.0/OpenSora.Cli.dll \
+  prepare films --out data --captions sidecar --where "black < 0.5" --parquet
+
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

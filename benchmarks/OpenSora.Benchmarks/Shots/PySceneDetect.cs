@@ -10,7 +10,8 @@ internal sealed class PySceneDetect
         import json, sys, time
         sys.path.insert(0, sys.argv[1])
         from scenedetect import AdaptiveDetector, ContentDetector, HashDetector, HistogramDetector, SceneManager, ThresholdDetector, open_video
-        detectors = dict(content=ContentDetector, adaptive=AdaptiveDetector, threshold=ThresholdDetector, histogram=HistogramDetector, hash=HashDetector)
+        detectors = dict(content=ContentDetector, adaptive=AdaptiveDetector, threshold=ThresholdDetector)
+        detectors.update(histogram=HistogramDetector, hash=HashDetector)
         for name in sys.argv[2].split(","):
             for path in sys.argv[3:]:
                 manager = SceneManager()
@@ -36,8 +37,8 @@ internal sealed class PySceneDetect
         }
 
         Console.WriteLine(
-            "Not compared with PySceneDetect: set OPENSORA_BENCH_PYSCENEDETECT to a folder with its sources (that contains the folder 'scenedetect'), and "
-                + "OPENSORA_BENCH_PYTHON to a Python that has OpenCV, click, platformdirs and tqdm.\n"
+            "Not compared with PySceneDetect: set OPENSORA_BENCH_PYSCENEDETECT to a folder with its sources, which has the folder 'scenedetect', "
+                + "and OPENSORA_BENCH_PYTHON to a Python that has OpenCV, click, platformdirs and tqdm.\n"
         );
         return null;
     }
@@ -49,7 +50,7 @@ internal sealed class PySceneDetect
     internal IReadOnlyDictionary<(string Path, string Detector), int[]> Cuts(IEnumerable<string> paths)
     {
         var (program, arguments) = Command("content,adaptive,threshold,histogram,hash", paths);
-        using var python = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true })!;
+        using var python = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, UseShellExecute = false })!;
         Dictionary<(string, string), int[]> cuts = [];
         while (python.StandardOutput.ReadLine() is { } line)
         {

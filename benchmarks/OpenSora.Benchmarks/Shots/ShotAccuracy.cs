@@ -30,7 +30,7 @@ internal static class ShotAccuracy
 
     internal static Score Match(TrueVideo video, IEnumerable<int> found)
     {
-        var truth = video.Events.Where(each => each.Kind != "flash").ToList();
+        var truth = video.Events.Where(each => each.Kind is not "flash").ToList();
         var (hits, wrong) = (0, 0);
         foreach (var frame in found.Order())
         {
@@ -60,15 +60,14 @@ internal static class ShotAccuracy
     internal static void Print(IReadOnlyList<TrueVideo> videos, IReadOnlyDictionary<(string Path, string Detector), int[]>? other)
     {
         var events = videos.SelectMany(video => video.Events).CountBy(each => each.Kind).OrderBy(each => each.Key, StringComparer.Ordinal);
-        Console.WriteLine(
-            $"{videos.Count} videos, {videos.Sum(video => video.Frames)} frames: {string.Join(", ", events.Select(each => $"{each.Value} {each.Key}"))}\n"
-        );
+        var counts = string.Join(", ", events.Select(each => $"{each.Value} {each.Key}"));
+        Console.WriteLine($"{videos.Count} videos, {videos.Sum(video => video.Frames)} frames: {counts}\n");
         Console.WriteLine($"| detector | program | all | {string.Join(" | ", ShotVideos.Groups)} |");
         Console.WriteLine($"|---|---|---|{string.Concat(ShotVideos.Groups.Select(_ => "---|"))}");
         foreach (var (name, detector) in Detectors)
         {
             Row(name, "this library", video => Cuts(video.Path, detector));
-            if (other is not null && name != "default")
+            if (other is not null && name is not "default")
             {
                 Row(name, "PySceneDetect", video => other[(video.Path, name)]);
             }
@@ -77,7 +76,9 @@ internal static class ShotAccuracy
         void Row(string name, string program, Func<TrueVideo, int[]> cuts)
         {
             var scores = videos.Select(video => (video.Group, Score: Match(video, cuts(video)))).ToArray();
-            var groups = ShotVideos.Groups.Select(group => Total(scores.Where(each => each.Group == group).Select(each => each.Score)));
+            var groups = ShotVideos.Groups.Select(group =>
+                Total(scores.Where(each => string.Equals(each.Group, group, StringComparison.Ordinal)).Select(each => each.Score))
+            );
             var total = Total(scores.Select(each => each.Score));
             Console.WriteLine(
                 $"| {name} | {program} | {Text(total)} ({total.Misses} missed, {total.False} false) | {string.Join(" | ", groups.Select(Text))} |"

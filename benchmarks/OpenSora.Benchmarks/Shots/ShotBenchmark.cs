@@ -10,7 +10,7 @@ internal static partial class ShotBenchmark
 {
     private const int Rounds = 5;
 
-    /// <summary>Gets the folder of footage for the assembled videos, in which every file is one shot; null, and a message, if there is none.</summary>
+    /// <summary>Gets the folder of footage, in which every file is one shot; null, and a message, if there is none.</summary>
     private static string? Footage
     {
         get
@@ -48,7 +48,7 @@ internal static partial class ShotBenchmark
         return 0;
     }
 
-    /// <summary>Prints the time of each program as a process, as a ratio to ffmpeg that decodes and scales, and its peak memory with its children.</summary>
+    /// <summary>Prints the time and peak memory of each program and its children, and ratios to ffmpeg that decodes and scales.</summary>
     private static void Speed(PySceneDetect? other)
     {
         var files = Environment.GetEnvironmentVariable("OPENSORA_BENCH_VIDEOS")?.Split(Path.PathSeparator) ?? [];
@@ -71,7 +71,7 @@ internal static partial class ShotBenchmark
                 programs.Add(
                     ($"this library, {detector}", Environment.ProcessPath!, [typeof(ShotBenchmark).Assembly.Location, "detect", file, detector])
                 );
-                if (other is not null && detector != "default")
+                if (other is not null && detector is not "default")
                 {
                     var (program, arguments) = other.Command(detector, file);
                     programs.Add(($"PySceneDetect, {detector}", program, arguments));
@@ -109,7 +109,7 @@ internal static partial class ShotBenchmark
     {
         var before = ChildrenCpu();
         var start = Stopwatch.GetTimestamp();
-        using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true })!;
+        using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, UseShellExecute = false })!;
         Dictionary<int, double> peaks = [];
         using var timer = new Timer(_ => Sample(process.Id, peaks), null, 0, 50);
         process.StandardOutput.ReadToEnd();
@@ -162,6 +162,7 @@ internal static partial class ShotBenchmark
             new ProcessStartInfo("ffprobe", ["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", path])
             {
                 RedirectStandardOutput = true,
+                UseShellExecute = false,
             }
         )!;
         return double.Parse(ffprobe.StandardOutput.ReadToEnd(), CultureInfo.InvariantCulture);

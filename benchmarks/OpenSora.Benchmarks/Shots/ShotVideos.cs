@@ -75,7 +75,7 @@ internal static class ShotVideos
                 : "cut";
             var length = kind is "cut" or "start" ? 0 : random.Next(4, 15) * 2;
             length = Math.Min(length, Math.Min(shot.Length, previous.Length) / 2);
-            if (kind == "dissolve")
+            if (kind is "dissolve")
             {
                 events.Add(new(kind, frames.Count - length, frames.Count));
                 for (var i = 0; i < length; i++)
@@ -86,7 +86,7 @@ internal static class ShotVideos
 
                 shot = shot[length..];
             }
-            else if (kind == "fade")
+            else if (kind is "fade")
             {
                 // To black, or sometimes to white, with a few blank frames in the middle.
                 var blank = new byte[shot[0].Length];
@@ -101,12 +101,12 @@ internal static class ShotVideos
                 frames.AddRange(Enumerable.Repeat(blank, pause));
                 events.Add(new(kind, start, frames.Count + length));
             }
-            else if (kind == "cut")
+            else if (kind is "cut")
             {
                 events.Add(new(kind, frames.Count, frames.Count));
             }
 
-            if (group == "flashes")
+            if (group is "flashes")
             {
                 Flash(shot, frames.Count, events, random);
             }
@@ -218,7 +218,14 @@ internal static class ShotVideos
     }
 
     private static Process Start(string program, IEnumerable<string> arguments) =>
-        Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardInput = true, RedirectStandardOutput = true })!;
+        Process.Start(
+            new ProcessStartInfo(program, arguments)
+            {
+                RedirectStandardInput = true,
+                RedirectStandardOutput = true,
+                UseShellExecute = false,
+            }
+        )!;
 
     private static string Text(double number) => number.ToString("0.###", CultureInfo.InvariantCulture);
 }

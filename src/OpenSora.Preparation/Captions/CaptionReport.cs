@@ -28,7 +28,7 @@ public sealed class CaptionReport
     /// <summary>Gets the number of clips without a caption for which a later attempt can succeed.</summary>
     public long TemporaryFailures => Read(ref _temporary);
 
-    /// <summary>Gets the number of clips whose answer came from a cache.</summary>
+    /// <summary>Gets the number of clips with an answer from a cache.</summary>
     public long FromCache => Read(ref _cached);
 
     /// <summary>Gets the number of captions that were longer than the limit and were cut.</summary>

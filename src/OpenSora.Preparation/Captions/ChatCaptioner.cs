@@ -157,9 +157,7 @@ public sealed class ChatCaptioner : ICaptioner, IDisposable
     private string PromptFor(bool isImage, int frames, string order)
     {
         var words = Math.Max(_options.MinWords, _options.MaxWords * 2 / 3); // models write more than they are asked for
-        return isImage
-            ? _options.ImagePrompt ?? CaptionPrompts.ForImage(words)
-            : _options.ClipPrompt ?? CaptionPrompts.ForClip(frames, order, words);
+        return isImage ? _options.ImagePrompt ?? CaptionPrompts.ForImage(words) : _options.ClipPrompt ?? CaptionPrompts.ForClip(frames, order, words);
     }
 
     private byte[] KeyOf(ClipToCaption clip, byte[] content)

@@ -50,7 +50,7 @@ internal sealed class DecoderLog
         return null;
     }
 
-    /// <summary>Ends the times, so that nobody waits for one that will not come.</summary>
+    /// <summary>Ends the times, so that no reader waits for one that will not come.</summary>
     internal void Complete() => _times.Writer.TryComplete();
 
     private static string? After(string line, string mark)

@@ -7,8 +7,8 @@ using OpenSora.Preparation.Media;
 
 namespace OpenSora.Preparation.Pipeline;
 
-/// <summary>A record, in an SQLite file, of every source and clip: what is done, and what was dropped and why. A program that is stopped at any moment
-/// continues from it.</summary>
+/// <summary>A record, in an SQLite file, of every source and clip: what is done, and what was dropped and why. A program that is stopped at any
+/// moment continues from it.</summary>
 /// <remarks>Each method is one transaction, and instances are thread-safe.</remarks>
 internal sealed class Ledger : IDisposable
 {
@@ -39,7 +39,10 @@ internal sealed class Ledger : IDisposable
             Execute("PRAGMA synchronous = NORMAL");
             Execute("BEGIN EXCLUSIVE; COMMIT");
             CreateTables();
-            if (Setting("version") is { } version && !string.Equals(version, Version.ToString(CultureInfo.InvariantCulture), StringComparison.Ordinal))
+            if (
+                Setting("version") is { } version
+                && !string.Equals(version, Version.ToString(CultureInfo.InvariantCulture), StringComparison.Ordinal)
+            )
             {
                 throw new IOException($"'{path}' has version {version} of the ledger; this library reads version {Version}. Use another folder.");
             }
@@ -51,7 +54,10 @@ internal sealed class Ledger : IDisposable
             _connection.Dispose();
             throw exception.SqliteErrorCode is 5 or 6 // SQLITE_BUSY, SQLITE_LOCKED
                 ? new IOException($"'{path}' is in use: another process prepares this folder. Wait until it ends, or use another folder.", exception)
-                : new IOException($"'{path}' is not a readable ledger: {exception.Message}. Use another folder, or delete it to begin again.", exception);
+                : new IOException(
+                    $"'{path}' is not a readable ledger: {exception.Message}. Use another folder, or delete it to begin again.",
+                    exception
+                );
         }
         catch
         {
@@ -234,10 +240,7 @@ internal sealed class Ledger : IDisposable
 
     /// <summary>Gets the sources that were dropped, with messages.</summary>
     internal IReadOnlyList<(string Name, string Message)> DroppedSources() =>
-        Query(
-            "SELECT name, message FROM source WHERE reason IS NOT NULL ORDER BY name",
-            row => (row.GetString(0), row.GetString(1))
-        );
+        Query("SELECT name, message FROM source WHERE reason IS NOT NULL ORDER BY name", row => (row.GetString(0), row.GetString(1)));
 
     /// <summary>Gets one number, such as a count.</summary>
     internal long Count(string query) => Query(query, row => row.IsDBNull(0) ? 0 : row.GetInt64(0)).Single();
@@ -245,11 +248,12 @@ internal sealed class Ledger : IDisposable
     /// <inheritdoc/>
     public void Dispose() => _connection.Dispose();
 
-    private const string ClipQuery = """
-        SELECT source.id, source.name, source.path, source.info, source.damage, clip.id, clip.number, clip.start, clip.end, clip.path,
-            clip.given_caption, clip.frames, clip.width, clip.height, clip.rate, clip.hash, clip.scores, clip.caption, clip.caption_source
-        FROM clip JOIN source ON source.id = clip.source
-        """ + " ";
+    private const string ClipQuery =
+        """
+            SELECT source.id, source.name, source.path, source.info, source.damage, clip.id, clip.number, clip.start, clip.end, clip.path,
+                clip.given_caption, clip.frames, clip.width, clip.height, clip.rate, clip.hash, clip.scores, clip.caption, clip.caption_source
+            FROM clip JOIN source ON source.id = clip.source
+            """ + " ";
 
     private static SourceRow ReadSource(SqliteDataReader row) => new(row.GetInt64(0), row.GetString(1), row.GetString(2));
 

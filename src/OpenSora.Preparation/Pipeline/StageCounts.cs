@@ -21,15 +21,11 @@ internal sealed class StageCounts
     }
 
     /// <summary>Begins a stage with what earlier runs did of it.</summary>
-    internal void Begin(PreparationStage stage, long done = 0, long total = 0, long dropped = 0) =>
-        Change(
-            stage,
-            counts =>
-            {
-                (counts.Done, counts.Total, counts.Dropped, counts.DoneBefore) = (done, total, dropped, done + dropped);
-                counts.Clock.Restart();
-            }
-        );
+    internal void Begin(PreparationStage stage, long done = 0, long total = 0, long dropped = 0) => Change(stage, counts =>
+        {
+            (counts.Done, counts.Total, counts.Dropped, counts.DoneBefore) = (done, total, dropped, done + dropped);
+            counts.Clock.Restart();
+        });
 
     /// <summary>Adds items to do.</summary>
     internal void Add(PreparationStage stage, long items) => Change(stage, counts => counts.Total += items);

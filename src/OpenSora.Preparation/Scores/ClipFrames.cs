@@ -98,7 +98,7 @@ public sealed class ClipFrames
         return await ReadAsync(source, options, caption, cancellationToken).ConfigureAwait(false);
     }
 
-    /// <summary>Decodes the frames of a clip whose metadata is known.</summary>
+    /// <summary>Decodes the frames of a clip with known metadata.</summary>
     /// <param name="source">The metadata of the clip.</param>
     /// <param name="options">Specifies which frames are decoded; null for the defaults.</param>
     /// <param name="caption">The caption of the clip; null if there is none.</param>

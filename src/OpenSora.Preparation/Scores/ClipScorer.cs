@@ -42,7 +42,7 @@ public sealed class ClipScorer
         await ScoreAsync(await ClipFrames.ReadAsync(path, _options, caption, cancellationToken).ConfigureAwait(false), cancellationToken)
             .ConfigureAwait(false);
 
-    /// <summary>Computes the scores of a clip whose metadata is known.</summary>
+    /// <summary>Computes the scores of a clip with known metadata.</summary>
     /// <param name="source">The metadata of the clip.</param>
     /// <param name="caption">The caption of the clip, for scores that compare it with the frames; null if there is none.</param>
     /// <param name="cancellationToken">Cancels the computation.</param>
@@ -56,7 +56,7 @@ public sealed class ClipScorer
         await ScoreAsync(await ClipFrames.ReadAsync(source, _options, caption, cancellationToken).ConfigureAwait(false), cancellationToken)
             .ConfigureAwait(false);
 
-    /// <summary>Computes the scores of a clip whose frames are in memory.</summary>
+    /// <summary>Computes the scores of a clip that is in memory.</summary>
     /// <param name="frames">The frames of the clip.</param>
     /// <param name="cancellationToken">Cancels the computation.</param>
     /// <returns>The values by the names of the columns, in the order of <see cref="Columns"/>.</returns>

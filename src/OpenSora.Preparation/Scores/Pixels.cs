@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 
@@ -111,7 +112,8 @@ internal static class Pixels
     }
 
     /// <summary>Halves the width and the height: each pixel is the average of four.</summary>
-    internal static float[] Half(ReadOnlySpan<float> pixels, int width, int height)
+    internal static float[] Half<T>(ReadOnlySpan<T> pixels, int width, int height)
+        where T : unmanaged, INumber<T>
     {
         var (halfWidth, halfHeight) = (width / 2, height / 2);
         var half = new float[halfWidth * halfHeight];
@@ -122,30 +124,13 @@ internal static class Pixels
             var target = half.AsSpan(y * halfWidth, halfWidth);
             for (var x = 0; x < target.Length; x++)
             {
-                target[x] = (upper[2 * x] + upper[(2 * x) + 1] + lower[2 * x] + lower[(2 * x) + 1]) * 0.25f;
+                target[x] = (Float(upper[2 * x]) + Float(upper[(2 * x) + 1]) + Float(lower[2 * x]) + Float(lower[(2 * x) + 1])) * 0.25f;
             }
         }
 
         return half;
-    }
 
-    /// <summary>Halves the width and the height of an image of bytes: each pixel is the average of four.</summary>
-    internal static float[] Half(ReadOnlySpan<byte> pixels, int width, int height)
-    {
-        var (halfWidth, halfHeight) = (width / 2, height / 2);
-        var half = new float[halfWidth * halfHeight];
-        for (var y = 0; y < halfHeight; y++)
-        {
-            var upper = pixels.Slice(2 * y * width, width);
-            var lower = pixels.Slice(((2 * y) + 1) * width, width);
-            var target = half.AsSpan(y * halfWidth, halfWidth);
-            for (var x = 0; x < target.Length; x++)
-            {
-                target[x] = (upper[2 * x] + upper[(2 * x) + 1] + lower[2 * x] + lower[(2 * x) + 1]) * 0.25f;
-            }
-        }
-
-        return half;
+        static float Float(T value) => float.CreateTruncating(value);
     }
 
     // The pixels of a cell: at least one, even where there are more cells than pixels.

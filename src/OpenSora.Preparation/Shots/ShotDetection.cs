@@ -101,7 +101,10 @@ public sealed class ShotDetection
 
         var last = times[^1] + (frames > 1 ? times[^1] - times[^2] : TimeSpan.FromSeconds(1 / source.FramesPerSecond));
         var shots = ShotList.Divide(transitions, index => index == frames ? last : times[index], frames);
-        return new(source, shots, new(0, frames, times[0], last), damage);
+        // What the file says of its frame rate can be wrong; the times of its frames show it.
+        var isVariable = times.Zip(times.Skip(1)).Any(pair => Math.Abs((pair.Second - pair.First).TotalSeconds * source.FramesPerSecond - 1) > 0.5);
+        var measured = source with { HasVariableFrameRate = source.HasVariableFrameRate || isVariable };
+        return new(measured, shots, new(0, frames, times[0], last), damage);
 
         void Analyze(StreamedFrame streamed)
         {

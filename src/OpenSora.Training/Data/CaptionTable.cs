@@ -58,15 +58,13 @@ internal sealed class CaptionTable(string csv, string? pathColumn, string? capti
     private async Task ReadParquetAsync()
     {
         var columns = await ParquetText
-            .ReadAsync(
-                csv,
-                names =>
-                    Columns(names) is (>= 0 and var path, >= 0 and var caption)
-                        ? [path, caption]
-                        : throw new InvalidDataException(
-                            $"'{csv}' needs the columns {pathColumn ?? "path"} and {captionColumn ?? "caption (or text)"}; it has "
-                                + $"{string.Join(", ", names)}. Name other columns with pathColumn and captionColumn."
-                        )
+            .ReadAsync(csv, names =>
+                Columns(names) is (>= 0 and var path, >= 0 and var caption)
+                    ? [path, caption]
+                    : throw new InvalidDataException(
+                        $"'{csv}' needs the columns {pathColumn ?? "path"} and {captionColumn ?? "caption (or text)"}; it has "
+                            + $"{string.Join(", ", names)}. Name other columns with pathColumn and captionColumn."
+                    )
             )
             .ConfigureAwait(false);
         for (var row = 0; row < columns[0].Count; row++)

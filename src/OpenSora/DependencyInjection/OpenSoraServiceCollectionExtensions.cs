@@ -10,8 +10,8 @@ public static class OpenSoraServiceCollectionExtensions
     /// <summary>
     /// Registers a singleton <see cref="VideoGenerator"/> and the services it depends on. Options are bound from the section <c>OpenSora</c> of the
     /// registered configuration, if there is one, and then from <paramref name="configure"/>. The subsections <c>Training</c> and
-    /// <c>Preparation</c> are ignored: they belong to other packages. A host reports all problems with the options and the model folder when it starts.
-    /// </summary>
+    /// <c>Preparation</c> are ignored: they belong to other packages. A host reports all problems with the options and the model folder when it
+    /// starts. </summary>
     /// <param name="services">The service collection.</param>
     /// <param name="configure">Sets options in code, overriding the configuration.</param>
     /// <returns>A builder for further configuration.</returns>

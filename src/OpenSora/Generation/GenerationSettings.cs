@@ -31,19 +31,24 @@ public class GenerationSettings
     /// reported by <see cref="GeneratedVideo.Seed"/>.</summary>
     public long? Seed { get; set; }
 
+    /// <summary>Creates a copy.</summary>
+    /// <returns>An object of the same type, whose properties can be set independently.</returns>
+    public virtual GenerationSettings Clone() => (GenerationSettings)MemberwiseClone();
+
     /// <summary>Merges these settings with others, which provide the values that are null here.</summary>
-    internal GenerationSettings Or(GenerationSettings other) =>
-        new()
-        {
-            NegativePrompt = NegativePrompt ?? other.NegativePrompt,
-            Frames = Frames ?? other.Frames,
-            Width = Width ?? other.Width,
-            Height = Height ?? other.Height,
-            Steps = Steps ?? other.Steps,
-            GuidanceScale = GuidanceScale ?? other.GuidanceScale,
-            FramesPerSecond = FramesPerSecond ?? other.FramesPerSecond,
-            Seed = Seed ?? other.Seed,
-        };
+    internal GenerationSettings Or(GenerationSettings other)
+    {
+        var merged = Clone();
+        merged.NegativePrompt ??= other.NegativePrompt;
+        merged.Frames ??= other.Frames;
+        merged.Width ??= other.Width;
+        merged.Height ??= other.Height;
+        merged.Steps ??= other.Steps;
+        merged.GuidanceScale ??= other.GuidanceScale;
+        merged.FramesPerSecond ??= other.FramesPerSecond;
+        merged.Seed ??= other.Seed;
+        return merged;
+    }
 
     /// <summary>Validates the values independently of a model, and returns one sentence for each problem. Each sentence begins with the name of the
     /// value.</summary>

@@ -5,7 +5,10 @@ namespace OpenSora.Generation;
 
 /// <summary>Generates videos from text. Applications can depend on this interface and mock it in tests; <see cref="VideoGenerator"/> implements
 /// it.</summary>
-public interface IVideoGenerator
+/// <remarks>The interface follows the ones of Microsoft.Extensions.AI, so that generators can be wrapped in each other: by logging, caching and
+/// telemetry (package OpenSora.Lib.Extensions.AI), or by code of the application. <see cref="GetService"/> and
+/// <see cref="IDisposable.Dispose"/> have default implementations.</remarks>
+public interface IVideoGenerator : IDisposable
 {
     /// <summary>Loads the model now instead of with the first request.</summary>
     /// <param name="progress">Receives the progress of <see cref="GenerationStage.Loading"/>.</param>
@@ -27,6 +30,20 @@ public interface IVideoGenerator
         IProgress<GenerationProgress>? progress = null,
         CancellationToken cancellationToken = default
     );
+
+    /// <summary>Gets an object of a type from the generator or from a generator that it wraps: the generator itself, or something that describes
+    /// it, such as its <see cref="ModelDescription"/>.</summary>
+    /// <param name="serviceType">The type of the object.</param>
+    /// <param name="serviceKey">A key that identifies the object among others of its type; null for the only one.</param>
+    /// <returns>The object; null if there is none. By default, a generator returns itself if it has the type.</returns>
+    object? GetService(Type serviceType, object? serviceKey = null)
+    {
+        ArgumentNullException.ThrowIfNull(serviceType);
+        return serviceKey is null && serviceType.IsInstanceOfType(this) ? this : null;
+    }
+
+    /// <summary>Releases what the generator holds. By default, nothing.</summary>
+    void IDisposable.Dispose() { }
 }
 
 /// <summary>Extension methods that build requests fluently.</summary>
@@ -39,6 +56,39 @@ public static class VideoGeneratorExtensions
     {
         ArgumentNullException.ThrowIfNull(generator);
         return new VideoRequestBuilder(generator, prompt);
+    }
+
+    /// <summary>Generates a video of a prompt.</summary>
+    /// <param name="generator">The generator.</param>
+    /// <param name="prompt">The description of the video; empty to generate without a prompt.</param>
+    /// <param name="settings">The settings; null values, and null, mean the defaults of the generator.</param>
+    /// <param name="progress">Receives every stage and step.</param>
+    /// <param name="cancellationToken">Checked between stages and steps.</param>
+    /// <exception cref="ArgumentException">The model does not support the settings; the message lists all problems.</exception>
+    public static Task<GeneratedVideo> GenerateAsync(
+        this IVideoGenerator generator,
+        string prompt,
+        GenerationSettings? settings = null,
+        IProgress<GenerationProgress>? progress = null,
+        CancellationToken cancellationToken = default
+    )
+    {
+        ArgumentNullException.ThrowIfNull(generator);
+        ArgumentNullException.ThrowIfNull(prompt);
+        var request = new VideoRequest { Prompt = prompt };
+        return generator.GenerateAsync(settings is null ? request : request.WithDefaults(settings), progress, cancellationToken);
+    }
+
+    /// <summary>Gets an object of a type from the generator or from a generator that it wraps; see
+    /// <see cref="IVideoGenerator.GetService"/>.</summary>
+    /// <typeparam name="T">The type of the object.</typeparam>
+    /// <param name="generator">The generator.</param>
+    /// <param name="serviceKey">A key that identifies the object among others of its type; null for the only one.</param>
+    /// <returns>The object; null if there is none.</returns>
+    public static T? GetService<T>(this IVideoGenerator generator, object? serviceKey = null)
+    {
+        ArgumentNullException.ThrowIfNull(generator);
+        return generator.GetService(typeof(T), serviceKey) is T service ? service : default;
     }
 
     /// <summary>Generates several videos of one request, one after another. Their seeds are consecutive.</summary>

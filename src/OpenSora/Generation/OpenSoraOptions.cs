@@ -53,7 +53,8 @@ public sealed class OpenSoraOptions : GenerationSettings
     /// <summary>The problems with the configuration that these options were bound from, one sentence each.</summary>
     internal List<string> BindingProblems { get; } = [];
 
-    internal OpenSoraOptions Clone() => (OpenSoraOptions)MemberwiseClone();
+    /// <inheritdoc/>
+    public override OpenSoraOptions Clone() => (OpenSoraOptions)base.Clone();
 
     /// <summary>Validates the options without a model, and returns one sentence for each problem.</summary>
     internal new IEnumerable<string> Problems()

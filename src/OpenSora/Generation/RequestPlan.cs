@@ -107,6 +107,10 @@ internal sealed record RequestPlan(
     private static string Unsupported(string what, int value, AllowedRange range, ModelDescription model) =>
         $"{what} is {value}; {model.Name} supports {range}.";
 
+    /// <summary>Returns the settings of a request that sets none: the application's options, then the model's defaults.</summary>
+    internal static GenerationSettings DefaultSettings(OpenSoraOptions options, ModelDescription model) =>
+        new GenerationSettings().Or(options).Or(Defaults(model));
+
     // The settings that a model's description specifies.
     private static GenerationSettings Defaults(ModelDescription model) =>
         new()

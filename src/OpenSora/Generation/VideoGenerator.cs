@@ -16,7 +16,7 @@ namespace OpenSora.Generation;
 /// <summary>Generates videos from text. A generator holds the weights of one model and serves any number of concurrent requests.</summary>
 /// <remarks>The model is loaded when it is first needed. <see cref="Dispose"/> does not block: running requests complete, and new requests
 /// throw <see cref="ObjectDisposedException"/>.</remarks>
-public sealed partial class VideoGenerator : IVideoGenerator, IDisposable
+public sealed partial class VideoGenerator : IVideoGenerator
 {
     /// <summary>The name of the <see cref="ActivitySource"/> and the <see cref="System.Diagnostics.Metrics.Meter"/> of generation. They report sizes
     /// and times, but no prompts.</summary>

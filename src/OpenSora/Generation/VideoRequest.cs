@@ -68,7 +68,22 @@ public sealed class VideoRequest : GenerationSettings
         return this;
     }
 
-    internal VideoRequest Clone() => (VideoRequest)MemberwiseClone();
+    /// <inheritdoc/>
+    public override VideoRequest Clone() => (VideoRequest)base.Clone();
+
+    /// <summary>Creates a copy in which the null values are those of other settings, such as the defaults of a generator
+    /// (<c>generator.GetService&lt;GenerationSettings&gt;()</c>).</summary>
+    /// <param name="defaults">The values for the properties that are null in this request.</param>
+    public VideoRequest WithDefaults(GenerationSettings defaults)
+    {
+        ArgumentNullException.ThrowIfNull(defaults);
+        return (VideoRequest)Or(defaults);
+    }
+
+    /// <summary>Computes a hash of everything that the request consists of: the prompt, the settings, and the conditioning frames with their
+    /// pixels. Requests with the same hash are equal. The hash can change with the version of the library.</summary>
+    /// <returns>The SHA-256 hash, as 64 hexadecimal digits.</returns>
+    public string ComputeHash() => RequestHash.Of(this);
 }
 
 /// <summary>Builds a request in one expression, as in <c>generator.Request("a goat").Frames(16).Seed(42).GenerateAsync()</c>.</summary>
@@ -123,7 +138,7 @@ public sealed class VideoRequestBuilder
     /// <summary>Creates a copy of the request in its current state.</summary>
     public VideoRequest Build() => _request.Clone();
 
-    /// <summary>Generates the video; see <see cref="VideoGenerator.GenerateAsync"/>.</summary>
+    /// <summary>Generates the video; see <see cref="IVideoGenerator.GenerateAsync"/>.</summary>
     public Task<GeneratedVideo> GenerateAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
         _generator.GenerateAsync(_request, progress, cancellationToken);
 

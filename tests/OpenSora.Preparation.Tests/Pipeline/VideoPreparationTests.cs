@@ -1,6 +1,7 @@
 using OpenSora.Preparation.Captions;
 using OpenSora.Preparation.Cutting;
 using OpenSora.Preparation.Manifests;
+using OpenSora.Preparation.Scores;
 using OpenSora.Preparation.Shots;
 
 namespace OpenSora.Preparation.Tests.Pipeline;
@@ -155,13 +156,34 @@ public class VideoPreparationTests
         await MakeFilmAsync(folder["films/a.mp4"]);
         using var stop = new CancellationTokenSource();
         var captioner = new Numbered { OnCall = calls => (calls == 2 ? stop : null)?.Cancel() };
-        await Should.ThrowAsync<OperationCanceledException>(() => Preparation(folder).CaptionWith(captioner).Build().RunAsync(cancellationToken: stop.Token));
+        await Should.ThrowAsync<OperationCanceledException>(() =>
+            Preparation(folder).CaptionWith(captioner).Build().RunAsync(cancellationToken: stop.Token)
+        );
 
         captioner.OnCall = null;
+        await File.WriteAllTextAsync(
+            Path.Combine(Directory.GetDirectories(folder["data/clips"])[0], "00001.mp4.0.tmp"),
+            "of a killed process",
+            Token
+        );
         var report = await Preparation(folder).CaptionWith(captioner).Build().RunAsync(cancellationToken: Token);
 
         report.Kept.ShouldBe(3);
         Directory.GetFiles(folder["data"], "*.tmp", SearchOption.AllDirectories).ShouldBeEmpty();
+    }
+
+    [Fact]
+    public async Task A_run_that_ends_while_clips_are_scored_continues()
+    {
+        using var folder = new TemporaryFolder();
+        await MakeFilmAsync(folder["films/a.mp4"]);
+        var score = new Stopping { Allowed = 1 };
+        await Should.ThrowAsync<InvalidOperationException>(() => Preparation(folder).AddScore(score).Build().RunAsync(cancellationToken: Token));
+        score.Allowed = int.MaxValue;
+        var report = await Preparation(folder).AddScore(score).Build().RunAsync(cancellationToken: Token);
+
+        report.Kept.ShouldBe(3);
+        (await ReadAsync(report.Manifest)).Select(row => row["calls"].Number).ShouldAllBe(value => value == 1);
     }
 
     private static VideoPreparationBuilder Preparation(TemporaryFolder folder) =>
@@ -232,5 +254,18 @@ public class VideoPreparationTests
                 : CaptionResult.Of("a caption", "test")
             );
         }
+    }
+
+    /// <summary>A score that fails after some clips, as a bug or the end of the process would.</summary>
+    private sealed class Stopping : IClipScore
+    {
+        public int Allowed { get; set; }
+
+        public int Calls;
+
+        public IReadOnlyList<ScoreColumn> Columns { get; } = [new("calls", "1.")];
+
+        public ValueTask<IReadOnlyList<ScoreValue>> ComputeAsync(ClipFrames frames, CancellationToken cancellationToken = default) =>
+            Interlocked.Increment(ref Calls) <= Allowed ? new([1]) : throw new InvalidOperationException("stopped");
     }
 }

@@ -7,6 +7,30 @@ public class ShotDetectionTests
 {
     private static CancellationToken Token => TestContext.Current.CancellationToken;
 
+    [Theory]
+    [InlineData("mkv", false)]
+    [InlineData("mp4", false)]
+    [InlineData("mkv", true)]
+    public async Task A_variable_frame_rate_is_recognized_by_the_times_of_frames(string extension, bool isVariable)
+    {
+        using var folder = new TemporaryFolder();
+        var path = await Videos.MakeAsync(
+            "-f",
+            "lavfi",
+            "-i",
+            "testsrc=size=64x48:rate=25:duration=2",
+            "-vf",
+            isVariable ? "select='not(between(n,10,19))'" : "null",
+            "-vsync",
+            "passthrough",
+            folder[$"a.{extension}"]
+        );
+
+        var found = await new ShotDetection(new ContentDetector()).DetectAsync(path, cancellationToken: TestContext.Current.CancellationToken);
+
+        found.Source.HasVariableFrameRate.ShouldBe(isVariable);
+    }
+
     [Fact]
     public async Task Shots_contain_every_frame_once_with_its_time()
     {
