@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Checks the packages in a folder: readme, icon, license, symbols, links and sizes. Usage: tests/Packages/check.sh FOLDER
+# Checks the packages in a folder: readme, icon, license, symbols, links, sizes, and no paths of this machine. Usage: tests/Packages/check.sh FOLDER
 set -uo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$1"
 extracted=$(mktemp -d)
 trap 'rm -rf "$extracted"' EXIT
@@ -34,6 +35,9 @@ for package in "${packages[@]}"; do
     [ -f "${package%.nupkg}.snupkg" ] || problem "$package" "there is no symbol package"
     grep -qE '^lib/.*\.xml$' <<<"$files" || problem "$package" "there is no XML documentation"
   fi
+  # The path of the symbols is in each assembly; /_/ stands for the repository, so that the same sources give the same assembly in every folder.
+  paths=$(find "$content" -name 'OpenSora*.dll' -exec grep -lF "$repository/" {} +)
+  [ -z "$paths" ] || problem "$package" "paths of this machine are in $paths"
   if [[ $package != OpenSora.Lib.Stickers.* ]] && [ "$(stat -c %s "$package")" -gt 100000000 ]; then
     problem "$package" "the package is larger than 100 MB"
   fi
