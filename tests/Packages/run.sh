@@ -81,8 +81,9 @@ done_with "web application"
 # The sample in one file. The SDK builds it in a folder of the user's data.
 mkdir "$folder/FileBased" && cd "$folder/FileBased"
 sed "s/@\*-\*/@$version/" "$repository/samples/FileBased/video.cs" >video.cs
+mkdir "$folder/data"
 XDG_DATA_HOME=$folder/data quiet dotnet run video.cs "a goat"
-has_frames video.mp4 16
+has_frames video.mp4 24
 rm -rf "$folder/data"
 done_with "program in one file"
 
@@ -93,7 +94,7 @@ quiet dotnet new opensora-app -o "$folder/My.Videos" --debug:custom-hive "$folde
 grep -q OpenSora.App -r "$folder/My.Videos" --include=*.cs --include=*.csproj && fail "the template's name is not replaced"
 cd "$folder/My.Videos"
 build
-serves My.Videos 16
+serves My.Videos 24
 rm -rf bin
 done_with "template"
 
