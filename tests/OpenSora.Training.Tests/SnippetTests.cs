@@ -7,8 +7,8 @@ using Microsoft.CodeAnalysis.Emit;
 
 namespace OpenSora.Training.Tests;
 
-/// <summary>Compiles the C# blocks of README.md, docs and the readmes of packages, and runs those that are programs and have no comment that says why they are compiled
-/// only.</summary>
+/// <summary>Compiles the C# blocks of README.md, docs and the readmes of packages, and runs those that are programs and have no comment that says why
+/// they are compiled only.</summary>
 public class SnippetTests
 {
     private const string Context = "<!-- compiled with: using System.Text; var text = new StringBuilder(); class Step { public int Number; } -->";

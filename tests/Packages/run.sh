@@ -36,6 +36,7 @@ has_frames() { # FILE COUNT
 # Starts the web application of this folder and requests a video from it.
 serves() { # NAME FRAMES
   local address=
+  : >out.log
   "$(find bin -name "$1" -type f)" --urls http://127.0.0.1:0 >out.log 2>&1 &
   web=$!
   for _ in $(seq 300); do
