@@ -88,6 +88,13 @@ public sealed partial class VideoGenerator : IVideoGenerator
         VideoRequest request,
         IProgress<GenerationProgress>? progress = null,
         CancellationToken cancellationToken = default
+    ) => RunAsync(request, progress, null, cancellationToken);
+
+    private Task<GeneratedVideo> RunAsync(
+        VideoRequest request,
+        IProgress<GenerationProgress>? progress,
+        Action<VideoFrames>? decoded,
+        CancellationToken cancellationToken
     )
     {
         ArgumentNullException.ThrowIfNull(request);
@@ -104,11 +111,19 @@ public sealed partial class VideoGenerator : IVideoGenerator
             using var turn = await WaitAsync(progress, cancellationToken).ConfigureAwait(false);
             var model = await GetModelAsync(progress, cancellationToken).ConfigureAwait(false);
             var plan = RequestPlan.For(copy, _options, model);
-            return await Task.Run(
-                    () => Telemetry.Measure(model.Description.Name, model.Backend, plan, () => Generate(model, plan, progress, cancellationToken)),
-                    cancellationToken
-                )
-                .ConfigureAwait(false);
+            GeneratedVideo Run()
+            {
+                try
+                {
+                    return Generate(model, plan, progress, decoded, cancellationToken);
+                }
+                finally
+                {
+                    FreedMemory.Release();
+                }
+            }
+
+            return await Task.Run(() => Telemetry.Measure(model.Description.Name, model.Backend, plan, Run), cancellationToken).ConfigureAwait(false);
         });
     }
 
@@ -144,15 +159,21 @@ public sealed partial class VideoGenerator : IVideoGenerator
         return turn;
     }
 
-    private GeneratedVideo Generate(LoadedModel model, RequestPlan plan, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
+    private GeneratedVideo Generate(
+        LoadedModel model,
+        RequestPlan plan,
+        IProgress<GenerationProgress>? progress,
+        Action<VideoFrames>? decoded,
+        CancellationToken cancellationToken
+    )
     {
         var (watch, settings) = (Stopwatch.StartNew(), plan.Settings);
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         using var generator = Seeds.CreateGenerator(settings.Seed, model.Device);
 
-        var warning = model.CheckPrompt(plan.Prompt);
-        if (warning is not null)
+        List<string> warnings = [.. plan.Prompts.Select(model.CheckPrompt).OfType<string>().Distinct(StringComparer.Ordinal)];
+        if (warnings.Count > 0)
         {
             LogUnknownPrompt(model.Description.Name);
         }
@@ -166,19 +187,29 @@ public sealed partial class VideoGenerator : IVideoGenerator
             );
         }
 
+        if (plan.Edit is not null && !sampler.SupportsEditing)
+        {
+            throw new InvalidOperationException(
+                $"The request has an existing video to edit, but {sampler.GetType().Name} cannot begin with one; use a sampler that does."
+                    + $" See {nameof(ISampler)}.{nameof(ISampler.SupportsEditing)}."
+            );
+        }
+
         var pipeline = new VideoPipeline(model.Transformer, model.EncodeText, model.Vae, sampler)
         {
             GuidedChannels = model.Description.Sampling.GuidedChannels,
         };
-        var frames = pipeline.Generate(
-            [plan.Prompt],
-            settings,
-            () => randn(plan.LatentShape, device: model.Device, generator: generator),
-            generator,
-            plan.Given,
-            progress,
-            cancellationToken
-        )[0];
+        var inputs = new PipelineInputs([plan.Prompt], settings, Noise, generator)
+        {
+            Given = plan.Given,
+            Edit = plan.Edit,
+            Windows = plan.Windows,
+            PromptStates = plan.Encoded.Prompt,
+            NegativePromptStates = plan.Encoded.Negative,
+            Preview = model.Preview,
+            Decoded = decoded,
+        };
+        var frames = pipeline.Generate(inputs, progress, cancellationToken)[0];
         LogGenerated(settings.Frames, settings.Width, settings.Height, plan.Steps, settings.Seed, watch.Elapsed.TotalSeconds);
         return new GeneratedVideo(frames, _writer)
         {
@@ -191,8 +222,10 @@ public sealed partial class VideoGenerator : IVideoGenerator
             Model = model.Description.Name,
             Backend = model.Backend,
             Elapsed = watch.Elapsed,
-            Warnings = warning is null ? [] : [warning],
+            Warnings = warnings,
         };
+
+        Tensor Noise() => randn(plan.LatentShape, device: model.Device, generator: generator);
     }
 
     private async Task<LoadedModel> GetModelAsync(IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
