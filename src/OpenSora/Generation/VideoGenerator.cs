@@ -187,6 +187,7 @@ public sealed partial class VideoGenerator : IVideoGenerator
         var pipeline = new VideoPipeline(model.Transformer, model.EncodeText, model.Vae, sampler)
         {
             GuidedChannels = model.Description.Sampling.GuidedChannels,
+            UseTextEncoder = model.UseTextEncoder,
         };
         var inputs = new PipelineInputs([plan.Prompt], settings, Noise, generator)
         {
