@@ -53,6 +53,7 @@ internal static class ResidencyBenchmark
                         new ProcessStartInfo(Environment.ProcessPath!, [Environment.GetCommandLineArgs()[0], Child, folder.FullName, .. words])
                         {
                             RedirectStandardOutput = true,
+                            UseShellExecute = false,
                         }
                     )!;
                     Console.Write(process.StandardOutput.ReadToEnd());
@@ -147,7 +148,7 @@ internal static class ResidencyBenchmark
                 NumHeads = 1,
                 DFf = 64,
             };
-        var vae = new AutoencoderKLConfig();
+        var vae = new AutoencoderKLConfig { MicroBatchSize = 1 };
         Make("stdit.safetensors", ScalarType.Float32, () => new StdiT(Transformer, initialize: false));
         Make("vae.safetensors", ScalarType.Float32, () => new AutoencoderKL(vae, initialize: false));
         if (withText)

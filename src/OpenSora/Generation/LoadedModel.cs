@@ -146,6 +146,14 @@ internal sealed class LoadedModel : IDisposable
         }
     }
 
+    /// <summary>The parts with weights that do not stay in memory, with the numbers of their large weights and of those that are converted or copied
+    /// for each use.</summary>
+    internal IEnumerable<(string Part, int Weights, int Copied)> Transient =>
+        new (string Part, object? Network)[] { ("text encoder", _textEncoder), ("transformer", Transformer), ("autoencoder", Vae) }
+            .Select(part => (part.Part, Count: TransientWeights.Count(part.Network)))
+            .Where(part => part.Count is not null)
+            .Select(part => (part.Part, part.Count!.Value.All, part.Count.Value.Copied));
+
     /// <summary>Encodes prompts with the text encoder.</summary>
     /// <param name="prompts">The prompts.</param>
     /// <param name="weighted">Whether the prompts contain weights.</param>

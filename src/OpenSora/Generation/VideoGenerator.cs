@@ -235,6 +235,10 @@ public sealed partial class VideoGenerator : IVideoGenerator
                 }
 
                 LogLoaded(_loaded.Description.Name, backend.Name, watch.Elapsed.TotalSeconds);
+                foreach (var (part, weights, copied) in _loaded.Transient)
+                {
+                    LogTransient(part, weights, copied);
+                }
             }
             return _loaded;
         }
@@ -291,6 +295,12 @@ public sealed partial class VideoGenerator : IVideoGenerator
 
     [LoggerMessage(Level = LogLevel.Information, Message = "Loaded {Model} on {Backend} in {Seconds:F1} s")]
     private partial void LogLoaded(string model, string backend, double seconds);
+
+    [LoggerMessage(
+        Level = LogLevel.Information,
+        Message = "The {Part} loads {Weights} weights for each use, of which {Copied} are converted or copied; the others are mapped from the file"
+    )]
+    private partial void LogTransient(string part, int weights, int copied);
 
     [LoggerMessage(
         Level = LogLevel.Warning,

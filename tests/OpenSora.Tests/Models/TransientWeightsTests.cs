@@ -64,7 +64,7 @@ public sealed class TransientWeightsTests : IDisposable
             {
                 using (TransientWeights.Use(lent))
                 {
-                    lent.call(ids, null).equal(expected).ShouldBeTrue();
+                    lent.call(ids, null).eq(expected).all().item<bool>().ShouldBeTrue();
                     Present(lent).ShouldBe(byBlock ? [] : [0, 1, 2]);
                 }
 

@@ -27,6 +27,7 @@ internal sealed class TransientWeights
     private readonly WeightsFile _section;
     private readonly IReadOnlyList<Weight> _weights;
     private readonly OnDemand _users;
+    private (int All, int Copied) _count;
 
     private TransientWeights(WeightsFile file, WeightsFile section, IReadOnlyList<Weight> weights)
     {
@@ -48,6 +49,11 @@ internal sealed class TransientWeights
 
         return lease;
     }
+
+    /// <summary>Counts the large weights of a network with its blocks, and those that are converted or copied for each use because they cannot be views
+    /// of the file; null if the weights stay in memory.</summary>
+    public static (int All, int Copied)? Count(object? network) =>
+        network is not null && Owned.TryGetValue(network, out var weights) ? weights._count : null;
 
     /// <summary>Closes the weights file of a network that is disposed.</summary>
     public static void Close(object? network)
@@ -107,6 +113,11 @@ internal sealed class TransientWeights
             )
             .ToDictionary(pair => pair.Key, pair => (Entry: pair.Value, Shape: targets[pair.Key].shape), StringComparer.Ordinal);
         module.Assign(match, name => !large.ContainsKey(name));
+        foreach (var (_, entry) in match.Fitting.Where(pair => !large.ContainsKey(pair.Key)))
+        {
+            match.Section.Drop(entry); // copying a small tensor can have mapped 2 MB
+        }
+
         using (no_grad())
         {
             foreach (var name in large.Keys)
@@ -126,6 +137,7 @@ internal sealed class TransientWeights
             .Where(pair => pair.module is Embedding)
             .ToDictionary(pair => $"{pair.name}.{nameof(Embedding.weight)}", pair => (Embedding)pair.module, StringComparer.Ordinal);
         var modules = module.named_modules().ToDictionary(pair => pair.name, pair => pair.module, StringComparer.Ordinal);
+        List<Weight> all = [];
         var groups = large.GroupBy(
             pair => Array.FindLast(blocks, block => pair.Key.StartsWith($"{block}.", StringComparison.Ordinal)),
             StringComparer.Ordinal
@@ -142,6 +154,7 @@ internal sealed class TransientWeights
                     tables.GetValueOrDefault(pair.Key)
                 ))
                 .ToList();
+            all.AddRange(weights);
             Owned.Add(group.Key is null ? module : modules[group.Key], new TransientWeights(file, match.Section, weights));
         }
 
@@ -149,6 +162,8 @@ internal sealed class TransientWeights
         {
             Owned.Add(module, own = new TransientWeights(file, match.Section, []));
         }
+
+        own._count = (all.Count, all.Count(weight => weight.IsCopied));
 
         if (!ReferenceEquals(network, module))
         {
@@ -214,17 +229,23 @@ internal sealed class TransientWeights
         public Weight(TensorEntry entry, TensorEntry? scale, Tensor target, long[] shape, Embedding? table)
         {
             (_entry, _scale, _target, _shape) = (entry, scale, target, shape);
-            _isAsInFile = scale is null && entry.Strides is null && entry.Dtype == target.dtype && target.device_type == DeviceType.CPU;
+            _isAsInFile =
+                scale is null
+                && entry.Strides is null
+                && entry.Dtype == target.dtype
+                && target.device_type == DeviceType.CPU
+                && Float8.ValuesOf(entry.Type) is null;
             // The rows that are looked up are converted; the table is not.
             _table = !_isAsInFile && scale is null && target.device_type == DeviceType.CPU ? table : null;
         }
+
+        public bool IsCopied => !_isAsInFile && _table is null;
 
         public void Load(WeightsFile file, TensorMaps maps)
         {
             using var scope = NewDisposeScope();
             using var own = new TensorMaps(); // so that the pages of a converted tensor are unmapped at once
-            var isView = _isAsInFile || _table is not null;
-            var source = ModuleMatch.Read(file, _entry, _scale, isView ? maps : own);
+            var source = ModuleMatch.Read(file, _entry, _scale, IsCopied ? own : maps);
             if (_table is not null)
             {
                 _table.Table = source.DetachFromDisposeScope();
