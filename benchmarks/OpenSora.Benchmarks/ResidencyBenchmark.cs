@@ -142,8 +142,9 @@ internal static class ResidencyBenchmark
     {
         var t5 = withText
             ? new T5Config()
-            : new T5Config
+            : new T5Config // not used
             {
+                VocabSize = 8,
                 NumLayers = 1,
                 NumHeads = 1,
                 DFf = 64,
@@ -151,10 +152,8 @@ internal static class ResidencyBenchmark
         var vae = new AutoencoderKLConfig { MicroBatchSize = 1 };
         Make("stdit.safetensors", ScalarType.Float32, () => new StdiT(Transformer, initialize: false));
         Make("vae.safetensors", ScalarType.Float32, () => new AutoencoderKL(vae, initialize: false));
-        if (withText)
-        {
-            Make("t5.safetensors", ScalarType.BFloat16, () => new T5TextEncoder(t5, initialize: false));
-        }
+        var textWeights = withText ? "t5.safetensors" : "small.safetensors";
+        Make(textWeights, ScalarType.BFloat16, () => new T5TextEncoder(t5, initialize: false));
 
         File.Copy(
             Path.Combine(ModelFolder.Open(OpenSoraOptions.DefaultModel).Path, "spiece.model"),
@@ -183,7 +182,7 @@ internal static class ResidencyBenchmark
                 {
                     Architecture = "t5",
                     Config = ModelFolder.WriteConfig(t5),
-                    Weights = "t5.safetensors",
+                    Weights = textWeights,
                     Tokenizer = "spiece.model",
                     MaxTokens = Tokens,
                 },
