@@ -13,6 +13,11 @@ if (args is [ResidencyBenchmark.Child, var folder, var part, var policy, var siz
     return ResidencyBenchmark.Measure(folder, part, policy, size, type);
 }
 
+if (args is [Start.Child])
+{
+    return await Start.GenerateAsync();
+}
+
 var named = new (string Name, string What, Action Run)[]
 {
     ("performance", "forward passes, training steps, decoding, encoding and full generation, in float32 and bfloat16", () =>
@@ -25,11 +30,13 @@ var named = new (string Name, string What, Action Run)[]
     ("attention", "training steps of STDiT and of DiT with full attention as the number of frames grows", Attention.Run),
     ("captions", "captioning throughput with 8 requests in flight, compared with the time of the server", Captions.Run),
     ("clip-scores", "scores of a clip of 3 seconds, compared with decoding it", ClipScores.Run),
+    ("start", "the time from the start of a process to the first denoising step of the bundled model", Start.Run),
     ("memory", "peak memory of training steps compared with the estimate of a plan", Memory.Run),
 };
 var all = named
     .Concat([
         ("load", "loading STDiT-XL/2 from a temporary file of 3 GB", Load.Run),
+        ("requests", "1,000 requests, 8 at a time, on one loaded model; 40 % are canceled at random points", Requests.Run),
         ("zero-init", "training on clips from image weights, with zero-initialized or random temporal attention, and from scratch", Claims.ZeroInit),
         ("residency", "peak memory and time with each residency policy, with the sizes of Open-Sora 1.0 (files of 13 GB)", () =>
             ResidencyBenchmark.Run(Environment.GetEnvironmentVariable("OPENSORA_BENCH_ROWS"))

@@ -60,7 +60,9 @@ internal abstract class LatentPreview : IDisposable
             using var scope = NewDisposeScope();
             using var generator = new Generator(0, CPU);
             var (time, size) = (autoencoder.TemporalFactor, Places * autoencoder.SpatialFactor);
-            var colors = rand([Samples, 3, Patches, Patches], generator: generator) * 2 - 1;
+            var colors = rand([Samples, 3, Patches, Patches], generator: generator);
+            colors[..(Samples / 2)] = colors[..(Samples / 2), ..1]; // half of the images are gray, because white and black are frequent
+            colors = (colors * 4 - 2).clamp(-1, 1);
             var images = nn.functional.interpolate(colors, [size, size], mode: InterpolationMode.Bilinear, align_corners: true);
             var videos = images.unsqueeze(2).expand(Samples, 3, time, size, size).contiguous().to(device);
             List<Tensor> latents = [];

@@ -111,7 +111,18 @@ public sealed partial class VideoGenerator : IVideoGenerator
             using var turn = await WaitAsync(progress, cancellationToken).ConfigureAwait(false);
             var model = await GetModelAsync(progress, cancellationToken).ConfigureAwait(false);
             var plan = RequestPlan.For(copy, _options, model);
-            GeneratedVideo Run() => Generate(model, plan, progress, decoded, cancellationToken);
+            GeneratedVideo Run()
+            {
+                try
+                {
+                    return Generate(model, plan, progress, decoded, cancellationToken);
+                }
+                finally
+                {
+                    FreedMemory.Release();
+                }
+            }
+
             return await Task.Run(() => Telemetry.Measure(model.Description.Name, model.Backend, plan, Run), cancellationToken).ConfigureAwait(false);
         });
     }
