@@ -26,9 +26,9 @@ internal static class ResidencyBenchmark
     private static readonly (string Name, Residency Residency, int Side, string Type)[] Rows =
     [
         (Text, Residency.Stream, 0, "float32"),
-        ("video", Residency.Keep, 256, "float32"),
-        ("video", Residency.Release, 256, "float32"),
-        ("video", Residency.Stream, 256, "float32"),
+        ("video", Residency.Keep, 128, "float32"),
+        ("video", Residency.Release, 128, "float32"),
+        ("video", Residency.Stream, 128, "float32"),
         ("video", Residency.Stream, 512, "float32"),
         ("video", Residency.Stream, 512, "bfloat16"),
     ];

@@ -88,7 +88,8 @@ internal sealed class LoadedModel : IDisposable
             Reached(0);
             var folder = ModelFolder.Open(options.Model ?? OpenSoraOptions.DefaultModel);
             var partServices = new PartServices(folder, backend.Device, services);
-            PartLoader Part(ModelPart part, Residency residency) => new(folder, part, backend.Device, options.Precision, residency);
+            PartLoader Part(ModelPart part, Residency? residency) =>
+                new(folder, part, backend.Device, options.Precision, residency ?? Residency.Keep);
             var description = folder.Description;
 
             var transformer = Keep(Part(description.Denoiser, options.TransformerResidency).Make(parts.Architectures.Transformers));
@@ -105,7 +106,7 @@ internal sealed class LoadedModel : IDisposable
                 transformer,
                 vae,
                 () => custom?.Invoke(partServices) ?? text.Make(parts.Architectures.TextEncoders),
-                releases: custom is not null && options.TextEncoderResidency != Residency.Keep
+                releases: custom is not null && options.TextEncoderResidency is Residency.Release
             );
             model._makePreview = () =>
             {

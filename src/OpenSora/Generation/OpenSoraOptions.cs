@@ -33,16 +33,17 @@ public sealed class OpenSoraOptions : GenerationSettings
     /// The weights keep their own data type.</summary>
     public ScalarType? Precision { get; set; }
 
-    /// <summary>Gets or sets when the weights of the text encoder are in memory. <see cref="Residency.Release"/> unloads it after the prompts of a
-    /// request are encoded.</summary>
-    public Residency TextEncoderResidency { get; set; }
+    /// <summary>Gets or sets when the weights of the text encoder are in memory; null for <see cref="Residency.Keep"/>. With
+    /// <see cref="Residency.Release"/>, it is unloaded after the prompts of a request are encoded.</summary>
+    public Residency? TextEncoderResidency { get; set; }
 
-    /// <summary>Gets or sets when the weights of the transformer are in memory. <see cref="Residency.Release"/> unloads it after denoising.</summary>
-    public Residency TransformerResidency { get; set; }
+    /// <summary>Gets or sets when the weights of the transformer are in memory; null for <see cref="Residency.Keep"/>. With
+    /// <see cref="Residency.Release"/>, it is unloaded after denoising.</summary>
+    public Residency? TransformerResidency { get; set; }
 
-    /// <summary>Gets or sets when the weights of the autoencoder are in memory. <see cref="Residency.Release"/> unloads it after
-    /// decoding.</summary>
-    public Residency AutoencoderResidency { get; set; }
+    /// <summary>Gets or sets when the weights of the autoencoder are in memory; null for <see cref="Residency.Keep"/>. With
+    /// <see cref="Residency.Release"/>, it is unloaded after decoding.</summary>
+    public Residency? AutoencoderResidency { get; set; }
 
     /// <summary>Gets or sets the number of requests that are generated at the same time; further ones wait in order. Null for no limit. Each request
     /// needs memory of its own for its latents and activations.</summary>
@@ -93,7 +94,7 @@ public sealed class OpenSoraOptions : GenerationSettings
         }
 
         foreach (
-            var (name, residency) in new[]
+            var (name, value) in new[]
             {
                 (nameof(TextEncoderResidency), TextEncoderResidency),
                 (nameof(TransformerResidency), TransformerResidency),
@@ -101,7 +102,7 @@ public sealed class OpenSoraOptions : GenerationSettings
             }
         )
         {
-            if (!Enum.IsDefined(residency))
+            if (value is { } residency && !Enum.IsDefined(residency))
             {
                 yield return $"{SectionName}:{name} is '{residency}'; it must be one of {string.Join(", ", Enum.GetNames<Residency>())}.";
             }
@@ -156,13 +157,13 @@ internal sealed class OpenSoraOptionsValidator(BackendSelector backends, PartFac
     // Custom parts load their weights themselves.
     private IEnumerable<string> ResidencyProblems(OpenSoraOptions options)
     {
-        if (parts.TextEncoder is not null && options.TextEncoderResidency == Residency.Stream)
+        if (parts.TextEncoder is not null && options.TextEncoderResidency is Residency.Stream)
         {
             yield return $"{OpenSoraOptions.SectionName}:{nameof(options.TextEncoderResidency)} is {Residency.Stream}, but the text encoder is a "
                 + $"custom one (UseTextEncoder), which loads its weights itself; it can be {Residency.Keep} or {Residency.Release}.";
         }
 
-        if (parts.Vae is not null && options.AutoencoderResidency != Residency.Keep)
+        if (parts.Vae is not null && options.AutoencoderResidency is not (null or Residency.Keep))
         {
             yield return $"{OpenSoraOptions.SectionName}:{nameof(options.AutoencoderResidency)} is {options.AutoencoderResidency}, but the "
                 + $"autoencoder is a custom one (UseVae), which loads its weights itself; it can only be {Residency.Keep}.";
