@@ -8,6 +8,11 @@ if (args is ["detect", var video, var detector])
     return ShotBenchmark.Detect(video, detector);
 }
 
+if (args is [ResidencyBenchmark.Child, var folder, var part, var policy, var size, var type])
+{
+    return ResidencyBenchmark.Measure(folder, part, policy, size, type);
+}
+
 if (args is [Start.Child])
 {
     return await Start.GenerateAsync();
@@ -33,6 +38,9 @@ var all = named
         ("load", "loading STDiT-XL/2 from a temporary file of 3 GB", Load.Run),
         ("requests", "1,000 requests, 8 at a time, on one loaded model; 40 % are canceled at random points", Requests.Run),
         ("zero-init", "training on clips from image weights, with zero-initialized or random temporal attention, and from scratch", Claims.ZeroInit),
+        ("residency", "peak memory and time with each residency policy, with the sizes of Open-Sora 1.0 (files of 13 GB)", () =>
+            ResidencyBenchmark.Run(Environment.GetEnvironmentVariable("OPENSORA_BENCH_ROWS"))
+        ),
         ("shots", "shot detection: speed and memory compared with ffmpeg and PySceneDetect, and accuracy on assembled videos", ShotBenchmark.Run),
         ("stages", "three training stages compared with one stage of the same compute", Claims.Stages),
     ])

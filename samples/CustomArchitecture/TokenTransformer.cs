@@ -1,7 +1,6 @@
 using OpenSora.Models;
 using OpenSora.Models.Layers;
 using TorchSharp;
-using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
 using static TorchSharp.torch;
 using Linear = OpenSora.Models.Layers.Linear;
@@ -31,15 +30,15 @@ public sealed record TokenTransformerConfig
 }
 
 /// <summary>A class-conditional video transformer. The class is an additional token, and every token attends to all tokens.</summary>
-/// <remarks>The model is built from the layers of the library, so reduced precision (<c>UseComputeType</c>) and gradient checkpointing work as in
-/// the library's own models.</remarks>
+/// <remarks>The model is built from the layers of the library, so reduced precision (<c>UseComputeType</c>), gradient checkpointing and streaming of
+/// blocks from the weights file work as in the library's own models.</remarks>
 public sealed class TokenTransformer : nn.Module, IVideoTransformer
 {
     private const int Patch = 2;
     private readonly PatchEmbedder x_embedder;
     private readonly TimestepEmbedder t_embedder;
     private readonly TorchSharp.Modules.Embedding class_embedder;
-    private readonly ModuleList<TokenBlock> blocks;
+    private readonly BlockList<TokenBlock> blocks;
     private readonly Linear final;
 
     /// <summary>Initializes a transformer with random weights.</summary>
@@ -51,7 +50,7 @@ public sealed class TokenTransformer : nn.Module, IVideoTransformer
         x_embedder = new PatchEmbedder(config.InChannels, config.HiddenSize, (1, Patch, Patch));
         t_embedder = new TimestepEmbedder(config.HiddenSize);
         class_embedder = nn.Embedding(config.Classes + 1, config.HiddenSize); // the last row represents "no class"
-        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new TokenBlock(config.HiddenSize, config.NumHeads)).ToArray());
+        blocks = new BlockList<TokenBlock>([.. Enumerable.Range(0, config.Depth).Select(_ => new TokenBlock(config.HiddenSize, config.NumHeads))]);
         final = new Linear(config.HiddenSize, Patch * Patch * config.InChannels);
         RegisterComponents();
 

@@ -1,5 +1,6 @@
 using OpenSora.ModelFolders;
 using OpenSora.Models;
+using OpenSora.Models.Layers;
 using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -10,8 +11,8 @@ namespace OpenSora.Generation;
 internal sealed class LoadedModel : IDisposable
 {
     private readonly ModelFolder _folder;
-    private readonly Func<ITextEncoder> _makeTextEncoder;
-    private readonly Lock _encoding = new();
+    private readonly Lock _previewing = new();
+    private readonly OnDemand? _custom; // a text encoder of the application that is created for the first request that uses it
     private Func<LatentPreview> _makePreview = null!;
     private ITextEncoder? _textEncoder;
     private LatentPreview? _preview;
@@ -21,17 +22,41 @@ internal sealed class LoadedModel : IDisposable
         IComputeBackend backend,
         IVideoTransformer transformer,
         IVideoAutoencoder vae,
-        Func<ITextEncoder> makeTextEncoder
-    ) =>
-        (_folder, Description, Backend, Device, Transformer, Vae, _makeTextEncoder) = (
-            folder,
-            folder.Description,
-            backend.Name,
-            backend.Device,
-            transformer,
-            vae,
-            makeTextEncoder
+        Func<ITextEncoder> makeTextEncoder,
+        bool releases
+    )
+    {
+        (_folder, Description, Backend, Device) = (folder, folder.Description, backend.Name, backend.Device);
+        (Transformer, Vae) = (transformer, vae);
+        if (!releases)
+        {
+            _textEncoder = makeTextEncoder();
+            return;
+        }
+
+        _custom = new OnDemand(
+            () =>
+            {
+                var encoder = makeTextEncoder();
+                try
+                {
+                    CheckTextEncoder(encoder);
+                }
+                catch
+                {
+                    encoder.Dispose();
+                    throw;
+                }
+
+                _textEncoder = encoder;
+            },
+            () =>
+            {
+                _textEncoder?.Dispose();
+                _textEncoder = null;
+            }
         );
+    }
 
     internal ModelDescription Description { get; }
 
@@ -63,29 +88,39 @@ internal sealed class LoadedModel : IDisposable
             Reached(0);
             var folder = ModelFolder.Open(options.Model ?? OpenSoraOptions.DefaultModel);
             var partServices = new PartServices(folder, backend.Device, services);
-            PartLoader Part(ModelPart part) => new(folder, part, backend.Device, options.Precision);
+            PartLoader Part(ModelPart part, Residency? residency) =>
+                new(folder, part, backend.Device, options.Precision, residency ?? Residency.Keep);
             var description = folder.Description;
 
-            var transformer = Keep(Part(description.Denoiser).Make(parts.Architectures.Transformers));
+            var transformer = Keep(Part(description.Denoiser, options.TransformerResidency).Make(parts.Architectures.Transformers));
             Reached(1);
-            var vae = Keep(parts.Vae?.Invoke(partServices) ?? Part(description.Vae).Make(parts.Architectures.Autoencoders));
+            var vae = Keep(
+                parts.Vae?.Invoke(partServices) ?? Part(description.Vae, options.AutoencoderResidency).Make(parts.Architectures.Autoencoders)
+            );
             Reached(2);
-            var text = Part(description.TextEncoder);
-            if (parts.TextEncoder is null)
-            {
-                text.Check(parts.Architectures.TextEncoders.Select(a => a.Name));
-            }
-
-            var model = new LoadedModel(folder, backend, transformer, vae, () =>
-                parts.TextEncoder?.Invoke(partServices) ?? text.Make(parts.Architectures.TextEncoders)
+            var text = Part(description.TextEncoder, options.TextEncoderResidency);
+            var custom = parts.TextEncoder;
+            var model = new LoadedModel(
+                folder,
+                backend,
+                transformer,
+                vae,
+                () => custom?.Invoke(partServices) ?? text.Make(parts.Architectures.TextEncoders),
+                releases: custom is not null && options.TextEncoderResidency is Residency.Release
             );
             model._makePreview = () =>
-                description.Preview is { } small && Part(small).Make(parts.Architectures.Autoencoders) is var autoencoder
-                    ? LatentPreview.Of(autoencoder)
-                    : LatentPreview.For(vae, backend.Device);
-            if (!options.ReleaseTextEncoder)
             {
-                model._textEncoder = Keep(model._makeTextEncoder());
+                if (description.Preview is { } small)
+                {
+                    return LatentPreview.Of(Part(small, Residency.Keep).Make(parts.Architectures.Autoencoders));
+                }
+
+                using var weights = TransientWeights.Use(vae);
+                return LatentPreview.For(vae, backend.Device);
+            };
+            if (model._textEncoder is not null)
+            {
+                Keep(model._textEncoder);
             }
 
             model.CheckParts();
@@ -94,7 +129,7 @@ internal sealed class LoadedModel : IDisposable
         }
         catch
         {
-            loaded.ForEach(part => part.Dispose());
+            loaded.ForEach(Unload);
             throw;
         }
 
@@ -112,30 +147,31 @@ internal sealed class LoadedModel : IDisposable
         }
     }
 
+    /// <summary>The parts with weights that do not stay in memory, with the numbers of their large weights and of those that are converted or copied
+    /// for each use.</summary>
+    internal IEnumerable<(string Part, int Weights, int Copied)> Transient =>
+        new (string Part, object? Network)[] { ("text encoder", _textEncoder), ("transformer", Transformer), ("autoencoder", Vae) }
+            .Select(part => (part.Part, Count: TransientWeights.Count(part.Network)))
+            .Where(part => part.Count is not null)
+            .Select(part => (part.Part, part.Count!.Value.All, part.Count.Value.Copied));
+
     /// <summary>Encodes prompts with the text encoder.</summary>
     /// <param name="prompts">The prompts.</param>
     /// <param name="weighted">Whether the prompts contain weights.</param>
     /// <returns>The hidden states and the mask, in the caller's dispose scope.</returns>
     internal TextStates EncodeText(IReadOnlyList<string> prompts, bool weighted)
     {
-        TextStates Encode(ITextEncoder encoder) => weighted ? WeightedPrompt.Encode(encoder, prompts) : encoder.Encode(prompts);
-        if (_textEncoder is not null)
-        {
-            return Encode(_textEncoder);
-        }
-
-        lock (_encoding) // keep at most one encoder in memory
-        {
-            using var encoder = _makeTextEncoder();
-            CheckTextEncoder(encoder);
-            return Encode(encoder);
-        }
+        using var use = UseTextEncoder();
+        return weighted ? WeightedPrompt.Encode(_textEncoder!, prompts) : _textEncoder!.Encode(prompts);
     }
+
+    /// <summary>Has the text encoder in memory until the result is disposed.</summary>
+    internal OnDemand.Lease UseTextEncoder() => _custom?.Use() ?? TransientWeights.Use(_textEncoder);
 
     /// <summary>Gets what shows previews, and creates it when it is first needed.</summary>
     internal LatentPreview Preview()
     {
-        lock (_encoding)
+        lock (_previewing)
         {
             return _preview ??= _makePreview();
         }
@@ -181,8 +217,14 @@ internal sealed class LoadedModel : IDisposable
     public void Dispose()
     {
         _preview?.Dispose();
-        Transformer.Dispose();
-        Vae.Dispose();
-        _textEncoder?.Dispose();
+        Unload(Transformer);
+        Unload(Vae);
+        Unload(_textEncoder);
+    }
+
+    private static void Unload(IDisposable? part)
+    {
+        TransientWeights.Close(part);
+        part?.Dispose();
     }
 }

@@ -2,6 +2,7 @@ using Microsoft.Extensions.Options;
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.ModelFolders;
+using OpenSora.Models;
 using OpenSora.Runtime;
 using static TorchSharp.torch;
 
@@ -32,9 +33,17 @@ public sealed class OpenSoraOptions : GenerationSettings
     /// The weights keep their own data type.</summary>
     public ScalarType? Precision { get; set; }
 
-    /// <summary>Gets or sets a value that indicates whether the text encoder is unloaded after each prompt and loaded again for the next one. This
-    /// saves memory for models with a large text encoder.</summary>
-    public bool ReleaseTextEncoder { get; set; }
+    /// <summary>Gets or sets when the weights of the text encoder are in memory; null for <see cref="Residency.Keep"/>. With
+    /// <see cref="Residency.Release"/>, it is unloaded after the prompts of a request are encoded.</summary>
+    public Residency? TextEncoderResidency { get; set; }
+
+    /// <summary>Gets or sets when the weights of the transformer are in memory; null for <see cref="Residency.Keep"/>. With
+    /// <see cref="Residency.Release"/>, it is unloaded after denoising.</summary>
+    public Residency? TransformerResidency { get; set; }
+
+    /// <summary>Gets or sets when the weights of the autoencoder are in memory; null for <see cref="Residency.Keep"/>. With
+    /// <see cref="Residency.Release"/>, it is unloaded after decoding.</summary>
+    public Residency? AutoencoderResidency { get; set; }
 
     /// <summary>Gets or sets the number of requests that are generated at the same time; further ones wait in order. Null for no limit. Each request
     /// needs memory of its own for its latents and activations.</summary>
@@ -84,6 +93,21 @@ public sealed class OpenSoraOptions : GenerationSettings
             yield return $"{SectionName}:{problem}";
         }
 
+        foreach (
+            var (name, value) in new[]
+            {
+                (nameof(TextEncoderResidency), TextEncoderResidency),
+                (nameof(TransformerResidency), TransformerResidency),
+                (nameof(AutoencoderResidency), AutoencoderResidency),
+            }
+        )
+        {
+            if (value is { } residency && !Enum.IsDefined(residency))
+            {
+                yield return $"{SectionName}:{name} is '{residency}'; it must be one of {string.Join(", ", Enum.GetNames<Residency>())}.";
+            }
+        }
+
         if (MaxConcurrentRequests < 1)
         {
             yield return $"{SectionName}:MaxConcurrentRequests is {MaxConcurrentRequests}; it must be at least 1.";
@@ -111,7 +135,7 @@ internal sealed class OpenSoraOptionsValidator(BackendSelector backends, PartFac
     public ValidateOptionsResult Validate(string? name, OpenSoraOptions options)
     {
         ArgumentNullException.ThrowIfNull(options);
-        List<string> problems = [.. options.Problems(), .. BackendProblems(options), .. ModelProblems(options)];
+        List<string> problems = [.. options.Problems(), .. BackendProblems(options), .. ModelProblems(options), .. ResidencyProblems(options)];
         return problems.Count == 0 ? ValidateOptionsResult.Success : ValidateOptionsResult.Fail(problems);
     }
 
@@ -128,6 +152,22 @@ internal sealed class OpenSoraOptionsValidator(BackendSelector backends, PartFac
         }
 
         return problem is null ? [] : [$"{OpenSoraOptions.SectionName}:Backend: {problem}"];
+    }
+
+    // Custom parts load their weights themselves.
+    private IEnumerable<string> ResidencyProblems(OpenSoraOptions options)
+    {
+        if (parts.TextEncoder is not null && options.TextEncoderResidency is Residency.Stream)
+        {
+            yield return $"{OpenSoraOptions.SectionName}:{nameof(options.TextEncoderResidency)} is {Residency.Stream}, but the text encoder is a "
+                + $"custom one (UseTextEncoder), which loads its weights itself; it can be {Residency.Keep} or {Residency.Release}.";
+        }
+
+        if (parts.Vae is not null && options.AutoencoderResidency is not (null or Residency.Keep))
+        {
+            yield return $"{OpenSoraOptions.SectionName}:{nameof(options.AutoencoderResidency)} is {options.AutoencoderResidency}, but the "
+                + $"autoencoder is a custom one (UseVae), which loads its weights itself; it can only be {Residency.Keep}.";
+        }
     }
 
     // Reads model.json, but no weights.

@@ -9,7 +9,8 @@ namespace OpenSora.Generation;
 /// <param name="Part">The description of the part.</param>
 /// <param name="Device">The device to load the part to.</param>
 /// <param name="Precision">The data type of matrix multiplications; null for the data type of the weights.</param>
-internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Device, ScalarType? Precision)
+/// <param name="Residency">When the weights are in memory.</param>
+internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Device, ScalarType? Precision, Residency Residency = Residency.Keep)
 {
     /// <summary>Checks that the architectures of all parts that are not replaced are known.</summary>
     /// <exception cref="InvalidModelException">An architecture is unknown.</exception>
@@ -54,7 +55,8 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
                 Part.Weights is not null,
                 Device,
                 Precision,
-                settings
+                settings,
+                Residency
             )
         );
     }

@@ -198,6 +198,7 @@ public sealed partial class VideoGenerator : IVideoGenerator
         var pipeline = new VideoPipeline(model.Transformer, model.EncodeText, model.Vae, sampler)
         {
             GuidedChannels = model.Description.Sampling.GuidedChannels,
+            UseTextEncoder = model.UseTextEncoder,
         };
         var inputs = new PipelineInputs([plan.Prompt], settings, Noise, generator)
         {
@@ -245,6 +246,10 @@ public sealed partial class VideoGenerator : IVideoGenerator
                 }
 
                 LogLoaded(_loaded.Description.Name, backend.Name, watch.Elapsed.TotalSeconds);
+                foreach (var (part, weights, copied) in _loaded.Transient)
+                {
+                    LogTransient(part, weights, copied);
+                }
             }
             return _loaded;
         }
@@ -301,6 +306,12 @@ public sealed partial class VideoGenerator : IVideoGenerator
 
     [LoggerMessage(Level = LogLevel.Information, Message = "Loaded {Model} on {Backend} in {Seconds:F1} s")]
     private partial void LogLoaded(string model, string backend, double seconds);
+
+    [LoggerMessage(
+        Level = LogLevel.Information,
+        Message = "The {Part} loads {Weights} weights for each use, of which {Copied} are converted or copied; the others are mapped from the file"
+    )]
+    private partial void LogTransient(string part, int weights, int copied);
 
     [LoggerMessage(
         Level = LogLevel.Warning,

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
+using OpenSora.Models.Layers;
 using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -61,6 +62,9 @@ public sealed class VideoPipeline
     /// <summary>Gets the number of leading latent channels that guidance is applied to; null for the default of the sampler
     /// (<see cref="ISampler.GuidedChannels"/>).</summary>
     public int? GuidedChannels { get; init; }
+
+    /// <summary>Has the text encoder in memory; null if it always is.</summary>
+    internal Func<OnDemand.Lease>? UseTextEncoder { get; init; }
 
     /// <summary>Generates one video for each prompt, in a single batch.</summary>
     /// <param name="prompts">The prompts; an empty one generates without a prompt.</param>
@@ -193,11 +197,17 @@ public sealed class VideoPipeline
 
         // 1. Encode the text.
         progress?.Report(new(GenerationStage.EncodingText, 0, 1));
-        var denoiser = inputs.Windows is { } windows
-            ? windows.Combine([
-                .. windows.Prompts.Select(prompt => GuidedDenoiser([prompt], settings with { Frames = windows.Frames }, inputs, cancellationToken)),
-            ])
-            : GuidedDenoiser(prompts, settings, inputs, cancellationToken);
+        var nothing = NullCaption(prompts.Count);
+        Func<Tensor, Tensor, Tensor?, Tensor> Denoiser(IReadOnlyList<string> texts, ResolvedSettings ofWindow) =>
+            GuidedDenoiser(texts, ofWindow, inputs, nothing, cancellationToken);
+        Func<Tensor, Tensor, Tensor?, Tensor> denoiser;
+        using (inputs.PromptStates is null && UseTextEncoder is not null ? UseTextEncoder() : default)
+        {
+            denoiser = inputs.Windows is { } windows
+                ? windows.Combine([.. windows.Prompts.Select(prompt => Denoiser([prompt], settings with { Frames = windows.Frames }))])
+                : Denoiser(prompts, settings);
+        }
+
         progress?.Report(new(GenerationStage.EncodingText, 1, 1));
         cancellationToken.ThrowIfCancellationRequested();
 
@@ -209,10 +219,12 @@ public sealed class VideoPipeline
         var (fraction, edit) = ((Tensor?)null, (SamplingEdit?)null);
         if (inputs.Given.Count > 0)
         {
+            using var weights = TransientWeights.Use(Autoencoder);
             (latents, fraction) = GivenFrames.Into(inputs.Given, latents, settings, Autoencoder!, inputs.Generator, progress, cancellationToken);
         }
         else if (inputs.Edit is not null)
         {
+            using var weights = TransientWeights.Use(Autoencoder);
             edit = Encode(inputs.Edit, latents, settings, progress, cancellationToken);
         }
 
@@ -220,11 +232,20 @@ public sealed class VideoPipeline
         var steps = new SamplingProgress(progress, timesteps.Count);
         steps.Report(0);
         var noise = Sampling.Gaussian(inputs.Generator);
-        latents = Sampling.Run(Sampler, denoiser, latents, fraction, noise, timesteps, steps, cancellationToken, edit, Preview);
+        using (TransientWeights.Use(Transformer))
+        {
+            latents = Sampling.Run(Sampler, denoiser, latents, fraction, noise, timesteps, steps, cancellationToken, edit, Preview);
+        }
+
         CheckFinite(latents, "latents", prompts, settings);
 
         // 4. Decode.
-        var pixels = LatentDecoder.Decode(Autoencoder, latents, progress, cancellationToken, inputs.Decoded is null ? null : Decoded);
+        Tensor pixels;
+        using (TransientWeights.Use(Autoencoder))
+        {
+            pixels = LatentDecoder.Decode(Autoencoder, latents, progress, cancellationToken, inputs.Decoded is null ? null : Decoded);
+        }
+
         CheckFinite(pixels, "pixels", prompts, settings);
         List<VideoFrames> videos = [];
         for (var i = 0; i < prompts.Count; i++)
@@ -281,6 +302,7 @@ public sealed class VideoPipeline
         IReadOnlyList<string> prompts,
         ResolvedSettings settings,
         PipelineInputs inputs,
+        Tensor nullCaption,
         CancellationToken cancellationToken
     )
     {
@@ -289,7 +311,7 @@ public sealed class VideoPipeline
         var (states, mask) = inputs.PromptStates is { } given
             ? Checked(given, 1, "The encoded prompt has")
             : Encode([.. prompts.Select((prompt, i) => isEmpty[i] ? "" : prompt)]);
-        var nothing = NullCaption(batch).narrow(1, 0, states.shape[1]);
+        var nothing = nullCaption.narrow(1, 0, states.shape[1]);
         if (Array.Exists(isEmpty, empty => empty))
         {
             states = cat([.. isEmpty.Select((empty, i) => (empty ? nothing : states).narrow(0, i, 1))]);
@@ -332,6 +354,7 @@ public sealed class VideoPipeline
     // Custom parts might return something else than their properties say.
     private Tensor NullCaption(int batch)
     {
+        using var weights = TransientWeights.Use(Transformer);
         var caption = Transformer.NullCaption(batch);
         long[] expected = [batch, Transformer.TextTokens, Transformer.TextWidth];
         return caption.shape.AsSpan().SequenceEqual(expected)

@@ -200,7 +200,17 @@ public sealed record Architecture<TNetwork>
     /// <param name="device">The device of the parameters.</param>
     /// <param name="precision">The data type of matrix multiplications.</param>
     /// <param name="settings">The settings of a text encoder.</param>
-    internal TNetwork Load(object config, Func<string> weights, bool hasWeights, Device? device, ScalarType? precision, TextEncoderSettings? settings)
+    /// <param name="residency">When the weights are in memory. Unless they are kept, callers use the network with
+    /// <see cref="TransientWeights.Use"/>, and close its file with <see cref="TransientWeights.Close"/>.</param>
+    internal TNetwork Load(
+        object config,
+        Func<string> weights,
+        bool hasWeights,
+        Device? device,
+        ScalarType? precision,
+        TextEncoderSettings? settings,
+        Residency residency = Residency.Keep
+    )
     {
         var made = _module(Checked(config));
         try
@@ -210,10 +220,19 @@ public sealed record Architecture<TNetwork>
             var network = _create(config, made, settings with { Device = device });
             if (made is nn.Module module)
             {
-                using var file = WeightsFile.Open(weights());
-                module.LoadWeights(file, section => Loading?.Invoke(config, section) ?? new LoadOptions(), out _);
-                module.eval();
-                module.to(device);
+                LoadOptions Options(WeightsFile section) => Loading?.Invoke(config, section) ?? new LoadOptions();
+                if (residency == Residency.Keep)
+                {
+                    using var file = WeightsFile.Open(weights());
+                    module.LoadWeights(file, Options, out _);
+                    module.eval();
+                    module.to(device);
+                }
+                else
+                {
+                    TransientWeights.Attach(network, module, weights(), Options, device, residency == Residency.Stream);
+                }
+
                 module.UseComputeType(precision);
             }
             else if (hasWeights)

@@ -43,57 +43,63 @@ public static partial class ModelExtensions
     {
         ArgumentNullException.ThrowIfNull(module);
         ArgumentNullException.ThrowIfNull(file);
+        var match = module.Match(file, optionsOf);
+        module.Assign(match, _ => true);
+        section = match.Section;
+        return match.Report;
+    }
 
+    /// <summary>Finds the section of a file that fits a module best, and checks that it can be loaded.</summary>
+    /// <exception cref="InvalidWeightsException">Loading is strict and the weights do not fit. The exception contains the report.</exception>
+    internal static ModuleMatch Match(this nn.Module module, WeightsFile file, Func<WeightsFile, LoadOptions> optionsOf)
+    {
         var targets = module.state_dict();
-        var best = ModuleMatch.Best(targets, file, optionsOf);
-        var (options, report) = (best.Options, best.Report);
-        section = file = best.Section;
-        if (options.Strict && !report.IsComplete)
+        var match = ModuleMatch.Best(targets, file, optionsOf);
+        if (match.Options.Strict && !match.Report.IsComplete)
         {
             throw new InvalidWeightsException(
-                file.Path,
-                $"they do not fit the model. {report}{ModuleMatch.Sections(targets, file, optionsOf)}",
-                report: report
+                match.Section.Path,
+                $"they do not fit the model. {match.Report}{ModuleMatch.Sections(targets, match.Section, optionsOf)}",
+                report: match.Report
             );
         }
 
         // Only boolean tensors can still be damaged; check them before changing the module.
-        foreach (var (_, entry) in best.Fitting.Where(pair => pair.Value.Dtype == ScalarType.Bool))
+        foreach (var (_, entry) in match.Fitting.Where(pair => pair.Value.Dtype == ScalarType.Bool))
         {
-            file.Read(entry.Name).Dispose();
+            match.Section.Read(entry.Name).Dispose();
         }
 
-        using (no_grad())
-        using (var maps = new TensorMaps())
-        {
-            foreach (var (name, entry) in best.Fitting.OrderBy(pair => pair.Value.Offset)) // the order in which overlaps are recognized
-            {
-                using var scope = NewDisposeScope();
-                var target = targets[name];
-                var source = file.Read(entry.Name, options.Copy ? null : maps);
-                if (WeightScales.Of(entry, file) is { } scale && !best.Fitting.Any(pair => ReferenceEquals(pair.Value, scale)))
-                {
-                    source = source * file.Read(scale.Name).to_type(source.dtype).reshape([-1, .. entry.Shape.Skip(1).Select(_ => 1L)]);
-                }
+        return match;
+    }
 
-                var isAsInFile =
-                    source.dtype == target.dtype
-                    && target.device_type == DeviceType.CPU
-                    && source.is_contiguous()
-                    && target.is_contiguous()
-                    && target.shape.AsSpan().SequenceEqual(source.shape);
-                if (isAsInFile && !options.Copy)
-                {
-                    target.set_(source);
-                }
-                else
-                {
-                    target.copy_(source.reshape(target.shape));
-                }
+    /// <summary>Loads the fitting tensors with the specified names into a module.</summary>
+    internal static void Assign(this nn.Module module, ModuleMatch match, Func<string, bool> selects)
+    {
+        var (targets, options) = (module.state_dict(), match.Options);
+        using var noGradients = no_grad();
+        using var maps = new TensorMaps();
+        var selected = match.Fitting.Where(pair => selects(pair.Key));
+        foreach (var (name, entry) in selected.OrderBy(pair => pair.Value.Offset)) // the order in which overlaps are recognized
+        {
+            using var scope = NewDisposeScope();
+            var target = targets[name];
+            var source = ModuleMatch.Read(match.Section, entry, match.ScaleOf(entry), options.Copy ? null : maps);
+            var isAsInFile =
+                source.dtype == target.dtype
+                && target.device_type == DeviceType.CPU
+                && source.is_contiguous()
+                && target.is_contiguous()
+                && target.shape.AsSpan().SequenceEqual(source.shape);
+            if (isAsInFile && !options.Copy)
+            {
+                target.set_(source);
+            }
+            else
+            {
+                target.copy_(source.reshape(target.shape));
             }
         }
-
-        return report;
     }
 
     /// <summary>Returns the report that <see cref="LoadWeights(nn.Module, WeightsFile, LoadOptions?)"/> would return, without loading. The module may

@@ -91,6 +91,21 @@ internal sealed class MappedFile : IDisposable
     /// <summary>A path that refers to the open file even after another file has replaced it.</summary>
     public string OpenPath => OperatingSystem.IsLinux() ? $"/proc/self/fd/{_handle.DangerousGetHandle()}" : Path;
 
+    /// <summary>Indicates whether <see cref="OpenPath"/> leads to the open file.</summary>
+    public bool IsAtOpenPath =>
+        OperatingSystem.IsLinux()
+        || (
+            File.GetLastWriteTimeUtc(Path) == File.GetLastWriteTimeUtc(_handle)
+            && new FileInfo(Path) is { Exists: true } info
+            && info.Length == Length
+        );
+
+    /// <summary>Starts to read a tensor from disk, without adding it to the resident memory.</summary>
+    public void ReadAhead(TensorEntry entry) => MappedPages.ReadAhead(_start + (nint)entry.Offset, entry.Length);
+
+    /// <summary>Removes the pages that reading a copy of a tensor has added to the resident memory.</summary>
+    public void Drop(TensorEntry entry) => MappedPages.Drop(_start + (nint)entry.Offset, entry.Length);
+
     /// <summary>Reads a tensor on the CPU with the dtype in the file, or as float32 if the file has 8-bit floating-point numbers. The caller owns the
     /// tensor, which stays valid after this object is disposed.</summary>
     /// <param name="entry">The description of the tensor.</param>

@@ -74,6 +74,17 @@ internal sealed record ModuleMatch(
                 .Select(prefix => Of(targets, section, options, prefix)),
         ]);
 
+    /// <summary>Gets the scale that a tensor must be multiplied by; null for none.</summary>
+    public TensorEntry? ScaleOf(TensorEntry entry) =>
+        WeightScales.Of(entry, Section) is { } scale && !Fitting.Any(pair => ReferenceEquals(pair.Value, scale)) ? scale : null;
+
+    /// <summary>Reads a tensor and multiplies it by its scale, in the caller's dispose scope.</summary>
+    public static Tensor Read(WeightsFile file, TensorEntry entry, TensorEntry? scale, TensorMaps? maps)
+    {
+        var source = file.Read(entry.Name, maps);
+        return scale is null ? source : source * file.Read(scale.Name).to_type(source.dtype).reshape([-1, .. entry.Shape.Skip(1).Select(_ => 1L)]);
+    }
+
     private static ModuleMatch Of(Dictionary<string, Tensor> targets, WeightsFile section, LoadOptions options, string prefix)
     {
         var sources = new Dictionary<string, TensorEntry>(StringComparer.Ordinal); // by the module's name

@@ -98,6 +98,8 @@ internal sealed class PyTorchFile : WeightsFile
 
     private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _file.Tensor(entry, maps);
 
+    internal override MappedFile FileOf(TensorEntry entry) => _file;
+
     private protected override void Close()
     {
         if (!_isView)

@@ -56,6 +56,8 @@ internal sealed class SafetensorsFile : WeightsFile
 
     private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _file.Tensor(entry, maps);
 
+    internal override MappedFile FileOf(TensorEntry entry) => _file;
+
     private protected override void Close() => _file.Dispose();
 
     /// <summary>Recognizes other kinds of files that are commonly passed instead of weights.</summary>

@@ -135,6 +135,8 @@ internal sealed class ShardedFile : WeightsFile
 
     private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _shards[entry.Shard!].Read(entry.Name, maps);
 
+    internal override MappedFile FileOf(TensorEntry entry) => _shards[entry.Shard!].FileOf(entry);
+
     private protected override void Close()
     {
         foreach (var shard in _shards.Values)

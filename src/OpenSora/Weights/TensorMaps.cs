@@ -56,6 +56,11 @@ internal sealed class TensorMaps : IDisposable
 
     private static Tensor? Map(MappedFile file, ScalarType dtype, int size)
     {
+        if (!file.IsAtOpenPath)
+        {
+            return null; // another file has replaced it
+        }
+
         try
         {
             return from_file(file.OpenPath, shared: false, size: file.Length / size, dtype: dtype).DetachFromDisposeScope();

@@ -152,6 +152,15 @@ public abstract class WeightsFile : IDisposable
 
     private protected abstract Tensor Read(TensorEntry entry, TensorMaps? maps);
 
+    /// <summary>Gets the mapped file that contains a tensor.</summary>
+    internal abstract MappedFile FileOf(TensorEntry entry);
+
+    /// <inheritdoc cref="MappedFile.ReadAhead"/>
+    internal void ReadAhead(TensorEntry entry) => FileOf(entry).ReadAhead(entry);
+
+    /// <inheritdoc cref="MappedFile.Drop"/>
+    internal void Drop(TensorEntry entry) => FileOf(entry).Drop(entry);
+
     private protected abstract void Close();
 
     private static InvalidWeightsException WithoutSections(MappedFile file, string section)

@@ -410,7 +410,7 @@ public class VideoGeneratorTests
             await generator.LoadAsync();
             HashTextEncoder.Alive.ShouldBe(before + 1);
             var kept = Bytes(await generator.Request("a goat").Seed(1).GenerateAsync());
-            using var sparing = model.Builder().Configure(o => o.ReleaseTextEncoder = true).Build();
+            using var sparing = model.Builder().Configure(o => o.TextEncoderResidency = Residency.Release).Build();
             Bytes(await sparing.Request("a goat").Seed(1).GenerateAsync()).ShouldBe(kept);
             HashTextEncoder.Alive.ShouldBe(before + 1);
         }

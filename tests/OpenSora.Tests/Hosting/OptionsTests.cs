@@ -118,7 +118,7 @@ public class OptionsTests
                     ("OpenSora:Sampler", "euler"),
                     ("OpenSora:Precision", "half"),
                     ("OpenSora:Frames", "many"),
-                    ("OpenSora:ReleaseTextEncoder", "maybe"),
+                    ("OpenSora:TextEncoderResidency", "maybe"),
                     ("OpenSora:GuidanceScale", "high"),
                     ("OpenSora:Seed:Value", "1"),
                     ("OpenSora:Width", "4096"),
@@ -133,11 +133,11 @@ public class OptionsTests
 
         string[] expected =
         [
-            "OpenSora:Stepz is not an option. The options are Backend, FFmpegFolder, Frames",
+            "OpenSora:Stepz is not an option. The options are AutoencoderResidency, Backend, FFmpegFolder, Frames",
             "OpenSora:Sampler is 'euler'; it must be one of Iddpm, Ddim, DpmSolver, RectifiedFlow.",
             "OpenSora:Precision is 'half'; it must be one of Float32, BFloat16, Float16.",
             "OpenSora:Frames is 'many'; it must be a whole number.",
-            "OpenSora:ReleaseTextEncoder is 'maybe'; it must be true or false.",
+            "OpenSora:TextEncoderResidency is 'maybe'; it must be one of Keep, Release, Stream.",
             "OpenSora:GuidanceScale is 'high'; it must be a number.",
             "OpenSora:Seed is a section; it must be a single value.",
             "OpenSora:Steps is 0; it must be from 1 to 1000",

@@ -355,6 +355,8 @@ public sealed class InspectTests : IDisposable
 
         private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => throw new NotSupportedException("There are no values.");
 
+        internal override MappedFile FileOf(TensorEntry entry) => throw new NotSupportedException("There is no file.");
+
         private protected override void Close() { }
     }
 }

@@ -11,7 +11,7 @@ namespace OpenSora.Models;
 internal sealed class VaeEncoder : nn.Module<Tensor, Tensor>
 {
     public readonly Conv2d conv_in;
-    public readonly ModuleList<VaeLevel> down_blocks;
+    public readonly BlockList<VaeLevel> down_blocks;
     public readonly VaeMiddle mid_block;
     public readonly GroupNorm conv_norm_out;
     public readonly Conv2d conv_out;
@@ -21,7 +21,7 @@ internal sealed class VaeEncoder : nn.Module<Tensor, Tensor>
     {
         var (channels, groups) = (config.BlockOutChannels, config.NormNumGroups);
         conv_in = new Conv2d(config.InChannels, channels[0], 3, padding: 1);
-        down_blocks = nn.ModuleList(
+        down_blocks = new BlockList<VaeLevel>(
             channels
                 .Select(
                     (outputs, i) =>
@@ -59,7 +59,7 @@ internal sealed class VaeDecoder : nn.Module<Tensor, Tensor>
 {
     public readonly Conv2d conv_in;
     public readonly VaeMiddle mid_block;
-    public readonly ModuleList<VaeLevel> up_blocks;
+    public readonly BlockList<VaeLevel> up_blocks;
     public readonly GroupNorm conv_norm_out;
     public readonly Conv2d conv_out;
 
@@ -69,7 +69,7 @@ internal sealed class VaeDecoder : nn.Module<Tensor, Tensor>
         var (channels, groups) = (config.BlockOutChannels.Reverse().ToArray(), config.NormNumGroups);
         conv_in = new Conv2d(config.LatentChannels, channels[0], 3, padding: 1);
         mid_block = new VaeMiddle(channels[0], groups);
-        up_blocks = nn.ModuleList(
+        up_blocks = new BlockList<VaeLevel>(
             channels
                 .Select(
                     (outputs, i) =>

@@ -150,7 +150,7 @@ internal sealed class TemporalDecoder : nn.Module<Tensor, long, Tensor>
 {
     public readonly Conv2d conv_in;
     public readonly TemporalMiddle mid_block;
-    public readonly ModuleList<TemporalLevel> up_blocks;
+    public readonly BlockList<TemporalLevel> up_blocks;
     public readonly GroupNorm conv_norm_out;
     public readonly Conv2d conv_out;
     public readonly TemporalConv time_conv_out;
@@ -161,7 +161,7 @@ internal sealed class TemporalDecoder : nn.Module<Tensor, long, Tensor>
         var (channels, groups) = (config.BlockOutChannels.Reverse().ToArray(), config.NormNumGroups);
         conv_in = new Conv2d(config.LatentChannels, channels[0], 3, padding: 1);
         mid_block = new TemporalMiddle(channels[0], groups);
-        up_blocks = nn.ModuleList(
+        up_blocks = new BlockList<TemporalLevel>(
             channels
                 .Select(
                     (outputs, i) =>

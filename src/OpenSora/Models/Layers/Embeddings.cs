@@ -178,7 +178,14 @@ internal sealed class Embedding : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
+    /// <summary>The table in another data type, which is used instead of <see cref="weight"/>; null for none. See
+    /// <see cref="TransientWeights"/>.</summary>
+    public Tensor? Table { get; set; }
+
+    /// <summary>The rows, <c>[rows, channels]</c>, in the data type of the table.</summary>
+    public Tensor Rows => Table ?? weight;
+
     /// <summary>Looks up the rows of <c>[...]</c> ids as <c>[..., channels]</c>, float32.</summary>
     public override Tensor forward(Tensor ids) =>
-        Scoped(() => weight.index_select(0, ids.flatten()).view([.. ids.shape, weight.shape[1]]).In(ScalarType.Float32));
+        Scoped(() => Rows.index_select(0, ids.flatten()).view([.. ids.shape, weight.shape[1]]).In(ScalarType.Float32));
 }

@@ -169,17 +169,17 @@ internal sealed class ClipEmbeddings : nn.Module<Tensor, Tensor>
     }
 
     public override Tensor forward(Tensor ids) =>
-        Scoped(() => token_embedding.call(ids) + position_embedding.weight.narrow(0, 0, ids.shape[1]).In(ScalarType.Float32));
+        Scoped(() => token_embedding.call(ids) + position_embedding.Rows.narrow(0, 0, ids.shape[1]).In(ScalarType.Float32));
 }
 
 internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
 {
-    public readonly ModuleList<ClipLayer> layers;
+    public readonly BlockList<ClipLayer> layers;
 
     public ClipLayers(ClipTextConfig config)
         : base(nameof(ClipLayers))
     {
-        layers = nn.ModuleList(Enumerable.Range(0, config.NumHiddenLayers).Select(_ => new ClipLayer(config)).ToArray());
+        layers = new BlockList<ClipLayer>([.. Enumerable.Range(0, config.NumHiddenLayers).Select(_ => new ClipLayer(config))]);
         RegisterComponents();
     }
 

@@ -9,13 +9,13 @@ namespace OpenSora.Models;
 /// <summary>The transformer blocks and the final normalization.</summary>
 internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
 {
-    public readonly ModuleList<T5Block> block;
+    public readonly BlockList<T5Block> block;
     public readonly RMSNorm final_layer_norm;
 
     public T5Stack(T5Config config)
         : base(nameof(T5Stack))
     {
-        block = nn.ModuleList(Enumerable.Range(0, config.NumLayers).Select(i => new T5Block(config, i == 0)).ToArray());
+        block = new BlockList<T5Block>([.. Enumerable.Range(0, config.NumLayers).Select(i => new T5Block(config, i == 0))]);
         final_layer_norm = new RMSNorm(config.DModel, config.LayerNormEpsilon);
         RegisterComponents();
     }
@@ -24,8 +24,7 @@ internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
     {
         using var scope = NewDisposeScope();
         var (b, n) = (x.shape[0], x.shape[1]);
-        var attention = block[0].Attention.SelfAttention;
-        var bias = attention.PositionBias(n).expand(b, -1, n, n); // [B, heads, N, N]
+        var bias = PositionBias(n).expand(b, -1, n, n); // [B, heads, N, N]
         if (mask is not null)
         {
             bias = bias.masked_fill(mask.eq(0).view(b, 1, 1, n), float.MinValue);
@@ -39,6 +38,13 @@ internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
             x = next;
         }
         return final_layer_norm.call(x).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Computes the bias that relative positions add to the attention logits of all blocks, <c>[1, heads, N, N]</c>.</summary>
+    public Tensor PositionBias(long tokens)
+    {
+        using var weights = TransientWeights.Use(block[0]);
+        return block[0].Attention.SelfAttention.PositionBias(tokens);
     }
 }
 

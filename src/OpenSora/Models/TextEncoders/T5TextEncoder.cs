@@ -232,7 +232,7 @@ public sealed class T5TextEncoder : nn.Module<Tensor, Tensor?, Tensor>, ITextEnc
     }
 
     /// <summary>Computes the bias that relative positions add to the attention logits, <c>[1, heads, N, N]</c>.</summary>
-    internal Tensor PositionBias(long tokens) => encoder.block[0].Attention.SelfAttention.PositionBias(tokens);
+    internal Tensor PositionBias(long tokens) => encoder.PositionBias(tokens);
 
     private static LoadOptions PublishedOptions(WeightsFile file) => new() { KeyMap = KeyMaps.T5(file.Tensors.Keys) };
 

@@ -90,7 +90,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
     private readonly PatchEmbedder x_embedder;
     private readonly TimestepEmbedder t_embedder;
     private readonly nn.Module<Tensor, Tensor?, Tensor> y_embedder;
-    private readonly ModuleList<DiTBlock> blocks;
+    private readonly BlockList<DiTBlock> blocks;
     private readonly DiTFinalLayer final_layer;
 
     /// <summary>Creates the model and initializes its parameters.</summary>
@@ -107,7 +107,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
         x_embedder = new PatchEmbedder(config.InChannels, c, (t, h, w));
         t_embedder = new TimestepEmbedder(c);
         y_embedder = config.Classes > 0 ? new LabelEmbedder(config.Classes, c) : new CaptionEmbedder(config.CaptionChannels, c, tokens: 1);
-        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(number => new DiTBlock(config, number)).ToArray());
+        blocks = new BlockList<DiTBlock>([.. Enumerable.Range(0, config.Depth).Select(number => new DiTBlock(config, number))]);
         final_layer = new DiTFinalLayer(c, t * h * w * OutChannels);
         (pos_embed_spatial, pos_embed_temporal) = Grid(config.InputSize[0] / t, config.InputSize[1] / h, config.InputSize[2] / w);
         pos_embed_spatial.DetachFromDisposeScope();

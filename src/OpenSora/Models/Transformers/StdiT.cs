@@ -27,7 +27,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     private readonly TimestepEmbedder t_embedder;
     private readonly Sequential t_block;
     private readonly CaptionEmbedder y_embedder;
-    private readonly ModuleList<StdiTBlock> blocks;
+    private readonly BlockList<StdiTBlock> blocks;
     private readonly FinalLayer final_layer;
     private readonly SizeEmbedder? csize_embedder;
     private readonly SizeEmbedder? ar_embedder;
@@ -47,7 +47,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
         t_embedder = new TimestepEmbedder(c);
         t_block = nn.Sequential(nn.SiLU(), new Linear(c, 6L * c) { Exact = true });
         y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
-        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(number => new StdiTBlock(config, number)).ToArray());
+        blocks = new BlockList<StdiTBlock>([.. Enumerable.Range(0, config.Depth).Select(number => new StdiTBlock(config, number))]);
         final_layer = new FinalLayer(c, t * h * w * OutChannels);
         csize_embedder = config.SizeConditioning ? new SizeEmbedder(c / 3) : null;
         ar_embedder = config.SizeConditioning ? new SizeEmbedder(c / 3) : null;

@@ -72,7 +72,7 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
     private readonly Sequential t_block_temp;
     private readonly CaptionEmbedder y_embedder;
     private readonly Rope rope;
-    private readonly ModuleList<StdiT2Block> blocks;
+    private readonly BlockList<StdiT2Block> blocks;
     private readonly FinalLayer final_layer;
     private readonly SizeEmbedder csize_embedder;
     private readonly SizeEmbedder ar_embedder;
@@ -96,7 +96,7 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
         t_block_temp = nn.Sequential(nn.SiLU(), new Linear(c, 3L * c) { Exact = true });
         y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
         rope = new Rope(c / config.NumHeads);
-        blocks = nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new StdiT2Block(config, rope)).ToArray());
+        blocks = new BlockList<StdiT2Block>([.. Enumerable.Range(0, config.Depth).Select(_ => new StdiT2Block(config, rope))]);
         final_layer = new FinalLayer(c, t * h * w * config.OutChannels);
         (csize_embedder, ar_embedder) = (new SizeEmbedder(c / 3), new SizeEmbedder(c / 3));
         (fl_embedder, fps_embedder) = (new SizeEmbedder(c), new SizeEmbedder(c));

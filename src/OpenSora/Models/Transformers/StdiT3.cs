@@ -64,8 +64,8 @@ public sealed class StdiT3 : VideoTransformer<StdiT3Config>
     private readonly SizeEmbedder fps_embedder;
     private readonly Sequential t_block;
     private readonly CaptionEmbedder y_embedder;
-    private readonly ModuleList<StdiT3Block> spatial_blocks;
-    private readonly ModuleList<StdiT3Block> temporal_blocks;
+    private readonly BlockList<StdiT3Block> spatial_blocks;
+    private readonly BlockList<StdiT3Block> temporal_blocks;
     private readonly FinalLayer final_layer;
 
     /// <summary>Creates the model and initializes its parameters.</summary>
@@ -85,8 +85,7 @@ public sealed class StdiT3 : VideoTransformer<StdiT3Config>
         fps_embedder = new SizeEmbedder(c);
         t_block = nn.Sequential(nn.SiLU(), new Linear(c, 6L * c) { Exact = true });
         y_embedder = new CaptionEmbedder(config.CaptionChannels, c, config.ModelMaxLength);
-        ModuleList<StdiT3Block> Blocks(Rope? along) =>
-            nn.ModuleList(Enumerable.Range(0, config.Depth).Select(_ => new StdiT3Block(config, along)).ToArray());
+        BlockList<StdiT3Block> Blocks(Rope? along) => new([.. Enumerable.Range(0, config.Depth).Select(_ => new StdiT3Block(config, along))]);
         (spatial_blocks, temporal_blocks) = (Blocks(null), Blocks(rope));
         final_layer = new FinalLayer(c, t * h * w * config.OutChannels);
         RegisterComponents();
