@@ -8,6 +8,11 @@ if (args is ["detect", var video, var detector])
     return ShotBenchmark.Detect(video, detector);
 }
 
+if (args is ["estimate", var number])
+{
+    return Estimates.Measure(int.Parse(number, System.Globalization.CultureInfo.InvariantCulture));
+}
+
 var named = new (string Name, string What, Action Run)[]
 {
     ("performance", "forward passes, training steps, decoding, encoding and full generation, in float32 and bfloat16", () =>
@@ -20,6 +25,7 @@ var named = new (string Name, string What, Action Run)[]
     ("attention", "training steps of STDiT and of DiT with full attention as the number of frames grows", Attention.Run),
     ("captions", "captioning throughput with 8 requests in flight, compared with the time of the server", Captions.Run),
     ("clip-scores", "scores of a clip of 3 seconds, compared with decoding it", ClipScores.Run),
+    ("estimates", "estimated memory and time of requests compared with measurements", Estimates.Run),
     ("memory", "peak memory of training steps compared with the estimate of a plan", Memory.Run),
 };
 var all = named

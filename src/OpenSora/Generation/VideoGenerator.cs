@@ -82,6 +82,10 @@ public sealed partial class VideoGenerator : IVideoGenerator
     /// <exception cref="InvalidOperationException">Too many requests are waiting (its <see cref="Exception.Data"/> then contains
     /// <see cref="QueueFullKey"/>), the computation overflowed, or the request has references and the custom sampler of the generator does not
     /// support them.</exception>
+    /// <exception cref="InsufficientMemoryException">The request needs more memory than the machine has, or memory ran out before the video was
+    /// decoded.</exception>
+    /// <exception cref="DecodingException">The video could not be decoded. The exception keeps the latents, so that only decoding has to be
+    /// repeated.</exception>
     /// <exception cref="OperationCanceledException">The operation was canceled. The generator remains usable.</exception>
     /// <exception cref="ObjectDisposedException">The generator was disposed.</exception>
     public Task<GeneratedVideo> GenerateAsync(
@@ -151,8 +155,9 @@ public sealed partial class VideoGenerator : IVideoGenerator
         using var scope = NewDisposeScope();
         using var generator = Seeds.CreateGenerator(settings.Seed, model.Device);
 
-        var warning = model.CheckPrompt(plan.Prompt);
-        if (warning is not null)
+        var cost = CostOf(model, plan);
+        var warnings = new[] { model.CheckPrompt(plan.Prompt), CheckMemory(model, cost) };
+        if (warnings[0] is not null)
         {
             LogUnknownPrompt(model.Description.Name);
         }
@@ -169,30 +174,55 @@ public sealed partial class VideoGenerator : IVideoGenerator
         var pipeline = new VideoPipeline(model.Transformer, model.EncodeText, model.Vae, sampler)
         {
             GuidedChannels = model.Description.Sampling.GuidedChannels,
+            Decoder = Decoder(model),
         };
-        var frames = pipeline.Generate(
-            [plan.Prompt],
-            settings,
-            () => randn(plan.LatentShape, device: model.Device, generator: generator),
-            generator,
-            plan.Given,
-            progress,
-            cancellationToken
-        )[0];
-        LogGenerated(settings.Frames, settings.Width, settings.Height, plan.Steps, settings.Seed, watch.Elapsed.TotalSeconds);
-        return new GeneratedVideo(frames, _writer)
+        var alone = _running == 1;
+        var clock = new StageClock(progress);
+        try
         {
-            Prompt = plan.Prompt,
-            NegativePrompt = settings.NegativePrompt,
-            Seed = settings.Seed,
-            Steps = plan.Steps,
-            GuidanceScale = settings.GuidanceScale,
-            Sampler = sampler.GetType().Name,
-            Model = model.Description.Name,
-            Backend = model.Backend,
-            Elapsed = watch.Elapsed,
-            Warnings = warning is null ? [] : [warning],
-        };
+            var frames = pipeline.Generate(
+                [plan.Prompt],
+                settings,
+                () => randn(plan.LatentShape, device: model.Device, generator: generator),
+                generator,
+                plan.Given,
+                clock,
+                cancellationToken
+            )[0];
+            if (alone && _running == 1 && clock.IsComplete && cost is { Step: not null, Decoding: not null })
+            {
+                _calibration.Add(cost, clock);
+            }
+
+            return Finish(frames);
+        }
+        catch (DecodingException failed)
+        {
+            failed.Again = (again, progress, token) => DecodeAgainAsync(again, settings.FramesPerSecond, Finish, progress, token);
+            throw;
+        }
+        catch (Exception exception) when (OutOfMemory.Is(exception))
+        {
+            throw OutOf(plan, cost, exception);
+        }
+
+        GeneratedVideo Finish(VideoFrames frames)
+        {
+            LogGenerated(settings.Frames, settings.Width, settings.Height, plan.Steps, settings.Seed, watch.Elapsed.TotalSeconds);
+            return new GeneratedVideo(frames, _writer)
+            {
+                Prompt = plan.Prompt,
+                NegativePrompt = settings.NegativePrompt,
+                Seed = settings.Seed,
+                Steps = plan.Steps,
+                GuidanceScale = settings.GuidanceScale,
+                Sampler = sampler.GetType().Name,
+                Model = model.Description.Name,
+                Backend = model.Backend,
+                Elapsed = watch.Elapsed,
+                Warnings = [.. warnings.OfType<string>()],
+            };
+        }
     }
 
     private async Task<LoadedModel> GetModelAsync(IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)

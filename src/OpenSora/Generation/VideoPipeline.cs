@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Runtime.ExceptionServices;
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
@@ -42,6 +43,7 @@ public sealed class VideoPipeline
             );
         }
         (Transformer, _encodeText, Autoencoder, Sampler) = (transformer, encodeText, autoencoder, sampler);
+        Decoder = new LatentDecoder(autoencoder);
     }
 
     /// <summary>Gets the denoiser.</summary>
@@ -57,6 +59,9 @@ public sealed class VideoPipeline
     /// (<see cref="ISampler.GuidedChannels"/>).</summary>
     public int? GuidedChannels { get; init; }
 
+    /// <summary>Gets the decoder of the latents.</summary>
+    internal LatentDecoder Decoder { get; init; }
+
     /// <summary>Generates one video for each prompt, in a single batch.</summary>
     /// <param name="prompts">The prompts; an empty one generates without a prompt.</param>
     /// <param name="settings">The settings; null for the defaults: the size that the transformer is configured for, a guidance scale of 7, 8 frames
@@ -68,6 +73,7 @@ public sealed class VideoPipeline
     /// <exception cref="ArgumentException">There are no prompts, a setting is not valid, or a size is missing or not a multiple of the size that the
     /// networks require.</exception>
     /// <exception cref="InvalidOperationException">The latents or pixels contain values that are not finite.</exception>
+    /// <exception cref="InsufficientMemoryException">Memory ran out.</exception>
     /// <exception cref="OperationCanceledException">The token was canceled.</exception>
     public IReadOnlyList<VideoFrames> Generate(
         IReadOnlyList<string> prompts,
@@ -89,7 +95,23 @@ public sealed class VideoPipeline
             using var other = i == 0 ? null : Seeds.CreateGenerator(unchecked(resolved.Seed + i), device);
             noise.Add(randn(shape, device: device, generator: other ?? generator));
         }
-        return Generate(prompts, resolved, () => cat(noise), generator, [], progress, cancellationToken);
+        try
+        {
+            return Generate(prompts, resolved, () => cat(noise), generator, [], progress, cancellationToken);
+        }
+        catch (DecodingException exception) when (!OutOfMemory.Is(exception))
+        {
+            ExceptionDispatchInfo.Throw(exception.InnerException!); // of the autoencoder
+            throw;
+        }
+        catch (Exception exception) when (OutOfMemory.Is(exception))
+        {
+            throw OutOfMemory.Insufficient(
+                $"Memory ran out while generating {resolved.Frames} frames of {resolved.Width}x{resolved.Height} pixels. Request fewer frames or a "
+                    + "smaller size, pass fewer prompts at a time, or use bfloat16.",
+                exception
+            );
+        }
     }
 
     private ResolvedSettings Resolve(GenerationSettings settings)
@@ -183,9 +205,13 @@ public sealed class VideoPipeline
         CheckFinite(latents, "latents", prompts, settings);
 
         // 4. Decode.
-        var pixels = LatentDecoder.Decode(Autoencoder, latents, progress, cancellationToken);
-        CheckFinite(pixels, "pixels", prompts, settings);
-        return [.. Enumerable.Range(0, prompts.Count).Select(i => VideoFrames.FromTensor(pixels.narrow(0, i, 1), settings.FramesPerSecond))];
+        return Decoder.Decode(
+            latents,
+            settings.FramesPerSecond,
+            pixels => CheckFinite(pixels, "pixels", prompts, settings),
+            progress,
+            cancellationToken
+        );
     }
 
     // As in Open-Sora, the prompt's mask also applies to the null caption. A negative prompt has its own mask. An empty prompt is the null caption.
