@@ -125,7 +125,7 @@ internal sealed class LatentDecoder(IVideoAutoencoder? autoencoder)
         : null; // TorchSharp does not report the memory of a GPU
 
     // Decodes a piece tile by tile. Between neighboring tiles, the pixels change linearly from one tile to the other.
-    private static Tensor Tiles(IVideoAutoencoder autoencoder, Tensor latents, DecodePlan plan, CancellationToken cancellationToken)
+    internal static Tensor Tiles(IVideoAutoencoder autoencoder, Tensor latents, DecodePlan plan, CancellationToken cancellationToken)
     {
         if (plan is { Rows: 1, Columns: 1 })
         {
@@ -222,7 +222,8 @@ internal sealed class LatentDecoder(IVideoAutoencoder? autoencoder)
         string Words(DecodePlan plan)
         {
             var tile = plan.Tile(height, width);
-            return $"{plan.Frames * autoencoder!.TemporalFactor} frames of {tile.Width * autoencoder.SpatialFactor}x"
+            var count = plan.Frames * autoencoder!.TemporalFactor;
+            return $"{count} frame{(count == 1 ? "" : "s")} of {tile.Width * autoencoder.SpatialFactor}x"
                 + $"{tile.Height * autoencoder.SpatialFactor} pixels at a time";
         }
     }
