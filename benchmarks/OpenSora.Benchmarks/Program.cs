@@ -13,6 +13,11 @@ if (args is ["estimate", var number])
     return Estimates.Measure(int.Parse(number, System.Globalization.CultureInfo.InvariantCulture));
 }
 
+if (args is [Start.Child])
+{
+    return await Start.GenerateAsync();
+}
+
 var named = new (string Name, string What, Action Run)[]
 {
     ("performance", "forward passes, training steps, decoding, encoding and full generation, in float32 and bfloat16", () =>
@@ -26,11 +31,13 @@ var named = new (string Name, string What, Action Run)[]
     ("captions", "captioning throughput with 8 requests in flight, compared with the time of the server", Captions.Run),
     ("clip-scores", "scores of a clip of 3 seconds, compared with decoding it", ClipScores.Run),
     ("estimates", "estimated memory and time of requests compared with measurements", Estimates.Run),
+    ("start", "the time from the start of a process to the first denoising step of the bundled model", Start.Run),
     ("memory", "peak memory of training steps compared with the estimate of a plan", Memory.Run),
 };
 var all = named
     .Concat([
         ("load", "loading STDiT-XL/2 from a temporary file of 3 GB", Load.Run),
+        ("requests", "1,000 requests, 8 at a time, on one loaded model; 40 % are canceled at random points", Requests.Run),
         ("zero-init", "training on clips from image weights, with zero-initialized or random temporal attention, and from scratch", Claims.ZeroInit),
         ("shots", "shot detection: speed and memory compared with ffmpeg and PySceneDetect, and accuracy on assembled videos", ShotBenchmark.Run),
         ("stages", "three training stages compared with one stage of the same compute", Claims.Stages),

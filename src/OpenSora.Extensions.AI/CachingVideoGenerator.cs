@@ -1,4 +1,6 @@
+using System.Runtime.CompilerServices;
 using OpenSora.Generation;
+using OpenSora.Media;
 
 namespace OpenSora.Extensions.AI;
 
@@ -36,6 +38,28 @@ public abstract class CachingVideoGenerator : DelegatingVideoGenerator
         var video = await base.GenerateAsync(copy, progress, cancellationToken).ConfigureAwait(false);
         await WriteCacheAsync(key, video, cancellationToken).ConfigureAwait(false);
         return video;
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>A stored video is returned in one piece. A video that is generated in pieces is not stored.</remarks>
+    public override async IAsyncEnumerable<VideoFrames> GenerateStreamingAsync(
+        VideoRequest request,
+        IProgress<GenerationProgress>? progress = null,
+        [EnumeratorCancellation] CancellationToken cancellationToken = default
+    )
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        cancellationToken.ThrowIfCancellationRequested();
+        if (GetCacheKey(request) is { } key && await ReadCacheAsync(key, cancellationToken).ConfigureAwait(false) is { } stored)
+        {
+            yield return stored.Frames;
+            yield break;
+        }
+
+        await foreach (var piece in base.GenerateStreamingAsync(request, progress, cancellationToken).ConfigureAwait(false))
+        {
+            yield return piece;
+        }
     }
 
     /// <summary>Computes the key under which the video of a request is stored.</summary>

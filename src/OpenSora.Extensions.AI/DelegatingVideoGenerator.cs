@@ -1,4 +1,5 @@
 using OpenSora.Generation;
+using OpenSora.Media;
 using OpenSora.ModelFolders;
 
 namespace OpenSora.Extensions.AI;
@@ -31,6 +32,13 @@ public class DelegatingVideoGenerator : IVideoGenerator
         IProgress<GenerationProgress>? progress = null,
         CancellationToken cancellationToken = default
     ) => InnerGenerator.GenerateAsync(request, progress, cancellationToken);
+
+    /// <inheritdoc/>
+    public virtual IAsyncEnumerable<VideoFrames> GenerateStreamingAsync(
+        VideoRequest request,
+        IProgress<GenerationProgress>? progress = null,
+        CancellationToken cancellationToken = default
+    ) => InnerGenerator.GenerateStreamingAsync(request, progress, cancellationToken);
 
     /// <summary>Gets an object of a type: this generator if it has the type and there is no key, and otherwise what the inner generator
     /// returns.</summary>

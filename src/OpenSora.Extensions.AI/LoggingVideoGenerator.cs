@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using Microsoft.Extensions.Logging;
 using OpenSora.Generation;
+using OpenSora.Media;
 
 namespace OpenSora.Extensions.AI;
 
@@ -29,6 +30,52 @@ public partial class LoggingVideoGenerator : DelegatingVideoGenerator
     )
     {
         ArgumentNullException.ThrowIfNull(request);
+        var start = Start(request);
+        try
+        {
+            var video = await base.GenerateAsync(request, progress, cancellationToken).ConfigureAwait(false);
+            LogEnd(video.Frames.Count, video.Frames.Width, video.Frames.Height, video.Model, Stopwatch.GetElapsedTime(start).TotalSeconds);
+            return video;
+        }
+        catch (Exception exception)
+        {
+            Fail(exception, start);
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override IAsyncEnumerable<VideoFrames> GenerateStreamingAsync(
+        VideoRequest request,
+        IProgress<GenerationProgress>? progress = null,
+        CancellationToken cancellationToken = default
+    )
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        var start = 0L;
+        return FrameStreams.Observe(
+            () =>
+            {
+                start = Start(request);
+                return base.GenerateStreamingAsync(request, progress, cancellationToken);
+            },
+            (frames, exception) =>
+            {
+                if (exception is null)
+                {
+                    LogStreamEnd(frames, Stopwatch.GetElapsedTime(start).TotalSeconds);
+                }
+                else
+                {
+                    Fail(exception, start);
+                }
+            },
+            cancellationToken
+        );
+    }
+
+    private long Start(VideoRequest request)
+    {
         if (_logger.IsEnabled(LogLevel.Trace))
         {
             LogPrompt(request.Prompt, Settings(request));
@@ -38,22 +85,18 @@ public partial class LoggingVideoGenerator : DelegatingVideoGenerator
             LogStart();
         }
 
-        var start = Stopwatch.GetTimestamp();
-        try
-        {
-            var video = await base.GenerateAsync(request, progress, cancellationToken).ConfigureAwait(false);
-            LogEnd(video.Frames.Count, video.Frames.Width, video.Frames.Height, video.Model, Stopwatch.GetElapsedTime(start).TotalSeconds);
-            return video;
-        }
-        catch (OperationCanceledException)
+        return Stopwatch.GetTimestamp();
+    }
+
+    private void Fail(Exception exception, long start)
+    {
+        if (exception is OperationCanceledException)
         {
             LogCanceled(Stopwatch.GetElapsedTime(start).TotalSeconds);
-            throw;
         }
-        catch (Exception exception)
+        else
         {
             LogFailed(exception);
-            throw;
         }
     }
 
@@ -70,6 +113,9 @@ public partial class LoggingVideoGenerator : DelegatingVideoGenerator
             (nameof(request.GuidanceScale), request.GuidanceScale),
             (nameof(request.FramesPerSecond), request.FramesPerSecond),
             (nameof(request.Seed), request.Seed),
+            (nameof(request.WindowFrames), request.WindowFrames),
+            (nameof(request.WindowOverlap), request.WindowOverlap),
+            (nameof(request.PromptWeighting), request.PromptWeighting),
         ];
         return string.Join(", ", all.Where(s => s.Value is not null).Select(s => string.Create(CultureInfo.InvariantCulture, $"{s.Name} {s.Value}")));
     }
@@ -82,6 +128,9 @@ public partial class LoggingVideoGenerator : DelegatingVideoGenerator
 
     [LoggerMessage(Level = LogLevel.Debug, Message = "Generated {Frames} frames of {Width}x{Height} with {Model} in {Seconds:F1} s")]
     private partial void LogEnd(int frames, int width, int height, string model, double seconds);
+
+    [LoggerMessage(Level = LogLevel.Debug, Message = "Generated {Frames} frames in {Seconds:F1} s")]
+    private partial void LogStreamEnd(int frames, double seconds);
 
     [LoggerMessage(Level = LogLevel.Debug, Message = "The generation was canceled after {Seconds:F1} s")]
     private partial void LogCanceled(double seconds);

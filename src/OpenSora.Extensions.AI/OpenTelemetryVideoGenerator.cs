@@ -3,6 +3,7 @@ using System.Diagnostics.Metrics;
 using System.Text.Json;
 using Microsoft.Extensions.Logging;
 using OpenSora.Generation;
+using OpenSora.Media;
 using OpenSora.ModelFolders;
 
 namespace OpenSora.Extensions.AI;
@@ -70,10 +71,10 @@ public sealed class OpenTelemetryVideoGenerator : DelegatingVideoGenerator
     )
     {
         ArgumentNullException.ThrowIfNull(request);
-        var model = _source.HasListeners() || _duration.Enabled ? InnerGenerator.GetService<ModelDescription>()?.Name : null;
+        var model = Model();
         using var activity = Start(request, model);
         var start = Stopwatch.GetTimestamp();
-        string? error = null;
+        Exception? failure = null;
         try
         {
             var video = await base.GenerateAsync(request, progress, cancellationToken).ConfigureAwait(false);
@@ -83,25 +84,60 @@ public sealed class OpenTelemetryVideoGenerator : DelegatingVideoGenerator
         }
         catch (Exception exception)
         {
-            error = exception.GetType().FullName;
-            Fail(activity, exception, error);
+            failure = exception;
             throw;
         }
         finally
         {
-            var tags = new TagList { { "gen_ai.operation.name", Operation }, { "gen_ai.provider.name", ProviderName } };
-            if (model is not null)
-            {
-                tags.Add("gen_ai.request.model", model);
-            }
-
-            if (error is not null)
-            {
-                tags.Add("error.type", error);
-            }
-
-            _duration.Record(Stopwatch.GetElapsedTime(start).TotalSeconds, tags);
+            End(activity, model, start, failure);
         }
+    }
+
+    /// <inheritdoc/>
+    public override IAsyncEnumerable<VideoFrames> GenerateStreamingAsync(
+        VideoRequest request,
+        IProgress<GenerationProgress>? progress = null,
+        CancellationToken cancellationToken = default
+    )
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        var (activity, model, start) = ((Activity?)null, (string?)null, 0L);
+        return FrameStreams.Observe(
+            () =>
+            {
+                model = Model();
+                activity = Start(request, model);
+                start = Stopwatch.GetTimestamp();
+                return base.GenerateStreamingAsync(request, progress, cancellationToken);
+            },
+            (frames, exception) =>
+            {
+                activity?.SetTag("gen_ai.response.video.frames", frames);
+                End(activity, model, start, exception);
+                activity?.Dispose();
+            },
+            cancellationToken
+        );
+    }
+
+    private string? Model() => _source.HasListeners() || _duration.Enabled ? InnerGenerator.GetService<ModelDescription>()?.Name : null;
+
+    private void End(Activity? activity, string? model, long start, Exception? failure)
+    {
+        var tags = new TagList { { "gen_ai.operation.name", Operation }, { "gen_ai.provider.name", ProviderName } };
+        if (model is not null)
+        {
+            tags.Add("gen_ai.request.model", model);
+        }
+
+        if (failure is not null)
+        {
+            var type = failure.GetType().FullName;
+            tags.Add("error.type", type);
+            Fail(activity, failure, type);
+        }
+
+        _duration.Record(Stopwatch.GetElapsedTime(start).TotalSeconds, tags);
     }
 
     /// <inheritdoc/>

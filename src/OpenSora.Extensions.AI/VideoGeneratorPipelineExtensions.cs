@@ -5,6 +5,7 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using OpenSora.Generation;
+using OpenSora.Media;
 
 namespace OpenSora.Extensions.AI;
 
@@ -128,12 +129,20 @@ public static class VideoGeneratorPipelineExtensions
             VideoRequest request,
             IProgress<GenerationProgress>? progress = null,
             CancellationToken cancellationToken = default
-        )
+        ) => base.GenerateAsync(Configured(request), progress, cancellationToken);
+
+        public override IAsyncEnumerable<VideoFrames> GenerateStreamingAsync(
+            VideoRequest request,
+            IProgress<GenerationProgress>? progress = null,
+            CancellationToken cancellationToken = default
+        ) => base.GenerateStreamingAsync(Configured(request), progress, cancellationToken);
+
+        private VideoRequest Configured(VideoRequest request)
         {
             ArgumentNullException.ThrowIfNull(request);
             var copy = request.Clone();
             configure(copy);
-            return base.GenerateAsync(copy, progress, cancellationToken);
+            return copy;
         }
     }
 }

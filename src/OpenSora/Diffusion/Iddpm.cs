@@ -91,6 +91,7 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
         ArgumentNullException.ThrowIfNull(state);
         var t = TimeOf(state);
         var p = Denoise(output, x, t);
+        state.Prediction = p.X0;
 
         // x[t-1] ~ p(x[t-1] | x[t]); the last step uses the mean.
         return t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * state.Noise(x);

@@ -174,7 +174,9 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
         ArgumentNullException.ThrowIfNull(state);
         ArgumentNullException.ThrowIfNull(x);
         ArgumentNullException.ThrowIfNull(output);
-        return x + Velocity(output, x) * ((state.Timesteps[state.Step] - state.Timesteps.ElementAtOrDefault(state.Step + 1)) / Steps);
+        var (velocity, time) = (Velocity(output, x), state.Timesteps[state.Step]);
+        state.Prediction = x + velocity * (time / Steps);
+        return x + velocity * ((time - state.Timesteps.ElementAtOrDefault(state.Step + 1)) / Steps);
     }
 
     /// <inheritdoc/>

@@ -1,3 +1,5 @@
+using OpenSora.Media;
+
 namespace OpenSora.Generation;
 
 /// <summary>Specifies a stage of video generation.</summary>
@@ -33,4 +35,10 @@ public readonly record struct GenerationProgress(GenerationStage Stage, int Step
 {
     /// <summary>Gets the estimated time until the end of the stage, from the time that its steps took so far; null if unknown.</summary>
     public TimeSpan? Remaining { get; init; }
+
+    /// <summary>Gets what the video looks like so far, from the model's prediction in this step; null if the step has no preview
+    /// (<see cref="GenerationSettings.PreviewEvery"/>).</summary>
+    /// <remarks>If the model has a preview autoencoder (<c>preview</c> in <c>model.json</c>), it decodes the preview at full size. Otherwise, a
+    /// linear map from latents to colors, fitted to the model's autoencoder, gives a preview with one pixel for each latent position.</remarks>
+    public VideoFrames? Preview { get; init; }
 }

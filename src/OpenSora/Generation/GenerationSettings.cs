@@ -31,6 +31,23 @@ public class GenerationSettings
     /// reported by <see cref="GeneratedVideo.Seed"/>.</summary>
     public long? Seed { get; set; }
 
+    /// <summary>Gets or sets the number of frames that the model denoises at a time, for videos that are longer than the model supports; null for no
+    /// windows, unless the request has <see cref="VideoRequest.Segments"/>. The windows overlap, and every step averages their predictions where they
+    /// do, so that each frame fits its neighbors (Wang et al. 2023, "Gen-L-Video").</summary>
+    public int? WindowFrames { get; set; }
+
+    /// <summary>Gets or sets the number of frames that consecutive windows have in common, less than <see cref="WindowFrames"/>; null for half of a
+    /// window. More overlap gives smoother videos and takes longer.</summary>
+    public int? WindowOverlap { get; set; }
+
+    /// <summary>Gets or sets a value that indicates whether <c>(words:1.4)</c> in prompts gives words a weight: above 1 for more effect, from 0 to
+    /// below 1 for less. <c>\(</c> and <c>\)</c> stand for parentheses. If null or false, prompts are used as they are.</summary>
+    public bool? PromptWeighting { get; set; }
+
+    /// <summary>Gets or sets the number of denoising steps from one preview (<see cref="GenerationProgress.Preview"/>) to the next; null for no
+    /// previews. Previews do not change the video.</summary>
+    public int? PreviewEvery { get; set; }
+
     /// <summary>Creates a copy.</summary>
     /// <returns>An object of the same type, whose properties can be set independently.</returns>
     public virtual GenerationSettings Clone() => (GenerationSettings)MemberwiseClone();
@@ -47,6 +64,10 @@ public class GenerationSettings
         merged.GuidanceScale ??= other.GuidanceScale;
         merged.FramesPerSecond ??= other.FramesPerSecond;
         merged.Seed ??= other.Seed;
+        merged.WindowFrames ??= other.WindowFrames;
+        merged.WindowOverlap ??= other.WindowOverlap;
+        merged.PromptWeighting ??= other.PromptWeighting;
+        merged.PreviewEvery ??= other.PreviewEvery;
         return merged;
     }
 
@@ -88,6 +109,21 @@ public class GenerationSettings
         {
             yield return FormattableString.Invariant($"FramesPerSecond is {fps}; it must be above 0 and at most 1000.");
         }
+
+        if (WindowFrames < 1)
+        {
+            yield return $"WindowFrames is {WindowFrames}; it must be at least 1.";
+        }
+
+        if (WindowOverlap < 0 || WindowOverlap >= WindowFrames)
+        {
+            yield return $"WindowOverlap is {WindowOverlap}; it must be at least 0 and less than WindowFrames ({WindowFrames}).";
+        }
+
+        if (PreviewEvery < 1)
+        {
+            yield return $"PreviewEvery is {PreviewEvery}; it must be at least 1 step.";
+        }
     }
 }
 
@@ -102,10 +138,28 @@ internal sealed record ResolvedSettings(
     long Seed
 )
 {
+    /// <summary>The number of frames to denoise at a time, or null.</summary>
+    internal int? WindowFrames { get; init; }
+
+    /// <summary>The number of frames that windows have in common, or null.</summary>
+    internal int? WindowOverlap { get; init; }
+
+    /// <summary>Whether prompts contain weights.</summary>
+    internal bool PromptWeighting { get; init; }
+
+    /// <summary>The number of steps between previews, or null.</summary>
+    internal int? PreviewEvery { get; init; }
+
     /// <summary>Takes the values of merged settings. A missing seed is drawn at random.</summary>
     internal static ResolvedSettings Of(GenerationSettings settings) =>
         settings is { Frames: { } frames, Height: { } height, Width: { } width, GuidanceScale: { } scale, FramesPerSecond: { } fps }
             ? new(frames, height, width, scale, fps, settings.NegativePrompt, settings.Seed ?? Random.Shared.NextInt64(uint.MaxValue))
+            {
+                WindowFrames = settings.WindowFrames,
+                WindowOverlap = settings.WindowOverlap,
+                PromptWeighting = settings.PromptWeighting ?? false,
+                PreviewEvery = settings.PreviewEvery,
+            }
             : throw new ArgumentException(
                 "Frames, Width and Height must be set, because the transformer is not configured for one size.",
                 nameof(settings)

@@ -136,7 +136,14 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
     {
         using var scope = NewDisposeScope();
         var (done, all) = (0, given.Sum(part => part.Frames.Count));
-        var references = given.Select(Encode).ToList();
+        void Report(int frames)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            progress?.Report(new(GenerationStage.EncodingReferences, done, all));
+            done += frames;
+        }
+
+        var references = given.Select(part => Encode(part.Frames, noise, settings, vae, generator, Report)[0]).ToList();
         progress?.Report(new(GenerationStage.EncodingReferences, all, all));
         var strategies = given
             .Select(
@@ -152,25 +159,39 @@ internal sealed record GivenFrames(VideoFrames Frames, int LatentFrame, double E
             .ToList();
         var (video, share) = MaskStrategy.Apply(noise[0], references, strategies);
         return (video.unsqueeze(0).MoveToOuterDisposeScope(), share.unsqueeze(0).MoveToOuterDisposeScope());
+    }
 
-        Tensor Encode(GivenFrames part)
+    /// <summary>Encodes frames, a few at a time.</summary>
+    /// <param name="frames">The frames, of any size in pixels.</param>
+    /// <param name="noise">The noise of the video: latents have its device and its size.</param>
+    /// <param name="settings">The settings with the height and width of the video in pixels.</param>
+    /// <param name="vae">The autoencoder.</param>
+    /// <param name="generator">The random number generator for sampling from the autoencoder's distribution; null for its mean.</param>
+    /// <param name="before">Called before each piece, with its number of frames.</param>
+    /// <returns>Latents <c>[1, channels, frames, height, width]</c>, float32.</returns>
+    internal static Tensor Encode(
+        VideoFrames frames,
+        Tensor noise,
+        ResolvedSettings settings,
+        IVideoAutoencoder vae,
+        Generator? generator,
+        Action<int> before
+    )
+    {
+        using var scope = NewDisposeScope();
+        var atOnce = vae.TemporalFactor == 1 ? EncodedAtOnce : frames.Count;
+        List<Tensor> pieces = [];
+        for (var frame = 0; frame < frames.Count; frame += atOnce)
         {
-            var atOnce = vae.TemporalFactor == 1 ? EncodedAtOnce : part.Frames.Count;
-            List<Tensor> pieces = [];
-            for (var frame = 0; frame < part.Frames.Count; frame += atOnce)
-            {
-                cancellationToken.ThrowIfCancellationRequested();
-                progress?.Report(new(GenerationStage.EncodingReferences, done, all));
-                using var piece = NewDisposeScope();
-                var frames = part.Frames.Slice(frame, Math.Min(atOnce, part.Frames.Count - frame));
-                var pixels = Cover(frames.ToTensor(noise.device), settings.Height, settings.Width);
-                var latents = vae.Encode(pixels, generator);
-                CheckLatents(latents, pixels, noise, vae);
-                pieces.Add(latents.to_type(ScalarType.Float32).MoveToOuterDisposeScope());
-                done += frames.Count;
-            }
-            return cat(pieces, 2)[0];
+            var part = frames.Slice(frame, Math.Min(atOnce, frames.Count - frame));
+            before(part.Count);
+            using var piece = NewDisposeScope();
+            var pixels = Cover(part.ToTensor(noise.device), settings.Height, settings.Width);
+            var latents = vae.Encode(pixels, generator);
+            CheckLatents(latents, pixels, noise, vae);
+            pieces.Add(latents.to_type(ScalarType.Float32).MoveToOuterDisposeScope());
         }
+        return cat(pieces, 2).MoveToOuterDisposeScope();
     }
 
     private static void CheckLatents(Tensor latents, Tensor pixels, Tensor noise, IVideoAutoencoder vae)

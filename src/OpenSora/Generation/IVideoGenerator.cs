@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using OpenSora.Media;
 using OpenSora.ModelFolders;
 
 namespace OpenSora.Generation;
@@ -30,6 +31,22 @@ public interface IVideoGenerator : IDisposable
         IProgress<GenerationProgress>? progress = null,
         CancellationToken cancellationToken = default
     );
+
+    /// <summary>Generates a video, and returns its frames in pieces as soon as they are ready. By default, the whole video is one piece.</summary>
+    /// <param name="request">The request. It is copied, so later changes to it have no effect.</param>
+    /// <param name="progress">Receives every stage and step, on the thread that runs the computation.</param>
+    /// <param name="cancellationToken">Cancels the generation. To stop enumerating cancels it too.</param>
+    /// <returns>The frames in order: videos of one or more frames, which together are the whole video.</returns>
+    /// <exception cref="ArgumentException">The model does not support the request; the message lists all problems.</exception>
+    /// <exception cref="OperationCanceledException">The operation was canceled. The generator remains usable.</exception>
+    async IAsyncEnumerable<VideoFrames> GenerateStreamingAsync(
+        VideoRequest request,
+        IProgress<GenerationProgress>? progress = null,
+        [EnumeratorCancellation] CancellationToken cancellationToken = default
+    )
+    {
+        yield return (await GenerateAsync(request, progress, cancellationToken).ConfigureAwait(false)).Frames;
+    }
 
     /// <summary>Gets an object of a type from the generator or from a generator that it wraps: the generator itself, or something that describes
     /// it, such as its <see cref="ModelDescription"/>.</summary>

@@ -12,7 +12,9 @@ internal sealed class LoadedModel : IDisposable
     private readonly ModelFolder _folder;
     private readonly Func<ITextEncoder> _makeTextEncoder;
     private readonly Lock _encoding = new();
+    private Func<LatentPreview> _makePreview = null!;
     private ITextEncoder? _textEncoder;
+    private LatentPreview? _preview;
 
     private LoadedModel(
         ModelFolder folder,
@@ -89,6 +91,10 @@ internal sealed class LoadedModel : IDisposable
             var model = new LoadedModel(folder, backend, transformer, vae, () =>
                 parts.TextEncoder?.Invoke(partServices) ?? text.Make(parts.Architectures.TextEncoders)
             );
+            model._makePreview = () =>
+                description.Preview is { } small && Part(small).Make(parts.Architectures.Autoencoders) is var autoencoder
+                    ? LatentPreview.Of(autoencoder)
+                    : LatentPreview.For(vae, backend.Device);
             if (!options.ReleaseTextEncoder)
             {
                 model._textEncoder = Keep(model._makeTextEncoder());
@@ -119,19 +125,31 @@ internal sealed class LoadedModel : IDisposable
     }
 
     /// <summary>Encodes prompts with the text encoder.</summary>
+    /// <param name="prompts">The prompts.</param>
+    /// <param name="weighted">Whether the prompts contain weights.</param>
     /// <returns>The hidden states and the mask, in the caller's dispose scope.</returns>
-    internal TextStates EncodeText(IReadOnlyList<string> prompts)
+    internal TextStates EncodeText(IReadOnlyList<string> prompts, bool weighted)
     {
+        TextStates Encode(ITextEncoder encoder) => weighted ? WeightedPrompt.Encode(encoder, prompts) : encoder.Encode(prompts);
         if (_textEncoder is not null)
         {
-            return _textEncoder.Encode(prompts);
+            return Encode(_textEncoder);
         }
 
         lock (_encoding) // keep at most one encoder in memory
         {
             using var encoder = _makeTextEncoder();
             CheckTextEncoder(encoder);
-            return encoder.Encode(prompts);
+            return Encode(encoder);
+        }
+    }
+
+    /// <summary>Gets what shows previews, and creates it when it is first needed.</summary>
+    internal LatentPreview Preview()
+    {
+        lock (_encoding)
+        {
+            return _preview ??= _makePreview();
         }
     }
 
@@ -174,6 +192,7 @@ internal sealed class LoadedModel : IDisposable
 
     public void Dispose()
     {
+        _preview?.Dispose();
         Transformer.Dispose();
         Vae.Dispose();
         _textEncoder?.Dispose();

@@ -22,6 +22,11 @@ internal sealed record PartLoader(ModelFolder Folder, ModelPart Part, Device Dev
             Part(folder.Description.Vae).Check(parts.Architectures.Autoencoders.Select(a => a.Name));
         }
 
+        if (folder.Description.Preview is { } preview)
+        {
+            Part(preview).Check(parts.Architectures.Autoencoders.Select(a => a.Name));
+        }
+
         if (parts.TextEncoder is null)
         {
             Part(folder.Description.TextEncoder).Check(parts.Architectures.TextEncoders.Select(a => a.Name));

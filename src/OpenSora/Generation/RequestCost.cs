@@ -18,9 +18,16 @@ internal sealed record RequestCost(MemoryEstimate Memory, double? Step, double? 
     internal static RequestCost Of(LoadedModel model, RequestPlan plan, double? decodeBudget)
     {
         var (settings, shape) = (plan.Settings, plan.LatentShape);
-        var guided = settings.GuidanceScale != 1 && !string.IsNullOrWhiteSpace(plan.Prompt);
-        var size = new CallSize(guided ? 2 : 1, shape[2], shape[3], shape[4], model.Transformer.TextTokens);
-        var step = (model.Transformer as ICosted)?.Cost(size);
+        var hasPrompt = plan.Encoded.Prompt is not null || plan.Prompts.Any(prompt => !string.IsNullOrWhiteSpace(prompt));
+        var guided = settings.GuidanceScale != 1 && hasPrompt;
+        var frames = plan.Windows?.Length ?? shape[2];
+        var size = new CallSize(guided ? 2 : 1, frames, shape[3], shape[4], model.Transformer.TextTokens);
+        var step = (model.Transformer as ICosted)?.Cost(size) is { } call
+            ? call with
+            {
+                Flops = call.Flops.Times(plan.Windows?.Windows.Count ?? 1),
+            }
+            : (NetworkCost?)null;
         var pieces = LatentDecoder.Plan(model.Vae, shape, decodeBudget);
         var decoding = model.Vae is ICosted autoencoder ? LatentDecoder.Cost(autoencoder, shape, pieces) : (NetworkCost?)null;
         var (textWeights, isTextKept) = model.TextEncoderWeights();

@@ -1,13 +1,16 @@
 using System.Security.Cryptography;
 using System.Text;
+using OpenSora.Media;
+using OpenSora.Models;
+using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
 
 /// <summary>Computes the hash of a request (<see cref="VideoRequest.ComputeHash"/>).</summary>
 internal static class RequestHash
 {
-    /// <summary>Hashes all properties of a request. Every value is preceded by its presence or length, so that different requests are different
-    /// sequences of bytes.</summary>
+    /// <summary>Hashes all properties of a request that the video depends on. Every value is preceded by its presence or length, so that different
+    /// requests are different sequences of bytes.</summary>
     /// <param name="request">The request.</param>
     public static string Of(VideoRequest request)
     {
@@ -25,6 +28,30 @@ internal static class RequestHash
             Number(request.GuidanceScale);
             Number(request.FramesPerSecond);
             Whole(request.Seed);
+            Whole(request.WindowFrames);
+            Whole(request.WindowOverlap);
+            Whole(request.PromptWeighting is { } weighted ? (weighted ? 1 : 0) : null);
+            writer.Write(request.Segments.Count);
+            foreach (var segment in request.Segments)
+            {
+                writer.Write(segment.Frame);
+                writer.Write(segment.Prompt);
+            }
+
+            States(request.PromptStates);
+            States(request.NegativePromptStates);
+            writer.Write(request.Edit is not null);
+            if (request.Edit is { } edit)
+            {
+                writer.Write(edit.Strength);
+                Frames(edit.Video);
+                writer.Write(edit.Mask is not null);
+                if (edit.Mask is not null)
+                {
+                    Frames(edit.Mask);
+                }
+            }
+
             writer.Write(request.MaskStrategies.Count);
             foreach (var strategy in request.MaskStrategies)
             {
@@ -34,10 +61,33 @@ internal static class RequestHash
             writer.Write(request.References.Count);
             foreach (var frames in request.References)
             {
+                Frames(frames);
+            }
+
+            void Frames(VideoFrames frames)
+            {
                 writer.Write(frames.Count);
                 writer.Write(frames.Height);
                 writer.Write(frames.Width);
                 writer.Write(frames.Pixels.Span);
+            }
+
+            void States(TextStates? states)
+            {
+                writer.Write(states is not null);
+                if (states is not null)
+                {
+                    Numbers(states.States);
+                    Numbers(states.Mask);
+                }
+            }
+
+            void Numbers(Tensor tensor)
+            {
+                using var scope = NewDisposeScope();
+                writer.Write(tensor.dim());
+                Array.ForEach(tensor.shape, writer.Write);
+                writer.Write(tensor.to_type(ScalarType.Float32).cpu().contiguous().bytes);
             }
 
             void Whole(long? value)

@@ -1,5 +1,6 @@
 using OpenSora.Diffusion;
 using OpenSora.ModelFolders;
+using OpenSora.Models;
 
 namespace OpenSora.Generation;
 
@@ -13,6 +14,18 @@ internal sealed record RequestPlan(
     IReadOnlyList<GivenFrames> Given
 )
 {
+    /// <summary>The video to begin with, of the size of the generated one; null for noise.</summary>
+    public VideoEdit? Edit { get; init; }
+
+    /// <summary>The windows of a long video; null to denoise it as a whole.</summary>
+    public VideoWindows? Windows { get; init; }
+
+    /// <summary>The encoded prompt and negative prompt that the request provides.</summary>
+    public (TextStates? Prompt, TextStates? Negative) Encoded { get; init; }
+
+    /// <summary>All prompts that are encoded.</summary>
+    internal IEnumerable<string> Prompts => Encoded.Prompt is not null ? [] : Windows?.Prompts ?? [Prompt];
+
     private int SpatialFactor => (int)(Settings.Height / LatentShape[3]);
 
     /// <summary>Validates a request independently of a model.</summary>
@@ -20,7 +33,7 @@ internal sealed record RequestPlan(
     /// <exception cref="ArgumentException">The request is not valid for any model; the message lists all problems.</exception>
     internal static void CheckAnyModel(VideoRequest request)
     {
-        var problems = request.Problems().ToList();
+        List<string> problems = [.. request.Problems(), .. SegmentProblems(request)];
         if (problems.Count > 0)
         {
             throw new ArgumentException(string.Join(" ", problems), nameof(request));
@@ -37,17 +50,33 @@ internal sealed record RequestPlan(
         var (video, sampling) = (model.Description.Video, model.Description.Sampling);
         var (vae, multiple) = (model.Vae, model.Transformer.LatentMultiple);
         var merged = request.Or(options).Or(Defaults(model.Description));
+        if (request is { Frames: null, Edit.Video.Count: > 1 and var own })
+        {
+            merged.Frames = own;
+        }
+
         var (settings, steps) = (ResolvedSettings.Of(merged), merged.Steps ?? sampling.Steps);
         var (frames, height, width) = (settings.Frames, settings.Height, settings.Width);
 
         var problems = new List<string>();
         Check("Width", width, video.WidthRange, vae.SpatialFactor * multiple[2]);
         Check("Height", height, video.HeightRange, vae.SpatialFactor * multiple[1]);
-        Check("Frames", frames, video.FramesRange, vae.TemporalFactor * multiple[0]);
+        var frameMultiple = vae.TemporalFactor * multiple[0];
+        var windows = WindowsFor(request, settings, video, frameMultiple, vae.TemporalFactor, Check, problems);
         problems.AddRange(Problems(steps, options.Sampler, model.Description));
         var sampler = options.Sampler ?? sampling.Sampler;
 
-        List<GivenFrames> given = video.FramesRange.Contains(frames) ? GivenFrames.Of(request, frames, sampler, model, problems) : [];
+        List<GivenFrames> given =
+            windows is not null || video.FramesRange.Contains(frames) ? GivenFrames.Of(request, frames, sampler, model, problems) : [];
+        if (request.Edit is { } edit)
+        {
+            problems.AddRange(edit.Problems(frames));
+            if (request.References.Count > 0)
+            {
+                problems.Add("The request has both an existing video to edit and references; use one of them.");
+            }
+        }
+
         if (problems.Count > 0)
         {
             throw new ArgumentException(string.Join(" ", problems), nameof(request));
@@ -60,7 +89,12 @@ internal sealed record RequestPlan(
             sampler,
             [1, vae.LatentChannels, frames / vae.TemporalFactor, height / vae.SpatialFactor, width / vae.SpatialFactor],
             given
-        );
+        )
+        {
+            Edit = request.Edit?.Fit(settings),
+            Windows = windows,
+            Encoded = (request.PromptStates, request.NegativePromptStates),
+        };
 
         void Check(string what, int value, AllowedRange range, int multiple)
         {
@@ -73,6 +107,81 @@ internal sealed record RequestPlan(
                 problems.Add($"{what} is {value}; it must be a multiple of {multiple}.");
             }
         }
+    }
+
+    private static IEnumerable<string> SegmentProblems(VideoRequest request)
+    {
+        var last = 0;
+        foreach (var segment in request.Segments)
+        {
+            if (segment.Frame <= last)
+            {
+                yield return $"A segment begins at frame {segment.Frame}, but the one before it at {last}; segments must be in order, after frame 0.";
+            }
+
+            if (segment.Prompt is null)
+            {
+                yield return $"The prompt of the segment at frame {segment.Frame} is null. Use an empty string to generate it without a prompt.";
+            }
+
+            last = segment.Frame;
+        }
+
+        if (request.Segments.Count > 0 && request.PromptStates is not null)
+        {
+            yield return "The request has both an encoded prompt and segments; use one of them.";
+        }
+    }
+
+    // Without windows, the model must support the number of frames; with windows, it must support that of a window.
+    private static VideoWindows? WindowsFor(
+        VideoRequest request,
+        ResolvedSettings settings,
+        VideoDefaults video,
+        int multiple,
+        int temporalFactor,
+        Action<string, int, AllowedRange, int> check,
+        List<string> problems
+    )
+    {
+        var (frames, segments) = (settings.Frames, request.Segments);
+        var window = settings.WindowFrames ?? (segments.Count > 0 ? Math.Min(video.Frames, frames) : frames);
+        if (segments.Count > 0 && segments[^1].Frame >= frames)
+        {
+            problems.Add($"The last segment begins at frame {segments[^1].Frame}, but the video has {frames} frames.");
+        }
+
+        if (window >= frames)
+        {
+            var before = problems.Count;
+            check("Frames", frames, video.FramesRange, multiple);
+            if (problems.Count > before && frames > video.FramesRange.Max)
+            {
+                problems[^1] += $" To generate a longer video in overlapping windows, set WindowFrames to {video.Frames}.";
+            }
+
+            if (segments.Count == 0)
+            {
+                return null;
+            }
+
+            window = frames;
+        }
+        else
+        {
+            check("WindowFrames", window, video.FramesRange, multiple);
+        }
+
+        var overlap = window == frames ? 0 : settings.WindowOverlap ?? VideoWindows.DefaultOverlap(window, multiple);
+        foreach (var (name, value) in new[] { ("Frames", frames), ("WindowOverlap", overlap) })
+        {
+            if (value % multiple != 0)
+            {
+                problems.Add($"{name} is {value}; it must be a multiple of {multiple}.");
+            }
+        }
+
+        return problems.Count > 0 || overlap >= window ? null : VideoWindows.Place(frames, window, overlap, temporalFactor, request.Prompt, segments);
     }
 
     /// <summary>Validates an application's options against the description of a model, and returns one sentence for each problem.</summary>

@@ -92,6 +92,13 @@ public sealed partial class VideoGenerator : IVideoGenerator
         VideoRequest request,
         IProgress<GenerationProgress>? progress = null,
         CancellationToken cancellationToken = default
+    ) => RunAsync(request, progress, null, cancellationToken);
+
+    private Task<GeneratedVideo> RunAsync(
+        VideoRequest request,
+        IProgress<GenerationProgress>? progress,
+        Action<VideoFrames>? decoded,
+        CancellationToken cancellationToken
     )
     {
         ArgumentNullException.ThrowIfNull(request);
@@ -108,11 +115,19 @@ public sealed partial class VideoGenerator : IVideoGenerator
             using var turn = await WaitAsync(progress, cancellationToken).ConfigureAwait(false);
             var model = await GetModelAsync(progress, cancellationToken).ConfigureAwait(false);
             var plan = RequestPlan.For(copy, _options, model);
-            return await Task.Run(
-                    () => Telemetry.Measure(model.Description.Name, model.Backend, plan, () => Generate(model, plan, progress, cancellationToken)),
-                    cancellationToken
-                )
-                .ConfigureAwait(false);
+            GeneratedVideo Run()
+            {
+                try
+                {
+                    return Generate(model, plan, progress, decoded, cancellationToken);
+                }
+                finally
+                {
+                    FreedMemory.Release();
+                }
+            }
+
+            return await Task.Run(() => Telemetry.Measure(model.Description.Name, model.Backend, plan, Run), cancellationToken).ConfigureAwait(false);
         });
     }
 
@@ -148,7 +163,13 @@ public sealed partial class VideoGenerator : IVideoGenerator
         return turn;
     }
 
-    private GeneratedVideo Generate(LoadedModel model, RequestPlan plan, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
+    private GeneratedVideo Generate(
+        LoadedModel model,
+        RequestPlan plan,
+        IProgress<GenerationProgress>? progress,
+        Action<VideoFrames>? decoded,
+        CancellationToken cancellationToken
+    )
     {
         var (watch, settings) = (Stopwatch.StartNew(), plan.Settings);
         using var noGradients = no_grad();
@@ -156,10 +177,15 @@ public sealed partial class VideoGenerator : IVideoGenerator
         using var generator = Seeds.CreateGenerator(settings.Seed, model.Device);
 
         var cost = CostOf(model, plan);
-        var warnings = new[] { model.CheckPrompt(plan.Prompt), CheckMemory(model, cost) };
-        if (warnings[0] is not null)
+        List<string> warnings = [.. plan.Prompts.Select(model.CheckPrompt).OfType<string>().Distinct(StringComparer.Ordinal)];
+        if (warnings.Count > 0)
         {
             LogUnknownPrompt(model.Description.Name);
+        }
+
+        if (CheckMemory(model, cost) is { } lessMemory)
+        {
+            warnings.Add(lessMemory);
         }
 
         var sampler = _parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
@@ -171,24 +197,34 @@ public sealed partial class VideoGenerator : IVideoGenerator
             );
         }
 
+        if (plan.Edit is not null && !sampler.SupportsEditing)
+        {
+            throw new InvalidOperationException(
+                $"The request has an existing video to edit, but {sampler.GetType().Name} cannot begin with one; use a sampler that does."
+                    + $" See {nameof(ISampler)}.{nameof(ISampler.SupportsEditing)}."
+            );
+        }
+
         var pipeline = new VideoPipeline(model.Transformer, model.EncodeText, model.Vae, sampler)
         {
             GuidedChannels = model.Description.Sampling.GuidedChannels,
             Decoder = Decoder(model),
         };
+        var inputs = new PipelineInputs([plan.Prompt], settings, Noise, generator)
+        {
+            Given = plan.Given,
+            Edit = plan.Edit,
+            Windows = plan.Windows,
+            PromptStates = plan.Encoded.Prompt,
+            NegativePromptStates = plan.Encoded.Negative,
+            Preview = model.Preview,
+            Decoded = decoded,
+        };
         var alone = _running == 1;
         var clock = new StageClock(progress);
         try
         {
-            var frames = pipeline.Generate(
-                [plan.Prompt],
-                settings,
-                () => randn(plan.LatentShape, device: model.Device, generator: generator),
-                generator,
-                plan.Given,
-                clock,
-                cancellationToken
-            )[0];
+            var frames = pipeline.Generate(inputs, clock, cancellationToken)[0];
             if (alone && _running == 1 && clock.IsComplete && cost is { Step: not null, Decoding: not null })
             {
                 _calibration.Add(cost, clock);
@@ -198,7 +234,7 @@ public sealed partial class VideoGenerator : IVideoGenerator
         }
         catch (DecodingException failed)
         {
-            failed.Again = (again, progress, token) => DecodeAgainAsync(again, settings.FramesPerSecond, Finish, progress, token);
+            failed.Again = (again, progress, token) => DecodeAgainAsync(again, settings.FramesPerSecond, FinishAgain, progress, token);
             throw;
         }
         catch (Exception exception) when (OutOfMemory.Is(exception))
@@ -220,9 +256,17 @@ public sealed partial class VideoGenerator : IVideoGenerator
                 Model = model.Description.Name,
                 Backend = model.Backend,
                 Elapsed = watch.Elapsed,
-                Warnings = [.. warnings.OfType<string>()],
+                Warnings = warnings,
             };
         }
+
+        GeneratedVideo FinishAgain(VideoFrames frames)
+        {
+            plan.Edit?.Restore(frames, 0);
+            return Finish(frames);
+        }
+
+        Tensor Noise() => randn(plan.LatentShape, device: model.Device, generator: generator);
     }
 
     private async Task<LoadedModel> GetModelAsync(IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)

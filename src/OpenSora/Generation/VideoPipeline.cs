@@ -15,7 +15,7 @@ namespace OpenSora.Generation;
 /// concurrently.</remarks>
 public sealed class VideoPipeline
 {
-    private readonly Func<IReadOnlyList<string>, TextStates> _encodeText;
+    private readonly Func<IReadOnlyList<string>, bool, TextStates> _encodeText;
 
     /// <summary>Initializes a new pipeline.</summary>
     /// <param name="transformer">The denoiser.</param>
@@ -24,11 +24,16 @@ public sealed class VideoPipeline
     /// <param name="sampler">The sampler, which determines the number of steps.</param>
     /// <exception cref="ArgumentException">The autoencoder and the transformer have different numbers of latent channels.</exception>
     public VideoPipeline(IVideoTransformer transformer, ITextEncoder textEncoder, IVideoAutoencoder? autoencoder, ISampler sampler)
-        : this(transformer, (textEncoder ?? throw new ArgumentNullException(nameof(textEncoder))).Encode, autoencoder, sampler) { }
+        : this(
+            transformer,
+            (prompts, weighted) => weighted ? WeightedPrompt.Encode(textEncoder, prompts) : textEncoder.Encode(prompts),
+            autoencoder,
+            sampler
+        ) => ArgumentNullException.ThrowIfNull(textEncoder);
 
     internal VideoPipeline(
         IVideoTransformer transformer,
-        Func<IReadOnlyList<string>, TextStates> encodeText,
+        Func<IReadOnlyList<string>, bool, TextStates> encodeText,
         IVideoAutoencoder? autoencoder,
         ISampler sampler
     )
@@ -83,6 +88,11 @@ public sealed class VideoPipeline
     )
     {
         ArgumentNullException.ThrowIfNull(prompts);
+        if (prompts.Count == 0)
+        {
+            throw new ArgumentException("At least one prompt is needed.", nameof(prompts));
+        }
+
         var resolved = Resolve(settings ?? new GenerationSettings());
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
@@ -95,9 +105,10 @@ public sealed class VideoPipeline
             using var other = i == 0 ? null : Seeds.CreateGenerator(unchecked(resolved.Seed + i), device);
             noise.Add(randn(shape, device: device, generator: other ?? generator));
         }
+        var inputs = new PipelineInputs(prompts, resolved, () => cat(noise), generator) { Windows = Windows(prompts, resolved) };
         try
         {
-            return Generate(prompts, resolved, () => cat(noise), generator, [], progress, cancellationToken);
+            return Generate(inputs, progress, cancellationToken);
         }
         catch (DecodingException exception) when (!OutOfMemory.Is(exception))
         {
@@ -166,42 +177,67 @@ public sealed class VideoPipeline
         return [1, Transformer.LatentChannels, settings.Frames / temporal, settings.Height / spatial, settings.Width / spatial];
     }
 
-    internal IReadOnlyList<VideoFrames> Generate(
-        IReadOnlyList<string> prompts,
-        ResolvedSettings settings,
-        Func<Tensor> noise,
-        Generator generator,
-        IReadOnlyList<GivenFrames> given,
-        IProgress<GenerationProgress>? progress,
-        CancellationToken cancellationToken
-    )
+    private VideoWindows? Windows(IReadOnlyList<string> prompts, ResolvedSettings settings)
     {
-        if (prompts.Count == 0)
+        if (settings.WindowFrames is not { } window || window >= settings.Frames)
         {
-            throw new ArgumentException("At least one prompt is needed.", nameof(prompts));
+            return null;
         }
+
+        if (prompts.Count > 1)
+        {
+            throw new ArgumentException("Long videos are generated one at a time; pass one prompt, or omit WindowFrames.", nameof(prompts));
+        }
+
+        var temporal = Autoencoder?.TemporalFactor ?? 1;
+        var multiple = temporal * Transformer.LatentMultiple[0];
+        var overlap = settings.WindowOverlap ?? VideoWindows.DefaultOverlap(window, multiple);
+        foreach (var (name, value) in new[] { (nameof(settings.WindowFrames), window), (nameof(settings.WindowOverlap), overlap) })
+        {
+            if (value % multiple != 0)
+            {
+                throw new ArgumentException($"{name} is {value}; it must be a multiple of {multiple}.", nameof(settings));
+            }
+        }
+
+        return VideoWindows.Place(settings.Frames, window, overlap, temporal, prompts[0], []);
+    }
+
+    internal IReadOnlyList<VideoFrames> Generate(PipelineInputs inputs, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
+    {
+        var (prompts, settings) = (inputs.Prompts, inputs.Settings);
         using var scope = NewDisposeScope();
 
         // 1. Encode the text.
         progress?.Report(new(GenerationStage.EncodingText, 0, 1));
-        var denoiser = GuidedDenoiser(prompts, settings);
+        var denoiser = inputs.Windows is { } windows
+            ? windows.Combine([
+                .. windows.Prompts.Select(prompt => GuidedDenoiser([prompt], settings with { Frames = windows.Frames }, inputs, cancellationToken)),
+            ])
+            : GuidedDenoiser(prompts, settings, inputs, cancellationToken);
         progress?.Report(new(GenerationStage.EncodingText, 1, 1));
         cancellationToken.ThrowIfCancellationRequested();
 
-        // 2. Draw noise and insert the conditioning frames.
-        var latents = noise();
-        Tensor? fraction = null;
-        if (given.Count > 0)
+        // 2. Draw noise and insert the conditioning frames, or encode the existing video.
+        var latents = inputs.Noise();
+        var timesteps = Sampler.Timesteps(
+            inputs.Windows is null ? latents.shape : [.. latents.shape[..2], inputs.Windows.Length, .. latents.shape[3..]]
+        );
+        var (fraction, edit) = ((Tensor?)null, (SamplingEdit?)null);
+        if (inputs.Given.Count > 0)
         {
-            (latents, fraction) = GivenFrames.Into(given, latents, settings, Autoencoder!, generator, progress, cancellationToken);
+            (latents, fraction) = GivenFrames.Into(inputs.Given, latents, settings, Autoencoder!, inputs.Generator, progress, cancellationToken);
+        }
+        else if (inputs.Edit is not null)
+        {
+            edit = Encode(inputs.Edit, latents, settings, progress, cancellationToken);
         }
 
         // 3. Denoise.
-        var steps = new SamplingProgress(progress, Sampler.Timesteps(latents.shape).Count);
+        var steps = new SamplingProgress(progress, timesteps.Count);
         steps.Report(0);
-        latents = fraction is null
-            ? Sampler.Sample((x, t) => denoiser(x, t, null), latents, generator, steps, cancellationToken)
-            : Sampler.SampleFrames((x, t, noisy) => denoiser(x, t, noisy), latents, fraction, generator, steps, cancellationToken);
+        var noise = Sampling.Gaussian(inputs.Generator);
+        latents = Sampling.Run(Sampler, denoiser, latents, fraction, noise, timesteps, steps, cancellationToken, edit, Preview);
         CheckFinite(latents, "latents", prompts, settings);
 
         // 4. Decode.
@@ -210,16 +246,61 @@ public sealed class VideoPipeline
             settings.FramesPerSecond,
             pixels => CheckFinite(pixels, "pixels", prompts, settings),
             progress,
-            cancellationToken
+            cancellationToken,
+            Decoded
         );
+
+        void Preview(int step, Tensor predicted)
+        {
+            if (step % settings.PreviewEvery == 0 && step < timesteps.Count && progress is not null)
+            {
+                steps.Preview = inputs.Preview!().Show(predicted.narrow(0, 0, 1), settings.FramesPerSecond, settings.Frames);
+            }
+        }
+
+        void Decoded(VideoFrames frames, int first)
+        {
+            inputs.Edit?.Restore(frames, first);
+            inputs.Decoded?.Invoke(frames);
+        }
+    }
+
+    private SamplingEdit Encode(
+        VideoEdit edit,
+        Tensor noise,
+        ResolvedSettings settings,
+        IProgress<GenerationProgress>? progress,
+        CancellationToken cancellationToken
+    )
+    {
+        var (done, all) = (0, edit.Video.Count);
+        var original = Autoencoder is null
+            ? edit.Video.ToTensor(noise.device)
+            : GivenFrames.Encode(edit.Video, noise, settings, Autoencoder, generator: null, Report);
+        progress?.Report(new(GenerationStage.EncodingReferences, all, all));
+        return new SamplingEdit(original, noise, edit.Strength, edit.LatentMask(original));
+
+        void Report(int frames)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            progress?.Report(new(GenerationStage.EncodingReferences, done, all));
+            done += frames;
+        }
     }
 
     // As in Open-Sora, the prompt's mask also applies to the null caption. A negative prompt has its own mask. An empty prompt is the null caption.
-    private Func<Tensor, Tensor, Tensor?, Tensor> GuidedDenoiser(IReadOnlyList<string> prompts, ResolvedSettings settings)
+    private Func<Tensor, Tensor, Tensor?, Tensor> GuidedDenoiser(
+        IReadOnlyList<string> prompts,
+        ResolvedSettings settings,
+        PipelineInputs inputs,
+        CancellationToken cancellationToken
+    )
     {
         var batch = prompts.Count;
-        var isEmpty = prompts.Select(string.IsNullOrWhiteSpace).ToArray();
-        var (states, mask) = Encode([.. prompts.Select((prompt, i) => isEmpty[i] ? "" : prompt)]);
+        var isEmpty = prompts.Select(prompt => inputs.PromptStates is null && string.IsNullOrWhiteSpace(prompt)).ToArray();
+        var (states, mask) = inputs.PromptStates is { } given
+            ? Checked(given, 1, "The encoded prompt has")
+            : Encode([.. prompts.Select((prompt, i) => isEmpty[i] ? "" : prompt)]);
         var nothing = NullCaption(batch).narrow(1, 0, states.shape[1]);
         if (Array.Exists(isEmpty, empty => empty))
         {
@@ -231,8 +312,9 @@ public sealed class VideoPipeline
             return (x, t, noisy) => Transformer.Denoise(x, t, conditions with { NoisyFrames = noisy });
         }
 
-        var (otherStates, otherMask) = string.IsNullOrWhiteSpace(settings.NegativePrompt)
-            ? new TextStates(nothing, mask)
+        var (otherStates, otherMask) =
+            inputs.NegativePromptStates is { } negative ? Checked(negative, 1, "The encoded negative prompt has")
+            : string.IsNullOrWhiteSpace(settings.NegativePrompt) ? new TextStates(nothing, mask)
             : Encode([.. Enumerable.Repeat(settings.NegativePrompt, batch)]);
         var both = Conditions(cat([states, otherStates]), cat([mask, otherMask]));
         return (x, t, noisy) =>
@@ -245,6 +327,9 @@ public sealed class VideoPipeline
             )(x, t);
         };
 
+        TextStates Encode(IReadOnlyList<string> texts) =>
+            Checked(_encodeText(texts, settings.PromptWeighting), texts.Count, "The text encoder returned");
+
         DenoiserConditions Conditions(Tensor text, Tensor textMask) =>
             new(text, textMask)
             {
@@ -252,6 +337,7 @@ public sealed class VideoPipeline
                 Height = settings.Height,
                 Width = settings.Width,
                 FramesPerSecond = settings.Frames == 1 ? DenoiserConditions.ImageFramesPerSecond : settings.FramesPerSecond,
+                CancellationToken = cancellationToken,
             };
     }
 
@@ -268,27 +354,21 @@ public sealed class VideoPipeline
             );
     }
 
-    private TextStates Encode(IReadOnlyList<string> prompts)
+    private TextStates Checked(TextStates text, int batch, string what)
     {
-        var text = _encodeText(prompts);
         var (states, mask) = text;
-        if (
-            states.dim() != 3
-            || states.shape[0] != prompts.Count
-            || states.shape[1] > Transformer.TextTokens
-            || states.shape[2] != Transformer.TextWidth
-        )
+        if (states.dim() != 3 || states.shape[0] != batch || states.shape[1] > Transformer.TextTokens || states.shape[2] != Transformer.TextWidth)
         {
             throw new InvalidOperationException(
-                $"The text encoder returned states of shape {Shapes.Text(states)}; {Transformer.GetType().Name} expects "
-                    + $"[{prompts.Count}, up to {Transformer.TextTokens}, {Transformer.TextWidth}]: prompts, tokens, width."
+                $"{what} states of shape {Shapes.Text(states)}; {Transformer.GetType().Name} expects "
+                    + $"[{batch}, up to {Transformer.TextTokens}, {Transformer.TextWidth}]: prompts, tokens, width."
             );
         }
 
         return mask.dtype == ScalarType.Bool && mask.shape.AsSpan().SequenceEqual(states.shape.AsSpan(0, 2))
             ? text
             : throw new InvalidOperationException(
-                $"The text encoder returned a mask of {mask.dtype} with shape {Shapes.Text(mask)}; expected Bool with shape "
+                $"{what} a mask of {mask.dtype} with shape {Shapes.Text(mask)}; expected Bool with shape "
                     + $"{Shapes.Text(states.shape[..2])}, one value for each token of its states."
             );
     }
@@ -310,10 +390,22 @@ public sealed class VideoPipeline
     private sealed class SamplingProgress(IProgress<GenerationProgress>? progress, int steps) : IProgress<int>
     {
         private readonly Stopwatch _watch = Stopwatch.StartNew();
+        private int? _first; // with an existing video, the first steps are left out
 
-        public void Report(int value) =>
+        /// <summary>The preview that the next report contains.</summary>
+        public VideoFrames? Preview { get; set; }
+
+        public void Report(int value)
+        {
+            var done = value == 0 ? 0 : value - (_first ??= value - 1);
             progress?.Report(
-                new(GenerationStage.Denoising, value, steps) { Remaining = value == 0 ? null : _watch.Elapsed / value * (steps - value) }
+                new(GenerationStage.Denoising, value, steps)
+                {
+                    Remaining = done == 0 ? null : _watch.Elapsed / done * (steps - value),
+                    Preview = Preview,
+                }
             );
+            Preview = null;
+        }
     }
 }

@@ -1,5 +1,6 @@
 using OpenSora.Diffusion;
 using OpenSora.Media;
+using OpenSora.Models;
 
 namespace OpenSora.Generation;
 
@@ -9,6 +10,53 @@ public sealed class VideoRequest : GenerationSettings
     /// <summary>Gets or sets the description of the video. An empty prompt generates without a prompt and without guidance. Text beyond the model's
     /// maximum length is truncated.</summary>
     public string Prompt { get; set; } = "";
+
+    /// <summary>Gets or sets the prompts that follow <see cref="Prompt"/> in a long video, ordered by their frames; empty for one prompt. The video
+    /// is generated in windows (<see cref="GenerationSettings.WindowFrames"/>), each with the prompt at its middle.</summary>
+    public IReadOnlyList<PromptSegment> Segments { get; set; } = [];
+
+    /// <summary>Gets or sets the encoded prompt, <c>[1, tokens, width]</c>, to use instead of encoding <see cref="Prompt"/>; null to encode it. See
+    /// <see cref="VideoGenerator.EncodePromptAsync"/>. The tensors must not be disposed before the request is complete.</summary>
+    public TextStates? PromptStates { get; set; }
+
+    /// <summary>Gets or sets the encoded negative prompt, to use instead of encoding <see cref="GenerationSettings.NegativePrompt"/>; null to encode
+    /// it.</summary>
+    public TextStates? NegativePromptStates { get; set; }
+
+    /// <summary>Gets the video to begin with, the fraction of the steps to apply to it, and the part of it to generate.</summary>
+    internal VideoEdit? Edit { get; set; }
+
+    /// <summary>Begins with an existing video or image instead of noise (video to video). It works with every model.</summary>
+    /// <remarks>Meng et al. 2022, "SDEdit". The frames are scaled to cover the size of the generated video and cropped at the center. An image is
+    /// repeated for all frames; a video must have as many frames as the generated one (<see cref="VideoFrames.Slice"/> cuts it). If
+    /// <see cref="GenerationSettings.Frames"/> is null, the generated video has the number of frames of the existing video.</remarks>
+    /// <param name="video">The existing video, or an image.</param>
+    /// <param name="strength">The amount of change: the fraction of the denoising steps that are applied, from above 0 to 1, rounded up to whole
+    /// steps.</param>
+    /// <returns>This request.</returns>
+    public VideoRequest EditVideo(VideoFrames video, double strength = 0.6)
+    {
+        ArgumentNullException.ThrowIfNull(video);
+        Edit = new VideoEdit(video, strength, null);
+        return this;
+    }
+
+    /// <summary>Generates a part of an existing video and keeps the rest (inpainting). It works with every model.</summary>
+    /// <remarks>The mask selects regions, frames, or both: white is generated, black is kept, and gray mixes both. Latents that a white pixel belongs
+    /// to are generated as a whole; the kept pixels of the result are those of the existing video. Scaling, images and the number of frames are as
+    /// for <see cref="EditVideo"/>.</remarks>
+    /// <param name="video">The existing video, or an image.</param>
+    /// <param name="mask">The mask, of the size of the video; one frame for a mask that applies to all frames. Its red channel is used. See
+    /// <see cref="VideoFrames.Mask"/>.</param>
+    /// <param name="strength">The amount of change in the generated part, from above 0 to 1. With 1, it does not depend on what was there.</param>
+    /// <returns>This request.</returns>
+    public VideoRequest Inpaint(VideoFrames video, VideoFrames mask, double strength = 1)
+    {
+        ArgumentNullException.ThrowIfNull(video);
+        ArgumentNullException.ThrowIfNull(mask);
+        Edit = new VideoEdit(video, strength, mask);
+        return this;
+    }
 
     /// <summary>Gets the images and videos that provide conditioning frames.</summary>
     internal IReadOnlyList<VideoFrames> References { get; set; } = [];
@@ -119,6 +167,31 @@ public sealed class VideoRequestBuilder
 
     /// <summary>Sets <see cref="GenerationSettings.FramesPerSecond"/>.</summary>
     public VideoRequestBuilder Fps(double? framesPerSecond) => With(r => r.FramesPerSecond = framesPerSecond);
+
+    /// <summary>Sets <see cref="GenerationSettings.WindowFrames"/> and <see cref="GenerationSettings.WindowOverlap"/>.</summary>
+    public VideoRequestBuilder Windows(int? frames, int? overlap = null) => With(r => (r.WindowFrames, r.WindowOverlap) = (frames, overlap));
+
+    /// <summary>Adds a prompt that applies from a frame on; see <see cref="VideoRequest.Segments"/>.</summary>
+    /// <param name="frame">The first frame of the segment, above that of the segment before.</param>
+    /// <param name="prompt">The description of the segment.</param>
+    public VideoRequestBuilder Then(int frame, string prompt) => With(r => r.Segments = [.. r.Segments, new PromptSegment(frame, prompt)]);
+
+    /// <summary>Sets <see cref="GenerationSettings.PromptWeighting"/>.</summary>
+    public VideoRequestBuilder PromptWeighting(bool? on = true) => With(r => r.PromptWeighting = on);
+
+    /// <summary>Sets <see cref="GenerationSettings.PreviewEvery"/>.</summary>
+    public VideoRequestBuilder PreviewEvery(int? steps) => With(r => r.PreviewEvery = steps);
+
+    /// <summary>Begins with an existing video or image; see <see cref="VideoRequest.EditVideo"/>.</summary>
+    /// <param name="video">The existing video, or an image.</param>
+    /// <param name="strength">The amount of change, from above 0 to 1.</param>
+    public VideoRequestBuilder EditVideo(VideoFrames video, double strength = 0.6) => With(r => r.EditVideo(video, strength));
+
+    /// <summary>Generates a part of an existing video; see <see cref="VideoRequest.Inpaint"/>.</summary>
+    /// <param name="video">The existing video, or an image.</param>
+    /// <param name="mask">The mask: white is generated, black is kept.</param>
+    /// <param name="strength">The amount of change in the generated part, from above 0 to 1.</param>
+    public VideoRequestBuilder Inpaint(VideoFrames video, VideoFrames mask, double strength = 1) => With(r => r.Inpaint(video, mask, strength));
 
     /// <summary>Adds conditioning frames; see <see cref="VideoRequest.ConditionOn(VideoFrames, int, double)"/>.</summary>
     /// <param name="frames">An image or the frames of a video.</param>

@@ -1,3 +1,4 @@
+using System.Drawing;
 using TorchSharp;
 using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
@@ -74,6 +75,27 @@ public sealed partial class VideoFrames
         ArgumentOutOfRangeException.ThrowIfNegative(start);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(count, Count - start);
         return new VideoFrames(Pixels.Slice(start * FrameBytes, count * FrameBytes), count, Height, Width, FramesPerSecond);
+    }
+
+    /// <summary>Creates a mask for this video: white pixels in a region of some frames, and black pixels elsewhere.</summary>
+    /// <param name="region">The region in pixels; null for the whole frame. The part outside the frame is ignored.</param>
+    /// <param name="frames">The frames, such as <c>8..</c>; null for all of them.</param>
+    /// <returns>A video of the size of this one.</returns>
+    /// <exception cref="ArgumentOutOfRangeException">The range is not within the video.</exception>
+    public VideoFrames Mask(Rectangle? region = null, Range? frames = null)
+    {
+        var (first, count) = (frames ?? Range.All).GetOffsetAndLength(Count);
+        var area = Rectangle.Intersect(region ?? new Rectangle(0, 0, Width, Height), new Rectangle(0, 0, Width, Height));
+        var mask = new VideoFrames(new byte[Pixels.Length], Count, Height, Width, FramesPerSecond);
+        for (var i = first; i < first + count; i++)
+        {
+            for (var y = area.Top; y < area.Bottom; y++)
+            {
+                mask.Frame(i).Span.Slice((y * Width + area.Left) * 3, area.Width * 3).Fill(255);
+            }
+        }
+
+        return mask;
     }
 
     /// <summary>Converts a tensor with values in [-1, 1] to a video. As in Open-Sora, values are clamped, mapped to [0, 1], multiplied by 255,

@@ -30,6 +30,9 @@ public sealed record ModelDescription
     /// <summary>The text encoder, which converts prompts to embeddings.</summary>
     public required ModelPart TextEncoder { get; init; }
 
+    /// <summary>The small autoencoder with the same latents that shows previews; null for none.</summary>
+    public ModelPart? Preview { get; init; }
+
     /// <summary>The diffusion process that the denoiser was trained with.</summary>
     public DiffusionProcess Diffusion { get; init; } = new();
 

@@ -308,15 +308,16 @@ public sealed class ModelFolder
         Expect(sampling.GuidedChannels is null or >= 1, $"sampling.guided_channels is {sampling.GuidedChannels}, but must be at least 1");
         Expect(sampling.Eta is >= 0 and <= 1, $"sampling.eta is {sampling.Eta}, but must be between 0 and 1");
         Expect(text.MaxTokens >= 1, $"text_encoder.max_tokens is {text.MaxTokens}, but must be at least 1");
-        foreach (var (name, part) in new[] { ("denoiser", Description.Denoiser), ("vae", Description.Vae) })
+        foreach (var (name, part) in new[] { ("denoiser", Description.Denoiser), ("vae", Description.Vae), ("preview", Description.Preview) })
         {
-            Expect(!part.HasTextSettings, $"{name} has a tokenizer, max_tokens or clean_captions, which are settings of text_encoder only");
+            Expect(part?.HasTextSettings != true, $"{name} has a tokenizer, max_tokens or clean_captions, which are settings of text_encoder only");
         }
 
         string?[] files =
         [
             Description.Denoiser.Weights,
             Description.Vae.Weights,
+            Description.Preview?.Weights,
             text.Weights,
             text.Tokenizer,
             Description.LicenseFile,

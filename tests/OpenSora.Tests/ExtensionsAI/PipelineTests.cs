@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -108,6 +109,58 @@ public class PipelineTests
 
             thrown.ShouldBeSameAs(failure);
             return [.. log.Lines.Select(line => line.Split(" in ")[0].Split(" after ")[0])];
+        }
+    }
+
+    [Fact]
+    public async Task Streams_pass_through_every_generator()
+    {
+        using var log = new ListLog(LogLevel.Debug);
+        using var services = new ServiceCollection().AddSingleton<ILoggerFactory>(log).AddDistributedMemoryCache().BuildServiceProvider();
+        List<Activity> spans = [];
+        using var listener = new ActivityListener
+        {
+            ShouldListenTo = source => source.Name is "streams",
+            Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllData,
+            ActivityStopped = spans.Add,
+        };
+        ActivitySource.AddActivityListener(listener);
+        var fake = new FakeGenerator(request => request.Prompt is "bad" ? new InvalidOperationException("broken") : null);
+        var pipeline = fake.AsBuilder()
+            .ConfigureRequest(request => request.Seed = 3)
+            .UseDistributedCache()
+            .UseLogging()
+            .UseOpenTelemetry(sourceName: "streams")
+            .Build(services);
+
+        (await Frames("a goat")).ShouldBe(4);
+        fake.Requests.Single().Seed.ShouldBe(3);
+        log.Lines.Last().ShouldStartWith("Debug: Generated 4 frames in");
+        spans.Single().GetTagItem("gen_ai.response.video.frames").ShouldBe(4);
+
+        await pipeline.GenerateAsync(new VideoRequest { Prompt = "a goat" }); // stored now
+        (await Frames("a goat")).ShouldBe(4);
+        fake.Requests.Count.ShouldBe(2);
+
+        await Should.ThrowAsync<InvalidOperationException>(() => Frames("bad"));
+        log.Lines.Last().ShouldBe("Error: The generation failed");
+        spans[^1].Status.ShouldBe(ActivityStatusCode.Error);
+        await foreach (var _ in pipeline.GenerateStreamingAsync(new VideoRequest { Prompt = "a boat" }))
+        {
+            break;
+        }
+
+        log.Lines.Last().ShouldStartWith("Debug: The generation was canceled");
+
+        async Task<int> Frames(string prompt)
+        {
+            var count = 0;
+            await foreach (var piece in pipeline.GenerateStreamingAsync(new VideoRequest { Prompt = prompt }))
+            {
+                count += piece.Count;
+            }
+
+            return count;
         }
     }
 

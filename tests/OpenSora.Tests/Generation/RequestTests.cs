@@ -3,7 +3,10 @@ using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.Media;
 using OpenSora.ModelFolders;
+using OpenSora.Models;
 using OpenSora.Runtime;
+using TorchSharp;
+using static TorchSharp.torch;
 
 namespace OpenSora.Tests.Generation;
 
@@ -11,6 +14,11 @@ namespace OpenSora.Tests.Generation;
 public class RequestTests
 {
     private static readonly VideoFrames Image = new(new byte[12], 1, 2, 2, 8);
+
+    // Kept until the process ends, so that counts of live tensors in other tests do not change.
+    private static readonly Tensor Zeros = zeros(1, 2, 3).DetachFromDisposeScope();
+    private static readonly Tensor Ones = ones(1, 2, 3).DetachFromDisposeScope();
+    private static readonly TextStates Encoded = new(Zeros, Ones);
 
     private static VideoRequest Full() =>
         new VideoRequest
@@ -24,7 +32,16 @@ public class RequestTests
             GuidanceScale = 6,
             FramesPerSecond = 7,
             Seed = 8,
-        }.ConditionOn(Image);
+            WindowFrames = 9,
+            WindowOverlap = 2,
+            PromptWeighting = true,
+            PreviewEvery = 3,
+            Segments = [new(1, "c")],
+            PromptStates = Encoded,
+            NegativePromptStates = Encoded,
+        }
+            .ConditionOn(Image)
+            .Inpaint(Image, Image);
 
     // A property that is added to requests must be added to the hash; otherwise this test fails.
     [Fact]
@@ -38,9 +55,16 @@ public class RequestTests
         foreach (var property in properties)
         {
             var request = Full();
+            if (property.Name is nameof(VideoRequest.PreviewEvery)) // previews do not change the video
+            {
+                request.PreviewEvery = 1;
+                request.ComputeHash().ShouldBe(start);
+                continue;
+            }
+
             property.SetValue(request, Other(property.GetValue(request)!));
             request.ComputeHash().ShouldNotBe(start, property.Name);
-            if (property.Name is not (nameof(VideoRequest.Prompt) or "References" or "MaskStrategies"))
+            if (property.Name is not (nameof(VideoRequest.Prompt) or nameof(VideoRequest.Segments) or "References" or "MaskStrategies"))
             {
                 property.SetValue(request, null);
                 request.ComputeHash().ShouldNotBe(start, property.Name);
@@ -54,6 +78,10 @@ public class RequestTests
                 int number => number + 1,
                 long number => number + 1,
                 double number => number + 0.5,
+                bool on => !on,
+                IReadOnlyList<PromptSegment> => new PromptSegment[] { new(1, "d") },
+                TextStates states => states with { States = Ones },
+                VideoEdit edit => edit with { Strength = 0.5 },
                 IReadOnlyList<VideoFrames> => new[] { Image, Image },
                 IReadOnlyList<MaskStrategy> => new[] { new MaskStrategy { TargetStart = 1 } },
                 _ => throw new NotSupportedException($"Add {value.GetType()} to the hash of requests and to this test."),
@@ -80,8 +108,15 @@ public class RequestTests
     public void Defaults_fill_what_a_request_does_not_set()
     {
         var defaults = Full();
-        new VideoRequest { Prompt = "a" }
+        new VideoRequest
+        {
+            Prompt = "a",
+            Segments = defaults.Segments,
+            PromptStates = Encoded,
+            NegativePromptStates = Encoded,
+        }
             .ConditionOn(Image)
+            .Inpaint(Image, Image)
             .WithDefaults(defaults)
             .ComputeHash()
             .ShouldBe(defaults.ComputeHash());

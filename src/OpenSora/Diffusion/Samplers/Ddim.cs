@@ -42,12 +42,19 @@ public sealed class Ddim : ISampler
     public IReadOnlyList<double> Timesteps(long[] shape) => _process.Timesteps(shape);
 
     /// <inheritdoc/>
+    public bool SupportsEditing => true;
+
+    Tensor ISampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) => ((ISampler)_process).AddNoise(state, x0, noise);
+
+    /// <inheritdoc/>
     public Tensor Step(SamplingState state, Tensor x, Tensor output)
     {
         ArgumentNullException.ThrowIfNull(state);
         var schedule = _process.Schedule;
         var t = schedule.Steps - 1 - state.Step;
         var p = _process.Denoise(output, x, t);
+
+        state.Prediction = p.X0;
 
         // The noise implied by the (possibly clipped) prediction of x0.
         var epsilon = (schedule.SqrtRecipAlphasCumprod.At([t], x) * x - p.X0) / schedule.SqrtRecipM1AlphasCumprod.At([t], x);

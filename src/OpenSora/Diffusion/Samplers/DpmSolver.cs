@@ -63,9 +63,14 @@ public sealed class DpmSolver : ISampler
         ArgumentNullException.ThrowIfNull(output);
         var x0 = PredictSample(output, x, Time(state.Step));
         var next = Advance(x, x0, state.Memory, state.Step);
-        state.Memory = x0;
+        (state.Memory, state.Prediction) = (x0, x0);
         return next;
     }
+
+    /// <inheritdoc/>
+    public bool SupportsEditing => true;
+
+    Tensor ISampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) => Alpha(Time(state.Step)) * x0 + Sigma(Time(state.Step)) * noise;
 
     // Advances from time i to time i + 1.
     private Tensor Advance(Tensor x, Tensor x0, Tensor? x0Before, int i)

@@ -45,12 +45,19 @@ public interface ISampler
     /// <exception cref="NotSupportedException">The sampler does not support conditioning frames.</exception>
     (Tensor Begins, Tensor Noisy, Tensor Changes) Frames(SamplingState state, Tensor fraction) => throw Unsupported();
 
-    /// <summary>Adds the noise that conditioning frames have at the beginning of a step.</summary>
+    /// <summary>Indicates whether the sampler implements <see cref="AddNoise"/>, so that it can begin with an existing sample
+    /// (<see cref="Sampling.SampleFrom"/>). The default is the value of <see cref="SupportsConditioningFrames"/>.</summary>
+    bool SupportsEditing => SupportsConditioningFrames;
+
+    /// <summary>Adds the noise that latents have at the beginning of a step.</summary>
     /// <param name="state">The state of the run.</param>
-    /// <param name="x0">Clean latents, <c>[batch, channels, frames, height, width]</c>.</param>
+    /// <param name="x0">Clean latents, <c>[batch, channels, ...]</c>.</param>
     /// <param name="noise">Standard normal noise of the same shape.</param>
-    /// <exception cref="NotSupportedException">The sampler does not support conditioning frames.</exception>
-    Tensor AddNoise(SamplingState state, Tensor x0, Tensor noise) => throw Unsupported();
+    /// <exception cref="NotSupportedException">The sampler does not support it.</exception>
+    Tensor AddNoise(SamplingState state, Tensor x0, Tensor noise) =>
+        throw new NotSupportedException(
+            $"{GetType().Name} cannot begin with an existing sample; use a sampler with {nameof(SupportsEditing)}, such as {nameof(Ddim)}."
+        );
 
     private NotSupportedException Unsupported() =>
         new(
@@ -75,6 +82,10 @@ public sealed class SamplingState
     /// <summary>A tensor that a sampler keeps for its next step, such as the last prediction of a multistep method; null at first. The loop disposes
     /// it when it is replaced and at the end, so it must not be the latents themselves.</summary>
     public Tensor? Memory { get; set; }
+
+    /// <summary>The clean sample that the sampler predicted in the current step, for previews; null if the sampler does not set it. It belongs to the
+    /// dispose scope of the step.</summary>
+    public Tensor? Prediction { get; set; }
 
     /// <summary>Draws standard normal noise with the shape, type and device of a tensor.</summary>
     /// <param name="like">The tensor.</param>

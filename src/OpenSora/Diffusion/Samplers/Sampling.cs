@@ -84,7 +84,63 @@ public static partial class Sampling
         return Run(sampler, (x, t, noisy) => denoiser(x, t, noisy!), latents, fraction, Gaussian(generator), timesteps, progress, cancellationToken);
     }
 
+    /// <summary>Draws a sample that begins with an existing one: noise is added to it up to a step, and the remaining steps are sampled. With a mask,
+    /// only a part of it changes.</summary>
+    /// <remarks>Meng et al. 2022, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations". With a mask, the kept part is
+    /// replaced after each step by the original with the noise of that step, as in Avrahami et al. 2022, "Blended Diffusion", and at the end by the
+    /// original.</remarks>
+    /// <param name="sampler">A sampler that can begin with an existing sample (<see cref="ISampler.SupportsEditing"/>).</param>
+    /// <param name="denoiser">The model, including guidance.</param>
+    /// <param name="original">The clean existing sample, <c>[batch, channels, ...]</c>, float32 or float64; not modified.</param>
+    /// <param name="strength">The fraction of the steps to sample, from above 0 to 1, rounded up to whole steps. A higher value changes more; with 1,
+    /// almost nothing of the original remains where there is no mask.</param>
+    /// <param name="mask">A boolean mask that can be broadcast to the sample: true for the part to generate, false for the part to keep; null to
+    /// generate everything.</param>
+    /// <param name="generator">The random generator of the noise; null uses the global generator.</param>
+    /// <param name="progress">Receives the number of completed steps after every step, including the steps that are left out.</param>
+    /// <param name="cancellationToken">A token to cancel the operation, checked before every step.</param>
+    /// <returns>The sample, owned by the caller.</returns>
+    /// <exception cref="ArgumentException">The sample has an invalid type or shape, or the strength is out of range.</exception>
+    /// <exception cref="NotSupportedException">The sampler cannot begin with an existing sample.</exception>
+    /// <exception cref="OperationCanceledException">The operation was canceled; all intermediate tensors are disposed.</exception>
+    public static Tensor SampleFrom(
+        this ISampler sampler,
+        Denoiser denoiser,
+        Tensor original,
+        double strength,
+        Tensor? mask = null,
+        Generator? generator = null,
+        IProgress<int>? progress = null,
+        CancellationToken cancellationToken = default
+    )
+    {
+        ArgumentNullException.ThrowIfNull(sampler);
+        ArgumentNullException.ThrowIfNull(denoiser);
+        Check(original);
+        if (strength is not (> 0 and <= 1))
+        {
+            throw new ArgumentOutOfRangeException(nameof(strength), strength, "The strength must be above 0 and at most 1.");
+        }
+
+        using var scope = NewDisposeScope();
+        var source = Gaussian(generator);
+        var edit = new SamplingEdit(original, source(original), strength, mask);
+        return Run(sampler, (x, t, _) => denoiser(x, t), original, null, source, sampler.Timesteps(original.shape), progress, cancellationToken, edit)
+            .MoveToOuterDisposeScope();
+    }
+
     /// <summary>The loop of all samplers. Each step has a dispose scope of its own for its intermediate tensors.</summary>
+    /// <param name="sampler">The sampler.</param>
+    /// <param name="denoiser">The model: a function of latents, time steps and, with <paramref name="fraction"/>, the noisy frames.</param>
+    /// <param name="latents">The initial latents; with <paramref name="edit"/>, only their shape counts.</param>
+    /// <param name="fraction">The fraction of the process for each frame; null without conditioning frames.</param>
+    /// <param name="noise">The source of the noise that is added.</param>
+    /// <param name="timesteps">The time steps of the run.</param>
+    /// <param name="progress">Receives the number of completed steps.</param>
+    /// <param name="cancellationToken">Checked before every step.</param>
+    /// <param name="edit">The existing sample to begin with, or null.</param>
+    /// <param name="predicted">Receives the number of completed steps and the clean sample that the step predicts, within the scope of the
+    /// step.</param>
     internal static Tensor Run(
         ISampler sampler,
         Func<Tensor, Tensor, Tensor?, Tensor> denoiser,
@@ -93,14 +149,16 @@ public static partial class Sampling
         Func<Tensor, Tensor> noise,
         IReadOnlyList<double> timesteps,
         IProgress<int>? progress = null,
-        CancellationToken cancellationToken = default
+        CancellationToken cancellationToken = default,
+        SamplingEdit? edit = null,
+        Action<int, Tensor>? predicted = null
     )
     {
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         var state = new SamplingState(timesteps, noise);
-        var x = latents;
-        for (state.Step = 0; state.Step < timesteps.Count; state.Step++)
+        var x = edit?.Begin(sampler, state) ?? latents;
+        for (; state.Step < timesteps.Count; state.Step++)
         {
             cancellationToken.ThrowIfCancellationRequested();
             var (before, memory) = (x, state.Memory);
@@ -129,8 +187,11 @@ public static partial class Sampling
                     );
                 }
 
+                predicted?.Invoke(state.Step + 1, state.Prediction ?? next);
+                next = edit?.Keep(sampler, state, next) ?? next;
                 x = NoisyFrames.Choose(changes, next, x).MoveToOuterDisposeScope();
                 state.Memory?.MoveToOuterDisposeScope();
+                state.Prediction = null;
             }
 
             if (!ReferenceEquals(before, latents) && !ReferenceEquals(before, x))

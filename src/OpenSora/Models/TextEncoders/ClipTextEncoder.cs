@@ -189,6 +189,10 @@ internal sealed class ClipTextEncoder : ITextEncoder
         return new TextStates(states.MoveToOuterDisposeScope(), real.MoveToOuterDisposeScope());
     }
 
+    /// <inheritdoc/>
+    public int? CountTokens(string text) =>
+        _output == ClipOutput.States ? _tokenizer.Encode(text, _model.Config.MaxPositionEmbeddings + 1).Count - 1 : null;
+
     internal ClipTextModel Model => _model;
 
     /// <summary>Disposes the network.</summary>

@@ -17,6 +17,12 @@ public interface ITextEncoder : IDisposable
     /// <param name="prompts">The prompts; at least one, which may be empty.</param>
     /// <returns>The states and their mask, owned by the caller.</returns>
     TextStates Encode(IReadOnlyList<string> prompts);
+
+    /// <summary>Counts the states that a text takes from the first one, including a token for the start of a text but not for its end. Weights of
+    /// words in prompts need it.</summary>
+    /// <param name="text">The beginning of a prompt.</param>
+    /// <returns>The number of states; null, the default, if states do not belong to words, such as one state for a whole text.</returns>
+    int? CountTokens(string text) => null;
 }
 
 /// <summary>Encoded prompts.</summary>

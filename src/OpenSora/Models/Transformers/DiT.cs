@@ -202,9 +202,9 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
     /// no class.</param>
     /// <returns>The prediction, <c>[B, OutChannels, frames, height, width]</c>, float32, owned by the caller.</returns>
     /// <exception cref="ArgumentException">A tensor has the wrong shape; the message says which one.</exception>
-    public Tensor forward(Tensor x, Tensor timestep, Tensor y) => Scoped(() => forward(x, timestep, y, Drop(y)));
+    public Tensor forward(Tensor x, Tensor timestep, Tensor y) => Scoped(() => forward(x, timestep, y, Drop(y), CancellationToken.None));
 
-    private Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? drop)
+    private Tensor forward(Tensor x, Tensor timestep, Tensor y, Tensor? drop, CancellationToken cancellationToken)
     {
         CheckShapes(x, timestep, y);
         using var scope = NewDisposeScope();
@@ -218,6 +218,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
 
         foreach (var block in blocks)
         {
+            cancellationToken.ThrowIfCancellationRequested();
             var next = block.call(tokens, condition, block.TakesFramePositions && Config.HasFramePositions ? frames : null);
             tokens.Dispose();
             tokens = next;
@@ -236,7 +237,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
             Config.Classes > 0 && text.dim() == 3 && text.shape[1] == 1 && text.shape[2] == 1
                 ? text.view(-1).to(ScalarType.Int64)
                 : text.unsqueeze(1);
-        return forward(x, t, y, conditions.DroppedText ?? Drop(y)).MoveToOuterDisposeScope();
+        return forward(x, t, y, conditions.DroppedText ?? Drop(y), conditions.CancellationToken).MoveToOuterDisposeScope();
     }
 
     private protected override NetworkCost Cost(CallSize size, int bytes) =>

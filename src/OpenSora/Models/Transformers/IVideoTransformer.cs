@@ -90,6 +90,9 @@ public sealed record DenoiserConditions(Tensor Text, Tensor? TextMask = null)
     /// than the batch is repeated as a whole to fill the batch. If null, <see cref="FramesPerSecond"/> applies to all videos.</summary>
     public Tensor? FrameRates { get; init; }
 
+    /// <summary>A token that cancels the computation. The networks of this library check it before each block.</summary>
+    public CancellationToken CancellationToken { get; init; }
+
     /// <summary>The frame rate that denotes a single image in the training of <see cref="StdiT2"/> and <see cref="StdiT3"/>.</summary>
     public const double ImageFramesPerSecond = 120;
 }

@@ -178,6 +178,18 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
         Tensor? noisyFrames = null,
         Tensor? size = null,
         Tensor? aspectRatio = null
+    ) => forward(x, timestep, y, mask, drop, noisyFrames, size, aspectRatio, CancellationToken.None);
+
+    private Tensor forward(
+        Tensor x,
+        Tensor timestep,
+        Tensor y,
+        Tensor? mask,
+        Tensor? drop,
+        Tensor? noisyFrames,
+        Tensor? size,
+        Tensor? aspectRatio,
+        CancellationToken cancellationToken
     )
     {
         using var scope = NewDisposeScope();
@@ -205,6 +217,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
 
         foreach (var block in blocks)
         {
+            cancellationToken.ThrowIfCancellationRequested();
             var next = block.call(
                 tokens,
                 modulation,
@@ -232,7 +245,8 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
             Config.SizeConditioning && conditions is { Height: > 0, Width: > 0 }
                 ? tensor(new float[] { conditions.Height, conditions.Width }, device: x.device).expand(x.shape[0], 2)
                 : null;
-        return forward(x, t, conditions.Text, conditions.TextMask, conditions.DroppedText ?? Drop(conditions.Text), conditions.NoisyFrames, size)
+        var drop = conditions.DroppedText ?? Drop(conditions.Text);
+        return forward(x, t, conditions.Text, conditions.TextMask, drop, conditions.NoisyFrames, size, null, conditions.CancellationToken)
             .MoveToOuterDisposeScope();
     }
 

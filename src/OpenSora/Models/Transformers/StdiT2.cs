@@ -183,6 +183,7 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
         tokens = tokens + MultiResolution.Places(Config, Config.InputSqSize, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
         foreach (var block in blocks)
         {
+            conditions.CancellationToken.ThrowIfCancellationRequested();
             var next = block.call(tokens, inFrames, alongTime, text, textBias);
             tokens.Dispose();
             tokens = next;

@@ -170,6 +170,7 @@ public sealed class StdiT3 : VideoTransformer<StdiT3Config>
         tokens = tokens + MultiResolution.Places(Config, Config.InputSqSize, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
         foreach (var block in spatial_blocks.Zip(temporal_blocks, (spatial, temporal) => new[] { spatial, temporal }).SelectMany(pair => pair))
         {
+            conditions.CancellationToken.ThrowIfCancellationRequested();
             var next = block.call(tokens, modulation, text, textBias);
             tokens.Dispose();
             tokens = next;
