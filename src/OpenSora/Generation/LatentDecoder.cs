@@ -234,8 +234,8 @@ internal sealed class LatentDecoder(IVideoAutoencoder? autoencoder)
         return bytes <= Array.MaxLength
             ? new VideoFrames(new byte[bytes], frames, height, width, framesPerSecond)
             : throw OutOfMemory.Insufficient(
-                $"{frames} frames of {width}x{height} pixels are {Sizes.Text(bytes)}; a video in memory can have at most {Sizes.Text(Array.MaxLength)}. "
-                    + "Request fewer frames or a smaller size."
+                $"{frames} frames of {width}x{height} pixels are {Sizes.Text(bytes)}; a video in memory can have at most "
+                    + $"{Sizes.Text(Array.MaxLength)}. Request fewer frames or a smaller size."
             );
     }
 

@@ -2,8 +2,8 @@ using OpenSora.Runtime;
 
 namespace OpenSora.Generation;
 
-/// <summary>The memory that a request needs, in bytes, estimated from the configurations of the networks. Only tensors and frames are counted, not the
-/// program and its libraries.</summary>
+/// <summary>The memory that a request needs, in bytes, estimated from the configurations of the networks. Only tensors and frames are counted, not
+/// the program and its libraries.</summary>
 /// <remarks>Custom networks count with their weights only. On the CPU, all values refer to the memory of the machine; on a GPU, all values except
 /// <see cref="Frames"/> refer to the memory of the GPU.</remarks>
 public sealed record MemoryEstimate
@@ -17,12 +17,12 @@ public sealed record MemoryEstimate
     /// (<see cref="OpenSoraOptions.ReleaseTextEncoder"/>).</summary>
     public long TextEncoding { get; internal init; }
 
-    /// <summary>Gets the memory for denoising: the activations of the transformer and the latents. With guidance, the transformer processes two videos
-    /// at a time.</summary>
+    /// <summary>Gets the memory for denoising: the activations of the transformer and the latents. With guidance, the transformer processes two
+    /// videos at a time.</summary>
     public long Denoising { get; internal init; }
 
-    /// <summary>Gets the memory for decoding the latents in pieces of the size that <see cref="OpenSoraOptions.DecodeMemory"/> or the available memory
-    /// currently allows.</summary>
+    /// <summary>Gets the memory for decoding the latents in pieces of the size that <see cref="OpenSoraOptions.DecodeMemory"/> or the available
+    /// memory currently allows.</summary>
     public long Decoding { get; internal init; }
 
     /// <summary>Gets the memory of the generated frames.</summary>

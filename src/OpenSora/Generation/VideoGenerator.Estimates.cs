@@ -67,8 +67,8 @@ public sealed partial class VideoGenerator
         OutOfMemory.Insufficient(
             $"Memory ran out while generating {plan.Settings.Frames} frames of {plan.Settings.Width}x{plan.Settings.Height} pixels"
                 + (OutOfMemory.Requested(cause) is { } amount ? $": {amount} could not be allocated" : "")
-                + $". The request needs about {cost.Memory}. Request fewer frames or a smaller size, set Precision to bfloat16, or run fewer requests "
-                + $"at the same time ({nameof(OpenSoraOptions.MaxConcurrentRequests)}).",
+                + $". The request needs about {cost.Memory}. Request fewer frames or a smaller size, set Precision to bfloat16, or run fewer "
+                + $"requests at the same time ({nameof(OpenSoraOptions.MaxConcurrentRequests)}).",
             cause
         );
 

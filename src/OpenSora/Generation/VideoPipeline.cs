@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Runtime.ExceptionServices;
 using OpenSora.Diffusion;
 using OpenSora.Media;
@@ -386,26 +385,4 @@ public sealed class VideoPipeline
     }
 
     private Device Device() => ((nn.Module)Transformer).parameters().First().device;
-
-    private sealed class SamplingProgress(IProgress<GenerationProgress>? progress, int steps) : IProgress<int>
-    {
-        private readonly Stopwatch _watch = Stopwatch.StartNew();
-        private int? _first; // with an existing video, the first steps are left out
-
-        /// <summary>The preview that the next report contains.</summary>
-        public VideoFrames? Preview { get; set; }
-
-        public void Report(int value)
-        {
-            var done = value == 0 ? 0 : value - (_first ??= value - 1);
-            progress?.Report(
-                new(GenerationStage.Denoising, value, steps)
-                {
-                    Remaining = done == 0 ? null : _watch.Elapsed / done * (steps - value),
-                    Preview = Preview,
-                }
-            );
-            Preview = null;
-        }
-    }
 }

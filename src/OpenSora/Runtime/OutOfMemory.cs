@@ -4,7 +4,8 @@ using System.Text.RegularExpressions;
 
 namespace OpenSora.Runtime;
 
-/// <summary>Recognizes failed memory allocations of libtorch, which TorchSharp reports as an <see cref="ExternalException"/> with a message.</summary>
+/// <summary>Recognizes failed memory allocations of libtorch, which TorchSharp reports as an <see cref="ExternalException"/> with a
+/// message.</summary>
 internal static partial class OutOfMemory
 {
     private static readonly string[] Messages =

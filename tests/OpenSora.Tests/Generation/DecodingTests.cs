@@ -17,7 +17,8 @@ public class DecodingTests
         "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes. "
         + "Error code 12 (Cannot allocate memory)";
 
-    private const string CudaMessage = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.80 GiB of which 1.2 GiB is free.";
+    private const string CudaMessage =
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.80 GiB of which 1.2 GiB is free.";
 
     [Theory]
     [InlineData(4, 8, 100, 60, true, "4,1,1 2,1,1 1,1,1 1,2,1 1,3,1 1,3,2 1,4,2 1,5,2")]
@@ -83,7 +84,8 @@ public class DecodingTests
     {
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        using var autoencoder = new AutoencoderKL(new AutoencoderKLConfig { BlockOutChannels = [16, 32, 32, 32], NormNumGroups = 8 }, initialize: false);
+        var config = new AutoencoderKLConfig { BlockOutChannels = [16, 32, 32, 32], NormNumGroups = 8 };
+        using var autoencoder = new AutoencoderKL(config, initialize: false);
         using var seed = new Generator(5);
         autoencoder.Initialize(seed);
         ShouldHaveNoSeam(autoencoder, randn([1, 4, 1, 48, 56], generator: seed), visible: 8);
@@ -160,9 +162,9 @@ public class DecodingTests
         };
         using var plenty = model.Builder().UseVae(_ => new Limited()).Build();
         var expected = (await plenty.GenerateAsync(request)).Frames;
+        var before = TensorCount.Settled;
         var autoencoder = new Limited { MaxPositions = 2 * 50 * 64, Message = message };
         var log = new List<string>();
-        var before = TensorCount.Now;
         using (var generator = model.Builder().UseVae(_ => autoencoder).UseLogger(new ListLogger(log)).Build())
         {
             var frames = (await generator.GenerateAsync(request)).Frames;
@@ -189,8 +191,8 @@ public class DecodingTests
     public async Task A_failed_decode_can_be_repeated()
     {
         using var model = new TinyModel(Large);
+        var before = TensorCount.Settled;
         var autoencoder = new Limited();
-        var before = TensorCount.Now;
         using (var generator = model.Builder().UseVae(_ => autoencoder).Build())
         {
             var request = new VideoRequest

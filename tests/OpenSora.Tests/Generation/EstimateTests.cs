@@ -140,7 +140,7 @@ public class EstimateTests
         using var model = new TinyModel();
         using var generator = model.Whole();
         var estimate = await generator.EstimateMemoryAsync(Request());
-        generator.Machine = () => new MachineMemory(long.MaxValue, estimate.Peak / 4);
+        generator.Machine = () => new MachineMemory(long.MaxValue, (estimate.Peak - estimate.Weights) / 4);
         (await generator.GenerateAsync(Request())).Warnings.ShouldHaveSingleItem().ShouldContain("in addition to the weights, but only");
         generator.Machine = () => new MachineMemory(long.MaxValue, estimate.Peak);
         (await generator.GenerateAsync(Request())).Warnings.ShouldBeEmpty();
