@@ -9,7 +9,7 @@ namespace OpenSora.Generation;
 internal readonly record struct DecodePlan(int Frames, int Rows, int Columns)
 {
     /// <summary>The number of latent positions by which neighboring tiles overlap at least. The statistics of normalization layers and attention
-    /// differ between tiles; with 8 positions, blended tiles have no visible seam (docs/lab/performance.md).</summary>
+    /// differ between tiles, so the pixels change gradually from one tile to the other.</summary>
     internal const int Overlap = 8;
 
     /// <summary>The minimum height and width of a tile in latent positions, so that a tile is not mostly overlap.</summary>
