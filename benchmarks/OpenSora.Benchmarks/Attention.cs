@@ -1,6 +1,5 @@
 using System.Globalization;
 using OpenSora.Models;
-using OpenSora.Training.Planning;
 using TorchSharp;
 using static TorchSharp.torch;
 

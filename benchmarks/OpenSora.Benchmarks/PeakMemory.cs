@@ -95,9 +95,12 @@ internal static partial class ResidentMemory
         GC.Collect();
         GC.WaitForPendingFinalizers();
         _ = Trim(0);
-        File.WriteAllText("/proc/self/clear_refs", "5");
+        Reset();
         return Read("VmRSS:");
     }
+
+    /// <summary>Resets the peak, and nothing else.</summary>
+    public static void Reset() => File.WriteAllText("/proc/self/clear_refs", "5");
 
     /// <summary>Gets the peak resident memory since the last reset in bytes.</summary>
     public static double Peak() => Read("VmHWM:");

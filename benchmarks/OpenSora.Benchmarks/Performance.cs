@@ -3,7 +3,6 @@ using System.Globalization;
 using System.Text.Json;
 using OpenSora.Generation;
 using OpenSora.Models;
-using OpenSora.Training.Planning;
 using OpenSora.Training.Stages;
 using static TorchSharp.torch;
 

@@ -13,6 +13,11 @@ if (args is [ResidencyBenchmark.Child, var folder, var part, var policy, var siz
     return ResidencyBenchmark.Measure(folder, part, policy, size, type);
 }
 
+if (args is ["estimate", var number])
+{
+    return Estimates.Measure(int.Parse(number, System.Globalization.CultureInfo.InvariantCulture));
+}
+
 if (args is [Start.Child])
 {
     return await Start.GenerateAsync();
@@ -30,6 +35,7 @@ var named = new (string Name, string What, Action Run)[]
     ("attention", "training steps of STDiT and of DiT with full attention as the number of frames grows", Attention.Run),
     ("captions", "captioning throughput with 8 requests in flight, compared with the time of the server", Captions.Run),
     ("clip-scores", "scores of a clip of 3 seconds, compared with decoding it", ClipScores.Run),
+    ("estimates", "estimated memory and time of requests compared with measurements", Estimates.Run),
     ("start", "the time from the start of a process to the first denoising step of the bundled model", Start.Run),
     ("memory", "peak memory of training steps compared with the estimate of a plan", Memory.Run),
 };

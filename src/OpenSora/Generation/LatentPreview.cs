@@ -38,8 +38,8 @@ internal abstract class LatentPreview : IDisposable
         {
             using var noGradients = no_grad();
             using var scope = NewDisposeScope();
-            var pixels = LatentDecoder.Decode(autoencoder, latents, null, CancellationToken.None);
-            return VideoFrames.FromTensor(pixels, framesPerSecond * pixels.shape[2] / frames);
+            var count = latents.shape[2] * autoencoder.TemporalFactor;
+            return new LatentDecoder(autoencoder).Decode(latents, framesPerSecond * count / frames)[0];
         }
 
         public override void Dispose() => autoencoder.Dispose();

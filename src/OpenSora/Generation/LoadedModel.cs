@@ -68,6 +68,18 @@ internal sealed class LoadedModel : IDisposable
 
     internal IVideoAutoencoder Vae { get; }
 
+    /// <summary>The text encoder; null while it is not in memory.</summary>
+    internal ITextEncoder? TextEncoder => _textEncoder;
+
+    /// <summary>Returns the memory of the weights of the text encoder in bytes, and whether they are kept between prompts.</summary>
+    internal (double Bytes, bool IsKept) TextEncoderWeights() =>
+        _textEncoder is not null ? (NetworkCost.Weights(_textEncoder), true)
+        : Description.TextEncoder.Weights is null ? (0, false)
+        : (WeightBytes(_folder.WeightsOf(Description.TextEncoder)), false);
+
+    private static double WeightBytes(string path) =>
+        Directory.Exists(path) ? new DirectoryInfo(path).EnumerateFiles("*.safetensors").Sum(file => (double)file.Length) : new FileInfo(path).Length;
+
     /// <summary>Returns a sentence if a prompt names nothing that the model knows; see <see cref="ModelFolder.CheckPrompt"/>.</summary>
     internal string? CheckPrompt(string prompt) => _folder.CheckPrompt(prompt);
 

@@ -45,6 +45,12 @@ public sealed class OpenSoraOptions : GenerationSettings
     /// <see cref="Residency.Release"/>, it is unloaded after decoding.</summary>
     public Residency? AutoencoderResidency { get; set; }
 
+    /// <summary>Gets or sets the memory in bytes that decoding a video may use in addition to the weights of the autoencoder; null for half of the
+    /// available memory. A video is decoded in pieces of a few frames. If a piece needs more memory, it has fewer frames; if a single frame needs
+    /// more, it is divided into tiles that overlap. Tiles change the pixels slightly: set this option if videos must be identical on machines with
+    /// different amounts of memory.</summary>
+    public long? DecodeMemory { get; set; }
+
     /// <summary>Gets or sets the number of requests that are generated at the same time; further ones wait in order. Null for no limit. Each request
     /// needs memory of its own for its latents and activations.</summary>
     public int? MaxConcurrentRequests { get; set; }
@@ -106,6 +112,11 @@ public sealed class OpenSoraOptions : GenerationSettings
             {
                 yield return $"{SectionName}:{name} is '{residency}'; it must be one of {string.Join(", ", Enum.GetNames<Residency>())}.";
             }
+        }
+
+        if (DecodeMemory < 1)
+        {
+            yield return $"{SectionName}:DecodeMemory is {DecodeMemory}; it must be at least 1 byte. Omit it for half of the available memory.";
         }
 
         if (MaxConcurrentRequests < 1)

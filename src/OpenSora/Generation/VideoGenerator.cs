@@ -82,6 +82,10 @@ public sealed partial class VideoGenerator : IVideoGenerator
     /// <exception cref="InvalidOperationException">Too many requests are waiting (its <see cref="Exception.Data"/> then contains
     /// <see cref="QueueFullKey"/>), the computation overflowed, or the request has references and the custom sampler of the generator does not
     /// support them.</exception>
+    /// <exception cref="InsufficientMemoryException">The request needs more memory than the machine has, or memory ran out before the video was
+    /// decoded.</exception>
+    /// <exception cref="DecodingException">The video could not be decoded. The exception keeps the latents, so that only decoding has to be
+    /// repeated.</exception>
     /// <exception cref="OperationCanceledException">The operation was canceled. The generator remains usable.</exception>
     /// <exception cref="ObjectDisposedException">The generator was disposed.</exception>
     public Task<GeneratedVideo> GenerateAsync(
@@ -172,10 +176,16 @@ public sealed partial class VideoGenerator : IVideoGenerator
         using var scope = NewDisposeScope();
         using var generator = Seeds.CreateGenerator(settings.Seed, model.Device);
 
+        var cost = CostOf(model, plan);
         List<string> warnings = [.. plan.Prompts.Select(model.CheckPrompt).OfType<string>().Distinct(StringComparer.Ordinal)];
         if (warnings.Count > 0)
         {
             LogUnknownPrompt(model.Description.Name);
+        }
+
+        if (CheckMemory(model, cost) is { } lessMemory)
+        {
+            warnings.Add(lessMemory);
         }
 
         var sampler = _parts.Sampler?.Invoke(plan.Steps) ?? plan.CreateSampler(model.Description);
@@ -199,6 +209,7 @@ public sealed partial class VideoGenerator : IVideoGenerator
         {
             GuidedChannels = model.Description.Sampling.GuidedChannels,
             UseTextEncoder = model.UseTextEncoder,
+            Decoder = Decoder(model),
         };
         var inputs = new PipelineInputs([plan.Prompt], settings, Noise, generator)
         {
@@ -210,21 +221,51 @@ public sealed partial class VideoGenerator : IVideoGenerator
             Preview = model.Preview,
             Decoded = decoded,
         };
-        var frames = pipeline.Generate(inputs, progress, cancellationToken)[0];
-        LogGenerated(settings.Frames, settings.Width, settings.Height, plan.Steps, settings.Seed, watch.Elapsed.TotalSeconds);
-        return new GeneratedVideo(frames, _writer)
+        var alone = _running == 1;
+        var clock = new StageClock(progress);
+        try
         {
-            Prompt = plan.Prompt,
-            NegativePrompt = settings.NegativePrompt,
-            Seed = settings.Seed,
-            Steps = plan.Steps,
-            GuidanceScale = settings.GuidanceScale,
-            Sampler = sampler.GetType().Name,
-            Model = model.Description.Name,
-            Backend = model.Backend,
-            Elapsed = watch.Elapsed,
-            Warnings = warnings,
-        };
+            var frames = pipeline.Generate(inputs, clock, cancellationToken)[0];
+            if (alone && _running == 1 && clock.IsComplete && cost is { Step: not null, Decoding: not null })
+            {
+                _calibration.Add(cost, clock);
+            }
+
+            return Finish(frames);
+        }
+        catch (DecodingException failed)
+        {
+            failed.Again = (again, progress, token) => DecodeAgainAsync(again, settings.FramesPerSecond, FinishAgain, progress, token);
+            throw;
+        }
+        catch (Exception exception) when (OutOfMemory.Is(exception))
+        {
+            throw OutOf(plan, cost, exception);
+        }
+
+        GeneratedVideo Finish(VideoFrames frames)
+        {
+            LogGenerated(settings.Frames, settings.Width, settings.Height, plan.Steps, settings.Seed, watch.Elapsed.TotalSeconds);
+            return new GeneratedVideo(frames, _writer)
+            {
+                Prompt = plan.Prompt,
+                NegativePrompt = settings.NegativePrompt,
+                Seed = settings.Seed,
+                Steps = plan.Steps,
+                GuidanceScale = settings.GuidanceScale,
+                Sampler = sampler.GetType().Name,
+                Model = model.Description.Name,
+                Backend = model.Backend,
+                Elapsed = watch.Elapsed,
+                Warnings = warnings,
+            };
+        }
+
+        GeneratedVideo FinishAgain(VideoFrames frames)
+        {
+            plan.Edit?.Restore(frames, 0);
+            return Finish(frames);
+        }
 
         Tensor Noise() => randn(plan.LatentShape, device: model.Device, generator: generator);
     }

@@ -1,4 +1,4 @@
-using System.Diagnostics;
+using System.Runtime.ExceptionServices;
 using OpenSora.Diffusion;
 using OpenSora.Media;
 using OpenSora.Models;
@@ -48,6 +48,7 @@ public sealed class VideoPipeline
             );
         }
         (Transformer, _encodeText, Autoencoder, Sampler) = (transformer, encodeText, autoencoder, sampler);
+        Decoder = new LatentDecoder(autoencoder);
     }
 
     /// <summary>Gets the denoiser.</summary>
@@ -66,6 +67,9 @@ public sealed class VideoPipeline
     /// <summary>Has the text encoder in memory; null if it always is.</summary>
     internal Func<OnDemand.Lease>? UseTextEncoder { get; init; }
 
+    /// <summary>Gets the decoder of the latents.</summary>
+    internal LatentDecoder Decoder { get; init; }
+
     /// <summary>Generates one video for each prompt, in a single batch.</summary>
     /// <param name="prompts">The prompts; an empty one generates without a prompt.</param>
     /// <param name="settings">The settings; null for the defaults: the size that the transformer is configured for, a guidance scale of 7, 8 frames
@@ -77,6 +81,7 @@ public sealed class VideoPipeline
     /// <exception cref="ArgumentException">There are no prompts, a setting is not valid, or a size is missing or not a multiple of the size that the
     /// networks require.</exception>
     /// <exception cref="InvalidOperationException">The latents or pixels contain values that are not finite.</exception>
+    /// <exception cref="InsufficientMemoryException">Memory ran out.</exception>
     /// <exception cref="OperationCanceledException">The token was canceled.</exception>
     public IReadOnlyList<VideoFrames> Generate(
         IReadOnlyList<string> prompts,
@@ -103,13 +108,24 @@ public sealed class VideoPipeline
             using var other = i == 0 ? null : Seeds.CreateGenerator(unchecked(resolved.Seed + i), device);
             noise.Add(randn(shape, device: device, generator: other ?? generator));
         }
-        using var preview = resolved.PreviewEvery is null ? null : LatentPreview.For(Autoencoder, device);
-        var inputs = new PipelineInputs(prompts, resolved, () => cat(noise), generator)
+        var inputs = new PipelineInputs(prompts, resolved, () => cat(noise), generator) { Windows = Windows(prompts, resolved) };
+        try
         {
-            Windows = Windows(prompts, resolved),
-            Preview = () => preview!,
-        };
-        return Generate(inputs, progress, cancellationToken);
+            return Generate(inputs, progress, cancellationToken);
+        }
+        catch (DecodingException exception) when (!OutOfMemory.Is(exception))
+        {
+            ExceptionDispatchInfo.Throw(exception.InnerException!); // of the autoencoder
+            throw;
+        }
+        catch (Exception exception) when (OutOfMemory.Is(exception))
+        {
+            throw OutOfMemory.Insufficient(
+                $"Memory ran out while generating {resolved.Frames} frames of {resolved.Width}x{resolved.Height} pixels. Request fewer frames or a "
+                    + "smaller size, pass fewer prompts at a time, or use bfloat16.",
+                exception
+            );
+        }
     }
 
     private ResolvedSettings Resolve(GenerationSettings settings)
@@ -240,22 +256,17 @@ public sealed class VideoPipeline
         CheckFinite(latents, "latents", prompts, settings);
 
         // 4. Decode.
-        Tensor pixels;
         using (TransientWeights.Use(Autoencoder))
         {
-            pixels = LatentDecoder.Decode(Autoencoder, latents, progress, cancellationToken, inputs.Decoded is null ? null : Decoded);
+            return Decoder.Decode(
+                latents,
+                settings.FramesPerSecond,
+                pixels => CheckFinite(pixels, "pixels", prompts, settings),
+                progress,
+                cancellationToken,
+                Decoded
+            );
         }
-
-        CheckFinite(pixels, "pixels", prompts, settings);
-        List<VideoFrames> videos = [];
-        for (var i = 0; i < prompts.Count; i++)
-        {
-            var video = VideoFrames.FromTensor(pixels.narrow(0, i, 1), settings.FramesPerSecond);
-            inputs.Edit?.Restore(video, 0);
-            videos.Add(video);
-        }
-
-        return videos;
 
         void Preview(int step, Tensor predicted)
         {
@@ -265,12 +276,10 @@ public sealed class VideoPipeline
             }
         }
 
-        void Decoded(Tensor piece, int first)
+        void Decoded(VideoFrames frames, int first)
         {
-            CheckFinite(piece, "pixels", prompts, settings);
-            var frames = VideoFrames.FromTensor(piece, settings.FramesPerSecond);
             inputs.Edit?.Restore(frames, first);
-            inputs.Decoded!(frames);
+            inputs.Decoded?.Invoke(frames);
         }
     }
 
@@ -397,55 +406,4 @@ public sealed class VideoPipeline
     }
 
     private Device Device() => ((nn.Module)Transformer).parameters().First().device;
-
-    private sealed class SamplingProgress(IProgress<GenerationProgress>? progress, int steps) : IProgress<int>
-    {
-        private readonly Stopwatch _watch = Stopwatch.StartNew();
-        private int? _first; // with an existing video, the first steps are left out
-
-        /// <summary>The preview that the next report contains.</summary>
-        public VideoFrames? Preview { get; set; }
-
-        public void Report(int value)
-        {
-            var done = value == 0 ? 0 : value - (_first ??= value - 1);
-            progress?.Report(
-                new(GenerationStage.Denoising, value, steps)
-                {
-                    Remaining = done == 0 ? null : _watch.Elapsed / done * (steps - value),
-                    Preview = Preview,
-                }
-            );
-            Preview = null;
-        }
-    }
-}
-
-/// <summary>The inputs of a pipeline.</summary>
-/// <param name="Prompts">The prompts, one for each video of the batch.</param>
-/// <param name="Settings">The settings.</param>
-/// <param name="Noise">Draws the initial noise, <c>[prompts, channels, frames, height, width]</c>.</param>
-/// <param name="Generator">The random number generator for all other noise.</param>
-internal sealed record PipelineInputs(IReadOnlyList<string> Prompts, ResolvedSettings Settings, Func<Tensor> Noise, Generator Generator)
-{
-    /// <summary>The conditioning frames.</summary>
-    public IReadOnlyList<GivenFrames> Given { get; init; } = [];
-
-    /// <summary>The video to begin with, of the size of the generated one; null for noise.</summary>
-    public VideoEdit? Edit { get; init; }
-
-    /// <summary>The windows of a long video; null to denoise the video as a whole.</summary>
-    public VideoWindows? Windows { get; init; }
-
-    /// <summary>The encoded prompt; null to encode <see cref="Prompts"/>.</summary>
-    public TextStates? PromptStates { get; init; }
-
-    /// <summary>The encoded negative prompt; null to encode that of the settings.</summary>
-    public TextStates? NegativePromptStates { get; init; }
-
-    /// <summary>Gets what computes previews.</summary>
-    public Func<LatentPreview>? Preview { get; init; }
-
-    /// <summary>Receives the frames as soon as they are decoded, in order; null for a batch.</summary>
-    public Action<VideoFrames>? Decoded { get; init; }
 }

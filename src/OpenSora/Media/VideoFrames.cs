@@ -118,19 +118,20 @@ public sealed partial class VideoFrames
         }
 
         var (count, height, width) = ((int)frames.shape[1], (int)frames.shape[2], (int)frames.shape[3]);
-        using var bytes = frames
-            .to(float32)
-            .clamp(-1, 1)
-            .add(1)
-            .div(2)
-            .mul(255)
-            .add(0.5)
-            .clamp(0, 255)
-            .to(uint8)
-            .permute(1, 2, 3, 0)
-            .contiguous()
-            .cpu();
-        return new VideoFrames(bytes.bytes.ToArray(), count, height, width, framesPerSecond);
+        var pixels = new byte[3L * count * height * width];
+        CopyPixels(frames, pixels);
+        return new VideoFrames(pixels, count, height, width, framesPerSecond);
+    }
+
+    /// <summary>Converts the frames of a tensor as <see cref="FromTensor"/> does.</summary>
+    /// <param name="frames">A floating-point tensor <c>[3, frames, height, width]</c>; not modified.</param>
+    /// <param name="pixels">Receives the pixels, <c>[frames, height, width, 3]</c>.</param>
+    internal static void CopyPixels(Tensor frames, Span<byte> pixels)
+    {
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        var bytes = frames.to(float32).clamp(-1, 1).add(1).div(2).mul(255).add(0.5).clamp(0, 255).to(uint8).permute(1, 2, 3, 0).contiguous().cpu();
+        bytes.bytes.CopyTo(pixels);
     }
 
     /// <summary>Converts the video to a tensor with values in [-1, 1].</summary>

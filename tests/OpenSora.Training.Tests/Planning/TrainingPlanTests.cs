@@ -123,6 +123,7 @@ public class TrainingPlanTests
         };
         using var third = new AutoencoderKL(vae);
         Counted(third, () => third.EncodeImages(randn(3, 3, 16, 32))).ShouldBe(FlopEstimate.OfEncoding(vae, 3, 16, 32).Linear);
+        Counted(third, () => third.Decode(randn([1, 4, 3, 6, 8]))).ShouldBe(FlopEstimate.OfDecoding(vae, 3, 6, 8).Linear);
 
         var t5 = new T5Config
         {
@@ -135,6 +136,45 @@ public class TrainingPlanTests
         };
         using var fourth = new T5TextEncoder(t5);
         Counted(fourth, () => fourth.forward(ones([1, 7], ScalarType.Int64), null)).ShouldBe(FlopEstimate.OfEncoding(t5, 7).Linear);
+    }
+
+    [Fact]
+    public void Estimated_operations_equal_those_of_the_models_for_many_sizes()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var conditions = new DenoiserConditions(randn(1, 5, 12))
+        {
+            Frames = 3,
+            Height = 56,
+            Width = 88,
+        };
+        var stdit2 = new StdiT2Config
+        {
+            HiddenSize = 48,
+            Depth = 3,
+            NumHeads = 4,
+            CaptionChannels = 12,
+            ModelMaxLength = 5,
+        };
+        using var second = new StdiT2(stdit2);
+        second.eval();
+        // Height and width are padded to 8 and 12.
+        Counted(second, () => second.forward(randn([1, 4, 3, 7, 11]), ones(1), conditions)).ShouldBe(FlopEstimate.Of(stdit2, 3, 7, 11).Linear);
+        FlopEstimate.Of(stdit2, 3, 7, 11).TemporalAttention.ShouldBe(3 * 4.0 * 72 * 3 * 48);
+
+        var stdit3 = new StdiT3Config
+        {
+            HiddenSize = 48,
+            Depth = 3,
+            NumHeads = 4,
+            CaptionChannels = 12,
+            ModelMaxLength = 5,
+        };
+        using var third = new StdiT3(stdit3);
+        third.eval();
+        Counted(third, () => third.forward(randn([1, 4, 3, 7, 11]), ones(1), conditions)).ShouldBe(FlopEstimate.Of(stdit3, 3, 7, 11).Linear);
+        FlopEstimate.Of(stdit3, 3, 7, 11).SpatialAttention.ShouldBe(3 * 4.0 * 72 * 24 * 48);
     }
 
     [Theory]

@@ -1,10 +1,30 @@
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.Layers.Functional;
+using static OpenSora.Models.VaeActivations;
 using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
+
+/// <summary>Activations of the autoencoders. Their images are the largest tensors of a generation, so they are released early, and overwritten if no
+/// gradients are recorded.</summary>
+internal static class VaeActivations
+{
+    /// <summary>Applies SiLU, in place if gradients are disabled; <paramref name="x"/> must not be needed afterwards.</summary>
+    public static Tensor Activate(Tensor x) => nn.functional.silu(x, inplace: !is_grad_enabled());
+
+    /// <summary>Applies SiLU and a convolution, and disposes of <paramref name="x"/>.</summary>
+    public static Tensor ActivatedConvolution(Tensor x, nn.Module<Tensor, Tensor> convolution)
+    {
+        var active = Activate(x);
+        var y = convolution.call(active);
+        active.Dispose();
+        x.Dispose();
+        return y;
+    }
+}
 
 /// <summary>Maps images to the mean and log variance of their latents. Each level of residual blocks except the last halves height and
 /// width.</summary>
@@ -47,10 +67,12 @@ internal sealed class VaeEncoder : nn.Module<Tensor, Tensor>
         x = conv_in.call(x);
         foreach (var block in down_blocks)
         {
-            x = block.call(x);
+            var next = block.call(x);
+            x.Dispose();
+            x = next;
         }
 
-        return conv_out.call(nn.functional.silu(conv_norm_out.call(mid_block.call(x)))).MoveToOuterDisposeScope();
+        return conv_out.call(Activate(conv_norm_out.call(mid_block.call(x)))).MoveToOuterDisposeScope();
     }
 }
 
@@ -98,7 +120,7 @@ internal sealed class VaeDecoder : nn.Module<Tensor, Tensor>
             x.Dispose();
             x = next;
         }
-        return conv_out.call(nn.functional.silu(conv_norm_out.call(x))).MoveToOuterDisposeScope();
+        return conv_out.call(Activate(conv_norm_out.call(x))).MoveToOuterDisposeScope();
     }
 }
 
@@ -128,9 +150,16 @@ internal sealed class VaeLevel : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
+        var input = x;
         foreach (var resnet in resnets)
         {
-            x = resnet.call(x);
+            var next = resnet.call(x);
+            if (!ReferenceEquals(x, input))
+            {
+                x.Dispose();
+            }
+
+            x = next;
         }
 
         return (downsamplers?[0].call(x) ?? upsamplers?[0].call(x) ?? x).MoveToOuterDisposeScope();
@@ -177,9 +206,11 @@ internal sealed class VaeResidual : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
-        var h = conv1.call(nn.functional.silu(norm1.call(x)));
-        h = conv2.call(nn.functional.silu(norm2.call(h)));
-        return ((conv_shortcut?.call(x) ?? x).In(h.dtype) + h).MoveToOuterDisposeScope();
+        var h = ActivatedConvolution(norm1.call(x), conv1);
+        var normed = norm2.call(h);
+        h.Dispose();
+        h = ActivatedConvolution(normed, conv2);
+        return AddTo(h, (conv_shortcut?.call(x) ?? x).In(h.dtype)).MoveToOuterDisposeScope();
     }
 }
 

@@ -14,7 +14,7 @@ namespace OpenSora.Models;
 /// Welling, 2014). Parameter names match diffusers. <see cref="Encode(Tensor, Generator?)"/> and <see cref="Decode"/> do not record gradients; for
 /// training, use <see cref="forward(Tensor)"/>, or <see cref="EncodeImages"/> and <see cref="DecodeImages"/>.
 /// </remarks>
-public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Tensor Mean, Tensor LogVariance)>, IVideoAutoencoder
+public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Tensor Mean, Tensor LogVariance)>, IVideoAutoencoder, ICosted
 {
     private readonly VaeEncoder encoder;
     private readonly VaeDecoder decoder;
@@ -186,6 +186,12 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Te
         FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
         return FrameBatches.OneByOne(latents, Config.MicroBatchSize ?? int.MaxValue, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
     }
+
+    NetworkCost ICosted.Cost(CallSize size) =>
+        new(
+            FlopEstimate.OfDecoding(Config, (int)(size.Batch * size.Frames), (int)size.Height, (int)size.Width),
+            WorkingMemory.OfDecoding(Config, size, NetworkCost.BytesOf(this))
+        );
 
     internal static LoadOptions PublishedOptions(AutoencoderKLConfig config) =>
         new() { KeyMap = KeyMaps.StableDiffusionVae(config.BlockOutChannels.Count), AllowReshape = true };

@@ -21,6 +21,11 @@ public interface IVideoAutoencoder : IDisposable
     /// number it was designed for.</summary>
     int FramesAtOnce => TemporalFactor == 1 ? 4 : int.MaxValue;
 
+    /// <summary>Whether the pixels of a frame depend on the other frames that are decoded in the same call. The default is true only for an
+    /// autoencoder that compresses time. If memory must be saved, such an autoencoder decodes tiles of a frame rather than fewer frames at a
+    /// time.</summary>
+    bool MixesFrames => TemporalFactor > 1;
+
     /// <summary>The factor that latents are multiplied by so that their standard deviation is approximately 1; 1 if the autoencoder does not scale
     /// latents.</summary>
     double ScalingFactor => 1;

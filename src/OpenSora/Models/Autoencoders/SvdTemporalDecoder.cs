@@ -1,6 +1,7 @@
 using OpenSora.Models.Layers;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Models.VaeActivations;
 using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
 
@@ -13,7 +14,7 @@ namespace OpenSora.Models;
 /// decode latents that were made for that autoencoder. Parameter names match diffusers. Shapes in comments: B batch, T frames, C channels.
 /// <see cref="Encode"/> and <see cref="Decode"/> do not record gradients; <see cref="forward"/> does.
 /// </remarks>
-internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
+internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder, ICosted
 {
     private readonly VaeEncoder encoder;
     private readonly TemporalDecoder decoder;
@@ -85,6 +86,9 @@ internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, 
     /// <remarks>Equals <see cref="DecodeChunkSize"/>.</remarks>
     public int FramesAtOnce => DecodeChunkSize;
 
+    /// <summary>Gets true, because the decoder has temporal layers.</summary>
+    public bool MixesFrames => true;
+
     /// <inheritdoc/>
     public double ScalingFactor => Config.ScalingFactor;
 
@@ -125,6 +129,18 @@ internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, 
             return (generator is null ? mean : AutoencoderKL.Sample(mean, logVariance, generator)) * Config.ScalingFactor;
         });
     }
+
+    // The temporal convolutions, over three frames, are added to those of the spatial decoder.
+    NetworkCost ICosted.Cost(CallSize size) =>
+        new(
+            FlopEstimate.OfDecoding(Config, (int)(size.Batch * size.Frames), (int)size.Height, (int)size.Width) is var spatial
+                ? spatial with
+                {
+                    Linear = 4.0 / 3 * spatial.Linear,
+                }
+                : spatial,
+            WorkingMemory.OfDecoding(Config, size with { Frames = Math.Min(size.Frames, DecodeChunkSize) }, NetworkCost.BytesOf(this), temporal: true)
+        );
 
     /// <inheritdoc/>
     /// <remarks>Frames are decoded in chunks of <see cref="DecodeChunkSize"/>.</remarks>
@@ -188,7 +204,7 @@ internal sealed class TemporalDecoder : nn.Module<Tensor, long, Tensor>
             x.Dispose();
             x = next;
         }
-        x = conv_out.call(nn.functional.silu(conv_norm_out.call(x)));
+        x = conv_out.call(Activate(conv_norm_out.call(x)));
         return TimeLayout.Of(time_conv_out.call(TimeLayout.To(x, batch)), x.shape).MoveToOuterDisposeScope();
     }
 }
@@ -212,9 +228,16 @@ internal sealed class TemporalLevel : nn.Module<Tensor, long, Tensor>
     public override Tensor forward(Tensor x, long batch)
     {
         using var scope = NewDisposeScope();
+        var input = x;
         foreach (var resnet in resnets)
         {
-            x = resnet.call(x, batch);
+            var next = resnet.call(x, batch);
+            if (!ReferenceEquals(x, input))
+            {
+                x.Dispose();
+            }
+
+            x = next;
         }
 
         return (upsamplers?[0].call(x) ?? x).MoveToOuterDisposeScope();
@@ -286,8 +309,10 @@ internal sealed class TemporalResidual : nn.Module<Tensor, Tensor>
     public override Tensor forward(Tensor x)
     {
         using var scope = NewDisposeScope();
-        var h = conv1.call(nn.functional.silu(norm1.call(x)));
-        return conv2.call(nn.functional.silu(norm2.call(h))).MoveToOuterDisposeScope();
+        var h = ActivatedConvolution(norm1.call(x), conv1);
+        var normed = norm2.call(h);
+        h.Dispose();
+        return ActivatedConvolution(normed, conv2).MoveToOuterDisposeScope();
     }
 }
 

@@ -16,7 +16,7 @@ namespace OpenSora.Models;
 /// <see cref="Encode"/> and <see cref="Decode"/> do not record gradients; for training, use <see cref="EncodeImages"/> and
 /// <see cref="DecodeImages"/>.
 /// </remarks>
-internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder
+internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoencoder, ICosted
 {
     private const double Magnitude = 3; // latents are limited to this magnitude by a tanh
 
@@ -118,6 +118,12 @@ internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoenc
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
         return FrameBatches.OneByOne(video, Config.MicroBatchSize, (frames, _) => EncodeImages(frames) * Config.ScalingFactor);
     }
+
+    NetworkCost ICosted.Cost(CallSize size) =>
+        new(
+            FlopEstimate.OfDecoding(Config, (int)(size.Batch * size.Frames), (int)size.Height, (int)size.Width),
+            WorkingMemory.OfDecoding(Config, size, NetworkCost.BytesOf(this))
+        );
 
     /// <inheritdoc/>
     /// <exception cref="ArgumentException">The shape is invalid.</exception>

@@ -15,7 +15,7 @@ namespace OpenSora.Models;
 /// embedding, which files may also contain under the name <c>encoder.embed_tokens.weight</c>. <see cref="Encode"/> does not record gradients; for
 /// training, use <see cref="forward(Tensor, Tensor?)"/>. Shapes in comments: B batch, N tokens.
 /// </remarks>
-public sealed class T5TextEncoder : nn.Module<Tensor, Tensor?, Tensor>, ITextEncoder
+public sealed class T5TextEncoder : nn.Module<Tensor, Tensor?, Tensor>, ITextEncoder, ICosted
 {
     private readonly Embedding shared;
     private readonly T5Stack encoder;
@@ -105,6 +105,9 @@ public sealed class T5TextEncoder : nn.Module<Tensor, Tensor?, Tensor>, ITextEnc
         using var file = WeightsFile.Open(path);
         return this.LoadWeights(file, PublishedOptions, out _);
     }
+
+    NetworkCost ICosted.Cost(CallSize size) =>
+        new(FlopEstimate.OfEncoding(Config, (int)size.Tokens).Times(size.Batch), WorkingMemory.OfEncoding(Config, size, NetworkCost.BytesOf(this)));
 
     /// <summary>Initializes every parameter from normal distributions, scaled so that attention logits need no scaling factor (Raffel et al.,
     /// 2020).</summary>

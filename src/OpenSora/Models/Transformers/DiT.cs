@@ -240,6 +240,9 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
         return forward(x, t, y, conditions.DroppedText ?? Drop(y), conditions.CancellationToken).MoveToOuterDisposeScope();
     }
 
+    private protected override NetworkCost Cost(CallSize size, int bytes) =>
+        new(FlopEstimate.Of(Config, (int)size.Frames, (int)size.Height, (int)size.Width).Times(size.Batch), WorkingMemory.Of(Config, size, bytes));
+
     /// <summary>Gets the condition for no text or no class, which guidance uses as the unconditional prompt.</summary>
     /// <param name="batch">The number of copies.</param>
     /// <returns>The condition, <c>[batch, 1, TextWidth]</c>, owned by the caller: a learned vector, or the number of classes, which stands for no

@@ -194,6 +194,12 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
             .MoveToOuterDisposeScope();
     }
 
+    private protected override NetworkCost Cost(CallSize size, int bytes) =>
+        new(
+            FlopEstimate.Of(Config, (int)size.Frames, (int)size.Height, (int)size.Width, (int)size.Tokens).Times(size.Batch),
+            WorkingMemory.Of(Config, size, bytes)
+        );
+
     /// <inheritdoc/>
     public override Tensor NullCaption(long batch = 1) => Scoped(() => y_embedder.y_embedding.unsqueeze(0).repeat(batch, 1, 1));
 

@@ -7,7 +7,7 @@ namespace OpenSora.Models;
 
 /// <summary>The common part of the transformers of this library: the properties that follow from the configuration.</summary>
 /// <typeparam name="TConfig">The type of the configuration.</typeparam>
-public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer
+public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer, ICosted
     where TConfig : TransformerConfig
 {
     private protected VideoTransformer(string name, TConfig config)
@@ -84,6 +84,13 @@ public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, Deno
 
     /// <inheritdoc/>
     public abstract Tensor NullCaption(long batch = 1);
+
+    NetworkCost ICosted.Cost(CallSize size) => Cost(size, NetworkCost.BytesOf(this));
+
+    /// <summary>Computes the cost of a forward pass.</summary>
+    /// <param name="size">The size of the latents and of the text.</param>
+    /// <param name="bytes">The number of bytes of a value in the blocks.</param>
+    private protected abstract NetworkCost Cost(CallSize size, int bytes);
 
     /// <summary>Selects the captions to drop in training, <c>[B]</c>; null drops none.</summary>
     private protected Tensor? Drop(Tensor text) =>

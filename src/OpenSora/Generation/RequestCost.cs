@@ -1,0 +1,129 @@
+using OpenSora.Models;
+using OpenSora.Runtime;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Generation;
+
+/// <summary>The cost of a request, computed from the configurations of the networks.</summary>
+/// <param name="Memory">The memory.</param>
+/// <param name="Step">The work of a denoising step; null for a custom transformer.</param>
+/// <param name="Decoding">The work of decoding; null for a custom autoencoder.</param>
+internal sealed record RequestCost(MemoryEstimate Memory, double? Step, double? Decoding)
+{
+    /// <summary>Computes the cost of a request.</summary>
+    /// <param name="model">The loaded model.</param>
+    /// <param name="plan">The request.</param>
+    /// <param name="decodeBudget">The memory that decoding may use in bytes; null for no limit.</param>
+    internal static RequestCost Of(LoadedModel model, RequestPlan plan, double? decodeBudget)
+    {
+        var (settings, shape) = (plan.Settings, plan.LatentShape);
+        var hasPrompt = plan.Encoded.Prompt is not null || plan.Prompts.Any(prompt => !string.IsNullOrWhiteSpace(prompt));
+        var guided = settings.GuidanceScale != 1 && hasPrompt;
+        var frames = plan.Windows?.Length ?? shape[2];
+        var size = new CallSize(guided ? 2 : 1, frames, shape[3], shape[4], model.Transformer.TextTokens);
+        var step = (model.Transformer as ICosted)?.Cost(size) is { } call
+            ? call with
+            {
+                Flops = call.Flops.Times(plan.Windows?.Windows.Count ?? 1),
+            }
+            : (NetworkCost?)null;
+        var pieces = LatentDecoder.Plan(model.Vae, shape, decodeBudget);
+        var decoding = model.Vae is ICosted autoencoder ? LatentDecoder.Cost(autoencoder, shape, pieces) : (NetworkCost?)null;
+        var (textWeights, isTextKept) = model.TextEncoderWeights();
+        var text = model.TextEncoder is ICosted and ITextEncoder encoder ? ((ICosted)encoder).Cost(new(1, Tokens: encoder.MaxTokens)).Bytes : 0;
+        var weights = NetworkCost.Weights(model.Transformer) + NetworkCost.Weights(model.Vae);
+        var memory = new MemoryEstimate
+        {
+            Weights = (long)(weights + (isTextKept ? textWeights : 0)),
+            TextEncoding = (long)(text + (isTextKept ? 0 : textWeights)),
+            Denoising = (long)(step?.Bytes ?? 0),
+            Decoding = (long)(decoding?.Bytes ?? 0),
+            Frames = 3L * settings.Frames * settings.Height * settings.Width,
+        };
+        return new RequestCost(memory, Work(step, model.Transformer, model.Device), Work(decoding, model.Vae, model.Device));
+    }
+
+    // The operations, with those of attention weighted by the time that they take compared with linear layers: measured on a CPU with AVX-512
+    // (docs/lab/performance.md), and for GPUs as published for Open-Sora 1.0 (docs/training-cost.md).
+    private static double? Work(NetworkCost? cost, object network, Device device)
+    {
+        if (cost is not { Flops: var flops })
+        {
+            return null;
+        }
+
+        var (spatial, temporal, cross) =
+            device.type != DeviceType.CPU ? (4, 4, 4)
+            : network is nn.Module module && NetworkCost.BytesOf(module) < 4 ? (4, 13, 2.3)
+            : (1.6, 4, 1.1);
+        return flops.Linear + spatial * flops.SpatialAttention + temporal * flops.TemporalAttention + cross * flops.CrossAttention;
+    }
+
+    /// <summary>Checks whether the memory is sufficient.</summary>
+    /// <param name="machine">The memory of the machine.</param>
+    /// <returns>A warning if the request needs much more than is available; otherwise null.</returns>
+    /// <exception cref="InsufficientMemoryException">The request needs more than the machine has.</exception>
+    internal string? Check(MachineMemory machine)
+    {
+        if (Memory.Peak > machine.Total)
+        {
+            throw OutOfMemory.Insufficient(
+                $"The request needs about {Memory}, but the machine has {Sizes.Text(machine.Total)}. Request fewer frames or a smaller size, set "
+                    + "Precision to bfloat16, or use a smaller model."
+            );
+        }
+
+        // Weights are mapped from files, so those that are loaded may count as available memory.
+        var working = Memory.Peak - Memory.Weights;
+        return working <= Excess * machine.Available
+            ? null
+            : $"The request needs about {Sizes.Text(working)} in addition to the weights, but only {Sizes.Text(machine.Available)} are available, so "
+                + "the operating system may stop the program. Request fewer frames or a smaller size, or run fewer requests at the same time.";
+    }
+
+    private const double Excess = 1.25;
+}
+
+/// <summary>The times of completed requests, from which the time of the next one is estimated.</summary>
+internal sealed class Calibration
+{
+    private const int Count = 16;
+
+    private readonly Lock _lock = new();
+    private readonly List<(RequestCost Cost, StageClock Clock)> _completed = [];
+
+    /// <summary>Adds a completed request.</summary>
+    internal void Add(RequestCost cost, StageClock clock)
+    {
+        lock (_lock)
+        {
+            _completed.Add((cost, clock));
+            if (_completed.Count > Count)
+            {
+                _completed.RemoveAt(0);
+            }
+        }
+    }
+
+    /// <summary>Estimates the time of a request from the completed ones whose denoising and decoding are closest in size.</summary>
+    /// <param name="cost">The cost of the request.</param>
+    /// <param name="steps">The number of denoising steps.</param>
+    /// <returns>The time; null if no request was completed yet, or a custom network does not tell its cost.</returns>
+    internal TimeSpan? Estimate(RequestCost cost, int steps)
+    {
+        lock (_lock)
+        {
+            if (_completed.Count == 0 || cost is not { Step: { } step, Decoding: { } decoding })
+            {
+                return null;
+            }
+
+            var denoised = _completed.MinBy(other => Math.Abs(Math.Log(other.Cost.Step!.Value / step)));
+            var decoded = _completed.MinBy(other => Math.Abs(Math.Log(other.Cost.Decoding!.Value / decoding)));
+            return denoised.Clock.Before
+                + steps * step / denoised.Cost.Step!.Value * denoised.Clock.Step
+                + decoding / decoded.Cost.Decoding!.Value * decoded.Clock.Decoding;
+        }
+    }
+}
