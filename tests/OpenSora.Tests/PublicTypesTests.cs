@@ -11,7 +11,7 @@ public class PublicTypesTests
     [InlineData("OpenSora.Generation", 15)]
     [InlineData("OpenSora.Media", 8)]
     [InlineData("OpenSora.ModelFolders", 13)]
-    [InlineData("OpenSora.Models", 28)]
+    [InlineData("OpenSora.Models", 29)]
     [InlineData("OpenSora.Models.Layers", 7)]
     [InlineData("OpenSora.Runtime", 1)]
     [InlineData("OpenSora.Text", 2)]

@@ -71,11 +71,11 @@ internal sealed class LoadedModel : IDisposable
     /// <summary>The text encoder; null while it is not in memory.</summary>
     internal ITextEncoder? TextEncoder => _textEncoder;
 
-    /// <summary>Returns the memory of the weights of the text encoder in bytes, and whether they are kept between prompts.</summary>
-    internal (double Bytes, bool IsKept) TextEncoderWeights() =>
-        _textEncoder is not null ? (NetworkCost.Weights(_textEncoder), true)
-        : Description.TextEncoder.Weights is null ? (0, false)
-        : (WeightBytes(_folder.WeightsOf(Description.TextEncoder)), false);
+    /// <summary>Returns the memory of the weights of the text encoder in bytes.</summary>
+    internal double TextEncoderWeights() =>
+        _textEncoder is not null ? NetworkCost.Weights(_textEncoder)
+        : Description.TextEncoder.Weights is null ? 0
+        : WeightBytes(_folder.WeightsOf(Description.TextEncoder));
 
     private static double WeightBytes(string path) =>
         Directory.Exists(path) ? new DirectoryInfo(path).EnumerateFiles("*.safetensors").Sum(file => (double)file.Length) : new FileInfo(path).Length;

@@ -14,7 +14,7 @@ public sealed record MemoryEstimate
     public long Weights { get; internal init; }
 
     /// <summary>Gets the memory for encoding the prompt, including the weights of the text encoder if it is unloaded afterwards
-    /// (<see cref="OpenSoraOptions.TextEncoderResidency"/>).</summary>
+    /// (<see cref="OpenSoraOptions.TextEncoderResidency"/>). The same applies to the other stages.</summary>
     public long TextEncoding { get; internal init; }
 
     /// <summary>Gets the memory for denoising: the activations of the transformer and the latents. With guidance, the transformer processes two

@@ -14,8 +14,9 @@ internal sealed record RequestCost(MemoryEstimate Memory, double? Step, double? 
     /// <summary>Computes the cost of a request.</summary>
     /// <param name="model">The loaded model.</param>
     /// <param name="plan">The request.</param>
+    /// <param name="options">The options, which say when the weights of each part are in memory.</param>
     /// <param name="decodeBudget">The memory that decoding may use in bytes; null for no limit.</param>
-    internal static RequestCost Of(LoadedModel model, RequestPlan plan, double? decodeBudget)
+    internal static RequestCost Of(LoadedModel model, RequestPlan plan, OpenSoraOptions options, double? decodeBudget)
     {
         var (settings, shape) = (plan.Settings, plan.LatentShape);
         var hasPrompt = plan.Encoded.Prompt is not null || plan.Prompts.Any(prompt => !string.IsNullOrWhiteSpace(prompt));
@@ -30,18 +31,48 @@ internal sealed record RequestCost(MemoryEstimate Memory, double? Step, double? 
             : (NetworkCost?)null;
         var pieces = LatentDecoder.Plan(model.Vae, shape, decodeBudget);
         var decoding = model.Vae is ICosted autoencoder ? LatentDecoder.Cost(autoencoder, shape, pieces) : (NetworkCost?)null;
-        var (textWeights, isTextKept) = model.TextEncoderWeights();
-        var text = model.TextEncoder is ICosted and ITextEncoder encoder ? ((ICosted)encoder).Cost(new(1, Tokens: encoder.MaxTokens)).Bytes : 0;
-        var weights = NetworkCost.Weights(model.Transformer) + NetworkCost.Weights(model.Vae);
+        var encoding = model.TextEncoder is ICosted and ITextEncoder encoder ? ((ICosted)encoder).Cost(new(1, Tokens: encoder.MaxTokens)).Bytes : 0;
+        var text = PartWeights.Of(model.TextEncoder, model.TextEncoderWeights(), options.TextEncoderResidency);
+        var transformer = PartWeights.Of(model.Transformer, NetworkCost.Weights(model.Transformer), options.TransformerResidency);
+        var vae = PartWeights.Of(model.Vae, NetworkCost.Weights(model.Vae), options.AutoencoderResidency);
         var memory = new MemoryEstimate
         {
-            Weights = (long)(weights + (isTextKept ? textWeights : 0)),
-            TextEncoding = (long)(text + (isTextKept ? 0 : textWeights)),
-            Denoising = (long)(step?.Bytes ?? 0),
-            Decoding = (long)(decoding?.Bytes ?? 0),
+            Weights = (long)(text.Kept + transformer.Kept + vae.Kept),
+            TextEncoding = (long)(encoding + text.InStage),
+            Denoising = (long)((step?.Bytes ?? 0) + transformer.InStage),
+            Decoding = (long)((decoding?.Bytes ?? 0) + vae.InStage),
             Frames = 3L * settings.Frames * settings.Height * settings.Width,
         };
         return new RequestCost(memory, Work(step, model.Transformer, model.Device), Work(decoding, model.Vae, model.Device));
+    }
+
+    /// <summary>The weights of a part that are in memory all the time, and those that are in memory only in its stage.</summary>
+    private readonly record struct PartWeights(double Kept, double InStage)
+    {
+        internal static PartWeights Of(object? network, double bytes, Residency? residency) =>
+            residency switch
+            {
+                Residency.Release => new(0, bytes),
+                Residency.Stream => new(0, network is nn.Module module ? Streamed(module) : bytes),
+                _ => new(bytes, 0),
+            };
+
+        // With streaming, the largest block is in memory, and the layers outside the blocks.
+        private static double Streamed(nn.Module module)
+        {
+            var blocks = module
+                .named_parameters()
+                .GroupBy(
+                    named =>
+                        named.name.Split('.') is var parts && Array.FindIndex(parts, part => part.All(char.IsAsciiDigit)) is >= 0 and var at
+                            ? string.Join('.', parts[..(at + 1)])
+                            : "",
+                    named => (double)(named.parameter.numel() * named.parameter.element_size()),
+                    StringComparer.Ordinal
+                )
+                .ToDictionary(group => group.Key, group => group.Sum(), StringComparer.Ordinal);
+            return blocks.GetValueOrDefault("") + blocks.Where(block => block.Key.Length > 0).Select(block => block.Value).DefaultIfEmpty().Max();
+        }
     }
 
     // The operations, with those of attention weighted by the time that they take compared with linear layers: measured on a CPU with AVX-512

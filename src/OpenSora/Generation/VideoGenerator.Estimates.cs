@@ -49,7 +49,7 @@ public sealed partial class VideoGenerator
         });
     }
 
-    private RequestCost CostOf(LoadedModel model, RequestPlan plan) => RequestCost.Of(model, plan, Decoder(model).Budget(model.Device));
+    private RequestCost CostOf(LoadedModel model, RequestPlan plan) => RequestCost.Of(model, plan, _options, Decoder(model).Budget(model.Device));
 
     private LatentDecoder Decoder(LoadedModel model) => new(model.Vae) { Memory = _options.DecodeMemory, Warn = LogLessMemory };
 

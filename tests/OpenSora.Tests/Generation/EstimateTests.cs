@@ -60,7 +60,19 @@ public class EstimateTests
             .Build();
         var (with, without) = (await kept.EstimateMemoryAsync(Request()), await released.EstimateMemoryAsync(Request()));
         without.Weights.ShouldBeLessThan(with.Weights);
-        without.TextEncoding.ShouldBe(new FileInfo(model["t5.safetensors"]).Length);
+        (without.TextEncoding - with.TextEncoding).ShouldBe(with.Weights - without.Weights);
+        var file = new FileInfo(model["t5.safetensors"]).Length; // with a header
+        ((double)(with.Weights - without.Weights)).ShouldBe(file, 0.02 * file);
+
+        using var streamed = VideoGenerator
+            .Create()
+            .UseModel(model.Path)
+            .UseBackend("cpu")
+            .Configure(options => options.TransformerResidency = Residency.Stream)
+            .Build();
+        var one = await streamed.EstimateMemoryAsync(Request());
+        var transformer = with.Weights - one.Weights;
+        (one.Denoising - with.Denoising).ShouldBeInRange(transformer / 3, transformer * 9 / 10); // the larger of two blocks, and the other layers
     }
 
     [Fact]

@@ -133,7 +133,7 @@ public class OptionsTests
 
         string[] expected =
         [
-            "OpenSora:Stepz is not an option. The options are AutoencoderResidency, Backend, FFmpegFolder, Frames",
+            "OpenSora:Stepz is not an option. The options are AutoencoderResidency, Backend, DecodeMemory, FFmpegFolder, Frames",
             "OpenSora:Sampler is 'euler'; it must be one of Iddpm, Ddim, DpmSolver, RectifiedFlow.",
             "OpenSora:Precision is 'half'; it must be one of Float32, BFloat16, Float16.",
             "OpenSora:Frames is 'many'; it must be a whole number.",
