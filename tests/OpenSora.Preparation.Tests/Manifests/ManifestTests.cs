@@ -358,48 +358,6 @@ public sealed class ManifestTests : IDisposable
         Should.Throw<ArgumentException>(() => ManifestColumns.Create([new("a", 1), new("A", 2)])).Message.ShouldContain("Several columns");
     }
 
-    [Theory]
-    [InlineData("huge.csv")]
-    [InlineData("huge.parquet")]
-    public async Task A_manifest_of_any_length_is_streamed(string name)
-    {
-        const int count = 150_000;
-        var most = 0L;
-        var before = GC.GetTotalMemory(forceFullCollection: true);
-        (await Manifest.WriteAsync(_folder[name], RowsAsync())).ShouldBe(count);
-        await foreach (var row in Manifest.ReadAsync(_folder[name]))
-        {
-            Measure(row.NumFrames!.Value);
-        }
-
-        // All rows at once need more than 160 MB.
-        (most - before).ShouldBeLessThan(100_000_000);
-
-        async IAsyncEnumerable<ManifestRow> RowsAsync()
-        {
-            await Task.Yield();
-            for (var i = 0; i < count; i++)
-            {
-                Measure(i);
-                yield return new ManifestRow
-                {
-                    Path = $"clips/{i:D8}.mp4",
-                    Text = $"caption number {i} of a synthetic manifest {new string('x', 400)}",
-                    NumFrames = i,
-                    Columns = [new("motion", i / 7d), new("kind", i % 2 == 0 ? "pan" : "tilt")],
-                };
-            }
-        }
-
-        void Measure(int i)
-        {
-            if (i % 30_000 == 29_999)
-            {
-                most = Math.Max(most, GC.GetTotalMemory(forceFullCollection: true));
-            }
-        }
-    }
-
     private async Task<string> WriteAsync(string name, IEnumerable<ManifestRow> rows, ManifestFormat? format = null)
     {
         await Manifest.WriteAsync(_folder[name], rows.ToAsyncEnumerable(), format);

@@ -106,30 +106,6 @@ public class DetectorTests
         );
     }
 
-    [Fact]
-    public void Memory_does_not_grow_with_the_length_of_a_video()
-    {
-        var frames = new Scenes().Shot(1, 20).Dissolve(2, 10, 20).Shot(3, 20).Frames;
-        ShotAnalysis[] analyses = [.. CutDetectors.Select(each => each.Data.Start()), new ThresholdDetector().Start()];
-        ShotFrame[] pair = [new(Scenes.Width, Scenes.Height), new(Scenes.Width, Scenes.Height)];
-        var found = 0;
-        long? before = null;
-        for (var i = 0; i < 12_000; i++)
-        {
-            var frame = pair[i % 2];
-            frame.SetRgb(frames[i % frames.Count], i, TimeSpan.FromSeconds(i / 25.0), i == 0 ? null : pair[1 - (i % 2)]);
-            found += analyses.Sum(analysis => analysis.Add(frame).Count);
-            if (i == 2000)
-            {
-                before = GC.GetTotalMemory(forceFullCollection: true);
-            }
-        }
-
-        found.ShouldBeGreaterThan(1000);
-        (GC.GetTotalMemory(forceFullCollection: true) - before!.Value).ShouldBeLessThan(1_000_000);
-        GC.KeepAlive(analyses);
-    }
-
     private static Scenes Fades(int level) =>
         new Scenes().Shot(1, 50).Blank(level, 10).Shot(2, 50).Fade(40, 10, level, isOut: true).Fade(60, 10, level, isOut: false);
 }
