@@ -5,7 +5,9 @@
 #   ./build.sh test             builds everything and runs all tests
 #   ./build.sh golden DIR       compares the library's numbers with recorded ones, one line per case
 #   ./build.sh bench [NAME]     runs the benchmarks
-#   ./build.sh pack             creates the NuGet packages in out/packages/
+#   ./build.sh pack             creates the NuGet packages in out/packages/ and checks them
+#   ./build.sh packages         does the same, and uses the packages as an application developer does
+#   ./build.sh api [PROJECT...] records the public API of libraries, such as OpenSora.Training, in src/*/PublicAPI.Unshipped.txt
 #   ./build.sh docs             creates the documentation with the API reference in out/docs/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -73,6 +75,16 @@ run_tests() {
   [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
 }
 
+pack() {
+  setup
+  rm -rf out/packages
+  for project in src/*/ templates; do
+    sdk pack "$project" -c Release -nodeReuse:false --verbosity quiet -tl:off -p:ContinuousIntegrationBuild=true -o out/packages "$@"
+  done
+  ls -l out/packages
+  tests/Packages/check.sh out/packages || fail "the packages are not complete"
+}
+
 verb=${1:-help}
 [ $# -gt 0 ] && shift
 case $verb in
@@ -97,14 +109,22 @@ case $verb in
     setup
     build benchmarks/OpenSora.Benchmarks
     dotnet benchmarks/OpenSora.Benchmarks/bin/Release/net10.0/OpenSora.Benchmarks.dll "$@" ;;
-  pack)
-    setup
-    sdk pack OpenSora.Lib.sln -c Release -nodeReuse:false --verbosity quiet -tl:off -o out/packages
-    ls -l out/packages ;;
+  pack) pack "$@" ;;
+  packages)
+    pack "$@"
+    tests/Packages/run.sh out/packages ;;
+  api)
+    [ $# -gt 0 ] || set -- $(cd src && dirname */PublicAPI.Unshipped.txt)
+    for project in "$@"; do
+      file=src/$project/PublicAPI.Unshipped.txt
+      [ -f "$file" ] || fail "$file does not exist"
+      echo '#nullable enable' >"$file"
+      sdk format analyzers "src/$project" --severity warn --diagnostics RS0016
+    done ;;
   docs)
     rm -rf out/docs out/obj/api
     restore_tools
     sdk docfx docfx.json --logLevel Warning --warningsAsErrors
     say "To read it in a browser: dotnet docfx serve out/docs" ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0" ;;
 esac

@@ -106,7 +106,14 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
         var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(Numbers);
         var elements = types.Select(group => $"{group.Count()} of {Escaped(group.Key)} with {Number(Numbers(group))} elements");
         Line($"{file.Tensors.Count} tensors: {string.Join("; ", elements)}");
-        Fits(architectures.Recognize(file));
+        try
+        {
+            Fits(architectures.Recognize(file));
+        }
+        catch (TypeInitializationException exception) when (exception.GetBaseException() is DllNotFoundException missing)
+        {
+            Line($"[yellow]the models that it fits are unknown:[/] {Escaped(missing.Message)}");
+        }
         Tensors(file);
     }
 

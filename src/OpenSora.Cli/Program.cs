@@ -34,7 +34,7 @@ inspect.SetAction(result =>
     }
 });
 
-return await new RootCommand("Tools for Open-Sora models.") { inspect, PrepareCommand.Create() }
+return await new RootCommand("Tools for Open-Sora models.") { inspect, PrepareCommand.Create(), SetupCommand.Create() }
     .Parse(args)
     .InvokeAsync(new InvocationConfiguration { ProcessTerminationTimeout = TimeSpan.FromSeconds(30) })
     .ConfigureAwait(false);

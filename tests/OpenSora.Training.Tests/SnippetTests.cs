@@ -7,7 +7,7 @@ using Microsoft.CodeAnalysis.Emit;
 
 namespace OpenSora.Training.Tests;
 
-/// <summary>Compiles the C# blocks of README.md and docs, and runs those that are programs and have no comment that says why they are compiled
+/// <summary>Compiles the C# blocks of README.md, docs and the readmes of packages, and runs those that are programs and have no comment that says why they are compiled
 /// only.</summary>
 public class SnippetTests
 {
@@ -146,6 +146,7 @@ public class SnippetTests
     private static IEnumerable<string> Pages() =>
         Directory
             .EnumerateFiles(Path.Combine(Root(), "docs"), "*.md", SearchOption.AllDirectories)
+            .Concat(Directory.GetDirectories(Path.Combine(Root(), "src")).Select(project => Path.Combine(project, "README.md")).Where(File.Exists))
             .Select(path => Path.GetRelativePath(Root(), path).Replace('\\', '/'))
             .Order(StringComparer.Ordinal)
             .Prepend("README.md");

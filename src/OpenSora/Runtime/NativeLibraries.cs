@@ -95,8 +95,13 @@ internal static class NativeLibraries
         if (libtorch is null)
         {
             throw new DllNotFoundException(
-                $"libtorch is missing: {FileName("torch_cpu")} is not in {Listed(folders)}. Reference the package TorchSharp-cpu, "
-                    + "or TorchSharp-cuda-linux or TorchSharp-cuda-windows for NVIDIA GPUs, in the project of the application."
+                $"libtorch is missing: {FileName("torch_cpu")} is not in {Listed(folders)}. "
+                    + (
+                        LibTorchPackage.IsSearched
+                            ? $"Run 'opensora setup' to download it, or set {LibTorchPackage.FolderVariable} to a folder with libtorch."
+                            : "Reference the package TorchSharp-cpu, or TorchSharp-cuda-linux or TorchSharp-cuda-windows for NVIDIA GPUs, "
+                                + "in the project of the application."
+                    )
             );
         }
 
@@ -175,16 +180,13 @@ internal static class NativeLibraries
             .Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries)
             .ToList();
         folders.Add(AppContext.BaseDirectory);
-        folders.Add(Path.Combine(AppContext.BaseDirectory, "runtimes", PortableIdentifier, "native"));
+        folders.Add(Path.Combine(AppContext.BaseDirectory, "runtimes", LibTorchPackage.Platform, "native"));
+        if (LibTorchPackage.IsSearched)
+        {
+            folders.AddRange(LibTorchPackage.Folders);
+        }
         return [.. folders.Select(folder => Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder))).Distinct(StringComparer.Ordinal)];
     }
-
-    private static string PortableIdentifier =>
-        (
-            OperatingSystem.IsWindows() ? "win-"
-            : OperatingSystem.IsMacOS() ? "osx-"
-            : "linux-"
-        ) + (RuntimeInformation.ProcessArchitecture == Architecture.Arm64 ? "arm64" : "x64");
 
     private static string FileName(string library) =>
         OperatingSystem.IsWindows() ? library + ".dll"
