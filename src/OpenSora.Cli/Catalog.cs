@@ -194,10 +194,20 @@ internal static class Catalog
                 {
                     Name = name,
                     Description = title,
-                    Denoiser = new ModelPart { Architecture = "pixart", Weights = weights, Config = ModelFolder.WriteConfig(config) },
+                    Denoiser = new ModelPart
+                    {
+                        Architecture = "pixart",
+                        Weights = weights,
+                        Config = ModelFolder.WriteConfig(config),
+                    },
                     Vae = Autoencoder,
                     TextEncoder = TextEncoder(120),
-                    Sampling = new SamplingDefaults { Sampler = SamplerKind.DpmSolver, Steps = 20, GuidanceScale = 4.5 },
+                    Sampling = new SamplingDefaults
+                    {
+                        Sampler = SamplerKind.DpmSolver,
+                        Steps = 20,
+                        GuidanceScale = 4.5,
+                    },
                     Video = Square(side, 1),
                     License = OpenRail,
                 },

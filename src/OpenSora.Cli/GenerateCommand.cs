@@ -10,7 +10,10 @@ namespace OpenSora.Cli;
 /// <summary>The command <c>opensora generate</c>.</summary>
 internal static class GenerateCommand
 {
-    private static readonly Argument<string> s_prompt = new("prompt") { Description = "The description of the video. \"\" generates without a prompt." };
+    private static readonly Argument<string> s_prompt = new("prompt")
+    {
+        Description = "The description of the video. \"\" generates without a prompt.",
+    };
 
     private static readonly Option<string> s_output = new("--out", "-o")
     {
@@ -142,9 +145,7 @@ internal static class GenerateCommand
                 await using (previews.ConfigureAwait(false))
                 {
                     var progress = new Reporter(stages, previews, count);
-                    await foreach (
-                        var video in generator.GenerateManyAsync(request, count, progress, cancellationToken).ConfigureAwait(false)
-                    )
+                    await foreach (var video in generator.GenerateManyAsync(request, count, progress, cancellationToken).ConfigureAwait(false))
                     {
                         var file = output.FileOf(videos.Count);
                         await output.WriteAsync(video.Frames, file, cancellationToken).ConfigureAwait(false);

@@ -10,8 +10,7 @@ internal static class InspectCommand
 {
     private static readonly Argument<string> s_path = new("path")
     {
-        Description =
-            "A weights file (safetensors, .pt, .pth, .bin, .ckpt), the index of a sharded file, a model folder, or a folder with weights.",
+        Description = "A weights file (safetensors, .pt, .pth, .bin, .ckpt), the index of a sharded file, a model folder, or a folder with weights.",
     };
 
     private static readonly Option<string?> s_section = new("--section")

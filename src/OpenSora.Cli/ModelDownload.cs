@@ -87,8 +87,7 @@ internal sealed class ModelDownload : IDisposable
             var progress = new Progress(report =>
                 stages.Report("Downloading", done + report.BytesDone, Total, $"{Terminal.Bytes(done + report.BytesDone)} of {Terminal.Bytes(Total)}")
             );
-            var snapshot = await _hub
-                .DownloadAsync(source.Repository, commit, [.. files.Select(file => file.Path)], progress, cancellationToken)
+            var snapshot = await _hub.DownloadAsync(source.Repository, commit, [.. files.Select(file => file.Path)], progress, cancellationToken)
                 .ConfigureAwait(false);
             foreach (var file in files)
             {

@@ -20,10 +20,11 @@ internal static class ModelVerification
 
     public static async Task<int> RunAsync(string path, Terminal terminal, CancellationToken cancellationToken)
     {
-        var record = Directory.Exists(path) ? DownloadRecord.Read(path) : null;
-        var isModel = File.Exists(Path.Combine(path, ModelFolder.FileName)) || record is null;
-        var model = isModel ? ModelFolder.Open(path) : null;
+        // The folder of a downloaded part has a record of the download, but no model.json.
+        var isPart = File.Exists(Path.Combine(path, ModelDownload.RecordName)) && !File.Exists(Path.Combine(path, ModelFolder.FileName));
+        var model = isPart ? null : ModelFolder.Open(path);
         var folder = model?.Path ?? Path.GetFullPath(path);
+        var record = DownloadRecord.Read(folder);
         var results = await terminal
             .WithProgressAsync(async stages =>
             {
@@ -44,14 +45,23 @@ internal static class ModelVerification
         var problems = results.Count(result => result.Problem is not null);
         if (terminal.IsJson)
         {
-            terminal.WriteJson(new { Folder = folder, IsValid = problems == 0, Checks = results });
+            terminal.WriteJson(
+                new
+                {
+                    Folder = folder,
+                    IsValid = problems == 0,
+                    Checks = results,
+                }
+            );
         }
         else
         {
             foreach (var (file, check, problem) in results)
             {
                 await terminal
-                    .Output.WriteLineAsync(problem is null ? $"{file}: {(check is "hash" ? "the hash is right" : "every tensor fits")}" : $"{file}: {problem}")
+                    .Output.WriteLineAsync(
+                        problem is null ? $"{file}: {(check is "hash" ? "the hash is right" : "every tensor fits")}" : $"{file}: {problem}"
+                    )
                     .ConfigureAwait(false);
             }
 

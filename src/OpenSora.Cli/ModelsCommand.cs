@@ -7,7 +7,10 @@ namespace OpenSora.Cli;
 /// <summary>The commands <c>opensora models list</c>, <c>download</c> and <c>verify</c>.</summary>
 internal static class ModelsCommand
 {
-    private static readonly Argument<string> s_name = new("name") { Description = "The name of a published model or part; 'models list' lists them." };
+    private static readonly Argument<string> s_name = new("name")
+    {
+        Description = "The name of a published model or part; 'models list' lists them.",
+    };
 
     private static readonly Option<string?> s_output = new("--out", "-o")
     {
@@ -44,7 +47,9 @@ internal static class ModelsCommand
 
     internal static Command Create()
     {
-        s_name.CompletionSources.Add(_ => Catalog.Entries.Select(entry => entry.Name).Select(name => new System.CommandLine.Completions.CompletionItem(name)));
+        s_name.CompletionSources.Add(_ =>
+            Catalog.Entries.Select(entry => entry.Name).Select(name => new System.CommandLine.Completions.CompletionItem(name))
+        );
         var list = new Command("list", "Lists the models on this machine and the published models that can be downloaded.") { CommandLine.Json };
         list.SetAction(Terminal.Action((_, terminal, _) => Task.FromResult(List(terminal))));
 

@@ -17,7 +17,11 @@ internal static class PlanCommand
 
     private static readonly Option<string> s_hardware = new("--hardware") { DefaultValueFactory = _ => "h100", Description = "The device." };
     private static readonly Option<int> s_devices = new("--devices") { DefaultValueFactory = _ => 1, Description = "The number of devices." };
-    private static readonly Option<double?> s_price = new("--price") { HelpName = "USD", Description = "The price of a device per hour in US dollars." };
+    private static readonly Option<double?> s_price = new("--price")
+    {
+        HelpName = "USD",
+        Description = "The price of a device per hour in US dollars.",
+    };
 
     private static readonly Option<double?> s_memory = new("--memory")
     {
@@ -94,7 +98,8 @@ internal static class PlanCommand
         var model = ModelFolder.Open(file.Run.Model);
         var (description, video) = (model.Description, model.Description.Video);
         var architecture = TrainCommand.ArchitectureOf(model);
-        var config = architecture.ReadConfig(file.Run.Denoiser ?? TrainCommand.ConfigOf(description.Denoiser)) as StdiTConfig
+        var config =
+            architecture.ReadConfig(file.Run.Denoiser ?? TrainCommand.ConfigOf(description.Denoiser)) as StdiTConfig
             ?? throw new InvalidOperationException(
                 $"The cost of {description.Denoiser.Architecture} cannot be estimated; 'opensora plan' supports the architectures stdit and pixart."
             );
@@ -119,7 +124,8 @@ internal static class PlanCommand
             Average = file.Training.Stages.Any(stage => stage.EmaDecay is not null),
             Stages =
             [
-                .. file.Training.Stages.Select(stage => (stage, source: file.Run.Sources[stage.Source]))
+                .. file
+                    .Training.Stages.Select(stage => (stage, source: file.Run.Sources[stage.Source]))
                     .Select(each => new PlannedStage
                     {
                         Name = each.stage.Name,

@@ -115,7 +115,9 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
 
         foreach (var (key, value) in file.Metadata.Take(all ? int.MaxValue : Few))
         {
-            Line($"{Terminal.Escaped(key)} = {Terminal.Escaped(value.Length > 200 && !all ? $"{value[..200]}... ({value.Length} characters)" : value)}");
+            Line(
+                $"{Terminal.Escaped(key)} = {Terminal.Escaped(value.Length > 200 && !all ? $"{value[..200]}... ({value.Length} characters)" : value)}"
+            );
         }
 
         var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(Numbers);

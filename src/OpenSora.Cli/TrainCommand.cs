@@ -23,7 +23,12 @@ internal static class TrainCommand
 
     internal static Command Create()
     {
-        var command = new Command("train", "Trains a model in stages. A run that was stopped continues.") { Configuration, s_validate, CommandLine.Json };
+        var command = new Command("train", "Trains a model in stages. A run that was stopped continues.")
+        {
+            Configuration,
+            s_validate,
+            CommandLine.Json,
+        };
         command.SetAction(Terminal.Action(RunAsync, "Stopped. The same command continues."));
         return command;
     }

@@ -128,7 +128,9 @@ internal sealed record TrainingFile(IConfiguration Section, TrainingOptions Trai
                 return section.Deserialize<TrainingRunOptions>(s_json) ?? new TrainingRunOptions();
             }
 
-            problems.Add("There is no section Run; it names the model and the sources, such as \"Run\": { \"Sources\": { \"clips\": { \"Path\": \"clips\" } } }.");
+            problems.Add(
+                "There is no section Run; it names the model and the sources, such as \"Run\": { \"Sources\": { \"clips\": { \"Path\": \"clips\" } } }."
+            );
         }
         catch (JsonException exception)
         {

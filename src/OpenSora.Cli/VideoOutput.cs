@@ -102,11 +102,10 @@ internal sealed class PreviewFiles : IAsyncDisposable
 
     private async Task WriteAsync(string path, Stages stages)
     {
-        var written = 0;
         await foreach (var preview in _previews.Reader.ReadAllAsync().ConfigureAwait(false))
         {
             await new VideoWriter().WriteAsync(preview.ContactSheet(), path, VideoFormat.Image).ConfigureAwait(false);
-            stages.Report("Preview", ++written, double.MaxValue, path);
+            stages.Report("Preview", 1, 1, path);
         }
     }
 }

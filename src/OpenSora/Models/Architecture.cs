@@ -189,8 +189,8 @@ public sealed record Architecture<TNetwork>
     {
         ArgumentNullException.ThrowIfNull(file);
         using var shapes = Parameters.ShapesOnly();
-        using var module = _module(Checked(config)) as nn.Module
-            ?? throw new ArgumentException($"The architecture {Name} has no weights.", nameof(config));
+        using var module =
+            _module(Checked(config)) as nn.Module ?? throw new ArgumentException($"The architecture {Name} has no weights.", nameof(config));
         return ModuleMatch.Best(module.state_dict(), file, section => Loading?.Invoke(config, section) ?? new LoadOptions()).Report;
     }
 

@@ -172,7 +172,12 @@ internal sealed class FakeHub : IAsyncDisposable
 
         if (request.IsFor("/store/"))
         {
-            return Others.Values.SelectMany(other => other.Values).Concat(Files.Values).FirstOrDefault(content => request.Path.EndsWith(Sha256(content), StringComparison.Ordinal)) is { } stored
+            return
+                Others
+                    .Values.SelectMany(other => other.Values)
+                    .Concat(Files.Values)
+                    .FirstOrDefault(content => request.Path.EndsWith(Sha256(content), StringComparison.Ordinal))
+                    is { } stored
                 ? Part(request, stored)
                 : new Answer(404, []);
         }
