@@ -100,13 +100,13 @@ internal static class BenchCommand
             return CommandLine.Success;
         }
 
-        var culture = CultureInfo.InvariantCulture;
+        var (culture, frames) = (CultureInfo.InvariantCulture, video.Frames);
         await terminal
             .Output.WriteLineAsync(
                 string.Create(
                     culture,
                     $"""
-                    {video.Model} on {video.Backend}: {video.Frames.Count} frames of {video.Frames.Width}x{video.Frames.Height}, guidance {video.GuidanceScale:0.##}
+                    {video.Model} on {video.Backend}: {frames.Count} frames of {frames.Width}x{frames.Height}, guidance {video.GuidanceScale:0.##}
                     load the model    {load.Elapsed.TotalSeconds, 8:F2} s
                     encode the prompt {text, 8:F3} s
                     denoise           {step, 8:F3} s per step

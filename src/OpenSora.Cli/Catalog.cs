@@ -118,7 +118,7 @@ internal static class Catalog
     /// <exception cref="ArgumentException">There is no such entry.</exception>
     public static CatalogEntry Find(string name) =>
         Entries.FirstOrDefault(entry => entry.Name.Equals(name, StringComparison.OrdinalIgnoreCase))
-        ?? throw new ArgumentException($"There is no published model '{name}'. 'opensora models list' lists them.");
+        ?? throw new ArgumentException($"There is no published model '{name}'. 'opensora models list' lists them.", nameof(name));
 
     private static CatalogEntry Part(string name, string title, CatalogSource source) => new(name, title, source with { Folder = "" });
 

@@ -259,7 +259,7 @@ internal sealed record Networks(IVideoTransformer Transformer, IVideoAutoencoder
             StdiT2Config stdit2 => new StdiT2(stdit2),
             StdiT3Config stdit3 => new StdiT3(stdit3),
             DiTConfig dit => new DiT(dit),
-            _ => throw new ArgumentException($"A new transformer cannot be created from {config.GetType().Name}."),
+            _ => throw new ArgumentException($"A new transformer cannot be created from {config.GetType().Name}.", nameof(config)),
         };
         ((TorchSharp.torch.nn.Module)transformer).UseComputeType(precision);
         return transformer;

@@ -129,7 +129,8 @@ internal sealed record TrainingFile(IConfiguration Section, TrainingOptions Trai
             }
 
             problems.Add(
-                "There is no section Run; it names the model and the sources, such as \"Run\": { \"Sources\": { \"clips\": { \"Path\": \"clips\" } } }."
+                "There is no section Run; it names the model and the sources, "
+                    + "such as \"Run\": { \"Sources\": { \"clips\": { \"Path\": \"clips\" } } }."
             );
         }
         catch (JsonException exception)

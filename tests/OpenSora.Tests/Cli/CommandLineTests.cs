@@ -110,12 +110,10 @@ public sealed class CommandLineTests : IDisposable
     {
         var script = (await Opensora.RunAsync("completion", "bash")).Output;
         await File.WriteAllTextAsync(_folder["completion.sh"], script);
-        await File.WriteAllTextAsync(_folder["opensora"], $"#!/bin/sh\nexec dotnet {Opensora.Program} \"$@\"\n");
-        File.SetUnixFileMode(_folder["opensora"], UnixFileMode.UserRead | UnixFileMode.UserExecute);
         var test =
-            $"PATH={_folder.Path}:$PATH; source {_folder["completion.sh"]}; COMP_LINE='opensora models down'; COMP_POINT=20; "
+            $"opensora() {{ dotnet {Opensora.Program} \"$@\"; }}; source {_folder["completion.sh"]}; COMP_LINE='opensora models down'; COMP_POINT=20; "
             + "COMP_WORDS=(opensora models down); COMP_CWORD=2; _opensora; echo \"${COMPREPLY[@]}\"; complete -p opensora";
-        using var bash = Process.Start(new ProcessStartInfo("bash", ["-c", test]) { RedirectStandardOutput = true })!;
+        using var bash = Process.Start(new ProcessStartInfo("bash", ["-c", test]) { RedirectStandardOutput = true, UseShellExecute = false })!;
         var output = await bash.StandardOutput.ReadToEndAsync();
         await bash.WaitForExitAsync();
         output.Split('\n')[0].ShouldBe("download");
@@ -143,6 +141,7 @@ public sealed class CommandLineTests : IDisposable
             {
                 RedirectStandardOutput = true,
                 RedirectStandardError = true,
+                UseShellExecute = false,
                 Environment = { ["LD_DEBUG"] = "files" },
             };
             process.Start();

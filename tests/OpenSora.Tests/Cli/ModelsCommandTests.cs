@@ -160,7 +160,7 @@ public sealed class ModelsCommandTests : IAsyncLifetime
     public void Descriptions_fit_the_published_tensors(string name, string manifest)
     {
         var part = Catalog.Find(name).Description!().Denoiser;
-        var architecture = Architectures.BuiltIn.Transformers.First(known => known.Name == part.Architecture);
+        var architecture = Architectures.BuiltIn.Transformers.First(known => known.Name.Equals(part.Architecture, StringComparison.Ordinal));
         var config = architecture.ReadConfig(TrainCommand.ConfigOf(part));
         using var file = new InspectTests.Published(manifest, "");
         var report = architecture.Compare(config, file);
