@@ -104,14 +104,14 @@ internal static class PrepareCommand
             s_parquet,
             s_processors,
             s_restart,
+            CommandLine.Json,
         };
-        command.SetAction(RunAsync);
+        command.SetAction(Terminal.Action(RunAsync, "Stopped. The same command continues."));
         return command;
     }
 
-    private static async Task<int> RunAsync(ParseResult arguments, CancellationToken cancellationToken)
+    private static async Task<int> RunAsync(ParseResult arguments, Terminal terminal, CancellationToken cancellationToken)
     {
-        var console = AnsiConsole.Console;
         List<IDisposable> disposables = [];
         try
         {
@@ -141,19 +141,32 @@ internal static class PrepareCommand
                 builder.CaptionWith(CombinedCaptioner.FirstOf([.. captions.Select(name => CreateCaptioner(name, arguments, disposables))]));
             }
 
-            var report = await WithProgressAsync(console, progress => builder.Build().RunAsync(progress, cancellationToken)).ConfigureAwait(false);
-            Print(console, report);
-            return 0;
-        }
-        catch (OperationCanceledException)
-        {
-            Console.Error.WriteLine("Stopped. The same command continues.");
-            return 130;
-        }
-        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException or ArgumentException)
-        {
-            Console.Error.WriteLine(exception.Message);
-            return 1;
+            var report = await terminal
+                .WithProgressAsync(stages => builder.Build().RunAsync(new Reporter(stages), cancellationToken))
+                .ConfigureAwait(false);
+            if (terminal.IsJson)
+            {
+                terminal.WriteJson(
+                    new
+                    {
+                        report.Manifest,
+                        report.Statistics,
+                        report.Sources,
+                        report.Shots,
+                        report.Clips,
+                        report.Kept,
+                        report.Dropped,
+                        DroppedSources = report.DroppedSources.Select(each => new { each.Source, each.Message }),
+                        PassedOver = report.PassedOver.Select(each => new { each.Path, each.Reason }),
+                    }
+                );
+            }
+            else
+            {
+                Print(terminal.CreateConsole(), report);
+            }
+
+            return CommandLine.Success;
         }
         finally
         {
@@ -217,34 +230,6 @@ internal static class PrepareCommand
         }
     }
 
-    private static async Task<PreparationReport> WithProgressAsync(
-        IAnsiConsole console,
-        Func<IProgress<PreparationProgress>, Task<PreparationReport>> run
-    )
-    {
-        if (Console.IsOutputRedirected)
-        {
-            return await run(new ProgressLines(Console.Out)).ConfigureAwait(false);
-        }
-
-        return await console
-            .Progress()
-            .HideCompleted(false)
-            .Columns(
-                new TaskDescriptionColumn { Alignment = Justify.Left },
-                new ProgressBarColumn(),
-                new PercentageColumn(),
-                new RemainingTimeColumn(),
-                new SpinnerColumn()
-            )
-            .StartAsync(context =>
-            {
-                var tasks = Enum.GetValues<PreparationStage>().Select(stage => context.AddTask($"{stage}", autoStart: false, maxValue: 1)).ToArray();
-                return run(new StageTasks(tasks));
-            })
-            .ConfigureAwait(false);
-    }
-
     private static void Print(IAnsiConsole console, PreparationReport report)
     {
         if (report.Dropped.Count > 0)
@@ -277,49 +262,17 @@ internal static class PrepareCommand
         console.WriteLine($"Statistics: {report.Statistics}");
     }
 
-    // One bar for each stage.
-    private sealed class StageTasks(ProgressTask[] tasks) : IProgress<PreparationProgress>
+    private sealed class Reporter(Stages stages) : IProgress<PreparationProgress>
     {
         public void Report(PreparationProgress value)
         {
-            var task = tasks[(int)value.Stage];
-            if (!task.IsStarted)
-            {
-                task.StartTask();
-            }
-
-            task.MaxValue = Math.Max(1, value.Total);
-            task.Value = Math.Min(task.MaxValue, value.Done + value.Dropped);
             var dropped = value.Dropped > 0 ? string.Create(CultureInfo.InvariantCulture, $", {value.Dropped} dropped") : "";
-            task.Description = string.Create(CultureInfo.InvariantCulture, $"{value.Stage} {value.Done:F0}/{value.Total}{dropped}");
-        }
-    }
-
-    // At most one line in ten seconds for each stage, for logs.
-    private sealed class ProgressLines(TextWriter output) : IProgress<PreparationProgress>
-    {
-        private readonly Lock _lock = new();
-        private readonly Dictionary<PreparationStage, DateTime> _written = [];
-
-        public void Report(PreparationProgress value)
-        {
-            lock (_lock)
-            {
-                var now = DateTime.UtcNow;
-                if (
-                    _written.TryGetValue(value.Stage, out var last)
-                    && now - last < TimeSpan.FromSeconds(10)
-                    && value.Done + value.Dropped < value.Total
-                )
-                {
-                    return;
-                }
-
-                _written[value.Stage] = now;
-                output.WriteLine(
-                    string.Create(CultureInfo.InvariantCulture, $"{value.Stage}: {value.Done:F1} of {value.Total}, {value.Dropped} dropped")
-                );
-            }
+            stages.Report(
+                $"{value.Stage}",
+                value.Done + value.Dropped,
+                value.Total,
+                string.Create(CultureInfo.InvariantCulture, $"{value.Done:F1} of {value.Total}{dropped}")
+            );
         }
     }
 }

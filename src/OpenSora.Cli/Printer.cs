@@ -36,8 +36,8 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
     private void Model(ModelFolder folder)
     {
         var description = folder.Description;
-        Line($"[bold]{Escaped(description.Name)}[/]: a model folder, {Escaped(folder.Path)}");
-        Line(Escaped(description.Description ?? ""));
+        Line($"[bold]{Terminal.Escaped(description.Name)}[/]: a model folder, {Terminal.Escaped(folder.Path)}");
+        Line(Terminal.Escaped(description.Description ?? ""));
         foreach (
             var (title, part) in new[]
             {
@@ -59,16 +59,31 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
         }
     }
 
+    /// <summary>Finds the weights files of a path: the file itself, those of a model folder, or those in a folder and its subfolders.</summary>
+    /// <exception cref="InvalidWeightsException">The folder has no weights.</exception>
+    public static IReadOnlyList<string> FilesOf(string path)
+    {
+        if (!Directory.Exists(path))
+        {
+            return [path];
+        }
+
+        if (File.Exists(Path.Combine(path, ModelFolder.FileName)))
+        {
+            var folder = ModelFolder.Open(path);
+            var (denoiser, vae, text) = (folder.Description.Denoiser, folder.Description.Vae, folder.Description.TextEncoder);
+            return [.. new[] { denoiser.Weights, vae.Weights, text.Weights }.OfType<string>().Select(name => Path.Combine(folder.Path, name))];
+        }
+
+        string[] folders = [path, .. Directory.GetDirectories(path).Order(StringComparer.Ordinal)];
+        var files = folders.SelectMany(folder => WeightsFile.InFolder(folder)).ToList();
+        return files.Count > 0 ? files : throw new InvalidWeightsException(path, "neither the folder nor its subfolders contain weights.");
+    }
+
     /// <summary>Prints a folder with weights, or with subfolders that contain weights, as in a pipeline from a hub.</summary>
     private void Folder(string path, string? section)
     {
-        string[] folders = [path, .. Directory.GetDirectories(path).Order(StringComparer.Ordinal)];
-        var files = folders.SelectMany(folder => WeightsFile.InFolder(folder)).ToList();
-        if (files.Count == 0)
-        {
-            throw new InvalidWeightsException(path, "neither the folder nor its subfolders contain weights.");
-        }
-
+        var files = FilesOf(path);
         foreach (var file in files)
         {
             if (files.Count > 1)
@@ -84,8 +99,8 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
     {
         using var file = WeightsFile.Open(path, section);
         Line(
-            $"[bold]{Escaped(Path.GetFileName(file.Path))}[/]: {Escaped(file.Format)}, "
-                + $"{Bytes(file.Tensors.Values.Sum(entry => entry.Length))} of tensors"
+            $"[bold]{Terminal.Escaped(Path.GetFileName(file.Path))}[/]: {Terminal.Escaped(file.Format)}, "
+                + $"{Terminal.Bytes(file.Tensors.Values.Sum(entry => entry.Length))} of tensors"
         );
         if (file.Sections.Count > 1 || file.Section.Length > 0)
         {
@@ -94,17 +109,19 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
 
         if (file.Skipped.Count > 0)
         {
-            var shown = Escaped(string.Join(", ", file.Skipped.Take(all ? int.MaxValue : Few)));
+            var shown = Terminal.Escaped(string.Join(", ", file.Skipped.Take(all ? int.MaxValue : Few)));
             Line($"skipped objects: {shown}{(file.Skipped.Count > Few && !all ? ", ..." : "")}");
         }
 
         foreach (var (key, value) in file.Metadata.Take(all ? int.MaxValue : Few))
         {
-            Line($"{Escaped(key)} = {Escaped(value.Length > 200 && !all ? $"{value[..200]}... ({value.Length} characters)" : value)}");
+            Line(
+                $"{Terminal.Escaped(key)} = {Terminal.Escaped(value.Length > 200 && !all ? $"{value[..200]}... ({value.Length} characters)" : value)}"
+            );
         }
 
         var types = file.Tensors.Values.GroupBy(entry => entry.Type, StringComparer.Ordinal).OrderByDescending(Numbers);
-        var elements = types.Select(group => $"{group.Count()} of {Escaped(group.Key)} with {Number(Numbers(group))} elements");
+        var elements = types.Select(group => $"{group.Count()} of {Terminal.Escaped(group.Key)} with {Number(Numbers(group))} elements");
         Line($"{file.Tensors.Count} tensors: {string.Join("; ", elements)}");
         try
         {
@@ -112,13 +129,13 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
         }
         catch (TypeInitializationException exception) when (exception.GetBaseException() is DllNotFoundException missing)
         {
-            Line($"[yellow]the models that it fits are unknown:[/] {Escaped(missing.Message)}");
+            Line($"[yellow]the models that it fits are unknown:[/] {Terminal.Escaped(missing.Message)}");
         }
         Tensors(file);
     }
 
     private static string Section(string name, int tensors, string selected) =>
-        $"{Escaped(name.Length == 0 ? "(outermost)" : name)} ({tensors} tensors"
+        $"{Terminal.Escaped(name.Length == 0 ? "(outermost)" : name)} ({tensors} tensors"
         + $"{(name.Equals(selected, StringComparison.Ordinal) ? ", selected" : "")})";
 
     private void Fits(IReadOnlyList<WeightsMatch> fits)
@@ -135,7 +152,7 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
             var report = fit.Report;
             Line(
                 (fit.Problems == 0 ? "[green]fits[/] " : "[yellow]closest:[/] ")
-                    + $"[bold]{Escaped(fit.Title)}[/]{(fit.Sizes.Length > 0 ? $" ({Escaped(fit.Sizes)})" : "")}"
+                    + $"[bold]{Terminal.Escaped(fit.Title)}[/]{(fit.Sizes.Length > 0 ? $" ({Terminal.Escaped(fit.Sizes)})" : "")}"
             );
             (string What, IReadOnlyList<string> Names)[] lists =
             [
@@ -149,13 +166,13 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
             ];
             foreach (var (what, names) in lists.Where(list => list.Names.Count > 0))
             {
-                var shown = Escaped(string.Join(", ", names.Take(all ? int.MaxValue : 4))) + (names.Count > 4 && !all ? ", ..." : "");
+                var shown = Terminal.Escaped(string.Join(", ", names.Take(all ? int.MaxValue : 4))) + (names.Count > 4 && !all ? ", ..." : "");
                 Line($"  {names.Count} {what}{(what is "loaded" ? "" : $": {shown}")}");
             }
 
             if (report.Unwrapped.Count > 0)
             {
-                Line($"  extracted from {Escaped(string.Join(", ", report.Unwrapped))}");
+                Line($"  extracted from {Terminal.Escaped(string.Join(", ", report.Unwrapped))}");
             }
         }
 
@@ -172,8 +189,8 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
         foreach (var entry in file.Tensors.Values.Take(all ? int.MaxValue : Few))
         {
             table.AddRow(
-                Escaped(entry.Name),
-                Escaped(entry.Type),
+                Terminal.Escaped(entry.Name),
+                Terminal.Escaped(entry.Type),
                 string.Join(" x ", entry.Shape) + (entry.Strides is null ? "" : " (strided)"),
                 Number(entry.Elements)
             );
@@ -189,24 +206,13 @@ internal sealed class Printer(IAnsiConsole console, bool all, Architectures arch
     private void Heading(string text)
     {
         console.WriteLine();
-        console.Write(new Rule(Escaped(text)).LeftJustified());
+        console.Write(new Rule(Terminal.Escaped(text)).LeftJustified());
     }
 
     private void Line(string markup) => console.MarkupLine(markup);
-
-    // Text from a file may contain markup and control characters.
-    private static string Escaped(string text) => Markup.Escape(string.Concat(text.Select(c => char.IsControl(c) ? '\uFFFD' : c)));
 
     // With strides of 0, small files can declare large tensors.
     private static Int128 Numbers(IEnumerable<TensorEntry> entries) => entries.Aggregate(Int128.Zero, (sum, entry) => sum + entry.Elements);
 
     private static string Number(Int128 number) => number.ToString("N0", CultureInfo.InvariantCulture);
-
-    private static string Bytes(long bytes) =>
-        bytes switch
-        {
-            >= 1_000_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e9:F2} GB"),
-            >= 1_000_000 => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e6:F1} MB"),
-            _ => string.Create(CultureInfo.InvariantCulture, $"{bytes / 1e3:F1} kB"),
-        };
 }

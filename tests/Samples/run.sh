@@ -85,5 +85,25 @@ sample PrepareAndTrain prepared/result.mp4 films --minutes 0.02 --out prepared -
 check "opensora prepare" data/manifest.csv src/OpenSora.Cli/bin/Release/net10.0/OpenSora.Cli.dll \
   prepare films --out data --captions sidecar --where "black < 0.5" --parquet
 
+# The command line. Models are searched in folders named 'models'.
+opensora() {
+  local name=$1 file=$2; shift 2
+  check "opensora $name" "$file" src/OpenSora.Cli/bin/Release/net10.0/OpenSora.Cli.dll "$@"
+}
+cat > "$folder/train.json" << 'JSON'
+{
+  "OpenSora": { "Training": {
+    "Stages": [ { "Name": "stills", "Source": "stills", "Steps": 2, "BatchSize": 1 } ],
+    "Checkpoints": { "Folder": "run/command" } } },
+  "Run": { "Model": "tiny", "Output": "trained", "Sources": { "stills": { "Path": "clips", "Frames": 1 } } }
+}
+JSON
+opensora generate goat.mp4 generate "a goat" --out goat.mp4 --steps 1 --frames 8 --seed 7 --json
+opensora train trained/model.json train train.json
+opensora plan log plan train.json
+opensora bench log bench --model trained --frames 1 --steps 1
+opensora verify log models verify trained
+opensora diagnose log diagnose
+
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

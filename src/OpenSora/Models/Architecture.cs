@@ -180,6 +180,20 @@ public sealed record Architecture<TNetwork>
         return module?.CountParameters() ?? new Dictionary<string, long>(StringComparer.Ordinal);
     }
 
+    /// <summary>Compares weights with the network of a configuration, without loading them. No memory is allocated for the network.</summary>
+    /// <param name="config">A configuration of type <see cref="ConfigType"/>.</param>
+    /// <param name="file">The open weights file.</param>
+    /// <returns>The report that loading would return. If the weights fit, it is complete (<see cref="LoadReport.IsComplete"/>).</returns>
+    /// <exception cref="ArgumentException">The configuration has the wrong type or is invalid, or the network has no weights.</exception>
+    public LoadReport Compare(object config, WeightsFile file)
+    {
+        ArgumentNullException.ThrowIfNull(file);
+        using var shapes = Parameters.ShapesOnly();
+        using var module =
+            _module(Checked(config)) as nn.Module ?? throw new ArgumentException($"The architecture {Name} has no weights.", nameof(config));
+        return ModuleMatch.Best(module.state_dict(), file, section => Loading?.Invoke(config, section) ?? new LoadOptions()).Report;
+    }
+
     /// <summary>Compares weights with the networks of this architecture that they may belong to.</summary>
     internal IEnumerable<WeightsMatch> Recognize(WeightsFile file)
     {

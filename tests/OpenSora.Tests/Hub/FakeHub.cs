@@ -28,6 +28,9 @@ internal sealed class FakeHub : IAsyncDisposable
     /// <summary>Contents by path.</summary>
     public Dictionary<string, byte[]> Files { get; } = new(StringComparer.Ordinal);
 
+    /// <summary>The contents by path of further repositories by name.</summary>
+    public Dictionary<string, Dictionary<string, byte[]>> Others { get; } = new(StringComparer.Ordinal);
+
     /// <summary>The address of large files, those of more than 1000 bytes; null for this server.</summary>
     public FakeHub? Store { get; set; }
 
@@ -143,18 +146,25 @@ internal sealed class FakeHub : IAsyncDisposable
         );
     }
 
-    private Answer Usual(Request request)
+    private Answer Usual(Request request) =>
+        Others
+            .Where(other => request.IsFor($"/api/models/{other.Key}/") || request.IsFor($"/{other.Key}/"))
+            .Select(other => Usual(request, other.Key, other.Value))
+            .FirstOrDefault()
+        ?? Usual(request, Repository, Files);
+
+    private Answer Usual(Request request, string repository, Dictionary<string, byte[]> files)
     {
-        if (request.IsFor($"/api/models/{Repository}/revision/"))
+        if (request.IsFor($"/api/models/{repository}/revision/"))
         {
             return new Answer(
                 200,
                 JsonSerializer.SerializeToUtf8Bytes(
                     new
                     {
-                        id = Repository,
+                        id = repository,
                         sha = Commit,
-                        siblings = Files.Keys.Select(file => new { rfilename = file }),
+                        siblings = files.Keys.Select(file => new { rfilename = file }),
                     }
                 )
             );
@@ -162,13 +172,18 @@ internal sealed class FakeHub : IAsyncDisposable
 
         if (request.IsFor("/store/"))
         {
-            return Files.Values.FirstOrDefault(content => request.Path.EndsWith(Sha256(content), StringComparison.Ordinal)) is { } stored
+            return
+                Others
+                    .Values.SelectMany(other => other.Values)
+                    .Concat(Files.Values)
+                    .FirstOrDefault(content => request.Path.EndsWith(Sha256(content), StringComparison.Ordinal))
+                    is { } stored
                 ? Part(request, stored)
                 : new Answer(404, []);
         }
 
-        var prefix = $"/{Repository}/resolve/{Commit}/";
-        if (!request.IsFor(prefix) || !Files.TryGetValue(Uri.UnescapeDataString(request.Path[prefix.Length..]), out var body))
+        var prefix = $"/{repository}/resolve/{Commit}/";
+        if (!request.IsFor(prefix) || !files.TryGetValue(Uri.UnescapeDataString(request.Path[prefix.Length..]), out var body))
         {
             return new Answer(404, []) { Headers = { ["X-Error-Message"] = "Entry not found" } };
         }

@@ -330,7 +330,7 @@ public sealed class InspectTests : IDisposable
     }
 
     /// <summary>A published checkpoint's names and shapes, without its values.</summary>
-    private sealed class Published(string manifest, string prefix, Func<string, string?>? rename = null, (string Name, long[] Shape)? claim = null)
+    internal sealed class Published(string manifest, string prefix, Func<string, string?>? rename = null, (string Name, long[] Shape)? claim = null)
         : WeightsFile(manifest)
     {
         public override string Format => "names and shapes";

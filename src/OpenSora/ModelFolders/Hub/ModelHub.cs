@@ -79,15 +79,7 @@ public sealed partial class ModelHub : IDisposable
         }
 
         var hub = Client();
-        var (commit, all) = await hub.ListAsync(repository, revision, cancellationToken).ConfigureAwait(false);
-        var files = include is null ? all : [.. all.Where(file => include.Any(pattern => Matches(pattern, file)))];
-        if (files.Count == 0)
-        {
-            throw new ModelHubException(
-                $"'{repository}' at revision '{revision}' has no {(include is null ? "files" : $"files that match {string.Join(", ", include)}")}."
-                    + $"{(all.Count == 0 ? "" : $" It has {all.Count}: {string.Join(", ", all.Take(8))}{(all.Count > 8 ? ", ..." : "")}")}"
-            );
-        }
+        var (commit, files) = await SelectAsync(hub, repository, revision, include, cancellationToken).ConfigureAwait(false);
 
         // A commit never changes, so files already in its folder are not requested again.
         var cache = new HubCache(_options.ResolvedCacheFolder, repository, _links);
@@ -137,6 +129,44 @@ public sealed partial class ModelHub : IDisposable
             progress?.Report(new DownloadProgress(file, filesDone, files.Count, bytesDone + done, Math.Max(bytes, bytesDone + done)));
     }
 
+    /// <summary>Lists the files of a repository with their sizes and checksums, without downloading them.</summary>
+    /// <param name="repository">The repository, such as <c>organization/name</c>.</param>
+    /// <param name="revision">A branch, a tag or a commit hash.</param>
+    /// <param name="include">Patterns as in <see cref="DownloadAsync"/>. At least one file must match each pattern. If null, all files are
+    /// listed.</param>
+    /// <param name="cancellationToken">A token to cancel the request.</param>
+    /// <returns>The commit of the revision, which <see cref="DownloadAsync"/> accepts as a revision, and the files.</returns>
+    /// <exception cref="HttpRequestException">The hub does not have the repository or its files, denies access, cannot be reached or returns
+    /// invalid content. The status code is null if there was no response.</exception>
+    public async Task<(string Commit, IReadOnlyList<HubFile> Files)> ListFilesAsync(
+        string repository,
+        string revision = "main",
+        IReadOnlyList<string>? include = null,
+        CancellationToken cancellationToken = default
+    )
+    {
+        CheckNames(repository, revision);
+        var hub = Client();
+        var (commit, paths) = await SelectAsync(hub, repository, revision, include, cancellationToken).ConfigureAwait(false);
+        if (include?.FirstOrDefault(pattern => !paths.Any(path => Matches(pattern, path))) is { } missing)
+        {
+            throw new ModelHubException($"'{repository}' at revision '{revision}' has no file that matches {missing}.");
+        }
+
+        var cache = new HubCache(_options.ResolvedCacheFolder, repository, _links);
+        List<HubFile> files = [];
+        foreach (var path in paths)
+        {
+            var (hash, size) = await hub.DescribeAsync(repository, commit, path, cancellationToken).ConfigureAwait(false);
+            files.Add(new HubFile(path, hash, size, cache.LengthOf(commit, path) is not null || File.Exists(cache.Blob(hash))));
+        }
+
+        return (commit, files);
+    }
+
+    /// <summary>Gets the path of the cache folder.</summary>
+    public string CacheFolder => _options.ResolvedCacheFolder;
+
     /// <summary>Finds the folder of a repository in the cache without contacting the hub.</summary>
     /// <param name="repository">The repository, such as <c>organization/name</c>.</param>
     /// <param name="revision">A branch, a tag or a commit hash.</param>
@@ -169,6 +199,27 @@ public sealed partial class ModelHub : IDisposable
 
     /// <summary>Closes all connections.</summary>
     public void Dispose() => _client?.Dispose();
+
+    private static async Task<(string Commit, IReadOnlyList<string> Files)> SelectAsync(
+        HubClient hub,
+        string repository,
+        string revision,
+        IReadOnlyList<string>? include,
+        CancellationToken cancellationToken
+    )
+    {
+        var (commit, all) = await hub.ListAsync(repository, revision, cancellationToken).ConfigureAwait(false);
+        var files = include is null ? all : [.. all.Where(file => include.Any(pattern => Matches(pattern, file)))];
+        if (files.Count == 0)
+        {
+            throw new ModelHubException(
+                $"'{repository}' at revision '{revision}' has no {(include is null ? "files" : $"files that match {string.Join(", ", include)}")}."
+                    + $"{(all.Count == 0 ? "" : $" It has {all.Count}: {string.Join(", ", all.Take(8))}{(all.Count > 8 ? ", ..." : "")}")}"
+            );
+        }
+
+        return (commit, files);
+    }
 
     private static async Task DownloadBlobAsync(
         HubClient hub,

@@ -84,6 +84,13 @@ public sealed class ModelHubOptions
 /// <param name="Bytes">The total size of all files in bytes, as far as the hub reports their sizes.</param>
 public sealed record DownloadProgress(string File, int FilesDone, int Files, long BytesDone, long Bytes);
 
+/// <summary>A file of a repository on a hub.</summary>
+/// <param name="Path">The path in the repository.</param>
+/// <param name="Hash">The checksum: the SHA-256 of the file, or the SHA-1 of a git blob.</param>
+/// <param name="Size">The size in bytes; null if the hub does not report it.</param>
+/// <param name="IsDownloaded">Indicates whether the file is in the cache.</param>
+public sealed record HubFile(string Path, string Hash, long? Size, bool IsDownloaded);
+
 /// <summary>The exception that is thrown when a model cannot be downloaded or is not in the cache. Unlike other HTTP errors, it is not
 /// retried.</summary>
 /// <param name="message">A description of the problem, what was expected and how to fix it.</param>
