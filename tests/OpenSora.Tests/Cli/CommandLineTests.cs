@@ -111,8 +111,9 @@ public sealed class CommandLineTests : IDisposable
         var script = (await Opensora.RunAsync("completion", "bash")).Output;
         await File.WriteAllTextAsync(_folder["completion.sh"], script);
         var test =
-            $"opensora() {{ dotnet {Opensora.Program} \"$@\"; }}; source {_folder["completion.sh"]}; COMP_LINE='opensora models down'; COMP_POINT=20; "
-            + "COMP_WORDS=(opensora models down); COMP_CWORD=2; _opensora; echo \"${COMPREPLY[@]}\"; complete -p opensora";
+            $"opensora() {{ dotnet {Opensora.Program} \"$@\"; }}; source {_folder["completion.sh"]}; "
+            + "COMP_LINE='opensora models down'; COMP_POINT=20; COMP_WORDS=(opensora models down); COMP_CWORD=2; _opensora; "
+            + "echo \"${COMPREPLY[@]}\"; complete -p opensora";
         using var bash = Process.Start(new ProcessStartInfo("bash", ["-c", test]) { RedirectStandardOutput = true, UseShellExecute = false })!;
         var output = await bash.StandardOutput.ReadToEndAsync();
         await bash.WaitForExitAsync();
