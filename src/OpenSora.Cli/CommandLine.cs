@@ -1,5 +1,7 @@
 using System.CommandLine;
+using System.CommandLine.Help;
 using System.CommandLine.Invocation;
+using System.Globalization;
 
 namespace OpenSora.Cli;
 
@@ -49,6 +51,17 @@ internal static class CommandLine
             ProcessTerminationTimeout = output is null ? TimeSpan.FromSeconds(30) : null,
         };
         var result = Root.Parse(args);
+        if (result.Action is HelpAction)
+        {
+            // Help has the name of the program's file, not that of the tool.
+            using var help = new StringWriter(CultureInfo.InvariantCulture);
+            (configuration.Output, var target) = (help, configuration.Output);
+            var code = await result.InvokeAsync(configuration, cancellationToken).ConfigureAwait(false);
+            var text = help.ToString().Replace($"  {RootCommand.ExecutableName} ", "  opensora ", StringComparison.Ordinal);
+            await target.WriteAsync(text).ConfigureAwait(false);
+            return code;
+        }
+
         if (result.Errors.Count == 0 || result.Action is not ParseErrorAction)
         {
             return await result.InvokeAsync(configuration, cancellationToken).ConfigureAwait(false);

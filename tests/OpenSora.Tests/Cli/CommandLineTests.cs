@@ -14,6 +14,7 @@ public sealed class CommandLineTests : IDisposable
     public async Task Every_command_and_option_has_a_description()
     {
         var help = await Opensora.RunAsync("--help");
+        help.Output.ShouldContain("opensora [command]");
         help.ExitCode.ShouldBe(0);
         foreach (var command in CommandLine.Root.Subcommands.SelectMany(command => command.Subcommands.Prepend(command)))
         {
