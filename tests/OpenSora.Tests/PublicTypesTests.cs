@@ -43,8 +43,7 @@ public class PublicTypesTests
             .Select(type => $"{metadata.GetString(type.Namespace)}.{metadata.GetString(type.Name)}")
             .ToList();
         used.ShouldContain(typeof(VideoGenerator).FullName);
-        // The command installs the libtorch that the library finds.
-        used.Except(Types().Select(type => type.FullName)).ShouldBe(["OpenSora.Runtime.LibTorchPackage"]);
+        used.Except(Types().Select(type => type.FullName)).ShouldBeEmpty();
     }
 
     private static Type[] Types() => typeof(VideoGenerator).Assembly.GetExportedTypes();

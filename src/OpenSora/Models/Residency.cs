@@ -9,7 +9,7 @@ public enum Residency
     /// <summary>The weights are loaded when a request needs the part and unloaded when no running request needs it.</summary>
     Release,
 
-    /// <summary>The weights are loaded and unloaded as with <see cref="Release"/>, and those of the network's blocks are in memory one block at a time,
-    /// while the block computes. This is for parts that do not fit in memory.</summary>
+    /// <summary>The weights are loaded and unloaded as with <see cref="Release"/>, and those of the network's blocks are in memory one block at a
+    /// time, while the block computes. This is for parts that do not fit in memory.</summary>
     Stream,
 }

@@ -50,8 +50,8 @@ internal sealed class TransientWeights
         return lease;
     }
 
-    /// <summary>Counts the large weights of a network with its blocks, and those that are converted or copied for each use because they cannot be views
-    /// of the file; null if the weights stay in memory.</summary>
+    /// <summary>Counts the large weights of a network with its blocks, and those that are converted or copied for each use because they cannot be
+    /// views of the file; null if the weights stay in memory.</summary>
     public static (int All, int Copied)? Count(object? network) =>
         network is not null && Owned.TryGetValue(network, out var weights) ? weights._count : null;
 
