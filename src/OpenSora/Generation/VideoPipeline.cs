@@ -180,32 +180,6 @@ public sealed class VideoPipeline
         return [1, Transformer.LatentChannels, settings.Frames / temporal, settings.Height / spatial, settings.Width / spatial];
     }
 
-    private VideoWindows? Windows(IReadOnlyList<string> prompts, ResolvedSettings settings)
-    {
-        if (settings.WindowFrames is not { } window || window >= settings.Frames)
-        {
-            return null;
-        }
-
-        if (prompts.Count > 1)
-        {
-            throw new ArgumentException("Long videos are generated one at a time; pass one prompt, or omit WindowFrames.", nameof(prompts));
-        }
-
-        var temporal = Autoencoder?.TemporalFactor ?? 1;
-        var multiple = temporal * Transformer.LatentMultiple[0];
-        var overlap = settings.WindowOverlap ?? VideoWindows.DefaultOverlap(window, multiple);
-        foreach (var (name, value) in new[] { (nameof(settings.WindowFrames), window), (nameof(settings.WindowOverlap), overlap) })
-        {
-            if (value % multiple != 0)
-            {
-                throw new ArgumentException($"{name} is {value}; it must be a multiple of {multiple}.", nameof(settings));
-            }
-        }
-
-        return VideoWindows.Place(settings.Frames, window, overlap, temporal, prompts[0], []);
-    }
-
     internal IReadOnlyList<VideoFrames> Generate(PipelineInputs inputs, IProgress<GenerationProgress>? progress, CancellationToken cancellationToken)
     {
         var (prompts, settings) = (inputs.Prompts, inputs.Settings);

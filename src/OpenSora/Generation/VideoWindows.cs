@@ -20,6 +20,37 @@ internal sealed record VideoWindows(int Length, int Frames, IReadOnlyList<VideoW
     /// <summary>The number of frames that windows have in common by default: half of a window, rounded down to a multiple.</summary>
     internal static int DefaultOverlap(int window, int multiple) => window / 2 / multiple * multiple;
 
+    /// <summary>Places windows for the settings of a pipeline.</summary>
+    /// <param name="prompts">The prompts.</param>
+    /// <param name="settings">The settings; without windows, or if one window is sufficient, the result is null.</param>
+    /// <param name="factor">The number of video frames that a latent frame covers.</param>
+    /// <param name="multiple">The number of latent frames that windows must be a multiple of.</param>
+    /// <exception cref="ArgumentException">There are several prompts, or a number is not a multiple.</exception>
+    internal static VideoWindows? For(IReadOnlyList<string> prompts, ResolvedSettings settings, int factor, int multiple)
+    {
+        if (settings.WindowFrames is not { } window || window >= settings.Frames)
+        {
+            return null;
+        }
+
+        if (prompts.Count > 1)
+        {
+            throw new ArgumentException("Long videos are generated one at a time; pass one prompt, or omit WindowFrames.", nameof(prompts));
+        }
+
+        multiple *= factor;
+        var overlap = settings.WindowOverlap ?? DefaultOverlap(window, multiple);
+        foreach (var (name, value) in new[] { (nameof(settings.WindowFrames), window), (nameof(settings.WindowOverlap), overlap) })
+        {
+            if (value % multiple != 0)
+            {
+                throw new ArgumentException($"{name} is {value}; it must be a multiple of {multiple}.", nameof(settings));
+            }
+        }
+
+        return Place(settings.Frames, window, overlap, factor, prompts[0], []);
+    }
+
     /// <summary>Places windows on a video.</summary>
     /// <param name="frames">The number of video frames, more than in a window.</param>
     /// <param name="window">The number of video frames in a window.</param>
