@@ -108,7 +108,12 @@ public sealed class VideoPipeline
             using var other = i == 0 ? null : Seeds.CreateGenerator(unchecked(resolved.Seed + i), device);
             noise.Add(randn(shape, device: device, generator: other ?? generator));
         }
-        var inputs = new PipelineInputs(prompts, resolved, () => cat(noise), generator) { Windows = Windows(prompts, resolved) };
+        using var preview = resolved.PreviewEvery is null ? null : LatentPreview.For(Autoencoder, device);
+        var inputs = new PipelineInputs(prompts, resolved, () => cat(noise), generator)
+        {
+            Windows = VideoWindows.For(prompts, resolved, Autoencoder?.TemporalFactor ?? 1, Transformer.LatentMultiple[0]),
+            Preview = () => preview!,
+        };
         try
         {
             return Generate(inputs, progress, cancellationToken);

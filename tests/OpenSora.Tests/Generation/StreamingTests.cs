@@ -211,6 +211,42 @@ public class StreamingTests
         Correlation(last, video).ShouldBeGreaterThan(Correlation(last, other) + 0.1);
     }
 
+    [Fact]
+    public void Pipelines_of_modules_show_previews_and_long_videos()
+    {
+        using var scope = NewDisposeScope();
+        using var transformer = new StdiT(
+            new StdiTConfig
+            {
+                InputSize = [4, 8, 8],
+                HiddenSize = 32,
+                Depth = 1,
+                NumHeads = 2,
+                CaptionChannels = HashTextEncoder.States,
+                ModelMaxLength = HashTextEncoder.Tokens,
+            }
+        );
+        using var text = new HashTextEncoder();
+        using var vae = new TinyVae();
+        var pipeline = new VideoPipeline(transformer, text, vae, new Ddim(4));
+        List<VideoFrames> previews = [];
+        var settings = new GenerationSettings
+        {
+            Frames = 12,
+            WindowFrames = 4,
+            PreviewEvery = 2,
+            Seed = 1,
+        };
+        var video = pipeline.Generate(["a goat"], settings, new Listener(p => previews.AddRange(p.Preview is { } shown ? [shown] : [])))[0];
+        (video.Count, video.Width).ShouldBe((12, 32));
+        var preview = previews.ShouldHaveSingleItem();
+        (preview.Count, preview.Width).ShouldBe((12, 8));
+        settings.WindowOverlap = 9;
+        Should.Throw<ArgumentException>(() => pipeline.Generate(["a goat"], settings)).Message.ShouldContain("WindowOverlap");
+        settings.WindowOverlap = 2;
+        Should.Throw<ArgumentException>(() => pipeline.Generate(["a goat", "a boat"], settings)).Message.ShouldContain("one prompt");
+    }
+
     // The correlation of a preview with the means of the pixels that each of its pixels stands for.
     private static double Correlation(VideoFrames preview, VideoFrames video)
     {
