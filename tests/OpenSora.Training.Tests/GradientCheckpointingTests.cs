@@ -5,6 +5,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Training.Tests;
 
+[CollectionDefinition(nameof(GradientCheckpointingTests), DisableParallelization = true)] // measures the memory of the process
+[Collection(nameof(GradientCheckpointingTests))]
 public class GradientCheckpointingTests
 {
     [Theory]
