@@ -66,7 +66,8 @@ public static class CaptionStream
                 await foreach (var clip in clips.WithCancellation(stop.Token).ConfigureAwait(false))
                 {
                     await places.WaitAsync(stop.Token).ConfigureAwait(false);
-                    pending.Writer.TryWrite(Task.Run(() => RunAsync(clip), stop.Token));
+                    // Not with the token: a task that has not begun would end as canceled instead of with the failure.
+                    pending.Writer.TryWrite(Task.Run(() => RunAsync(clip), CancellationToken.None));
                 }
 
                 pending.Writer.Complete();

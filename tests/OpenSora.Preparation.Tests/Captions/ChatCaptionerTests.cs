@@ -354,7 +354,7 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         using (var captioner = new ChatCaptioner(client, options))
         {
             await Task.WhenAll(Enumerable.Range(0, 4).Select(_ => captioner.CaptionAsync(fixture.Clip)));
-            Stopwatch.GetElapsedTime(times.Min(), times.Max()).TotalMilliseconds.ShouldBeInRange(390, 20_000);
+            Stopwatch.GetElapsedTime(times.Min(), times.Max()).TotalMilliseconds.ShouldBeInRange(250, 20_000); // requests may arrive late
         }
     }
 
