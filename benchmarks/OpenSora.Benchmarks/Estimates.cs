@@ -14,39 +14,21 @@ internal static class Estimates
 {
     private static readonly AutoencoderKLConfig Small = new() { BlockOutChannels = [64, 128, 256, 256], NormNumGroups = 16 };
 
+    private static readonly StdiTConfig Shallow = Tokens(
+        new StdiTConfig
+        {
+            HiddenSize = 384,
+            Depth = 4,
+            NumHeads = 6,
+        }
+    );
+
     private static readonly Case[] Cases =
     [
         new("bundled model", null, null, new(128, 128, 8), new(128, 128, 24)),
         new("bundled model", null, null, new(128, 128, 8), new(128, 128, 24), ScalarType.BFloat16),
-        new(
-            "STDiT",
-            Tokens(
-                new StdiTConfig
-                {
-                    HiddenSize = 384,
-                    Depth = 4,
-                    NumHeads = 6,
-                }
-            ),
-            Small,
-            new(192, 192, 4),
-            new(256, 256, 8)
-        ),
-        new(
-            "STDiT",
-            Tokens(
-                new StdiTConfig
-                {
-                    HiddenSize = 384,
-                    Depth = 4,
-                    NumHeads = 6,
-                }
-            ),
-            Small,
-            new(192, 192, 4),
-            new(256, 256, 8),
-            ScalarType.BFloat16
-        ),
+        new("STDiT", Shallow, Small, new(192, 192, 4), new(256, 256, 8)),
+        new("STDiT", Shallow, Small, new(192, 192, 4), new(256, 256, 8), ScalarType.BFloat16),
         new(
             "STDiT, 24 blocks",
             Tokens(

@@ -212,9 +212,10 @@ public sealed class T5TextEncoder : nn.Module<Tensor, Tensor?, Tensor>, ITextEnc
         return new TextStates(states.MoveToOuterDisposeScope(), realTokens.MoveToOuterDisposeScope());
     }
 
-    // Without the end-of-sequence token.
     /// <inheritdoc/>
-    public int? CountTokens(string text) => _tokenizer?.Encode(Tokenizers.PrepareCaption(text, _cleanCaptions), MaxTokens + 1).Count - 1;
+    public int? CountTokens(string text) =>
+        // Without the end-of-sequence token.
+        _tokenizer?.Encode(Tokenizers.PrepareCaption(text, _cleanCaptions), MaxTokens + 1).Count - 1;
 
     /// <summary>Computes the bucket of a relative position (key minus query): exact for short distances, then logarithmic, with the last bucket for
     /// all long distances.</summary>
