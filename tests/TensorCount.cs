@@ -21,8 +21,16 @@ internal sealed class TensorCount
     {
         get
         {
-            GC.Collect();
-            GC.WaitForPendingFinalizers();
+            // An object with a finalizer keeps what it refers to alive until the next collection.
+            for (long before = -1; before != Now; )
+            {
+                before = Now;
+                GC.Collect();
+                GC.WaitForPendingFinalizers();
+                GC.Collect();
+                GC.WaitForPendingFinalizers();
+            }
+
             return Now;
         }
     }

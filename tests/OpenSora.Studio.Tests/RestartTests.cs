@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Net.Http.Json;
+using System.Text;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Options;
 using OpenSora.Generation;
@@ -51,7 +52,7 @@ public sealed class RestartTests : IDisposable
         foreach (var job in jobs)
         {
             var finished = await RunningStudio.WaitAsync(again, job.Id, each => each.Finished is not null);
-            (finished.Status, finished.Error, finished.Seed).ShouldBe((JobStatus.Succeeded, null, job.Seed));
+            (finished.Status, finished.Error, finished.Seed).ShouldBe((JobStatus.Succeeded, null, job.Seed), second.Log);
             (await again.GetByteArrayAsync(finished.VideoUrl))[4..8].ShouldBe("ftyp"u8.ToArray());
         }
 
@@ -195,10 +196,36 @@ public sealed class RestartTests : IDisposable
     private sealed class StudioProcess : IDisposable
     {
         private readonly Process _process;
+        private readonly StringBuilder _log = new();
 
-        private StudioProcess(Process process, Uri address) => (_process, Address) = (process, address);
+        private StudioProcess(Process process, Uri address)
+        {
+            (_process, Address) = (process, address);
+            _ = Task.Run(async () =>
+            {
+                while (await process.StandardOutput.ReadLineAsync() is { } line)
+                {
+                    lock (_log)
+                    {
+                        _log.AppendLine(line);
+                    }
+                }
+            });
+        }
 
         public Uri Address { get; }
+
+        /// <summary>Gets what the process has printed after it listened.</summary>
+        public string Log
+        {
+            get
+            {
+                lock (_log)
+                {
+                    return _log.ToString();
+                }
+            }
+        }
 
         public static async Task<StudioProcess> StartAsync(string folder, int workers)
         {
@@ -218,7 +245,6 @@ public sealed class RestartTests : IDisposable
                 const string listening = "Now listening on: ";
                 if (line.IndexOf(listening, StringComparison.Ordinal) is var at and >= 0)
                 {
-                    _ = process.StandardOutput.ReadToEndAsync(); // so that the pipe does not fill
                     return new(process, new Uri(line[(at + listening.Length)..].Trim()));
                 }
             }
