@@ -16,19 +16,21 @@ public class LayeringTests
         "Text",
         "Weights",
         "Media",
+        "Distributed",
         "Runtime",
     ];
 
     [Theory]
     [InlineData("Runtime")]
+    [InlineData("Distributed", "Runtime")]
     [InlineData("Diffusion", "Runtime")]
     [InlineData("Text", "Runtime")]
     [InlineData("Weights", "Runtime")]
     [InlineData("Media", "Runtime")]
-    [InlineData("Models", "Text", "Weights", "Runtime")]
-    [InlineData("ModelFolders", "Models", "Diffusion", "Text", "Weights", "Runtime")]
-    [InlineData("Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Runtime")]
-    [InlineData("DependencyInjection", "Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Runtime")]
+    [InlineData("Models", "Text", "Weights", "Distributed", "Runtime")]
+    [InlineData("ModelFolders", "Models", "Diffusion", "Text", "Weights", "Distributed", "Runtime")]
+    [InlineData("Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Distributed", "Runtime")]
+    [InlineData("DependencyInjection", "Generation", "ModelFolders", "Models", "Diffusion", "Text", "Weights", "Media", "Distributed", "Runtime")]
     public void A_room_knows_only_those_below_it(string room, params string[] below)
     {
         var others = Rooms.Except([room, .. below]).Select(Namespace).ToArray();
