@@ -69,20 +69,22 @@ internal sealed partial class ScalarUses
     /// <summary>Reports whether a method creates a scalar from a number.</summary>
     public static bool IsConversion(MethodReference method) =>
         method is { Name: "op_Implicit", DeclaringType.FullName: "TorchSharp.Scalar", ReturnType.FullName: "TorchSharp.Scalar" }
-        || (method.DeclaringType.FullName == "TorchSharp.ScalarExtensionMethods" && method.Name.EndsWith("Scalar", StringComparison.Ordinal));
+        || (method.DeclaringType.FullName is "TorchSharp.ScalarExtensionMethods" && method.Name.EndsWith("Scalar", StringComparison.Ordinal));
 
     private bool IsUnsafe(MethodReference method) =>
         method.DeclaringType.FullName.StartsWith("TorchSharp.", StringComparison.Ordinal)
         && !IsConversion(method)
         && (Creates(method) || IsNewModule(method) || method.Parameters.Any(parameter => ScalarType().IsMatch(parameter.ParameterType.FullName)));
 
-    private bool IsNewModule(MethodReference method) => method.Name == ".ctor" && _modules.Contains(method.DeclaringType.FullName);
+    private bool IsNewModule(MethodReference method) => method.Name is ".ctor" && _modules.Contains(method.DeclaringType.FullName);
 
     private static bool IsNew(MethodReference method) => method is { Name: ".ctor", DeclaringType.FullName: "TorchSharp.Scalar" };
 
     // The methods that run when a method is called: itself, or the steps of an iterator.
     private static IEnumerable<MethodReference> Run(MethodReference method) =>
-        method is MethodDefinition { Name: ".ctor", DeclaringType: var type } && type.Name.StartsWith('<') && type.Name.Contains(">d__", StringComparison.Ordinal)
+        method is MethodDefinition { Name: ".ctor", DeclaringType: var type }
+        && type.Name.StartsWith('<')
+        && type.Name.Contains(">d__", StringComparison.Ordinal)
             ? type.Methods
             : [method];
 
