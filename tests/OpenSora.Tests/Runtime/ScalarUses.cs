@@ -53,7 +53,8 @@ internal sealed partial class ScalarUses
             where method.HasBody
             from call in Calls(method)
             where IsUnsafe(call.Method)
-            select $"{Place(method, call.Instruction)} calls {call.Method.Name}({string.Join(", ", call.Method.Parameters.Select(p => p.ParameterType.Name))})",
+            let parameters = string.Join(", ", call.Method.Parameters.Select(parameter => parameter.ParameterType.Name))
+            select $"{Place(method, call.Instruction)} calls {call.Method.Name}({parameters})",
         ];
     }
 
