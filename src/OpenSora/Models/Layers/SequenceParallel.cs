@@ -126,6 +126,18 @@ internal sealed class SequenceParallel : IDisposable
         return processes > 1 && Tokens(0) >= processes && Tokens(1) * Tokens(2) >= processes;
     }
 
+    /// <summary>Gets the size of the share that a process of a group computes, for estimates.</summary>
+    internal static CallSize Share(ICollectives? group, IReadOnlyList<int> patch, CallSize size)
+    {
+        var processes = group?.Size ?? 1;
+        return Divides(processes, [size.Batch, 1, size.Frames, size.Height, size.Width], patch)
+            ? size with
+            {
+                Frames = Largest((size.Frames + patch[0] - 1) / patch[0], processes) * patch[0],
+            }
+            : size;
+    }
+
     // The latent frames of a process; the last patch may be incomplete.
     private (long Start, long Count) LatentFrames(int process)
     {

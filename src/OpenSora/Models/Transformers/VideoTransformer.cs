@@ -95,7 +95,8 @@ public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, Deno
     /// <inheritdoc/>
     public abstract Tensor NullCaption(long batch = 1);
 
-    NetworkCost ICosted.Cost(CallSize size) => Cost(size, NetworkCost.BytesOf(this));
+    NetworkCost ICosted.Cost(CallSize size) =>
+        Cost(SequenceParallel.Share(((IDivisible)this).Group, Config.PatchSize, size), NetworkCost.BytesOf(this));
 
     /// <summary>Computes the cost of a forward pass.</summary>
     /// <param name="size">The size of the latents and of the text.</param>
