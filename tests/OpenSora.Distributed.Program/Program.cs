@@ -28,8 +28,9 @@ try
 }
 catch (Exception e) when (e is CollectiveException or ScenarioException or ArgumentException or InvalidOperationException or DllNotFoundException)
 {
-    Console.Error.WriteLine($"{e.GetType().Name}: {e.Message}");
-    Console.Error.Flush();
+    // Standard output, because Hydra drops the errors of the others after the death of a process.
+    using var output = new ScenarioOutput(LaunchEnvironment.Read().Rank);
+    output.WriteLine($"{e.GetType().Name}: {e.Message}");
     if (e is CollectiveException && Environment.GetEnvironmentVariable("OPENSORA_TEST_ABORT") is { Length: > 0 })
     {
         group?.Abort(3);

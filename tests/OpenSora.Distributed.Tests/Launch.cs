@@ -100,9 +100,8 @@ internal sealed record Launch(int ExitCode, string[] Output, string Error, TimeS
         return this;
     }
 
-    /// <summary>Gets the lines of the processes' own messages, without those of mpirun.</summary>
-    public string[] Messages(string start = "CollectiveException: ") =>
-        [.. Error.Split('\n').Where(line => line.StartsWith(start, StringComparison.Ordinal))];
+    /// <summary>Gets the exceptions of a type with which processes ended.</summary>
+    public string[] Exceptions(string type) => [.. Output.Where(line => line.Contains($"] {type}: ", StringComparison.Ordinal))];
 
     private static void Append(StringBuilder text, string? line)
     {

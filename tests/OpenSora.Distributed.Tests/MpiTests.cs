@@ -37,7 +37,7 @@ public class MpiTests
     {
         var run = await Launch.RunAsync(2, ["failures", failure], timeout: 3, Launch.KeepOthers, ("OPENSORA_TEST_ABORT", "1"));
         run.ExitCode.ShouldNotBe(0);
-        run.Messages()
+        run.Exceptions("CollectiveException")
             .ShouldHaveSingleItem(run.Error)
             .ShouldContain("AllReduce (sum) of 100000 Float32 values did not complete within 3 s on rank 0 of 2");
         run.Output.ShouldContain(line =>
@@ -51,7 +51,7 @@ public class MpiTests
         var run = await Launch.RunAsync(2, ["failures", "die"]);
         run.ExitCode.ShouldNotBe(0);
         run.Time.ShouldBeLessThan(TimeSpan.FromSeconds(60));
-        run.Messages().ShouldBeEmpty();
+        run.Exceptions("CollectiveException").ShouldBeEmpty();
     }
 
     [Theory]
@@ -63,6 +63,6 @@ public class MpiTests
         run.ExitCode.ShouldNotBe(0);
         run.Time.ShouldBeLessThan(TimeSpan.FromSeconds(50));
         var message = $"AllReduce (sum) of 100000 Float32 values on rank 0, but {call} on rank 1";
-        run.Messages().ShouldContain(line => line.Contains(message, StringComparison.Ordinal), run.Error);
+        run.Exceptions("CollectiveException").ShouldContain(line => line.Contains(message, StringComparison.Ordinal), run.Error);
     }
 }
