@@ -73,8 +73,8 @@ internal sealed class GenerationGroup
         }
     }
 
-    /// <summary>Decodes latents: each process some of the frames, if the autoencoder decodes every frame separately, or else all of them. All processes
-    /// receive all frames.</summary>
+    /// <summary>Decodes latents: each process some of the frames, if the autoencoder decodes every frame separately, or else all of them. All
+    /// processes receive all frames.</summary>
     /// <param name="decoder">Decodes latents in this process.</param>
     /// <param name="autoencoder">The autoencoder; null if the latents are pixels.</param>
     /// <param name="latents">Scaled latents, <c>[batch, channels, frames, height, width]</c>.</param>

@@ -140,8 +140,8 @@ public sealed class VideoGeneratorBuilder
     /// <summary>Generates each video with several processes: each computes some of the frames of the transformer
     /// (<see cref="ModelExtensions.UseSequenceParallel"/>) and, if the autoencoder decodes every frame separately, decodes some of them.</summary>
     /// <remarks>Every process has its own generator of the same model, and makes the same requests in the same order; all receive the whole video. A
-    /// request without a seed gets that of the first process. Requests run one at a time. A request is canceled in all processes when the token of one
-    /// of them is canceled. Loading fails with an <see cref="ArgumentException"/> if the tokens of the transformer cannot be divided by
+    /// request without a seed gets that of the first process. Requests run one at a time. A request is canceled in all processes when the token of
+    /// one of them is canceled. Loading fails with an <see cref="ArgumentException"/> if the tokens of the transformer cannot be divided by
     /// frames.</remarks>
     /// <param name="group">The group of processes, which the caller disposes of after the generator; null for this process only.</param>
     public VideoGeneratorBuilder UseCollectives(ICollectives? group)

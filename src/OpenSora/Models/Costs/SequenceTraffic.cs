@@ -11,9 +11,9 @@ namespace OpenSora.Models;
 internal readonly record struct SequenceTraffic(int Exchanges, double Forward, double Backward)
 {
     /// <summary>Computes the data of one call.</summary>
-    /// <remarks>An exchange sends (N - 1) / N of the tokens of a process, where shares count with the size of the largest one. There are two exchanges
-    /// for each attention along time. The output is sent to all other processes. With gradient checkpointing, the backward pass repeats the exchanges
-    /// of the forward pass.</remarks>
+    /// <remarks>An exchange sends (N - 1) / N of the tokens of a process, where shares count with the size of the largest one. There are two
+    /// exchanges for each attention along time. The output is sent to all other processes. With gradient checkpointing, the backward pass repeats the
+    /// exchanges of the forward pass.</remarks>
     /// <param name="model">The transformer.</param>
     /// <param name="size">The size of the latents.</param>
     /// <param name="processes">The number of processes.</param>

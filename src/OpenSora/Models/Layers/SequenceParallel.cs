@@ -101,8 +101,8 @@ internal sealed class SequenceParallel : IDisposable
     /// <param name="places">The number of places of all processes.</param>
     public Tensor ToFrames(Tensor x, long places) => Exchanged.Run(new(this, Cut: 1, Join: 2, places), x);
 
-    /// <summary>Gives every process the output for all frames. The gradient of the output, which every process computes, goes only to the process that
-    /// computed the frame.</summary>
+    /// <summary>Gives every process the output for all frames. The gradient of the output, which every process computes, goes only to the process
+    /// that computed the frame.</summary>
     /// <param name="output">The output for the frames of this process, <c>[batch, channels, own frames, height, width]</c>.</param>
     public Tensor Gather(Tensor output) => is_grad_enabled() ? Gathered.apply([this, output]) : GatherNow(output);
 
