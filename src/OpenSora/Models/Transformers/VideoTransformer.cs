@@ -1,5 +1,6 @@
 using OpenSora.Distributed;
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -110,8 +111,9 @@ public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, Deno
     /// <summary>Selects the captions to drop in training, <c>[B]</c>; null drops none.</summary>
     private protected Tensor? Drop(Tensor text) =>
         training && Config.ClassDropoutProb > 0
-            ? SequenceParallel.Same(((IDivisible)this).Group, rand(text.shape[0], device: text.device, generator: DropoutGenerator))
-                < Config.ClassDropoutProb
+            ? SequenceParallel
+                .Same(((IDivisible)this).Group, rand(text.shape[0], device: text.device, generator: DropoutGenerator))
+                .LessThan(Config.ClassDropoutProb)
             : null;
 
     /// <summary>Initializes the layers that all these models have: Xavier-uniform matrices, gains of 1, small normal embeddings.</summary>
