@@ -1,4 +1,5 @@
 using OpenSora.Distributed;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -248,13 +249,7 @@ internal sealed class SequenceParallel : IDisposable
         public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
         {
             var call = (SequenceParallel)ctx.get_data(nameof(Gathered));
-            if (call._isDivided)
-            {
-                return [null!, call.OwnLatents(grad_output).contiguous()];
-            }
-
-            using var processes = tensor((float)call._group.Size, device: grad_output.device);
-            return [null!, grad_output.div(processes)];
+            return [null!, call._isDivided ? call.OwnLatents(grad_output).contiguous() : grad_output.Over(call._group.Size)];
         }
     }
 }
