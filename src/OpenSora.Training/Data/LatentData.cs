@@ -1,5 +1,6 @@
 using System.Globalization;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using OpenSora.Text;
 using static TorchSharp.torch;
 
@@ -128,12 +129,12 @@ internal sealed class LatentData : ITrainingData
         var mask = zeros([size, _maxTokens], ScalarType.Bool);
         var text = texts[0].States is { } first
             ? zeros([size, _maxTokens, first.shape[1]], first.dtype)
-            : full([size, _maxTokens], _padId, dtype: ScalarType.Int64);
+            : TensorArithmetic.Full([size, _maxTokens], _padId, ScalarType.Int64);
         for (var i = 0; i < size; i++)
         {
             var row = texts[i].States ?? tensor(Array.ConvertAll(texts[i].Tokens!, id => (long)id));
             text[i].narrow(0, 0, row.shape[0]).copy_(row);
-            mask[i].narrow(0, 0, row.shape[0]).fill_(true);
+            mask[i].narrow(0, 0, row.shape[0]).FillInPlace(true);
         }
         return new TrainingBatch(
             stack(videos).to_type(ScalarType.Float32).MoveToOuterDisposeScope(),

@@ -1,5 +1,6 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using OpenSora.Training.Data;
 using OpenSora.Training.Stages;
 using TorchSharp;
@@ -89,7 +90,7 @@ public sealed class DiffusionTraining : ITrainingObjective
         using var times = drawn.Timesteps;
         using var weights = drawn.Weights;
         var rate = stage.CaptionDropout ?? _model.CaptionDropout;
-        var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
+        var drop = rate > 0 ? rand(count, generator: generator).LessThan(rate).to(latents.device) : null;
         var losses = SampleLoss(batch, latents, times, noise, drop);
         return losses with { Total = (losses.Total * weights.to(losses.Total.device)).mean() };
     }
@@ -100,7 +101,7 @@ public sealed class DiffusionTraining : ITrainingObjective
         ArgumentNullException.ThrowIfNull(batch);
         ArgumentNullException.ThrowIfNull(times);
         using var scope = NewDisposeScope();
-        var steps = times.mul(_process.Steps).to(ScalarType.Int64).clamp(0, _process.Steps - 1);
+        var steps = times.Times(_process.Steps).to(ScalarType.Int64).Clamp(0, _process.Steps - 1);
         return SampleLoss(batch, batch.Video.to_type(ScalarType.Float32), steps, noise, drop: null).Total.MoveToOuterDisposeScope();
     }
 

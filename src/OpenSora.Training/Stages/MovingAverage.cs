@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -32,7 +33,7 @@ internal sealed class MovingAverage : IDisposable
         using var scope = NewDisposeScope();
         foreach (var (name, parameter) in _parameters)
         {
-            _averages[name].mul_(decay).add_(parameter, 1 - decay);
+            _averages[name].MultiplyInPlace(decay).AddInPlace(parameter, 1 - decay);
         }
     }
 

@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
 using OpenSora.Training.Objectives;
@@ -129,7 +130,7 @@ internal sealed class StageStep(
     {
         using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
         var loss = (stage.Objective ?? objective).Loss(batch, stage, generator);
-        backward(loss.Total * share);
+        backward(loss.Total.Times(share));
         return (loss.Total.detach().cpu().item<float>(), loss.Parts.ToDictionary(part => part.Key, part => Mean(part.Value), StringComparer.Ordinal));
 
         static double Mean(Tensor values) => values.detach().mean().to_type(ScalarType.Float64).cpu().item<double>();
@@ -167,7 +168,7 @@ internal sealed class StageStep(
                 var parts = gradients.Select(all => all[i]).Prepend(trained[i].Parameter.grad).OfType<Tensor>().ToArray();
                 if (parts.Length > 0)
                 {
-                    trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum + part);
+                    trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum.Plus(part));
                 }
             }
         }
