@@ -140,8 +140,8 @@ internal sealed class TrainingGroup(ICollectives collectives, DistributedOptions
         }
     }
 
-    /// <summary>Divides the tokens of transformers among the processes that compute the same samples, until the result is disposed of. Their gradients
-    /// must be summed over these processes.</summary>
+    /// <summary>Divides the tokens of transformers among the processes that compute the same samples, until the result is disposed of. Their
+    /// gradients must be summed over these processes.</summary>
     /// <param name="modules">The modules that are trained.</param>
     /// <returns>null if each process computes its own samples.</returns>
     /// <exception cref="InvalidOperationException">There is no transformer that can be divided.</exception>

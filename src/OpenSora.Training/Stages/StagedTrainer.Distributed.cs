@@ -39,8 +39,8 @@ public sealed partial class StagedTrainer
         if (collectives.Size % options.SequenceProcesses != 0)
         {
             throw new ArgumentException(
-                $"{nameof(options.SequenceProcesses)} is {options.SequenceProcesses}, but there are {collectives.Size} processes. Start a multiple of "
-                    + $"{options.SequenceProcesses}, or change the option.",
+                $"{nameof(options.SequenceProcesses)} is {options.SequenceProcesses}, but there are {collectives.Size} processes. Start a "
+                    + $"multiple of {options.SequenceProcesses}, or change the option.",
                 nameof(options)
             );
         }
@@ -97,7 +97,8 @@ public sealed partial class StagedTrainer
         _group.RequireSame(
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"{_stages.Count} stages, sharding {options.Sharding}, {options.SequenceProcesses} processes for a sample, buckets of {options.BucketBytes} bytes, "
+                $"{_stages.Count} stages, sharding {options.Sharding}, {options.SequenceProcesses} processes for a sample, "
+                    + $"buckets of {options.BucketBytes} bytes, "
                     + $"checkpoints '{_checkpoints?.Folder}', resuming '{_resumeFrom}'"
             ),
             "settings"

@@ -87,6 +87,7 @@ internal sealed class SequenceParallel : IScenario
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         using var generator = new Generator(1);
+        model.Initialize(generator); // the null caption
         foreach (var parameter in model.parameters())
         {
             parameter.copy_(randn(parameter.shape, generator: generator).mul(tensor(0.1f)));
