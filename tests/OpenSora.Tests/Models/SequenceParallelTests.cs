@@ -132,8 +132,8 @@ public class SequenceParallelTests
                 {
                     Compute(run, group, sum: false);
                     var calls = group.Calls.ConvertAll(call => call.Split(' '));
-                    var (tokens, bytes) = (calls.FindAll(call => call[0] == "AllToAll"), type == ScalarType.BFloat16 ? 2 : 4);
-                    var output = calls.Single(call => call[0] != "AllToAll");
+                    var (tokens, bytes) = (calls.FindAll(call => call[0] is "AllToAll"), type == ScalarType.BFloat16 ? 2 : 4);
+                    var output = calls.Single(call => call[0] is not "AllToAll");
                     output[0].ShouldBe("AllGather");
                     var sent = tokens.Sum(call => double.Parse(call[1]) * bytes * (size - 1) / size) + double.Parse(output[1]) * 4 * (size - 1);
                     sent.ShouldBe(plan.Forward + plan.Backward, $"{name}, {size} processes");
