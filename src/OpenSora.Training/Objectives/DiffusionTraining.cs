@@ -79,18 +79,24 @@ public sealed class DiffusionTraining : ITrainingObjective
     public string Fingerprint => $"{_process}; {_timesteps?.ToString() ?? "its own time steps"}";
 
     /// <inheritdoc/>
+    public bool DrawsForWholeBatch => true;
+
+    /// <inheritdoc/>
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
     {
         ArgumentNullException.ThrowIfNull(batch);
         ArgumentNullException.ThrowIfNull(stage);
         var latents = batch.Video.to_type(ScalarType.Float32);
-        var count = (int)latents.shape[0];
-        var noise = randn(latents.shape, generator: generator).to(latents.device);
-        var drawn = _timesteps?.Sample(count, _process.Steps, generator) ?? _process.DrawTimesteps(latents, generator);
-        using var times = drawn.Timesteps;
-        using var weights = drawn.Weights;
+        var (part, count) = (latents.shape[0], (int)batch.WholeSize);
+        var whole = part == count ? latents : latents.narrow(0, 0, 1).expand([count, .. latents.shape[1..]]); // for its shape
+        Tensor Part(Tensor drawn) => part == count ? drawn : drawn.narrow(0, batch.Offset, part);
+        var noise = Part(randn(whole.shape, generator: generator)).to(latents.device);
+        var drawn = _timesteps?.Sample(count, _process.Steps, generator) ?? _process.DrawTimesteps(whole, generator);
+        using var allTimes = drawn.Timesteps;
+        using var allWeights = drawn.Weights;
+        var (times, weights) = (Part(allTimes), Part(allWeights));
         var rate = stage.CaptionDropout ?? _model.CaptionDropout;
-        var drop = rate > 0 ? rand(count, generator: generator).LessThan(rate).to(latents.device) : null;
+        var drop = rate > 0 ? Part(rand(count, generator: generator)).LessThan(rate).to(latents.device) : null;
         var losses = SampleLoss(batch, latents, times, noise, drop);
         return losses with { Total = (losses.Total * weights.to(losses.Total.device)).mean() };
     }

@@ -48,6 +48,9 @@ public sealed class VaeTraining : ITrainingObjective
         );
 
     /// <inheritdoc/>
+    public bool DrawsForWholeBatch => true;
+
+    /// <inheritdoc/>
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
     {
         ArgumentNullException.ThrowIfNull(batch);
@@ -56,7 +59,10 @@ public sealed class VaeTraining : ITrainingObjective
         var frames = video.transpose(1, 2).reshape(-1, c, h, w);
 
         var (mean, logVariance) = _vae.EncodeImages(frames);
-        var noise = randn(mean.shape, generator: generator).to(mean.device);
+        var (count, length) = (mean.shape[0], video.shape[2]);
+        var noise = randn([batch.WholeSize * length, .. mean.shape[1..]], generator: generator)
+            .narrow(0, batch.Offset * length, count)
+            .to(mean.device);
         var output = _vae.DecodeImages(AutoencoderKL.Sample(mean, logVariance, noise));
 
         var difference = output - frames.to_type(ScalarType.Float32);

@@ -35,13 +35,19 @@ internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
     /// <param name="inputs">All tensors, other than the parameters, on which the function depends.</param>
     public static Tensor Run(nn.Module module, Func<Tensor?[], Tensor> function, params Tensor?[] inputs)
     {
-        if (!is_grad_enabled() || !Modules.TryGetValue(module, out _))
+        if (!is_grad_enabled())
+        {
+            return function(inputs);
+        }
+
+        inputs = GradientMark.Before(module, inputs);
+        if (!Modules.TryGetValue(module, out _))
         {
             return function(inputs);
         }
 
         Parameter[] parameters = [.. module.parameters().Where(parameter => parameter.requires_grad)];
-        var call = new Call(function, Array.ConvertAll(inputs, input => input is not null), parameters);
+        var call = new Call(SequenceParallel.Keep(function), Array.ConvertAll(inputs, input => input is not null), parameters);
         return apply([call, .. inputs.OfType<Tensor>(), .. parameters]);
     }
 
