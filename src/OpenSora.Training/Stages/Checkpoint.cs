@@ -122,14 +122,14 @@ internal static class Checkpoint
         for (var i = 0; i < trained.Count; i++)
         {
             var adam = optimizer.State(i);
-            tensors[$"adam.mean.{trained[i].Name}"] = adam.exp_avg!;
-            tensors[$"adam.square.{trained[i].Name}"] = adam.exp_avg_sq!;
+            tensors[$"adam.mean.{trained[i].Name}"] = adam.Mean;
+            tensors[$"adam.square.{trained[i].Name}"] = adam.Square;
         }
 
         var path = Path.Combine(options.Folder, CheckpointName.Of(state));
         // The optimizer counts the steps of each parameter separately and leaves out steps in which the parameter has no gradient.
-        var steps = trained.Select((pair, i) => (pair.Name, optimizer.State(i).step)).ToArray();
-        var most = steps.Max(pair => pair.step);
+        var steps = trained.Select((pair, i) => (pair.Name, optimizer.State(i).Steps)).ToArray();
+        var most = steps.Max(pair => pair.Steps);
         WeightsFile.Write(
             path,
             tensors,
@@ -138,7 +138,7 @@ internal static class Checkpoint
                 [StateKey] = JsonSerializer.Serialize(state, TrainingJson.Default.CheckpointState),
                 [StepKey] = FormattableString.Invariant($"{most}"),
                 [FewerStepsKey] = JsonSerializer.Serialize(
-                    steps.Where(pair => pair.step < most).ToDictionary(pair => pair.Name, pair => pair.step, StringComparer.Ordinal),
+                    steps.Where(pair => pair.Steps < most).ToDictionary(pair => pair.Name, pair => pair.Steps, StringComparer.Ordinal),
                     TrainingJson.Default.DictionaryStringInt64
                 ),
             }
@@ -286,9 +286,9 @@ internal static class Checkpoint
         for (var i = 0; i < trained.Count; i++)
         {
             var adam = optimizer.State(i);
-            adam.step = fewer.GetValueOrDefault(trained[i].Name, step);
-            Fill(adam.exp_avg!, $"adam.mean.{trained[i].Name}");
-            Fill(adam.exp_avg_sq!, $"adam.square.{trained[i].Name}");
+            adam.Steps = fewer.GetValueOrDefault(trained[i].Name, step);
+            Fill(adam.Mean, $"adam.mean.{trained[i].Name}");
+            Fill(adam.Square, $"adam.square.{trained[i].Name}");
         }
 
         void Fill(Tensor target, string name)

@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -26,7 +27,7 @@ internal static class GradientNorms
         {
             foreach (var gradient in gradients)
             {
-                gradient.mul_(factor);
+                gradient.MultiplyInPlace(factor);
             }
         }
         return norm;
@@ -46,7 +47,7 @@ internal static class GradientNorms
     {
         using var scope = NewDisposeScope();
         var squares = trained.ConvertAll(pair =>
-            pair.Parameter.grad is { } grad ? grad.to_type(ScalarType.Float64).square().sum().cpu().item<double>() : 0
+            pair.Parameter.grad is { } grad ? grad.to_type(ScalarType.Float64).Squared().sum().cpu().item<double>() : 0
         );
         var largest = squares.IndexOf(squares.Max());
         return (trained[largest].Name, squares.Sum() is var all and > 0 ? squares[largest] / all : 0);

@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -8,18 +9,22 @@ namespace OpenSora.Training.Stages;
 internal sealed class MovingAverage : IDisposable
 {
     private readonly IReadOnlyList<(string Name, Parameter Parameter)> _parameters;
+    private readonly ScratchMemory? _memory;
     private readonly Dictionary<string, Tensor> _averages = new(StringComparer.Ordinal);
 
-    public MovingAverage(IReadOnlyList<(string Name, Parameter Parameter)> parameters)
+    /// <summary>Creates averages that equal the parameters.</summary>
+    /// <param name="parameters">The parameters.</param>
+    /// <param name="memory">The memory of the averages, which this object owns; null for that of the parameters.</param>
+    public MovingAverage(IReadOnlyList<(string Name, Parameter Parameter)> parameters, ScratchMemory? memory = null)
     {
-        _parameters = parameters;
+        (_parameters, _memory) = (parameters, memory);
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         foreach (var (name, parameter) in parameters)
         {
-            var average = parameter.detach().to(ScalarType.Float32, copy: true);
-            average.DetachFromDisposeScope();
-            _averages[name] = average;
+            _averages[name] =
+                memory?.Copy(parameter, ScalarType.Float32) ?? parameter.detach().to(ScalarType.Float32, copy: true).DetachFromDisposeScope();
+            memory?.Drop(_averages[name]);
         }
     }
 
@@ -30,10 +35,21 @@ internal sealed class MovingAverage : IDisposable
     {
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        foreach (var (name, parameter) in _parameters)
+        foreach (var (i, (_, parameter)) in _parameters.Index())
         {
-            _averages[name].mul_(decay).add_(parameter, 1 - decay);
+            Update(i, parameter, decay);
         }
+    }
+
+    /// <summary>Updates the average of one parameter. The caller disables gradients and provides a dispose scope.</summary>
+    /// <param name="number">The number of the parameter.</param>
+    /// <param name="weights">The parameter, or its values in the memory of the average.</param>
+    /// <param name="decay">The decay rate.</param>
+    public void Update(int number, Tensor weights, double decay)
+    {
+        var average = _averages[_parameters[number].Name];
+        average.MultiplyInPlace(decay).AddInPlace(weights, 1 - decay);
+        _memory?.Drop(average);
     }
 
     /// <summary>Copies the averages into the parameters.</summary>
@@ -76,5 +92,7 @@ internal sealed class MovingAverage : IDisposable
         {
             average.Dispose();
         }
+
+        _memory?.Dispose();
     }
 }

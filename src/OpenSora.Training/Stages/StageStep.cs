@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
 using OpenSora.Training.Objectives;
@@ -16,6 +17,7 @@ namespace OpenSora.Training.Stages;
 /// <param name="workers">The threads that share a batch; null for one.</param>
 /// <param name="spikes">The guard against spikes; null for none.</param>
 /// <param name="average">The moving averages; null for none.</param>
+/// <param name="memory">What the stage offloads; null for nothing.</param>
 /// <param name="checkpoints">The folder of checkpoints, for error messages; null if none are written.</param>
 internal sealed class StageStep(
     TrainingStage stage,
@@ -26,6 +28,7 @@ internal sealed class StageStep(
     StageWorkers? workers,
     SpikeWatch? spikes,
     MovingAverage? average,
+    StageMemory? memory,
     string? checkpoints
 )
 {
@@ -65,6 +68,7 @@ internal sealed class StageStep(
     private StepLoss AddGradients(TrainingBatch batch, long number, StepLoss sum)
     {
         using var scope = NewDisposeScope();
+        memory?.BeginBatch(blocksOnly: (stage.Objective ?? objective) is DiffusionTraining);
         using var moved = batch.MoveTo(trained[0].Parameter.device);
         var (loss, parts) =
             stage.Workers == 1
@@ -100,8 +104,17 @@ internal sealed class StageStep(
 
         if (spike is null || !stage.Spikes!.SkipSteps)
         {
-            optimizer.Step(rate);
-            average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
+            var decay = stage.EmaDecay ?? 0;
+            decay = stage.EmaWarmUp ? Math.Min(decay, (1.0 + step) / (10 + step)) : decay;
+            if (memory is null)
+            {
+                optimizer.Step(rate);
+                average?.Update(decay);
+            }
+            else
+            {
+                memory.Update(optimizer, average, rate, decay);
+            }
         }
         return new TrainingProgress
         {
@@ -129,7 +142,7 @@ internal sealed class StageStep(
     {
         using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
         var loss = (stage.Objective ?? objective).Loss(batch, stage, generator);
-        backward(loss.Total * share);
+        backward(loss.Total.Times(share));
         return (loss.Total.detach().cpu().item<float>(), loss.Parts.ToDictionary(part => part.Key, part => Mean(part.Value), StringComparer.Ordinal));
 
         static double Mean(Tensor values) => values.detach().mean().to_type(ScalarType.Float64).cpu().item<double>();
@@ -167,7 +180,7 @@ internal sealed class StageStep(
                 var parts = gradients.Select(all => all[i]).Prepend(trained[i].Parameter.grad).OfType<Tensor>().ToArray();
                 if (parts.Length > 0)
                 {
-                    trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum + part);
+                    trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum.Plus(part));
                 }
             }
         }

@@ -185,7 +185,8 @@ public sealed partial class StagedTrainer : IDisposable
     {
         var (stage, resumed) = (_stages[index], point?.State);
         var trained = Prepare(stage, startsFromAverages: resumed is null && index > 0 && stage.StartFromEma);
-        using var optimizer = new AdamWOptimizers(trained.Select(pair => pair.Parameter), stage);
+        using var optimizer = new AdamWOptimizers(trained.Select(pair => pair.Parameter), stage, StageMemory.StateScratch(stage, trained));
+        using var memory = StageMemory.Of(stage, _objective.Modules.Values, trained);
         if (point is not null)
         {
             Checkpoint.ReadProgress(point.File, Averages, trained, optimizer);
@@ -195,7 +196,11 @@ public sealed partial class StagedTrainer : IDisposable
         var (start, step) = (resumed?.Step ?? 0, resumed?.Step ?? 0);
         var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
         var finished = step >= stage.Steps || before >= stage.TimeLimit;
-        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken) { Step = step };
+        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken)
+        {
+            Step = step,
+            Memory = memory,
+        };
         if (finished)
         {
             await ReportCompleteAsync(run, notes).ConfigureAwait(true);
@@ -208,7 +213,7 @@ public sealed partial class StagedTrainer : IDisposable
         var batchOffset = firstBatch - step * stage.Accumulation;
         var batches = new StageBatches(stage, firstBatch);
         await using var disposed = batches.ConfigureAwait(true);
-        var stageStep = new StageStep(stage, _objective, trained, optimizer, batches, workers, spikes, _average, _checkpoints?.Folder);
+        var stageStep = new StageStep(stage, _objective, trained, optimizer, batches, workers, spikes, _average, memory, _checkpoints?.Folder);
         await run.NotifyAsync(callback => callback.StageStartedAsync(run)).ConfigureAwait(true);
         await ReportAsync(run, notes).ConfigureAwait(true);
 
@@ -246,6 +251,11 @@ public sealed partial class StagedTrainer : IDisposable
                 TimeLeft = finished || left < TimeSpan.Zero ? TimeSpan.Zero : left,
             };
             TrainingMetrics.Record(now, skipped: now.Spike is not null && stage.Spikes!.SkipSteps);
+            if (finished || _callbacks.Exists(callback => callback.GetType().Assembly != typeof(StagedTrainer).Assembly))
+            {
+                memory?.Settle(); // for callbacks that read the weights; those of the library use Evaluate
+            }
+
             progress?.Report(now);
             try
             {
@@ -279,8 +289,10 @@ public sealed partial class StagedTrainer : IDisposable
         await run.NotifyAsync(callback => callback.StageFinishedAsync(run)).ConfigureAwait(true);
         return step;
 
-        string Save() =>
-            Checkpoint.Write(
+        string Save()
+        {
+            using var whole = memory?.Whole();
+            return Checkpoint.Write(
                 _checkpoints!,
                 new CheckpointState
                 {
@@ -300,6 +312,7 @@ public sealed partial class StagedTrainer : IDisposable
                 trained,
                 optimizer
             );
+        }
     }
 
     // Selects the parameters that the stage trains, and creates its moving average.
@@ -309,7 +322,7 @@ public sealed partial class StagedTrainer : IDisposable
         var trained = ChooseParameters(stage);
         foreach (var module in _objective.Modules.Values)
         {
-            module.UseGradientCheckpointing(stage.GradientCheckpointing);
+            module.UseGradientCheckpointing(stage.GradientCheckpointing, stage.CheckpointSlices);
         }
 
         if (startsFromAverages)
@@ -318,7 +331,7 @@ public sealed partial class StagedTrainer : IDisposable
         }
 
         _average?.Dispose();
-        _average = stage.EmaDecay is null ? null : new MovingAverage(trained);
+        _average = stage.EmaDecay is null ? null : new MovingAverage(trained, StageMemory.StateScratch(stage, trained));
         return trained;
     }
 

@@ -1,0 +1,6 @@
+using OpenSora.Models;
+namespace OpenSora.Benchmarks;
+internal static class OperatorsTogether
+{
+    public static void Run() { }
+}
