@@ -12,8 +12,17 @@ namespace OpenSora.Benchmarks;
 /// <summary>A configuration of a training step, used to measure and estimate its memory.</summary>
 internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int Side, bool BFloat16, bool Checkpointing)
 {
+    /// <summary>What is offloaded; null for nothing.</summary>
+    public OffloadOptions? Offload { get; init; }
+
+    /// <summary>The number of slices of blocks that are recomputed.</summary>
+    public int Slices { get; init; } = 1;
+
     /// <summary>Estimates the peak memory in bytes.</summary>
-    public double Estimate()
+    public double Estimate() => Plan(Hardware.H800).Estimate()[0].PeakMemory;
+
+    /// <summary>Creates a plan of the step.</summary>
+    public TrainingPlan Plan(Hardware hardware)
     {
         var stage = new PlannedStage
         {
@@ -24,20 +33,24 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
             Height = 8 * Side,
             Width = 8 * Side,
             GradientCheckpointing = Checkpointing,
+            CheckpointSlices = Slices,
+            Offload = Offload,
             CachedLatents = true,
             CachedText = true,
         };
-        var plan = new TrainingPlan
+        return new TrainingPlan
         {
             Model = Model,
+            Hardware = hardware,
             BFloat16 = BFloat16,
             Stages = [stage],
         };
-        return plan.Estimate()[0].PeakMemory;
     }
 
     /// <summary>Trains a few steps and returns the peak growth of the process's resident memory in bytes. Linux only.</summary>
-    public double Measure()
+    /// <param name="stepDone">Called after each step; null for nothing.</param>
+    /// <param name="steps">The number of steps.</param>
+    public double Measure(Action? stepDone = null, int steps = 3)
     {
         using var scope = NewDisposeScope();
         var before = ResidentMemory.Start();
@@ -49,14 +62,21 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
             {
                 Name = "memory",
                 Data = new Noise(this),
-                Steps = 3,
+                Steps = steps,
                 BatchSize = Batch,
                 EmaDecay = 0.99,
                 GradientCheckpointing = Checkpointing,
+                CheckpointSlices = Slices,
+                Offload = Offload,
             }
         );
-        trainer.RunAsync().GetAwaiter().GetResult();
+        trainer.RunAsync(stepDone is null ? null : new StepDone(stepDone)).GetAwaiter().GetResult();
         return ResidentMemory.Peak() - before;
+    }
+
+    private sealed class StepDone(Action action) : IProgress<TrainingProgress>
+    {
+        public void Report(TrainingProgress value) => action();
     }
 
     private sealed class Noise(MemoryCase size) : ITrainingData

@@ -13,6 +13,11 @@ if (args is [ResidencyBenchmark.Child, var folder, var part, var policy, var siz
     return ResidencyBenchmark.Measure(folder, part, policy, size, type);
 }
 
+if (args is [Plans.Child, var row])
+{
+    return Plans.Measure(int.Parse(row, System.Globalization.CultureInfo.InvariantCulture));
+}
+
 if (args is ["estimate", var number])
 {
     return Estimates.Measure(int.Parse(number, System.Globalization.CultureInfo.InvariantCulture));
@@ -42,6 +47,8 @@ var named = new (string Name, string What, Action Run)[]
     ("clip-scores", "scores of a clip of 3 seconds, compared with decoding it", ClipScores.Run),
     ("estimates", "estimated memory and time of requests compared with measurements", Estimates.Run),
     ("start", "the time from the start of a process to the first denoising step of the bundled model", Start.Run),
+    ("plan", "step time and peak memory that a plan predicts from the speeds of operations, compared with measurements", Plans.Run),
+    ("operators-together", "a training step with each optimization of this library alone and with all together", OperatorsTogether.Run),
     ("memory", "peak memory of training steps compared with the estimate of a plan", Memory.Run),
 };
 var all = named

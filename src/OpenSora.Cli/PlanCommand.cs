@@ -15,6 +15,25 @@ internal static class PlanCommand
         ["a100"] = Hardware.A100,
     };
 
+    private static readonly Dictionary<string, TrainingPlan> s_plans = new(StringComparer.Ordinal)
+    {
+        ["open-sora-1.0"] = TrainingPlan.OpenSora10,
+        ["one-minute-1080p"] = TrainingPlan.OneMinute1080p,
+    };
+
+    private static readonly Argument<string?> s_configuration = new("config")
+    {
+        Arity = ArgumentArity.ZeroOrOne,
+        Description = "The training configuration: a JSON file as for 'opensora train'. Required without --preset.",
+    };
+
+    private static readonly Option<string?> s_preset = new("--preset")
+    {
+        Description =
+            "A plan of this library instead of a training configuration: the published training of Open-Sora 1.0, or clips of one minute in "
+            + "1080p on 8 devices, with each combination of what the devices divide, recompute and keep in host memory.",
+    };
+
     private static readonly Option<string> s_hardware = new("--hardware") { DefaultValueFactory = _ => "h100", Description = "The device." };
     private static readonly Option<int> s_devices = new("--devices") { DefaultValueFactory = _ => 1, Description = "The number of devices." };
     private static readonly Option<double?> s_price = new("--price")
@@ -38,9 +57,11 @@ internal static class PlanCommand
     internal static Command Create()
     {
         s_hardware.AcceptOnlyFromAmong([.. s_presets.Keys]);
+        s_preset.AcceptOnlyFromAmong([.. s_plans.Keys]);
         var command = new Command("plan", "Estimates operations, memory, hours and price of a training run.")
         {
-            TrainCommand.Configuration,
+            s_configuration,
+            s_preset,
             s_hardware,
             s_devices,
             s_price,
@@ -54,9 +75,23 @@ internal static class PlanCommand
 
     private static async Task<int> RunAsync(ParseResult arguments, Terminal terminal, CancellationToken cancellationToken)
     {
-        var path = arguments.GetValue(TrainCommand.Configuration)!;
-        var file = await TrainingFile.ReadAsync(path, cancellationToken).ConfigureAwait(false);
-        var plan = CreatePlan(arguments, file);
+        TrainingPlan plan;
+        if (arguments.GetValue(s_preset) is { } preset)
+        {
+            plan = s_plans[preset];
+            plan = plan with
+            {
+                Hardware = Device(arguments, arguments.GetResult(s_hardware) is { Implicit: false } ? null : plan.Hardware),
+                Devices = arguments.GetResult(s_devices) is { Implicit: false } ? arguments.GetValue(s_devices) : plan.Devices,
+            };
+        }
+        else
+        {
+            var path = arguments.GetValue(s_configuration)
+                ?? throw new InvalidOperationException("There is nothing to plan: specify a training configuration or --preset.");
+            plan = CreatePlan(arguments, await TrainingFile.ReadAsync(path, cancellationToken).ConfigureAwait(false));
+        }
+
         var estimates = plan.Estimate();
         if (terminal.IsJson)
         {
@@ -74,6 +109,9 @@ internal static class PlanCommand
                         estimate.Samples,
                         estimate.Flops,
                         PeakMemoryBytes = estimate.PeakMemory,
+                        HostMemoryBytes = estimate.HostMemory,
+                        StepSeconds = estimate.StepTime.TotalSeconds,
+                        estimate.BoundBy,
                         estimate.Fits,
                         estimate.GpuHours,
                         Hours = estimate.WallTime.TotalHours,
@@ -93,6 +131,22 @@ internal static class PlanCommand
         return CommandLine.Success;
     }
 
+    // The chosen device, or another one, with the options that change it.
+    private static Hardware Device(ParseResult arguments, Hardware? other)
+    {
+        var hardware = other ?? s_presets[arguments.GetValue(s_hardware)!];
+        if (arguments.GetValue(s_speed) is { } speed)
+        {
+            hardware = hardware with { Name = "device", Float32 = speed * 1e12, BFloat16 = speed * 1e12, Utilization = 1 };
+        }
+
+        return hardware with
+        {
+            PricePerHour = arguments.GetValue(s_price) ?? hardware.PricePerHour,
+            Memory = arguments.GetValue(s_memory) * 1e9 ?? hardware.Memory,
+        };
+    }
+
     private static TrainingPlan CreatePlan(ParseResult arguments, TrainingFile file)
     {
         var model = ModelFolder.Open(file.Run.Model);
@@ -103,22 +157,12 @@ internal static class PlanCommand
             ?? throw new InvalidOperationException(
                 $"The cost of {description.Denoiser.Architecture} cannot be estimated; 'opensora plan' supports the architectures stdit and pixart."
             );
-        var hardware = s_presets[arguments.GetValue(s_hardware)!];
-        if (arguments.GetValue(s_speed) is { } speed)
-        {
-            hardware = hardware with { Name = "device", Float32 = speed * 1e12, BFloat16 = speed * 1e12, Utilization = 1 };
-        }
-
         return new TrainingPlan
         {
             Model = config,
             Autoencoder = description.Vae.Architecture is "autoencoder_kl" ? model.ReadConfig<AutoencoderKLConfig>(description.Vae) : new(),
             TextEncoder = description.TextEncoder.Architecture is "t5" ? model.ReadConfig<T5Config>(description.TextEncoder) : new(),
-            Hardware = hardware with
-            {
-                PricePerHour = arguments.GetValue(s_price) ?? hardware.PricePerHour,
-                Memory = arguments.GetValue(s_memory) * 1e9 ?? hardware.Memory,
-            },
+            Hardware = Device(arguments, null),
             Devices = arguments.GetValue(s_devices),
             BFloat16 = file.Run.Precision.Equals("BFloat16", StringComparison.OrdinalIgnoreCase),
             Average = file.Training.Stages.Any(stage => stage.EmaDecay is not null),
@@ -136,6 +180,8 @@ internal static class PlanCommand
                         Width = each.source.Width ?? video.Width,
                         Height = each.source.Height ?? video.Height,
                         GradientCheckpointing = each.stage.GradientCheckpointing,
+                        CheckpointSlices = each.stage.CheckpointSlices,
+                        Offload = each.stage.Offload,
                         CachedLatents = true, // as 'opensora train' does
                         CachedText = true,
                     }),

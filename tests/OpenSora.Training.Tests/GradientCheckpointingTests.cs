@@ -10,13 +10,15 @@ namespace OpenSora.Training.Tests;
 public class GradientCheckpointingTests
 {
     [Theory]
-    [InlineData(1)]
-    [InlineData(2)]
-    public async Task Gradients_stay_the_same(int workers)
+    [InlineData(1, 1)]
+    [InlineData(2, 1)]
+    [InlineData(1, 3)]
+    [InlineData(2, 2)]
+    public async Task Gradients_stay_the_same(int workers, int slices)
     {
         var before = TensorCount.Now;
         var kept = await GradientsAsync(checkpointing: false, workers);
-        var computedAgain = await GradientsAsync(checkpointing: true, workers);
+        var computedAgain = await GradientsAsync(checkpointing: true, workers, slices);
         computedAgain.Keys.ShouldBe(kept.Keys);
         kept.Keys.ShouldContain("model.blocks.1.attn_temp.qkv.weight");
         foreach (var (name, expected) in kept)
@@ -30,7 +32,7 @@ public class GradientCheckpointingTests
 
     // Gradients of a batch with masked captions, temporal attention and a text encoder, read through the optimizer: after one step from zero, AdamW's
     // mean is a tenth of them.
-    private static async Task<Dictionary<string, float[]>> GradientsAsync(bool checkpointing, int workers)
+    private static async Task<Dictionary<string, float[]>> GradientsAsync(bool checkpointing, int workers, int slices = 1)
     {
         using var folder = new TemporaryFolder();
         var (model, text) = Randomised();
@@ -39,6 +41,7 @@ public class GradientCheckpointingTests
         {
             var stage = Tiny.Stage(steps: 1);
             (stage.GradientCheckpointing, stage.Workers, stage.ClipGradientNorm) = (checkpointing, workers, null);
+            stage.CheckpointSlices = slices;
             using (var trainer = new StagedTrainer(model, text).AddStage(stage).SaveTo(new CheckpointOptions { Folder = folder.Path }))
             {
                 await trainer.RunAsync();

@@ -19,7 +19,7 @@ public class ResumeTests
     {
         // A new setting must stay the same unless it is marked with MayDiffer: decide, and add it to one of the lists.
         Names(property => property.IsDefined(typeof(MayDifferAttribute)))
-            .ShouldBe(["GradientCheckpointing", "Loss", "Name", "Prefetch", "Source", "StartFromEma", "Steps", "TimeLimit"]);
+            .ShouldBe(["GradientCheckpointing", "Loss", "Name", "Offload", "Prefetch", "Source", "StartFromEma", "Steps", "TimeLimit"]);
         Names(property => property.IsDefined(typeof(JsonIgnoreAttribute))).ShouldBe(["Data", "Objective", "Trains"]);
         StageSettings
             .Of(new TrainingStage())
@@ -30,6 +30,7 @@ public class ResumeTests
                     "batchSize",
                     "accumulation",
                     "workers",
+                    "checkpointSlices",
                     "learningRate",
                     "finalLearningRate",
                     "warmUpSteps",

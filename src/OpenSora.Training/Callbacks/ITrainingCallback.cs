@@ -77,6 +77,9 @@ public sealed class TrainingRun
     /// <summary>The number of completed steps in this stage and all previous stages.</summary>
     public long TotalStep => _before + Step;
 
+    /// <summary>What the stage offloads; null for nothing.</summary>
+    internal StageMemory? Memory { get; init; }
+
     /// <summary>The token that stops the run.</summary>
     public CancellationToken CancellationToken { get; }
 
@@ -105,6 +108,7 @@ public sealed class TrainingRun
         ArgumentNullException.ThrowIfNull(work);
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
+        using var whole = Memory?.Whole();
         using var exchanged = averages ? _average?.Exchange() : null;
         foreach (var module in Modules.Values)
         {

@@ -1,81 +1,9 @@
 using System.Globalization;
 using System.Text;
 using OpenSora.Models;
+using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Planning;
-
-/// <summary>A stage of a training plan, for which the cost is estimated.</summary>
-public sealed record PlannedStage
-{
-    /// <summary>The name of the stage, which the table shows.</summary>
-    public required string Name { get; init; }
-
-    /// <summary>The number of optimizer steps.</summary>
-    public required long Steps { get; init; }
-
-    /// <summary>The number of samples that one device processes at a time.</summary>
-    public int BatchSize { get; init; } = 8;
-
-    /// <summary>The number of batches that a device processes for one optimizer step.</summary>
-    public int Accumulation { get; init; } = 1;
-
-    /// <summary>The number of frames of a clip.</summary>
-    public int Frames { get; init; } = 16;
-
-    /// <summary>The height of a clip in pixels.</summary>
-    public int Height { get; init; } = 256;
-
-    /// <summary>The width of a clip in pixels.</summary>
-    public int Width { get; init; } = 256;
-
-    /// <summary>Recomputes blocks in the backward pass, which takes a third more work and keeps far fewer activations.</summary>
-    public bool GradientCheckpointing { get; init; }
-
-    /// <summary>Encodes clips once, before training. If false, clips are encoded every time they are used.</summary>
-    public bool CachedLatents { get; init; }
-
-    /// <summary>Encodes captions once, before training. If false, captions are encoded every time they are used.</summary>
-    public bool CachedText { get; init; }
-}
-
-/// <summary>The estimated cost of a stage.</summary>
-public sealed record StageEstimate
-{
-    /// <summary>The stage.</summary>
-    public required PlannedStage Stage { get; init; }
-
-    /// <summary>The number of clips processed, over all devices.</summary>
-    public double Samples { get; init; }
-
-    /// <summary>The operations of the model's forward pass for one sample.</summary>
-    public required FlopEstimate Forward { get; init; }
-
-    /// <summary>The operations of encoding the clip and the caption of one sample, if they are not cached.</summary>
-    public required FlopEstimate Encoding { get; init; }
-
-    /// <summary>The floating-point operations of the whole stage.</summary>
-    public double Flops { get; init; }
-
-    /// <summary>The maximum memory in use on one device at any time, in bytes. Only tensors are counted, not the program and its libraries.</summary>
-    public double PeakMemory { get; init; }
-
-    /// <summary>The memory used on one device by purpose, in bytes: <c>parameters</c>, <c>gradients</c>, <c>optimizer</c>, <c>average</c>,
-    /// <c>activations</c> (what the forward pass keeps for the backward pass), <c>working</c> (the additional memory of the backward pass) and
-    /// <c>encoders</c>. Activations are released as gradients are computed, so the peak is less than the sum.</summary>
-    public required IReadOnlyDictionary<string, double> Memory { get; init; }
-
-    /// <summary>true if the peak memory is within the device's memory.</summary>
-    public bool Fits { get; init; }
-
-    /// <summary>The sum of the hours of all devices.</summary>
-    public double GpuHours { get; init; }
-
-    /// <summary>The time from start to end.</summary>
-    public TimeSpan WallTime { get; init; }
-
-    /// <summary>The price in US dollars.</summary>
-    public double Dollars { get; init; }
-}
 
 /// <summary>Estimates the cost of a training run in advance: operations, memory, hours and dollars.</summary>
 /// <remarks>
@@ -153,6 +81,68 @@ public sealed record TrainingPlan
             ],
         };
 
+    /// <summary>Gets a plan of training STDiT-XL/2 on a clip of one minute in 1080p, 24 frames per second, on one server with 8 H800 of 80 GB. A
+    /// stage is one combination of what the devices divide, recompute and keep in host memory. The height is that of 68 rows of tokens (1088 pixels),
+    /// because 1080 is not a multiple of 16.</summary>
+    public static TrainingPlan OneMinute1080p { get; } =
+        new()
+        {
+            Devices = 8,
+            Stages = Combinations(
+                new()
+                {
+                    Name = "one minute of 1080p",
+                    Steps = 1000,
+                    BatchSize = 1,
+                    Frames = 1440,
+                    Height = 1088,
+                    Width = 1920,
+                    CachedLatents = true,
+                    CachedText = true,
+                },
+                devices: 8
+            ),
+        };
+
+    /// <summary>Creates combinations of a stage: without and with gradient checkpointing, slices, sequence parallelism, ZeRO, and each kind of
+    /// offloading, each in addition to the previous ones.</summary>
+    /// <param name="stage">The stage. Its name is completed by that of the combination.</param>
+    /// <param name="devices">The number of devices, among which the tokens of a clip are divided.</param>
+    /// <returns>The combinations, from the fastest to the one that needs the least device memory.</returns>
+    public static IReadOnlyList<PlannedStage> Combinations(PlannedStage stage, int devices)
+    {
+        ArgumentNullException.ThrowIfNull(stage);
+        List<PlannedStage> all = [];
+        void Add(string name, Func<PlannedStage, PlannedStage> change) =>
+            all.Add(change(all.Count == 0 ? stage : all[^1]) with { Name = all.Count == 0 ? $"{stage.Name}: {name}" : $"+ {name}" });
+        static OffloadOptions With(PlannedStage one, Action<OffloadOptions> set)
+        {
+            var old = one.Offload ?? new();
+            OffloadOptions options = new()
+            {
+                Optimizer = old.Optimizer,
+                Activations = old.Activations,
+                Parameters = old.Parameters,
+            };
+            set(options);
+            return options;
+        }
+
+        Add("data parallel", one => one);
+        Add("checkpointing", one => one with { GradientCheckpointing = true });
+        if (devices > 1)
+        {
+            Add($"sequence parallel {devices}", one => one with { SequenceParallel = devices });
+            Add("ZeRO 2", one => one with { ZeroStage = 2 });
+        }
+
+        Add("16 slices", one => one with { CheckpointSlices = 16 });
+        Add("activations on the host", one => one with { Offload = With(one, options => options.Activations = true) });
+        Add("optimizer on the host", one => one with { Offload = With(one, options => options.Optimizer = true) });
+        Add("streamed parameters", one => one with { Offload = With(one, options => options.Parameters = true) });
+        return all;
+    }
+
     /// <summary>Estimates the cost of every stage.</summary>
     /// <exception cref="ArgumentException">The configuration of a model is invalid.</exception>
     /// <exception cref="InvalidOperationException">A stage, the hardware or the number of devices is invalid. The message describes the
@@ -182,8 +172,8 @@ public sealed record TrainingPlan
         var caption = stage.CachedText ? nothing : FlopEstimate.OfEncoding(TextEncoder, Model.ModelMaxLength);
         var encoding = new FlopEstimate(clip.Linear + caption.Linear, clip.Attention + caption.Attention);
 
-        var samples = (double)stage.Steps * stage.BatchSize * stage.Accumulation * Devices;
-        var passes = stage.GradientCheckpointing ? 4 : 3;
+        var samples = (double)stage.Steps * stage.BatchSize * stage.Accumulation * Devices / stage.SequenceParallel;
+        var passes = Passes(stage);
         var linear = samples * (passes * forward.Linear + encoding.Linear);
         var attention = samples * (passes * forward.Attention + encoding.Attention);
         var speed = Hardware.Utilization * (BFloat16 ? Hardware.BFloat16 : Hardware.Float32);
@@ -191,10 +181,9 @@ public sealed record TrainingPlan
 
         var bytes = BFloat16 ? 2 : 4;
         var encoders = bytes * ((stage.CachedLatents ? 0 : EncoderParameters(Autoencoder)) + (stage.CachedText ? 0 : EncoderParameters(TextEncoder)));
-        var memory = MemoryEstimate.Of(Model, stage.BatchSize, stage.Frames, height, width, bytes, stage.GradientCheckpointing, Average) with
-        {
-            Encoders = encoders,
-        };
+        var memory = MemoryEstimate.Of(Model, stage, height, width, bytes, Average, Devices) with { Encoders = encoders };
+        var host = memory.Host * Math.Min(Devices, Hardware.DevicesPerServer);
+        var step = new StepSimulation(this, stage, forward, encoding, height, width).Run();
         return new StageEstimate
         {
             Stage = stage,
@@ -204,12 +193,22 @@ public sealed record TrainingPlan
             Flops = linear + attention,
             PeakMemory = memory.Peak,
             Memory = memory.Parts,
-            Fits = memory.Peak <= Hardware.Memory,
+            HostMemory = host,
+            StepTime = TimeSpan.FromSeconds(step.Seconds),
+            Timeline = step.Events,
+            BoundBy = step.BoundBy,
+            Fits = memory.Peak <= Hardware.Memory && host <= Hardware.HostMemory,
             GpuHours = hours,
             WallTime = TimeSpan.FromHours(hours / Devices),
             Dollars = hours * Hardware.PricePerHour,
         };
     }
+
+    /// <summary>Gets the work of a step in forward passes.</summary>
+    internal static int Passes(PlannedStage stage) =>
+        !stage.GradientCheckpointing ? 3
+        : stage.CheckpointSlices == 1 ? 4
+        : 5;
 
     private void Check(PlannedStage stage, int factor)
     {
@@ -229,6 +228,16 @@ public sealed record TrainingPlan
         Must(
             stage.Frames > 0 && stage.Frames % Model.PatchSize[0] == 0,
             $"has {stage.Frames} {nameof(stage.Frames)}; expected a multiple of the patch size, {Model.PatchSize[0]}"
+        );
+        Must(stage.CheckpointSlices > 0, $"has {stage.CheckpointSlices} {nameof(stage.CheckpointSlices)}; it needs at least 1");
+        Must(stage.ZeroStage is >= 0 and <= 2, $"has {nameof(stage.ZeroStage)} {stage.ZeroStage}; it must be 0, 1 or 2");
+        Must(
+            stage.SequenceParallel > 0 && Devices % stage.SequenceParallel == 0,
+            $"has {nameof(stage.SequenceParallel)} {stage.SequenceParallel}; expected a divisor of the number of devices, {Devices}"
+        );
+        Must(
+            stage.GradientCheckpointing || stage.Offload is not ({ Activations: true } or { Parameters: true }),
+            $"offloads activations or parameters; this requires {nameof(stage.GradientCheckpointing)}"
         );
         var (rows, columns) = (factor * Model.PatchSize[1], factor * Model.PatchSize[2]);
         Must(
@@ -298,6 +307,36 @@ public sealed record TrainingPlan
         }
         text.Append(culture, $"| total | | {estimates.Sum(e => e.Samples):N0} | | | | | {estimates.Sum(e => e.GpuHours):N0} | ")
             .Append(culture, $"{estimates.Sum(e => e.WallTime.TotalDays):F1} | {estimates.Sum(e => e.Dollars):N0} |\n");
+        if (estimates.Any(e => e.Stage is { SequenceParallel: > 1 } or { ZeroStage: > 0 } or { CheckpointSlices: > 1 } or { Offload: not null }))
+        {
+            AppendSteps(text, estimates);
+        }
+
         return text.ToString();
+    }
+
+    // The memory and the time of a step of each stage.
+    private void AppendSteps(StringBuilder text, IReadOnlyList<StageEstimate> estimates)
+    {
+        string[] parts = ["parameters", "gradients", "optimizer", "average", "activations", "working"];
+        text.Append("\nMemory of a device in GB, and the time of a step:\n\n")
+            .Append("| stage | ")
+            .AppendJoin(" | ", parts)
+            .Append(" | peak | host | fits | step s | device busy s | bound by |\n|---|")
+            .Insert(text.Length, "---|", parts.Length + 6)
+            .Append('\n');
+        foreach (var e in estimates)
+        {
+            text.Append("| ").Append(e.Stage.Name).Append(" | ");
+            foreach (var part in parts)
+            {
+                text.Append(CultureInfo.InvariantCulture, $"{e.Memory[part] / 1e9:F1} | ");
+            }
+
+            text.Append(CultureInfo.InvariantCulture, $"{e.PeakMemory / 1e9:F1} | {e.HostMemory / 1e9:F0} | {(e.Fits ? "yes" : "no")} | ")
+                .Append(CultureInfo.InvariantCulture, $"{e.StepTime.TotalSeconds:F1} | ")
+                .Append(CultureInfo.InvariantCulture, $"{e.Timeline.Where(one => one.Lane is "device").Sum(one => one.End - one.Start):F1} | ")
+                .Append(CultureInfo.InvariantCulture, $"{e.BoundBy} |\n");
+        }
     }
 }

@@ -14,13 +14,18 @@ internal sealed class AdamWOptimizers : IDisposable
     private const double Epsilon = 1e-8;
 
     private readonly Parameter[] _parameters;
+    private readonly ScratchMemory? _memory;
     private readonly AdamWState[] _states;
     private readonly (double Beta1, double Beta2, double WeightDecay) _settings;
 
-    public AdamWOptimizers(IEnumerable<Parameter> parameters, TrainingStage stage)
+    /// <summary>Creates the optimizer.</summary>
+    /// <param name="parameters">The parameters.</param>
+    /// <param name="stage">The settings.</param>
+    /// <param name="memory">The memory of the state, which this object owns; null for that of the parameters.</param>
+    public AdamWOptimizers(IEnumerable<Parameter> parameters, TrainingStage stage, ScratchMemory? memory = null)
     {
-        _parameters = [.. parameters];
-        _states = Array.ConvertAll(_parameters, parameter => new AdamWState(parameter));
+        (_parameters, _memory) = ([.. parameters], memory);
+        _states = Array.ConvertAll(_parameters, parameter => new AdamWState(parameter, memory));
         _settings = (stage.Beta1, stage.Beta2, stage.WeightDecay);
     }
 
@@ -31,40 +36,57 @@ internal sealed class AdamWOptimizers : IDisposable
     public void Step(double learningRate)
     {
         using var noGradients = no_grad();
-        var (beta1, beta2, weightDecay) = _settings;
-        foreach (var (parameter, state) in _parameters.Zip(_states))
+        foreach (var (i, parameter) in _parameters.Index())
         {
             using var scope = NewDisposeScope();
-            if (parameter.grad is not { } gradient)
+            if (parameter.grad is { } gradient)
             {
-                continue;
+                Update(i, parameter, gradient, learningRate);
             }
-
-            state.Steps++;
-            parameter.MultiplyInPlace(1 - learningRate * weightDecay);
-            state.Mean.MultiplyInPlace(beta1).AddInPlace(gradient, 1 - beta1);
-            state.Square.MultiplyInPlace(beta2).AddProductInPlace(gradient, gradient, 1 - beta2);
-            var (correction1, correction2) = (1 - Math.Pow(beta1, state.Steps), 1 - Math.Pow(beta2, state.Steps));
-            var deviation = state.Square.sqrt().Over(Math.Sqrt(correction2)).AddInPlace(Epsilon);
-            parameter.AddQuotientInPlace(state.Mean, deviation, -(learningRate / correction1));
         }
     }
 
+    /// <summary>Updates one parameter. The caller disables gradients and provides a dispose scope.</summary>
+    /// <param name="number">The number of the parameter.</param>
+    /// <param name="weights">The parameter, or its values in the memory of the state.</param>
+    /// <param name="gradient">The gradient, on the same device.</param>
+    /// <param name="learningRate">The learning rate.</param>
+    public void Update(int number, Tensor weights, Tensor gradient, double learningRate)
+    {
+        var (beta1, beta2, weightDecay) = _settings;
+        var state = _states[number];
+        state.Steps++;
+        weights.MultiplyInPlace(1 - learningRate * weightDecay);
+        state.Mean.MultiplyInPlace(beta1).AddInPlace(gradient, 1 - beta1);
+        state.Square.MultiplyInPlace(beta2).AddProductInPlace(gradient, gradient, 1 - beta2);
+        var (correction1, correction2) = (1 - Math.Pow(beta1, state.Steps), 1 - Math.Pow(beta2, state.Steps));
+        var deviation = state.Square.sqrt().Over(Math.Sqrt(correction2)).AddInPlace(Epsilon);
+        weights.AddQuotientInPlace(state.Mean, deviation, -(learningRate / correction1));
+        _memory?.Drop(state.Mean);
+        _memory?.Drop(state.Square);
+    }
+
     /// <inheritdoc/>
-    public void Dispose() => Array.ForEach(_states, state => state.Dispose());
+    public void Dispose()
+    {
+        Array.ForEach(_states, state => state.Dispose());
+        _memory?.Dispose();
+    }
 }
 
 /// <summary>The moments and the step count of a parameter.</summary>
-internal sealed class AdamWState(Tensor parameter) : IDisposable
+/// <param name="parameter">The parameter.</param>
+/// <param name="memory">The memory of the moments; null for that of the parameter.</param>
+internal sealed class AdamWState(Tensor parameter, ScratchMemory? memory = null) : IDisposable
 {
     /// <summary>The number of updates of the parameter.</summary>
     public long Steps { get; set; }
 
     /// <summary>The moving average of the gradients.</summary>
-    public Tensor Mean { get; } = zeros_like(parameter).DetachFromDisposeScope();
+    public Tensor Mean { get; } = memory?.Zeros(parameter.shape, parameter.dtype) ?? zeros_like(parameter).DetachFromDisposeScope();
 
     /// <summary>The moving average of the squared gradients.</summary>
-    public Tensor Square { get; } = zeros_like(parameter).DetachFromDisposeScope();
+    public Tensor Square { get; } = memory?.Zeros(parameter.shape, parameter.dtype) ?? zeros_like(parameter).DetachFromDisposeScope();
 
     /// <inheritdoc/>
     public void Dispose()

@@ -11,19 +11,23 @@ internal sealed class MovingAverage : IDisposable
 {
     private readonly IReadOnlyList<(string Name, Parameter Parameter)> _parameters;
     private readonly OwnedParameters _owned;
+    private readonly ScratchMemory? _memory;
     private readonly Dictionary<string, Tensor> _averages = new(StringComparer.Ordinal);
 
-    public MovingAverage(OwnedParameters owned)
+    /// <summary>Creates averages that equal the parameters.</summary>
+    /// <param name="owned">The parameters, or parts of them, that this process updates.</param>
+    /// <param name="memory">The memory of the averages, which this object owns; null for that of the parameters.</param>
+    public MovingAverage(OwnedParameters owned, ScratchMemory? memory = null)
     {
-        _owned = owned;
+        (_owned, _memory) = (owned, memory);
         var parameters = _parameters = [.. owned.All.Select(one => (one.Key, one.Values))];
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         foreach (var (name, parameter) in parameters)
         {
-            var average = parameter.detach().to(ScalarType.Float32, copy: true);
-            average.DetachFromDisposeScope();
-            _averages[name] = average;
+            _averages[name] = memory?.Copy(parameter, ScalarType.Float32)
+                ?? parameter.detach().to(ScalarType.Float32, copy: true).DetachFromDisposeScope();
+            memory?.Drop(_averages[name]);
         }
     }
 
@@ -35,10 +39,21 @@ internal sealed class MovingAverage : IDisposable
     {
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        foreach (var (name, parameter) in _parameters)
+        foreach (var (i, (_, parameter)) in _parameters.Index())
         {
-            _averages[name].MultiplyInPlace(decay).AddInPlace(parameter, 1 - decay);
+            Update(i, parameter, decay);
         }
+    }
+
+    /// <summary>Updates the average of one parameter. The caller disables gradients and provides a dispose scope.</summary>
+    /// <param name="number">The number of the parameter.</param>
+    /// <param name="weights">The parameter, or its values in the memory of the average.</param>
+    /// <param name="decay">The decay rate.</param>
+    public void Update(int number, Tensor weights, double decay)
+    {
+        var average = _averages[_parameters[number].Name];
+        average.MultiplyInPlace(decay).AddInPlace(weights, 1 - decay);
+        _memory?.Drop(average);
     }
 
     /// <summary>Copies the averages into the parameters. If they are sharded, all processes must call it.</summary>
@@ -128,5 +143,7 @@ internal sealed class MovingAverage : IDisposable
         {
             average.Dispose();
         }
+
+        _memory?.Dispose();
     }
 }

@@ -18,6 +18,7 @@ namespace OpenSora.Training.Stages;
 /// <param name="workers">The threads that share a batch; null for one.</param>
 /// <param name="spikes">The guard against spikes; null for none.</param>
 /// <param name="average">The moving averages; null for none.</param>
+/// <param name="memory">What the stage offloads; null for nothing.</param>
 /// <param name="checkpoints">The folder of checkpoints, for error messages; null if none are written.</param>
 /// <param name="owned">The parameters, or parts of them, that this process updates.</param>
 /// <param name="reduction">The gradients of all processes; null for one process.</param>
@@ -30,6 +31,7 @@ internal sealed class StageStep(
     StageWorkers? workers,
     SpikeWatch? spikes,
     MovingAverage? average,
+    StageMemory? memory,
     string? checkpoints,
     OwnedParameters owned,
     GradientReduction? reduction
@@ -80,6 +82,7 @@ internal sealed class StageStep(
     private StepLoss AddGradients(TrainingBatch batch, long number, StepLoss sum, bool isLast)
     {
         using var scope = NewDisposeScope();
+        memory?.BeginBatch(blocksOnly: (stage.Objective ?? objective) is DiffusionTraining);
         using var moved = batch.MoveTo(trained[0].Parameter.device);
         using var divided = _group?.DivideTokens(objective.Modules.Values);
         // The weight of the batch in the loss of the step; with several processes, of the samples of this one.
@@ -148,9 +151,18 @@ internal sealed class StageStep(
 
         if (spike is null || !stage.Spikes!.SkipSteps)
         {
-            optimizer.Step(rate);
-            owned.Gather();
-            average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
+            var decay = stage.EmaDecay ?? 0;
+            decay = stage.EmaWarmUp ? Math.Min(decay, (1.0 + step) / (10 + step)) : decay;
+            if (memory is null)
+            {
+                optimizer.Step(rate);
+                owned.Gather();
+                average?.Update(decay);
+            }
+            else
+            {
+                memory.Update(optimizer, average, rate, decay);
+            }
         }
         return new TrainingProgress
         {

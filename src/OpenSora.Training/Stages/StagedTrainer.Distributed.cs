@@ -63,6 +63,14 @@ public sealed partial class StagedTrainer
 
     private void RequireSamplesForAll(TrainingStage stage)
     {
+        if (_group is not null && (stage.Offload is { Optimizer: true } or { Activations: true } or { Parameters: true }))
+        {
+            throw new InvalidOperationException(
+                $"Stage '{stage.Name}' has {nameof(TrainingStage.Offload)}, which is not implemented for several processes. Remove it, or train "
+                    + "with one process."
+            );
+        }
+
         if (_group is not null && stage.BatchSize < _group.Parts)
         {
             throw new InvalidOperationException(

@@ -194,7 +194,8 @@ public sealed partial class StagedTrainer : IDisposable
         var (stage, resumed) = (_stages[index], point?.State);
         var trained = Prepare(stage, startsFromAverages: resumed is null && index > 0 && stage.StartFromEma);
         var owned = _owned!;
-        using var optimizer = new AdamWOptimizers(owned.All.Select(one => one.Values), stage);
+        using var optimizer = new AdamWOptimizers(owned.All.Select(one => one.Values), stage, StageMemory.StateScratch(stage, trained));
+        using var memory = StageMemory.Of(stage, _objective.Modules.Values, trained);
         if (point is not null)
         {
             Together(() => Checkpoint.ReadProgress(point.File, Averages, trained, owned.All, optimizer));
@@ -204,7 +205,7 @@ public sealed partial class StagedTrainer : IDisposable
         var (start, step) = (resumed?.Step ?? 0, resumed?.Step ?? 0);
         var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
         var finished = step >= stage.Steps || before >= stage.TimeLimit;
-        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, OwnCallbacks, cancellationToken) { Step = step };
+        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, OwnCallbacks, cancellationToken) { Step = step, Memory = memory };
         if (finished)
         {
             await CallAllAsync(() => ReportCompleteAsync(run, notes)).ConfigureAwait(true);
@@ -227,6 +228,7 @@ public sealed partial class StagedTrainer : IDisposable
             workers,
             spikes,
             _average,
+            memory,
             _checkpoints?.Folder,
             owned,
             reduction
@@ -270,6 +272,11 @@ public sealed partial class StagedTrainer : IDisposable
                 Fraction = finished ? 1 : Math.Clamp(Math.Max((double)step / stage.Steps, stage.TimeLimit is { } most ? spent / most : 0), 0, 1),
                 TimeLeft = finished || left < TimeSpan.Zero ? TimeSpan.Zero : left,
             };
+            if (finished || OwnCallbacks.Any(callback => callback.GetType().Assembly != typeof(StagedTrainer).Assembly))
+            {
+                memory?.Settle(); // for callbacks that read the weights; those of the library use Evaluate
+            }
+
             Report(now, stage, progress);
             var failure = await CallAsync(() => run.NotifyAsync(callback => callback.StepDoneAsync(run, now))).ConfigureAwait(true);
 
@@ -298,8 +305,10 @@ public sealed partial class StagedTrainer : IDisposable
         await CallAllAsync(() => run.NotifyAsync(callback => callback.StageFinishedAsync(run))).ConfigureAwait(true);
         return step;
 
-        string Save() =>
-            Checkpoint.Write(
+        string Save()
+        {
+            using var whole = memory?.Whole();
+            return Checkpoint.Write(
                 _checkpoints!,
                 new CheckpointState
                 {
@@ -316,6 +325,7 @@ public sealed partial class StagedTrainer : IDisposable
                 },
                 new CheckpointContents(_objective.Modules, Averages, trained, owned, optimizer)
             );
+        }
     }
 
     // Selects the parameters that the stage trains, and creates its moving average.
@@ -325,7 +335,7 @@ public sealed partial class StagedTrainer : IDisposable
         var trained = ChooseParameters(stage);
         foreach (var module in _objective.Modules.Values)
         {
-            module.UseGradientCheckpointing(stage.GradientCheckpointing);
+            module.UseGradientCheckpointing(stage.GradientCheckpointing, stage.CheckpointSlices);
         }
 
         if (startsFromAverages)
@@ -336,7 +346,7 @@ public sealed partial class StagedTrainer : IDisposable
         _average?.Dispose();
         _owned?.Dispose();
         _owned = new OwnedParameters(trained, _group);
-        _average = stage.EmaDecay is null ? null : new MovingAverage(_owned);
+        _average = stage.EmaDecay is null ? null : new MovingAverage(_owned, StageMemory.StateScratch(stage, trained));
         return trained;
     }
 

@@ -58,6 +58,14 @@ public class TrainingStage
     [MayDiffer]
     public bool GradientCheckpointing { get; set; }
 
+    /// <summary>The number of slices of the tokens in which gradient checkpointing recomputes the parts of a block; 1 recomputes the block at once.
+    /// Slices take a quarter more time and much less memory for long videos (see <see cref="ModelExtensions.UseGradientCheckpointing"/>).</summary>
+    public int CheckpointSlices { get; set; } = 1;
+
+    /// <summary>What the stage keeps in host memory instead of device memory; null for nothing.</summary>
+    [MayDiffer]
+    public OffloadOptions? Offload { get; set; }
+
     /// <summary>The maximum learning rate. The published value is 2e-5; 1e-4 was too high for the 700-million-parameter model.</summary>
     public double LearningRate { get; set; } = 2e-5;
 
@@ -191,6 +199,16 @@ public class TrainingStage
                 Spikes is null or { Factor: > 1, Window: > 0 } and { StopAfter: null or > 0 },
                 $"has {nameof(Spikes)} with {nameof(SpikeGuard.Factor)} {Spikes?.Factor}, {nameof(SpikeGuard.Window)} {Spikes?.Window} and "
                     + $"{nameof(SpikeGuard.StopAfter)} {Spikes?.StopAfter}; the factor must be above 1, the others above 0"
+            ),
+            (CheckpointSlices > 0, $"has {nameof(CheckpointSlices)} {CheckpointSlices}; it must be above 0"),
+            (
+                Offload is not ({ Activations: true } or { Parameters: true }) || GradientCheckpointing,
+                $"has {nameof(Offload)} with {nameof(OffloadOptions.Activations)} or {nameof(OffloadOptions.Parameters)}, which requires "
+                    + $"{nameof(GradientCheckpointing)}; set it to true"
+            ),
+            (
+                Offload is not { Parameters: true, Optimizer: false },
+                $"has {nameof(Offload)} with {nameof(OffloadOptions.Parameters)} but not {nameof(OffloadOptions.Optimizer)}; set both to true"
             ),
             (TimeLimit is null || TimeLimit > TimeSpan.Zero, $"has {nameof(TimeLimit)} {TimeLimit}; it must be above 0, or null"),
         ];

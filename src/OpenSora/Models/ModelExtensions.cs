@@ -35,14 +35,35 @@ public static partial class ModelExtensions
     /// </summary>
     /// <param name="model">A model of this library, or one with blocks that call <see cref="Checkpoint"/>; other models compute as before.</param>
     /// <param name="on">Whether to recompute activations in the backward pass.</param>
+    /// <param name="slices">The number of slices of the tokens in which the parts of an <see cref="StdiT"/> block run one after the other. While a
+    /// block is recomputed, it then needs the memory of one slice of one of its parts, and runs a second time. Sums are rounded differently. Other
+    /// models ignore this value.</param>
     /// <returns>The same model.</returns>
-    public static TModel UseGradientCheckpointing<TModel>(this TModel model, bool on = true)
+    public static TModel UseGradientCheckpointing<TModel>(this TModel model, bool on = true, int slices = 1)
         where TModel : nn.Module
     {
         ArgumentNullException.ThrowIfNull(model);
+        ArgumentOutOfRangeException.ThrowIfLessThan(slices, 1);
         foreach (var module in model.modules())
         {
-            Checkpointed.Set(module, on);
+            Checkpointed.Set(module, on, slices);
+        }
+
+        return model;
+    }
+
+    /// <summary>Enables gradient checkpointing, and controls where the blocks keep their weights and inputs during a training step.</summary>
+    /// <param name="model">A model of this library, or one with blocks that call <see cref="Checkpoint"/>; other models compute as before.</param>
+    /// <param name="memory">The memory. It is used until <see cref="UseGradientCheckpointing"/> is called again.</param>
+    /// <returns>The same model.</returns>
+    public static TModel UseBlockMemory<TModel>(this TModel model, IBlockMemory memory)
+        where TModel : nn.Module
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(memory);
+        foreach (var module in model.modules())
+        {
+            Checkpointed.Set(module, memory);
         }
 
         return model;

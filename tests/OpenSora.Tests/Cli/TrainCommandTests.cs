@@ -124,5 +124,21 @@ public sealed class TrainCommandTests : IAsyncLifetime
         one.GetProperty("stages")[0].GetProperty("fits").GetBoolean().ShouldBeTrue();
     }
 
+    [Fact]
+    public async Task The_plan_of_one_minute_in_1080p_shows_what_fits()
+    {
+        var text = await Opensora.RunAsync("plan", "--preset", "one-minute-1080p");
+        text.ExitCode.ShouldBe(0, text.Error);
+        text.Output.ShouldContain("8 x H800");
+        text.Output.ShouldContain("| + activations on the host |");
+
+        var json = (await Opensora.RunAsync("plan", "--preset", "one-minute-1080p", "--hardware", "a100", "--json")).Json;
+        json.GetProperty("hardware").GetString().ShouldBe("A100");
+        var fits = json.GetProperty("stages").EnumerateArray().Select(stage => stage.GetProperty("fits").GetBoolean()).ToList();
+        fits[0].ShouldBeFalse();
+        fits[^1].ShouldBeTrue();
+        (await Opensora.RunAsync("plan")).Error.ShouldContain("specify a training configuration or --preset");
+    }
+
     private static string Stickers => Path.GetFullPath(Path.Combine(TestFiles.Data(), "..", "..", "models", "stickers"));
 }

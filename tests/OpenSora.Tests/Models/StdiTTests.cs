@@ -250,7 +250,7 @@ public class StdiTTests
         var (x, frames, one, none) = (randn(2, 3, 6, 32), randn(1, 3, 32), ones(1), zeros(1));
         // Without the spatial branch only the temporal one is left: what it adds does not grow with the tokens, and follows the positions.
         Tensor Added(Tensor tokens, Tensor? positions) =>
-            attention.Run(tokens, block.attn, block.attn_temp, none, none, none, one, positions) - tokens;
+            attention.Run(block, tokens, block.attn, block.attn_temp, none, none, none, one, positions) - tokens;
         Difference(Added(x * 1000, frames), Added(x, frames)).ShouldBeLessThan(1e-3);
         Difference(Added(x, frames), Added(x, null)).ShouldBeGreaterThan(1e-2);
         var normed = nn.functional.layer_norm(x, [32]);

@@ -347,7 +347,7 @@ internal sealed class DiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor>
         var m = adaLN_modulation.call(condition).view(x.shape[0], 1, 6, -1).unsqueeze(3).In(x.dtype).unbind(2); // 6 of [B, 1, 1, C]
         var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
-        x = _attention.Run(x, attn, attn_temp, shiftAttention, scaleAttention, gateAttention, gateAttention, frames);
+        x = _attention.Run(this, x, attn, attn_temp, shiftAttention, scaleAttention, gateAttention, gateAttention, frames);
         return AddGatedTo(x, gateMlp, mlp.call(NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }

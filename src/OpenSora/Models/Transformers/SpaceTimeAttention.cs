@@ -50,6 +50,7 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
     public bool TakesFramePositions => Block == (Order == AttentionOrder.Interleaved ? 1 : 0) || (TemporalNorm && HasTemporal);
 
     /// <summary>Computes the residual steps of the attentions.</summary>
+    /// <param name="block">The block.</param>
     /// <param name="x">Tokens <c>[B, T, S, C]</c>.</param>
     /// <param name="attention">The block's first attention.</param>
     /// <param name="temporal">The block's second attention, along time; null omits it.</param>
@@ -60,6 +61,7 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
     /// only if <see cref="TemporalNorm"/> is set.</param>
     /// <param name="frames">Positions along time, <c>[1, T, C]</c>. If the block has a second attention, only that attention receives them.</param>
     public Tensor Run(
+        nn.Module block,
         Tensor x,
         SelfAttention attention,
         SelfAttention? temporal,
@@ -77,13 +79,37 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
             x = x.Plus(positions);
         }
 
-        var y = AddGated(x, gate, attention.AttendAlong(Axis, NormModulate(x, shift, scale)));
+        var axis = Axis;
+        Tensor First(Tensor?[] i) => AddGated(i[0]!, i[3]!, attention.AttendAlong(axis, NormModulate(i[0]!, i[1]!, i[2]!)));
+        var y =
+            axis == SelfAttention.All
+                ? First([x, shift, scale, gate])
+                : Checkpointed.Sliced(block, attention, Across(axis), First, x, shift, scale, gate);
         if (temporal is not null)
         {
-            var along = Order == AttentionOrder.Serial ? y : x;
-            along = TemporalNorm ? nn.functional.layer_norm(along, [along.shape[^1]], eps: 1e-6) : along;
-            y = AddGatedTo(y, temporalGate, temporal.AttendAlong(SelfAttention.Time, positions is null ? along : along.Plus(positions)));
+            var hasNorm = TemporalNorm;
+            Tensor Second(Tensor?[] i)
+            {
+                var along = i[3] ?? i[0]!;
+                along = hasNorm ? nn.functional.layer_norm(along, [along.shape[^1]], eps: 1e-6) : along;
+                var attended = temporal.AttendAlong(SelfAttention.Time, i[2] is null ? along : along.Plus(i[2]!));
+                return AddGatedTo(i[0]!, i[1]!, attended);
+            }
+
+            y = Checkpointed.Sliced(
+                block,
+                temporal,
+                Across(SelfAttention.Time),
+                Second,
+                y,
+                temporalGate,
+                positions,
+                Order == AttentionOrder.Serial ? null : x
+            );
         }
         return y.MoveToOuterDisposeScope();
     }
+
+    // The axis of [B, T, S, C] along which attention computes separately.
+    private static int Across(int axis) => axis == SelfAttention.Time ? 2 : 1;
 }

@@ -1,0 +1,173 @@
+using System.Diagnostics;
+using System.Globalization;
+using OpenSora.Models;
+using OpenSora.Training.Planning;
+using OpenSora.Training.Stages;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace OpenSora.Benchmarks;
+
+/// <summary>Compares the step time and the peak memory that a plan predicts from the speeds of single operations with measurements. Each configuration
+/// is measured in a process of its own, in processor time of one thread. Linux only.</summary>
+internal static class Plans
+{
+    /// <summary>The first argument of a process that measures a configuration.</summary>
+    public const string Child = "plan-row";
+
+    private static readonly StdiTConfig Model = new()
+    {
+        HiddenSize = 384,
+        Depth = 6,
+        NumHeads = 6,
+        CaptionChannels = 128,
+        ModelMaxLength = 20,
+    };
+
+    private static readonly OffloadOptions Optimizer = new() { Optimizer = true },
+        Activations = new() { Activations = true },
+        Everything =
+            new()
+            {
+                Optimizer = true,
+                Activations = true,
+                Parameters = true,
+            };
+
+    private static readonly (string Name, MemoryCase Case)[] Rows =
+    [
+        ("plain", Case(false)),
+        ("plain, bfloat16", Case(false) with { BFloat16 = true }),
+        ("checkpointing", Case(true)),
+        ("checkpointing, bfloat16", Case(true) with { BFloat16 = true }),
+        ("checkpointing, 4 slices", Case(true) with { Slices = 4 }),
+        ("optimizer on the host", Case(true) with { Offload = Optimizer }),
+        ("activations on the host", Case(true) with { Offload = Activations }),
+        ("everything on the host", Case(true) with { Offload = Everything }),
+        ("everything on the host, 4 slices", Case(true) with { Offload = Everything, Slices = 4 }),
+        ("more frames, checkpointing", Case(true) with { Frames = 32, Batch = 1 }),
+        ("more frames, everything on the host, 8 slices", Case(true) with { Frames = 32, Batch = 1, Offload = Everything, Slices = 8 }),
+    ];
+
+    private static MemoryCase Case(bool checkpointing) => new(Model, 2, 8, 32, BFloat16: false, checkpointing);
+
+    /// <summary>Prints a table with a row for each configuration.</summary>
+    public static void Run()
+    {
+        var measured = Speeds();
+        foreach (var (name, value) in measured)
+        {
+            Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"  {name}: {value / 1e9:F1} G/s"));
+        }
+
+        Console.WriteLine(
+            "\n| configuration | predicted MB | measured MB | ratio | predicted s | measured s | ratio |\n|---|---|---|---|---|---|---|"
+        );
+        foreach (var (i, (name, one)) in Rows.Index())
+        {
+            using var process = Process.Start(
+                new ProcessStartInfo(Environment.ProcessPath!, [typeof(Plans).Assembly.Location, Child, $"{i}"])
+                {
+                    UseShellExecute = false,
+                    RedirectStandardOutput = true,
+                }
+            )!;
+            var result = process.StandardOutput.ReadToEnd().Trim().Split(' ');
+            process.WaitForExit();
+            if (process.ExitCode != 0)
+            {
+                Console.WriteLine($"| {name} | failed with exit code {process.ExitCode} | | | | | |");
+                continue;
+            }
+
+            var (bytes, seconds) = (double.Parse(result[^2], CultureInfo.InvariantCulture), double.Parse(result[^1], CultureInfo.InvariantCulture));
+            var (memory, time) = (one.Estimate(), one.Plan(Machine(measured, one.BFloat16)).Estimate()[0].StepTime.TotalSeconds);
+            Console.WriteLine(
+                string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"| {name} | {memory / 1e6:F0} | {bytes / 1e6:F0} | {memory / bytes:F2} | {time:F2} | {seconds:F2} | {time / seconds:F2} |"
+                )
+            );
+        }
+    }
+
+    /// <summary>Measures one configuration in this process, and prints bytes and seconds.</summary>
+    /// <returns>The exit code of the process.</returns>
+    public static int Measure(int number)
+    {
+        set_num_threads(1);
+        var one = Rows[number].Case;
+        (one with { Model = Model with { Depth = 1 }, Frames = 2, Side = 8, Batch = 1 }).Measure(); // maps what the libraries need for themselves
+        var seconds = new List<double>();
+        var bytes = one.Measure(() => seconds.Add(Environment.CpuUsage.TotalTime.TotalSeconds), steps: 4);
+        var steps = seconds.Zip(seconds.Skip(1), (from, to) => to - from).ToList(); // without the first step
+        Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{bytes:F0} {steps.Min():F4}"));
+        return 0;
+    }
+
+    private static Hardware Machine(Dictionary<string, double> measured, bool bfloat16)
+    {
+        var type = bfloat16 ? "bfloat16" : "float32";
+        return Hardware.ThisMachine(measured["linear float32"], measured["linear bfloat16"]) with
+        {
+            AttentionSpeed = measured[$"attention {type}"] / measured[$"linear {type}"],
+            MemoryBandwidth = measured["memory"],
+            HostBandwidth = measured["copy"],
+            HostMemoryBandwidth = measured["memory"],
+            DevicesPerServer = 1,
+        };
+    }
+
+    // The speeds of matrix multiplications and attention in operations per second, those of element-wise operations and copies in bytes per second.
+    private static Dictionary<string, double> Speeds()
+    {
+        set_num_threads(1);
+        var speeds = new Dictionary<string, double>(StringComparer.Ordinal);
+        long c = Model.HiddenSize,
+            places = 256,
+            n = 2 * 8 * places;
+        foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
+        {
+            using var scope = NewDisposeScope();
+            var name = type == ScalarType.Float32 ? "float32" : "bfloat16";
+            var (x, w, w2, v) = (randn(n, c).to(type), randn(4 * c, c).to(type), randn(3 * c, c).to(type), randn(c, c).to(type));
+            // The mix of a block: forward and backward matrix multiplications of the MLP, of queries, keys and values, and of projections.
+            var operations = 2.0 * n * c * c * (4 + 3 + 1);
+            speeds[$"linear {name}"] =
+                operations
+                / Best(() =>
+                {
+                    nn.functional.linear(x, w).Dispose();
+                    nn.functional.linear(x, w2).Dispose();
+                    nn.functional.linear(x, v).Dispose();
+                });
+            var q = randn(16, places, Model.NumHeads, c / Model.NumHeads).to(type).transpose(1, 2);
+            speeds[$"attention {name}"] = 4.0 * 16 * places * places * c / Best(() => nn.functional.scaled_dot_product_attention(q, q, q).Dispose());
+        }
+
+        using var outer = NewDisposeScope();
+        var (a, b, gate) = (randn(n, c), randn(n, c), randn(1, c));
+        speeds["memory"] = 3.0 * 4 * n * c / Best(() => a.addcmul(gate, b, 1).Dispose());
+        speeds["copy"] = 4.0 * n * c / Best(() => a.copy_(b));
+        return speeds;
+    }
+
+    // The shortest processor time of several runs, in seconds.
+    private static double Best(Action action)
+    {
+        action();
+        var best = double.MaxValue;
+        for (var run = 0; run < 15; run++)
+        {
+            var start = Environment.CpuUsage.TotalTime;
+            for (var i = 0; i < 4; i++)
+            {
+                action();
+            }
+
+            best = Math.Min(best, (Environment.CpuUsage.TotalTime - start).TotalSeconds / 4);
+        }
+
+        return best;
+    }
+}
