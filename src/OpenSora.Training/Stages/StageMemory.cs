@@ -331,7 +331,7 @@ internal sealed class StageMemory : IBlockMemory, IDisposable
             {
                 if (_owner._isCopied)
                 {
-                    parameter.set_(full(1, double.NaN, parameter.dtype, parameter.device).expand(parameter.shape));
+                    parameter.set_(TensorArithmetic.Full([1], double.NaN, parameter.dtype, parameter.device).expand(parameter.shape));
                 }
 
                 _owner._scratch.Drop(home);
