@@ -26,6 +26,8 @@ internal sealed class StudioProcess : IDisposable
 
     public Uri Address { get; }
 
+    public int Id => _process.Id;
+
     /// <summary>Gets what the process has printed after it listened.</summary>
     public string Log
     {

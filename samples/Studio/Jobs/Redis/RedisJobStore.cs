@@ -16,6 +16,7 @@ internal sealed partial class RedisJobStore(RedisConnection redis, IOptions<Stud
     private static readonly TimeSpan PollInterval = TimeSpan.FromMilliseconds(100);
     private static readonly JsonSerializerOptions Json = JsonSerializerOptions.Web;
     private static readonly string Script = ReadScript();
+    private static readonly string Worker = $"{Environment.MachineName}:{Environment.ProcessId}"; // for people who look at the stream
     private static readonly RedisKey[] Keys = [RedisConnection.Prefix];
 
     private readonly Channel<JobChange> _changes = Channel.CreateUnbounded<JobChange>();
@@ -68,12 +69,11 @@ internal sealed partial class RedisJobStore(RedisConnection redis, IOptions<Stud
     public async Task<int> CountQueuedAsync() => (int)await CallAsync("count");
 
     public async Task<Job?> TryTakeAsync() =>
-        Read(await CallAsync("take", Environment.MachineName, LeaseMilliseconds, _options.MaxAttempts, Job.Interrupted(_options.MaxAttempts)));
+        Read(await CallAsync("take", Worker, LeaseMilliseconds, _options.MaxAttempts, Job.Interrupted(_options.MaxAttempts)));
 
     public Task WaitAsync(CancellationToken cancellationToken) => Task.Delay(PollInterval, cancellationToken);
 
-    public async Task<bool> RenewAsync(Job job) =>
-        (bool)await CallAsync("renew", Text(job.Id), job.Lease, Environment.MachineName, LeaseMilliseconds);
+    public async Task<bool> RenewAsync(Job job) => (bool)await CallAsync("renew", Text(job.Id), job.Lease, Worker, LeaseMilliseconds);
 
     public Task ShowProgressAsync(Job job, JobProgress progress) =>
         CallAsync("progress", Text(job.Id), job.Lease, JsonSerializer.Serialize(progress, Json));

@@ -37,8 +37,24 @@ internal sealed partial class RedisModelPublisher(RedisConnection redis, IVideoG
 /// <summary>Describes the model of the workers in a process that does not load it and does not generate.</summary>
 internal sealed class RedisModelReader(RedisConnection redis) : IVideoGenerator
 {
-    public async Task LoadAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default) =>
-        await DescribeAsync(cancellationToken);
+    private static readonly TimeSpan PollInterval = TimeSpan.FromMilliseconds(500);
+
+    // Waits for Redis, too.
+    public async Task LoadAsync(IProgress<GenerationProgress>? progress = null, CancellationToken cancellationToken = default)
+    {
+        while (true)
+        {
+            try
+            {
+                await DescribeAsync(cancellationToken);
+                return;
+            }
+            catch (JobStoreUnavailableException)
+            {
+                await Task.Delay(PollInterval, cancellationToken);
+            }
+        }
+    }
 
     // Waits for the first worker.
     public async Task<ModelDescription> DescribeAsync(CancellationToken cancellationToken = default)
@@ -51,7 +67,7 @@ internal sealed class RedisModelReader(RedisConnection redis) : IVideoGenerator
                 return JsonSerializer.Deserialize<ModelDescription>(model.ToString())!;
             }
 
-            await Task.Delay(TimeSpan.FromSeconds(1), cancellationToken);
+            await Task.Delay(PollInterval, cancellationToken);
         }
     }
 

@@ -8,7 +8,7 @@
 --   unfinished:OWNER   zset      those of them that wait or run
 --   waiting:OWNER      list      those of them that wait, the next one first
 --   turns              list      the users with waiting jobs, the next one first; a user whose job is taken goes to the end
---   running            stream    the running jobs. An entry is pending in the group 'workers' for the machine that runs the job, and its idle time is
+--   running            stream    the running jobs. An entry is pending in the group 'workers' for the process that runs it, and its idle time is
 --                                the time since the worker last renewed its lease
 --   events             stream    the latest changes
 --   unfinished, numbers, leases  counters
@@ -168,7 +168,7 @@ end
 
 -- A job is taken over if its lease has not been renewed for its time. Time without Redis does not count: if there was no command for as long, the
 -- workers have the same time again to renew their leases.
-function commands.take(machine, lease_ms, max_attempts, interrupted)
+function commands.take(worker, lease_ms, max_attempts, interrupted)
   local running = key('running')
   if redis.call('EXISTS', running) == 0 then
     redis.call('XGROUP', 'CREATE', running, 'workers', '0', 'MKSTREAM')
@@ -176,7 +176,7 @@ function commands.take(machine, lease_ms, max_attempts, interrupted)
   stay_awake(lease_ms)
   local cursor = '0-0'
   while cursor and redis.call('EXISTS', key('grace')) == 0 do
-    local answer = redis.call('XAUTOCLAIM', running, 'workers', machine, lease_ms, cursor, 'COUNT', 1)
+    local answer = redis.call('XAUTOCLAIM', running, 'workers', worker, lease_ms, cursor, 'COUNT', 1)
     cursor = answer[1] ~= '0-0' and answer[1]
     local entry = answer[2][1]
     if entry then
@@ -204,17 +204,17 @@ function commands.take(machine, lease_ms, max_attempts, interrupted)
     redis.call('RPUSH', key('turns'), owner)
   end
   redis.call('XADD', running, '*', 'id', id)
-  local entry = redis.call('XREADGROUP', 'GROUP', 'workers', machine, 'COUNT', 1, 'STREAMS', running, '>')[1][2][1]
+  local entry = redis.call('XREADGROUP', 'GROUP', 'workers', worker, 'COUNT', 1, 'STREAMS', running, '>')[1][2][1]
   return start(id, entry[1])
 end
 
-function commands.renew(id, lease, machine, lease_ms)
+function commands.renew(id, lease, worker, lease_ms)
   stay_awake(lease_ms)
   if not holds(id, lease) then
     return 0
   end
   local entry, is_canceled = get(id, 'entry', 'cancel_requested')
-  redis.call('XCLAIM', key('running'), 'workers', machine, 0, entry, 'JUSTID')
+  redis.call('XCLAIM', key('running'), 'workers', worker, 0, entry, 'JUSTID')
   return is_canceled and 0 or 1
 end
 
