@@ -28,8 +28,9 @@ internal static class StudioApp
                 "Studio:Role is Web or Worker, but Studio:Redis is not set. Set it to the address of Redis, which connects the processes."
             )
             .ValidateOnStart();
-        var role = builder.Configuration.GetValue<StudioRole>($"{StudioOptions.SectionName}:{nameof(StudioOptions.Role)}");
-        services.AddStudioJobs(role, !string.IsNullOrEmpty(builder.Configuration[$"{StudioOptions.SectionName}:{nameof(StudioOptions.Redis)}"]));
+        var section = builder.Configuration.GetSection(StudioOptions.SectionName);
+        var role = section.GetValue<StudioRole>(nameof(StudioOptions.Role));
+        services.AddStudioJobs(role, Has(nameof(StudioOptions.Redis)), Has(nameof(StudioOptions.S3Bucket)));
         services.AddSingleton<ModelInfo>();
         services.AddStudioLimits();
         services.AddStudioHealthChecks(role);
@@ -80,9 +81,11 @@ internal static class StudioApp
         app.MapOpenApi();
         app.MapStudioApi();
         return app;
+
+        bool Has(string setting) => !string.IsNullOrEmpty(section[setting]);
     }
 
-    private static void AddStudioJobs(this IServiceCollection services, StudioRole role, bool isShared)
+    private static void AddStudioJobs(this IServiceCollection services, StudioRole role, bool isShared, bool isInBucket)
     {
         // Hosted services start in this order.
         if (isShared)
@@ -95,7 +98,10 @@ internal static class StudioApp
             services.AddStore<SqliteJobStore>();
         }
 
-        services.AddSingleton<IResultStore, FolderResultStore>();
+        services.AddSingleton<FolderResultStore>();
+        services.AddSingleton<IResultStore>(provider =>
+            isInBucket ? ActivatorUtilities.CreateInstance<S3ResultStore>(provider) : provider.GetRequiredService<FolderResultStore>()
+        );
         services.AddSingleton<JobService>();
         services.AddSingleton<JobEvents>();
         services.AddHostedService(provider => provider.GetRequiredService<JobEvents>());
