@@ -43,7 +43,7 @@ public sealed class RestartTests : IDisposable
         // It was killed in the middle.
         var interrupted =
             workers == 1 ? new[] { JobStatus.Running, JobStatus.Queued, JobStatus.Queued } : [.. Enumerable.Repeat(JobStatus.Running, 3)];
-        jobs.Select(job => Status(job.Id)).ShouldBe(interrupted);
+        (await StatusesAsync([.. jobs.Select(job => job.Id)])).ShouldBe(interrupted);
         var leftOver = Path.Combine(_folder, "videos", $"{jobs[0].Id}.mp4.{Guid.NewGuid():N}.tmp");
         await File.WriteAllTextAsync(leftOver, "half of a video");
 
@@ -83,7 +83,7 @@ public sealed class RestartTests : IDisposable
             cookie = "studio-user=" + (await first.Services.GetRequiredService<IJobStore>().FindAsync(running))!.Owner["browser:".Length..];
         }
 
-        Status(running).ShouldBe(JobStatus.Queued);
+        (await StatusesAsync(running)).ShouldBe([JobStatus.Queued]);
         var fake = new FakeVideoGenerator();
         fake.Release();
         await using var second = await RunningStudio.StartAsync(fake, _folder);
@@ -170,10 +170,16 @@ public sealed class RestartTests : IDisposable
 
     private SqliteJobStore Open() => new(Options.Create(new StudioOptions { DataFolder = _folder }));
 
-    private JobStatus Status(Guid id)
+    private async Task<List<JobStatus>> StatusesAsync(params Guid[] ids)
     {
         using var store = Open();
-        return store.FindAsync(id).GetAwaiter().GetResult()!.Status; // is complete
+        List<JobStatus> statuses = [];
+        foreach (var id in ids)
+        {
+            statuses.Add((await store.FindAsync(id))!.Status);
+        }
+
+        return statuses;
     }
 
     // Read while the process has the folder, so not with a store.

@@ -38,9 +38,13 @@ internal sealed partial class JobWorker(
                     await store.WaitAsync(stopping);
                 }
             }
-            catch (Exception e) when (e is not OperationCanceledException) // the store failed; it may be back later
+            catch (Exception e) when (e is not OperationCanceledException)
             {
-                LogUnavailable(e);
+                if (e is not JobStoreUnavailableException) // which the store logs
+                {
+                    LogNotTaken(e);
+                }
+
                 await Task.Delay(RetryInterval, stopping);
             }
         }
@@ -234,5 +238,5 @@ internal sealed partial class JobWorker(
     private partial void LogNotFinished(Exception e, Guid id);
 
     [LoggerMessage(Level = LogLevel.Error, Message = "No job can be taken; it is tried again")]
-    private partial void LogUnavailable(Exception e);
+    private partial void LogNotTaken(Exception e);
 }

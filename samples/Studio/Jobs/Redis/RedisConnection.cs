@@ -4,7 +4,7 @@ using StackExchange.Redis;
 namespace OpenSora.Studio.Jobs;
 
 /// <summary>The connection to Redis. It is opened at the first use and again whenever it is lost.</summary>
-internal sealed class RedisConnection(IOptions<StudioOptions> options) : IDisposable
+internal sealed class RedisConnection(IOptions<StudioOptions> options) : IAsyncDisposable
 {
     /// <summary>What all keys begin with. The braces keep them on one node of a cluster.</summary>
     public const string Prefix = "{studio}";
@@ -12,7 +12,7 @@ internal sealed class RedisConnection(IOptions<StudioOptions> options) : IDispos
     private readonly Lazy<Task<ConnectionMultiplexer>> _connection = new(() => ConnectAsync(options.Value.Redis!));
 
     /// <summary>Calls Redis.</summary>
-    /// <exception cref="JobStoreUnavailableException">Redis cannot be reached, or does not answer in time.</exception>
+    /// <exception cref="JobStoreUnavailableException">Redis cannot be reached, does not answer in time, or reports an error.</exception>
     public async Task<T> CallAsync<T>(Func<IDatabase, Task<T>> callAsync)
     {
         var connection = await _connection.Value;
@@ -22,16 +22,17 @@ internal sealed class RedisConnection(IOptions<StudioOptions> options) : IDispos
         }
         catch (Exception e) when (e is RedisException or TimeoutException)
         {
-            var server = string.Join(", ", connection.GetEndPoints().Select(each => each.ToString()));
-            throw new JobStoreUnavailableException($"The queue is not available: Redis at {server} does not answer. Try again in a moment.", e);
+            var server = string.Join(", ", connection.GetEndPoints().Select(EndPointCollection.ToString));
+            var problem = e is RedisServerException ? $"reports '{e.Message}'" : "does not answer";
+            throw new JobStoreUnavailableException($"The queue is not available: Redis at {server} {problem}. Try again in a moment.", e);
         }
     }
 
-    public void Dispose()
+    public async ValueTask DisposeAsync()
     {
-        if (_connection is { IsValueCreated: true, Value.IsCompletedSuccessfully: true })
+        if (_connection.IsValueCreated)
         {
-            _connection.Value.Result.Dispose();
+            await (await _connection.Value).DisposeAsync();
         }
     }
 

@@ -110,6 +110,7 @@ internal sealed partial class RedisJobStore(RedisConnection redis, IOptions<Stud
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
         var last = (RedisValue)"0-0";
+        var isAvailable = true;
         while (true)
         {
             try
@@ -121,6 +122,12 @@ internal sealed partial class RedisJobStore(RedisConnection redis, IOptions<Stud
                     last = entry.Id;
                 }
 
+                if (!isAvailable)
+                {
+                    LogAvailable();
+                    isAvailable = true;
+                }
+
                 if (entries.Length > 0)
                 {
                     continue;
@@ -128,7 +135,11 @@ internal sealed partial class RedisJobStore(RedisConnection redis, IOptions<Stud
             }
             catch (JobStoreUnavailableException e)
             {
-                LogUnavailable(e.Message, e);
+                if (isAvailable)
+                {
+                    LogUnavailable(e.Message, e);
+                    isAvailable = false;
+                }
             }
 
             await Task.Delay(PollInterval, stoppingToken);
@@ -188,4 +199,7 @@ internal sealed partial class RedisJobStore(RedisConnection redis, IOptions<Stud
 
     [LoggerMessage(Level = LogLevel.Warning, Message = "{Message}")]
     private partial void LogUnavailable(string message, Exception e);
+
+    [LoggerMessage(Level = LogLevel.Information, Message = "Redis is available again")]
+    private partial void LogAvailable();
 }
