@@ -11,8 +11,8 @@ using StackExchange.Redis;
 
 namespace OpenSora.Studio.Tests;
 
-/// <summary>One web process and several workers that share the jobs through Redis. Workers with a fake generator are in this process and share nothing
-/// but Redis and the folder; those that are killed are processes.</summary>
+/// <summary>One web process and several workers that share the jobs through Redis. Workers with a fake generator are in this process and share
+/// nothing but Redis and the folder; those that are killed are processes.</summary>
 public sealed class SeveralProcessesTests : IAsyncLifetime
 {
     private readonly string _folder = Directory.CreateTempSubdirectory("studio-").FullName;

@@ -5,8 +5,8 @@ using Microsoft.Extensions.Options;
 
 namespace OpenSora.Studio.Jobs;
 
-/// <summary>A bucket of Amazon S3 or of a store with the same API. Files are written to a folder of this machine and then uploaded; to be served, they
-/// are downloaded to it once.</summary>
+/// <summary>A bucket of Amazon S3 or of a store with the same API. Files are written to a folder of this machine and then uploaded; to be served,
+/// they are downloaded to it once.</summary>
 internal sealed class S3ResultStore(FolderResultStore local, IOptions<StudioOptions> options) : IResultStore, IDisposable
 {
     private readonly string _bucket = options.Value.S3Bucket!;

@@ -106,7 +106,8 @@ internal sealed partial class RedisJobStore(RedisConnection redis, IOptions<Stud
 
     public async Task<bool> DeleteAsync(Guid id) => (bool)await CallAsync("delete", Text(id));
 
-    // Reads the stream of changes. It begins with the oldest one, because reading a job once more does no harm; nothing is missed while Redis is away.
+    // Reads the stream of changes. It begins with the oldest one, because reading a job once more does no harm. Nothing is missed
+    // while Redis is away.
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
         var last = (RedisValue)"0-0";
