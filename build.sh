@@ -2,7 +2,7 @@
 # The project's build script. Each verb performs the setup that it needs and prints what it installs.
 #   ./build.sh setup            installs ffmpeg if it is missing (Debian and Ubuntu); the only other requirement is the .NET SDK
 #   ./build.sh demo [PROMPT]    generates a video with the bundled model, in out/
-#   ./build.sh test             builds everything and runs all tests
+#   ./build.sh test             builds everything and runs all tests; it installs what only tests need if it is missing (Debian and Ubuntu)
 #   ./build.sh browser          runs the tests of the page of samples/Studio in headless Chromium, which it installs if it is missing (Debian)
 #   ./build.sh golden DIR       compares the library's numbers with recorded ones, one line per case
 #   ./build.sh bench [NAME]     runs the benchmarks
@@ -31,6 +31,22 @@ setup() {
   else
     fail "ffmpeg and ffprobe are required on the PATH: https://ffmpeg.org"
   fi
+}
+
+# Installs the Debian packages that only tests need. Each line has a program and the package that contains it.
+setup_tests() {
+  setup
+  local program package missing=()
+  while read -r program package; do
+    command -v "$program" >/dev/null || missing+=("$package")
+  done <<'PACKAGES'
+redis-server redis-server
+PACKAGES
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null || fail "the tests require these Debian packages, or the same programs on the PATH: ${missing[*]}"
+  say "Installing the Debian packages ${missing[*]}"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 # Runs a command of the SDK. Commands such as build and restore leave empty folders in the temporary folder, so they get one that is deleted.
@@ -96,7 +112,7 @@ case $verb in
     if [ $# = 0 ]; then set -- "a goat"; fi
     dotnet samples/Generate/bin/Release/net10.0/Generate.dll "$@" ;;
   test)
-    setup
+    setup_tests
     build OpenSora.Lib.sln
     # Few threads, so that results do not depend on the number of cores of the machine.
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} run_tests ;;

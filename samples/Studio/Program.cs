@@ -19,18 +19,21 @@ internal static class StudioApp
 
         var services = builder.Services;
         services.AddOpenSora();
-        services.AddOptions<StudioOptions>().BindConfiguration(StudioOptions.SectionName).ValidateDataAnnotations().ValidateOnStart();
-        services.AddSingleton<JobStore>();
-        services.AddSingleton<IJobQueue, MemoryJobQueue>();
-        services.AddSingleton<JobEvents>();
-        services.AddSingleton<JobService>();
-        services.AddHostedService<JobWorker>();
-        services.AddSingleton<ModelLoader>();
-        services.AddHostedService(provider => provider.GetRequiredService<ModelLoader>());
-
+        services
+            .AddOptions<StudioOptions>()
+            .BindConfiguration(StudioOptions.SectionName)
+            .ValidateDataAnnotations()
+            .Validate(
+                options => options.Role == StudioRole.Both || !string.IsNullOrEmpty(options.Redis),
+                "Studio:Role is Web or Worker, but Studio:Redis is not set. Set it to the address of Redis, which connects the processes."
+            )
+            .ValidateOnStart();
+        var section = builder.Configuration.GetSection(StudioOptions.SectionName);
+        var role = section.GetValue<StudioRole>(nameof(StudioOptions.Role));
+        services.AddStudioJobs(role, Has(nameof(StudioOptions.Redis)), Has(nameof(StudioOptions.S3Bucket)));
         services.AddSingleton<ModelInfo>();
         services.AddStudioLimits();
-        services.AddStudioHealthChecks();
+        services.AddStudioHealthChecks(role);
         services.AddProblemDetails();
         services.AddExceptionHandler<Errors>();
         services.Configure<RouteHandlerOptions>(options => options.ThrowOnBadRequest = true); // Errors.cs writes the reason
@@ -65,13 +68,63 @@ internal static class StudioApp
                 return next(context);
             }
         );
+        app.MapStudioHealthChecks();
+        if (role == StudioRole.Worker)
+        {
+            return app;
+        }
+
         app.UseStudioUsers();
         app.UseRateLimiter();
         app.UseDefaultFiles();
         app.UseStaticFiles();
         app.MapOpenApi();
-        app.MapStudioHealthChecks();
         app.MapStudioApi();
         return app;
+
+        bool Has(string setting) => !string.IsNullOrEmpty(section[setting]);
+    }
+
+    private static void AddStudioJobs(this IServiceCollection services, StudioRole role, bool isShared, bool isInBucket)
+    {
+        // Hosted services start in this order.
+        if (isShared)
+        {
+            services.AddSingleton<RedisConnection>();
+            services.AddStore<RedisJobStore>();
+        }
+        else
+        {
+            services.AddStore<SqliteJobStore>();
+        }
+
+        services.AddSingleton<FolderResultStore>();
+        services.AddSingleton<IResultStore>(provider =>
+            isInBucket ? ActivatorUtilities.CreateInstance<S3ResultStore>(provider) : provider.GetRequiredService<FolderResultStore>()
+        );
+        services.AddSingleton<JobService>();
+        services.AddSingleton<JobEvents>();
+        services.AddHostedService(provider => provider.GetRequiredService<JobEvents>());
+        services.AddSingleton<ModelLoader>();
+        services.AddHostedService(provider => provider.GetRequiredService<ModelLoader>());
+        if (role == StudioRole.Web)
+        {
+            services.AddSingleton<IVideoGenerator, RedisModelReader>();
+            return;
+        }
+
+        services.AddHostedService<JobWorker>();
+        if (isShared)
+        {
+            services.AddHostedService<RedisModelPublisher>();
+        }
+    }
+
+    private static void AddStore<TStore>(this IServiceCollection services)
+        where TStore : class, IJobStore, IHostedService
+    {
+        services.AddSingleton<TStore>();
+        services.AddSingleton<IJobStore>(provider => provider.GetRequiredService<TStore>());
+        services.AddHostedService(provider => provider.GetRequiredService<TStore>());
     }
 }

@@ -53,9 +53,10 @@ public sealed class PageTests : IAsyncLifetime
         await Expect(Card(page, "goat")).ToContainTextAsync("Next in the queue");
         await CheckAsync("running");
 
-        var jobs = studio.Services.GetRequiredService<JobService>();
-        jobs.ShowProgress(await IdAsync(page, "kite"), new(GenerationStage.Denoising, 15, 20, 5, 0.7));
-        jobs.ShowPreview(await IdAsync(page, "kite"), 15, await PreviewAsync());
+        var store = studio.Services.GetRequiredService<IJobStore>();
+        var kite = (await store.FindAsync(await IdAsync(page, "kite")))!;
+        await store.ShowProgressAsync(kite, new(GenerationStage.Denoising, 15, 20, 5, 0.7));
+        await store.ShowPreviewAsync(kite, 15, await PreviewAsync());
         await Expect(Card(page, "kite").Locator(".preview")).ToHaveJSPropertyAsync("naturalWidth", 64);
         await CheckAsync("preview");
 
@@ -298,7 +299,7 @@ public sealed class PageTests : IAsyncLifetime
     private static async Task<Guid> IdAsync(IPage page, string prompt) => Guid.Parse((await Card(page, prompt).GetAttributeAsync("data-id"))!);
 
     // A blurred picture of 64x48 pixels.
-    private static async Task<JobService.Preview> PreviewAsync()
+    private static async Task<Preview> PreviewAsync()
     {
         var (height, width, at) = (48, 64, 0);
         var pixels = new byte[height * width * 3];

@@ -23,7 +23,7 @@ public sealed class RestartTests : IDisposable
     {
         List<JobView> jobs = [];
         string cookie;
-        using (var first = await StudioProcess.StartAsync(_folder, workers))
+        using (var first = await StudioProcess.StartAsync(_folder, $"Workers={workers}"))
         {
             using var user = RunningStudio.NewUser(first.Address.ToString());
             foreach (var prompt in new[] { "a goat", "a rocket", "a red apple" })
@@ -43,11 +43,11 @@ public sealed class RestartTests : IDisposable
         // It was killed in the middle.
         var interrupted =
             workers == 1 ? new[] { JobStatus.Running, JobStatus.Queued, JobStatus.Queued } : [.. Enumerable.Repeat(JobStatus.Running, 3)];
-        jobs.Select(job => Status(job.Id)).ShouldBe(interrupted);
+        (await StatusesAsync([.. jobs.Select(job => job.Id)])).ShouldBe(interrupted);
         var leftOver = Path.Combine(_folder, "videos", $"{jobs[0].Id}.mp4.{Guid.NewGuid():N}.tmp");
         await File.WriteAllTextAsync(leftOver, "half of a video");
 
-        using var second = await StudioProcess.StartAsync(_folder, workers);
+        using var second = await StudioProcess.StartAsync(_folder, $"Workers={workers}");
         using var again = new HttpClient { BaseAddress = second.Address, DefaultRequestHeaders = { { "Cookie", cookie } } };
         foreach (var job in jobs)
         {
@@ -80,10 +80,10 @@ public sealed class RestartTests : IDisposable
             running = (await first.SubmitAsync("hold it")).Id;
             await first.HoldAsync(running);
             waiting = (await first.SubmitAsync("a goat")).Id;
-            cookie = "studio-user=" + first.Services.GetRequiredService<JobStore>().Find(running)!.Owner["browser:".Length..];
+            cookie = "studio-user=" + (await first.Services.GetRequiredService<IJobStore>().FindAsync(running))!.Owner["browser:".Length..];
         }
 
-        Status(running).ShouldBe(JobStatus.Queued);
+        (await StatusesAsync(running)).ShouldBe([JobStatus.Queued]);
         var fake = new FakeVideoGenerator();
         fake.Release();
         await using var second = await RunningStudio.StartAsync(fake, _folder);
@@ -94,60 +94,54 @@ public sealed class RestartTests : IDisposable
     }
 
     [Fact]
-    public void A_job_that_was_interrupted_too_often_fails()
+    public async Task A_job_that_was_interrupted_too_often_fails()
     {
-        var id = Guid.NewGuid();
+        var job = NewJob();
         using (var store = Open())
         {
-            store.Add(id, "me", new JobSettings { Prompt = "a goat" });
+            await store.AddAsync(job);
         }
 
         for (var attempt = 1; attempt <= 3; attempt++)
         {
             using var store = Open();
             store.Recover();
-            store.TryStart(id)!.Attempts.ShouldBe(attempt); // and then the process dies
+            (await store.TryTakeAsync())!.Attempts.ShouldBe(attempt); // and then the process dies
         }
 
         using var last = Open();
         last.Recover();
-        last.Find(id)!.Status.ShouldBe(JobStatus.Failed);
-        last.Find(id)!.Error!.ShouldContain("stopped 3 times");
-        last.TryStart(id).ShouldBeNull();
+        var failed = (await last.FindAsync(job.Id))!;
+        failed.Status.ShouldBe(JobStatus.Failed);
+        failed.Error!.ShouldContain("stopped 3 times");
+        (await last.TryTakeAsync()).ShouldBeNull();
     }
 
     [Fact]
-    public void A_job_that_was_canceled_before_the_end_of_the_process_does_not_run_again()
+    public async Task A_job_that_was_canceled_before_the_end_of_the_process_does_not_run_again()
     {
-        var id = Guid.NewGuid();
+        var job = NewJob();
         using (var store = Open())
         {
-            store.Add(id, "me", new JobSettings { Prompt = "a goat" });
-            store.TryStart(id);
-            store.RequestCancel(id);
+            await store.AddAsync(job);
+            await store.TryTakeAsync();
+            await store.RequestCancelAsync(job.Id);
         }
 
         using var next = Open();
         next.Recover();
-        next.Find(id)!.Status.ShouldBe(JobStatus.Canceled);
-        next.ListQueued().ShouldBeEmpty();
+        (await next.FindAsync(job.Id))!.Status.ShouldBe(JobStatus.Canceled);
+        (await next.CountQueuedAsync()).ShouldBe(0);
+        (await next.TryTakeAsync()).ShouldBeNull();
     }
 
     [Fact]
-    public void A_job_is_started_by_one_worker_only()
+    public async Task A_job_is_started_by_one_worker_only()
     {
-        var id = Guid.NewGuid();
         using var store = Open();
-        store.Add(id, "me", new JobSettings { Prompt = "a goat" });
-        var started = 0;
-        Parallel.For(0, 16, _ =>
-        {
-            if (store.TryStart(id) is not null)
-            {
-                Interlocked.Increment(ref started);
-            }
-        });
-        started.ShouldBe(1);
+        await store.AddAsync(NewJob());
+        var taken = await Task.WhenAll(Enumerable.Range(0, 16).Select(_ => Task.Run(store.TryTakeAsync)));
+        taken.Count(job => job is not null).ShouldBe(1);
     }
 
     [Fact]
@@ -172,12 +166,20 @@ public sealed class RestartTests : IDisposable
         return await RunningStudio.ReadAsync<JobView>(answer.EnsureSuccessStatusCode());
     }
 
-    private JobStore Open() => new(Options.Create(new StudioOptions { DataFolder = _folder }));
+    private static Job NewJob() => new(0, Guid.NewGuid(), "me", new JobSettings { Prompt = "a goat" }, 1);
 
-    private JobStatus Status(Guid id)
+    private SqliteJobStore Open() => new(Options.Create(new StudioOptions { DataFolder = _folder }));
+
+    private async Task<List<JobStatus>> StatusesAsync(params Guid[] ids)
     {
         using var store = Open();
-        return store.Find(id)!.Status;
+        List<JobStatus> statuses = [];
+        foreach (var id in ids)
+        {
+            statuses.Add((await store.FindAsync(id))!.Status);
+        }
+
+        return statuses;
     }
 
     // Read while the process has the folder, so not with a store.
@@ -190,79 +192,5 @@ public sealed class RestartTests : IDisposable
         using var command = connection.CreateCommand();
         command.CommandText = $"SELECT owner FROM jobs WHERE id = '{id}'";
         return (string)command.ExecuteScalar()!;
-    }
-
-    /// <summary>Studio in a process of its own, as it is built.</summary>
-    private sealed class StudioProcess : IDisposable
-    {
-        private readonly Process _process;
-        private readonly StringBuilder _log = new();
-
-        private StudioProcess(Process process, Uri address)
-        {
-            (_process, Address) = (process, address);
-            _ = Task.Run(async () =>
-            {
-                while (await process.StandardOutput.ReadLineAsync() is { } line)
-                {
-                    lock (_log)
-                    {
-                        _log.AppendLine(line);
-                    }
-                }
-            });
-        }
-
-        public Uri Address { get; }
-
-        /// <summary>Gets what the process has printed after it listened.</summary>
-        public string Log
-        {
-            get
-            {
-                lock (_log)
-                {
-                    return _log.ToString();
-                }
-            }
-        }
-
-        public static async Task<StudioProcess> StartAsync(string folder, int workers)
-        {
-            // From tests/OpenSora.Studio.Tests/bin/Release/net10.0 to the program with the same configuration.
-            var output = new DirectoryInfo(AppContext.BaseDirectory);
-            var root = output.Parent!.Parent!.Parent!.Parent!.Parent!.FullName;
-            var program = Path.Combine(root, "samples", "Studio", "bin", output.Parent!.Name, output.Name, "Studio.dll");
-            var start = new ProcessStartInfo("dotnet", [program]) { UseShellExecute = false, RedirectStandardOutput = true };
-            start.Environment["Studio__DataFolder"] = folder;
-            start.Environment["Studio__Workers"] = $"{workers}";
-            start.Environment["ASPNETCORE_URLS"] = "";
-            start.Environment["OMP_NUM_THREADS"] = "1"; // the frames are too small for more
-            start.Environment["Urls"] = "http://127.0.0.1:0";
-            var process = Process.Start(start)!;
-            while (await process.StandardOutput.ReadLineAsync() is { } line)
-            {
-                const string listening = "Now listening on: ";
-                if (line.IndexOf(listening, StringComparison.Ordinal) is var at and >= 0)
-                {
-                    return new(process, new Uri(line[(at + listening.Length)..].Trim()));
-                }
-            }
-
-            throw new InvalidOperationException($"Studio ended with exit code {process.ExitCode} before it listened.");
-        }
-
-        /// <summary>Ends the process with SIGKILL.</summary>
-        public void Kill()
-        {
-            _process.Kill();
-            _process.WaitForExit();
-        }
-
-        public void Dispose()
-        {
-            Kill();
-            _process.Dispose();
-        }
     }
 }

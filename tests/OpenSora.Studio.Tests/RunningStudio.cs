@@ -59,7 +59,7 @@ internal sealed class RunningStudio : IAsyncDisposable
             services =>
             {
                 services.AddLogging(logging => logging.ClearProviders());
-                if (!isReal)
+                if (!isReal && !settings.Contains("Role=Web")) // which does not generate
                 {
                     services.AddSingleton<IVideoGenerator>(generator);
                 }

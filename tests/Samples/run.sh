@@ -54,6 +54,9 @@ sample Generate videos/a-goat-7.mp4 "a goat" --steps 1 --seed 7 --frames 8 --out
 says Generate "Warning: .*'goat'" "a gaot" --steps 1 --seed 7 --frames 8 --out videos
 programs=$folder/nothing says Generate "ffmpeg is required to write MP4 files" "a goat" --out nothing # before the model is loaded
 sample GenerateWithDependencyInjection out/postcard-1.mp4
+mkdir "$folder/prompts"
+echo "a goat" > "$folder/prompts/goat.txt"
+sample WorkerService prompts/goat.mp4 --Prompts prompts --Once true --OpenSora:Steps 1 --OpenSora:Frames 8
 
 # The recipe, with four stills and a clip of 8 frames: 64x64 pixels of RGBA.
 cp "$root"/tests/Samples/stickers/* "$folder"

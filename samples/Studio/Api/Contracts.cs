@@ -40,7 +40,7 @@ public sealed record JobView(
     string? PosterUrl
 )
 {
-    internal static JobView Of(Job job, int? queuePosition, JobProgress? progress)
+    internal static JobView Of(Job job)
     {
         var address = job.Status == JobStatus.Succeeded ? $"/api/jobs/{job.Id}" : null;
         return new(
@@ -54,8 +54,13 @@ public sealed record JobView(
             job.Started,
             job.Finished,
             job.CancelRequested,
-            queuePosition,
-            progress,
+            job.QueuePosition,
+            job is { Progress: { } progress, PreviewStep: { } step }
+                ? progress with
+                {
+                    PreviewUrl = $"/api/jobs/{job.Id}/preview?step={step}", // a new address for each picture
+                }
+                : job.Progress,
             job.Error,
             job.Result,
             address is null ? null : address + "/video",

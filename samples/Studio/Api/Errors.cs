@@ -1,6 +1,7 @@
 using System.Text.Json;
 using Microsoft.AspNetCore.Diagnostics;
 using OpenSora.ModelFolders;
+using OpenSora.Studio.Jobs;
 
 namespace OpenSora.Studio.Api;
 
@@ -17,6 +18,7 @@ internal sealed class Errors : IExceptionHandler
             ),
             BadHttpRequestException bad => (bad.StatusCode, bad.Message),
             InvalidModelException => (StatusCodes.Status503ServiceUnavailable, $"The model could not be loaded. {exception.Message}"),
+            JobStoreUnavailableException => (StatusCodes.Status503ServiceUnavailable, exception.Message),
             _ => (StatusCodes.Status500InternalServerError, "The server failed. Its log has the details."),
         };
         await TypedResults.Problem(detail, statusCode: status).ExecuteAsync(httpContext);

@@ -10,8 +10,14 @@ internal static class HealthChecks
 {
     private const long MinFreeBytes = 100L << 20;
 
-    public static void AddStudioHealthChecks(this IServiceCollection services) =>
-        services.AddHealthChecks().AddCheck<ModelCheck>("model").AddCheck<DatabaseCheck>("database").AddCheck<FFmpegCheck>("ffmpeg");
+    public static void AddStudioHealthChecks(this IServiceCollection services, StudioRole role)
+    {
+        var checks = services.AddHealthChecks().AddCheck<ModelCheck>("model").AddCheck<QueueCheck>("queue").AddCheck<DiskCheck>("disk");
+        if (role != StudioRole.Web)
+        {
+            checks.AddCheck<FFmpegCheck>("ffmpeg");
+        }
+    }
 
     public static void MapStudioHealthChecks(this IEndpointRouteBuilder app)
     {
@@ -42,17 +48,29 @@ internal static class HealthChecks
             );
     }
 
-    private sealed class DatabaseCheck(JobStore store) : IHealthCheck
+    private sealed class QueueCheck(IJobStore store) : IHealthCheck
     {
-        public Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default)
+        public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default)
         {
-            var waiting = store.ListQueued().Count;
-            return Task.FromResult(
-                new DriveInfo(store.Folder).AvailableFreeSpace < MinFreeBytes
-                    ? HealthCheckResult.Degraded("Less than 100 MB of disk space is left for videos.")
-                    : HealthCheckResult.Healthy($"{waiting} jobs are waiting.")
-            );
+            try
+            {
+                return HealthCheckResult.Healthy($"{await store.CountQueuedAsync()} jobs are waiting.");
+            }
+            catch (JobStoreUnavailableException e)
+            {
+                return HealthCheckResult.Unhealthy(e.Message);
+            }
         }
+    }
+
+    private sealed class DiskCheck(IResultStore results) : IHealthCheck
+    {
+        public Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default) =>
+            Task.FromResult(
+                results.FreeBytes < MinFreeBytes
+                    ? HealthCheckResult.Degraded("Less than 100 MB of disk space is left for videos.")
+                    : HealthCheckResult.Healthy()
+            );
     }
 
     private sealed class FFmpegCheck(VideoWriter writer) : IHealthCheck

@@ -43,8 +43,11 @@ internal static class JobEndpoints
             .Produces<JobView>()
             .ProducesProblem(StatusCodes.Status409Conflict)
             .Submits();
-        jobs.MapGet("/", List).WithName("ListJobs").WithSummary("Lists and searches the user's jobs, the latest first").ProducesValidationProblem();
-        jobs.MapGet("/{id:guid}", Get).WithName("GetJob").WithSummary("Gets a job").ProducesProblem(StatusCodes.Status404NotFound);
+        jobs.MapGet("/", ListAsync)
+            .WithName("ListJobs")
+            .WithSummary("Lists and searches the user's jobs, the latest first")
+            .ProducesValidationProblem();
+        jobs.MapGet("/{id:guid}", GetAsync).WithName("GetJob").WithSummary("Gets a job").ProducesProblem(StatusCodes.Status404NotFound);
         jobs.MapPost("/{id:guid}/cancel", CancelAsync)
             .WithName("CancelJob")
             .WithSummary("Cancels a job")
@@ -52,7 +55,7 @@ internal static class JobEndpoints
                 "A waiting job is canceled at once, and a running one stops before its next step. Canceling a finished job has no effect."
             )
             .ProducesProblem(StatusCodes.Status404NotFound);
-        jobs.MapDelete("/{id:guid}", Delete)
+        jobs.MapDelete("/{id:guid}", DeleteAsync)
             .WithName("DeleteJob")
             .WithSummary("Deletes a finished job and its video")
             .ProducesProblem(StatusCodes.Status404NotFound)
@@ -60,18 +63,18 @@ internal static class JobEndpoints
 
         var files = jobs.MapGroup("/{id:guid}").WithTags("Files").ProducesProblem(StatusCodes.Status404NotFound);
         files
-            .MapGet("/video", GetVideo)
+            .MapGet("/video", GetVideoAsync)
             .WithName("GetVideo")
             .WithSummary("Gets the finished video as an MP4 file")
             .WithDescription("Supports ranges. With download=true, browsers save the file instead of playing it.")
             .Produces(StatusCodes.Status200OK, contentType: "video/mp4");
         files
-            .MapGet("/poster", GetPoster)
+            .MapGet("/poster", GetPosterAsync)
             .WithName("GetPoster")
             .WithSummary("Gets the first frame of the finished video as a PNG file")
             .Produces(StatusCodes.Status200OK, contentType: "image/png");
         files
-            .MapGet("/preview", GetPreview)
+            .MapGet("/preview", GetPreviewAsync)
             .WithName("GetPreview")
             .WithSummary("Gets the latest picture of an unfinished video as a PNG or JPEG file")
             .Produces(StatusCodes.Status200OK, contentType: "image/png", additionalContentTypes: "image/jpeg");
@@ -87,7 +90,7 @@ internal static class JobEndpoints
             )
             .Produces<JobView>(StatusCodes.Status200OK, "text/event-stream");
         events
-            .MapGet("/jobs/{id:guid}/events", GetJobEvents)
+            .MapGet("/jobs/{id:guid}/events", GetJobEventsAsync)
             .WithName("GetJobEvents")
             .WithSummary("Streams the changes of one job as server-sent events, until it has finished")
             .WithDescription("The first event is the current state.")
@@ -120,8 +123,8 @@ internal static class JobEndpoints
         var (outcome, job) = await submission.Jobs.SubmitAsync(id, context.GetUser(), settings);
         return outcome switch
         {
-            AddOutcome.Added => TypedResults.Created($"/api/jobs/{id}", job),
-            AddOutcome.Exists => TypedResults.Ok(job),
+            AddOutcome.Added => TypedResults.Created($"/api/jobs/{id}", JobView.Of(job!)),
+            AddOutcome.Exists => TypedResults.Ok(JobView.Of(job!)),
             AddOutcome.Conflict => TypedResults.Problem(
                 "A job with this identifier and other settings exists. Choose a new identifier.",
                 statusCode: StatusCodes.Status409Conflict
@@ -134,10 +137,9 @@ internal static class JobEndpoints
         };
     }
 
-    private static Results<Ok<JobPage>, ValidationProblem> List(
+    private static async Task<Results<Ok<JobPage>, ValidationProblem>> ListAsync(
         HttpContext context,
-        JobStore store,
-        JobService jobs,
+        IJobStore store,
         [Description("Words that the prompt or the negative prompt must contain.")] string? search,
         [Description("The status of the jobs: queued, running, succeeded, failed or canceled.")] string? status,
         [Description("The 'next' of the previous page.")] long? before,
@@ -160,77 +162,86 @@ internal static class JobEndpoints
             return Problem("search", $"The text has {search.Length} characters; at most {StudioOptions.MaxPromptLength} are allowed.");
         }
 
-        var found = store.List(context.GetUser(), search, only, before, limit + 1);
+        var found = await store.ListAsync(context.GetUser(), search, only, before, limit + 1);
         var page = found.Take(limit).ToList();
-        return TypedResults.Ok(new JobPage([.. page.Select(jobs.View)], found.Count > limit ? page[^1].Number : null));
+        return TypedResults.Ok(new JobPage([.. page.Select(JobView.Of)], found.Count > limit ? page[^1].Number : null));
 
         static ValidationProblem Problem(string name, string problem) =>
             TypedResults.ValidationProblem(new Dictionary<string, string[]> { [name] = [problem] });
     }
 
-    private static Results<Ok<JobView>, ProblemHttpResult> Get(Guid id, HttpContext context, JobService jobs) =>
-        jobs.Find(id, context.GetUser()) is { } job ? TypedResults.Ok(jobs.View(job)) : NotFound();
+    private static async Task<Results<Ok<JobView>, ProblemHttpResult>> GetAsync(Guid id, HttpContext context, JobService jobs) =>
+        await jobs.FindAsync(id, context.GetUser()) is { } job ? TypedResults.Ok(JobView.Of(job)) : NotFound();
 
     private static async Task<Results<Ok<JobView>, ProblemHttpResult>> CancelAsync(Guid id, HttpContext context, JobService jobs) =>
-        jobs.Find(id, context.GetUser()) is { } job ? TypedResults.Ok(await jobs.CancelAsync(job)) : NotFound();
+        await jobs.FindAsync(id, context.GetUser()) is { } job ? TypedResults.Ok(JobView.Of(await jobs.CancelAsync(job))) : NotFound();
 
-    private static Results<NoContent, ProblemHttpResult> Delete(Guid id, HttpContext context, JobService jobs, JobStore store)
+    private static async Task<Results<NoContent, ProblemHttpResult>> DeleteAsync(Guid id, HttpContext context, JobService jobs)
     {
-        if (jobs.Find(id, context.GetUser()) is null)
+        if (await jobs.FindAsync(id, context.GetUser()) is not { } job)
         {
             return NotFound();
         }
 
-        return store.Delete(id)
+        return await jobs.DeleteAsync(job)
             ? TypedResults.NoContent()
             : TypedResults.Problem("The job has not finished. Cancel it first.", statusCode: StatusCodes.Status409Conflict);
     }
 
-    private static Results<PhysicalFileHttpResult, ProblemHttpResult> GetVideo(
+    private static Task<Results<PhysicalFileHttpResult, ProblemHttpResult>> GetVideoAsync(
         Guid id,
         HttpContext context,
         JobService jobs,
-        JobStore store,
+        IResultStore results,
         bool download = false
-    ) => File(jobs.Find(id, context.GetUser()), store.VideoPath(id), "video/mp4", download ? $"{id}.mp4" : null);
+    ) => FileAsync($"{id}.mp4", "video/mp4", download ? $"{id}.mp4" : null, jobs.FindAsync(id, context.GetUser()), results, context.RequestAborted);
 
-    private static Results<PhysicalFileHttpResult, ProblemHttpResult> GetPoster(Guid id, HttpContext context, JobService jobs, JobStore store) =>
-        File(jobs.Find(id, context.GetUser()), store.PosterPath(id), "image/png", null);
+    private static Task<Results<PhysicalFileHttpResult, ProblemHttpResult>> GetPosterAsync(
+        Guid id,
+        HttpContext context,
+        JobService jobs,
+        IResultStore results
+    ) => FileAsync($"{id}.png", "image/png", null, jobs.FindAsync(id, context.GetUser()), results, context.RequestAborted);
 
-    private static Results<FileContentHttpResult, ProblemHttpResult> GetPreview(Guid id, HttpContext context, JobService jobs)
+    private static async Task<Results<FileContentHttpResult, ProblemHttpResult>> GetPreviewAsync(
+        Guid id,
+        HttpContext context,
+        JobService jobs,
+        IJobStore store
+    )
     {
-        if (jobs.Find(id, context.GetUser()) is null)
+        if (await jobs.FindAsync(id, context.GetUser()) is null)
         {
             return NotFound();
         }
 
-        return jobs.FindPreview(id) is { } preview
+        return await store.FindPreviewAsync(id) is { } preview
             ? TypedResults.Bytes(preview.Bytes, preview.ContentType)
             : TypedResults.Problem("This job does not have a preview.", statusCode: StatusCodes.Status404NotFound);
     }
 
-    private static Results<PhysicalFileHttpResult, ProblemHttpResult> File(Job? job, string path, string type, string? download)
+    private static async Task<Results<PhysicalFileHttpResult, ProblemHttpResult>> FileAsync(
+        string name,
+        string type,
+        string? download,
+        Task<Job?> finding,
+        IResultStore results,
+        CancellationToken cancellationToken
+    )
     {
-        if (job is null)
+        if (await finding is not { } job)
         {
             return NotFound();
         }
 
-        return job.Status == JobStatus.Succeeded && System.IO.File.Exists(path)
-            ? TypedResults.PhysicalFile(
-                path,
-                type,
-                download,
-                new DateTimeOffset(System.IO.File.GetLastWriteTimeUtc(path)),
-                enableRangeProcessing: true
-            )
+        return job.Status == JobStatus.Succeeded && await results.FindAsync(name, cancellationToken) is { } path
+            ? TypedResults.PhysicalFile(path, type, download, new DateTimeOffset(File.GetLastWriteTimeUtc(path)), enableRangeProcessing: true)
             : TypedResults.Problem("This job does not have a video.", statusCode: StatusCodes.Status404NotFound);
     }
 
     private static ServerSentEventsResult<JobView?> GetEvents(
         HttpContext context,
-        JobService jobs,
-        JobStore store,
+        IJobStore store,
         JobEvents events,
         IHostApplicationLifetime lifetime
     )
@@ -244,9 +255,9 @@ internal static class JobEndpoints
             using var subscription = events.Subscribe(user); // before the list is read, so that no change is missed
             foreach (var status in new[] { JobStatus.Running, JobStatus.Queued })
             {
-                foreach (var job in store.List(user, status: status, limit: int.MaxValue))
+                foreach (var job in await store.ListAsync(user, status: status, limit: int.MaxValue))
                 {
-                    yield return new(jobs.View(job), "job");
+                    yield return new(JobView.Of(job), "job");
                 }
             }
 
@@ -265,7 +276,7 @@ internal static class JobEndpoints
         }
     }
 
-    private static Results<ServerSentEventsResult<JobView?>, ProblemHttpResult> GetJobEvents(
+    private static async Task<Results<ServerSentEventsResult<JobView?>, ProblemHttpResult>> GetJobEventsAsync(
         Guid id,
         HttpContext context,
         JobService jobs,
@@ -274,7 +285,7 @@ internal static class JobEndpoints
     )
     {
         var user = context.GetUser();
-        if (jobs.Find(id, user) is null)
+        if (await jobs.FindAsync(id, user) is null)
         {
             return NotFound();
         }
@@ -285,13 +296,13 @@ internal static class JobEndpoints
         {
             using var end = CancellationTokenSource.CreateLinkedTokenSource(stopping, aborted);
             using var subscription = events.Subscribe(user, id);
-            var current = jobs.Find(id, user);
+            var current = await jobs.FindAsync(id, user);
             if (current is null)
             {
                 yield break;
             }
 
-            yield return new(jobs.View(current), "job");
+            yield return new(JobView.Of(current), "job");
             if (current.IsFinished)
             {
                 yield break;

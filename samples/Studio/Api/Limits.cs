@@ -5,7 +5,7 @@ using Microsoft.Extensions.Options;
 
 namespace OpenSora.Studio.Api;
 
-/// <summary>The limits of requests for each client. The limits of unfinished jobs are in <see cref="Jobs.JobStore.Add"/>.</summary>
+/// <summary>The limits of requests for each client. The limits of unfinished jobs are in <see cref="Jobs.IJobStore.AddAsync"/>.</summary>
 internal static class Limits
 {
     /// <summary>All requests.</summary>

@@ -1,3 +1,5 @@
+using OpenSora.Studio.Api;
+
 namespace OpenSora.Studio.Jobs;
 
 /// <summary>What a video is generated from. An omitted value is the application's or the model's default.</summary>
@@ -75,7 +77,7 @@ public sealed record JobResult(
     IReadOnlyList<string> Warnings
 );
 
-/// <summary>A job as the database holds it.</summary>
+/// <summary>A job as the store holds it.</summary>
 /// <param name="Number">The position in the order of submission.</param>
 /// <param name="Id">The identifier, chosen by the client or by the server.</param>
 /// <param name="Owner">The user who submitted the job.</param>
@@ -104,5 +106,30 @@ internal sealed record Job(long Number, Guid Id, string Owner, JobSettings Setti
 
     public JobResult? Result { get; init; }
 
+    /// <summary>The position among the waiting jobs of all users, starting at 1; null if the job does not wait.</summary>
+    public int? QueuePosition { get; init; }
+
+    /// <summary>The progress of a running job.</summary>
+    public JobProgress? Progress { get; init; }
+
+    /// <summary>The step of the latest preview of a running job; null if there is none.</summary>
+    public int? PreviewStep { get; init; }
+
+    /// <summary>The number of the lease of the worker that runs the job. A worker that lost its lease cannot change the job.</summary>
+    public long Lease { get; init; }
+
+    /// <summary>The text that a search looks at.</summary>
+    public string Words => $"{Settings.Prompt} {Settings.NegativePrompt}".ToLowerInvariant();
+
     public bool IsFinished => Status is JobStatus.Succeeded or JobStatus.Failed or JobStatus.Canceled;
+
+    /// <summary>Returns the words of a search, which <see cref="Words"/> must contain.</summary>
+    public static string[] Split(string? search) => (search ?? "").ToLowerInvariant().Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries);
+
+    /// <summary>Compares the job with one that is submitted with its identifier.</summary>
+    public AddOutcome Compare(Job submitted) =>
+        string.Equals(Owner, submitted.Owner, StringComparison.Ordinal) && Settings == submitted.Settings ? AddOutcome.Exists : AddOutcome.Conflict;
+
+    /// <summary>Returns the error of a job that was interrupted too often, because it may be what ended the process.</summary>
+    public static string Interrupted(int attempts) => $"The server stopped {attempts} times while it generated this video. Try smaller settings.";
 }

@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Threading.Channels;
 using Microsoft.Extensions.Options;
 using OpenSora.Generation;
 using OpenSora.Media;
@@ -5,27 +7,18 @@ using OpenSora.Studio.Api;
 
 namespace OpenSora.Studio.Jobs;
 
-/// <summary>Runs the jobs of the queue. At startup it recovers the jobs that were interrupted and fills the queue from the database.</summary>
+/// <summary>Runs the jobs of the queue.</summary>
 internal sealed partial class JobWorker(
-    JobStore store,
-    IJobQueue queue,
-    JobService jobs,
+    IJobStore store,
+    IResultStore results,
+    JobEvents events,
     IVideoGenerator generator,
     VideoWriter writer,
     IOptions<StudioOptions> options,
     ILogger<JobWorker> logger
 ) : BackgroundService
 {
-    public override async Task StartAsync(CancellationToken cancellationToken)
-    {
-        store.Recover();
-        foreach (var job in store.ListQueued())
-        {
-            await queue.EnqueueAsync(job.Id, cancellationToken);
-        }
-
-        await base.StartAsync(cancellationToken);
-    }
+    private static readonly TimeSpan RetryInterval = TimeSpan.FromSeconds(1);
 
     protected override Task ExecuteAsync(CancellationToken stoppingToken) =>
         Task.WhenAll(Enumerable.Range(0, options.Value.Workers).Select(_ => Task.Run(() => WorkAsync(stoppingToken), stoppingToken)));
@@ -34,57 +27,133 @@ internal sealed partial class JobWorker(
     {
         while (!stopping.IsCancellationRequested)
         {
-            var id = await queue.DequeueAsync(stopping);
             try
             {
-                await RunAsync(id, stopping);
+                if (await store.TryTakeAsync() is { } job)
+                {
+                    await RunAsync(job, stopping);
+                }
+                else
+                {
+                    await store.WaitAsync(stopping);
+                }
             }
-            catch (Exception e) // the database failed; the next job may succeed, and a restart recovers this one
+            catch (Exception e) when (e is not OperationCanceledException)
             {
-                LogLost(e, id);
+                if (e is not JobStoreUnavailableException) // which the store logs
+                {
+                    LogNotTaken(e);
+                }
+
+                await Task.Delay(RetryInterval, stopping);
             }
         }
     }
 
-    private async Task RunAsync(Guid id, CancellationToken stopping)
+    private async Task RunAsync(Job job, CancellationToken stopping)
     {
-        var running = jobs.Register(id, stopping);
+        using var cancel = CancellationTokenSource.CreateLinkedTokenSource(stopping);
+        using var ended = new CancellationTokenSource();
+        var keeping = KeepAsync(job, cancel, ended.Token);
+        Func<Task> finish;
         try
         {
-            if (store.TryStart(id) is not { } job)
+            var result = await GenerateAsync(job, cancel.Token);
+            finish = () => store.FinishAsync(job, JobStatus.Succeeded, result);
+        }
+        catch (OperationCanceledException) when (cancel.IsCancellationRequested)
+        {
+            // A job that the user canceled stays canceled, even if the application is stopping.
+            finish = async () =>
+                _ = await store.FindAsync(job.Id) is { CancelRequested: true }
+                    ? await store.FinishAsync(job, JobStatus.Canceled)
+                    : await store.RequeueAsync(job);
+        }
+        catch (Exception e)
+        {
+            LogFailed(e, job.Id);
+            finish = () => store.FinishAsync(job, JobStatus.Failed, error: Explain(e));
+        }
+
+        await FinishAsync(job, finish, stopping);
+        await ended.CancelAsync();
+        await keeping;
+    }
+
+    // The video is complete, so it is worth waiting for the store. If the application stops first, another worker takes the job over.
+    private async Task FinishAsync(Job job, Func<Task> finish, CancellationToken stopping)
+    {
+        while (true)
+        {
+            try
             {
+                await finish();
                 return;
             }
+            catch (Exception e)
+            {
+                LogNotFinished(e, job.Id);
+                if (stopping.IsCancellationRequested)
+                {
+                    return;
+                }
 
-            jobs.Publish(id);
-            jobs.PublishQueue();
-            await GenerateAsync(job, running, stopping);
-            jobs.Publish(id);
-        }
-        finally
-        {
-            jobs.Unregister(id);
+                await Task.WhenAny(Task.Delay(RetryInterval, stopping));
+            }
         }
     }
 
-    private async Task GenerateAsync(Job job, JobService.RunningJob running, CancellationToken stopping)
+    // Renews the lease, at once when the user has canceled the job. A job that another worker has taken over stops here.
+    private async Task KeepAsync(Job job, CancellationTokenSource cancel, CancellationToken ended)
     {
-        var progress = new Progress(p =>
-        {
-            jobs.ShowProgress(job.Id, JobProgress.Of(p));
-            if (p.Preview is { } preview)
-            {
-                _ = ShowPreviewAsync(job.Id, p.Step, preview);
-            }
-        });
-        var cancellationToken = running.CancellationToken;
+        var interval = TimeSpan.FromSeconds(options.Value.LeaseSeconds / 4.0);
+        using var subscription = events.Subscribe(job.Owner, job.Id);
+        var renewed = Stopwatch.GetTimestamp();
         try
         {
+            await foreach (var changes in subscription.ReadAsync(interval, ended))
+            {
+                if (Stopwatch.GetElapsedTime(renewed) < interval && !changes.Any(change => change.CancelRequested))
+                {
+                    continue; // only progress
+                }
+
+                try
+                {
+                    if (!await store.RenewAsync(job))
+                    {
+                        await cancel.CancelAsync();
+                        return;
+                    }
+                }
+                catch (Exception e) // the video is generated while the store is away
+                {
+                    LogNotRenewed(e, job.Id);
+                }
+
+                renewed = Stopwatch.GetTimestamp();
+            }
+        }
+        catch (OperationCanceledException) when (ended.IsCancellationRequested) { }
+    }
+
+    private async Task<JobResult> GenerateAsync(Job job, CancellationToken cancellationToken)
+    {
+        results.Clean(job.Id);
+        // Generation does not wait for progress to be shown: only the latest is.
+        var reports = Channel.CreateBounded<GenerationProgress>(new BoundedChannelOptions(1) { FullMode = BoundedChannelFullMode.DropOldest });
+        var showing = ShowAsync(job, reports.Reader);
+        try
+        {
+            var progress = new Progress(report => reports.Writer.TryWrite(report));
             var video = await generator.GenerateAsync(Request(job), progress, cancellationToken);
-            // Under a temporary name first, so a file with the final name is complete.
-            await video.SaveMp4Async(store.VideoPath(job.Id), progress, cancellationToken);
-            await writer.WriteAsync(video.Frames.Slice(0, 1), store.PosterPath(job.Id), VideoFormat.Image, cancellationToken);
-            var result = new JobResult(
+            await results.SaveAsync($"{job.Id}.mp4", path => video.SaveMp4Async(path, progress, cancellationToken), cancellationToken);
+            await results.SaveAsync(
+                $"{job.Id}.png",
+                path => writer.WriteAsync(video.Frames.Slice(0, 1), path, VideoFormat.Image, cancellationToken),
+                cancellationToken
+            );
+            return new JobResult(
                 video.Frames.Count,
                 video.Frames.Width,
                 video.Frames.Height,
@@ -96,33 +165,32 @@ internal sealed partial class JobWorker(
                 video.Elapsed.TotalSeconds,
                 video.Warnings
             );
-            store.Finish(job.Id, JobStatus.Succeeded, result);
         }
-        catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
+        finally
         {
-            // A job that the user canceled stays canceled, even if the application is stopping.
-            var canceled = store.Find(job.Id) is { CancelRequested: true } || !stopping.IsCancellationRequested;
-            _ = canceled ? store.Finish(job.Id, JobStatus.Canceled) : store.Requeue(job.Id);
-        }
-        catch (Exception e)
-        {
-            LogFailed(e, job.Id);
-            store.Finish(job.Id, JobStatus.Failed, error: Explain(e));
+            reports.Writer.Complete();
+            await showing;
         }
     }
 
-    // A small animated picture, which the browser scales up.
-    private async Task ShowPreviewAsync(Guid id, int step, VideoFrames preview)
+    private async Task ShowAsync(Job job, ChannelReader<GenerationProgress> reports)
     {
-        try
+        await foreach (var report in reports.ReadAllAsync())
         {
-            using var gif = new MemoryStream();
-            await writer.WriteAsync(preview, gif, VideoFormat.Gif);
-            jobs.ShowPreview(id, step, new JobService.Preview(gif.ToArray(), "image/gif"));
-        }
-        catch (Exception e) // a video without previews is better than none
-        {
-            LogNoPreview(e, id);
+            try
+            {
+                await store.ShowProgressAsync(job, JobProgress.Of(report));
+                if (report.Preview is { } preview)
+                {
+                    using var gif = new MemoryStream(); // a small animated picture, which the browser scales up
+                    await writer.WriteAsync(preview, gif, VideoFormat.Gif);
+                    await store.ShowPreviewAsync(job, report.Step, new Preview(gif.ToArray(), "image/gif"));
+                }
+            }
+            catch (Exception e) // a video without progress is better than none
+            {
+                LogNoProgress(e, job.Id);
+            }
         }
     }
 
@@ -160,9 +228,15 @@ internal sealed partial class JobWorker(
     [LoggerMessage(Level = LogLevel.Error, Message = "Job {Id} failed")]
     private partial void LogFailed(Exception e, Guid id);
 
-    [LoggerMessage(Level = LogLevel.Warning, Message = "A preview of job {Id} could not be shown")]
-    private partial void LogNoPreview(Exception e, Guid id);
+    [LoggerMessage(Level = LogLevel.Warning, Message = "The progress of job {Id} could not be shown")]
+    private partial void LogNoProgress(Exception e, Guid id);
 
-    [LoggerMessage(Level = LogLevel.Error, Message = "Job {Id} could not be run; it is tried again after a restart")]
-    private partial void LogLost(Exception e, Guid id);
+    [LoggerMessage(Level = LogLevel.Warning, Message = "The lease of job {Id} could not be renewed; it is tried again")]
+    private partial void LogNotRenewed(Exception e, Guid id);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "The end of job {Id} could not be stored; it is tried again")]
+    private partial void LogNotFinished(Exception e, Guid id);
+
+    [LoggerMessage(Level = LogLevel.Error, Message = "No job can be taken; it is tried again")]
+    private partial void LogNotTaken(Exception e);
 }
