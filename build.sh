@@ -2,7 +2,7 @@
 # The project's build script. Each verb performs the setup that it needs and prints what it installs.
 #   ./build.sh setup            installs ffmpeg if it is missing (Debian and Ubuntu); the only other requirement is the .NET SDK
 #   ./build.sh demo [PROMPT]    generates a video with the bundled model, in out/
-#   ./build.sh test             builds everything and runs all tests
+#   ./build.sh test             builds everything and runs all tests; installs mpich for those with several processes (Debian and Ubuntu)
 #   ./build.sh browser          runs the tests of the page of samples/Studio in headless Chromium, which it installs if it is missing (Debian)
 #   ./build.sh golden DIR       compares the library's numbers with recorded ones, one line per case
 #   ./build.sh bench [NAME]     runs the benchmarks
@@ -21,16 +21,28 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else fail "root privileges are required and sudo is not available: run '$*' as root, then try again."; fi
 }
 
+# Installs a Debian package if one of its commands is missing.
+install_package() { # PACKAGE WHERE COMMAND...
+  local package=$1 where=$2 command missing=
+  shift 2
+  for command in "$@"; do command -v "$command" >/dev/null || missing=1; done
+  [ -n "$missing" ] || return 0
+  command -v apt-get >/dev/null || fail "$* must be on the PATH: $where"
+  say "Installing the Debian package $package"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
+}
+
 setup() {
   command -v dotnet >/dev/null || fail "the .NET SDK 10 is required: https://dot.net"
-  command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null && return
-  if command -v apt-get >/dev/null; then
-    say "Installing the Debian package ffmpeg"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null
-  else
-    fail "ffmpeg and ffprobe are required on the PATH: https://ffmpeg.org"
-  fi
+  install_package ffmpeg https://ffmpeg.org ffmpeg ffprobe
+}
+
+# What only the tests need. Where there is no apt-get, the tests that need it are skipped.
+setup_tests() {
+  setup
+  command -v apt-get >/dev/null || return 0
+  install_package mpich https://www.mpich.org mpirun.mpich
 }
 
 # Runs a command of the SDK. Commands such as build and restore leave empty folders in the temporary folder, so they get one that is deleted.
@@ -96,7 +108,7 @@ case $verb in
     if [ $# = 0 ]; then set -- "a goat"; fi
     dotnet samples/Generate/bin/Release/net10.0/Generate.dll "$@" ;;
   test)
-    setup
+    setup_tests
     build OpenSora.Lib.sln
     # Few threads, so that results do not depend on the number of cores of the machine.
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} run_tests ;;
@@ -104,10 +116,7 @@ case $verb in
     # Not part of 'test': the package Microsoft.Playwright and Chromium are several hundred megabytes.
     setup
     if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
-      command -v apt-get >/dev/null || fail "Chromium or Google Chrome is required on the PATH"
-      say "Installing the Debian package chromium"
-      as_root apt-get update -qq
-      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+      install_package chromium https://www.chromium.org chromium
     fi
     build tests/OpenSora.Studio.Browser
     dotnet tests/OpenSora.Studio.Browser/bin/Release/net10.0/OpenSora.Studio.Browser.dll -noColor "$@" ;;
