@@ -1,8 +1,10 @@
 using System.Globalization;
+using OpenSora.Runtime;
 using OpenSora.Training.Data;
 using OpenSora.Training.Objectives;
 using OpenSora.Training.Stages;
 using TorchSharp;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Training.Callbacks;
@@ -131,7 +133,7 @@ internal sealed class ValidationLoss(ITrainingObjective objective, ITrainingData
                 cancellationToken.ThrowIfCancellationRequested();
                 using var inner = NewDisposeScope();
                 // The timesteps of the samples are spread evenly over the band.
-                var times = (arange(done, done + count, ScalarType.Float32).add(0.5).div(Samples).to(device) + band) / Bands;
+                var times = Range(done, done + count, ScalarType.Float32).Plus(0.5).Over(Samples).to(device).Plus(band).Over(Bands);
                 sums[band] += _objective.SampleLosses(batch, times, noise).sum().cpu().item<float>();
             }
             done += count;

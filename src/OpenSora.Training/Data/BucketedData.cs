@@ -97,6 +97,20 @@ internal sealed class BucketedData : ITrainingData
     /// <inheritdoc/>
     public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
+        var (bucket, data, own) = Find(number, seed);
+        return data.GetBatchAsync(own, bucket.BatchSize, seed, cancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public ValueTask<TrainingBatch> GetPartAsync(long number, int size, int seed, int part, int parts, CancellationToken cancellationToken = default)
+    {
+        var (bucket, data, own) = Find(number, seed);
+        return data.GetPartAsync(own, bucket.BatchSize, seed, part, parts, cancellationToken);
+    }
+
+    // The bucket of a batch, and the number of the batch in it.
+    private (Bucket Bucket, ITrainingData Data, long Number) Find(long number, int seed)
+    {
         var epoch = number / _buckets.Sum(bucket => bucket.Batches);
         var place = _order.Batch(number, 1, seed)[0];
         foreach (var (bucket, data, batches) in _buckets)
@@ -104,7 +118,7 @@ internal sealed class BucketedData : ITrainingData
             if (place < batches)
             {
                 // Each batch of a bucket is used once per epoch.
-                return data.GetBatchAsync(epoch * batches + place, bucket.BatchSize, seed, cancellationToken);
+                return (bucket, data, epoch * batches + place);
             }
 
             place -= batches;

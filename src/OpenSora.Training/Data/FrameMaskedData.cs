@@ -84,10 +84,35 @@ internal sealed class FrameMaskedData : ITrainingData
     public async ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
         var batch = await _data.GetBatchAsync(number, size, seed, cancellationToken).ConfigureAwait(false);
+        return WithMasks(batch, number, seed);
+    }
+
+    /// <inheritdoc/>
+    public async ValueTask<TrainingBatch> GetPartAsync(
+        long number,
+        int size,
+        int seed,
+        int part,
+        int parts,
+        CancellationToken cancellationToken = default
+    )
+    {
+        var batch = await _data.GetPartAsync(number, size, seed, part, parts, cancellationToken).ConfigureAwait(false);
+        return WithMasks(batch, number, seed);
+    }
+
+    // Draws masks for the whole batch, so that those of a part are the same.
+    private TrainingBatch WithMasks(TrainingBatch batch, long number, int seed)
+    {
         var (count, frames) = ((int)batch.Video.shape[0], (int)batch.Video.shape[2]);
         var random = Randomness.Of(seed, number, 2); // independent of the random numbers that the data used
-        var noisy = Enumerable.Range(0, count).SelectMany(_ => Draw(frames, random)).ToArray();
-        return noisy.All(frame => frame) ? batch : batch with { NoisyFrames = tensor(noisy, [count, frames]) };
+        var noisy = Enumerable.Range(0, (int)batch.WholeSize).SelectMany(_ => Draw(frames, random)).ToArray();
+        return noisy.All(frame => frame)
+            ? batch
+            : batch with
+            {
+                NoisyFrames = tensor(noisy.AsSpan((int)batch.Offset * frames, count * frames).ToArray(), [count, frames]),
+            };
     }
 
     private bool[] Draw(int frames, Random random)

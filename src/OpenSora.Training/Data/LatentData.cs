@@ -1,5 +1,6 @@
 using System.Globalization;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using OpenSora.Text;
 using static TorchSharp.torch;
 
@@ -104,41 +105,56 @@ internal sealed class LatentData : ITrainingData
 
     /// <inheritdoc/>
     public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default) =>
-        ValueTask.FromResult(GetBatch(number, size, seed));
+        ValueTask.FromResult(GetBatch(number, size, seed, 0, size));
 
-    private TrainingBatch GetBatch(long number, int size, int seed)
+    /// <inheritdoc/>
+    public ValueTask<TrainingBatch> GetPartAsync(long number, int size, int seed, int part, int parts, CancellationToken cancellationToken = default)
+    {
+        var (first, count) = TrainingBatch.RangeOf(size, part, parts);
+        return ValueTask.FromResult(GetBatch(number, size, seed, (int)first, (int)count));
+    }
+
+    private TrainingBatch GetBatch(long number, int whole, int seed, int start, int size)
     {
         using var scope = NewDisposeScope();
         var random = Randomness.Of(seed, number);
-        var indices = Array.ConvertAll(_order.Batch(number, size, seed), i => _clips[i]);
+        var indices = Array.ConvertAll(_order.Batch(number, whole, seed), i => _clips[i]);
         var videos = new Tensor[size];
         var texts = new (int[]? Tokens, Tensor? States)[size];
-        for (var i = 0; i < size; i++)
+        for (var i = -start; i < whole - start; i++) // samples of other processes only take their random numbers
         {
             var all = _cache.Latents.shape[2];
             var most = (all - 1) / FrameInterval + 1;
             var frames = Math.Min(Frames ?? most, most);
             var span = (frames - 1) * FrameInterval + 1;
             var from = FirstFrame is { } chosen ? Math.Min(chosen, all - span) : random.NextInt64(all - span + 1);
-            videos[i] = _cache.Latents[indices[i]].slice(1, from, from + span, FrameInterval);
-            var captions = _cache.Captions[indices[i]];
-            texts[i] = _textOf(captions[random.Next(captions.Count)]);
+            var captions = _cache.Captions[indices[start + i]];
+            var caption = captions[random.Next(captions.Count)];
+            if (i >= 0 && i < size)
+            {
+                videos[i] = _cache.Latents[indices[start + i]].slice(1, from, from + span, FrameInterval);
+                texts[i] = _textOf(caption);
+            }
         }
 
         var mask = zeros([size, _maxTokens], ScalarType.Bool);
         var text = texts[0].States is { } first
             ? zeros([size, _maxTokens, first.shape[1]], first.dtype)
-            : full([size, _maxTokens], _padId, dtype: ScalarType.Int64);
+            : TensorArithmetic.Full([size, _maxTokens], _padId, ScalarType.Int64);
         for (var i = 0; i < size; i++)
         {
             var row = texts[i].States ?? tensor(Array.ConvertAll(texts[i].Tokens!, id => (long)id));
             text[i].narrow(0, 0, row.shape[0]).copy_(row);
-            mask[i].narrow(0, 0, row.shape[0]).fill_(true);
+            mask[i].narrow(0, 0, row.shape[0]).FillInPlace(true);
         }
         return new TrainingBatch(
             stack(videos).to_type(ScalarType.Float32).MoveToOuterDisposeScope(),
             text.MoveToOuterDisposeScope(),
             mask.MoveToOuterDisposeScope()
-        );
+        )
+        {
+            Offset = start,
+            WholeSize = whole,
+        };
     }
 }

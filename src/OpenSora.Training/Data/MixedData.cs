@@ -30,10 +30,24 @@ internal sealed class MixedData : ITrainingData
     /// <inheritdoc/>
     public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
+        var (data, own, count) = Turn(number, size);
+        return data.GetBatchAsync(own, count, seed, cancellationToken);
+    }
+
+    /// <inheritdoc/>
+    public ValueTask<TrainingBatch> GetPartAsync(long number, int size, int seed, int part, int parts, CancellationToken cancellationToken = default)
+    {
+        var (data, own, count) = Turn(number, size);
+        return data.GetPartAsync(own, count, seed, part, parts, cancellationToken);
+    }
+
+    // The source of a batch, the number of the batch in it, and the number of samples.
+    private (ITrainingData Data, long Number, int Count) Turn(long number, int size)
+    {
         var (data, samples) = _turns[number % _turns.Length];
         // The batches of a source are numbered consecutively over all its turns.
         var own = _turns.Count(turn => ReferenceEquals(turn.Data, data));
         var before = _turns.Take((int)(number % _turns.Length)).Count(turn => ReferenceEquals(turn.Data, data));
-        return data.GetBatchAsync(number / _turns.Length * own + before, Math.Max(1, (int)Math.Round(size * samples)), seed, cancellationToken);
+        return (data, number / _turns.Length * own + before, Math.Max(1, (int)Math.Round(size * samples)));
     }
 }

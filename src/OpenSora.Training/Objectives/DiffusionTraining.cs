@@ -1,5 +1,6 @@
 using OpenSora.Diffusion;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using OpenSora.Training.Data;
 using OpenSora.Training.Stages;
 using TorchSharp;
@@ -78,18 +79,24 @@ public sealed class DiffusionTraining : ITrainingObjective
     public string Fingerprint => $"{_process}; {_timesteps?.ToString() ?? "its own time steps"}";
 
     /// <inheritdoc/>
+    public bool DrawsForWholeBatch => true;
+
+    /// <inheritdoc/>
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
     {
         ArgumentNullException.ThrowIfNull(batch);
         ArgumentNullException.ThrowIfNull(stage);
         var latents = batch.Video.to_type(ScalarType.Float32);
-        var count = (int)latents.shape[0];
-        var noise = randn(latents.shape, generator: generator).to(latents.device);
-        var drawn = _timesteps?.Sample(count, _process.Steps, generator) ?? _process.DrawTimesteps(latents, generator);
-        using var times = drawn.Timesteps;
-        using var weights = drawn.Weights;
+        var (part, count) = (latents.shape[0], (int)batch.WholeSize);
+        var whole = part == count ? latents : latents.narrow(0, 0, 1).expand([count, .. latents.shape[1..]]); // for its shape
+        Tensor Part(Tensor drawn) => part == count ? drawn : drawn.narrow(0, batch.Offset, part);
+        var noise = Part(randn(whole.shape, generator: generator)).to(latents.device);
+        var drawn = _timesteps?.Sample(count, _process.Steps, generator) ?? _process.DrawTimesteps(whole, generator);
+        using var allTimes = drawn.Timesteps;
+        using var allWeights = drawn.Weights;
+        var (times, weights) = (Part(allTimes), Part(allWeights));
         var rate = stage.CaptionDropout ?? _model.CaptionDropout;
-        var drop = rate > 0 ? (rand(count, generator: generator) < rate).to(latents.device) : null;
+        var drop = rate > 0 ? Part(rand(count, generator: generator)).LessThan(rate).to(latents.device) : null;
         var losses = SampleLoss(batch, latents, times, noise, drop);
         return losses with { Total = (losses.Total * weights.to(losses.Total.device)).mean() };
     }
@@ -100,7 +107,7 @@ public sealed class DiffusionTraining : ITrainingObjective
         ArgumentNullException.ThrowIfNull(batch);
         ArgumentNullException.ThrowIfNull(times);
         using var scope = NewDisposeScope();
-        var steps = times.mul(_process.Steps).to(ScalarType.Int64).clamp(0, _process.Steps - 1);
+        var steps = times.Times(_process.Steps).to(ScalarType.Int64).Clamp(0, _process.Steps - 1);
         return SampleLoss(batch, batch.Video.to_type(ScalarType.Float32), steps, noise, drop: null).Total.MoveToOuterDisposeScope();
     }
 

@@ -15,6 +15,11 @@ public interface ITrainingObjective
     /// <summary>Gets a short description of the loss. It is written to checkpoints and compared when a run is resumed.</summary>
     string Fingerprint => GetType().Name;
 
+    /// <summary>Gets a value that indicates whether <see cref="Loss"/> draws random values for the whole batch
+    /// (<see cref="TrainingBatch.WholeSize"/>) and uses those of its samples (<see cref="TrainingBatch.Offset"/>), so that they do not depend on the
+    /// number of processes. If false, each process draws different values.</summary>
+    bool DrawsForWholeBatch => false;
+
     /// <summary>Computes the loss of a batch. Several threads can call this method at the same time (see
     /// <see cref="TrainingStage.Workers"/>).</summary>
     /// <param name="batch">The batch. The caller keeps ownership of it.</param>

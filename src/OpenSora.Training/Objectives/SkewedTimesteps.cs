@@ -1,4 +1,5 @@
 using OpenSora.Diffusion;
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Training.Objectives;
@@ -24,7 +25,7 @@ internal sealed class SkewedTimesteps(double exponent) : ITimestepSampler
         ArgumentOutOfRangeException.ThrowIfLessThan(batch, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(steps, 1);
         using var scope = NewDisposeScope();
-        var times = rand([batch], generator: generator).pow(_exponent).mul(steps).to(ScalarType.Int64).clamp(0, steps - 1);
+        var times = rand([batch], generator: generator).Power(_exponent).Times(steps).to(ScalarType.Int64).Clamp(0, steps - 1);
         return (times.MoveToOuterDisposeScope(), ones([batch]).MoveToOuterDisposeScope());
     }
 }

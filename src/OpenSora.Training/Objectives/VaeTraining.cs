@@ -1,6 +1,7 @@
 using System.Globalization;
 using OpenSora.Diffusion;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using OpenSora.Training.Data;
 using OpenSora.Training.Stages;
 using TorchSharp;
@@ -47,6 +48,9 @@ public sealed class VaeTraining : ITrainingObjective
         );
 
     /// <inheritdoc/>
+    public bool DrawsForWholeBatch => true;
+
+    /// <inheritdoc/>
     public TrainingLoss Loss(TrainingBatch batch, TrainingStage stage, Generator generator)
     {
         ArgumentNullException.ThrowIfNull(batch);
@@ -55,15 +59,18 @@ public sealed class VaeTraining : ITrainingObjective
         var frames = video.transpose(1, 2).reshape(-1, c, h, w);
 
         var (mean, logVariance) = _vae.EncodeImages(frames);
-        var noise = randn(mean.shape, generator: generator).to(mean.device);
+        var (count, length) = (mean.shape[0], video.shape[2]);
+        var noise = randn([batch.WholeSize * length, .. mean.shape[1..]], generator: generator)
+            .narrow(0, batch.Offset * length, count)
+            .to(mean.device);
         var output = _vae.DecodeImages(AutoencoderKL.Sample(mean, logVariance, noise));
 
         var difference = output - frames.to_type(ScalarType.Float32);
         var absolute = difference.abs().mean();
-        var squared = difference.square().mean();
+        var squared = difference.Squared().mean();
         var edges = EdgeLoss(difference);
-        var divergence = (mean.square() + logVariance.exp() - 1 - logVariance).mean() / 2;
-        var total = absolute * Absolute + squared * Squared + edges * Edges + divergence * Divergence;
+        var divergence = (mean.Squared().Plus(logVariance.exp()).Minus(1) - logVariance).mean().Over(2);
+        var total = absolute.Times(Absolute).Plus(squared.Times(Squared)).Plus(edges.Times(Edges)).Plus(divergence.Times(Divergence));
         return new TrainingLoss(total)
         {
             Parts = new Dictionary<string, Tensor>(StringComparer.Ordinal)
@@ -83,12 +90,14 @@ public sealed class VaeTraining : ITrainingObjective
         for (var level = 0; level < 2; level++)
         {
             difference = nn.functional.avg_pool2d(difference, 2);
-            total = total + Steps(difference);
+            total = total.Plus(Steps(difference));
         }
-        return total / 3;
+        return total.Over(3);
     }
 
     private static Tensor Steps(Tensor x) =>
-        (x.narrow(2, 1, x.shape[2] - 1) - x.narrow(2, 0, x.shape[2] - 1)).abs().mean()
-        + (x.narrow(3, 1, x.shape[3] - 1) - x.narrow(3, 0, x.shape[3] - 1)).abs().mean();
+        (x.narrow(2, 1, x.shape[2] - 1) - x.narrow(2, 0, x.shape[2] - 1))
+            .abs()
+            .mean()
+            .Plus((x.narrow(3, 1, x.shape[3] - 1) - x.narrow(3, 0, x.shape[3] - 1)).abs().mean());
 }

@@ -2,6 +2,7 @@ using System.Text.Json;
 using OpenSora.Models;
 using OpenSora.Runtime;
 using OpenSora.Training.Callbacks;
+using OpenSora.Training.Distributed;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -48,8 +49,27 @@ internal sealed record CheckpointState
     public SpikeHistory? Spikes { get; init; }
 }
 
+/// <summary>What a checkpoint contains in addition to the <see cref="CheckpointState"/>.</summary>
+/// <param name="Modules">The modules with the weights.</param>
+/// <param name="Averages">The moving averages by <see cref="OwnedParameter.Key"/>.</param>
+/// <param name="Trained">All parameters that are trained.</param>
+/// <param name="Owned">The parameters that this process updates.</param>
+/// <param name="Optimizer">The optimizer of these parameters.</param>
+internal sealed record CheckpointContents(
+    IReadOnlyDictionary<string, nn.Module> Modules,
+    IReadOnlyDictionary<string, Tensor> Averages,
+    IReadOnlyList<(string Name, Parameter Parameter)> Trained,
+    OwnedParameters Owned,
+    AdamWOptimizers Optimizer
+)
+{
+    /// <summary>Gets the weights by their names in a checkpoint.</summary>
+    public IEnumerable<(string Name, Tensor Tensor)> Weights =>
+        Modules.SelectMany(part => part.Value.state_dict().Select(entry => ($"weights.{part.Key}.{entry.Key}", entry.Value)));
+}
+
 /// <summary>Reads and writes checkpoints. A checkpoint is a safetensors file with weights, moving averages and optimizer state. Its header contains
-/// the progress of the run.</summary>
+/// the progress of the run. Several processes write a <see cref="ShardedCheckpoint"/>.</summary>
 /// <remarks>Tensor names: <c>weights.PART.NAME</c>, <c>ema.PART.NAME</c>, <c>adam.mean.PART.NAME</c>, <c>adam.square.PART.NAME</c>.</remarks>
 internal static class Checkpoint
 {
@@ -91,64 +111,71 @@ internal static class Checkpoint
                     File.Move(file, file + ".damaged", overwrite: true);
                 }
             }
+
+            ShardedCheckpoint.DeleteShardsWithoutIndex(folder);
         }
     }
 
     /// <summary>Writes a checkpoint, deletes the oldest checkpoints beyond the number to keep, and returns the path of the new checkpoint.</summary>
-    public static string Write(
-        CheckpointOptions options,
-        CheckpointState state,
-        IReadOnlyDictionary<string, nn.Module> modules,
-        IReadOnlyDictionary<string, Tensor> ema,
-        IReadOnlyList<(string Name, Parameter Parameter)> trained,
-        AdamWOptimizers optimizer
-    )
+    public static string Write(CheckpointOptions options, CheckpointState state, CheckpointContents contents)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var tensors = new Dictionary<string, Tensor>(StringComparer.Ordinal);
-        foreach (var (part, module) in modules)
+        if (contents.Owned.Group is not null)
         {
-            foreach (var (name, tensor) in module.state_dict())
-            {
-                tensors[$"weights.{part}.{name}"] = tensor;
-            }
+            return ShardedCheckpoint.Write(options, state, contents);
         }
-        foreach (var (name, tensor) in ema)
+
+        var tensors = contents.Weights.ToDictionary(entry => entry.Name, entry => entry.Tensor, StringComparer.Ordinal);
+        foreach (var (name, tensor) in contents.Averages)
         {
             tensors[$"ema.{name}"] = tensor;
         }
 
-        for (var i = 0; i < trained.Count; i++)
+        foreach (var (i, (name, _)) in contents.Trained.Index())
         {
-            var adam = optimizer.State(i);
-            tensors[$"adam.mean.{trained[i].Name}"] = adam.exp_avg!;
-            tensors[$"adam.square.{trained[i].Name}"] = adam.exp_avg_sq!;
+            var adam = contents.Optimizer.State(i);
+            tensors[$"adam.mean.{name}"] = adam.Mean;
+            tensors[$"adam.square.{name}"] = adam.Square;
         }
 
         var path = Path.Combine(options.Folder, CheckpointName.Of(state));
-        // The optimizer counts the steps of each parameter separately and leaves out steps in which the parameter has no gradient.
-        var steps = trained.Select((pair, i) => (pair.Name, optimizer.State(i).step)).ToArray();
-        var most = steps.Max(pair => pair.step);
-        WeightsFile.Write(
-            path,
-            tensors,
-            new Dictionary<string, string>(StringComparer.Ordinal)
-            {
-                [StateKey] = JsonSerializer.Serialize(state, TrainingJson.Default.CheckpointState),
-                [StepKey] = FormattableString.Invariant($"{most}"),
-                [FewerStepsKey] = JsonSerializer.Serialize(
-                    steps.Where(pair => pair.step < most).ToDictionary(pair => pair.Name, pair => pair.step, StringComparer.Ordinal),
-                    TrainingJson.Default.DictionaryStringInt64
-                ),
-            }
-        );
-        foreach (var old in All(options.Folder).SkipLast(Math.Max(1, options.KeepLast)))
+        long[] steps = [.. contents.Trained.Select((_, i) => contents.Optimizer.State(i).Steps)];
+        WeightsFile.Write(path, tensors, Metadata(state, contents, steps));
+        DeleteOld(options);
+        return path;
+    }
+
+    /// <summary>Creates the metadata of a checkpoint.</summary>
+    /// <param name="state">The progress of the run.</param>
+    /// <param name="contents">The contents.</param>
+    /// <param name="steps">The number of updates of each trained parameter. The optimizer counts them separately and leaves out steps in which the
+    /// parameter has no gradient.</param>
+    public static Dictionary<string, string> Metadata(CheckpointState state, CheckpointContents contents, long[] steps) =>
+        new(StringComparer.Ordinal)
+        {
+            [StateKey] = JsonSerializer.Serialize(state, TrainingJson.Default.CheckpointState),
+            [StepKey] = FormattableString.Invariant($"{steps.Max()}"),
+            [FewerStepsKey] = JsonSerializer.Serialize(
+                contents
+                    .Trained.Zip(steps, (pair, count) => (pair.Name, Count: count))
+                    .Where(pair => pair.Count < steps.Max())
+                    .ToDictionary(pair => pair.Name, pair => pair.Count, StringComparer.Ordinal),
+                TrainingJson.Default.DictionaryStringInt64
+            ),
+        };
+
+    /// <summary>Deletes the oldest checkpoints beyond the number to keep.</summary>
+    public static void DeleteOld(CheckpointOptions options)
+    {
+        foreach (var old in All(options.Folder).SkipLast(Math.Max(1, options.KeepLast)).ToList())
         {
             File.Delete(old);
+            if (CheckpointName.IsIndex(Path.GetFileName(old)))
+            {
+                ShardedCheckpoint.DeleteShards(options.Folder, Path.GetFileName(old));
+            }
         }
-
-        return path;
     }
 
     /// <summary>Gets the newest checkpoint in a folder, or the path itself if it is a file; null if there is none.</summary>
@@ -258,21 +285,17 @@ internal static class Checkpoint
         return reports;
     }
 
-    /// <summary>Loads the moving averages and the optimizer state. Averages that the run did not keep before stay as they are.</summary>
+    /// <summary>Loads the moving averages and the optimizer state of the parameters that this process updates. Averages that the run did not keep
+    /// before stay as they are.</summary>
     public static void ReadProgress(
         WeightsFile file,
-        IReadOnlyDictionary<string, Tensor> ema,
+        IReadOnlyDictionary<string, Tensor> averages,
         IReadOnlyList<(string Name, Parameter Parameter)> trained,
+        IReadOnlyList<OwnedParameter> owned,
         AdamWOptimizers optimizer
     )
     {
         using var noGradients = no_grad();
-        var hasAverages = file.Tensors.Keys.Any(name => name.StartsWith("ema.", StringComparison.Ordinal));
-        foreach (var (name, tensor) in hasAverages ? ema : new Dictionary<string, Tensor>(StringComparer.Ordinal))
-        {
-            Fill(tensor, $"ema.{name}");
-        }
-
         if (file.Tensors.Keys.Count(name => name.StartsWith("adam.mean.", StringComparison.Ordinal)) is var held && held > trained.Count)
         {
             throw new InvalidWeightsException(
@@ -282,16 +305,21 @@ internal static class Checkpoint
             );
         }
 
+        var hasAverages = averages.Count > 0 && file.Tensors.Keys.Any(name => name.StartsWith("ema.", StringComparison.Ordinal));
         var (step, fewer) = StepsOf(file);
-        for (var i = 0; i < trained.Count; i++)
+        foreach (var (i, one) in owned.Index())
         {
             var adam = optimizer.State(i);
-            adam.step = fewer.GetValueOrDefault(trained[i].Name, step);
-            Fill(adam.exp_avg!, $"adam.mean.{trained[i].Name}");
-            Fill(adam.exp_avg_sq!, $"adam.square.{trained[i].Name}");
+            adam.Steps = fewer.GetValueOrDefault(one.Name, step);
+            Fill(one, adam.Mean, $"adam.mean.{one.Name}");
+            Fill(one, adam.Square, $"adam.square.{one.Name}");
+            if (hasAverages)
+            {
+                Fill(one, averages[one.Key], $"ema.{one.Name}");
+            }
         }
 
-        void Fill(Tensor target, string name)
+        void Fill(OwnedParameter one, Tensor target, string name)
         {
             using var scope = NewDisposeScope();
             if (!file.Tensors.ContainsKey(name))
@@ -303,7 +331,7 @@ internal static class Checkpoint
                 );
             }
 
-            target.copy_(file.Read(name));
+            target.copy_(one.PartOf(file.Read(name)));
         }
     }
 }

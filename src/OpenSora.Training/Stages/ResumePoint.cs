@@ -89,7 +89,7 @@ internal sealed class ResumePoint : IDisposable
         {
             file = WeightsFile.Open(path);
             var state = Checkpoint.State(file);
-            return !isNamed || CheckpointName.Of(state).Equals(Path.GetFileName(path), StringComparison.Ordinal)
+            return !isNamed || CheckpointName.Fits(Path.GetFileName(path), state)
                 ? (file, state)
                 : throw new InvalidWeightsException(
                     path,

@@ -1,5 +1,6 @@
 using System.Threading.Channels;
 using OpenSora.Training.Data;
+using OpenSora.Training.Distributed;
 
 namespace OpenSora.Training.Stages;
 
@@ -7,15 +8,19 @@ namespace OpenSora.Training.Stages;
 internal sealed class StageBatches : IAsyncDisposable
 {
     private readonly TrainingStage _stage;
+    private readonly TrainingGroup? _group;
     private readonly CancellationTokenSource _stop = new();
     private readonly Channel<TrainingBatch>? _ready;
     private readonly Task _prefetching = Task.CompletedTask;
     private long _next;
 
     /// <summary>Begins with the batch of the specified number.</summary>
-    public StageBatches(TrainingStage stage, long first)
+    /// <param name="stage">The stage.</param>
+    /// <param name="first">The number of the first batch.</param>
+    /// <param name="group">The processes that share each batch; null for one.</param>
+    public StageBatches(TrainingStage stage, long first, TrainingGroup? group = null)
     {
-        (_stage, _next) = (stage, first);
+        (_stage, _next, _group) = (stage, first, group);
         if (stage.Prefetch > 0)
         {
             _ready = Channel.CreateBounded<TrainingBatch>(stage.Prefetch);
@@ -72,5 +77,7 @@ internal sealed class StageBatches : IAsyncDisposable
     }
 
     private ValueTask<TrainingBatch> CreateAsync(CancellationToken cancellationToken) =>
-        _stage.Data!.GetBatchAsync(_next++, _stage.BatchSize, _stage.Seed, cancellationToken);
+        _group is null
+            ? _stage.Data!.GetBatchAsync(_next++, _stage.BatchSize, _stage.Seed, cancellationToken)
+            : _stage.Data!.GetPartAsync(_next++, _stage.BatchSize, _stage.Seed, _group.Rank, _group.Size, cancellationToken);
 }

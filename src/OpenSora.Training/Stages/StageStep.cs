@@ -1,5 +1,7 @@
+using OpenSora.Runtime;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
+using OpenSora.Training.Distributed;
 using OpenSora.Training.Objectives;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -17,6 +19,8 @@ namespace OpenSora.Training.Stages;
 /// <param name="spikes">The guard against spikes; null for none.</param>
 /// <param name="average">The moving averages; null for none.</param>
 /// <param name="checkpoints">The folder of checkpoints, for error messages; null if none are written.</param>
+/// <param name="owned">The parameters, or parts of them, that this process updates.</param>
+/// <param name="reduction">The gradients of all processes; null for one process.</param>
 internal sealed class StageStep(
     TrainingStage stage,
     ITrainingObjective objective,
@@ -26,9 +30,17 @@ internal sealed class StageStep(
     StageWorkers? workers,
     SpikeWatch? spikes,
     MovingAverage? average,
-    string? checkpoints
+    string? checkpoints,
+    OwnedParameters owned,
+    GradientReduction? reduction
 )
 {
+    private readonly TrainingGroup? _group = owned.Group;
+    private readonly string[] _names = [.. trained.Select(pair => pair.Name)];
+
+    // The processes that have the other parts of the gradients.
+    private readonly TrainingGroup? _parts = reduction?.EveryBatch is true ? owned.Group : null;
+
     /// <summary>Performs one optimizer step, or skips it if the loss or the gradients spike.</summary>
     /// <param name="step">The number of the step, from 0.</param>
     /// <param name="rate">The learning rate.</param>
@@ -44,7 +56,7 @@ internal sealed class StageStep(
             var number = step * stage.Accumulation + micro;
             var token = micro == 0 ? cancellationToken : CancellationToken.None;
             using var batch = await TrainingThread.CallOutside(() => batches.NextAsync(token)).ConfigureAwait(true);
-            sum = AddGradients(batch, number, sum);
+            sum = AddGradients(batch, number, sum, isLast: micro == stage.Accumulation - 1);
         }
 
         return Finish(step, rate, sum);
@@ -59,40 +71,74 @@ internal sealed class StageStep(
             module.train();
             module.zero_grad();
         }
-        manual_seed((long)(Randomness.Mix(stage.Seed, step, -1) >> 1));
+        manual_seed(
+            (long)((_group is { Rank: > 0 and var rank } ? Randomness.Mix(stage.Seed, step, -1, rank) : Randomness.Mix(stage.Seed, step, -1)) >> 1)
+        );
+        reduction?.Begin();
     }
 
-    private StepLoss AddGradients(TrainingBatch batch, long number, StepLoss sum)
+    private StepLoss AddGradients(TrainingBatch batch, long number, StepLoss sum, bool isLast)
     {
         using var scope = NewDisposeScope();
         using var moved = batch.MoveTo(trained[0].Parameter.device);
-        var (loss, parts) =
-            stage.Workers == 1
-                ? OneLoss(moved, number, worker: 0, share: 1.0 / stage.Accumulation, loss => loss.backward())
-                : SharedLoss(moved, number, workers!);
+        // The weight of the batch in the loss of the step; with several processes, of the samples of this one.
+        var weight = _group is null ? 1.0 / stage.Accumulation : moved.Video.shape[0] / ((double)moved.WholeSize * stage.Accumulation);
+        var (loss, parts) = (0.0, (IReadOnlyDictionary<string, double>)new Dictionary<string, double>(StringComparer.Ordinal));
+        void Pass() =>
+            (loss, parts) =
+                stage.Workers == 1
+                    ? OneLoss(moved, number, FirstWorker, weight, loss => loss.backward())
+                    : SharedLoss(moved, number, weight, workers!);
+        if (reduction is not null && (isLast || reduction.EveryBatch))
+        {
+            reduction.Run(objective.Modules.Values, overlaps: stage.Workers == 1, Pass);
+        }
+        else
+        {
+            Pass();
+        }
+
         foreach (var (name, part) in parts)
         {
-            sum.Parts[name] = sum.Parts.GetValueOrDefault(name) + part / stage.Accumulation;
+            sum.Parts[name] = sum.Parts.GetValueOrDefault(name) + (_group is null ? part / stage.Accumulation : part * weight);
         }
 
         return sum with
         {
-            Total = sum.Total + loss / stage.Accumulation,
+            Total = sum.Total + (_group is null ? loss / stage.Accumulation : loss * weight),
             Samples = sum.Samples + moved.Video.shape[0],
         };
+    }
+
+    // Workers are counted over all processes. An objective that draws random values for the whole batch is the first everywhere.
+    private int FirstWorker =>
+        _group is null || (stage.Workers == 1 && (stage.Objective ?? objective).DrawsForWholeBatch) ? 0 : _group.Rank * stage.Workers;
+
+    // Adds up the losses of all processes.
+    private StepLoss OfAllProcesses(StepLoss own)
+    {
+        string[] names = [.. own.Parts.Keys.Order(StringComparer.Ordinal)];
+        var sums = reduction!.Complete([own.Total, own.Samples, .. names.Select(name => own.Parts[name])]);
+        return new StepLoss(
+            names.Index().ToDictionary(name => name.Item, name => sums[2 + name.Index], StringComparer.Ordinal),
+            sums[0],
+            (long)sums[1]
+        );
     }
 
     private TrainingProgress Finish(long step, double rate, StepLoss sum)
     {
         using var scope = NewDisposeScope();
+        sum = reduction is null ? sum : OfAllProcesses(sum);
         var total = sum.Total;
-        var norm = GradientNorms.Clip(trained, stage.ClipGradientNorm ?? double.PositiveInfinity);
+        var gradients = reduction?.EveryBatch is true ? owned.All.Select(one => one.Values) : trained.Select(pair => pair.Parameter);
+        var norm = GradientNorms.Clip(gradients, stage.ClipGradientNorm ?? double.PositiveInfinity, _parts);
         if (!double.IsFinite(total) || !double.IsFinite(norm))
         {
-            throw Diverged(step, GradientNorms.NotFinite(trained, total, norm));
+            throw Diverged(step, GradientNorms.NotFinite(_names, owned.All, total, norm, PartsOfOthers));
         }
 
-        var spike = spikes?.Judge(total, norm, () => GradientNorms.Largest(trained));
+        var spike = spikes?.Judge(total, norm, () => GradientNorms.Largest(_names, owned.All, PartsOfOthers));
         if (spikes is { MustStop: true })
         {
             throw Diverged(step, $"this is spike {spikes.InARow} in a row: {spike}");
@@ -101,6 +147,7 @@ internal sealed class StageStep(
         if (spike is null || !stage.Spikes!.SkipSteps)
         {
             optimizer.Step(rate);
+            owned.Gather();
             average?.Update(stage.EmaWarmUp ? Math.Min(stage.EmaDecay!.Value, (1.0 + step) / (10 + step)) : stage.EmaDecay!.Value);
         }
         return new TrainingProgress
@@ -118,6 +165,9 @@ internal sealed class StageStep(
         };
     }
 
+    // The group if the parameters that this process updates are not all of them.
+    private TrainingGroup? PartsOfOthers => owned.IsSharded ? owned.Group : null;
+
     // Computes the loss of a batch and calls backward with the loss scaled by its fraction of the total.
     private (double Loss, IReadOnlyDictionary<string, double> Parts) OneLoss(
         TrainingBatch batch,
@@ -129,7 +179,7 @@ internal sealed class StageStep(
     {
         using var generator = new Generator((worker == 0 ? Randomness.Mix(stage.Seed, number) : Randomness.Mix(stage.Seed, number, worker)) >> 1);
         var loss = (stage.Objective ?? objective).Loss(batch, stage, generator);
-        backward(loss.Total * share);
+        backward(loss.Total.Times(share));
         return (loss.Total.detach().cpu().item<float>(), loss.Parts.ToDictionary(part => part.Key, part => Mean(part.Value), StringComparer.Ordinal));
 
         static double Mean(Tensor values) => values.detach().mean().to_type(ScalarType.Float64).cpu().item<double>();
@@ -137,7 +187,7 @@ internal sealed class StageStep(
 
     // Computes the loss with the batch divided among threads. The gradients are added in the order of the threads, so that the sum is the same in
     // every run.
-    private (double Loss, IReadOnlyDictionary<string, double> Parts) SharedLoss(TrainingBatch batch, long number, StageWorkers threads)
+    private (double Loss, IReadOnlyDictionary<string, double> Parts) SharedLoss(TrainingBatch batch, long number, double weight, StageWorkers threads)
     {
         var count = batch.Video.shape[0];
         var used = (int)Math.Min(stage.Workers, count);
@@ -149,10 +199,16 @@ internal sealed class StageStep(
             using var scope = NewDisposeScope();
             var (from, to) = (count * worker / used, count * (worker + 1) / used);
             var share = (double)(to - from) / count;
-            var (loss, parts) = OneLoss(batch.Narrow(from, to - from), number, worker, share / stage.Accumulation, loss =>
-            {
-                gradients[worker] = WorkerGradients.Of(loss, parameters);
-            });
+            var (loss, parts) = OneLoss(
+                batch.Narrow(from, to - from),
+                number,
+                FirstWorker + worker,
+                _group is null ? share / stage.Accumulation : share * weight,
+                loss =>
+                {
+                    gradients[worker] = WorkerGradients.Of(loss, parameters);
+                }
+            );
             results[worker] = (loss, parts, share);
         }
 
@@ -167,7 +223,7 @@ internal sealed class StageStep(
                 var parts = gradients.Select(all => all[i]).Prepend(trained[i].Parameter.grad).OfType<Tensor>().ToArray();
                 if (parts.Length > 0)
                 {
-                    trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum + part);
+                    trained[i].Parameter.grad = parts.Length == 1 ? parts[0].clone() : parts.Aggregate((sum, part) => sum.Plus(part));
                 }
             }
         }

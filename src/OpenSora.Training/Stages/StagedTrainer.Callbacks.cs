@@ -193,7 +193,7 @@ public sealed partial class StagedTrainer
     private StagedTrainer AddOwn<T>(T callback)
         where T : ITrainingCallback, IDisposable
     {
-        _owned.Add(callback);
+        _ownCallbacks.Add(callback);
         return AddCallback(callback);
     }
 }

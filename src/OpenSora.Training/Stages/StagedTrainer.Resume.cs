@@ -61,9 +61,24 @@ public sealed partial class StagedTrainer
     // Opens the checkpoint to resume from; null to start from the beginning.
     private ResumePoint? FindCheckpoint()
     {
-        var point = _resumeFrom is null ? null : ResumePoint.Find(_resumeFrom, _resumeRules);
-        return point is null && _resumeFrom is not null && !_resumeIfAny ? throw NoCheckpoint(_resumeFrom) : point;
+        if (_resumeFrom is null)
+        {
+            return null;
+        }
+
+        ResumePoint? point = null;
+        Together(() => point = ResumePoint.Find(_resumeFrom, _resumeRules), onlyFirst: true);
+        if (_group is not null)
+        {
+            // The other processes open the same checkpoint, even if they see a newer one.
+            var name = _group.FromFirst(point is null ? null : Path.GetFileName(point.File.Path));
+            Together(() => point ??= name is null ? null : ResumePoint.Find(InResumed(name), _resumeRules) ?? throw NoCheckpoint(InResumed(name)));
+        }
+
+        return point is null && !_resumeIfAny ? throw NoCheckpoint(_resumeFrom) : point;
     }
+
+    private string InResumed(string name) => File.Exists(_resumeFrom) ? _resumeFrom : Path.Combine(_resumeFrom!, name);
 
     // Loads the weights of a checkpoint, and returns what people should know about resuming from it.
     private List<string> Continue(ResumePoint point)
@@ -72,6 +87,11 @@ public sealed partial class StagedTrainer
         var changes = ResumeCheck.Require(point.State, path, _stages, _objective, _resumeRules);
         Checkpoint.ReadWeights(point.File, _objective.Modules, averages: false, options: null);
         List<string> notes = [];
+        if (_group is { IsFirst: false })
+        {
+            return notes;
+        }
+
         foreach (var (damaged, reason) in point.Damaged)
         {
             LogDamaged(damaged, reason, path);

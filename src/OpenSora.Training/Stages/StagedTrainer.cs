@@ -3,6 +3,7 @@ using OpenSora.Models;
 using OpenSora.Models.Layers;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
+using OpenSora.Training.Distributed;
 using OpenSora.Training.Objectives;
 using OpenSora.Weights;
 using TorchSharp;
@@ -24,8 +25,9 @@ public sealed partial class StagedTrainer : IDisposable
     private readonly ITrainingObjective _objective;
     private readonly List<TrainingStage> _stages = [];
     private readonly List<ITrainingCallback> _callbacks = [];
-    private readonly List<IDisposable> _owned = [];
+    private readonly List<IDisposable> _ownCallbacks = [];
     private CheckpointOptions? _checkpoints;
+    private OwnedParameters? _owned;
     private MovingAverage? _average;
     private int _running;
 
@@ -118,6 +120,7 @@ public sealed partial class StagedTrainer : IDisposable
         foreach (var stage in _stages)
         {
             stage.Validate();
+            RequireSamplesForAll(stage);
             if (stage.Objective?.Modules.Values.Except(_objective.Modules.Values).Any() is true)
             {
                 throw new InvalidOperationException(
@@ -129,7 +132,8 @@ public sealed partial class StagedTrainer : IDisposable
         return TrainingThread.RunAsync(() => RunStagesAsync(progress, cancellationToken));
     }
 
-    /// <summary>Copies the last stage's moving averages into the modules, for generation.</summary>
+    /// <summary>Copies the last stage's moving averages into the modules, for generation. If several processes share the averages (see
+    /// <see cref="DistributedOptions.Sharding"/>), all of them must call this method.</summary>
     /// <exception cref="InvalidOperationException">No stage with moving averages has been run.</exception>
     public void UseAverages() =>
         (_average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();
@@ -139,7 +143,8 @@ public sealed partial class StagedTrainer : IDisposable
     public void Dispose()
     {
         _average?.Dispose();
-        _owned.ForEach(callback => callback.Dispose());
+        _owned?.Dispose();
+        _ownCallbacks.ForEach(callback => callback.Dispose());
     }
 
     // Runs on the training thread, as everything that it calls.
@@ -152,17 +157,18 @@ public sealed partial class StagedTrainer : IDisposable
 
         try
         {
+            RequireSameStages();
             using var point = FindCheckpoint();
             if (_checkpoints is not null)
             {
-                Checkpoint.Prepare(_checkpoints.Folder, point);
+                Together(() => Checkpoint.Prepare(_checkpoints.Folder, point), onlyFirst: true);
             }
 
-            var notes = point is null ? [] : Continue(point);
+            var notes = Start(point);
             var steps = point?.State.StepsBefore ?? 0;
             for (var i = point?.State.Stage ?? 0; i < _stages.Count; i++)
             {
-                cancellationToken.ThrowIfCancellationRequested();
+                ThrowIfCanceled(cancellationToken);
                 var resumed = i == point?.State.Stage ? point : null;
                 steps += await RunStageAsync(i, steps, resumed, resumed is null ? [] : notes, progress, cancellationToken).ConfigureAwait(true);
             }
@@ -185,20 +191,21 @@ public sealed partial class StagedTrainer : IDisposable
     {
         var (stage, resumed) = (_stages[index], point?.State);
         var trained = Prepare(stage, startsFromAverages: resumed is null && index > 0 && stage.StartFromEma);
-        using var optimizer = new AdamWOptimizers(trained.Select(pair => pair.Parameter), stage);
+        var owned = _owned!;
+        using var optimizer = new AdamWOptimizers(owned.All.Select(one => one.Values), stage);
         if (point is not null)
         {
-            Checkpoint.ReadProgress(point.File, Averages, trained, optimizer);
+            Together(() => Checkpoint.ReadProgress(point.File, Averages, trained, owned.All, optimizer));
             point.Dispose(); // some systems cannot delete an open file, and this file is deleted later
         }
 
         var (start, step) = (resumed?.Step ?? 0, resumed?.Step ?? 0);
         var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
         var finished = step >= stage.Steps || before >= stage.TimeLimit;
-        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken) { Step = step };
+        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, OwnCallbacks, cancellationToken) { Step = step };
         if (finished)
         {
-            await ReportCompleteAsync(run, notes).ConfigureAwait(true);
+            await CallAllAsync(() => ReportCompleteAsync(run, notes)).ConfigureAwait(true);
             return step;
         }
 
@@ -206,25 +213,41 @@ public sealed partial class StagedTrainer : IDisposable
         var spikes = stage.Spikes is null ? null : new SpikeWatch(stage.Spikes, resumed?.Spikes);
         var firstBatch = resumed is null ? 0 : StageSettings.FirstBatch(resumed, stage);
         var batchOffset = firstBatch - step * stage.Accumulation;
-        var batches = new StageBatches(stage, firstBatch);
+        var batches = new StageBatches(stage, firstBatch, _group);
         await using var disposed = batches.ConfigureAwait(true);
-        var stageStep = new StageStep(stage, _objective, trained, optimizer, batches, workers, spikes, _average, _checkpoints?.Folder);
-        await run.NotifyAsync(callback => callback.StageStartedAsync(run)).ConfigureAwait(true);
-        await ReportAsync(run, notes).ConfigureAwait(true);
+        using var reduction = _group is null ? null : new GradientReduction(trained, owned);
+        var stageStep = new StageStep(
+            stage,
+            _objective,
+            trained,
+            optimizer,
+            batches,
+            workers,
+            spikes,
+            _average,
+            _checkpoints?.Folder,
+            owned,
+            reduction
+        );
+        await CallAllAsync(() => run.NotifyAsync(callback => callback.StageStartedAsync(run))).ConfigureAwait(true);
+        await CallAllAsync(() => ReportAsync(run, notes)).ConfigureAwait(true);
 
         var clock = Stopwatch.StartNew();
         var (lastSaved, lastSavedStep) = (TimeSpan.Zero, step);
+        var agreed = before; // the time spent, as process 0 measures it
         var samples = 0L;
         while (!finished)
         {
             var began = clock.Elapsed;
-            var rate = stage.LearningRateAt(step, before + began);
+            var rate = stage.LearningRateAt(step, _group is null ? before + began : agreed);
             TrainingProgress result;
             try
             {
-                result = await stageStep.RunAsync(step, rate, cancellationToken).ConfigureAwait(true);
+                // Several processes stop at the end of a step, when all know of it.
+                result = await stageStep.RunAsync(step, rate, _group is null ? cancellationToken : CancellationToken.None).ConfigureAwait(true);
             }
-            catch (OperationCanceledException) when (_checkpoints is not null && cancellationToken.IsCancellationRequested && step > lastSavedStep)
+            catch (OperationCanceledException)
+                when (_group is null && _checkpoints is not null && cancellationToken.IsCancellationRequested && step > lastSavedStep)
             {
                 Save();
                 throw;
@@ -245,38 +268,32 @@ public sealed partial class StagedTrainer : IDisposable
                 Fraction = finished ? 1 : Math.Clamp(Math.Max((double)step / stage.Steps, stage.TimeLimit is { } most ? spent / most : 0), 0, 1),
                 TimeLeft = finished || left < TimeSpan.Zero ? TimeSpan.Zero : left,
             };
-            TrainingMetrics.Record(now, skipped: now.Spike is not null && stage.Spikes!.SkipSteps);
-            progress?.Report(now);
-            try
-            {
-                await run.NotifyAsync(callback => callback.StepDoneAsync(run, now)).ConfigureAwait(true);
-            }
-            catch when (_checkpoints is not null)
-            {
-                Save();
-                throw;
-            }
+            Report(now, stage, progress);
+            var failure = await CallAsync(() => run.NotifyAsync(callback => callback.StepDoneAsync(run, now))).ConfigureAwait(true);
 
             // Not during spikes, so that the newest checkpoint is always a good one.
-            if (
-                _checkpoints is not null
-                && (
-                    finished
-                    || cancellationToken.IsCancellationRequested
-                    || (spikes?.InARow is null or 0 && (step % _checkpoints.EverySteps == 0 || clock.Elapsed - lastSaved >= _checkpoints.Every))
-                )
-            )
+            var isDue =
+                spikes?.InARow is null or 0
+                && (step % _checkpoints?.EverySteps == 0 || clock.Elapsed - lastSaved >= (_checkpoints?.Every ?? TimeSpan.MaxValue));
+            var next = Agree(new StepDecision(finished, isDue, cancellationToken.IsCancellationRequested, failure, spent));
+            (finished, agreed) = (next.IsFinished, next.Spent);
+            if (_checkpoints is not null && (finished || next.IsCanceled || next.IsDue || next.HasFailed))
             {
                 var path = Save();
                 (lastSaved, lastSavedStep) = (clock.Elapsed, step);
-                await run.NotifyAsync(callback => callback.CheckpointWrittenAsync(run, path)).ConfigureAwait(true);
+                if (!next.HasFailed)
+                {
+                    await CallAllAsync(() => run.NotifyAsync(callback => callback.CheckpointWrittenAsync(run, path))).ConfigureAwait(true);
+                }
             }
-            if (!finished)
+
+            next.ThrowIfFailed();
+            if (!finished && (next.IsCanceled || (_group is null && cancellationToken.IsCancellationRequested)))
             {
-                cancellationToken.ThrowIfCancellationRequested();
+                throw new OperationCanceledException(cancellationToken);
             }
         }
-        await run.NotifyAsync(callback => callback.StageFinishedAsync(run)).ConfigureAwait(true);
+        await CallAllAsync(() => run.NotifyAsync(callback => callback.StageFinishedAsync(run))).ConfigureAwait(true);
         return step;
 
         string Save() =>
@@ -295,10 +312,7 @@ public sealed partial class StagedTrainer : IDisposable
                     Data = stage.Data!.Fingerprint,
                     Spikes = spikes?.History,
                 },
-                _objective.Modules,
-                Averages,
-                trained,
-                optimizer
+                new CheckpointContents(_objective.Modules, Averages, trained, owned, optimizer)
             );
     }
 
@@ -318,7 +332,9 @@ public sealed partial class StagedTrainer : IDisposable
         }
 
         _average?.Dispose();
-        _average = stage.EmaDecay is null ? null : new MovingAverage(trained);
+        _owned?.Dispose();
+        _owned = new OwnedParameters(trained, _group);
+        _average = stage.EmaDecay is null ? null : new MovingAverage(_owned);
         return trained;
     }
 

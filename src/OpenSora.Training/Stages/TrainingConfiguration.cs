@@ -5,8 +5,10 @@ using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Options;
 using OpenSora.DependencyInjection;
+using OpenSora.Distributed;
 using OpenSora.Models.Layers;
 using OpenSora.Training.Data;
+using OpenSora.Training.Distributed;
 using OpenSora.Training.Objectives;
 
 namespace OpenSora.Training.Stages;
@@ -30,6 +32,10 @@ public class TrainingOptions
 
     /// <summary>True to continue from the checkpoint before the newest one if that one is damaged; false to fail.</summary>
     public bool UsePreviousIfDamaged { get; set; }
+
+    /// <summary>The settings of training with several processes, for which an <see cref="ICollectives"/> must be registered, or passed to
+    /// <see cref="StagedTrainer.UseCollectives"/>.</summary>
+    public DistributedOptions Distributed { get; set; } = new();
 
     /// <summary>The unknown keys and invalid values of the section, one sentence each.</summary>
     internal List<string> BindingProblems { get; } = [];
@@ -70,6 +76,11 @@ public class TrainingOptions
         foreach (var problem in new ResumeRules(MayDiffer).Problems())
         {
             yield return problem;
+        }
+
+        foreach (var problem in Distributed.Problems())
+        {
+            yield return $"{nameof(Distributed)}: {problem}";
         }
 
         foreach (var twice in Stages.GroupBy(stage => stage.Name, StringComparer.Ordinal).Where(group => group.Count() > 1))
@@ -162,6 +173,7 @@ public static class TrainingConfiguration
 
             trainer.AddStage(stage);
         }
+        trainer.SetDistributed(options.Distributed);
         return options.Checkpoints.Folder.Length == 0
             ? trainer
             : trainer.SaveTo(options.Checkpoints).Resume(options.Checkpoints.Folder, ifAny: true, options.MayDiffer, options.UsePreviousIfDamaged);
@@ -169,7 +181,8 @@ public static class TrainingConfiguration
 
     /// <summary>Registers a transient <see cref="StagedTrainer"/> for the registered <see cref="ITrainingObjective"/>. The stages come from the
     /// section <c>OpenSora:Training</c> of the registered configuration. Their data and losses are resolved from keyed <see cref="ITrainingData"/>
-    /// and <see cref="ITrainingObjective"/> services, with the names as keys.</summary>
+    /// and <see cref="ITrainingObjective"/> services, with the names as keys. If <see cref="ICollectives"/> are registered, their processes train
+    /// together.</summary>
     /// <remarks>The section is validated when the host starts. Errors are reported as an <see cref="OptionsValidationException"/>.</remarks>
     /// <param name="services">The service collection.</param>
     /// <returns>The service collection.</returns>
@@ -191,14 +204,16 @@ public static class TrainingConfiguration
         ));
         services.AddSingleton<IValidateOptions<TrainingOptions>>(new TrainingOptionsValidator(services));
         services.TryAddTransient(provider =>
-            new StagedTrainer(provider.GetRequiredService<ITrainingObjective>())
+        {
+            var trainer = new StagedTrainer(provider.GetRequiredService<ITrainingObjective>())
                 .LogTo((ILogger?)provider.GetService<ILogger<StagedTrainer>>() ?? NullLogger.Instance)
                 .Configure(
                     provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName),
                     name => provider.GetRequiredKeyedService<ITrainingData>(name),
                     name => provider.GetRequiredKeyedService<ITrainingObjective>(name)
-                )
-        );
+                );
+            return provider.GetService<ICollectives>() is { } collectives ? trainer.UseCollectives(collectives) : trainer;
+        });
         return services;
     }
 }

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Serialization;
+using OpenSora.Training.Distributed;
 
 namespace OpenSora.Training.Stages;
 
@@ -8,5 +9,6 @@ namespace OpenSora.Training.Stages;
 [JsonSerializable(typeof(CheckpointState))]
 [JsonSerializable(typeof(TrainingStage))]
 [JsonSerializable(typeof(Dictionary<string, long>))]
+[JsonSerializable(typeof(ShardIndex))]
 [JsonSerializable(typeof(IReadOnlyList<IReadOnlyList<string>>))]
 internal sealed partial class TrainingJson : JsonSerializerContext;

@@ -112,7 +112,7 @@ internal static class NoisyFrames
         }
 
         var mask = Over(noisyFrames, x).to_type(x.dtype).expand(x.shape).flatten(1);
-        return (x.flatten(1) * mask).sum(1) / mask.sum(1).clamp_min(1);
+        return (x.flatten(1) * mask).sum(1) / mask.sum(1).ClampMin(1);
     }
 
     private static Tensor Over(Tensor noisyFrames, Tensor x)

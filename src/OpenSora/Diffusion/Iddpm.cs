@@ -1,5 +1,6 @@
 using OpenSora.Runtime;
 using static OpenSora.Runtime.Scopes;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -94,7 +95,7 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
         state.Prediction = p.X0;
 
         // x[t-1] ~ p(x[t-1] | x[t]); the last step uses the mean.
-        return t == 0 ? p.Mean : p.Mean + (0.5 * p.LogVariance).exp() * state.Noise(x);
+        return t == 0 ? p.Mean : p.Mean.Plus(p.LogVariance.Times(0.5).exp() * state.Noise(x));
     }
 
     /// <inheritdoc/>
@@ -105,8 +106,8 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
         ArgumentNullException.ThrowIfNull(state);
         ArgumentNullException.ThrowIfNull(fraction);
         var t = TimeOf(state);
-        var from = (fraction * Schedule.Steps).to_type(ScalarType.Int64); // the step from which each frame is denoised
-        return (from.eq(t), from > t, from >= t);
+        var from = fraction.Times(Schedule.Steps).to_type(ScalarType.Int64); // the step from which each frame is denoised
+        return (from.EqualTo(t), from.GreaterThan(t), from.AtLeast(t));
     }
 
     Tensor ISampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) => AddNoise(x0, [TimeOf(state)], noise);
@@ -137,7 +138,7 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
             );
         }
 
-        return Schedule.SqrtAlphasCumprod.At(t, x0) * x0 + Schedule.SqrtOneMinusAlphasCumprod.At(t, x0) * noise;
+        return (Schedule.SqrtAlphasCumprod.At(t, x0) * x0).Plus(Schedule.SqrtOneMinusAlphasCumprod.At(t, x0) * noise);
     }
 
     /// <summary>The distribution of the previous step that a denoiser's output describes.</summary>
@@ -159,14 +160,14 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
                 : Schedule.SqrtRecipAlphasCumprod.At(t, x) * x - Schedule.SqrtRecipM1AlphasCumprod.At(t, x) * predicted;
         if (clip)
         {
-            x0 = x0.clamp(-1, 1);
+            x0 = x0.Clamp(-1, 1);
         }
 
         return new Denoised(x0, PosteriorMean(x0, x, t), LogVariance(values, x, t));
     }
 
     internal Tensor PosteriorMean(Tensor x0, Tensor x, int[] t) =>
-        Schedule.PosteriorMeanCoef1.At(t, x) * x0 + Schedule.PosteriorMeanCoef2.At(t, x) * x;
+        (Schedule.PosteriorMeanCoef1.At(t, x) * x0).Plus(Schedule.PosteriorMeanCoef2.At(t, x) * x);
 
     private Tensor LogVariance(Tensor? values, Tensor x, int[] t)
     {
@@ -178,8 +179,8 @@ public sealed partial class Iddpm : ISampler, ITrainingProcess
         // Values in [-1, 1] interpolate from the posterior's variance to beta.
         var small = Schedule.PosteriorLogVarianceClipped.At(t, x);
         var large = Schedule.LogBetas.At(t, x);
-        var share = (values + 1) / 2;
-        return share * large + (1 - share) * small;
+        var share = values.Plus(1).Over(2);
+        return (share * large).Plus(OneMinus(share) * small);
     }
 
     // The prediction and, if the variance is learned, the second half of the channels.

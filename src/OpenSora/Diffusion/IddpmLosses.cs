@@ -1,4 +1,6 @@
+using OpenSora.Runtime;
 using TorchSharp;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -46,12 +48,12 @@ public sealed partial class Iddpm
         if (_loss is DiffusionLoss.Kl or DiffusionLoss.RescaledKl)
         {
             var bound = VariationalBound(output, x0, x, steps, noisyFrames);
-            bound = _loss == DiffusionLoss.RescaledKl ? bound * Schedule.Steps : bound;
+            bound = _loss == DiffusionLoss.RescaledKl ? bound.Times(Schedule.Steps) : bound;
             return TrainingLoss.Of(bound.alias(), mse: null, bound).MoveToOuterDisposeScope();
         }
 
         var (predicted, values) = Split(output, x);
-        var mse = NoisyFrames.Mean((predicted - (_prediction == Prediction.Sample ? x0 : noise)).square(), noisyFrames);
+        var mse = NoisyFrames.Mean((predicted - (_prediction == Prediction.Sample ? x0 : noise)).Squared(), noisyFrames);
         var weighted = _minSnrGamma is null ? mse.alias() : mse * tensor(Array.ConvertAll(steps, MinSnrWeight), dtype: mse.dtype, device: mse.device);
         if (values is null)
         {
@@ -60,8 +62,8 @@ public sealed partial class Iddpm
 
         // The bound trains only the variance: no gradient flows back to the mean.
         var vb = VariationalBound(cat([predicted.detach(), values], 1), x0, x, steps, noisyFrames);
-        vb = _loss == DiffusionLoss.RescaledMse ? vb * (Schedule.Steps / 1000.0) : vb;
-        return TrainingLoss.Of(weighted + vb, mse, vb).MoveToOuterDisposeScope();
+        vb = _loss == DiffusionLoss.RescaledMse ? vb.Times(Schedule.Steps / 1000.0) : vb;
+        return TrainingLoss.Of(weighted.Plus(vb), mse, vb).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -87,16 +89,20 @@ public sealed partial class Iddpm
         );
         if (Array.IndexOf(t, 0) < 0)
         {
-            return kl / Math.Log(2);
+            return kl.Over(Math.Log(2));
         }
 
-        var nll = -NoisyFrames.Mean(DiscretizedLogLikelihood(x0, p.Mean, 0.5 * p.LogVariance), noisyFrames);
+        var nll = -NoisyFrames.Mean(DiscretizedLogLikelihood(x0, p.Mean, p.LogVariance.Times(0.5)), noisyFrames);
         var first = tensor(Array.ConvertAll(t, step => step == 0), device: x.device);
-        return where(first, nll, kl) / Math.Log(2);
+        return where(first, nll, kl).Over(Math.Log(2));
     }
 
     private static Tensor NormalKl(Tensor mean1, Tensor logVariance1, Tensor mean2, Tensor logVariance2) =>
-        0.5 * (logVariance2 - logVariance1 - 1 + (logVariance1 - logVariance2).exp() + (mean1 - mean2).square() * (-logVariance2).exp());
+        (logVariance2 - logVariance1)
+            .Minus(1)
+            .Plus((logVariance1 - logVariance2).exp())
+            .Plus((mean1 - mean2).Squared() * (-logVariance2).exp())
+            .Times(0.5);
 
     // The probability under a normal distribution of the bin of width 2/255 that contains x; the outermost bins extend to infinity. Computed in
     // float64 because the difference of two values of the distribution function near 1, and its gradient, would have only two or three correct digits
@@ -108,13 +114,13 @@ public sealed partial class Iddpm
         (x, mean, logScale) = (x.to_type(ScalarType.Float64), mean.to_type(ScalarType.Float64), logScale.to_type(ScalarType.Float64));
         var centered = x - mean;
         var inverse = (-logScale).exp();
-        var upper = NormalCdf(inverse * (centered + Half));
-        var lower = NormalCdf(inverse * (centered - Half));
-        return where(x < -0.999, Log(upper), where(x > 0.999, Log(1 - lower), Log(upper - lower))).to_type(dtype);
+        var upper = NormalCdf(inverse * centered.Plus(Half));
+        var lower = NormalCdf(inverse * centered.Minus(Half));
+        return where(x.LessThan(-0.999), Log(upper), where(x.GreaterThan(0.999), Log(OneMinus(lower)), Log(upper - lower))).to_type(dtype);
 
-        static Tensor Log(Tensor p) => p.clamp_min(1e-12).log();
+        static Tensor Log(Tensor p) => p.ClampMin(1e-12).log();
     }
 
     // The tanh approximation of the normal distribution function that the published losses use.
-    private static Tensor NormalCdf(Tensor x) => 0.5 * (1 + (Math.Sqrt(2 / Math.PI) * (x + 0.044715 * x.pow(3))).tanh());
+    private static Tensor NormalCdf(Tensor x) => x.Plus(x.Power(3).Times(0.044715)).Times(Math.Sqrt(2 / Math.PI)).tanh().Plus(1).Times(0.5);
 }

@@ -1,6 +1,7 @@
 using System.Globalization;
 using OpenSora.Runtime;
 using static OpenSora.Runtime.Scopes;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -100,8 +101,8 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
 
         return Scoped(() =>
         {
-            var share = t.to_type(x0.dtype).reshape([-1, .. Enumerable.Repeat(1L, (int)x0.dim() - 1)]) / Steps;
-            return (1 - share) * x0 + share * noise;
+            var share = t.to_type(x0.dtype).reshape([-1, .. Enumerable.Repeat(1L, (int)x0.dim() - 1)]).Over(Steps);
+            return (OneMinus(share) * x0).Plus(share * noise);
         });
     }
 
@@ -113,8 +114,8 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
         ArgumentNullException.ThrowIfNull(x0);
         using var scope = NewDisposeScope();
         var batch = x0.shape[0];
-        var times = (_logitNormal ? randn([batch], generator: generator).sigmoid() : rand([batch], generator: generator)) * Steps;
-        times = _wholeSteps ? times.floor().clamp_max(Steps - 1) : times;
+        var times = (_logitNormal ? randn([batch], generator: generator).sigmoid() : rand([batch], generator: generator)).Times(Steps);
+        times = _wholeSteps ? times.floor().ClampMax(Steps - 1) : times;
         if (_shiftBySize)
         {
             var shifted = times.data<float>().ToArray();
@@ -147,12 +148,12 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
         noise = noise?.to_type(x0.dtype) ?? Sampling.Gaussian(generator)(x0);
         t = t.to(x0.device).to_type(ScalarType.Float32);
         var x = NoisyFrames.Choose(noisyFrames, AddNoise(x0, t, noise), x0);
-        var mse = NoisyFrames.Mean((Velocity(denoiser(x, t), x) - (x0 - noise)).square(), noisyFrames);
+        var mse = NoisyFrames.Mean((Velocity(denoiser(x, t), x) - (x0 - noise)).Squared(), noisyFrames);
         var weighted = _lossWeights is null
             ? mse.alias()
             : mse
                 * tensor(_lossWeights, dtype: mse.dtype, device: mse.device)
-                    .index_select(0, t.to_type(ScalarType.Int64).clamp(0, _lossWeights.Length - 1));
+                    .index_select(0, t.to_type(ScalarType.Int64).Clamp(0, _lossWeights.Length - 1));
         return TrainingLoss.Of(weighted, mse).MoveToOuterDisposeScope();
     }
 
@@ -175,8 +176,8 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
         ArgumentNullException.ThrowIfNull(x);
         ArgumentNullException.ThrowIfNull(output);
         var (velocity, time) = (Velocity(output, x), state.Timesteps[state.Step]);
-        state.Prediction = x + velocity * (time / Steps);
-        return x + velocity * ((time - state.Timesteps.ElementAtOrDefault(state.Step + 1)) / Steps);
+        state.Prediction = x.Plus(velocity.Times(time / Steps));
+        return x.Plus(velocity.Times((time - state.Timesteps.ElementAtOrDefault(state.Step + 1)) / Steps));
     }
 
     /// <inheritdoc/>
@@ -184,13 +185,13 @@ public sealed class RectifiedFlow : ISampler, ITrainingProcess
     {
         ArgumentNullException.ThrowIfNull(state);
         ArgumentNullException.ThrowIfNull(fraction);
-        var noisy = fraction * Steps >= (float)state.Timesteps[state.Step];
-        var before = state.Step == 0 ? fraction.eq(1) : fraction * Steps >= (float)state.Timesteps[state.Step - 1];
+        var noisy = fraction.Times(Steps).AtLeast((float)state.Timesteps[state.Step]);
+        var before = state.Step == 0 ? fraction.EqualTo(1) : fraction.Times(Steps).AtLeast((float)state.Timesteps[state.Step - 1]);
         return (noisy & ~before, noisy, noisy);
     }
 
     Tensor ISampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) =>
-        AddNoise(x0, full(x0.shape[0], (float)state.Timesteps[state.Step], dtype: ScalarType.Float32, device: x0.device), noise);
+        AddNoise(x0, Full([x0.shape[0]], (float)state.Timesteps[state.Step], ScalarType.Float32, x0.device), noise);
 
     /// <summary>Computes the sampling times, from noise to data; the last step ends at 0.</summary>
     /// <param name="ratio">The size of the video relative to the reference size without a shift; see

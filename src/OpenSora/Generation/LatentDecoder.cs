@@ -146,7 +146,7 @@ internal sealed class LatentDecoder(IVideoAutoencoder? autoencoder)
                 var weights = tensor(vertical, device: tile.device).view(-1, 1) * tensor(horizontal, device: tile.device);
                 var sizes = tile.shape;
                 canvas ??= zeros([.. sizes[..3], shape[3] * factor, shape[4] * factor], tile.dtype, tile.device).MoveToOuterDisposeScope();
-                canvas.narrow(3, row * factor, height * factor).narrow(4, column * factor, width * factor).add_(tile * weights.to(tile.dtype));
+                canvas.narrow(3, row * factor, height * factor).narrow(4, column * factor, width * factor).AddInPlace(tile * weights.to(tile.dtype));
             }
         }
 

@@ -1,5 +1,6 @@
 using OpenSora.Media;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -62,7 +63,7 @@ internal abstract class LatentPreview : IDisposable
             var (time, size) = (autoencoder.TemporalFactor, Places * autoencoder.SpatialFactor);
             var colors = rand([Samples, 3, Patches, Patches], generator: generator);
             colors[..(Samples / 2)] = colors[..(Samples / 2), ..1]; // half of the images are gray, because white and black are frequent
-            colors = (colors * 4 - 2).clamp(-1, 1);
+            colors = colors.Times(4).Minus(2).Clamp(-1, 1);
             var images = nn.functional.interpolate(colors, [size, size], mode: InterpolationMode.Bilinear, align_corners: true);
             var videos = images.unsqueeze(2).expand(Samples, 3, time, size, size).contiguous().to(device);
             List<Tensor> latents = [];
@@ -82,7 +83,7 @@ internal abstract class LatentPreview : IDisposable
             using var scope = NewDisposeScope();
             var places = latents.to_type(ScalarType.Float32).permute(0, 2, 3, 4, 1); // [1, frames, height, width, channels]
             var channels = latents.shape[1];
-            var colors = places.matmul(_map.narrow(0, 0, channels)) + _map[channels];
+            var colors = places.matmul(_map.narrow(0, 0, channels)).Plus(_map[channels]);
             return VideoFrames.FromTensor(colors.permute(0, 4, 1, 2, 3), framesPerSecond * latents.shape[2] / frames);
         }
 

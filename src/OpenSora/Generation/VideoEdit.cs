@@ -102,7 +102,7 @@ internal sealed record VideoEdit(VideoFrames Video, double Strength, VideoFrames
             var bytes = empty([Mask.Count, Mask.Height, Mask.Width, 3], uint8);
             Mask.Pixels.Span.CopyTo(bytes.bytes);
             var cells = bytes.select(3, 0).view(t, Mask.Count / t, h, Mask.Height / h, w, Mask.Width / w);
-            return cells.amax([1, 3, 5]).gt(0).view(1, 1, t, h, w).to(latents.device);
+            return cells.amax([1, 3, 5]).GreaterThan(0).view(1, 1, t, h, w).to(latents.device);
         });
     }
 

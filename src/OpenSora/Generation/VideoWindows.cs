@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
@@ -90,8 +91,8 @@ internal sealed record VideoWindows(int Length, int Frames, IReadOnlyList<VideoW
                 var output = denoisers[window.Prompt]
                     (x.narrow(2, window.Start, Length).contiguous(), t, noisy?.narrow(1, window.Start, Length).contiguous());
                 sum ??= zeros([output.shape[0], output.shape[1], .. x.shape[2..]], dtype: output.dtype, device: x.device).MoveToOuterDisposeScope();
-                sum.narrow(2, window.Start, Length).add_(output * weight);
-                weights.narrow(2, window.Start, Length).add_(weight);
+                sum.narrow(2, window.Start, Length).AddInPlace(output * weight);
+                weights.narrow(2, window.Start, Length).AddInPlace(weight);
             }
 
             return sum!.div_(weights).MoveToOuterDisposeScope();

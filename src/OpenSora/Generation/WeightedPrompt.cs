@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
@@ -97,7 +98,7 @@ internal sealed record WeightedPrompt(string Text, IReadOnlyList<(int Start, int
         }
 
         var nothing = encoder.Encode([""]).States;
-        var weighted = nothing + (states - nothing) * tensor(weights, device: states.device).unsqueeze(2).to_type(states.dtype);
+        var weighted = nothing.Plus((states - nothing) * tensor(weights, device: states.device).unsqueeze(2).to_type(states.dtype));
         return new TextStates(weighted.MoveToOuterDisposeScope(), mask.MoveToOuterDisposeScope());
 
         int Count(string text) =>

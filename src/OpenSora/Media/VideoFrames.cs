@@ -1,4 +1,5 @@
 using System.Drawing;
+using OpenSora.Runtime;
 using TorchSharp;
 using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
@@ -130,7 +131,18 @@ public sealed partial class VideoFrames
     {
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
-        var bytes = frames.to(float32).clamp(-1, 1).add(1).div(2).mul(255).add(0.5).clamp(0, 255).to(uint8).permute(1, 2, 3, 0).contiguous().cpu();
+        var bytes = frames
+            .to(float32)
+            .Clamp(-1, 1)
+            .Plus(1)
+            .Over(2)
+            .Times(255)
+            .Plus(0.5)
+            .Clamp(0, 255)
+            .to(uint8)
+            .permute(1, 2, 3, 0)
+            .contiguous()
+            .cpu();
         bytes.bytes.CopyTo(pixels);
     }
 
@@ -143,7 +155,7 @@ public sealed partial class VideoFrames
         {
             var bytes = empty([Count, Height, Width, 3], uint8);
             Pixels.Span.CopyTo(bytes.bytes);
-            return bytes.to(device ?? CPU).permute(3, 0, 1, 2).unsqueeze(0).to(float32).div(255).sub(0.5).div(0.5).contiguous();
+            return bytes.to(device ?? CPU).permute(3, 0, 1, 2).unsqueeze(0).to(float32).Over(255).Minus(0.5).Over(0.5).contiguous();
         });
     }
 }

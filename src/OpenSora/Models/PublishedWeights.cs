@@ -1,6 +1,8 @@
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using OpenSora.Weights;
 using TorchSharp;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -59,7 +61,7 @@ internal static class PublishedWeights
 
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        target!.copy_(section.Read(caption.Name).index_select(0, arange(target.shape[0]).clamp(0, caption.Shape[0] - 1)));
+        target!.copy_(section.Read(caption.Name).index_select(0, Range(0, target.shape[0]).Clamp(0, caption.Shape[0] - 1)));
         return report with
         {
             Reshaped = [.. report.Reshaped, $"{NullCaption}: {Text(caption.Shape)} to {Text(target.shape)}"],

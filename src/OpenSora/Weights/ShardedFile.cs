@@ -7,19 +7,22 @@ namespace OpenSora.Weights;
 
 /// <summary>Weights in several files: a complete set of shards, or an index that maps tensors to files:
 /// <c>{"metadata": {...}, "weight_map": {"name": "file", ...}}</c>.</summary>
+/// <remarks>An index that this library writes for a training checkpoint can also have <c>"slices"</c>: tensors of which several shards have parts
+/// (see <see cref="ShardSlices"/>).</remarks>
 internal sealed class ShardedFile : WeightsFile
 {
     private const int LongestIndex = 100_000_000;
 
     private readonly Dictionary<string, WeightsFile> _shards = new(StringComparer.Ordinal);
     private readonly IReadOnlyList<string> _others = [];
+    private readonly ShardSlices _slices = ShardSlices.None;
 
     /// <summary>Opens the shards that an index names.</summary>
     public ShardedFile(string path, string? section)
         : base(path)
     {
-        var index = ReadIndex(path, out var metadata);
-        Metadata = metadata;
+        var index = ReadIndex(path, out var metadata, out var slices);
+        (Metadata, _slices) = (metadata, slices);
         Tensors = OpenAll([.. index.Values.Distinct(StringComparer.Ordinal)], index, section);
     }
 
@@ -102,6 +105,7 @@ internal sealed class ShardedFile : WeightsFile
                 }
             }
 
+            _slices.Join(Path, tensors);
             return tensors;
         }
         catch
@@ -133,9 +137,28 @@ internal sealed class ShardedFile : WeightsFile
     public override IReadOnlyList<string> Skipped =>
         [.. _shards.Values.SelectMany(shard => shard.Skipped).Distinct(StringComparer.Ordinal), .. _others];
 
-    private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) => _shards[entry.Shard!].Read(entry.Name, maps);
+    private protected override Tensor Read(TensorEntry entry, TensorMaps? maps) =>
+        _slices.Of(entry.Name) is { } parts
+            ? ShardSlices.Read(entry, parts, part => _shards[part.Shard!].Read(part.Name, maps))
+            : _shards[entry.Shard!].Read(entry.Name, maps);
 
     internal override MappedFile FileOf(TensorEntry entry) => _shards[entry.Shard!].FileOf(entry);
+
+    internal override void ReadAhead(TensorEntry entry)
+    {
+        foreach (var part in _slices.Of(entry.Name) ?? [entry])
+        {
+            FileOf(part).ReadAhead(part);
+        }
+    }
+
+    internal override void Drop(TensorEntry entry)
+    {
+        foreach (var part in _slices.Of(entry.Name) ?? [entry])
+        {
+            FileOf(part).Drop(part);
+        }
+    }
 
     private protected override void Close()
     {
@@ -169,7 +192,7 @@ internal sealed class ShardedFile : WeightsFile
         return string.Join(", ", names.Take(shown).Select(name => $"'{InvalidWeightsException.Shown(name)}'")) + more;
     }
 
-    private static Dictionary<string, string> ReadIndex(string path, out IReadOnlyDictionary<string, string> metadata)
+    private static Dictionary<string, string> ReadIndex(string path, out IReadOnlyDictionary<string, string> metadata, out ShardSlices slices)
     {
         var file = new FileInfo(path);
         if (!file.Exists)
@@ -221,9 +244,11 @@ internal sealed class ShardedFile : WeightsFile
                         .DistinctBy(pair => pair.Name, StringComparer.Ordinal)
                         .ToDictionary(pair => pair.Name, pair => pair.Value.ToString(), StringComparer.Ordinal)
                     : new Dictionary<string, string>(StringComparer.Ordinal);
+            slices = ShardSlices.Parse(document.RootElement);
             return index;
         }
-        catch (Exception exception) when (exception is JsonException or InvalidOperationException) // the latter if names are not valid text
+        // The last two also if names are not valid text or sizes are not numbers.
+        catch (Exception exception) when (exception is JsonException or InvalidOperationException or FormatException)
         {
             throw new InvalidWeightsException(
                 path,

@@ -156,10 +156,10 @@ public abstract class WeightsFile : IDisposable
     internal abstract MappedFile FileOf(TensorEntry entry);
 
     /// <inheritdoc cref="MappedFile.ReadAhead"/>
-    internal void ReadAhead(TensorEntry entry) => FileOf(entry).ReadAhead(entry);
+    internal virtual void ReadAhead(TensorEntry entry) => FileOf(entry).ReadAhead(entry);
 
     /// <inheritdoc cref="MappedFile.Drop"/>
-    internal void Drop(TensorEntry entry) => FileOf(entry).Drop(entry);
+    internal virtual void Drop(TensorEntry entry) => FileOf(entry).Drop(entry);
 
     private protected abstract void Close();
 

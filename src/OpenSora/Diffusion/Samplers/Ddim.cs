@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -60,7 +61,7 @@ public sealed class Ddim : ISampler
         var epsilon = (schedule.SqrtRecipAlphasCumprod.At([t], x) * x - p.X0) / schedule.SqrtRecipM1AlphasCumprod.At([t], x);
         var (now, before) = (schedule.AlphasCumprod[t], schedule.AlphasCumprodPrev[t]);
         var sigma = Eta * Math.Sqrt((1 - before) / (1 - now)) * Math.Sqrt(1 - now / before);
-        var mean = Math.Sqrt(before) * p.X0 + Math.Sqrt(1 - before - sigma * sigma) * epsilon;
-        return sigma == 0 ? mean : mean + sigma * state.Noise(x);
+        var mean = p.X0.Times(Math.Sqrt(before)).Plus(epsilon.Times(Math.Sqrt(1 - before - sigma * sigma)));
+        return sigma == 0 ? mean : mean.Plus(state.Noise(x).Times(sigma));
     }
 }

@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -70,7 +71,8 @@ public sealed class DpmSolver : ISampler
     /// <inheritdoc/>
     public bool SupportsEditing => true;
 
-    Tensor ISampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) => Alpha(Time(state.Step)) * x0 + Sigma(Time(state.Step)) * noise;
+    Tensor ISampler.AddNoise(SamplingState state, Tensor x0, Tensor noise) =>
+        x0.Times(Alpha(Time(state.Step))).Plus(noise.Times(Sigma(Time(state.Step))));
 
     // Advances from time i to time i + 1.
     private Tensor Advance(Tensor x, Tensor x0, Tensor? x0Before, int i)
@@ -78,7 +80,7 @@ public sealed class DpmSolver : ISampler
         var (s, t) = (Time(i), Time(i + 1));
         var h = (double)Lambda(t) - Lambda(s);
         var phi = Alpha(t) * Math.Exp(-h) - Alpha(t);
-        var next = Sigma(t) / Sigma(s) * x - phi * x0;
+        var next = x.Times(Sigma(t) / Sigma(s)) - x0.Times(phi);
         var lastOfFew = Steps < 10 && i == Steps - 1; // with few steps, a first-order last step is more stable
         if (x0Before is null || lastOfFew)
         {
@@ -86,7 +88,7 @@ public sealed class DpmSolver : ISampler
         }
 
         var r = ((double)Lambda(s) - Lambda(Time(i - 1))) / h;
-        return next - 0.5 * phi / r * (x0 - x0Before);
+        return next - (x0 - x0Before).Times(0.5 * phi / r);
     }
 
     private Tensor PredictSample(Tensor output, Tensor x, float time)
@@ -100,7 +102,7 @@ public sealed class DpmSolver : ISampler
             "as many channels as the latents, or twice as many with a learned variance, which is ignored"
         );
         output = output.narrow(1, 0, channels).to_type(x.dtype);
-        return _prediction == Prediction.Sample ? output : (x - Sigma(time) * output) / Alpha(time);
+        return _prediction == Prediction.Sample ? output : (x - output.Times(Sigma(time))).Over(Alpha(time));
     }
 
     // The schedule interpolated between its steps, in single precision as published; near time 0, its rounding affects the published results.

@@ -76,7 +76,7 @@ public static partial class Sampling
         }
 
         var (c, u) = (conditional.narrow(1, 0, guided), unconditional.narrow(1, 0, guided));
-        return cat([u + scale * (c - u), conditional.narrow(1, guided, channels - guided)], 1);
+        return cat([u.Plus((c - u).Times(scale)), conditional.narrow(1, guided, channels - guided)], 1);
     }
 
     private static void CheckGuidance(double scale, int? guidedChannels)

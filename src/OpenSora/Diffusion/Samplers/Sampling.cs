@@ -1,4 +1,5 @@
 using OpenSora.Runtime;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Diffusion;
@@ -174,7 +175,7 @@ public static partial class Sampling
                 }
 
                 // 2. The model predicts.
-                var t = full(x.shape[0], (float)timesteps[state.Step], dtype: ScalarType.Float32, device: x.device);
+                var t = Full([x.shape[0]], (float)timesteps[state.Step], ScalarType.Float32, x.device);
                 var output = denoiser(x, t, noisy);
 
                 // 3. The sampler takes the step.

@@ -1,4 +1,5 @@
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
@@ -238,7 +239,7 @@ internal sealed class VaeAttention : nn.Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         var tokens = group_norm.call(x).flatten(2).transpose(1, 2); // [n, positions, channels]
         var y = DotProduct.Attend(to_q.call(tokens), to_k.call(tokens), to_v.call(tokens), 1 / Math.Sqrt(x.shape[1]));
-        return (x + to_out[0].call(y).transpose(1, 2).reshape(x.shape)).MoveToOuterDisposeScope();
+        return x.Plus(to_out[0].call(y).transpose(1, 2).reshape(x.shape)).MoveToOuterDisposeScope();
     }
 }
 

@@ -1,4 +1,5 @@
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -141,7 +142,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Te
     /// <param name="logVariance">The logarithm of the variance of the posterior.</param>
     /// <param name="noise">Standard normal noise in the shape of the mean.</param>
     /// <returns>Unscaled latents in the shape of the mean, owned by the caller.</returns>
-    public static Tensor Sample(Tensor mean, Tensor logVariance, Tensor noise) => Scoped(() => mean + exp(logVariance * 0.5) * noise);
+    public static Tensor Sample(Tensor mean, Tensor logVariance, Tensor noise) => Scoped(() => mean.Plus(exp(logVariance.Times(0.5)) * noise));
 
     /// <summary>Splits the output of an encoder, <c>[n, 2 * LatentChannels, height, width]</c>, into the mean and the log variance of the
     /// posterior, owned by the caller.</summary>
@@ -149,7 +150,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Te
     {
         using var scope = NewDisposeScope();
         var parts = moments.In(ScalarType.Float32).chunk(2, 1);
-        return (parts[0].MoveToOuterDisposeScope(), parts[1].clamp(-30, 20).MoveToOuterDisposeScope());
+        return (parts[0].MoveToOuterDisposeScope(), parts[1].Clamp(-30, 20).MoveToOuterDisposeScope());
     }
 
     /// <summary>Decodes unscaled latents to images, with gradients.</summary>
@@ -175,7 +176,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Te
         return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, first) =>
         {
             var (mean, logVariance) = EncodeImages(frames);
-            return choose(mean, logVariance, first) * Config.ScalingFactor;
+            return choose(mean, logVariance, first).Times(Config.ScalingFactor);
         });
     }
 
@@ -184,7 +185,7 @@ public sealed class AutoencoderKL : nn.Module<Tensor, (Tensor Reconstruction, Te
     public Tensor Decode(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
-        return FrameBatches.OneByOne(latents, Config.MicroBatchSize ?? int.MaxValue, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
+        return FrameBatches.OneByOne(latents, Config.MicroBatchSize ?? int.MaxValue, (frames, _) => DecodeImages(frames.Over(Config.ScalingFactor)));
     }
 
     NetworkCost ICosted.Cost(CallSize size) =>

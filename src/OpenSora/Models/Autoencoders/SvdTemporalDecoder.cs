@@ -1,4 +1,5 @@
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.VaeActivations;
@@ -126,7 +127,7 @@ internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, 
         return FrameBatches.OneByOne(video, Config.MicroBatchSize ?? int.MaxValue, (frames, _) =>
         {
             var (mean, logVariance) = AutoencoderKL.Posterior(quant_conv.call(encoder.call(FrameBatches.ChannelsLast(frames))));
-            return (generator is null ? mean : AutoencoderKL.Sample(mean, logVariance, generator)) * Config.ScalingFactor;
+            return (generator is null ? mean : AutoencoderKL.Sample(mean, logVariance, generator)).Times(Config.ScalingFactor);
         });
     }
 
@@ -155,7 +156,7 @@ internal sealed class AutoencoderKLTemporalDecoder : nn.Module<Tensor, Tensor>, 
         {
             using var part = NewDisposeScope();
             var chunk = latents.narrow(2, from, Math.Min(DecodeChunkSize, latents.shape[2] - from));
-            chunks.Add(call(chunk / Config.ScalingFactor).MoveToOuterDisposeScope());
+            chunks.Add(call(chunk.Over(Config.ScalingFactor)).MoveToOuterDisposeScope());
         }
         return cat(chunks, 2).MoveToOuterDisposeScope();
     }
@@ -330,7 +331,7 @@ internal sealed class TemporalMix : nn.Module<Tensor, Tensor, Tensor>
     }
 
     /// <summary>Computes <c>(1 - s) x + s (x + change)</c>.</summary>
-    public override Tensor forward(Tensor x, Tensor change) => Scoped(() => x.addcmul(change.In(x.dtype), mix_factor.sigmoid().In(x.dtype), 1));
+    public override Tensor forward(Tensor x, Tensor change) => Scoped(() => x.PlusProduct(change.In(x.dtype), mix_factor.sigmoid().In(x.dtype)));
 }
 
 /// <summary>Converts between the spatial and the temporal layout of a video. With channels-last memory, neither direction copies.</summary>

@@ -1,5 +1,6 @@
 using System.Globalization;
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -95,7 +96,7 @@ internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoenc
     public Tensor EncodeImages(Tensor images)
     {
         FrameBatches.CheckShape(images, 4, Config.InChannels, SpatialFactor, nameof(images));
-        return Scoped(() => encoder.call(FrameBatches.ChannelsLast(images.add(1).div(2))).In(ScalarType.Float32));
+        return Scoped(() => encoder.call(FrameBatches.ChannelsLast(images.Plus(1).Over(2))).In(ScalarType.Float32));
     }
 
     /// <summary>Decodes unscaled latents to images, with gradients.</summary>
@@ -106,8 +107,8 @@ internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoenc
     {
         FrameBatches.CheckShape(latents, 4, Config.LatentChannels, 1, nameof(latents));
         using var scope = NewDisposeScope();
-        var squeezed = latents.div(Magnitude).tanh().mul(Magnitude);
-        return decoder.call(FrameBatches.ChannelsLast(squeezed)).In(ScalarType.Float32).mul(2).sub(1).MoveToOuterDisposeScope();
+        var squeezed = latents.Over(Magnitude).tanh().Times(Magnitude);
+        return decoder.call(FrameBatches.ChannelsLast(squeezed)).In(ScalarType.Float32).Times(2).Minus(1).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc/>
@@ -116,7 +117,7 @@ internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoenc
     public Tensor Encode(Tensor video, Generator? generator = null)
     {
         FrameBatches.CheckShape(video, 5, Config.InChannels, SpatialFactor, nameof(video));
-        return FrameBatches.OneByOne(video, Config.MicroBatchSize, (frames, _) => EncodeImages(frames) * Config.ScalingFactor);
+        return FrameBatches.OneByOne(video, Config.MicroBatchSize, (frames, _) => EncodeImages(frames).Times(Config.ScalingFactor));
     }
 
     NetworkCost ICosted.Cost(CallSize size) =>
@@ -130,7 +131,7 @@ internal sealed class TinyAutoencoder : nn.Module<Tensor, Tensor>, IVideoAutoenc
     public Tensor Decode(Tensor latents)
     {
         FrameBatches.CheckShape(latents, 5, Config.LatentChannels, 1, nameof(latents));
-        return FrameBatches.OneByOne(latents, Config.MicroBatchSize, (frames, _) => DecodeImages(frames / Config.ScalingFactor));
+        return FrameBatches.OneByOne(latents, Config.MicroBatchSize, (frames, _) => DecodeImages(frames.Over(Config.ScalingFactor)));
     }
 
     // The original implementation counts the operation that limits the latents as layer 0 of the decoder.
@@ -289,10 +290,10 @@ internal sealed class TinyBlock : nn.Module<Tensor, Tensor>
         using var scope = NewDisposeScope();
         if (pool is not null)
         {
-            x = x + pool.call(x);
+            x = x.Plus(pool.call(x));
         }
 
-        return conv.call(x).add_(x).relu_().MoveToOuterDisposeScope();
+        return conv.call(x).AddInPlace(x).relu_().MoveToOuterDisposeScope();
     }
 }
 

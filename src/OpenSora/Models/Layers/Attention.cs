@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using TorchSharp;
 using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
@@ -27,7 +28,7 @@ internal static class DotProduct
         var factor = scale * Math.Sqrt(q.shape[^1]); // the operator divides by the square root
         if (Math.Abs(factor - 1) > 1e-12)
         {
-            q = q * factor;
+            q = q.Times(factor);
         }
 
         return nn.functional.scaled_dot_product_attention(q, k, v, bias?.In(q.dtype)).MoveToOuterDisposeScope();
@@ -169,7 +170,7 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
         }
 
         using var scope = NewDisposeScope();
-        var real = mask.ne(0);
+        var real = mask.NotEqualTo(0);
         if (!real.any(1).all().item<bool>())
         {
             throw new ArgumentException("A row of the text mask has no token. Keep at least the end-of-text token of every prompt.", nameof(mask));
@@ -193,7 +194,7 @@ internal sealed class CrossAttention : nn.Module<Tensor, Tensor, Tensor?, Tensor
     {
         using var scope = NewDisposeScope();
         var (b, m) = (mask.shape[0], mask.shape[1]);
-        var bias = zeros(b, m, dtype: ScalarType.Float32, device: mask.device).masked_fill(mask.eq(0), float.NegativeInfinity);
+        var bias = zeros(b, m, dtype: ScalarType.Float32, device: mask.device).MaskedFill(mask.EqualTo(0), float.NegativeInfinity);
         return bias.view(b, 1, 1, m).expand(b, heads, 1, m).reshape(b * heads, 1, m).MoveToOuterDisposeScope();
     }
 }

@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
@@ -72,7 +73,7 @@ internal sealed class RMSNorm : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         x = x.In(ScalarType.Float32);
-        return (x * rsqrt(x.square().mean([-1], keepdim: true) + _eps) * weight).MoveToOuterDisposeScope();
+        return (x * rsqrt(x.Squared().mean([-1], keepdim: true).Plus(_eps)) * weight).MoveToOuterDisposeScope();
     }
 }
 
@@ -111,7 +112,7 @@ internal sealed class FinalLayer : nn.Module<Tensor, Tensor, Tensor>
 
     private Tensor Modulate(Tensor x, Tensor t)
     {
-        var modulation = (scale_shift_table.unsqueeze(0) + t.unsqueeze(1)).chunk(2, 1);
+        var modulation = scale_shift_table.unsqueeze(0).Plus(t.unsqueeze(1)).chunk(2, 1);
         return NormModulate(x, modulation[0], modulation[1]);
     }
 }

@@ -35,7 +35,13 @@ internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
     /// <param name="inputs">All tensors, other than the parameters, on which the function depends.</param>
     public static Tensor Run(nn.Module module, Func<Tensor?[], Tensor> function, params Tensor?[] inputs)
     {
-        if (!is_grad_enabled() || !Modules.TryGetValue(module, out _))
+        if (!is_grad_enabled())
+        {
+            return function(inputs);
+        }
+
+        inputs = GradientMark.Before(module, inputs);
+        if (!Modules.TryGetValue(module, out _))
         {
             return function(inputs);
         }

@@ -1,6 +1,8 @@
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Runtime.Scopes;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -89,7 +91,7 @@ public sealed class TimestepEmbedder : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         var half = channels / 2;
-        var frequencies = exp(arange(0, half, ScalarType.Float32, t.device) * -Math.Log(10000) / half);
+        var frequencies = exp(Range(0, half, ScalarType.Float32, t.device).Times(-Math.Log(10000)).Over(half));
         var angles = t.In(ScalarType.Float32).unsqueeze(1) * frequencies.unsqueeze(0);
         var waves = cat([angles.cos(), angles.sin()], -1);
         return (channels % 2 == 0 ? waves : nn.functional.pad(waves, [0, 1], PaddingModes.Constant)).MoveToOuterDisposeScope();
@@ -163,7 +165,7 @@ internal sealed class LabelEmbedder : nn.Module<Tensor, Tensor?, Tensor>
     /// <summary>Embeds <c>[batch]</c> labels as <c>[batch, channels]</c>. Labels for which <paramref name="drop"/> is true are embedded as no
     /// class.</summary>
     public override Tensor forward(Tensor labels, Tensor? drop) =>
-        Scoped(() => embedding_table.call(drop is null ? labels : labels.masked_fill(drop, _classes)));
+        Scoped(() => embedding_table.call(drop is null ? labels : labels.MaskedFill(drop, _classes)));
 }
 
 /// <summary>A table of vectors that are looked up by row. Parameter: <c>weight [rows, channels]</c>.</summary>

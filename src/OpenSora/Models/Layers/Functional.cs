@@ -1,3 +1,4 @@
+using OpenSora.Runtime;
 using TorchSharp;
 using static OpenSora.Runtime.Scopes;
 using static TorchSharp.torch;
@@ -21,22 +22,22 @@ public static class Functional
     /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
     /// <param name="shift">The shift, <c>[batch, 1, channels]</c>.</param>
     /// <param name="scale">The scale, <c>[batch, 1, channels]</c>.</param>
-    public static Tensor Modulate(Tensor x, Tensor shift, Tensor scale) => Scoped(() => shift.addcmul(x, scale + 1, 1));
+    public static Tensor Modulate(Tensor x, Tensor shift, Tensor scale) => Scoped(() => shift.PlusProduct(x, scale.Plus(1)));
 
     /// <summary>Computes the residual step <c>x + gate * branch</c>.</summary>
     /// <param name="x">Tokens, <c>[batch, tokens, channels]</c>.</param>
     /// <param name="gate">The gate, <c>[batch, 1, channels]</c>.</param>
     /// <param name="branch">The output of the residual branch, <c>[batch, tokens, channels]</c>.</param>
-    public static Tensor AddGated(Tensor x, Tensor gate, Tensor branch) => x.addcmul(gate, branch, 1);
+    public static Tensor AddGated(Tensor x, Tensor gate, Tensor branch) => x.PlusProduct(gate, branch);
 
     /// <summary>Computes the residual step <c>x + gate * branch</c>, in place if gradients are disabled; <paramref name="x"/> must not be needed
     /// afterwards.</summary>
     internal static Tensor AddGatedTo(Tensor x, Tensor gate, Tensor branch) =>
-        is_grad_enabled() ? x.addcmul(gate, branch, 1) : x.addcmul_(gate, branch, 1);
+        is_grad_enabled() ? x.PlusProduct(gate, branch) : x.AddProductInPlace(gate, branch);
 
     /// <summary>Computes the residual step <c>x + branch</c>, in place if gradients are disabled; <paramref name="x"/> must not be needed
     /// afterwards.</summary>
-    internal static Tensor AddTo(Tensor x, Tensor branch) => is_grad_enabled() ? x + branch : x.add_(branch);
+    internal static Tensor AddTo(Tensor x, Tensor branch) => is_grad_enabled() ? x.Plus(branch) : x.AddInPlace(branch);
 
     /// <summary>Creates the table of sine and cosine positions along time.</summary>
     /// <remarks>

@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Runtime.Scopes;
@@ -199,5 +200,5 @@ internal static class Parameters
 
     public static void Normal(Tensor tensor, double std, Generator? generator) => tensor.normal_(0, std, generator);
 
-    public static void Constant(Tensor tensor, double value) => tensor.fill_(value);
+    public static void Constant(Tensor tensor, double value) => tensor.FillInPlace(value);
 }

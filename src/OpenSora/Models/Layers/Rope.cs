@@ -1,5 +1,7 @@
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -31,10 +33,10 @@ internal sealed class Rope : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         var (tokens, pairs) = (x.shape[^2], x.shape[^1] / 2);
-        var angles = arange(0, tokens, ScalarType.Float32, x.device).unsqueeze(1) * freqs.detach().In(ScalarType.Float32); // [tokens, pairs]
+        var angles = Range(0, tokens, ScalarType.Float32, x.device).unsqueeze(1) * freqs.detach().In(ScalarType.Float32); // [tokens, pairs]
         var (cos, sin) = (angles.cos(), angles.sin());
         var both = x.In(ScalarType.Float32).unflatten(x.dim() - 1, pairs, 2).unbind(-1);
-        var turned = stack([both[0] * cos - both[1] * sin, both[1] * cos + both[0] * sin], -1);
+        var turned = stack([both[0] * cos - both[1] * sin, (both[1] * cos).Plus(both[0] * sin)], -1);
         return turned.flatten(-2).In(x.dtype).MoveToOuterDisposeScope();
     }
 }

@@ -3,6 +3,7 @@ using OpenSora.Runtime;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
@@ -267,7 +268,7 @@ internal sealed class TransientWeights
             }
 
             using var scope = NewDisposeScope();
-            _target.set_(full(1, double.NaN, _target.dtype, _target.device).expand(_shape));
+            _target.set_(Full([1], double.NaN, _target.dtype, _target.device).expand(_shape));
         }
 
         public void ReadAhead(WeightsFile file) => file.ReadAhead(_entry);

@@ -1,7 +1,9 @@
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Runtime.Scopes;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -99,7 +101,7 @@ internal sealed class ClipTextModel : nn.Module<Tensor, ClipTextOutput>
             );
         }
 
-        var ends = ids.eq(Config.EosTokenId);
+        var ends = ids.EqualTo(Config.EosTokenId);
         if (!ends.any(1).all().item<bool>())
         {
             throw new ArgumentException(
@@ -169,7 +171,7 @@ internal sealed class ClipEmbeddings : nn.Module<Tensor, Tensor>
     }
 
     public override Tensor forward(Tensor ids) =>
-        Scoped(() => token_embedding.call(ids) + position_embedding.Rows.narrow(0, 0, ids.shape[1]).In(ScalarType.Float32));
+        Scoped(() => token_embedding.call(ids).Plus(position_embedding.Rows.narrow(0, 0, ids.shape[1]).In(ScalarType.Float32)));
 }
 
 internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
@@ -187,7 +189,7 @@ internal sealed class ClipLayers : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         var n = x.shape[1];
-        var causal = full([1, n, n], float.NegativeInfinity, ScalarType.Float32, x.device).triu(1); // -infinity for later tokens
+        var causal = Full([1, n, n], float.NegativeInfinity, ScalarType.Float32, x.device).triu(1); // -infinity for later tokens
         foreach (var layer in layers)
         {
             var next = layer.call(x, causal);
@@ -221,8 +223,8 @@ internal sealed class ClipLayer : nn.Module<Tensor, Tensor, Tensor>
     private Tensor Compute(Tensor x, Tensor bias)
     {
         using var scope = NewDisposeScope();
-        x = x + self_attn.call(layer_norm1.call(x), bias);
-        return (x + mlp.call(layer_norm2.call(x))).MoveToOuterDisposeScope();
+        x = x.Plus(self_attn.call(layer_norm1.call(x), bias));
+        return x.Plus(mlp.call(layer_norm2.call(x))).MoveToOuterDisposeScope();
     }
 }
 
@@ -281,6 +283,6 @@ internal sealed class ClipMlp : nn.Module<Tensor, Tensor>
     {
         using var scope = NewDisposeScope();
         x = fc1.call(x);
-        return fc2.call(_quick ? x * (x * 1.702).sigmoid() : nn.functional.gelu(x)).MoveToOuterDisposeScope();
+        return fc2.call(_quick ? x * x.Times(1.702).sigmoid() : nn.functional.gelu(x)).MoveToOuterDisposeScope();
     }
 }

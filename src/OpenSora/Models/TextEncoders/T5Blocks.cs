@@ -1,4 +1,5 @@
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Runtime.Scopes;
@@ -27,7 +28,7 @@ internal sealed class T5Stack : nn.Module<Tensor, Tensor?, Tensor>
         var bias = PositionBias(n).expand(b, -1, n, n); // [B, heads, N, N]
         if (mask is not null)
         {
-            bias = bias.masked_fill(mask.eq(0).view(b, 1, 1, n), float.MinValue);
+            bias = bias.MaskedFill(mask.EqualTo(0).view(b, 1, 1, n), float.MinValue);
         }
 
         bias = bias.reshape(-1, n, n);
@@ -80,7 +81,7 @@ internal sealed class T5AttentionLayer : nn.Module<Tensor, Tensor, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor x, Tensor bias) => Scoped(() => x + SelfAttention.call(layer_norm.call(x), bias));
+    public override Tensor forward(Tensor x, Tensor bias) => Scoped(() => x.Plus(SelfAttention.call(layer_norm.call(x), bias)));
 }
 
 internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
@@ -96,7 +97,7 @@ internal sealed class T5FeedForwardLayer : nn.Module<Tensor, Tensor>
         RegisterComponents();
     }
 
-    public override Tensor forward(Tensor x) => Scoped(() => x + DenseReluDense.call(layer_norm.call(x)));
+    public override Tensor forward(Tensor x) => Scoped(() => x.Plus(DenseReluDense.call(layer_norm.call(x))));
 }
 
 /// <summary>Multi-head attention without biases and without scaling of the logits.</summary>

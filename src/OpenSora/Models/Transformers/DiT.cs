@@ -1,11 +1,13 @@
 using System.Globalization;
 using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
 using static OpenSora.Runtime.Scopes;
+using static OpenSora.Runtime.TensorArithmetic;
 using static TorchSharp.torch;
 
 namespace OpenSora.Models;
@@ -213,8 +215,8 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
         var (places, frames) = PositionsFor(t, h, w, x.device);
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
-        tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
-        var condition = t_embedder.call(timestep) + y_embedder.call(y, drop).view(b, c); // [B, C]
+        tokens = tokens.Plus(places.unsqueeze(1).In(tokens.dtype));
+        var condition = t_embedder.call(timestep).Plus(y_embedder.call(y, drop).view(b, c)); // [B, C]
 
         foreach (var block in blocks)
         {
@@ -252,7 +254,7 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
         using var scope = NewDisposeScope();
         var nothing = y_embedder is CaptionEmbedder captions
             ? captions.y_embedding
-            : full([1, 1], Config.Classes, ScalarType.Float32, pos_embed_spatial.device);
+            : Full([1, 1], Config.Classes, ScalarType.Float32, pos_embed_spatial.device);
         return nothing.unsqueeze(0).repeat(batch, 1, 1).MoveToOuterDisposeScope();
     }
 

@@ -1,4 +1,5 @@
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
@@ -52,7 +53,7 @@ internal static class MultiResolution
     }
 
     /// <summary>Adds the modulation of a block to the shared one and splits the sum into parts of <c>[B, 1 or T, 1, C]</c>.</summary>
-    public static Tensor[] Parts(Tensor table, Tensor shared, ScalarType type) => (table + shared).unsqueeze(3).In(type).unbind(2);
+    public static Tensor[] Parts(Tensor table, Tensor shared, ScalarType type) => table.Plus(shared).unsqueeze(3).In(type).unbind(2);
 
     /// <summary>Converts the output of the last block to a video and removes the padding.</summary>
     public static Tensor Video(

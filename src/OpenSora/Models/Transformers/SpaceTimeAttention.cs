@@ -1,5 +1,6 @@
 using System.Globalization;
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static OpenSora.Models.Layers.Functional;
@@ -64,7 +65,7 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
         var positions = frames?.unsqueeze(2).In(x.dtype);
         if (positions is not null && !HasTemporal)
         {
-            x = x + positions;
+            x = x.Plus(positions);
         }
 
         var y = AddGated(x, gate, attention.AttendAlong(Axis, NormModulate(x, shift, scale)));
@@ -72,7 +73,7 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
         {
             var along = Order == AttentionOrder.Serial ? y : x;
             along = TemporalNorm ? nn.functional.layer_norm(along, [along.shape[^1]], eps: 1e-6) : along;
-            y = AddGatedTo(y, temporalGate, temporal.AttendAlong(SelfAttention.Time, positions is null ? along : along + positions));
+            y = AddGatedTo(y, temporalGate, temporal.AttendAlong(SelfAttention.Time, positions is null ? along : along.Plus(positions)));
         }
         return y.MoveToOuterDisposeScope();
     }

@@ -1,4 +1,5 @@
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -204,9 +205,9 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
         var (places, frames) = PositionsFor(t, h, w, x.device);
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
-        tokens = tokens + places.unsqueeze(1).In(tokens.dtype);
+        tokens = tokens.Plus(places.unsqueeze(1).In(tokens.dtype));
         var ofSize = SizeEmbedding(x, size, aspectRatio); // [B, C]
-        Tensor Time(Tensor steps) => ofSize is null ? t_embedder.call(steps) : t_embedder.call(steps) + ofSize;
+        Tensor Time(Tensor steps) => ofSize is null ? t_embedder.call(steps) : t_embedder.call(steps).Plus(ofSize);
         var time = Time(timestep); // [B, C]
         var modulation = t_block.call(time).view(b, 6, c); // [B, 6, C]
         var clean = noisyFrames is null ? null : Time(zeros_like(timestep)); // [B, C], conditioning frames are at time 0
@@ -385,7 +386,7 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
     {
         using var scope = NewDisposeScope();
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
-        Tensor[] Modulation(Tensor shared) => (scale_shift_table + shared).unsqueeze(3).In(x.dtype).unbind(2); // 6 of [B, 1 or T, 1, C]
+        Tensor[] Modulation(Tensor shared) => scale_shift_table.Plus(shared).unsqueeze(3).In(x.dtype).unbind(2); // 6 of [B, 1 or T, 1, C]
         var ofTime = Modulation(modulation.unsqueeze(1));
         var m = frameModulation is null ? ofTime : Modulation(frameModulation);
         var (shiftAttention, scaleAttention, gateAttention, gateTemporal) = (m[0], m[1], m[2], ofTime[2]);

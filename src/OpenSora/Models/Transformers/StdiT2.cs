@@ -1,5 +1,6 @@
 using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -169,18 +170,18 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
 
         var (height, width) = (conditions.Height, conditions.Width);
         var size = cat([csize_embedder.call(Row(height, width)), ar_embedder.call(Row((double)height / width))], 1); // [1, C]
-        var length = fl_embedder.call(Row(conditions.Frames)) + fps_embedder.call(MultiResolution.Rates(conditions, x)); // [1 or B, C]
+        var length = fl_embedder.call(Row(conditions.Frames)).Plus(fps_embedder.call(MultiResolution.Rates(conditions, x))); // [1 or B, C]
         var time = t_embedder.call(timestep); // [B, C]
         var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)); // [1, C], conditioning frames are at time 0
         Tensor Modulation(Sequential shared, Tensor condition, int parts) => // [B, 1 or T, parts, C]
-            MultiResolution.Modulation(shared.call(time + condition), clean is null ? null : shared.call(clean + condition), noisy, parts);
+            MultiResolution.Modulation(shared.call(time.Plus(condition)), clean is null ? null : shared.call(clean.Plus(condition)), noisy, parts);
         var (inFrames, alongTime) = (Modulation(t_block, size, 6), Modulation(t_block_temp, length, 3));
         var drop = conditions.DroppedText ?? Drop(conditions.Text);
         var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1); // [B, M, C]
         var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
-        tokens = tokens + MultiResolution.Places(Config, Config.InputSqSize, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
+        tokens = tokens.Plus(MultiResolution.Places(Config, Config.InputSqSize, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype));
         foreach (var block in blocks)
         {
             conditions.CancellationToken.ThrowIfCancellationRequested();
@@ -190,7 +191,7 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
         }
         // As published, the last layer receives the size embedding only for conditioning frames.
         return MultiResolution
-            .Video(Config, x_embedder, final_layer, tokens, time, clean is null ? null : clean + size, noisy, x)
+            .Video(Config, x_embedder, final_layer, tokens, time, clean is null ? null : clean.Plus(size), noisy, x)
             .MoveToOuterDisposeScope();
     }
 
@@ -261,7 +262,7 @@ internal sealed class StdiT2Block : nn.Module<Tensor, Tensor, Tensor, Tensor, Te
 
         x = AddGated(x, gateAttention, attn.AttendAlong(SelfAttention.Space, NormModulate(x, shiftAttention, scaleAttention)));
         x = AddGated(x, gateTemporal, _attendAlongTime(NormModulate(x, shiftTemporal, scaleTemporal)));
-        x = x + cross_attn.call(x.flatten(1, 2), text, textBias).view(x.shape);
+        x = x.Plus(cross_attn.call(x.flatten(1, 2), text, textBias).view(x.shape));
         return AddGated(x, gateMlp, mlp.call(NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }

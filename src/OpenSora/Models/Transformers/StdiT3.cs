@@ -1,5 +1,6 @@
 using System.Text.Json.Serialization;
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using OpenSora.Weights;
 using TorchSharp;
 using TorchSharp.Modules;
@@ -158,15 +159,15 @@ public sealed class StdiT3 : VideoTransformer<StdiT3Config>
         var (t, h, w) = MultiResolution.Grid(Config, x);
 
         var fps = fps_embedder.call(MultiResolution.Rates(conditions, x)); // [1 or B, C]
-        var time = t_embedder.call(timestep) + fps; // [B, C]
-        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)) + fps; // [1 or B, C], conditioning frames are at time 0
+        var time = t_embedder.call(timestep).Plus(fps); // [B, C]
+        var clean = noisy is null ? null : t_embedder.call(zeros(1, device: x.device)).Plus(fps); // [1 or B, C], conditioning frames are at time 0
         var modulation = MultiResolution.Modulation(t_block.call(time), clean is null ? null : t_block.call(clean), noisy, 6); // [B, 1 or T, 6, C]
         var drop = conditions.DroppedText ?? Drop(conditions.Text);
         var captions = y_embedder.call(conditions.Text.unsqueeze(1), drop).squeeze(1); // [B, M, C]
         var (text, textBias) = CrossAttention.Keys(captions, conditions.TextMask, Config.NumHeads);
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
-        tokens = tokens + MultiResolution.Places(Config, Config.InputSqSize, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype);
+        tokens = tokens.Plus(MultiResolution.Places(Config, Config.InputSqSize, h, w, conditions, x.device).unsqueeze(1).In(tokens.dtype));
         foreach (var block in spatial_blocks.Zip(temporal_blocks, (spatial, temporal) => new[] { spatial, temporal }).SelectMany(pair => pair))
         {
             conditions.CancellationToken.ThrowIfCancellationRequested();
@@ -237,7 +238,7 @@ internal sealed class StdiT3Block : nn.Module<Tensor, Tensor, Tensor, Tensor?, T
         var (shiftAttention, scaleAttention, gateAttention) = (m[0], m[1], m[2]);
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
         x = AddGated(x, gateAttention, _attend(NormModulate(x, shiftAttention, scaleAttention)));
-        x = x + cross_attn.call(x.flatten(1, 2), text, textBias).view(x.shape);
+        x = x.Plus(cross_attn.call(x.flatten(1, 2), text, textBias).view(x.shape));
         return AddGated(x, gateMlp, mlp.call(NormModulate(x, shiftMlp, scaleMlp))).MoveToOuterDisposeScope();
     }
 }

@@ -1,4 +1,5 @@
 using OpenSora.Models.Layers;
+using OpenSora.Runtime;
 using TorchSharp;
 using TorchSharp.Modules;
 using static TorchSharp.torch;
@@ -95,7 +96,7 @@ public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, Deno
     /// <summary>Selects the captions to drop in training, <c>[B]</c>; null drops none.</summary>
     private protected Tensor? Drop(Tensor text) =>
         training && Config.ClassDropoutProb > 0
-            ? rand(text.shape[0], device: text.device, generator: DropoutGenerator) < Config.ClassDropoutProb
+            ? rand(text.shape[0], device: text.device, generator: DropoutGenerator).LessThan(Config.ClassDropoutProb)
             : null;
 
     /// <summary>Initializes the layers that all these models have: Xavier-uniform matrices, gains of 1, small normal embeddings.</summary>

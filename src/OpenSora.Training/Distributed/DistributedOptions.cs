@@ -1,0 +1,43 @@
+using OpenSora.Training.Stages;
+
+namespace OpenSora.Training.Distributed;
+
+/// <summary>The state of training that each process of a group holds only a part of (ZeRO; Rajbhandari et al., "ZeRO: Memory Optimizations Toward
+/// Training Trillion Parameter Models", 2020). Losses and weights are the same, apart from rounding.</summary>
+public enum Sharding
+{
+    /// <summary>Every process holds everything.</summary>
+    None,
+
+    /// <summary>Each process holds its part of the optimizer state and of the moving averages (ZeRO stage 1).</summary>
+    OptimizerState,
+
+    /// <summary>Each process also holds only its part of the gradients (ZeRO stage 2). With <see cref="TrainingStage.Accumulation"/>, gradients are
+    /// sent after every batch instead of once for each step.</summary>
+    Gradients,
+}
+
+/// <summary>The settings of training with several processes.</summary>
+public class DistributedOptions
+{
+    /// <summary>The state that each process holds only a part of.</summary>
+    public Sharding Sharding { get; set; }
+
+    /// <summary>The size of a bucket in bytes: gradients are sent together until they reach it. A parameter that is larger has its own
+    /// bucket.</summary>
+    public int BucketBytes { get; set; } = 25_000_000;
+
+    /// <summary>Gets the errors in the options, one sentence each.</summary>
+    internal IEnumerable<string> Problems()
+    {
+        if (!Enum.IsDefined(Sharding))
+        {
+            yield return $"{nameof(Sharding)} is {Sharding}; it must be one of {string.Join(", ", Enum.GetNames<Sharding>())}.";
+        }
+
+        if (BucketBytes < 1)
+        {
+            yield return $"{nameof(BucketBytes)} is {BucketBytes}; it must be above 0.";
+        }
+    }
+}
