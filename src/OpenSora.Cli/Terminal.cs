@@ -156,8 +156,8 @@ internal sealed class Terminal
         return console;
     }
 
-    // Returns the message of an exception that the user can do something about; null for errors in the program.
-    private static string? Explanation(Exception exception) =>
+    /// <summary>Returns the message of an exception that the user can do something about; null for errors in the program.</summary>
+    public static string? Explanation(Exception exception) =>
         exception switch
         {
             TypeInitializationException when exception.GetBaseException() is DllNotFoundException missing => missing.Message,

@@ -17,7 +17,13 @@ public class AdamWOptimizersTests
         var start = new[] { randn([7, 5], generator: generator), randn([1000], generator: generator) };
         Parameter[] ours = [.. start.Select(tensor => new Parameter(tensor.clone()))];
         Parameter[] theirs = [.. start.Select(tensor => new Parameter(tensor.clone()))];
-        var stage = new TrainingStage { Name = "one", Beta1 = beta1, Beta2 = beta2, WeightDecay = weightDecay };
+        var stage = new TrainingStage
+        {
+            Name = "one",
+            Beta1 = beta1,
+            Beta2 = beta2,
+            WeightDecay = weightDecay,
+        };
         using var optimizer = new AdamWOptimizers(ours, stage);
         using var expected = optim.AdamW(theirs, 0.01, beta1, beta2, 1e-8, weightDecay);
 

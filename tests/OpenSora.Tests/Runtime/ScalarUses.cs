@@ -82,7 +82,9 @@ internal sealed partial class ScalarUses
 
     // The methods that run when a method is called: itself, or the steps of an iterator.
     private static IEnumerable<MethodReference> Run(MethodReference method) =>
-        method is MethodDefinition { Name: ".ctor", DeclaringType: var type } && type.Name.StartsWith('<') && type.Name.Contains(">d__", StringComparison.Ordinal)
+        method is MethodDefinition { Name: ".ctor", DeclaringType: var type }
+        && type.Name.StartsWith('<')
+        && type.Name.Contains(">d__", StringComparison.Ordinal)
             ? type.Methods
             : [method];
 

@@ -26,7 +26,10 @@ public class TensorArithmeticTests
 
         found
             .Select(use => use[(use.IndexOf(" calls ", StringComparison.Ordinal) + 7)..])
-            .ShouldBe(["op_Addition(Tensor, Tensor)", "op_Subtraction(Tensor, Int32)", "square(Tensor)", "clamp(Scalar, Scalar)", "AdamW()"], ignoreOrder: true);
+            .ShouldBe(
+                ["op_Addition(Tensor, Tensor)", "op_Subtraction(Tensor, Int32)", "square(Tensor)", "clamp(Scalar, Scalar)", "AdamW()"],
+                ignoreOrder: true
+            );
     }
 
     [Fact]
@@ -87,7 +90,12 @@ public class TensorArithmeticTests
             }
         });
         collector.Start();
-        int n = 0, bad = 0, wrong = 0; string? first = null; var clock = System.Diagnostics.Stopwatch.StartNew(); double at = 0;
+        int n = 0,
+            bad = 0,
+            wrong = 0;
+        string? first = null;
+        var clock = System.Diagnostics.Stopwatch.StartNew();
+        double at = 0;
         while (!end.IsCancellationRequested)
         {
             using var inner = NewDisposeScope();
@@ -95,9 +103,19 @@ public class TensorArithmeticTests
             try
             {
                 sum.zero_();
-                if (sum.addcmul_(whole, factor, 3).max().item<float>() != 3 || (whole + factor).max().item<float>() != 2) { wrong++; }
+                if (sum.addcmul_(whole, factor, 3).max().item<float>() != 3 || (whole + factor).max().item<float>() != 2)
+                {
+                    wrong++;
+                }
             }
-            catch (System.Runtime.InteropServices.ExternalException e) { if (bad++ == 0) { first = e.Message; at = clock.Elapsed.TotalSeconds; } }
+            catch (System.Runtime.InteropServices.ExternalException e)
+            {
+                if (bad++ == 0)
+                {
+                    first = e.Message;
+                    at = clock.Elapsed.TotalSeconds;
+                }
+            }
         }
         collector.Join();
         $"{n} {bad} {wrong} {at} {first}".ShouldBe("");
