@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Text.Json;
 using OpenSora.Diffusion;
 using OpenSora.Generation;
 using OpenSora.ModelFolders;
@@ -82,8 +83,8 @@ internal static class Estimates
                 HiddenSize = 384,
                 Depth = 6,
                 NumHeads = 6,
-                CaptionChannels = 192,
                 AttentionOrder = AttentionOrder.Interleaved,
+                Condition = "label_10",
             },
             Small,
             new(192, 192, 4),
@@ -159,8 +160,9 @@ internal static class Estimates
                 .UseBackend("cpu")
                 .Configure(options => (options.Precision, options.DecodeMemory) = (one.Type, one.DecodeMemory))
                 .Build();
-            var (small, large) = (one.Small.Request(), one.Large.Request());
+            var (small, large) = (one.Small.Request(one.Prompt), one.Large.Request(one.Prompt));
             var memory = Wait(generator.EstimateMemoryAsync(large));
+            Wait(generator.GenerateAsync(small)); // the first request is slower
             Wait(generator.GenerateAsync(small)); // calibrates
             var stages = new Stages();
             var seconds = Wait(generator.EstimateTimeAsync(large))!.Value.TotalSeconds;
@@ -193,10 +195,10 @@ internal static class Estimates
 
     private readonly record struct Size(int Width, int Height, int Frames)
     {
-        public VideoRequest Request() =>
+        public VideoRequest Request(string prompt) =>
             new()
             {
-                Prompt = "a cat",
+                Prompt = prompt,
                 Width = Width,
                 Height = Height,
                 Frames = Frames,
@@ -215,6 +217,9 @@ internal static class Estimates
     )
     {
         public long? DecodeMemory { get; init; }
+
+        /// <summary>Gets the prompt: the number of a class for a model without text.</summary>
+        public string Prompt => Transformer is DiTConfig ? "3" : "a cat";
 
         /// <summary>Writes a model folder with random weights, and the text encoder of the bundled model.</summary>
         public void Save(string folder)
@@ -242,6 +247,10 @@ internal static class Estimates
                     Name = Name,
                     Vocabulary = null,
                     LicenseFile = null,
+                    TextEncoder =
+                        Transformer is DiTConfig
+                            ? new ModelPart { Architecture = "class_labels", Config = JsonSerializer.SerializeToElement(new { count = 10 }) }
+                            : bundled.Description.TextEncoder,
                     Denoiser = new ModelPart
                     {
                         Architecture = architecture,

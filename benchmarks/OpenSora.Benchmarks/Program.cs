@@ -24,6 +24,11 @@ if (args is [Collectives.Child, var engine])
     return 0;
 }
 
+if (args is [Sequence.Child, var checkpointing])
+{
+    return Sequence.MeasureChild(bool.Parse(checkpointing));
+}
+
 if (args is [Start.Child])
 {
     return await Start.GenerateAsync();
@@ -56,6 +61,7 @@ var all = named
         ("residency", "peak memory and time with each residency policy, with the sizes of Open-Sora 1.0 (files of 13 GB)", () =>
             ResidencyBenchmark.Run(Environment.GetEnvironmentVariable("OPENSORA_BENCH_ROWS"))
         ),
+        ("sequence", "a training pass over the tokens of a long video, in one process and divided between two (needs MPICH)", Sequence.Run),
         ("shots", "shot detection: speed and memory compared with ffmpeg and PySceneDetect, and accuracy on assembled videos", ShotBenchmark.Run),
         ("stages", "three training stages compared with one stage of the same compute", Claims.Stages),
     ])

@@ -1,3 +1,4 @@
+using OpenSora.Models;
 using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Distributed;
@@ -23,6 +24,13 @@ public class DistributedOptions
     /// <summary>The state that each process holds only a part of.</summary>
     public Sharding Sharding { get; set; }
 
+    /// <summary>The number of processes that compute a sample together, each with some of the frames
+    /// (<see cref="ModelExtensions.UseSequenceParallel"/>), for videos that are too long for one process. The number of processes must be a multiple
+    /// of it; processes with consecutive ranks compute the same samples. 1 gives each process its own samples.</summary>
+    /// <remarks>The gradients of these processes are summed, so the loss may depend on trained parameters only through the output of the
+    /// transformer.</remarks>
+    public int SequenceProcesses { get; set; } = 1;
+
     /// <summary>The size of a bucket in bytes: gradients are sent together until they reach it. A parameter that is larger has its own
     /// bucket.</summary>
     public int BucketBytes { get; set; } = 25_000_000;
@@ -33,6 +41,11 @@ public class DistributedOptions
         if (!Enum.IsDefined(Sharding))
         {
             yield return $"{nameof(Sharding)} is {Sharding}; it must be one of {string.Join(", ", Enum.GetNames<Sharding>())}.";
+        }
+
+        if (SequenceProcesses < 1)
+        {
+            yield return $"{nameof(SequenceProcesses)} is {SequenceProcesses}; it must be at least 1.";
         }
 
         if (BucketBytes < 1)

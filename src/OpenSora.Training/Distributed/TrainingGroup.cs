@@ -1,14 +1,19 @@
 using System.Runtime.ExceptionServices;
 using System.Text;
 using OpenSora.Distributed;
+using OpenSora.Models;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace OpenSora.Training.Distributed;
 
 /// <summary>The processes that train together, and what they agree on.</summary>
-internal sealed class TrainingGroup(ICollectives collectives, DistributedOptions options)
+internal sealed class TrainingGroup(ICollectives collectives, DistributedOptions options) : IDisposable
 {
+    // Processes with consecutive ranks, which compute the same samples.
+    private readonly ICollectives? _sequence =
+        options.SequenceProcesses == 1 ? null : collectives.Split(collectives.Rank / options.SequenceProcesses);
+
     private static readonly ScalarType[] Sent = [ScalarType.Float32, ScalarType.BFloat16, ScalarType.Float64, ScalarType.Int64];
 
     public ICollectives Collectives => collectives;
@@ -18,6 +23,12 @@ internal sealed class TrainingGroup(ICollectives collectives, DistributedOptions
     public int Rank => collectives.Rank;
 
     public int Size => collectives.Size;
+
+    /// <summary>The number of the part of each batch that this process computes, alone or with others.</summary>
+    public int Part => Rank / options.SequenceProcesses;
+
+    /// <summary>The number of parts of each batch.</summary>
+    public int Parts => Size / options.SequenceProcesses;
 
     /// <summary>Gets a value that indicates whether this process calls callbacks and writes what only one process writes.</summary>
     public bool IsFirst => Rank == 0;
@@ -127,6 +138,35 @@ internal sealed class TrainingGroup(ICollectives collectives, DistributedOptions
                 tensor.copy_(sent);
             }
         }
+    }
+
+    /// <summary>Divides the tokens of transformers among the processes that compute the same samples, until the result is disposed of. Their
+    /// gradients must be summed over these processes.</summary>
+    /// <param name="modules">The modules that are trained.</param>
+    /// <returns>null if each process computes its own samples.</returns>
+    /// <exception cref="InvalidOperationException">There is no transformer that can be divided.</exception>
+    public IDisposable? DivideTokens(IEnumerable<nn.Module> modules)
+    {
+        if (_sequence is null)
+        {
+            return null;
+        }
+
+        List<IVideoTransformer> transformers = [.. modules.OfType<IVideoTransformer>()];
+        return transformers.Count > 0
+            ? new Division(transformers.ConvertAll(transformer => transformer.UseSequenceParallel(_sequence)))
+            : throw new InvalidOperationException(
+                $"{nameof(DistributedOptions.SequenceProcesses)} is {options.SequenceProcesses}, but no transformer is trained whose tokens could be "
+                    + "divided. Set it to 1."
+            );
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _sequence?.Dispose();
+
+    private sealed class Division(List<IVideoTransformer> transformers) : IDisposable
+    {
+        public void Dispose() => transformers.ForEach(transformer => transformer.UseSequenceParallel(null));
     }
 
     private double[] Reduce(double[] values, ReduceOperation operation)

@@ -76,7 +76,7 @@ public sealed class VaeTraining : ITrainingObjective
             Parts = new Dictionary<string, Tensor>(StringComparer.Ordinal)
             {
                 ["l1"] = absolute,
-                ["psnr"] = (squared.detach().to_type(ScalarType.Float64) / 4).log10() * -10, // pixel values span a range of 2
+                ["psnr"] = squared.detach().to_type(ScalarType.Float64).Over(4).log10().Times(-10), // pixel values span a range of 2
                 ["edges"] = edges,
                 ["kl"] = divergence,
             },

@@ -79,5 +79,5 @@ internal sealed class StageBatches : IAsyncDisposable
     private ValueTask<TrainingBatch> CreateAsync(CancellationToken cancellationToken) =>
         _group is null
             ? _stage.Data!.GetBatchAsync(_next++, _stage.BatchSize, _stage.Seed, cancellationToken)
-            : _stage.Data!.GetPartAsync(_next++, _stage.BatchSize, _stage.Seed, _group.Rank, _group.Size, cancellationToken);
+            : _stage.Data!.GetPartAsync(_next++, _stage.BatchSize, _stage.Seed, _group.Part, _group.Parts, cancellationToken);
 }

@@ -72,7 +72,7 @@ internal sealed class StageStep(
             module.zero_grad();
         }
         manual_seed(
-            (long)((_group is { Rank: > 0 and var rank } ? Randomness.Mix(stage.Seed, step, -1, rank) : Randomness.Mix(stage.Seed, step, -1)) >> 1)
+            (long)((_group is { Part: > 0 and var part } ? Randomness.Mix(stage.Seed, step, -1, part) : Randomness.Mix(stage.Seed, step, -1)) >> 1)
         );
         reduction?.Begin();
     }
@@ -81,6 +81,7 @@ internal sealed class StageStep(
     {
         using var scope = NewDisposeScope();
         using var moved = batch.MoveTo(trained[0].Parameter.device);
+        using var divided = _group?.DivideTokens(objective.Modules.Values);
         // The weight of the batch in the loss of the step; with several processes, of the samples of this one.
         var weight = _group is null ? 1.0 / stage.Accumulation : moved.Video.shape[0] / ((double)moved.WholeSize * stage.Accumulation);
         var (loss, parts) = (0.0, (IReadOnlyDictionary<string, double>)new Dictionary<string, double>(StringComparer.Ordinal));
@@ -112,13 +113,14 @@ internal sealed class StageStep(
 
     // Workers are counted over all processes. An objective that draws random values for the whole batch is the first everywhere.
     private int FirstWorker =>
-        _group is null || (stage.Workers == 1 && (stage.Objective ?? objective).DrawsForWholeBatch) ? 0 : _group.Rank * stage.Workers;
+        _group is null || (stage.Workers == 1 && (stage.Objective ?? objective).DrawsForWholeBatch) ? 0 : _group.Part * stage.Workers;
 
     // Adds up the losses of all processes.
     private StepLoss OfAllProcesses(StepLoss own)
     {
         string[] names = [.. own.Parts.Keys.Order(StringComparer.Ordinal)];
-        var sums = reduction!.Complete([own.Total, own.Samples, .. names.Select(name => own.Parts[name])]);
+        var each = _group!.Options.SequenceProcesses; // processes that compute the same loss
+        var sums = Array.ConvertAll(reduction!.Complete([own.Total, own.Samples, .. names.Select(name => own.Parts[name])]), sum => sum / each);
         return new StepLoss(
             names.Index().ToDictionary(name => name.Item, name => sums[2 + name.Index], StringComparer.Ordinal),
             sums[0],

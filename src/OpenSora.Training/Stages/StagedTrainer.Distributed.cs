@@ -36,6 +36,16 @@ public sealed partial class StagedTrainer
             throw new ArgumentException(problem, nameof(options));
         }
 
+        if (collectives.Size % options.SequenceProcesses != 0)
+        {
+            throw new ArgumentException(
+                $"{nameof(options.SequenceProcesses)} is {options.SequenceProcesses}, but there are {collectives.Size} processes. Start a "
+                    + $"multiple of {options.SequenceProcesses}, or change the option.",
+                nameof(options)
+            );
+        }
+
+        _group?.Dispose();
         _group = collectives.Size == 1 ? null : new TrainingGroup(collectives, options);
         return this;
     }
@@ -53,10 +63,10 @@ public sealed partial class StagedTrainer
 
     private void RequireSamplesForAll(TrainingStage stage)
     {
-        if (_group is not null && stage.BatchSize < _group.Size)
+        if (_group is not null && stage.BatchSize < _group.Parts)
         {
             throw new InvalidOperationException(
-                $"Stage '{stage.Name}' has {nameof(TrainingStage.BatchSize)} {stage.BatchSize}, but {_group.Size} processes share a batch. "
+                $"Stage '{stage.Name}' has {nameof(TrainingStage.BatchSize)} {stage.BatchSize}, but {_group.Parts} processes share a batch. "
                     + "Increase the size of batches, or use fewer processes."
             );
         }
@@ -87,11 +97,25 @@ public sealed partial class StagedTrainer
         _group.RequireSame(
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"{_stages.Count} stages, sharding {options.Sharding}, buckets of {options.BucketBytes} bytes, "
+                $"{_stages.Count} stages, sharding {options.Sharding}, {options.SequenceProcesses} processes for a sample, "
+                    + $"buckets of {options.BucketBytes} bytes, "
                     + $"checkpoints '{_checkpoints?.Folder}', resuming '{_resumeFrom}'"
             ),
             "settings"
         );
+    }
+
+    // Fails before the first step if samples cannot be divided.
+    private void RequireDivisible()
+    {
+        using var divided = _group?.DivideTokens(_objective.Modules.Values);
+        if (divided is not null && _stages.Find(stage => stage.Workers > 1) is { } stage)
+        {
+            throw new InvalidOperationException(
+                $"Stage '{stage.Name}' has {nameof(TrainingStage.Workers)} {stage.Workers}, but with {nameof(DistributedOptions.SequenceProcesses)} "
+                    + $"{_group!.Options.SequenceProcesses} it must be 1, because threads cannot exchange tokens at the same time."
+            );
+        }
     }
 
     private void Together(Action work, bool onlyFirst = false)

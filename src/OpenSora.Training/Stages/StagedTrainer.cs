@@ -144,6 +144,7 @@ public sealed partial class StagedTrainer : IDisposable
     {
         _average?.Dispose();
         _owned?.Dispose();
+        _group?.Dispose();
         _ownCallbacks.ForEach(callback => callback.Dispose());
     }
 
@@ -158,6 +159,7 @@ public sealed partial class StagedTrainer : IDisposable
         try
         {
             RequireSameStages();
+            RequireDivisible();
             using var point = FindCheckpoint();
             if (_checkpoints is not null)
             {

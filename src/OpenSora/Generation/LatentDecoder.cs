@@ -228,7 +228,7 @@ internal sealed class LatentDecoder(IVideoAutoencoder? autoencoder)
         }
     }
 
-    private static VideoFrames Empty(int frames, int height, int width, double framesPerSecond)
+    internal static VideoFrames Empty(int frames, int height, int width, double framesPerSecond)
     {
         var bytes = 3L * frames * height * width;
         return bytes <= Array.MaxLength

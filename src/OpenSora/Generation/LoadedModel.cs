@@ -105,6 +105,7 @@ internal sealed class LoadedModel : IDisposable
             var description = folder.Description;
 
             var transformer = Keep(Part(description.Denoiser, options.TransformerResidency).Make(parts.Architectures.Transformers));
+            transformer.UseSequenceParallel(parts.Collectives);
             Reached(1);
             var vae = Keep(
                 parts.Vae?.Invoke(partServices) ?? Part(description.Vae, options.AutoencoderResidency).Make(parts.Architectures.Autoencoders)

@@ -1,6 +1,7 @@
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 using OpenSora.Diffusion;
+using OpenSora.Distributed;
 using OpenSora.ModelFolders;
 using OpenSora.Models;
 using static TorchSharp.torch;
@@ -33,6 +34,8 @@ internal sealed class PartFactories
     internal Func<IServiceProvider, ITextEncoder>? TextEncoder { get; set; }
 
     internal Func<int, ISampler>? Sampler { get; set; }
+
+    internal ICollectives? Collectives { get; set; }
 
     internal ILogger? Logger { get; set; }
 

@@ -34,7 +34,12 @@ internal sealed record RequestCost(MemoryEstimate Memory, double? Step, double? 
         var encoding = model.TextEncoder is ICosted and ITextEncoder encoder ? ((ICosted)encoder).Cost(new(1, Tokens: encoder.MaxTokens)).Bytes : 0;
         var text = PartWeights.Of(model.TextEncoder, model.TextEncoderWeights(), options.TextEncoderResidency);
         var transformer = PartWeights.Of(model.Transformer, NetworkCost.Weights(model.Transformer), options.TransformerResidency);
-        var vae = PartWeights.Of(model.Vae, NetworkCost.Weights(model.Vae), options.AutoencoderResidency);
+        var encodes = plan.Given.Count > 0 || plan.Edit is not null;
+        var vae = PartWeights.Of(
+            model.Vae,
+            NetworkCost.Weights(model.Vae) - (encodes ? 0 : NetworkCost.MappedEncoder(model.Vae)),
+            options.AutoencoderResidency
+        );
         var memory = new MemoryEstimate
         {
             Weights = (long)(text.Kept + transformer.Kept + vae.Kept),
@@ -88,7 +93,11 @@ internal sealed record RequestCost(MemoryEstimate Memory, double? Step, double? 
             device.type != DeviceType.CPU ? (4, 4, 4)
             : network is nn.Module module && NetworkCost.BytesOf(module) < 4 ? (4, 13, 2.3)
             : (1.6, 4, 1.1);
-        return flops.Linear + spatial * flops.SpatialAttention + temporal * flops.TemporalAttention + cross * flops.CrossAttention;
+        var work = flops.Linear + spatial * flops.SpatialAttention + temporal * flops.TemporalAttention + cross * flops.CrossAttention;
+        // Reading and packing the matrix of a linear layer takes as long as multiplying it by several hundred tokens.
+        return network is nn.Module weights && network is IVideoTransformer && device.type == DeviceType.CPU
+            ? work + 2.0 * (NetworkCost.BytesOf(weights) < 4 ? 600 : 300) * weights.parameters().Sum(parameter => (double)parameter.numel())
+            : work;
     }
 
     /// <summary>Checks whether the memory is sufficient.</summary>
@@ -140,7 +149,7 @@ internal sealed class Calibration
     /// <summary>Estimates the time of a request from the completed ones whose denoising and decoding are closest in size.</summary>
     /// <param name="cost">The cost of the request.</param>
     /// <param name="steps">The number of denoising steps.</param>
-    /// <returns>The time; null if no request was completed yet, or a custom network does not tell its cost.</returns>
+    /// <returns>The time; null if no request was completed yet, or the cost of a custom network is not known.</returns>
     internal TimeSpan? Estimate(RequestCost cost, int steps)
     {
         lock (_lock)
@@ -150,11 +159,18 @@ internal sealed class Calibration
                 return null;
             }
 
-            var denoised = _completed.MinBy(other => Math.Abs(Math.Log(other.Cost.Step!.Value / step)));
-            var decoded = _completed.MinBy(other => Math.Abs(Math.Log(other.Cost.Decoding!.Value / decoding)));
+            var denoised = Closest(one => one.Cost.Step!.Value, one => one.Clock.Step, step);
+            var decoded = Closest(one => one.Cost.Decoding!.Value, one => one.Clock.Decoding, decoding);
             return denoised.Clock.Before
                 + steps * step / denoised.Cost.Step!.Value * denoised.Clock.Step
                 + decoding / decoded.Cost.Decoding!.Value * decoded.Clock.Decoding;
         }
     }
+
+    // Among requests of about the same size, the fastest: the first request of a process is slower, and so is one beside other work.
+    private (RequestCost Cost, StageClock Clock) Closest(
+        Func<(RequestCost Cost, StageClock Clock), double> size,
+        Func<(RequestCost Cost, StageClock Clock), TimeSpan> time,
+        double wanted
+    ) => _completed.OrderBy(one => Math.Round(10 * Math.Abs(Math.Log(size(one) / wanted)))).ThenBy(one => time(one) / size(one)).First();
 }

@@ -51,7 +51,7 @@ public sealed partial class VideoGenerator : IVideoGenerator
     {
         (_options, _parts, _backends, _writer, _services) = (options.Clone(), parts, backends, writer, services);
         _logger = logger ?? NullLogger.Instance;
-        _limiter = options.MaxConcurrentRequests is { } limit
+        _limiter = (parts.Collectives is null ? options.MaxConcurrentRequests : 1) is { } limit
             ? new ConcurrencyLimiter(new() { PermitLimit = limit, QueueLimit = options.MaxWaitingRequests ?? int.MaxValue })
             : null;
     }
@@ -171,7 +171,8 @@ public sealed partial class VideoGenerator : IVideoGenerator
         CancellationToken cancellationToken
     )
     {
-        var (watch, settings) = (Stopwatch.StartNew(), plan.Settings);
+        var watch = Stopwatch.StartNew();
+        var settings = GenerationGroup.Of(model.Transformer)?.WithSameSeed(plan.Settings) ?? plan.Settings;
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         using var generator = Seeds.CreateGenerator(settings.Seed, model.Device);

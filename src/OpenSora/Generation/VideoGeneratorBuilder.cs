@@ -4,6 +4,7 @@ using Microsoft.Extensions.DependencyInjection.Extensions;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Options;
 using OpenSora.Diffusion;
+using OpenSora.Distributed;
 using OpenSora.Media;
 using OpenSora.ModelFolders;
 using OpenSora.Models;
@@ -133,6 +134,19 @@ public sealed class VideoGeneratorBuilder
     public VideoGeneratorBuilder AddArchitecture(Architecture<ITextEncoder> textEncoder)
     {
         _parts.Architectures = _parts.Architectures.Add(textEncoder);
+        return this;
+    }
+
+    /// <summary>Generates each video with several processes: each computes some of the frames of the transformer
+    /// (<see cref="ModelExtensions.UseSequenceParallel"/>) and, if the autoencoder decodes every frame separately, decodes some of them.</summary>
+    /// <remarks>Every process has its own generator of the same model, and makes the same requests in the same order; all receive the whole video. A
+    /// request without a seed gets that of the first process. Requests run one at a time. A request is canceled in all processes when the token of
+    /// one of them is canceled. Loading fails with an <see cref="ArgumentException"/> if the tokens of the transformer cannot be divided by
+    /// frames.</remarks>
+    /// <param name="group">The group of processes, which the caller disposes of after the generator; null for this process only.</param>
+    public VideoGeneratorBuilder UseCollectives(ICollectives? group)
+    {
+        _parts.Collectives = group;
         return this;
     }
 

@@ -97,6 +97,7 @@ public sealed class VideoPipeline
         }
 
         var resolved = Resolve(settings ?? new GenerationSettings());
+        resolved = GenerationGroup.Of(Transformer)?.WithSameSeed(resolved) ?? resolved;
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         var shape = LatentShape(resolved);
@@ -189,6 +190,9 @@ public sealed class VideoPipeline
     {
         var (prompts, settings) = (inputs.Prompts, inputs.Settings);
         using var scope = NewDisposeScope();
+        var (group, canceled) = (GenerationGroup.Of(Transformer), cancellationToken);
+        group?.RequireSame(inputs, Sampler);
+        cancellationToken = group is null ? cancellationToken : default; // a group stops between steps, in all processes
 
         // 1. Encode the text.
         progress?.Report(new(GenerationStage.EncodingText, 0, 1));
@@ -224,6 +228,7 @@ public sealed class VideoPipeline
         }
 
         // 3. Denoise.
+        denoiser = group?.Cancelable(denoiser, canceled) ?? denoiser;
         var steps = new SamplingProgress(progress, timesteps.Count);
         steps.Report(0);
         var noise = Sampling.Gaussian(inputs.Generator);
@@ -235,17 +240,15 @@ public sealed class VideoPipeline
         CheckFinite(latents, "latents", prompts, settings);
 
         // 4. Decode.
+        group?.ThrowIfCanceled(canceled);
         using (TransientWeights.Use(Autoencoder))
         {
-            return Decoder.Decode(
-                latents,
-                settings.FramesPerSecond,
-                pixels => CheckFinite(pixels, "pixels", prompts, settings),
-                progress,
-                cancellationToken,
-                Decoded
-            );
+            return group is null
+                ? Decoder.Decode(latents, settings.FramesPerSecond, CheckPixels, progress, cancellationToken, Decoded)
+                : group.Decode(Decoder, Autoencoder, latents, settings.FramesPerSecond, CheckPixels, progress, Decoded);
         }
+
+        void CheckPixels(Tensor pixels) => CheckFinite(pixels, "pixels", prompts, settings);
 
         void Preview(int step, Tensor predicted)
         {

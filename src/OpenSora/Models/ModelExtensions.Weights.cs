@@ -94,6 +94,7 @@ public static partial class ModelExtensions
             if (isAsInFile && !options.Copy)
             {
                 target.set_(source);
+                NetworkCost.MarkMapped(target);
             }
             else
             {

@@ -53,7 +53,8 @@ internal sealed partial class ScalarUses
             where method.HasBody
             from call in Calls(method)
             where IsUnsafe(call.Method)
-            select $"{Place(method, call.Instruction)} calls {call.Method.Name}({string.Join(", ", call.Method.Parameters.Select(p => p.ParameterType.Name))})",
+            let parameters = string.Join(", ", call.Method.Parameters.Select(parameter => parameter.ParameterType.Name))
+            select $"{Place(method, call.Instruction)} calls {call.Method.Name}({parameters})",
         ];
     }
 
@@ -69,14 +70,14 @@ internal sealed partial class ScalarUses
     /// <summary>Reports whether a method creates a scalar from a number.</summary>
     public static bool IsConversion(MethodReference method) =>
         method is { Name: "op_Implicit", DeclaringType.FullName: "TorchSharp.Scalar", ReturnType.FullName: "TorchSharp.Scalar" }
-        || (method.DeclaringType.FullName == "TorchSharp.ScalarExtensionMethods" && method.Name.EndsWith("Scalar", StringComparison.Ordinal));
+        || (method.DeclaringType.FullName is "TorchSharp.ScalarExtensionMethods" && method.Name.EndsWith("Scalar", StringComparison.Ordinal));
 
     private bool IsUnsafe(MethodReference method) =>
         method.DeclaringType.FullName.StartsWith("TorchSharp.", StringComparison.Ordinal)
         && !IsConversion(method)
         && (Creates(method) || IsNewModule(method) || method.Parameters.Any(parameter => ScalarType().IsMatch(parameter.ParameterType.FullName)));
 
-    private bool IsNewModule(MethodReference method) => method.Name == ".ctor" && _modules.Contains(method.DeclaringType.FullName);
+    private bool IsNewModule(MethodReference method) => method.Name is ".ctor" && _modules.Contains(method.DeclaringType.FullName);
 
     private static bool IsNew(MethodReference method) => method is { Name: ".ctor", DeclaringType.FullName: "TorchSharp.Scalar" };
 

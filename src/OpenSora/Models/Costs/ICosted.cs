@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using OpenSora.Models.Layers;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -33,4 +34,20 @@ internal readonly record struct NetworkCost(FlopEstimate Flops, double Bytes)
     /// <summary>Gets the memory of the parameters and buffers of a network in bytes; 0 for a network that is not a module.</summary>
     public static double Weights(object? network) =>
         network is nn.Module module ? module.parameters().Concat(module.buffers()).Sum(tensor => (double)tensor.numel() * tensor.ElementSize) : 0;
+
+    /// <summary>Gets the memory of the parameters of the encoder of an autoencoder that are mapped from a file, in bytes. They stay in the file if only
+    /// the decoder is used.</summary>
+    public static double MappedEncoder(IVideoAutoencoder autoencoder) =>
+        autoencoder is nn.Module module
+            ? module
+                .named_parameters()
+                .Where(named => named.name.StartsWith("encoder.", StringComparison.Ordinal) && Mapped.TryGetValue(named.parameter, out _))
+                .Sum(named => (double)named.parameter.numel() * named.parameter.ElementSize)
+            : 0;
+
+    /// <summary>Records that the values of a tensor are those of a mapped file.</summary>
+    public static void MarkMapped(Tensor tensor) => Mapped.AddOrUpdate(tensor, Mark);
+
+    private static readonly ConditionalWeakTable<Tensor, object> Mapped = [];
+    private static readonly object Mark = new();
 }

@@ -82,6 +82,8 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
     internal Tensor AttendAlong(int axis, Tensor x, Rope? rope = null, bool ropeFirst = false)
     {
         using var scope = NewDisposeScope();
+        var (call, places) = (axis == Time ? SequenceParallel.Current : null, x.shape[2]);
+        x = call?.ToPlaces(x) ?? x;
         var (b, t, s, c) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
         if (axis == All)
         {
@@ -94,7 +96,8 @@ public sealed class SelfAttention : nn.Module<Tensor, Tensor>
                 ? Attend(projected.view(b * t, s, 3, _heads, -1), rope, ropeFirst)
                 // One sample at a time, because the positions of several samples have no common stride and would have to be copied.
                 : stack(projected.unbind(0).Select(sample => Attend(sample.transpose(0, 1), rope, ropeFirst).transpose(0, 1)));
-        return proj.call(y.reshape(b, t, s, c)).MoveToOuterDisposeScope();
+        y = proj.call(y.reshape(b, t, s, c));
+        return (call?.ToFrames(y, places) ?? y).MoveToOuterDisposeScope();
     }
 
     // From [batch, length, 3, heads, d] to [batch, length, heads, d].

@@ -47,7 +47,7 @@ internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
         }
 
         Parameter[] parameters = [.. module.parameters().Where(parameter => parameter.requires_grad)];
-        var call = new Call(function, Array.ConvertAll(inputs, input => input is not null), parameters);
+        var call = new Call(SequenceParallel.Keep(function), Array.ConvertAll(inputs, input => input is not null), parameters);
         return apply([call, .. inputs.OfType<Tensor>(), .. parameters]);
     }
 

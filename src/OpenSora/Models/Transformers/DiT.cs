@@ -210,9 +210,11 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
     {
         CheckShapes(x, timestep, y);
         using var scope = NewDisposeScope();
+        Tensor? noisyFrames = null;
+        using var call = Divide(ref x, ref noisyFrames);
         var (b, c) = (x.shape[0], Config.HiddenSize);
         var (t, h, w) = (x.shape[2] / Config.PatchSize[0], x.shape[3] / Config.PatchSize[1], x.shape[4] / Config.PatchSize[2]);
-        var (places, frames) = PositionsFor(t, h, w, x.device);
+        var (places, frames) = PositionsFor(t, h, w, x.device, call);
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
         tokens = tokens.Plus(places.unsqueeze(1).In(tokens.dtype));
@@ -226,7 +228,8 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
             tokens = next;
         }
         tokens = tokens.view(b, -1, c).In(ScalarType.Float32);
-        return x_embedder.Unpatchify(final_layer.call(tokens, condition), t, h, w, OutChannels).MoveToOuterDisposeScope();
+        var video = x_embedder.Unpatchify(final_layer.call(tokens, condition), t, h, w, OutChannels);
+        return (call?.Gather(video) ?? video).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc cref="IVideoTransformer.Denoise"/>
@@ -241,6 +244,8 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
                 : text.unsqueeze(1);
         return forward(x, t, y, conditions.DroppedText ?? Drop(y), conditions.CancellationToken).MoveToOuterDisposeScope();
     }
+
+    private protected override int TemporalAttentions => SpaceTimeAttention.CountTemporal(Config.AttentionOrder, Config.Depth);
 
     private protected override NetworkCost Cost(CallSize size, int bytes) =>
         new(FlopEstimate.Of(Config, (int)size.Frames, (int)size.Height, (int)size.Width).Times(size.Batch), WorkingMemory.Of(Config, size, bytes));
@@ -259,16 +264,17 @@ public sealed partial class DiT : VideoTransformer<DiTConfig>
     }
 
     // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, new tables for any other size.
-    private (Tensor Places, Tensor Frames) PositionsFor(long t, long h, long w, Device device)
+    private (Tensor Places, Tensor Frames) PositionsFor(long t, long h, long w, Device device, SequenceParallel? call)
     {
+        t = call?.Frames ?? t;
         var (size, patch) = (Config.InputSize, Config.PatchSize);
         if ((t, h, w) == (size[0] / patch[0], size[1] / patch[1], size[2] / patch[2]))
         {
-            return (pos_embed_spatial, pos_embed_temporal);
+            return (pos_embed_spatial, call?.Own(pos_embed_temporal) ?? pos_embed_temporal);
         }
 
         var (places, frames) = Grid((int)t, (int)h, (int)w);
-        return (places.to(device), frames.to(device));
+        return (places.to(device), (call?.Own(frames) ?? frames).to(device));
     }
 
     private (Tensor Places, Tensor Frames) Grid(int t, int h, int w) =>

@@ -26,6 +26,15 @@ internal readonly record struct SpaceTimeAttention(AttentionOrder Order, int Blo
     /// <summary>Whether the block has a second attention, along time.</summary>
     public bool HasTemporal => Order is AttentionOrder.Serial or AttentionOrder.Parallel;
 
+    /// <summary>Counts the attentions along time of a model.</summary>
+    public static int CountTemporal(AttentionOrder order, int depth) =>
+        order switch
+        {
+            AttentionOrder.Full => 0,
+            AttentionOrder.Interleaved => depth / 2,
+            _ => depth,
+        };
+
     /// <summary>Determines whether a parameter attends over time: the second attention of a block, or a whole block if blocks alternate.</summary>
     /// <param name="order">The model's order.</param>
     /// <param name="parameter">The parameter's name, such as <c>blocks.3.attn.qkv.weight</c>.</param>

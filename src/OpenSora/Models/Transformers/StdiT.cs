@@ -194,15 +194,12 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     )
     {
         using var scope = NewDisposeScope();
-        if (y.dim() == 3)
-        {
-            y = y.unsqueeze(1);
-        }
-
+        y = y.dim() == 3 ? y.unsqueeze(1) : y;
         CheckShapes(x, timestep, y, mask, noisyFrames, size);
+        using var call = Divide(ref x, ref noisyFrames);
         var (b, c) = (x.shape[0], Config.HiddenSize);
         var (t, h, w) = (x.shape[2] / Config.PatchSize[0], x.shape[3] / Config.PatchSize[1], x.shape[4] / Config.PatchSize[2]);
-        var (places, frames) = PositionsFor(t, h, w, x.device);
+        var (places, frames) = PositionsFor(t, h, w, x.device, call);
 
         var tokens = x_embedder.call(x).view(b, t, h * w, c); // [B, T, S, C]
         tokens = tokens.Plus(places.unsqueeze(1).In(tokens.dtype));
@@ -234,7 +231,8 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
         var output = noisyFrames is null
             ? final_layer.call(tokens, time)
             : final_layer.OfFrames(tokens, time, clean!, noisyFrames.view(b, t, 1).expand(b, t, h * w).reshape(b, -1, 1));
-        return x_embedder.Unpatchify(output, t, h, w, OutChannels).MoveToOuterDisposeScope();
+        var video = x_embedder.Unpatchify(output, t, h, w, OutChannels);
+        return (call?.Gather(video) ?? video).MoveToOuterDisposeScope();
     }
 
     /// <inheritdoc cref="IVideoTransformer.Denoise"/>
@@ -250,6 +248,8 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
         return forward(x, t, conditions.Text, conditions.TextMask, drop, conditions.NoisyFrames, size, null, conditions.CancellationToken)
             .MoveToOuterDisposeScope();
     }
+
+    private protected override int TemporalAttentions => SpaceTimeAttention.CountTemporal(Config.AttentionOrder, Config.Depth);
 
     private protected override NetworkCost Cost(CallSize size, int bytes) =>
         new(
@@ -275,16 +275,17 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
     }
 
     // The tables [1, S, C] and [1, T, C]: the buffers for the configured size, new tables for any other size.
-    private (Tensor Places, Tensor Frames) PositionsFor(long t, long h, long w, Device device)
+    private (Tensor Places, Tensor Frames) PositionsFor(long t, long h, long w, Device device, SequenceParallel? call)
     {
+        t = call?.Frames ?? t;
         var (size, patch) = (Config.InputSize, Config.PatchSize);
         if ((t, h, w) == (size[0] / patch[0], size[1] / patch[1], size[2] / patch[2]))
         {
-            return (pos_embed, pos_embed_temporal);
+            return (pos_embed, call?.Own(pos_embed_temporal) ?? pos_embed_temporal);
         }
 
         var (places, frames) = Grid((int)t, (int)h, (int)w);
-        return (places.to(device), frames.to(device));
+        return (places.to(device), (call?.Own(frames) ?? frames).to(device));
     }
 
     // If positions are stretched, then to the square of the configured size, regardless of the size of the latents.

@@ -165,6 +165,7 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
         MultiResolution.CheckInputs(Config, x, timestep, conditions);
         using var scope = NewDisposeScope();
         var (b, c, noisy) = (x.shape[0], Config.HiddenSize, conditions.NoisyFrames);
+        using var call = Divide(ref x, ref noisy);
         var (t, h, w) = MultiResolution.Grid(Config, x);
         Tensor Row(params double[] values) => MultiResolution.Row(x.device, values);
 
@@ -190,10 +191,12 @@ public sealed class StdiT2 : VideoTransformer<StdiT2Config>
             tokens = next;
         }
         // As published, the last layer receives the size embedding only for conditioning frames.
-        return MultiResolution
-            .Video(Config, x_embedder, final_layer, tokens, time, clean is null ? null : clean.Plus(size), noisy, x)
-            .MoveToOuterDisposeScope();
+        var afterBlocks = clean?.Plus(size);
+        var video = MultiResolution.Video(Config, x_embedder, final_layer, tokens, time, afterBlocks, noisy, x);
+        return (call?.Gather(video) ?? video).MoveToOuterDisposeScope();
     }
+
+    private protected override int TemporalAttentions => Config.Depth;
 
     private protected override NetworkCost Cost(CallSize size, int bytes) =>
         new(

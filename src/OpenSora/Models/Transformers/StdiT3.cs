@@ -156,6 +156,7 @@ public sealed class StdiT3 : VideoTransformer<StdiT3Config>
         MultiResolution.CheckInputs(Config, x, timestep, conditions);
         using var scope = NewDisposeScope();
         var (b, c, noisy) = (x.shape[0], Config.HiddenSize, conditions.NoisyFrames);
+        using var call = Divide(ref x, ref noisy);
         var (t, h, w) = MultiResolution.Grid(Config, x);
 
         var fps = fps_embedder.call(MultiResolution.Rates(conditions, x)); // [1 or B, C]
@@ -175,8 +176,11 @@ public sealed class StdiT3 : VideoTransformer<StdiT3Config>
             tokens.Dispose();
             tokens = next;
         }
-        return MultiResolution.Video(Config, x_embedder, final_layer, tokens, time, clean, noisy, x).MoveToOuterDisposeScope();
+        var video = MultiResolution.Video(Config, x_embedder, final_layer, tokens, time, clean, noisy, x);
+        return (call?.Gather(video) ?? video).MoveToOuterDisposeScope();
     }
+
+    private protected override int TemporalAttentions => Config.Depth;
 
     private protected override NetworkCost Cost(CallSize size, int bytes) =>
         new(

@@ -1,3 +1,4 @@
+using OpenSora.Distributed;
 using OpenSora.Models.Layers;
 using OpenSora.Runtime;
 using TorchSharp;
@@ -8,7 +9,7 @@ namespace OpenSora.Models;
 
 /// <summary>The common part of the transformers of this library: the properties that follow from the configuration.</summary>
 /// <typeparam name="TConfig">The type of the configuration.</typeparam>
-public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer, ICosted
+public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, DenoiserConditions, Tensor>, IVideoTransformer, ICosted, IDivisible
     where TConfig : TransformerConfig
 {
     private protected VideoTransformer(string name, TConfig config)
@@ -52,6 +53,15 @@ public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, Deno
     /// <summary>The random generator that selects which captions are dropped during training; null uses PyTorch's global generator.</summary>
     public Generator? DropoutGenerator { get; set; }
 
+    ICollectives? IDivisible.Group { get; set; }
+
+    TransformerConfig IDivisible.Config => Config;
+
+    int IDivisible.TemporalAttentions => TemporalAttentions;
+
+    /// <summary>The number of attentions along time in a forward pass; 0 if tokens attend to all frames.</summary>
+    private protected abstract int TemporalAttentions { get; }
+
     /// <inheritdoc/>
     public abstract bool IsTemporal(string parameter);
 
@@ -86,17 +96,24 @@ public abstract class VideoTransformer<TConfig> : nn.Module<Tensor, Tensor, Deno
     /// <inheritdoc/>
     public abstract Tensor NullCaption(long batch = 1);
 
-    NetworkCost ICosted.Cost(CallSize size) => Cost(size, NetworkCost.BytesOf(this));
+    NetworkCost ICosted.Cost(CallSize size) =>
+        Cost(SequenceParallel.Share(((IDivisible)this).Group, Config.PatchSize, size), NetworkCost.BytesOf(this));
 
     /// <summary>Computes the cost of a forward pass.</summary>
     /// <param name="size">The size of the latents and of the text.</param>
     /// <param name="bytes">The number of bytes of a value in the blocks.</param>
     private protected abstract NetworkCost Cost(CallSize size, int bytes);
 
+    /// <summary>Begins a call and replaces its inputs by the share of this process, if the tokens are divided among processes.</summary>
+    private protected SequenceParallel? Divide(ref Tensor x, ref Tensor? noisyFrames) =>
+        SequenceParallel.Begin(((IDivisible)this).Group, Config.PatchSize, ref x, ref noisyFrames);
+
     /// <summary>Selects the captions to drop in training, <c>[B]</c>; null drops none.</summary>
     private protected Tensor? Drop(Tensor text) =>
         training && Config.ClassDropoutProb > 0
-            ? rand(text.shape[0], device: text.device, generator: DropoutGenerator).LessThan(Config.ClassDropoutProb)
+            ? SequenceParallel
+                .Same(((IDivisible)this).Group, rand(text.shape[0], device: text.device, generator: DropoutGenerator))
+                .LessThan(Config.ClassDropoutProb)
             : null;
 
     /// <summary>Initializes the layers that all these models have: Xavier-uniform matrices, gains of 1, small normal embeddings.</summary>
