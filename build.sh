@@ -21,32 +21,29 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else fail "root privileges are required and sudo is not available: run '$*' as root, then try again."; fi
 }
 
-setup() {
-  command -v dotnet >/dev/null || fail "the .NET SDK 10 is required: https://dot.net"
-  command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null && return
-  if command -v apt-get >/dev/null; then
-    say "Installing the Debian package ffmpeg"
-    as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null
-  else
-    fail "ffmpeg and ffprobe are required on the PATH: https://ffmpeg.org"
-  fi
+# Installs a Debian package if one of its commands is missing.
+install_package() { # PACKAGE WHERE COMMAND...
+  local package=$1 where=$2 command missing=
+  shift 2
+  for command in "$@"; do command -v "$command" >/dev/null || missing=1; done
+  [ -n "$missing" ] || return 0
+  command -v apt-get >/dev/null || fail "$* must be on the PATH: $where"
+  say "Installing the Debian package $package"
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
 }
 
-# Installs the Debian packages that only tests need. Each line has a program and the package that contains it.
+setup() {
+  command -v dotnet >/dev/null || fail "the .NET SDK 10 is required: https://dot.net"
+  install_package ffmpeg https://ffmpeg.org ffmpeg ffprobe
+}
+
+# What only the tests need. Where there is no apt-get, the tests that need it are skipped.
 setup_tests() {
   setup
-  local program package missing=()
-  while read -r program package; do
-    command -v "$program" >/dev/null || missing+=("$package")
-  done <<'PACKAGES'
-redis-server redis-server
-PACKAGES
-  [ ${#missing[@]} -gt 0 ] || return 0
-  command -v apt-get >/dev/null || fail "the tests require these Debian packages, or the same programs on the PATH: ${missing[*]}"
-  say "Installing the Debian packages ${missing[*]}"
-  as_root apt-get update -qq
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  command -v apt-get >/dev/null || return 0
+  install_package mpich https://www.mpich.org mpirun.mpich
+  install_package redis-server https://redis.io redis-server
 }
 
 # Runs a command of the SDK. Commands such as build and restore leave empty folders in the temporary folder, so they get one that is deleted.
@@ -120,10 +117,7 @@ case $verb in
     # Not part of 'test': the package Microsoft.Playwright and Chromium are several hundred megabytes.
     setup
     if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
-      command -v apt-get >/dev/null || fail "Chromium or Google Chrome is required on the PATH"
-      say "Installing the Debian package chromium"
-      as_root apt-get update -qq
-      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+      install_package chromium https://www.chromium.org chromium
     fi
     build tests/OpenSora.Studio.Browser
     dotnet tests/OpenSora.Studio.Browser/bin/Release/net10.0/OpenSora.Studio.Browser.dll -noColor "$@" ;;

@@ -23,6 +23,12 @@ if (args is ["estimate", var number])
     return Estimates.Measure(int.Parse(number, System.Globalization.CultureInfo.InvariantCulture));
 }
 
+if (args is [Collectives.Child, var engine])
+{
+    Collectives.Measure(engine);
+    return 0;
+}
+
 if (args is [Sequence.Child, var checkpointing])
 {
     return Sequence.MeasureChild(bool.Parse(checkpointing));
@@ -53,6 +59,9 @@ var named = new (string Name, string What, Action Run)[]
 };
 var all = named
     .Concat([
+        ("collectives", "all-reduce between two processes: MPI.NET, the C functions of MPI, and this library; and computation at the same time", () =>
+            Collectives.Run()
+        ),
         ("load", "loading STDiT-XL/2 from a temporary file of 3 GB", Load.Run),
         ("requests", "1,000 requests, 8 at a time, on one loaded model; 40 % are canceled at random points", Requests.Run),
         ("zero-init", "training on clips from image weights, with zero-initialized or random temporal attention, and from scratch", Claims.ZeroInit),

@@ -21,20 +21,25 @@ internal sealed class Terminal
         Converters = { new JsonStringEnumConverter() },
     };
 
+    private readonly TextWriter _output;
+    private readonly TextWriter _error;
     private readonly bool _isInteractive;
 
     private Terminal(ParseResult arguments)
     {
-        (Output, Error) = (arguments.InvocationConfiguration.Output, arguments.InvocationConfiguration.Error);
+        (_output, _error) = (arguments.InvocationConfiguration.Output, arguments.InvocationConfiguration.Error);
         IsJson = arguments.GetValue(CommandLine.Json);
-        _isInteractive = ReferenceEquals(Error, Console.Error) && !Console.IsErrorRedirected;
+        _isInteractive = ReferenceEquals(_error, Console.Error) && !Console.IsErrorRedirected;
     }
 
-    /// <summary>Gets the writer of results.</summary>
-    public TextWriter Output { get; }
+    /// <summary>Gets the writer of results. Only the first of several processes has one.</summary>
+    public TextWriter Output => Rank == 0 ? _output : TextWriter.Null;
 
-    /// <summary>Gets the writer of messages.</summary>
-    public TextWriter Error { get; }
+    /// <summary>Gets the writer of messages. Only the first of several processes has one.</summary>
+    public TextWriter Error => Rank == 0 ? _error : TextWriter.Null;
+
+    /// <summary>Gets or sets the number of this process among those that work together, from 0.</summary>
+    public int Rank { get; set; }
 
     /// <summary>Gets a value that indicates whether the result is written as JSON.</summary>
     public bool IsJson { get; }
@@ -74,7 +79,7 @@ internal sealed class Terminal
     /// <summary>Writes an error message, and with <c>--json</c> a document that contains it.</summary>
     public void Fail(string message)
     {
-        Error.WriteLine(message);
+        _error.WriteLine(Rank == 0 ? message : $"rank {Rank}: {message}");
         if (IsJson)
         {
             WriteJson(new { Error = message });
@@ -151,8 +156,8 @@ internal sealed class Terminal
         return console;
     }
 
-    // Returns the message of an exception that the user can do something about; null for errors in the program.
-    private static string? Explanation(Exception exception) =>
+    /// <summary>Returns the message of an exception that the user can do something about; null for errors in the program.</summary>
+    public static string? Explanation(Exception exception) =>
         exception switch
         {
             TypeInitializationException when exception.GetBaseException() is DllNotFoundException missing => missing.Message,
@@ -172,6 +177,7 @@ internal sealed class Terminal
             or InvalidWeightsException
             or IOException
             or JsonException
+            or Distributed.CollectiveException
             or Training.Stages.TrainingDivergedException
             or UnauthorizedAccessException => exception.Message,
             _ => null,

@@ -1,9 +1,11 @@
 using System.CommandLine;
 using System.Globalization;
 using OpenSora.Diffusion;
+using OpenSora.Distributed;
 using OpenSora.Media;
 using OpenSora.ModelFolders;
 using OpenSora.Models;
+using OpenSora.Mpi;
 using OpenSora.Training.Data;
 using OpenSora.Training.Objectives;
 using OpenSora.Training.Stages;
@@ -21,12 +23,28 @@ internal static class TrainCommand
 
     private static readonly Option<bool> s_validate = new("--validate") { Description = "Check the configuration, and train nothing." };
 
+    private static readonly Option<int?> s_processes = new("--processes")
+    {
+        Description = "Train with this number of processes on this machine, which share each batch. Needs mpirun of MPICH.",
+        Validators =
+        {
+            result =>
+            {
+                if (result.GetValueOrDefault<int?>() is < 1)
+                {
+                    result.AddError("--processes must be at least 1.");
+                }
+            },
+        },
+    };
+
     internal static Command Create()
     {
         var command = new Command("train", "Trains a model in stages. A run that was stopped continues.")
         {
             Configuration,
             s_validate,
+            s_processes,
             CommandLine.Json,
         };
         command.SetAction(Terminal.Action(RunAsync, "Stopped. The same command continues."));
@@ -45,13 +63,52 @@ internal static class TrainCommand
             return CommandLine.Success;
         }
 
-        var latents = file.Run.Cache;
+        var launched = LaunchEnvironment.Read();
+        if (arguments.GetValue(s_processes) is > 1 and var processes)
+        {
+            return launched.Size == 1
+                ? await LocalProcesses.RunAsync(processes, Command(arguments), terminal, cancellationToken).ConfigureAwait(false)
+                : throw new InvalidOperationException(
+                    $"This is process {launched.Rank} of {launched.Size} that {launched.Launcher} started. Leave out --processes, or the launcher."
+                );
+        }
+
+        terminal.Rank = launched.Rank;
+        using var group = launched.Size > 1 ? MpiCollectives.Create() : null;
+        try
+        {
+            return await TrainAsync(file, origin, architecture, config, group, terminal, cancellationToken).ConfigureAwait(false);
+        }
+        catch (Exception e) when (group is not null && e is not OperationCanceledException)
+        {
+            // The others wait for this process, so all end.
+            terminal.Fail(Terminal.Explanation(e) ?? e.ToString());
+            group.Abort(CommandLine.Failure);
+            throw;
+        }
+    }
+
+    // The arguments of each of several processes.
+    private static IEnumerable<string> Command(ParseResult arguments) =>
+        ["train", arguments.GetValue(Configuration)!, .. arguments.GetValue(CommandLine.Json) ? ["--json"] : Array.Empty<string>()];
+
+    private static async Task<int> TrainAsync(
+        TrainingFile file,
+        ModelFolder origin,
+        Architecture<IVideoTransformer> architecture,
+        object config,
+        MpiCollectives? group,
+        Terminal terminal,
+        CancellationToken cancellationToken
+    )
+    {
+        var isFirst = group is null or { Rank: 0 };
         var losses = new Dictionary<string, TrainingProgress>(StringComparer.Ordinal);
         await terminal
             .WithProgressAsync(async stages =>
             {
                 using var networks = Networks.Load(origin, file.Run, architecture, config);
-                using var data = new TrainingSources(origin, networks, latents);
+                using var data = new TrainingSources(origin, networks, file.Run.Cache, isFirst);
                 foreach (var (name, source) in file.Run.Sources)
                 {
                     await data.AddAsync(name, source, file.Run.Sources.Values, stages, cancellationToken).ConfigureAwait(false);
@@ -66,6 +123,11 @@ internal static class TrainCommand
                     }
                 );
                 trainer.Configure(file.Section, name => data[name]);
+                if (group is not null)
+                {
+                    trainer.UseCollectives(group);
+                }
+
                 await trainer.RunAsync(new Reporter(stages, losses), cancellationToken).ConfigureAwait(false);
                 if (file.Run.Output.Length > 0)
                 {
@@ -74,7 +136,10 @@ internal static class TrainCommand
                         trainer.UseAverages();
                     }
 
-                    Save(origin, file.Run.Output, networks.Transformer, architecture.WriteConfig(config));
+                    if (isFirst)
+                    {
+                        Save(origin, file.Run.Output, networks.Transformer, architecture.WriteConfig(config));
+                    }
                 }
 
                 return true;
@@ -263,73 +328,5 @@ internal sealed record Networks(IVideoTransformer Transformer, IVideoAutoencoder
         };
         ((TorchSharp.torch.nn.Module)transformer).UseComputeType(precision);
         return transformer;
-    }
-}
-
-/// <summary>The sources of a training run: clips that are encoded once, and their captions.</summary>
-/// <param name="model">The model, which determines the size of clips.</param>
-/// <param name="networks">The networks that encode clips and captions.</param>
-/// <param name="folder">The folder for encoded clips.</param>
-internal sealed class TrainingSources(ModelFolder model, Networks networks, string folder) : IDisposable
-{
-    private readonly Dictionary<string, LatentCache> _caches = new(StringComparer.Ordinal);
-    private readonly Dictionary<string, ITrainingData> _data = new(StringComparer.Ordinal);
-
-    /// <summary>Gets the data of a source.</summary>
-    public ITrainingData this[string name] => _data[name];
-
-    /// <summary>Encodes the clips of a source that were not encoded before. Sources with the same clips share them.</summary>
-    public async Task AddAsync(
-        string name,
-        TrainingSource source,
-        IEnumerable<TrainingSource> all,
-        Stages stages,
-        CancellationToken cancellationToken
-    )
-    {
-        var video = model.Description.Video;
-        var frames = all.Where(other => other with { Frames = source.Frames } == source).Max(other => other.Frames ?? video.Frames);
-        var clip = new ClipOptions
-        {
-            Width = source.Width ?? video.Width,
-            Height = source.Height ?? video.Height,
-            FramesPerSecond = source.FramesPerSecond ?? video.Fps,
-            Frames = frames,
-        };
-        var table = Directory.Exists(source.Path)
-            ? VideoTable.FromFolder(source.Path, new VideoReader(), clip)
-            : await VideoTable.OpenAsync(source.Path, new VideoReader(), clip).ConfigureAwait(false);
-        table = table.PadShortClips();
-        var key = LatentCache.KeyOf(table, (TorchSharp.torch.nn.Module)networks.Vae);
-        if (!_caches.TryGetValue(key, out var cache))
-        {
-            var hash = Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(System.Text.Encoding.UTF8.GetBytes(key)))[..16];
-            Directory.CreateDirectory(folder);
-            _caches[key] = cache = await LatentCache
-                .OpenOrCreateAsync(
-                    Path.Combine(folder, $"latents-{hash}.safetensors"),
-                    key,
-                    table,
-                    networks.Vae,
-                    progress: new Encoded(stages, name, table.Count),
-                    cancellationToken: cancellationToken
-                )
-                .ConfigureAwait(false);
-        }
-
-        _data[name] = cache.AsData(networks.Text, frames: source.Frames ?? video.Frames);
-    }
-
-    public void Dispose()
-    {
-        foreach (var cache in _caches.Values)
-        {
-            cache.Dispose();
-        }
-    }
-
-    private sealed class Encoded(Stages stages, string name, int count) : IProgress<int>
-    {
-        public void Report(int value) => stages.Report($"Encoding {name}", value, count);
     }
 }

@@ -12,7 +12,7 @@ internal sealed partial class MpiThread
 {
     private const int PollsBeforeSleep = 50;
     private const int LongestSleep = 500; // microseconds
-    private static readonly long Effective = Stopwatch.Frequency / 100_000; // 10 microseconds
+    private static readonly long Effective = Stopwatch.Frequency / 500_000; // 2 microseconds; a poll without effect takes less than 1
 
     private readonly BlockingCollection<MpiRequest> _queue = [];
     private readonly List<MpiRequest> _running = [];

@@ -55,6 +55,41 @@ public class LaunchEnvironmentTests
                 }
             );
 
+    [Theory]
+    [InlineData("4(x2),3", 0, 4)]
+    [InlineData("4(x2),3", 1, 4)]
+    [InlineData("4(x2),3", 2, 3)]
+    [InlineData("2,1", 1, 1)]
+    public void Slurm_counts_the_tasks_of_each_machine(string tasks, int machine, int expected) =>
+        Read($"SLURM_PROCID=8 SLURM_NTASKS=11 SLURM_LOCALID=0 SLURM_NODEID={machine} SLURM_TASKS_PER_NODE={tasks}").LocalSize.ShouldBe(expected);
+
+    [Theory]
+    [InlineData("node[03-05,9],other", "node03")]
+    [InlineData("gnode[10,20]", "gnode10")]
+    [InlineData("a,b[1-2]", "a")]
+    [InlineData("rack[1-2]-gpu,x", "rack1-gpu")]
+    [InlineData("alone", "alone")]
+    public void Slurm_lists_the_machines(string list, string first) =>
+        Read($"SLURM_PROCID=1 SLURM_NTASKS=2 SLURM_LOCALID=0 SLURM_JOB_NODELIST={list}").MasterAddress.ShouldBe(first);
+
+    [Fact]
+    public void A_step_of_Slurm_can_have_fewer_tasks_than_its_job_and_PMI_variables() =>
+        Read(
+                "PMI_RANK=3 PMI_SIZE=4 SLURM_PROCID=3 SLURM_NTASKS=16 SLURM_STEP_NUM_TASKS=4 SLURM_LOCALID=1 SLURM_NODEID=1 "
+                    + "SLURM_TASKS_PER_NODE=8(x2) SLURM_STEP_TASKS_PER_NODE=2(x2) SLURM_STEP_NODELIST=n[1-2]"
+            )
+            .ShouldBe(
+                new LaunchEnvironment
+                {
+                    Launcher = "mpi",
+                    Rank = 3,
+                    Size = 4,
+                    LocalRank = 1,
+                    LocalSize = 2,
+                    MasterAddress = "n1",
+                }
+            );
+
     [Fact]
     public void Kubernetes_numbers_its_pods()
     {
