@@ -57,7 +57,7 @@ internal static class Sequence
             Height = 8 * Side,
             Width = 8 * Side,
         };
-        var (x, t) = (randn(1, 4, Frames, Side, Side), tensor(new[] { 500f }));
+        var (x, t) = (randn([1, 4, Frames, Side, Side]), tensor(new[] { 500f }));
         void Pass()
         {
             using var pass = NewDisposeScope();
