@@ -12,13 +12,13 @@ namespace OpenSora.Benchmarks;
 internal static class Sequence
 {
     public const string Child = "sequence-child";
-    private const int Frames = 64,
+    private const int Frames = 48,
         Side = 32, // latents; patches of 2x2
         Runs = 3;
 
     private static readonly StdiT3Config Config = new()
     {
-        HiddenSize = 256,
+        HiddenSize = 128,
         Depth = 2,
         NumHeads = 4,
         CaptionChannels = 128,
