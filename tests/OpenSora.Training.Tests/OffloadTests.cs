@@ -63,6 +63,12 @@ public class OffloadTests
         }
 
         await trainer.RunAsync();
+        return WeightsAndAverages(trainer, model);
+    }
+
+    private static Dictionary<string, float[]> WeightsAndAverages(StagedTrainer trainer, StdiT model)
+    {
+        using var scope = NewDisposeScope();
         var weights = Tiny.Weights(("model", model));
         trainer.UseAverages();
         foreach (var (key, values) in Tiny.Weights(("average", model)))
@@ -93,6 +99,12 @@ public class OffloadTests
             Folder = folder.Path,
             Copies = copies,
         };
+        if (workers > 1)
+        {
+            var again = await TrainAsync(Stage(null, workers: workers));
+            Tiny.ShouldBeSame(again, await TrainAsync(Stage(null, workers: workers)));
+        }
+
         var expected = await TrainAsync(Stage(null, workers: workers), Stage(null, steps: 1, name: "second"));
         var found = await TrainAsync(Stage(offload, workers: workers), Stage(offload, steps: 1, name: "second"));
         Tiny.ShouldBeSame(found, expected);
