@@ -69,13 +69,46 @@ internal static class OperatorsTogether
         Variant[] variants =
         [
             plain,
-            plain with { Name = "fused attention (SDPA)", Fused = true },
-            plain with { Name = "fused modulation and residual steps", FusedSteps = true },
-            plain with { Name = "bfloat16", BFloat16 = true },
-            plain with { Name = "cached text states", CachedText = true },
-            plain with { Name = "activations kept instead of recomputed", KeepsActivations = true },
-            new Variant("all together, float32") { Fused = true, FusedSteps = true, CachedText = true, KeepsActivations = true },
-            new Variant("all together") { Fused = true, FusedSteps = true, BFloat16 = true, CachedText = true, KeepsActivations = true },
+            plain with
+            {
+                Name = "fused attention (SDPA)",
+                Fused = true,
+            },
+            plain with
+            {
+                Name = "fused modulation and residual steps",
+                FusedSteps = true,
+            },
+            plain with
+            {
+                Name = "bfloat16",
+                BFloat16 = true,
+            },
+            plain with
+            {
+                Name = "cached text states",
+                CachedText = true,
+            },
+            plain with
+            {
+                Name = "activations kept instead of recomputed",
+                KeepsActivations = true,
+            },
+            new Variant("all together, float32")
+            {
+                Fused = true,
+                FusedSteps = true,
+                CachedText = true,
+                KeepsActivations = true,
+            },
+            new Variant("all together")
+            {
+                Fused = true,
+                FusedSteps = true,
+                BFloat16 = true,
+                CachedText = true,
+                KeepsActivations = true,
+            },
         ];
         var best = variants.Select(_ => double.MaxValue).ToArray();
         var results = new double[variants.Length];

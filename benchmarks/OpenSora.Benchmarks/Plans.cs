@@ -26,12 +26,13 @@ internal static class Plans
 
     private static readonly OffloadOptions Optimizer = new() { Optimizer = true },
         Activations = new() { Activations = true },
-        Everything = new()
-        {
-            Optimizer = true,
-            Activations = true,
-            Parameters = true,
-        };
+        Everything =
+            new()
+            {
+                Optimizer = true,
+                Activations = true,
+                Parameters = true,
+            };
 
     private static readonly (string Name, MemoryCase Case)[] Rows =
     [
@@ -141,8 +142,7 @@ internal static class Plans
                     nn.functional.linear(x, v).Dispose();
                 });
             var q = randn(16, places, Model.NumHeads, c / Model.NumHeads).to(type).transpose(1, 2);
-            speeds[$"attention {name}"] =
-                4.0 * 16 * places * places * c / Best(() => nn.functional.scaled_dot_product_attention(q, q, q).Dispose());
+            speeds[$"attention {name}"] = 4.0 * 16 * places * places * c / Best(() => nn.functional.scaled_dot_product_attention(q, q, q).Dispose());
         }
 
         using var outer = NewDisposeScope();

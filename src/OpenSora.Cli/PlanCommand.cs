@@ -29,7 +29,8 @@ internal static class PlanCommand
 
     private static readonly Option<string?> s_preset = new("--preset")
     {
-        Description = "A plan of this library instead of a training configuration: the published training of Open-Sora 1.0, or clips of one minute in "
+        Description =
+            "A plan of this library instead of a training configuration: the published training of Open-Sora 1.0, or clips of one minute in "
             + "1080p on 8 devices, with each combination of what the devices divide, recompute and keep in host memory.",
     };
 
@@ -86,8 +87,7 @@ internal static class PlanCommand
         }
         else
         {
-            var path =
-                arguments.GetValue(s_configuration)
+            var path = arguments.GetValue(s_configuration)
                 ?? throw new InvalidOperationException("There is nothing to plan: specify a training configuration or --preset.");
             plan = CreatePlan(arguments, await TrainingFile.ReadAsync(path, cancellationToken).ConfigureAwait(false));
         }

@@ -80,14 +80,12 @@ public class OffloadTests
     }
 
     [Theory]
-    [InlineData(true, false, false, false, 1)]
-    [InlineData(false, true, false, false, 1)]
-    [InlineData(true, true, true, false, 1)]
-    [InlineData(true, true, true, false, 2)]
-    [InlineData(true, false, false, true, 1)]
-    [InlineData(true, true, true, true, 1)]
-    [InlineData(true, true, true, true, 2)]
-    public async Task Weights_and_averages_are_those_without_offloading(bool optimizer, bool activations, bool parameters, bool copies, int workers)
+    [InlineData(true, false, false, false)]
+    [InlineData(false, true, false, false)]
+    [InlineData(true, true, true, false)]
+    [InlineData(true, false, false, true)]
+    [InlineData(true, true, true, true)]
+    public async Task Weights_and_averages_are_those_without_offloading(bool optimizer, bool activations, bool parameters, bool copies)
     {
         using var folder = new TemporaryFolder();
         var before = TensorCount.Now;
@@ -99,14 +97,8 @@ public class OffloadTests
             Folder = folder.Path,
             Copies = copies,
         };
-        if (workers > 1)
-        {
-            var again = await TrainAsync(Stage(null, workers: workers));
-            Tiny.ShouldBeSame(again, await TrainAsync(Stage(null, workers: workers)));
-        }
-
-        var expected = await TrainAsync(Stage(null, workers: workers), Stage(null, steps: 1, name: "second"));
-        var found = await TrainAsync(Stage(offload, workers: workers), Stage(offload, steps: 1, name: "second"));
+        var expected = await TrainAsync(Stage(null), Stage(null, steps: 1, name: "second"));
+        var found = await TrainAsync(Stage(offload), Stage(offload, steps: 1, name: "second"));
         Tiny.ShouldBeSame(found, expected);
         Directory.EnumerateFileSystemEntries(folder.Path).ShouldBeEmpty();
         TensorCount.ShouldBe(before);
@@ -232,6 +224,7 @@ public class OffloadTests
         stage.Problems().ShouldBeEmpty();
         stage.GradientCheckpointing = false;
         stage.Problems().ShouldHaveSingleItem().ShouldContain("requires GradientCheckpointing");
+        Stage(new OffloadOptions { Optimizer = true }, workers: 2).Problems().ShouldHaveSingleItem().ShouldContain("offloading requires 1");
         Stage(new OffloadOptions { Parameters = true }).Problems().ShouldHaveSingleItem().ShouldContain("set both to true");
     }
 
@@ -274,7 +267,15 @@ public class OffloadTests
         };
         var plain = new MemoryCase(model, 2, 8, 16, BFloat16: false, Checkpointing: true);
         (plain with { Model = model with { Depth = 1 } }).Measure(); // maps what the libraries need for themselves
-        var offloaded = plain with { Offload = new() { Optimizer = optimizer, Activations = activations, Parameters = parameters } };
+        var offloaded = plain with
+        {
+            Offload = new()
+            {
+                Optimizer = optimizer,
+                Activations = activations,
+                Parameters = parameters,
+            },
+        };
         var (before, after) = (Measured(plain), Measured(offloaded));
         after.ShouldBeLessThan(before);
         (offloaded.Estimate() / after).ShouldBeInRange(0.8, 1.2, $"{after / 1e6:F0} MB were measured, {before / 1e6:F0} MB without offloading.");

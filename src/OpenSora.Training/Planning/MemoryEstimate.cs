@@ -121,7 +121,8 @@ internal sealed record MemoryEstimate(
         var copies = mixed ? bytes * BlockMatrices(model) : 0; // of a block's matrices
         // Of the inputs in host memory, the one in use and the next are on the device.
         var inputs = model.Depth * row;
-        var blocks = !checkpointing ? model.Depth * (block + copies)
+        var blocks =
+            !checkpointing ? model.Depth * (block + copies)
             : offload.Activations ? Math.Min(inputs, 2 * row)
             : inputs;
         // Outside the blocks: text encoder states and their projection, final normalization and modulation in float32, latents and the terms of the

@@ -22,8 +22,8 @@ internal sealed class MovingAverage : IDisposable
         using var scope = NewDisposeScope();
         foreach (var (name, parameter) in parameters)
         {
-            _averages[name] =
-                memory?.Copy(parameter, ScalarType.Float32) ?? parameter.detach().to(ScalarType.Float32, copy: true).DetachFromDisposeScope();
+            _averages[name] = memory?.Copy(parameter, ScalarType.Float32)
+                ?? parameter.detach().to(ScalarType.Float32, copy: true).DetachFromDisposeScope();
             memory?.Drop(_averages[name]);
         }
     }

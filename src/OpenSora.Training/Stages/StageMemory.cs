@@ -130,7 +130,9 @@ internal sealed class StageMemory : IBlockMemory, IDisposable
             }
         }
 
-        foreach (var (i, (_, parameter)) in _trained.Index().OrderBy(pair => blocks.TryGetValue(pair.Item.Parameter, out var block) ? block.Number : -1))
+        foreach (
+            var (i, (_, parameter)) in _trained.Index().OrderBy(pair => blocks.TryGetValue(pair.Item.Parameter, out var block) ? block.Number : -1)
+        )
         {
             var gradient = parameter.grad?.DetachFromDisposeScope();
             parameter.grad = null;

@@ -196,11 +196,7 @@ public sealed partial class StagedTrainer : IDisposable
         var (start, step) = (resumed?.Step ?? 0, resumed?.Step ?? 0);
         var before = TimeSpan.FromSeconds(resumed?.Seconds ?? 0);
         var finished = step >= stage.Steps || before >= stage.TimeLimit;
-        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken)
-        {
-            Step = step,
-            Memory = memory,
-        };
+        var run = new TrainingRun(stage, _objective.Modules, _average, stepsBefore, _callbacks, cancellationToken) { Step = step, Memory = memory };
         if (finished)
         {
             await ReportCompleteAsync(run, notes).ConfigureAwait(true);

@@ -392,7 +392,15 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
 
         x = _attention.Run(this, x, attn, TemporalAttention ? attn_temp : null, shiftAttention, scaleAttention, gateAttention, gateTemporal, frames);
-        x = Checkpointed.Sliced(this, cross_attn, 1, i => AddTo(i[0]!, cross_attn.call(i[0]!.reshape(b, -1, c), i[1]!, i[2]).view(i[0]!.shape)), x, text, textBias);
+        x = Checkpointed.Sliced(
+            this,
+            cross_attn,
+            1,
+            i => AddTo(i[0]!, cross_attn.call(i[0]!.reshape(b, -1, c), i[1]!, i[2]).view(i[0]!.shape)),
+            x,
+            text,
+            textBias
+        );
         return Checkpointed
             .Sliced(this, mlp, 1, i => AddGatedTo(i[0]!, i[3]!, mlp.call(NormModulate(i[0]!, i[1]!, i[2]!))), x, shiftMlp, scaleMlp, gateMlp)
             .MoveToOuterDisposeScope();
