@@ -34,8 +34,8 @@ public sealed record StageEstimate
     /// <summary>The time of one optimizer step, from a simulation of its operations, transfers and updates in the order in which they run.</summary>
     public TimeSpan StepTime { get; init; }
 
-    /// <summary>The simulated step: what is busy (<c>device</c>, <c>communication</c> or <c>host</c>), what it does, such as <c>forward 3</c>, and from
-    /// when to when, in seconds since the start of the step.</summary>
+    /// <summary>The simulated step: what is busy (<c>device</c>, <c>communication</c> or <c>host</c>), what it does, such as <c>forward 3</c>, and
+    /// from when to when, in seconds since the start of the step.</summary>
     public IReadOnlyList<(string Lane, string Name, double Start, double End)> Timeline { get; init; } = [];
 
     /// <summary>What takes most of the time of a step: <c>linear layers</c>, <c>attention</c>, <c>memory bandwidth</c>, <c>communication</c>,
