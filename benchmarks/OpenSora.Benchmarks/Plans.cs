@@ -8,8 +8,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>Compares the step time and the peak memory that a plan predicts from the speeds of single operations with measurements. Each configuration
-/// is measured in a process of its own, in processor time of one thread. Linux only.</summary>
+/// <summary>Compares the step time and the peak memory that a plan predicts from the speeds of single operations with measurements. Each
+/// configuration is measured in a process of its own, in processor time of one thread. Linux only.</summary>
 internal static class Plans
 {
     /// <summary>The first argument of a process that measures a configuration.</summary>

@@ -34,8 +34,9 @@ public sealed record StageEstimate
     /// <summary>The time of one optimizer step, from a simulation of its operations, transfers and updates in the order in which they run.</summary>
     public TimeSpan StepTime { get; init; }
 
-    /// <summary>The simulated step.</summary>
-    public IReadOnlyList<StepEvent> Timeline { get; init; } = [];
+    /// <summary>The simulated step: what is busy (<c>device</c>, <c>communication</c> or <c>host</c>), what it does, such as <c>forward 3</c>, and
+    /// from when to when, in seconds since the start of the step.</summary>
+    public IReadOnlyList<(string Lane, string Name, double Start, double End)> Timeline { get; init; } = [];
 
     /// <summary>What takes most of the time of a step: <c>linear layers</c>, <c>attention</c>, <c>memory bandwidth</c>, <c>communication</c>,
     /// <c>host transfers</c> or <c>host updates</c>.</summary>
@@ -53,10 +54,3 @@ public sealed record StageEstimate
     /// <summary>The price in US dollars.</summary>
     public double Dollars { get; init; }
 }
-
-/// <summary>A part of a simulated training step.</summary>
-/// <param name="Lane">What is busy: <c>device</c>, <c>communication</c> or <c>host</c>.</param>
-/// <param name="Name">What it does, such as <c>forward 3</c>.</param>
-/// <param name="Start">The start in seconds since the start of the step.</param>
-/// <param name="End">The end in seconds since the start of the step.</param>
-public readonly record struct StepEvent(string Lane, string Name, double Start, double End);

@@ -23,7 +23,7 @@ internal sealed class StepSimulation
     private readonly FlopEstimate _encoding;
     private readonly double _row;
     private readonly Dictionary<string, double> _spent = new(StringComparer.Ordinal);
-    private readonly List<StepEvent> _events = [];
+    private readonly List<(string Lane, string Name, double Start, double End)> _events = [];
     private double _device;
 
     public StepSimulation(TrainingPlan plan, PlannedStage stage, FlopEstimate forward, FlopEstimate encoding, int height, int width)
@@ -36,7 +36,7 @@ internal sealed class StepSimulation
     }
 
     /// <summary>Runs the simulation.</summary>
-    public (double Seconds, IReadOnlyList<StepEvent> Events, string BoundBy) Run()
+    public (double Seconds, IReadOnlyList<(string Lane, string Name, double Start, double End)> Events, string BoundBy) Run()
     {
         var (hardware, model, offload) = (_plan.Hardware, _plan.Model, _stage.Offload ?? new());
         var (depth, devices, k) = (model.Depth, _plan.Devices, _stage.SequenceParallel);
@@ -129,6 +129,6 @@ internal sealed class StepSimulation
     private void Add(string lane, string kind, string name, double start, double seconds)
     {
         _spent[kind] = _spent.GetValueOrDefault(kind) + seconds;
-        _events.Add(new StepEvent(lane, name, start, start + seconds));
+        _events.Add((lane, name, start, start + seconds));
     }
 }

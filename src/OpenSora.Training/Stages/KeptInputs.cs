@@ -4,7 +4,8 @@ using static TorchSharp.torch;
 namespace OpenSora.Training.Stages;
 
 /// <summary>The inputs of blocks in host memory, from the forward pass of a block to its backward pass. This type is thread-safe.</summary>
-/// <remarks>While the backward pass of a block runs, the input of the block before it is fetched. The memory is used again for the next batch.</remarks>
+/// <remarks>While the backward pass of a block runs, the input of the block before it is fetched. The memory is used again for the next
+/// batch.</remarks>
 /// <param name="memory">The memory, which this object owns.</param>
 /// <param name="isCopied">Whether inputs are copied back to their device; false if blocks use the host memory itself.</param>
 internal sealed class KeptInputs(ScratchMemory memory, bool isCopied) : IDisposable

@@ -202,6 +202,10 @@ public class TrainingStage
             ),
             (CheckpointSlices > 0, $"has {nameof(CheckpointSlices)} {CheckpointSlices}; it must be above 0"),
             (
+                Offload is not ({ Optimizer: true } or { Activations: true } or { Parameters: true }) || Workers == 1,
+                $"has {nameof(Offload)} and {nameof(Workers)} {Workers}; offloading requires 1"
+            ),
+            (
                 Offload is not ({ Activations: true } or { Parameters: true }) || GradientCheckpointing,
                 $"has {nameof(Offload)} with {nameof(OffloadOptions.Activations)} or {nameof(OffloadOptions.Parameters)}, which requires "
                     + $"{nameof(GradientCheckpointing)}; set it to true"

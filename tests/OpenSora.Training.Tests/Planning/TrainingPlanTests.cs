@@ -300,6 +300,10 @@ public class TrainingPlanTests
                 (One(stage with { Frames = 0 }), "0 Frames"),
                 (One(stage with { BatchSize = 0 }), "both must be above 0"),
                 (One(stage) with { Devices = 0 }, "0 Devices"),
+                (One(stage with { CheckpointSlices = 0 }), "0 CheckpointSlices"),
+                (One(stage with { ZeroStage = 3 }), "ZeroStage 3"),
+                (One(stage with { SequenceParallel = 2 }), "SequenceParallel 2"),
+                (One(stage with { Offload = new() { Activations = true } }), "requires GradientCheckpointing"),
                 (One(stage) with { Hardware = Hardware.H800 with { Utilization = 2 } }, "as a fraction, it must be at most 1"),
                 (One(stage) with { Hardware = Hardware.H800 with { Memory = double.NaN } }, "Memory NaN"),
             }
@@ -307,6 +311,49 @@ public class TrainingPlanTests
         {
             Should.Throw<InvalidOperationException>(plan.Estimate).Message.ShouldContain(message);
         }
+    }
+
+    [Fact]
+    public void One_minute_of_1080p_fits_on_8_devices_with_inputs_on_the_host()
+    {
+        var estimates = TrainingPlan.OneMinute1080p.Estimate();
+        estimates.First(estimate => estimate.Fits).Stage.Name.ShouldBe("+ activations on the host");
+        estimates[^1].Fits.ShouldBeTrue();
+        // 1,440 frames of 68 x 120 tokens of 1,152 values in bfloat16, for each of 28 blocks, over all devices.
+        var tokens = 1440.0 * 68 * 120;
+        estimates.First(estimate => estimate.Fits).HostMemory.ShouldBe(28 * tokens * 1152 * 2, 1);
+        estimates[^1].HostMemory.ShouldBeInRange(758e9, 800e9);
+        estimates.ShouldAllBe(estimate => estimate.BoundBy == "attention");
+        TrainingPlan.OneMinute1080p.ToString().ShouldContain("| + activations on the host |");
+    }
+
+    [Fact]
+    public void A_simulated_step_does_one_thing_at_a_time_in_each_lane()
+    {
+        foreach (var estimate in TrainingPlan.OneMinute1080p.Estimate())
+        {
+            foreach (var lane in estimate.Timeline.GroupBy(one => one.Lane))
+            {
+                lane.Zip(lane.Skip(1)).ShouldAllBe(pair => pair.First.End <= pair.Second.Start + 1e-9);
+                lane.ShouldAllBe(one => one.End >= one.Start);
+            }
+
+            estimate.StepTime.TotalSeconds.ShouldBe(estimate.Timeline.Where(one => one.Lane is "device").Max(one => one.End), 1e-6);
+        }
+
+        // The forward pass of a block waits for the update of its weights.
+        var slow = TrainingPlan.OneMinute1080p with { Hardware = Hardware.H800 with { HostMemoryBandwidth = 1e8 } };
+        var last = slow.Estimate()[^2];
+        var updated = last.Timeline.Single(one => one.Name is "update 5").End;
+        last.Timeline.First(one => one.Name is "forward 5, linear layers").Start.ShouldBeGreaterThanOrEqualTo(updated);
+        last.StepTime.ShouldBeGreaterThan(TrainingPlan.OneMinute1080p.Estimate()[^2].StepTime);
+    }
+
+    [Fact]
+    public void Each_combination_needs_less_device_memory()
+    {
+        var peaks = TrainingPlan.OneMinute1080p.Estimate().Select(estimate => estimate.PeakMemory).ToList();
+        peaks.Zip(peaks.Skip(1)).ShouldAllBe(pair => pair.Second <= pair.First);
     }
 
     // Operations of every linear layer and convolution that runs: each of its outputs is a sum over its weights.
