@@ -83,8 +83,10 @@ internal static partial class Collectives
                     Console.WriteLine(
                         string.Create(
                             CultureInfo.InvariantCulture,
-                            $"{megabytes} MB: MPI.NET {times[0]:F2} ms, with copies from and to a tensor {times[1]:F2} ms, MPI_Allreduce {times[2]:F2} ms, "
-                                + $"MPI_Iallreduce and MPI_Test {times[3]:F2} ms; ratio {times[0] / times[2]:F2}, with copies {times[1] / times[2]:F2}"
+                            $"{megabytes} MB: MPI.NET {times[0]:F2} ms, with copies from and to a tensor {times[1]:F2} ms, MPI_Allreduce "
+                                + $"{times[2]:F2} ms, "
+                                + $"MPI_Iallreduce and MPI_Test {times[3]:F2} ms; ratio {times[0] / times[2]:F2}, with copies "
+                                + $"{times[1] / times[2]:F2}"
                         )
                     );
                 }

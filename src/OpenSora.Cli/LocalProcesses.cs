@@ -47,7 +47,8 @@ internal static partial class LocalProcesses
     {
         var launcher = Array.ConvertAll(Launchers, name => find(name)).FirstOrDefault(path => path is not null)
             ?? throw new FileNotFoundException(
-                $"Several processes need a launcher of MPI, but none of {string.Join(", ", Launchers)} is on the PATH. Install MPICH (Debian and Ubuntu: "
+                $"Several processes need a launcher of MPI, but none of {string.Join(", ", Launchers)} is on the PATH. Install MPICH (Debian and "
+                    + "Ubuntu: "
                     + "apt-get install mpich; macOS: brew install mpich), or MS-MPI on Windows."
             );
 

@@ -1,6 +1,7 @@
 namespace OpenSora.Cuda;
 
-/// <summary>The functions of NCCL and of the CUDA driver that collectives use. Those that return an integer return an error code, 0 without error.</summary>
+/// <summary>The functions of NCCL and of the CUDA driver that collectives use. Those that return an integer return an error code, 0 without
+/// error.</summary>
 internal interface INccl
 {
     /// <summary>The result of <see cref="QueryEvent"/> while work before the event is not done.</summary>

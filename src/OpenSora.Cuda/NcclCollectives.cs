@@ -7,7 +7,8 @@ namespace OpenSora.Cuda;
 
 /// <summary>Communication over NCCL between processes that each use one NVIDIA GPU, for tensors in the memory of these GPUs.</summary>
 /// <remarks>
-/// <para>It requires NVIDIA's library NCCL 2.18 or later (<c>libnccl.so.2</c>, Linux only). Any launcher that <see cref="LaunchEnvironment"/> knows can
+/// <para>It requires NVIDIA's library NCCL 2.18 or later (<c>libnccl.so.2</c>, Linux only). Any launcher that <see cref="LaunchEnvironment"/> knows
+/// can
 /// start the processes; they find each other at <c>MASTER_ADDR</c> and <c>MASTER_PORT</c>.</para>
 /// <para>Operations run on a stream next to the default stream of the GPU. They start after the work that is in the default stream, and work that is
 /// added to it after <see cref="CollectiveOperation.Wait"/> starts after them. NCCL adds bfloat16 values itself, and rounds each sum of two.</para>
@@ -46,7 +47,8 @@ public sealed class NcclCollectives : ICollectives
     public Device Device { get; }
 
     /// <summary>Joins the group of all processes that the launcher started. The GPU is the one with the local rank of this process.</summary>
-    /// <param name="timeout">The time after which an operation that is not complete fails; null for <see cref="DefaultTimeout"/>. The time limit for the
+    /// <param name="timeout">The time after which an operation that is not complete fails; null for <see cref="DefaultTimeout"/>. The time limit for
+    /// the
     /// start is the same.</param>
     /// <param name="cancellationToken">Cancels the start.</param>
     /// <exception cref="DllNotFoundException">NCCL or NVIDIA's driver is not installed.</exception>

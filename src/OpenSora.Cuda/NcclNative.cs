@@ -41,7 +41,8 @@ internal sealed unsafe partial class NcclNative : INccl
         if (!load(OperatingSystem.IsWindows() ? "nvcuda.dll" : "libcuda.so.1", out var driver))
         {
             throw new DllNotFoundException(
-                "No NVIDIA driver was found on this machine, so GPUs cannot exchange tensors. Use MpiCollectives of the package OpenSora.Lib.Mpi for CPUs."
+                "No NVIDIA driver was found on this machine, so GPUs cannot exchange tensors. Use MpiCollectives of the package OpenSora.Lib.Mpi "
+                    + "for CPUs."
             );
         }
 
@@ -50,7 +51,8 @@ internal sealed unsafe partial class NcclNative : INccl
         return load(name, out var nccl)
             ? (nccl, driver)
             : throw new DllNotFoundException(
-                $"NCCL is not installed: {name} was not found. Install NVIDIA's package libnccl2 (Linux only), or set {PathVariable} to the library's path."
+                $"NCCL is not installed: {name} was not found. Install NVIDIA's package libnccl2 (Linux only), or set {PathVariable} to the "
+                    + "library's path."
             );
     }
 

@@ -3,7 +3,8 @@ using OpenSora.Distributed;
 
 namespace OpenSora.Cuda;
 
-/// <summary>The stream of a group and the operations in flight on it. A thread watches them, because a GPU waits for a lost process forever.</summary>
+/// <summary>The stream of a group and the operations in flight on it. A thread watches them, because a GPU waits for a lost process
+/// forever.</summary>
 internal sealed class NcclWatch : IDisposable
 {
     private const int InProgress = 7; // ncclInProgress
@@ -166,7 +167,8 @@ internal sealed class NcclWatch : IDisposable
         else if (_running.TryPeek(out var late) && Stopwatch.GetElapsedTime(late.Started) > _timeout)
         {
             _ = Fail(
-                $"{late.Description} did not complete within {_timeout.TotalSeconds:0.###} s on {_place}: another process ended, hangs, calls something "
+                $"{late.Description} did not complete within {_timeout.TotalSeconds:0.###} s on {_place}: another process ended, hangs, calls "
+                    + "something "
                     + "else, or computes for longer than this timeout."
             );
         }

@@ -5,7 +5,8 @@ using System.Text;
 namespace OpenSora.Distributed;
 
 /// <summary>Gives bytes of the first process to all others over TCP, before they can communicate in another way.</summary>
-/// <remarks>A process sends <c>OpenSora</c>, its rank and the number of processes (32 bits each, little-endian); the first process answers with a byte,
+/// <remarks>A process sends <c>OpenSora</c>, its rank and the number of processes (32 bits each, little-endian); the first process answers with a
+/// byte,
 /// which is 1 if it expected the process, and the bytes.</remarks>
 internal static class Rendezvous
 {

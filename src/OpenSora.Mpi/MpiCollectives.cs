@@ -44,7 +44,8 @@ public sealed class MpiCollectives : ICollectives
     /// <param name="timeout">The time after which an operation that is not complete fails; null for <see cref="DefaultTimeout"/>. It must be longer
     /// than the longest time between the same call of two processes.</param>
     /// <exception cref="DllNotFoundException">No MPI library with the binary interface of MPICH was found.</exception>
-    /// <exception cref="InvalidOperationException">MPI was initialized before in this process, or the launcher does not support the MPI library.</exception>
+    /// <exception cref="InvalidOperationException">MPI was initialized before in this process, or the launcher does not support the MPI
+    /// library.</exception>
     /// <exception cref="CollectiveException">The other processes did not start in time.</exception>
     public static MpiCollectives Create(TimeSpan? timeout = null)
     {
@@ -81,7 +82,8 @@ public sealed class MpiCollectives : ICollectives
         if (group!.Size == 1 && launched.Size > 1)
         {
             throw new InvalidOperationException(
-                $"The launcher ({launched.Launcher}) started {launched.Size} processes, but MPI knows only this one. Use the launcher that belongs to "
+                $"The launcher ({launched.Launcher}) started {launched.Size} processes, but MPI knows only this one. Use the launcher that "
+                    + "belongs to "
                     + "the MPI library (mpirun.mpich on Debian), or srun --mpi=pmi2 with Slurm."
             );
         }

@@ -61,7 +61,8 @@ internal static partial class MpiNative
         if (variable("OMPI_COMM_WORLD_SIZE") is not null)
         {
             throw new DllNotFoundException(
-                $"This process was started by Open MPI, which has another binary interface. Use the mpirun of MPICH (mpirun.mpich on Debian). {Install}"
+                $"This process was started by Open MPI, which has another binary interface. Use the mpirun of MPICH (mpirun.mpich on Debian). "
+                    + $"{Install}"
             );
         }
 

@@ -32,11 +32,19 @@ internal sealed class ScenarioException(string message) : Exception(message)
 /// <summary>Lines on standard output that begin with the rank of the process, such as <c>[1] loss 0.5</c>.</summary>
 internal sealed class ScenarioOutput(int rank) : IDisposable
 {
+    // A folder for the same lines, because Hydra can drop output after the death of a process.
+    private static readonly string? Folder = Environment.GetEnvironmentVariable("OPENSORA_TEST_OUTPUT");
+
     private readonly Stream _stream = Console.OpenStandardOutput();
 
     /// <summary>Writes a line at once, so that it does not mix with those of other processes.</summary>
     public void WriteLine(string line)
     {
+        if (Folder is { Length: > 0 })
+        {
+            File.AppendAllText(Path.Combine(Folder, $"rank-{rank}.txt"), $"[{rank}] {line}\n");
+        }
+
         _stream.Write(Encoding.UTF8.GetBytes($"[{rank}] {line}\n"));
         _stream.Flush();
     }

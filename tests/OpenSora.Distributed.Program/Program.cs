@@ -28,7 +28,7 @@ try
 }
 catch (Exception e) when (e is CollectiveException or ScenarioException or ArgumentException or InvalidOperationException or DllNotFoundException)
 {
-    // Standard output, because Hydra drops the errors of the others after the death of a process.
+    // Hydra drops what the others write to standard error after the death of a process.
     using var output = new ScenarioOutput(LaunchEnvironment.Read().Rank);
     output.WriteLine($"{e.GetType().Name}: {e.Message}");
     if (e is CollectiveException && Environment.GetEnvironmentVariable("OPENSORA_TEST_ABORT") is { Length: > 0 })

@@ -43,8 +43,26 @@ internal sealed record Launch(int ExitCode, string[] Output, string Error, TimeS
             Program,
             .. scenario,
         ];
-        return await StartAsync(Launcher, arguments, [.. variables, ("OPENSORA_TEST_TIMEOUT", timeout.ToString(CultureInfo.InvariantCulture))])
-            .ConfigureAwait(false);
+        var folder = Directory.CreateTempSubdirectory();
+        try
+        {
+            var run = await StartAsync(
+                    Launcher,
+                    arguments,
+                    [
+                        .. variables,
+                        ("OPENSORA_TEST_TIMEOUT", timeout.ToString(CultureInfo.InvariantCulture)),
+                        ("OPENSORA_TEST_OUTPUT", folder.FullName),
+                    ]
+                )
+                .ConfigureAwait(false);
+            var written = folder.GetFiles().SelectMany(file => File.ReadAllLines(file.FullName));
+            return run with { Output = [.. run.Output, .. written.Except(run.Output, StringComparer.Ordinal)] };
+        }
+        finally
+        {
+            folder.Delete(recursive: true);
+        }
     }
 
     /// <summary>Runs a program, skips the test if it is not installed, and fails it if it does not end.</summary>

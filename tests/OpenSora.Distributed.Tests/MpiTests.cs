@@ -37,9 +37,14 @@ public class MpiTests
     {
         var run = await Launch.RunAsync(2, ["failures", failure], timeout: 3, Launch.KeepOthers, ("OPENSORA_TEST_ABORT", "1"));
         run.ExitCode.ShouldNotBe(0);
-        run.Exceptions("CollectiveException")
-            .ShouldHaveSingleItem(run.Error)
-            .ShouldContain("AllReduce (sum) of 100000 Float32 values did not complete within 3 s on rank 0 of 2");
+        run.Time.ShouldBeLessThan(TimeSpan.FromSeconds(60));
+        var messages = run.Exceptions("CollectiveException");
+        if (failure is "die" && messages.Length == 0)
+        {
+            return; // Hydra sometimes ends the others nevertheless, before the timeout.
+        }
+
+        messages.ShouldHaveSingleItem(run.Error).ShouldContain("AllReduce (sum) of 100000 Float32 values did not complete within 3 s on rank 0 of 2");
         run.Output.ShouldContain(line =>
             line.StartsWith("[0] afterwards: Barrier cannot start, because the group failed before", StringComparison.Ordinal)
         );

@@ -2,7 +2,8 @@ using System.Globalization;
 
 namespace OpenSora.Distributed.Tests;
 
-/// <summary>Tests with two hosts: network namespaces of this machine with their own addresses, between which all bytes go over a virtual cable.</summary>
+/// <summary>Tests with two hosts: network namespaces of this machine with their own addresses, between which all bytes go over a virtual
+/// cable.</summary>
 public class NamespaceTests
 {
     [Fact]

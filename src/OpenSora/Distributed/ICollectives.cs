@@ -7,7 +7,8 @@ namespace OpenSora.Distributed;
 /// <remarks>
 /// <para>Operations start when they are called and end when <see cref="CollectiveOperation.Wait"/> returns; until then, the tensors must not be read,
 /// written or disposed. Several operations can be in flight; they are performed in the order in which they were started.</para>
-/// <para>Tensors are contiguous, on the device of the group, and of type float32, bfloat16, float64 or int64. Sums of bfloat16 tensors are accumulated
+/// <para>Tensors are contiguous, on the device of the group, and of type float32, bfloat16, float64 or int64. Sums of bfloat16 tensors are
+/// accumulated
 /// in float32. An instance is not thread-safe: call it from one thread at a time.</para>
 /// <para>If a process of the group ends or does not answer within the timeout of the group, the operations of the others fail with a
 /// <see cref="CollectiveException"/>. The group cannot be used afterwards.</para>
@@ -84,7 +85,8 @@ public abstract class CollectiveOperation
     }
 }
 
-/// <summary>The communication between the processes of a group failed: a process ended, did not answer in time, or called another operation.</summary>
+/// <summary>The communication between the processes of a group failed: a process ended, did not answer in time, or called another
+/// operation.</summary>
 public sealed class CollectiveException : Exception
 {
     /// <summary>Initializes a new exception with a message.</summary>

@@ -3,7 +3,8 @@ using System.Globalization;
 namespace OpenSora.Distributed;
 
 /// <summary>The place of this process among those that a launcher started: torchrun, Slurm, MPI or Kubernetes.</summary>
-/// <remarks>The variables are those that the launchers set. The first launcher for which a variable of the rank exists is used, in this order: torchrun
+/// <remarks>The variables are those that the launchers set. The first launcher for which a variable of the rank exists is used, in this order:
+/// torchrun
 /// (<c>RANK</c>, <c>WORLD_SIZE</c>, <c>LOCAL_RANK</c>, <c>LOCAL_WORLD_SIZE</c>), MPI (<c>PMI_RANK</c>, <c>PMI_SIZE</c>, <c>MPI_LOCALRANKID</c>,
 /// <c>MPI_LOCALNRANKS</c>; or <c>OMPI_COMM_WORLD_RANK</c> and its neighbors), Slurm (<c>SLURM_PROCID</c>, <c>SLURM_NTASKS</c>, <c>SLURM_LOCALID</c>,
 /// <c>SLURM_TASKS_PER_NODE</c>, or those of the step), Kubernetes (<c>JOB_COMPLETION_INDEX</c> and <c>WORLD_SIZE</c>, one process per pod).</remarks>

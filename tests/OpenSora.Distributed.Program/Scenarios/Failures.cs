@@ -4,7 +4,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Distributed.Program.Scenarios;
 
-/// <summary>All-reduces without end. The argument is what the last process does after some of them: it writes its number and waits to be killed, hangs,
+/// <summary>All-reduces without end. The argument is what the last process does after some of them: it writes its number and waits to be killed,
+/// hangs,
 /// or calls another operation.</summary>
 internal sealed class Failures : IScenario
 {

@@ -3,7 +3,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Distributed.Program.Scenarios;
 
-/// <summary>Many operations at once, also in parts of the group, waited for in another order; then invalid arguments, which the group survives.</summary>
+/// <summary>Many operations at once, also in parts of the group, waited for in another order; then invalid arguments, which the group
+/// survives.</summary>
 internal sealed class InFlight : IScenario
 {
     public string Name => "in-flight";

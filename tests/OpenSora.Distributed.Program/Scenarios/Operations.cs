@@ -4,7 +4,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Distributed.Program.Scenarios;
 
-/// <summary>Every operation with every type, compared bit by bit with the results computed in one process. The argument is the largest number of values
+/// <summary>Every operation with every type, compared bit by bit with the results computed in one process. The argument is the largest number of
+/// values
 /// in one call of MPI.</summary>
 internal sealed class Operations : IScenario
 {

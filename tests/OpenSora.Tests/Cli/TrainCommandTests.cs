@@ -70,6 +70,29 @@ public sealed class TrainCommandTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Two_processes_train_together_and_stop_together()
+    {
+        Assert.SkipUnless(File.Exists("/usr/bin/mpirun.mpich"), "mpirun.mpich is not installed ('./build.sh test' installs it).");
+        var configuration = await ConfigurationAsync(100_000);
+        var text = await File.ReadAllTextAsync(configuration);
+        await File.WriteAllTextAsync(configuration, text.Replace("\"BatchSize\": 1", "\"BatchSize\": 2", StringComparison.Ordinal));
+        using var process = Opensora.Start(_folder.Path, "train", configuration, "--processes", "2");
+        var stopped = await Opensora.InterruptAfterAsync(process, "stills: 1/");
+        stopped.ExitCode.ShouldBe(130, stopped.Error);
+        stopped.Error.ShouldContain("The same command continues.");
+        var reached = Directory.GetFiles(_folder["run"], "*.index.json").ShouldHaveSingleItem();
+        var step = int.Parse(Path.GetFileName(reached).Split('-', '.')[2], System.Globalization.CultureInfo.InvariantCulture);
+
+        text = text.Replace("\"BatchSize\": 1", "\"BatchSize\": 2", StringComparison.Ordinal)
+            .Replace("100000", $"{step + 1}", StringComparison.Ordinal);
+        await File.WriteAllTextAsync(configuration, text);
+        var result = await Opensora.RunAsync("train", configuration, "--processes", "2", "--json");
+        result.ExitCode.ShouldBe(0, result.Error);
+        result.Json.GetProperty("state").GetString().ShouldBe("complete");
+        ModelFolder.Open(_folder["mine"]).Description.Name.ShouldBe("mine");
+    }
+
+    [Fact]
     public async Task SIGINT_saves_a_checkpoint_and_the_same_command_continues()
     {
         var configuration = await ConfigurationAsync(100_000);

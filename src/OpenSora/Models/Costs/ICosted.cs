@@ -35,7 +35,8 @@ internal readonly record struct NetworkCost(FlopEstimate Flops, double Bytes)
     public static double Weights(object? network) =>
         network is nn.Module module ? module.parameters().Concat(module.buffers()).Sum(tensor => (double)tensor.numel() * tensor.ElementSize) : 0;
 
-    /// <summary>Gets the memory of the parameters of the encoder of an autoencoder that are mapped from a file, in bytes. They stay in the file if only
+    /// <summary>Gets the memory of the parameters of the encoder of an autoencoder that are mapped from a file, in bytes. They stay in the file if
+    /// only
     /// the decoder is used.</summary>
     public static double MappedEncoder(IVideoAutoencoder autoencoder) =>
         autoencoder is nn.Module module
