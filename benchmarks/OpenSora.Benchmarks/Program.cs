@@ -18,6 +18,11 @@ if (args is ["estimate", var number])
     return Estimates.Measure(int.Parse(number, System.Globalization.CultureInfo.InvariantCulture));
 }
 
+if (args is [Scaling.Child, var kind, var sharding])
+{
+    return Scaling.Measure(kind, sharding);
+}
+
 if (args is [Start.Child])
 {
     return await Start.GenerateAsync();
@@ -47,6 +52,7 @@ var all = named
         ("residency", "peak memory and time with each residency policy, with the sizes of Open-Sora 1.0 (files of 13 GB)", () =>
             ResidencyBenchmark.Run(Environment.GetEnvironmentVariable("OPENSORA_BENCH_ROWS"))
         ),
+        ("scaling", "a training step over 1 and 2 processes: time, bytes sent and memory compared with the plan", Scaling.Run),
         ("shots", "shot detection: speed and memory compared with ffmpeg and PySceneDetect, and accuracy on assembled videos", ShotBenchmark.Run),
         ("stages", "three training stages compared with one stage of the same compute", Claims.Stages),
     ])

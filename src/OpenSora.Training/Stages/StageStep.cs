@@ -87,7 +87,7 @@ internal sealed class StageStep(
         void Pass() =>
             (loss, parts) =
                 stage.Workers == 1
-                    ? OneLoss(moved, number, FirstWorker, weight, loss => loss.backward())
+                    ? OneLoss(moved, number, FirstWorker, weight, Backward)
                     : SharedLoss(moved, number, weight, workers!);
         if (reduction is not null && (isLast || reduction.EveryBatch))
         {
@@ -108,6 +108,12 @@ internal sealed class StageStep(
             Total = sum.Total + (_group is null ? loss / stage.Accumulation : loss * weight),
             Samples = sum.Samples + moved.Video.shape[0],
         };
+    }
+
+    private void Backward(Tensor loss)
+    {
+        reduction?.BeforeBackward();
+        loss.backward();
     }
 
     // Workers are counted over all processes. An objective that draws random values for the whole batch is the first everywhere.
