@@ -5,7 +5,8 @@ using OpenSora.Training.Distributed;
 
 namespace OpenSora.Benchmarks;
 
-/// <summary>A training step over 1 and 2 processes, each with one thread on its own core: time, bytes sent and memory compared with the plan.</summary>
+/// <summary>A training step over 1 and 2 processes, each with one thread on its own core: time, bytes sent and memory compared with the
+/// plan.</summary>
 internal static class Scaling
 {
     /// <summary>The argument of a process of the benchmark.</summary>
@@ -42,10 +43,10 @@ internal static class Scaling
     public static int Measure(string kind, string sharding)
     {
         using var group = MpiCollectives.Create(TimeSpan.FromMinutes(2));
-        var options = new DistributedOptions { Sharding = Enum.Parse<Sharding>(sharding), BucketBytes = 4_000_000 };
+        var chosen = Enum.Parse<Sharding>(sharding);
         var scale = string.Equals(kind, "time", StringComparison.Ordinal)
-            ? TrainingScale.Measure(group, TrainingScale.Narrow, options, batch: 8, side: 32)
-            : TrainingScale.Measure(group, TrainingScale.Wide, options, batch: 2, side: 4);
+            ? TrainingScale.Measure(group, TrainingScale.Narrow, chosen, batch: 8, side: 32)
+            : TrainingScale.Measure(group, TrainingScale.Wide, chosen, batch: 2, side: 4);
         double[] numbers = [scale.StepTime, scale.Memory, scale.BytesPerStep, scale.Plan.Memory, scale.Plan.BytesPerStep];
         Console.WriteLine($"{Child} {group.Rank} {string.Join(' ', numbers.Select(number => number.ToString("R", CultureInfo.InvariantCulture)))}");
         return 0;

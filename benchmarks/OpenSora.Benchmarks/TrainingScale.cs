@@ -16,7 +16,8 @@ namespace OpenSora.Benchmarks;
 /// <param name="Plan">The plan.</param>
 internal sealed record TrainingScale(double StepTime, double Memory, long BytesPerStep, ProcessPlan Plan)
 {
-    private const int Steps = 5;
+    private const int Steps = 5,
+        BucketBytes = 4_000_000;
 
     /// <summary>Gets a model with much memory for its state and little for its activations.</summary>
     public static StdiTConfig Wide { get; } = Config(hiddenSize: 512, depth: 6);
@@ -27,30 +28,30 @@ internal sealed record TrainingScale(double StepTime, double Memory, long BytesP
     /// <summary>Trains a few steps.</summary>
     /// <param name="group">The processes.</param>
     /// <param name="model">The model.</param>
-    /// <param name="options">The options.</param>
+    /// <param name="sharding">What each process holds only a part of.</param>
     /// <param name="batch">The number of samples of all processes.</param>
     /// <param name="side">The height and width of the latents.</param>
-    public static TrainingScale Measure(ICollectives group, StdiTConfig model, DistributedOptions options, int batch, int side)
+    public static TrainingScale Measure(ICollectives group, StdiTConfig model, Sharding sharding, int batch, int side)
     {
         set_num_threads(1);
-        Train(null, Config(hiddenSize: 16, depth: 1), options, batch: 1, side: 4); // code that is loaded once does not count
+        Train(null, Config(hiddenSize: 16, depth: 1), sharding, batch: 1, side: 4); // code that is loaded once does not count
         group.Barrier();
         var before = ResidentMemory.Start();
         var counting = new CountingCollectives(group);
-        var (times, bytes, sizes) = Train(counting, model, options, batch, side);
+        var (times, bytes, sizes) = Train(counting, model, sharding, batch, side);
         var memory = ResidentMemory.Peak() - before;
         return new TrainingScale(
             times.Count > 0 ? times.Skip(1).Order().ElementAt((times.Count - 1) / 2) : 0,
             memory,
             bytes,
-            ProcessPlan.Of(sizes, group.Size, options, lossParts: 2)
+            ProcessPlan.Of(sizes, group.Size, new DistributedOptions { Sharding = sharding, BucketBytes = BucketBytes }, lossParts: 2)
         );
     }
 
     private static (List<double> Times, long Bytes, long[] Sizes) Train(
         CountingCollectives? group,
         StdiTConfig config,
-        DistributedOptions options,
+        Sharding sharding,
         int batch,
         int side
     )
@@ -70,7 +71,7 @@ internal sealed record TrainingScale(double StepTime, double Memory, long BytesP
         );
         if (group is not null)
         {
-            trainer.UseCollectives(group, options);
+            trainer.UseCollectives(group, sharding, BucketBytes);
         }
 
         var times = new List<double>();

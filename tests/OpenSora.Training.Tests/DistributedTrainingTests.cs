@@ -69,18 +69,16 @@ public class DistributedTrainingTests
     [InlineData(Sharding.Gradients)]
     public void A_loss_that_is_not_finite_ends_all_processes_with_the_same_message(Sharding sharding)
     {
-        var messages = InProcessCollectives.Run(
-            2,
-            member =>
-                Should
-                    .Throw<TrainingDivergedException>(() =>
-                        Train(
-                            member,
-                            [Tiny.Stage(data: new Numbers { BrokenBatch = 3 })],
-                            new DistributedOptions { Sharding = sharding, BucketBytes = 4000 }
-                        )
+        var messages = InProcessCollectives.Run(2, member =>
+            Should
+                .Throw<TrainingDivergedException>(() =>
+                    Train(
+                        member,
+                        [Tiny.Stage(data: new Numbers { BrokenBatch = 3 })],
+                        new DistributedOptions { Sharding = sharding, BucketBytes = 4000 }
                     )
-                    .Message
+                )
+                .Message
         );
         messages[0].ShouldContain("step 2: the loss is NaN");
         messages[0].ShouldContain("the first gradient that is not finite belongs to 'model.x_embedder.proj.weight'");
@@ -90,40 +88,33 @@ public class DistributedTrainingTests
     [Fact]
     public void Gradients_are_sent_during_the_backward_pass()
     {
-        var sent = InProcessCollectives.Run(
-            2,
-            member =>
+        var sent = InProcessCollectives.Run(2, member =>
+        {
+            using var model = Model();
+            using var scope = NewDisposeScope();
+            List<(string, TorchSharp.Modules.Parameter)> trained = [.. model.named_parameters().Select(pair => (pair.name, pair.parameter))];
+            var group = new TrainingGroup(member, new DistributedOptions { BucketBytes = 4000 });
+            using var owned = new OwnedParameters(trained, group);
+            using var reduction = new GradientReduction(trained, owned);
+            var x = ones([1, 2, 2, 4, 4]);
+            var conditions = new DenoiserConditions(ones([1, 4, 8])) { DroppedText = zeros(1, ScalarType.Bool) };
+            var early = new List<int>();
+            for (var step = 0; step < 2; step++)
             {
-                using var model = Model();
-                using var scope = NewDisposeScope();
-                List<(string, TorchSharp.Modules.Parameter)> trained = [.. model.named_parameters().Select(pair => (pair.name, pair.parameter))];
-                var group = new TrainingGroup(member, new DistributedOptions { BucketBytes = 4000 });
-                using var owned = new OwnedParameters(trained, group);
-                using var reduction = new GradientReduction(trained, owned);
-                var x = ones([1, 2, 2, 4, 4]);
-                var conditions = new DenoiserConditions(ones([1, 4, 8])) { DroppedText = zeros(1, ScalarType.Bool) };
-                var early = new List<int>();
-                for (var step = 0; step < 2; step++)
+                model.zero_grad();
+                reduction.Begin();
+                reduction.Run([model], overlaps: true, () =>
                 {
-                    model.zero_grad();
-                    reduction.Begin();
-                    reduction.Run(
-                        [model],
-                        overlaps: true,
-                        () =>
-                        {
-                            var loss = model.Denoise(x, tensor(new[] { 10L }), conditions).square().sum();
-                            reduction.BeforeBackward();
-                            loss.backward();
-                        }
-                    );
-                    early.Add(reduction.Overlapped);
-                    reduction.Complete([]);
-                }
-
-                return (early, owned.Layout!.Buckets.Count);
+                    var loss = model.Denoise(x, tensor(new[] { 10L }), conditions).square().sum();
+                    reduction.BeforeBackward();
+                    loss.backward();
+                });
+                early.Add(reduction.Overlapped);
+                reduction.Complete([]);
             }
-        );
+
+            return (early, owned.Layout!.Buckets.Count);
+        });
         foreach (var (early, buckets) in sent)
         {
             early.ShouldAllBe(count => count >= buckets / 2 && count < buckets);
@@ -151,16 +142,12 @@ public class DistributedTrainingTests
             using var owned = new OwnedParameters(trained, new TrainingGroup(member, new DistributedOptions { BucketBytes = 4000 }));
             using var reduction = new GradientReduction(trained, owned);
             reduction.Begin();
-            reduction.Run(
-                [model],
-                overlaps: true,
-                () =>
-                {
-                    var loss = Loss();
-                    reduction.BeforeBackward();
-                    (loss / 2).backward();
-                }
-            );
+            reduction.Run([model], overlaps: true, () =>
+            {
+                var loss = Loss();
+                reduction.BeforeBackward();
+                (loss / 2).backward();
+            });
             reduction.Complete([]);
             return [.. shared.grad!.flatten().data<float>().Select(value => (double)value)];
         }
@@ -177,24 +164,21 @@ public class DistributedTrainingTests
     {
         const int Processes = 2;
         var options = new DistributedOptions { Sharding = sharding, BucketBytes = 4000 };
-        var counted = InProcessCollectives.Run(
-            Processes,
-            member =>
-            {
-                using var model = Model();
-                using var counting = new CountingCollectives(member);
-                var stage = Tiny.Stage(steps: 4, data: new Noise());
-                (stage.Accumulation, stage.BatchSize) = (accumulation, 4);
-                var bytes = new List<long>();
-                using var trainer = new StagedTrainer(model)
-                    .AddStage(stage)
-                    .UseCollectives(counting, options)
-                    .AddCallback(new Each(() => bytes.Add(counting.Bytes)));
-                trainer.RunAsync().GetAwaiter().GetResult();
-                var sizes = model.parameters().Select(parameter => parameter.numel()).ToArray();
-                return (bytes, ProcessPlan.Of(sizes, Processes, options, accumulation: accumulation, lossParts: 2).BytesPerStep);
-            }
-        )[0];
+        var counted = InProcessCollectives.Run(Processes, member =>
+        {
+            using var model = Model();
+            using var counting = new CountingCollectives(member);
+            var stage = Tiny.Stage(steps: 4, data: new Noise());
+            (stage.Accumulation, stage.BatchSize) = (accumulation, 4);
+            var bytes = new List<long>();
+            using var trainer = new StagedTrainer(model)
+                .AddStage(stage)
+                .UseCollectives(counting, options)
+                .AddCallback(new Each(() => bytes.Add(counting.Bytes)));
+            trainer.RunAsync().GetAwaiter().GetResult();
+            var sizes = model.parameters().Select(parameter => parameter.numel()).ToArray();
+            return (bytes, ProcessPlan.Of(sizes, Processes, options, accumulation: accumulation, lossParts: 2).BytesPerStep);
+        })[0];
         var (each, planned) = counted;
         // The order of the buckets is sent once, in the first step.
         each.Zip(each.Skip(1), (before, after) => after - before).ShouldAllBe(bytes => bytes == planned);
@@ -231,19 +215,18 @@ public class DistributedTrainingTests
             last =
                 processes == 1
                     ? Train(null, [stage], prepare: Prepare)
-                    : InProcessCollectives.Run(
-                        processes,
-                        member => Train(member, [stage], new DistributedOptions { Sharding = sharding, BucketBytes = 4000 }, Prepare)
+                    : InProcessCollectives.Run(processes, member =>
+                        Train(member, [stage], new DistributedOptions { Sharding = sharding, BucketBytes = 4000 }, Prepare)
                     )[0];
             last.Steps.ShouldHaveSingleItem().Step.ShouldBe(i + 1);
         }
 
         ShouldBeClose(last!.Weights, whole.Weights, 5e-5);
         ShouldBeClose(last.Averages, whole.Averages, 5e-5);
-        Checkpoint.All(folder.Path).Select(Path.GetFileName).ShouldBe([
-            "checkpoint-01-00000005.safetensors.index.json",
-            "checkpoint-01-00000006.safetensors",
-        ]);
+        Checkpoint
+            .All(folder.Path)
+            .Select(Path.GetFileName)
+            .ShouldBe(["checkpoint-01-00000005.safetensors.index.json", "checkpoint-01-00000006.safetensors"]);
         Directory.EnumerateFiles(folder.Path).Count().ShouldBe(1 + 3 + 1, "the shards of deleted checkpoints are deleted too");
     }
 
@@ -258,40 +241,34 @@ public class DistributedTrainingTests
         Trained[] Run(int processes, Action<StagedTrainer>? prepare, CancellationToken stop = default) =>
             InProcessCollectives.Run(processes, member => Train(member, [Tiny.Stage(steps: 6)], options, prepare, stop));
         void Saved(StagedTrainer trainer) =>
-            trainer
-                .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 2 })
-                .Resume(folder.Path, ifAny: true);
+            trainer.SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 2 }).Resume(folder.Path, ifAny: true);
 
         var whole = Run(2, null);
         using (var stop = new CancellationTokenSource())
         {
             // Only one process is canceled, and all end with a checkpoint.
-            Should.Throw<OperationCanceledException>(() =>
-                InProcessCollectives.Run(
-                    2,
-                    member =>
-                        Train(
-                            member,
-                            [Tiny.Stage(steps: 6)],
-                            options,
-                            trainer =>
+            Should.Throw<OperationCanceledException>(() => InProcessCollectives.Run(2, member => Train(
+                        member,
+                        [Tiny.Stage(steps: 6)],
+                        options,
+                        trainer =>
+                        {
+                            Saved(trainer);
+                            if (member.Rank == 0)
                             {
-                                Saved(trainer);
-                                if (member.Rank == 0)
-                                {
-                                    trainer.AddCallback(new Each(run =>
+                                trainer.AddCallback(
+                                    new Each(run =>
                                     {
                                         if (run.Step == 3)
                                         {
                                             stop.Cancel();
                                         }
-                                    }));
-                                }
-                            },
-                            member.Rank == 0 ? stop.Token : default
-                        )
-                )
-            );
+                                    })
+                                );
+                            }
+                        },
+                        member.Rank == 0 ? stop.Token : default
+                    )));
         }
 
         Checkpoint.All(folder.Path).Last().ShouldEndWith("checkpoint-01-00000003.safetensors.index.json");
@@ -328,14 +305,10 @@ public class DistributedTrainingTests
         using var folder = new TemporaryFolder();
         var options = new DistributedOptions { Sharding = Sharding.Gradients, BucketBytes = 4000 };
         void RunMember(InProcessCollectives member, int steps, bool usePrevious) =>
-            Train(
-                member,
-                [Tiny.Stage(steps: steps)],
-                options,
-                trainer =>
-                    trainer
-                        .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 })
-                        .Resume(folder.Path, ifAny: true, usePreviousIfDamaged: usePrevious)
+            Train(member, [Tiny.Stage(steps: steps)], options, trainer =>
+                trainer
+                    .SaveTo(new CheckpointOptions { Folder = folder.Path, EverySteps = 1 })
+                    .Resume(folder.Path, ifAny: true, usePreviousIfDamaged: usePrevious)
             );
         void Run(int steps, bool usePrevious) => InProcessCollectives.Run(2, member => RunMember(member, steps, usePrevious));
         Exception Failure() => InProcessCollectives.Run(2, member => Should.Throw<Exception>(() => RunMember(member, 4, usePrevious: false)))[0];
@@ -366,14 +339,10 @@ public class DistributedTrainingTests
         double[] Validate(InProcessCollectives? member)
         {
             var losses = new List<double>();
-            Train(
-                member,
-                [Tiny.Stage(steps: 4)],
-                new DistributedOptions { Sharding = Sharding.Gradients, BucketBytes = 4000 },
-                trainer =>
-                    trainer
-                        .AddValidationLoss(new Numbers(), everySteps: 2, bands: 2, samples: 3, batchSize: 3)
-                        .AddCallback(new Each(_ => { }, observed => losses.Add(observed.Scalars["loss"])))
+            Train(member, [Tiny.Stage(steps: 4)], new DistributedOptions { Sharding = Sharding.Gradients, BucketBytes = 4000 }, trainer =>
+                trainer
+                    .AddValidationLoss(new Numbers(), everySteps: 2, bands: 2, samples: 3, batchSize: 3)
+                    .AddCallback(new Each(_ => { }, observed => losses.Add(observed.Scalars["loss"])))
             );
             return [.. losses];
         }
@@ -389,20 +358,14 @@ public class DistributedTrainingTests
     public void A_callback_that_fails_ends_all_processes_after_a_checkpoint()
     {
         using var folder = new TemporaryFolder();
-        var failures = InProcessCollectives.Run(
-            2,
-            member =>
-                Should.Throw<Exception>(() =>
-                    Train(
-                        member,
-                        [Tiny.Stage(steps: 6)],
-                        new DistributedOptions { Sharding = Sharding.OptimizerState },
-                        trainer =>
-                            trainer
-                                .SaveTo(new CheckpointOptions { Folder = folder.Path })
-                                .AddCallback(new Each(run => _ = run.Step == 2 ? throw new InvalidTimeZoneException("at step 2") : 0))
-                    )
+        var failures = InProcessCollectives.Run(2, member =>
+            Should.Throw<Exception>(() =>
+                Train(member, [Tiny.Stage(steps: 6)], new DistributedOptions { Sharding = Sharding.OptimizerState }, trainer =>
+                    trainer
+                        .SaveTo(new CheckpointOptions { Folder = folder.Path })
+                        .AddCallback(new Each(run => _ = run.Step == 2 ? throw new InvalidTimeZoneException("at step 2") : 0))
                 )
+            )
         );
         failures[0].ShouldBeOfType<InvalidTimeZoneException>();
         failures[1].ShouldBeOfType<CollectiveException>().Message.ShouldContain("process 0 of 2 failed");
@@ -412,23 +375,22 @@ public class DistributedTrainingTests
     [Fact]
     public void Wrong_settings_are_refused()
     {
-        InProcessCollectives.Run(
-            2,
-            member =>
-            {
-                using var model = Model();
-                using var trainer = new StagedTrainer(model).AddStage(Tiny.Stage(data: new Noise()));
-                Should.Throw<ArgumentException>(() => trainer.UseCollectives(member, new DistributedOptions { BucketBytes = 0 }));
-                trainer.UseCollectives(member);
-                trainer.Stages[0].BatchSize = 1;
-                Should.Throw<InvalidOperationException>(() => trainer.RunAsync()).Message.ShouldContain("BatchSize 1, but 2 processes share a batch");
-                trainer.Stages[0].BatchSize = 4;
-                trainer.Stages[0].LearningRate = 1e-3 * (1 + member.Rank);
-                var failure = Should.Throw<Exception>(() => trainer.RunAsync().GetAwaiter().GetResult());
-                failure.GetType().ShouldBe(member.Rank == 0 ? typeof(CollectiveException) : typeof(InvalidOperationException));
-                failure.Message.ShouldContain(member.Rank == 0 ? "process 1 of 2 failed" : "Process 1 has other settings of stage 'first' than process 0");
-            }
-        );
+        InProcessCollectives.Run(2, member =>
+        {
+            using var model = Model();
+            using var trainer = new StagedTrainer(model).AddStage(Tiny.Stage(data: new Noise()));
+            Should.Throw<ArgumentException>(() => trainer.UseCollectives(member, new DistributedOptions { BucketBytes = 0 }));
+            trainer.UseCollectives(member);
+            trainer.Stages[0].BatchSize = 1;
+            Should.Throw<InvalidOperationException>(() => trainer.RunAsync()).Message.ShouldContain("BatchSize 1, but 2 processes share a batch");
+            trainer.Stages[0].BatchSize = 4;
+            trainer.Stages[0].LearningRate = 1e-3 * (1 + member.Rank);
+            var failure = Should.Throw<Exception>(() => trainer.RunAsync().GetAwaiter().GetResult());
+            failure.GetType().ShouldBe(member.Rank == 0 ? typeof(CollectiveException) : typeof(InvalidOperationException));
+            failure.Message.ShouldContain(
+                member.Rank == 0 ? "process 1 of 2 failed" : "Process 1 has other settings of stage 'first' than process 0"
+            );
+        });
         Should.Throw<InvalidOperationException>(() => TrainingBatch.RangeOf(2, 0, 3)).Message.ShouldContain("3 processes share it");
     }
 

@@ -18,17 +18,19 @@ public enum Sharding
 }
 
 /// <summary>The settings of training with several processes.</summary>
-public class DistributedOptions
+internal sealed class DistributedOptions
 {
-    /// <summary>The state that each process holds only a part of.</summary>
-    public Sharding Sharding { get; set; }
+    /// <summary>The default of <see cref="BucketBytes"/>.</summary>
+    public const int DefaultBucketBytes = 25_000_000;
 
-    /// <summary>The size of a bucket in bytes: gradients are sent together until they reach it. A parameter that is larger has its own
-    /// bucket.</summary>
-    public int BucketBytes { get; set; } = 25_000_000;
+    /// <summary>The state that each process holds only a part of.</summary>
+    public Sharding Sharding { get; init; }
+
+    /// <summary>The size of a bucket in bytes.</summary>
+    public int BucketBytes { get; init; } = DefaultBucketBytes;
 
     /// <summary>Gets the errors in the options, one sentence each.</summary>
-    internal IEnumerable<string> Problems()
+    public IEnumerable<string> Problems()
     {
         if (!Enum.IsDefined(Sharding))
         {

@@ -11,9 +11,9 @@ namespace OpenSora.Training.Distributed;
 /// <summary>Adds up the gradients of all processes in buckets, while the backward pass continues with the blocks before them.</summary>
 /// <remarks>
 /// <para>TorchSharp has no hooks of gradients, so the blocks of models report when the backward pass has completed them
-/// (<see cref="ModelExtensions.WatchBlocks"/>). All processes start the same operations in the same order: the order in which process 0 expects buckets
-/// to be complete, from the blocks of its first forward pass. Buckets with parameters outside of blocks are sent after the pass. Gradients that come
-/// after their bucket was sent, because a parameter is used in a block and elsewhere, are sent at the end of the step.</para>
+/// (<see cref="ModelExtensions.WatchBlocks"/>). All processes start the same operations in the same order: the order in which process 0 expects
+/// buckets to be complete, from the blocks of its first forward pass. Buckets with parameters outside of blocks are sent after the pass. Gradients
+/// that come after their bucket was sent, because a parameter is used in a block and elsewhere, are sent at the end of the step.</para>
 /// <para>A gradient stays null if no process has it, so that the optimizer leaves out the parameter, as with one process.</para>
 /// </remarks>
 internal sealed class GradientReduction : IDisposable
@@ -154,8 +154,8 @@ internal sealed class GradientReduction : IDisposable
         using var noGradients = no_grad();
         var late = _trained.Select(pair => pair.Parameter.grad is not null);
         var sums = _group.Sum([.. values, .. _has.Select(Number), .. late.Select(Number)]);
-        var used = sums[values.Length..(values.Length + _trained.Count)];
         var isLate = sums[(values.Length + _trained.Count)..];
+        var used = isLate.Zip(sums.Skip(values.Length), (first, second) => first + second).ToArray();
         foreach (var (number, bucket) in _layout.Buckets.Index())
         {
             if (bucket.Entries.Any(entry => isLate[entry.Parameter] > 0))
@@ -171,9 +171,7 @@ internal sealed class GradientReduction : IDisposable
             {
                 var parameter = _trained[entry.Parameter].Parameter;
                 parameter.grad =
-                    used[entry.Parameter] > 0
-                        ? _sums[_bucketOf[entry.Parameter]]!.narrow(0, entry.Offset, entry.Count).view(parameter.shape)
-                        : null;
+                    used[entry.Parameter] > 0 ? _sums[_bucketOf[entry.Parameter]]!.narrow(0, entry.Offset, entry.Count).view(parameter.shape) : null;
             }
         }
 

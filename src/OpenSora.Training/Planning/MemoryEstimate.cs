@@ -1,5 +1,6 @@
 using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Training.Distributed;
 
 namespace OpenSora.Training.Planning;
 
@@ -103,6 +104,16 @@ internal sealed record MemoryEstimate(
             checkpointing ? working + block + copies : working
         );
     }
+
+    /// <summary>Computes the memory of one of several devices that share state. Buckets in flight are not counted, and the second copy of gradients
+    /// that gradient checkpointing holds is not divided.</summary>
+    public MemoryEstimate Divided(StdiTConfig model, Sharding sharding, int devices) =>
+        this with
+        {
+            Optimizer = sharding == Sharding.None ? Optimizer : Optimizer / devices,
+            Average = sharding == Sharding.None ? Average : Average / devices,
+            Gradients = sharding == Sharding.Gradients ? Gradients - 4 * ParameterCount(model) * (1 - 1.0 / devices) : Gradients,
+        };
 
     // The number of tensors of the size of the latents that the loss holds when the backward pass begins.
     private const double LossTerms = 30;

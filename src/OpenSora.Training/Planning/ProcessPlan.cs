@@ -6,7 +6,7 @@ namespace OpenSora.Training.Planning;
 
 /// <summary>The memory for the state of training in each of several processes, and what a process sends in a step, in bytes. Parameters, gradients,
 /// the two moments of AdamW and the averages are float32.</summary>
-public sealed record ProcessPlan
+internal sealed record ProcessPlan
 {
     // Numbers of all processes that are added up in a step in addition to gradients: the loss, the number of samples, and whether each parameter has
     // a gradient, in time or late; and the decisions after a step.

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using OpenSora.Models;
+using OpenSora.Training.Distributed;
 
 namespace OpenSora.Training.Planning;
 
@@ -109,6 +110,9 @@ public sealed record TrainingPlan
     /// <summary>The number of devices. Each device holds the whole model and processes its own batch.</summary>
     public int Devices { get; init; } = 1;
 
+    /// <summary>The state of training that each device holds only a part of.</summary>
+    public Sharding Sharding { get; init; }
+
     /// <summary>Performs matrix multiplications in bfloat16 (see <see cref="ModelExtensions.UseComputeType"/>). If false, they are in
     /// float32.</summary>
     public bool BFloat16 { get; init; } = true;
@@ -195,6 +199,7 @@ public sealed record TrainingPlan
         {
             Encoders = encoders,
         };
+        memory = memory.Divided(Model, Sharding, Devices);
         return new StageEstimate
         {
             Stage = stage,

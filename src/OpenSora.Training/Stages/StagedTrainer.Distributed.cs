@@ -25,12 +25,24 @@ public sealed partial class StagedTrainer
     /// <para>Each process writes its part of a checkpoint into the same folder. A run can resume with any number of processes.</para>
     /// </remarks>
     /// <param name="collectives">The group of processes. The caller keeps ownership of it.</param>
-    /// <param name="options">The settings; null for those of <see cref="TrainingConfiguration.Configure"/>, or the default.</param>
-    /// <exception cref="ArgumentException">An option is invalid.</exception>
-    public StagedTrainer UseCollectives(ICollectives collectives, DistributedOptions? options = null)
+    /// <param name="sharding">The state that each process holds only a part of; null for that of the configuration, or
+    /// <see cref="Sharding.None"/>.</param>
+    /// <param name="bucketBytes">The size of a bucket in bytes: gradients are sent together until they reach it, and a parameter that is larger has
+    /// its own bucket. Null for the size in the configuration, or 25 MB.</param>
+    /// <exception cref="ArgumentException">An argument is invalid.</exception>
+    public StagedTrainer UseCollectives(ICollectives collectives, Sharding? sharding = null, int? bucketBytes = null) =>
+        UseCollectives(
+            collectives,
+            new DistributedOptions { Sharding = sharding ?? _distributed.Sharding, BucketBytes = bucketBytes ?? _distributed.BucketBytes }
+        );
+
+    private DistributedOptions _distributed = new();
+
+    /// <summary>Trains with several processes.</summary>
+    internal StagedTrainer UseCollectives(ICollectives collectives, DistributedOptions? options)
     {
         ArgumentNullException.ThrowIfNull(collectives);
-        options ??= _distributed;
+        options ??= new DistributedOptions();
         if (options.Problems().FirstOrDefault() is { } problem)
         {
             throw new ArgumentException(problem, nameof(options));
@@ -40,9 +52,7 @@ public sealed partial class StagedTrainer
         return this;
     }
 
-    private DistributedOptions _distributed = new();
-
-    /// <summary>Sets the options that <see cref="UseCollectives"/> uses by default.</summary>
+    /// <summary>Sets the options that <see cref="UseCollectives(ICollectives, Sharding?, int?)"/> uses by default.</summary>
     internal StagedTrainer SetDistributed(DistributedOptions options)
     {
         _distributed = options;

@@ -11,8 +11,7 @@ internal sealed class Memory : IScenario
 
     public void Run(MpiCollectives group, string[] arguments, ScenarioOutput output)
     {
-        var options = new DistributedOptions { Sharding = Enum.Parse<Sharding>(arguments[0]), BucketBytes = 4_000_000 };
-        var scale = TrainingScale.Measure(group, TrainingScale.Wide, options, batch: 2, side: 4);
+        var scale = TrainingScale.Measure(group, TrainingScale.Wide, Enum.Parse<Sharding>(arguments[0]), batch: 2, side: 4);
         output.WriteLine(FormattableString.Invariant($"{scale.Memory} {scale.Plan.Memory} {scale.BytesPerStep} {scale.Plan.BytesPerStep}"));
     }
 }

@@ -25,6 +25,7 @@ internal sealed class Train : IScenario
         var killed = arguments.Length > 2 && int.Parse(arguments[2], CultureInfo.InvariantCulture) == group.Rank;
         var delay = killed ? int.Parse(arguments[3], CultureInfo.InvariantCulture) : 0;
 
+        Directory.CreateDirectory(folder);
         manual_seed(1 + group.Rank);
         using var model = new StdiT(
             new StdiTConfig
@@ -50,7 +51,7 @@ internal sealed class Train : IScenario
         using var trainer = new StagedTrainer(model)
             .AddStage(Stage("images", data, name => !name.Contains("attn_temp", StringComparison.Ordinal)))
             .AddStage(Stage("clips", data))
-            .UseCollectives(group, new DistributedOptions { Sharding = sharding, BucketBytes = 8000 })
+            .UseCollectives(group, sharding, bucketBytes: 8000)
             .SaveTo(
                 new CheckpointOptions
                 {
@@ -61,7 +62,16 @@ internal sealed class Train : IScenario
                 }
             )
             .Resume(Path.Combine(folder, "checkpoints"), ifAny: true);
-        trainer.RunAsync(new Printer(output)).GetAwaiter().GetResult();
+        try
+        {
+            trainer.RunAsync(new Printer(output)).GetAwaiter().GetResult();
+        }
+        catch (CollectiveException e)
+        {
+            // The launcher can drop the output of the others after the death of a process.
+            File.WriteAllText(Path.Combine(folder, $"message {group.Rank}"), e.Message);
+            throw;
+        }
 
         using var scope = NewDisposeScope();
         var weights = model.state_dict().ToDictionary(pair => $"last.{pair.Key}", pair => pair.Value.clone(), StringComparer.Ordinal);

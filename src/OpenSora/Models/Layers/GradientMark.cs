@@ -41,7 +41,10 @@ internal sealed class GradientMark : autograd.SingleTensorFunction<GradientMark>
     /// operation.</summary>
     public static Tensor?[] Before(nn.Module module, Tensor?[] inputs)
     {
-        if (!Watches.TryGetValue(module, out var entered) || Array.FindIndex(inputs, input => input?.requires_grad is true) is not (>= 0 and var place))
+        if (
+            !Watches.TryGetValue(module, out var entered)
+            || Array.FindIndex(inputs, input => input?.requires_grad is true) is not (>= 0 and var place)
+        )
         {
             return inputs;
         }
