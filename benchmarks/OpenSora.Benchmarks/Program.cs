@@ -34,6 +34,11 @@ if (args is [Sequence.Child, var checkpointing])
     return Sequence.MeasureChild(bool.Parse(checkpointing));
 }
 
+if (args is [Scaling.Child, var kind, var sharding])
+{
+    return Scaling.Measure(kind, sharding);
+}
+
 if (args is [Start.Child])
 {
     return await Start.GenerateAsync();
@@ -69,6 +74,7 @@ var all = named
             ResidencyBenchmark.Run(Environment.GetEnvironmentVariable("OPENSORA_BENCH_ROWS"))
         ),
         ("sequence", "a training pass over the tokens of a long video, in one process and divided between two (needs MPICH)", Sequence.Run),
+        ("scaling", "a training step over 1 and 2 processes: time, bytes sent and memory compared with the plan", Scaling.Run),
         ("shots", "shot detection: speed and memory compared with ffmpeg and PySceneDetect, and accuracy on assembled videos", ShotBenchmark.Run),
         ("stages", "three training stages compared with one stage of the same compute", Claims.Stages),
     ])

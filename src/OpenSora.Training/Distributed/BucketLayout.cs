@@ -16,7 +16,7 @@ internal readonly record struct ParameterSlice(int Parameter, long From, long Co
 /// <summary>Parameters whose gradients are sent together.</summary>
 /// <param name="Entries">The parameters.</param>
 /// <param name="Length">The number of values, with those that make it a multiple of the number of parts.</param>
-internal sealed record Bucket(IReadOnlyList<BucketEntry> Entries, long Length)
+internal sealed record GradientBucket(IReadOnlyList<BucketEntry> Entries, long Length)
 {
     /// <summary>Gets the number of values of the parameters.</summary>
     public long Used => Entries[^1].Offset + Entries[^1].Count;
@@ -24,7 +24,7 @@ internal sealed record Bucket(IReadOnlyList<BucketEntry> Entries, long Length)
 
 /// <summary>The division of parameters into buckets, and of each bucket into equal parts, one for each process. The first bucket has the last
 /// parameters, because their gradients are complete first.</summary>
-internal sealed record BucketLayout(IReadOnlyList<Bucket> Buckets, int Parts)
+internal sealed record BucketLayout(IReadOnlyList<GradientBucket> Buckets, int Parts)
 {
     /// <summary>The bytes of a value: gradients and parameters are float32.</summary>
     public const int ValueBytes = 4;
@@ -35,7 +35,7 @@ internal sealed record BucketLayout(IReadOnlyList<Bucket> Buckets, int Parts)
     /// <param name="parts">The number of parts of each bucket; 1 to keep buckets whole.</param>
     public static BucketLayout Of(IReadOnlyList<long> sizes, long bucketBytes, int parts)
     {
-        var buckets = new List<Bucket>();
+        var buckets = new List<GradientBucket>();
         var entries = new List<BucketEntry>();
         var length = 0L;
         for (var i = sizes.Count - 1; i >= 0; i--)
@@ -56,7 +56,7 @@ internal sealed record BucketLayout(IReadOnlyList<Bucket> Buckets, int Parts)
         {
             if (entries.Count > 0)
             {
-                buckets.Add(new Bucket(entries, (length + parts - 1) / parts * parts));
+                buckets.Add(new GradientBucket(entries, (length + parts - 1) / parts * parts));
                 (entries, length) = ([], 0);
             }
         }

@@ -19,24 +19,23 @@ public enum Sharding
 }
 
 /// <summary>The settings of training with several processes.</summary>
-public class DistributedOptions
+internal sealed class DistributedOptions
 {
+    /// <summary>The default of <see cref="BucketBytes"/>.</summary>
+    public const int DefaultBucketBytes = 25_000_000;
+
     /// <summary>The state that each process holds only a part of.</summary>
-    public Sharding Sharding { get; set; }
+    public Sharding Sharding { get; init; }
 
     /// <summary>The number of processes that compute a sample together, each with some of the frames
-    /// (<see cref="ModelExtensions.UseSequenceParallel"/>), for videos that are too long for one process. The number of processes must be a multiple
-    /// of it; processes with consecutive ranks compute the same samples. 1 gives each process its own samples.</summary>
-    /// <remarks>The gradients of these processes are summed, so the loss may depend on trained parameters only through the output of the
-    /// transformer.</remarks>
-    public int SequenceProcesses { get; set; } = 1;
+    /// (<see cref="ModelExtensions.UseSequenceParallel"/>).</summary>
+    public int SequenceProcesses { get; init; } = 1;
 
-    /// <summary>The size of a bucket in bytes: gradients are sent together until they reach it. A parameter that is larger has its own
-    /// bucket.</summary>
-    public int BucketBytes { get; set; } = 25_000_000;
+    /// <summary>The size of a bucket in bytes.</summary>
+    public int BucketBytes { get; init; } = DefaultBucketBytes;
 
     /// <summary>Gets the errors in the options, one sentence each.</summary>
-    internal IEnumerable<string> Problems()
+    public IEnumerable<string> Problems()
     {
         if (!Enum.IsDefined(Sharding))
         {

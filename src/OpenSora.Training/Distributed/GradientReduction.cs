@@ -1,3 +1,4 @@
+using System.Runtime.ExceptionServices;
 using OpenSora.Distributed;
 using OpenSora.Models;
 using OpenSora.Runtime;
@@ -10,9 +11,9 @@ namespace OpenSora.Training.Distributed;
 /// <summary>Adds up the gradients of all processes in buckets, while the backward pass continues with the blocks before them.</summary>
 /// <remarks>
 /// <para>TorchSharp has no hooks of gradients, so the blocks of models report when the backward pass has completed them
-/// (<see cref="ModelExtensions.WhenGradientsComplete"/>). In the first pass, nothing is sent early; it shows which gradients are final at that moment
-/// and in which order. Process 0 sends its order to the others, because all must start the same operations in the same order. Buckets with gradients
-/// that are not known to be complete are sent after the pass.</para>
+/// (<see cref="ModelExtensions.WatchBlocks"/>). All processes start the same operations in the same order: the order in which process 0 expects
+/// buckets to be complete, from the blocks of its first forward pass. Buckets with parameters outside of blocks are sent after the pass. Gradients
+/// that come after their bucket was sent, because a parameter is used in a block and elsewhere, are sent at the end of the step.</para>
 /// <para>A gradient stays null if no process has it, so that the optimizer leaves out the parameter, as with one process.</para>
 /// </remarks>
 internal sealed class GradientReduction : IDisposable
@@ -26,23 +27,24 @@ internal sealed class GradientReduction : IDisposable
     private readonly Dictionary<Parameter, int> _indices = new(ReferenceEqualityComparer.Instance);
     private readonly int[] _bucketOf;
     private readonly bool[] _has;
-    private readonly Tensor?[] _sums;
     private readonly Queue<(int Bucket, Tensor Sent, Tensor? Part, CollectiveOperation Operation)> _inFlight = new();
 
-    // What the first pass has shown: the norms of gradients when their block was complete, and the order.
-    private readonly List<(int Parameter, double Norm)> _seen = [];
-    private readonly bool[] _isEarly;
-    private bool _isLearned;
-    private int[] _order;
+    // The sums of the buckets, or of this process's part of them.
+    private readonly Tensor?[] _sums;
 
-    private bool[] _isComplete = [];
-    private int[] _missing = [];
+    private readonly List<int[]> _blocks = []; // of the forward pass, with their parameters
+    private readonly int[] _open; // the number of blocks with a parameter that the backward pass has not completed
+    private int[] _missing = []; // the number of parameters of a bucket that are not complete
+    private int[]? _order;
+    private ExceptionDispatchInfo? _failure; // in the backward pass
+    private bool _overlaps;
     private int _next;
 
     public GradientReduction(IReadOnlyList<(string Name, Parameter Parameter)> trained, OwnedParameters owned)
     {
         (_trained, _owned, _group, _layout) = (trained, owned, owned.Group!, owned.Layout!);
-        (_bucketOf, _has, _isEarly) = (new int[trained.Count], new bool[trained.Count], new bool[trained.Count]);
+        (_bucketOf, _has, _open) = (new int[trained.Count], new bool[trained.Count], new int[trained.Count]);
+        _sums = new Tensor?[_layout.Buckets.Count];
         foreach (var (i, (_, parameter)) in trained.Index())
         {
             _indices[parameter] = i;
@@ -55,9 +57,6 @@ internal sealed class GradientReduction : IDisposable
                 _bucketOf[entry.Parameter] = i;
             }
         }
-
-        _sums = new Tensor?[_layout.Buckets.Count];
-        _order = [.. Enumerable.Range(0, _layout.Buckets.Count)];
     }
 
     /// <summary>Gets a value that indicates whether gradients are added up after every micro batch, and not once for each step.</summary>
@@ -85,47 +84,65 @@ internal sealed class GradientReduction : IDisposable
         }
     }
 
-    /// <summary>Runs a backward pass and adds up the gradients.</summary>
+    /// <summary>Runs a forward and a backward pass and adds up the gradients.</summary>
     /// <param name="modules">The modules that are trained.</param>
-    /// <param name="overlaps">true to send gradients during the pass; false if it accumulates no gradients in <c>grad</c> before its end.</param>
-    /// <param name="pass">The pass.</param>
+    /// <param name="overlaps">true to send gradients during the pass; false if it sets <c>grad</c> at its end.</param>
+    /// <param name="pass">The passes, with a call of <see cref="BeforeBackward"/> between them.</param>
     public void Run(IEnumerable<nn.Module> modules, bool overlaps, Action pass)
     {
-        _isComplete = new bool[_trained.Count];
+        _blocks.Clear();
+        Array.Clear(_open);
+        (_next, _overlaps) = (0, overlaps);
         _missing = [.. _layout.Buckets.Select(bucket => bucket.Entries.Count)];
-        (_next, Overlapped) = (0, 0);
-        var watched = new List<IDisposable>();
+        var watches = new List<IDisposable>();
         try
         {
             if (overlaps)
             {
-                watched.AddRange(modules.Distinct().Select(module => module.WhenGradientsComplete(OnCompleted)));
+                watches.AddRange(modules.Distinct().Select(module => module.WatchBlocks(Entered)));
             }
 
             pass();
         }
         finally
         {
-            watched.ForEach(watch => watch.Dispose());
+            watches.ForEach(watch => watch.Dispose());
         }
 
+        _failure?.Throw();
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        if (overlaps && !_isLearned)
-        {
-            Learn();
-        }
-
         Overlapped = _next;
-        while (_next < _order.Length)
+        SendWhile(_ => true);
+        FinishAll();
+    }
+
+    /// <summary>Decides the order of the buckets, in the first pass.</summary>
+    public void BeforeBackward()
+    {
+        if (!_overlaps || _order is not null)
         {
-            Start(_order[_next++]);
+            return;
         }
 
-        while (_inFlight.Count > 0)
+        // A parameter is complete with the first block that has it, which the backward pass comes to last.
+        var first = new int?[_trained.Count];
+        for (var block = _blocks.Count - 1; block >= 0; block--)
         {
-            Finish();
+            foreach (var i in _blocks[block])
+            {
+                first[i] = block;
+            }
         }
+
+        long[] order =
+        [
+            .. Enumerable
+                .Range(0, _layout.Buckets.Count)
+                .OrderByDescending(bucket => _layout.Buckets[bucket].Entries.Min(entry => first[entry.Parameter] ?? -1))
+                .Select(bucket => (long)bucket),
+        ];
+        _order = Array.ConvertAll(_group.FromFirst(order), bucket => (int)bucket);
     }
 
     /// <summary>Adds up numbers of all processes, and completes the gradients.</summary>
@@ -135,28 +152,43 @@ internal sealed class GradientReduction : IDisposable
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        var sums = _group.Sum([.. values, .. _has.Select(has => has ? 1.0 : 0)]);
-        var used = sums.AsSpan(values.Length).ToArray();
+        var late = _trained.Select(pair => pair.Parameter.grad is not null);
+        var sums = _group.Sum([.. values, .. _has.Select(Number), .. late.Select(Number)]);
+        var isLate = sums[(values.Length + _trained.Count)..];
+        var used = isLate.Zip(sums.Skip(values.Length), (first, second) => first + second).ToArray();
+        foreach (var (number, bucket) in _layout.Buckets.Index())
+        {
+            if (bucket.Entries.Any(entry => isLate[entry.Parameter] > 0))
+            {
+                Send(number);
+            }
+        }
+
+        FinishAll();
         if (!EveryBatch)
         {
-            for (var i = 0; i < used.Length; i++)
+            foreach (var entry in _layout.Buckets.SelectMany(bucket => bucket.Entries))
             {
-                if (used[i] == 0)
-                {
-                    _trained[i].Parameter.grad = null;
-                }
+                var parameter = _trained[entry.Parameter].Parameter;
+                parameter.grad =
+                    used[entry.Parameter] > 0 ? _sums[_bucketOf[entry.Parameter]]!.narrow(0, entry.Offset, entry.Count).view(parameter.shape) : null;
             }
         }
 
         if (_owned.IsSharded)
         {
-            foreach (var owned in _owned.All.Where(owned => used[owned.Index] > 0))
+            foreach (var owned in _owned.All)
             {
-                owned.Values.grad = EveryBatch ? PartOfSum(owned) : owned.PartOf(_trained[owned.Index].Parameter.grad!);
+                owned.Values.grad =
+                    used[owned.Index] == 0 ? null
+                    : EveryBatch ? PartOfSum(owned)
+                    : owned.PartOf(_trained[owned.Index].Parameter.grad!).view(owned.Values.shape);
             }
         }
 
         return sums[..values.Length];
+
+        static double Number(bool value) => value ? 1 : 0;
     }
 
     /// <inheritdoc/>
@@ -171,57 +203,46 @@ internal sealed class GradientReduction : IDisposable
         Array.ForEach(_sums, sum => sum?.Dispose());
     }
 
-    // Called in the backward pass.
-    private void OnCompleted(nn.Module module)
+    // Called in the forward pass; returns what is called in the backward pass.
+    private Action Entered(nn.Module block)
     {
-        using var scope = NewDisposeScope();
-        using var noGradients = no_grad();
-        foreach (var parameter in module.parameters())
+        int[] parameters = [.. block.parameters().Where(_indices.ContainsKey).Select(parameter => _indices[parameter])];
+        Array.ForEach(parameters, i => _open[i]++);
+        _blocks.Add(parameters);
+        return () =>
         {
-            if (!_indices.TryGetValue(parameter, out var i) || _isComplete[i])
+            foreach (var i in parameters)
             {
-                continue;
+                if (--_open[i] == 0)
+                {
+                    _missing[_bucketOf[i]]--;
+                }
             }
 
-            if (!_isLearned)
+            try
             {
-                _isComplete[i] = true;
-                _seen.Add((i, NormOf(parameter)));
+                using var scope = NewDisposeScope();
+                using var noGradients = no_grad();
+                SendWhile(bucket => _failure is null && _missing[bucket] == 0);
             }
-            else if (_isEarly[i])
+            catch (Exception exception)
             {
-                _isComplete[i] = true;
-                _missing[_bucketOf[i]]--;
+                _failure = ExceptionDispatchInfo.Capture(exception); // an exception cannot pass through libtorch
             }
-        }
+        };
+    }
 
-        while (_isLearned && _next < _order.Length && _missing[_order[_next]] == 0)
+    private void SendWhile(Func<int, bool> isReady)
+    {
+        while (_next < _sums.Length && (_order?[_next] ?? _next) is var bucket && isReady(bucket))
         {
-            Start(_order[_next++]);
+            _next++;
+            Send(bucket);
         }
     }
 
-    // Gradients that changed after their block was complete belong to parameters that are used elsewhere too.
-    private void Learn()
+    private void Send(int number)
     {
-        var last = new int[_layout.Buckets.Count];
-        foreach (var (place, (i, norm)) in _seen.Index())
-        {
-            _isEarly[i] = NormOf(_trained[i].Parameter).Equals(norm);
-            last[_bucketOf[i]] = place;
-        }
-
-        var late = _layout.Buckets.Select(bucket => bucket.Entries.Any(entry => !_isEarly[entry.Parameter])).ToArray();
-        long[] order = [.. _order.OrderBy(bucket => late[bucket] ? int.MaxValue : last[bucket]).Select(bucket => (long)bucket)];
-        _order = Array.ConvertAll(_group.FromFirst(order), bucket => (int)bucket);
-        _isLearned = true;
-    }
-
-    private static double NormOf(Parameter parameter) => parameter.grad is { } gradient ? gradient.norm().cpu().item<float>() : -1;
-
-    private void Start(int number)
-    {
-        using var scope = NewDisposeScope();
         while (EveryBatch && _inFlight.Count >= MostInFlight)
         {
             Finish();
@@ -231,23 +252,23 @@ internal sealed class GradientReduction : IDisposable
         var sent = empty(bucket.Length, device: _trained[0].Parameter.device).DetachFromDisposeScope();
         foreach (var entry in bucket.Entries)
         {
-            using var inner = NewDisposeScope();
+            using var scope = NewDisposeScope();
             var parameter = _trained[entry.Parameter].Parameter;
             var place = sent.narrow(0, entry.Offset, entry.Count);
             if (parameter.grad is { } gradient)
             {
                 _has[entry.Parameter] = true;
                 place.copy_(gradient.reshape(-1));
+                parameter.grad = null; // frees its memory
             }
             else
             {
                 place.zero_();
             }
-
-            parameter.grad = EveryBatch ? null : place.view(parameter.shape); // the memory of the gradient is free
         }
 
-        sent.narrow(0, bucket.Used, bucket.Length - bucket.Used).zero_();
+        using var padding = sent.narrow(0, bucket.Used, bucket.Length - bucket.Used);
+        padding.zero_();
         if (EveryBatch)
         {
             var part = empty(bucket.Length / _layout.Parts, device: sent.device).DetachFromDisposeScope();
@@ -259,26 +280,34 @@ internal sealed class GradientReduction : IDisposable
         }
     }
 
+    private void FinishAll()
+    {
+        while (_inFlight.Count > 0)
+        {
+            Finish();
+        }
+    }
+
     private void Finish()
     {
         var (number, sent, part, operation) = _inFlight.Dequeue();
         operation.Wait();
-        sent.Dispose();
-        if (part is null)
+        var result = part ?? sent;
+        if (part is not null)
         {
-            return;
+            sent.Dispose();
         }
 
         if (_sums[number] is { } sum)
         {
-            using (part)
+            using (result)
             {
-                sum.AddInPlace(part);
+                sum.AddInPlace(result);
             }
         }
         else
         {
-            _sums[number] = part;
+            _sums[number] = result;
         }
     }
 
@@ -286,8 +315,7 @@ internal sealed class GradientReduction : IDisposable
     {
         var number = _bucketOf[owned.Index];
         var slice = _layout.Slices(number, _group.Rank).First(slice => slice.Parameter == owned.Index);
-        return _sums[number]!
-            .narrow(0, slice.Offset - _layout.Buckets[number].Length / _layout.Parts * _group.Rank, slice.Count)
-            .view(owned.Values.shape);
+        var start = _layout.Buckets[number].Length / _layout.Parts * _group.Rank;
+        return _sums[number]!.narrow(0, slice.Offset - start, slice.Count).view(owned.Values.shape);
     }
 }

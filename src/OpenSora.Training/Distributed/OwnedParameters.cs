@@ -93,7 +93,7 @@ internal sealed class OwnedParameters : IDisposable
 
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        var inFlight = new Queue<(Bucket Bucket, Tensor Part, Tensor Whole, CollectiveOperation Operation)>();
+        var inFlight = new Queue<(GradientBucket Bucket, Tensor Part, Tensor Whole, CollectiveOperation Operation)>();
         for (var i = 0; i < Layout!.Buckets.Count; i++)
         {
             if (inFlight.Count == MostInFlight)

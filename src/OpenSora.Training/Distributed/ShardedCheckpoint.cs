@@ -13,7 +13,7 @@ namespace OpenSora.Training.Distributed;
 internal sealed record ShardIndex(
     IReadOnlyDictionary<string, string> Metadata,
     [property: JsonPropertyName("weight_map")] IReadOnlyDictionary<string, string> WeightMap,
-    IReadOnlyDictionary<string, ShardSlice>? Slices
+    [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)] IReadOnlyDictionary<string, ShardSlice>? Slices
 );
 
 /// <summary>A tensor of which several shards have parts.</summary>

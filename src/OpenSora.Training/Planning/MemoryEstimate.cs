@@ -1,5 +1,6 @@
 using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Training.Distributed;
 
 namespace OpenSora.Training.Planning;
 
@@ -129,7 +130,7 @@ internal sealed record MemoryEstimate(
         // loss.
         var values = b * stage.Frames * height * width * model.InChannels / k;
         var ends = b * m * (model.CaptionChannels * 4 + 3 * c * bytes) + n * c * 4 * (mixed ? 3 : 2) + row + LossTerms * values * 4;
-        double shard = stage.ZeroStage > 0 ? devices : 1,
+        double shard = stage.Sharding != Sharding.None ? devices : 1,
             optimizer = 8 * parameters / shard,
             averages = average ? 4 * parameters / shard : 0,
             buffers = 4 * (double)model.ModelMaxLength * model.CaptionChannels;
@@ -137,7 +138,7 @@ internal sealed record MemoryEstimate(
         var update = 4 * 4 * Math.Max(r, 3) * c * c;
         return new MemoryEstimate(
             4 * parameters + buffers - (offload.Parameters ? 4 * (matrices - BlockMatrices(model)) : 0),
-            (stage.ZeroStage == 2 ? 4 * parameters / devices : 4 * parameters) + (checkpointing ? 4 * matrices : 0),
+            (stage.Sharding == Sharding.Gradients ? 4 * parameters / devices : 4 * parameters) + (checkpointing ? 4 * matrices : 0),
             offload.Optimizer ? update : optimizer,
             offload.Optimizer ? 0 : averages,
             blocks,

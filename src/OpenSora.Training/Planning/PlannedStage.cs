@@ -1,3 +1,4 @@
+using OpenSora.Training.Distributed;
 using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Planning;
@@ -35,9 +36,8 @@ public sealed record PlannedStage
     /// <summary>What is in host memory; null for nothing.</summary>
     public OffloadOptions? Offload { get; init; }
 
-    /// <summary>The stage of ZeRO: 1 divides the optimizer state and the averages among all devices, 2 also the gradients; 0 divides
-    /// nothing.</summary>
-    public int ZeroStage { get; init; }
+    /// <summary>The state that each device holds only a part of.</summary>
+    public Sharding Sharding { get; init; }
 
     /// <summary>The number of devices among which the tokens of a clip are divided.</summary>
     public int SequenceParallel { get; init; } = 1;

@@ -1,4 +1,5 @@
 using OpenSora.Models;
+using OpenSora.Training.Distributed;
 
 namespace OpenSora.Training.Planning;
 
@@ -41,7 +42,7 @@ internal sealed class StepSimulation
         var (hardware, model, offload) = (_plan.Hardware, _plan.Model, _stage.Offload ?? new());
         var (depth, devices, k) = (model.Depth, _plan.Devices, _stage.SequenceParallel);
         var parameters = MemoryEstimate.ParameterCount(model);
-        var (block, shard) = (parameters / depth, _stage.ZeroStage > 0 ? devices : 1);
+        var (block, shard) = (parameters / depth, _stage.Sharding != Sharding.None ? devices : 1);
         var link = devices > hardware.DevicesPerServer ? hardware.NetworkBandwidth : hardware.LinkBandwidth;
         var sharing = Math.Min(devices, hardware.DevicesPerServer); // devices that share the memory of a host
 

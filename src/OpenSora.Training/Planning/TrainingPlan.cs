@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using OpenSora.Models;
+using OpenSora.Training.Distributed;
 using OpenSora.Training.Stages;
 
 namespace OpenSora.Training.Planning;
@@ -133,7 +134,7 @@ public sealed record TrainingPlan
         if (devices > 1)
         {
             Add($"sequence parallel {devices}", one => one with { SequenceParallel = devices });
-            Add("ZeRO 2", one => one with { ZeroStage = 2 });
+            Add("ZeRO 2", one => one with { Sharding = Sharding.Gradients });
         }
 
         Add("16 slices", one => one with { CheckpointSlices = 16 });
@@ -230,7 +231,7 @@ public sealed record TrainingPlan
             $"has {stage.Frames} {nameof(stage.Frames)}; expected a multiple of the patch size, {Model.PatchSize[0]}"
         );
         Must(stage.CheckpointSlices > 0, $"has {stage.CheckpointSlices} {nameof(stage.CheckpointSlices)}; it needs at least 1");
-        Must(stage.ZeroStage is >= 0 and <= 2, $"has {nameof(stage.ZeroStage)} {stage.ZeroStage}; it must be 0, 1 or 2");
+        Must(Enum.IsDefined(stage.Sharding), $"has {nameof(stage.Sharding)} {stage.Sharding}; it is not defined");
         Must(
             stage.SequenceParallel > 0 && Devices % stage.SequenceParallel == 0,
             $"has {nameof(stage.SequenceParallel)} {stage.SequenceParallel}; expected a divisor of the number of devices, {Devices}"
@@ -307,7 +308,11 @@ public sealed record TrainingPlan
         }
         text.Append(culture, $"| total | | {estimates.Sum(e => e.Samples):N0} | | | | | {estimates.Sum(e => e.GpuHours):N0} | ")
             .Append(culture, $"{estimates.Sum(e => e.WallTime.TotalDays):F1} | {estimates.Sum(e => e.Dollars):N0} |\n");
-        if (estimates.Any(e => e.Stage is { SequenceParallel: > 1 } or { ZeroStage: > 0 } or { CheckpointSlices: > 1 } or { Offload: not null }))
+        if (
+            estimates.Any(e =>
+                e.Stage is { SequenceParallel: > 1 } or { Sharding: not Sharding.None } or { CheckpointSlices: > 1 } or { Offload: not null }
+            )
+        )
         {
             AppendSteps(text, estimates);
         }

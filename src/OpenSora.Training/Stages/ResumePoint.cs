@@ -40,7 +40,8 @@ internal sealed class ResumePoint : IDisposable
             catch (InvalidWeightsException e) when (e.InnerException is not NotSupportedException) // not of a newer version of the library
             {
                 first ??= e;
-                damaged.Add((candidate, e.Reason));
+                var isShard = !string.Equals(Path.GetFileName(e.Path), Path.GetFileName(candidate), StringComparison.Ordinal);
+                damaged.Add((candidate, isShard ? $"its shard '{Path.GetFileName(e.Path)}' cannot be used: {e.Reason}" : e.Reason));
                 continue;
             }
 

@@ -89,10 +89,7 @@ internal sealed class StageStep(
         var weight = _group is null ? 1.0 / stage.Accumulation : moved.Video.shape[0] / ((double)moved.WholeSize * stage.Accumulation);
         var (loss, parts) = (0.0, (IReadOnlyDictionary<string, double>)new Dictionary<string, double>(StringComparer.Ordinal));
         void Pass() =>
-            (loss, parts) =
-                stage.Workers == 1
-                    ? OneLoss(moved, number, FirstWorker, weight, loss => loss.backward())
-                    : SharedLoss(moved, number, weight, workers!);
+            (loss, parts) = stage.Workers == 1 ? OneLoss(moved, number, FirstWorker, weight, Backward) : SharedLoss(moved, number, weight, workers!);
         if (reduction is not null && (isLast || reduction.EveryBatch))
         {
             reduction.Run(objective.Modules.Values, overlaps: stage.Workers == 1, Pass);
@@ -112,6 +109,12 @@ internal sealed class StageStep(
             Total = sum.Total + (_group is null ? loss / stage.Accumulation : loss * weight),
             Samples = sum.Samples + moved.Video.shape[0],
         };
+    }
+
+    private void Backward(Tensor loss)
+    {
+        reduction?.BeforeBackward();
+        loss.backward();
     }
 
     // Workers are counted over all processes. An objective that draws random values for the whole batch is the first everywhere.

@@ -25,12 +25,38 @@ public sealed partial class StagedTrainer
     /// <para>Each process writes its part of a checkpoint into the same folder. A run can resume with any number of processes.</para>
     /// </remarks>
     /// <param name="collectives">The group of processes. The caller keeps ownership of it.</param>
-    /// <param name="options">The settings; null for those of <see cref="TrainingConfiguration.Configure"/>, or the default.</param>
-    /// <exception cref="ArgumentException">An option is invalid.</exception>
-    public StagedTrainer UseCollectives(ICollectives collectives, DistributedOptions? options = null)
+    /// <param name="sharding">The state that each process holds only a part of; null for that of the configuration, or
+    /// <see cref="Sharding.None"/>.</param>
+    /// <param name="sequenceProcesses">The number of processes that compute a sample together, each with some of its frames
+    /// (<see cref="Models.ModelExtensions.UseSequenceParallel"/>), for videos that are too long for one process. The number of processes must be a
+    /// multiple of it; processes with consecutive ranks compute the same samples. The loss may depend on trained parameters only through the output
+    /// of the transformer. 1 gives each process its own samples; null is the number in the configuration, or 1.</param>
+    /// <param name="bucketBytes">The size of a bucket in bytes: gradients are sent together until they reach it, and a parameter that is larger has
+    /// its own bucket. Null for the size in the configuration, or 25 MB.</param>
+    /// <exception cref="ArgumentException">An argument is invalid.</exception>
+    public StagedTrainer UseCollectives(
+        ICollectives collectives,
+        Sharding? sharding = null,
+        int? sequenceProcesses = null,
+        int? bucketBytes = null
+    ) =>
+        UseCollectives(
+            collectives,
+            new DistributedOptions
+            {
+                Sharding = sharding ?? _distributed.Sharding,
+                SequenceProcesses = sequenceProcesses ?? _distributed.SequenceProcesses,
+                BucketBytes = bucketBytes ?? _distributed.BucketBytes,
+            }
+        );
+
+    private DistributedOptions _distributed = new();
+
+    /// <summary>Trains with several processes.</summary>
+    internal StagedTrainer UseCollectives(ICollectives collectives, DistributedOptions? options)
     {
         ArgumentNullException.ThrowIfNull(collectives);
-        options ??= _distributed;
+        options ??= new DistributedOptions();
         if (options.Problems().FirstOrDefault() is { } problem)
         {
             throw new ArgumentException(problem, nameof(options));
@@ -50,9 +76,7 @@ public sealed partial class StagedTrainer
         return this;
     }
 
-    private DistributedOptions _distributed = new();
-
-    /// <summary>Sets the options that <see cref="UseCollectives"/> uses by default.</summary>
+    /// <summary>Sets the options that <see cref="UseCollectives(ICollectives, Sharding?, int?, int?)"/> uses by default.</summary>
     internal StagedTrainer SetDistributed(DistributedOptions options)
     {
         _distributed = options;

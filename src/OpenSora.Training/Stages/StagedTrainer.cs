@@ -133,7 +133,7 @@ public sealed partial class StagedTrainer : IDisposable
     }
 
     /// <summary>Copies the last stage's moving averages into the modules, for generation. If several processes share the averages (see
-    /// <see cref="DistributedOptions.Sharding"/>), all of them must call this method.</summary>
+    /// <see cref="Sharding"/>), all of them must call this method.</summary>
     /// <exception cref="InvalidOperationException">No stage with moving averages has been run.</exception>
     public void UseAverages() =>
         (_average ?? throw new InvalidOperationException("There are no moving averages: run a stage with EmaDecay first.")).CopyToParameters();

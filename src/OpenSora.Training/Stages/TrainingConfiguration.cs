@@ -33,9 +33,25 @@ public class TrainingOptions
     /// <summary>True to continue from the checkpoint before the newest one if that one is damaged; false to fail.</summary>
     public bool UsePreviousIfDamaged { get; set; }
 
-    /// <summary>The settings of training with several processes, for which an <see cref="ICollectives"/> must be registered, or passed to
-    /// <see cref="StagedTrainer.UseCollectives"/>.</summary>
-    public DistributedOptions Distributed { get; set; } = new();
+    /// <summary>The state that each of several processes holds only a part of
+    /// (<see cref="StagedTrainer.UseCollectives(ICollectives, Sharding?, int?, int?)"/>).</summary>
+    public Sharding Sharding { get; set; }
+
+    /// <summary>The number of processes that compute a sample together
+    /// (<see cref="StagedTrainer.UseCollectives(ICollectives, Sharding?, int?, int?)"/>).</summary>
+    public int SequenceProcesses { get; set; } = 1;
+
+    /// <summary>The size of a bucket of gradients in bytes
+    /// (<see cref="StagedTrainer.UseCollectives(ICollectives, Sharding?, int?, int?)"/>).</summary>
+    public int BucketBytes { get; set; } = DistributedOptions.DefaultBucketBytes;
+
+    internal DistributedOptions Distributed =>
+        new()
+        {
+            Sharding = Sharding,
+            SequenceProcesses = SequenceProcesses,
+            BucketBytes = BucketBytes,
+        };
 
     /// <summary>The unknown keys and invalid values of the section, one sentence each.</summary>
     internal List<string> BindingProblems { get; } = [];
@@ -80,7 +96,7 @@ public class TrainingOptions
 
         foreach (var problem in Distributed.Problems())
         {
-            yield return $"{nameof(Distributed)}: {problem}";
+            yield return problem;
         }
 
         foreach (var twice in Stages.GroupBy(stage => stage.Name, StringComparer.Ordinal).Where(group => group.Count() > 1))

@@ -69,19 +69,19 @@ public static partial class ModelExtensions
         return model;
     }
 
-    /// <summary>Calls a function in every backward pass as soon as it has completed a block, so that the gradients of the block's parameters can be
-    /// used while the pass continues with the blocks before it, as data parallel training does.</summary>
-    /// <remarks>The gradients of parameters that are also used outside the block may be incomplete. The backward pass waits until the function
-    /// returns.</remarks>
+    /// <summary>Watches the blocks of a model: calls a function when a forward pass with gradients comes to a block, and calls what it returns when
+    /// the backward pass has completed the block. The gradients of its parameters can then be used while the pass continues with the blocks before
+    /// it, as data parallel training does.</summary>
+    /// <remarks>Gradients of parameters that are also used elsewhere may be incomplete. Both passes wait until the functions return.</remarks>
     /// <param name="model">A model of this library, or one with blocks that call <see cref="Checkpoint"/>; other models have no blocks.</param>
-    /// <param name="completed">The function, which receives the block. Only one can be added to a model at a time.</param>
-    /// <returns>An object that ends the calls when it is disposed of.</returns>
+    /// <param name="entered">The function, which receives the block. A model can have only one at a time.</param>
+    /// <returns>An object that ends the calls in forward passes when it is disposed of.</returns>
     /// <exception cref="ArgumentException">The model has a function already.</exception>
-    public static IDisposable WhenGradientsComplete(this nn.Module model, Action<nn.Module> completed)
+    public static IDisposable WatchBlocks(this nn.Module model, Func<nn.Module, Action> entered)
     {
         ArgumentNullException.ThrowIfNull(model);
-        ArgumentNullException.ThrowIfNull(completed);
-        return GradientMark.Add(model, completed);
+        ArgumentNullException.ThrowIfNull(entered);
+        return GradientMark.Watch(model, entered);
     }
 
     /// <summary>Counts the trainable parameters of a network by part, in the order of the network. The parts of a transformer are those of

@@ -1,6 +1,7 @@
 using OpenSora.Benchmarks;
 using OpenSora.Models;
 using OpenSora.Models.Layers;
+using OpenSora.Training.Distributed;
 using OpenSora.Training.Planning;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -301,7 +302,7 @@ public class TrainingPlanTests
                 (One(stage with { BatchSize = 0 }), "both must be above 0"),
                 (One(stage) with { Devices = 0 }, "0 Devices"),
                 (One(stage with { CheckpointSlices = 0 }), "0 CheckpointSlices"),
-                (One(stage with { ZeroStage = 3 }), "ZeroStage 3"),
+                (One(stage with { Sharding = (Sharding)3 }), "Sharding 3"),
                 (One(stage with { SequenceParallel = 2 }), "SequenceParallel 2"),
                 (One(stage with { Offload = new() { Activations = true } }), "requires GradientCheckpointing"),
                 (One(stage) with { Hardware = Hardware.H800 with { Utilization = 2 } }, "as a fraction, it must be at most 1"),

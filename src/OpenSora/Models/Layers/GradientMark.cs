@@ -10,31 +10,31 @@ namespace OpenSora.Models.Layers;
 internal sealed class GradientMark : autograd.SingleTensorFunction<GradientMark>
 {
     // The table does not keep the modules in memory.
-    private static readonly ConditionalWeakTable<nn.Module, Action<nn.Module>> Listeners = [];
+    private static readonly ConditionalWeakTable<nn.Module, Func<nn.Module, Action>> Watches = [];
 
     /// <inheritdoc/>
     public override string Name => nameof(GradientMark);
 
-    /// <summary>Calls a function when the backward pass has completed a module, until the result is disposed of.</summary>
-    public static IDisposable Add(nn.Module root, Action<nn.Module> completed)
+    /// <summary>Calls a function before the modules of a model run, until the result is disposed of.</summary>
+    public static IDisposable Watch(nn.Module root, Func<nn.Module, Action> entered)
     {
-        var added = new List<nn.Module>();
-        var subscription = new Subscription(added);
+        var watched = new List<nn.Module>();
+        var watch = new Subscription(watched);
         try
         {
             foreach (var module in root.modules())
             {
-                Listeners.Add(module, completed);
-                added.Add(module);
+                Watches.Add(module, entered);
+                watched.Add(module);
             }
         }
         catch
         {
-            subscription.Dispose();
+            watch.Dispose();
             throw;
         }
 
-        return subscription;
+        return watch;
     }
 
     /// <summary>Returns the inputs of a module. If a function waits for the module, the first input that has a gradient passes through the
@@ -42,7 +42,7 @@ internal sealed class GradientMark : autograd.SingleTensorFunction<GradientMark>
     public static Tensor?[] Before(nn.Module module, Tensor?[] inputs)
     {
         if (
-            !Listeners.TryGetValue(module, out var completed)
+            !Watches.TryGetValue(module, out var entered)
             || Array.FindIndex(inputs, input => input?.requires_grad is true) is not (>= 0 and var place)
         )
         {
@@ -50,29 +50,26 @@ internal sealed class GradientMark : autograd.SingleTensorFunction<GradientMark>
         }
 
         Tensor?[] marked = [.. inputs];
-        marked[place] = apply(inputs[place]!, new Call(module, completed));
+        marked[place] = apply(inputs[place]!, entered(module));
         return marked;
     }
 
     /// <inheritdoc/>
     public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
     {
-        ctx.save_data(nameof(Call), vars[1]);
+        ctx.save_data(nameof(Action), vars[1]);
         return ((Tensor)vars[0]).alias();
     }
 
     /// <inheritdoc/>
     public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
     {
-        var (module, completed) = (Call)ctx.get_data(nameof(Call));
-        completed(module);
+        ((Action)ctx.get_data(nameof(Action)))();
         return [grad_output.alias(), null!];
     }
 
-    private sealed record Call(nn.Module Module, Action<nn.Module> Completed);
-
     private sealed class Subscription(List<nn.Module> modules) : IDisposable
     {
-        public void Dispose() => modules.ForEach(module => Listeners.Remove(module));
+        public void Dispose() => modules.ForEach(module => Watches.Remove(module));
     }
 }
