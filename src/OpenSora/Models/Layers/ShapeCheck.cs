@@ -31,6 +31,14 @@ internal static class ShapeCheck
     public static void Timesteps(Tensor t, long batch, string parameter) =>
         Require(t.dim() == 1 && t.shape[0] == batch, $"The timesteps have shape {Text(t)}; expected [{batch}], one per sample.", parameter);
 
+    /// <summary>Requires text states <c>[batch, 1, tokens, width]</c> of at most <paramref name="most"/> tokens.</summary>
+    public static void TextStates(Tensor y, long batch, int most, int width, string parameter) =>
+        Require(
+            y.shape is [_, 1, > 0, _] && y.shape[0] == batch && y.shape[2] <= most && y.shape[3] == width,
+            $"The text states have shape {Text(y)}; expected [{batch}, 1, tokens, {width}] with at most {most} tokens.",
+            parameter
+        );
+
     /// <summary>Requires a mask <c>[rows, tokens]</c> with a number of rows that divides the batch size; null is allowed.</summary>
     public static void TextMask(Tensor? mask, long tokens, long batch, string parameter) =>
         Require(

@@ -322,12 +322,7 @@ public sealed partial class StdiT : VideoTransformer<StdiTConfig>
         var batch = x.shape[0];
         ShapeCheck.Latents(x, Config.InChannels, Config.PatchSize, nameof(x));
         ShapeCheck.Timesteps(timestep, batch, nameof(timestep));
-        ShapeCheck.Require(
-            y.shape is [_, 1, > 0, _] && y.shape[0] == batch && y.shape[2] <= Config.ModelMaxLength && y.shape[3] == Config.CaptionChannels,
-            $"The text states have shape {ShapeCheck.Text(y)}; expected [{batch}, 1, tokens, {Config.CaptionChannels}] "
-                + $"with at most {Config.ModelMaxLength} tokens.",
-            nameof(y)
-        );
+        ShapeCheck.TextStates(y, batch, Config.ModelMaxLength, Config.CaptionChannels, nameof(y));
         ShapeCheck.TextMask(mask, y.shape[2], batch, nameof(mask));
         ShapeCheck.NoisyFrames(noisyFrames, batch, x.shape[2] / Config.PatchSize[0], nameof(noisyFrames));
         ShapeCheck.Require(
@@ -394,17 +389,9 @@ internal sealed class StdiTBlock : nn.Module<Tensor, Tensor, Tensor?, Tensor, Te
         var (shiftMlp, scaleMlp, gateMlp) = (m[3], m[4], m[5]);
 
         x = _attention.Run(this, x, attn, TemporalAttention ? attn_temp : null, shiftAttention, scaleAttention, gateAttention, gateTemporal, frames);
-        x = Checkpointed.Sliced(
-            this,
-            cross_attn,
-            1,
-            i => AddTo(i[0]!, cross_attn.call(i[0]!.reshape(b, -1, c), i[1]!, i[2]).view(i[0]!.shape)),
-            x,
-            text,
-            textBias
-        );
-        return Checkpointed
-            .Sliced(this, mlp, 1, i => AddGatedTo(i[0]!, i[3]!, mlp.call(NormModulate(i[0]!, i[1]!, i[2]!))), x, shiftMlp, scaleMlp, gateMlp)
-            .MoveToOuterDisposeScope();
+        Tensor AttendToText(Tensor?[] i) => AddTo(i[0]!, cross_attn.call(i[0]!.reshape(b, -1, c), i[1]!, i[2]).view(i[0]!.shape));
+        x = Checkpointed.Sliced(this, cross_attn, 1, AttendToText, x, text, textBias);
+        Tensor AddMlp(Tensor?[] i) => AddGatedTo(i[0]!, i[3]!, mlp.call(NormModulate(i[0]!, i[1]!, i[2]!)));
+        return Checkpointed.Sliced(this, mlp, 1, AddMlp, x, shiftMlp, scaleMlp, gateMlp).MoveToOuterDisposeScope();
     }
 }
