@@ -94,6 +94,7 @@ internal static class OperatorsTogether
                 Name = "activations kept instead of recomputed",
                 KeepsActivations = true,
             },
+            new Variant("bfloat16 and SDPA") { BFloat16 = true, Fused = true },
             new Variant("all together, float32")
             {
                 Fused = true,

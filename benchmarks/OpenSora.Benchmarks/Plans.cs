@@ -63,7 +63,8 @@ internal static class Plans
         Console.WriteLine(
             "\n| configuration | predicted MB | measured MB | ratio | predicted s | measured s | ratio |\n|---|---|---|---|---|---|---|"
         );
-        foreach (var (i, (name, one)) in Rows.Index())
+        var chosen = Environment.GetEnvironmentVariable("OPENSORA_BENCH_ROWS");
+        foreach (var (i, (name, one)) in Rows.Index().Where(row => chosen is null || row.Item.Name.Contains(chosen, StringComparison.Ordinal)))
         {
             using var process = Process.Start(
                 new ProcessStartInfo(Environment.ProcessPath!, [typeof(Plans).Assembly.Location, Child, $"{i}"])
@@ -130,33 +131,42 @@ internal static class Plans
         {
             using var scope = NewDisposeScope();
             var name = type == ScalarType.Float32 ? "float32" : "bfloat16";
-            var (x, w, w2, v) = (randn(n, c).to(type), randn(4 * c, c).to(type), randn(3 * c, c).to(type), randn(c, c).to(type));
-            // The mix of a block: forward and backward matrix multiplications of the MLP, of queries, keys and values, and of projections.
-            var operations = 2.0 * n * c * c * (4 + 3 + 1);
-            speeds[$"linear {name}"] =
-                operations
-                / Best(() =>
-                {
-                    nn.functional.linear(x, w).Dispose();
-                    nn.functional.linear(x, w2).Dispose();
-                    nn.functional.linear(x, v).Dispose();
-                });
-            var q = randn(16, places, Model.NumHeads, c / Model.NumHeads).to(type).transpose(1, 2);
-            speeds[$"attention {name}"] = 4.0 * 16 * places * places * c / Best(() => nn.functional.scaled_dot_product_attention(q, q, q).Dispose());
+            // The mix of a block: the MLP, queries, keys and values, and projections. A backward pass has twice the operations of a forward pass.
+            // Weights are float32 and converted to the type of the tokens, as in the models.
+            Tensor Random(params long[] shape) => randn(shape).to(type).requires_grad_(true);
+            Tensor Weight(long outputs) => randn(outputs, c).requires_grad_(true);
+            var (x, w, w2, v) = (Random(n, c), Weight(4 * c), Weight(3 * c), Weight(c));
+            Tensor Product(Tensor weight) => nn.functional.linear(x, weight.to(type)).square().sum();
+            speeds[$"linear {name}"] = Passes(2.0 * n * c * c * (4 + 3 + 1), () => Product(w) + Product(w2) + Product(v));
+            var (q, k, values) = (Heads(), Heads(), Heads());
+            Tensor Heads() => Random(16, places, Model.NumHeads, c / Model.NumHeads);
+            speeds[$"attention {name}"] = Passes(4.0 * 16 * places * places * c, () =>
+                nn.functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), values.transpose(1, 2)).sum()
+            );
         }
+
+        // Forward and backward.
+        double Passes(double operations, Func<Tensor> forward) =>
+            3
+            * operations
+            / Typical(() =>
+            {
+                using var pass = NewDisposeScope();
+                forward().backward();
+            });
 
         using var outer = NewDisposeScope();
         var (a, b, gate) = (randn(n, c), randn(n, c), randn(1, c));
-        speeds["memory"] = 3.0 * 4 * n * c / Best(() => a.addcmul(gate, b, 1).Dispose());
-        speeds["copy"] = 4.0 * n * c / Best(() => a.copy_(b));
+        speeds["memory"] = 3.0 * 4 * n * c / Typical(() => a.addcmul(gate, b, 1).Dispose());
+        speeds["copy"] = 4.0 * n * c / Typical(() => a.copy_(b));
         return speeds;
     }
 
-    // The shortest processor time of several runs, in seconds.
-    private static double Best(Action action)
+    // The median processor time of several runs, in seconds.
+    private static double Typical(Action action)
     {
         action();
-        var best = double.MaxValue;
+        var times = new List<double>();
         for (var run = 0; run < 15; run++)
         {
             var start = Environment.CpuUsage.TotalTime;
@@ -165,9 +175,9 @@ internal static class Plans
                 action();
             }
 
-            best = Math.Min(best, (Environment.CpuUsage.TotalTime - start).TotalSeconds / 4);
+            times.Add((Environment.CpuUsage.TotalTime - start).TotalSeconds / 4);
         }
 
-        return best;
+        return times.Order().ElementAt(times.Count / 2);
     }
 }
