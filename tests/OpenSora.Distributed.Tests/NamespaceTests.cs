@@ -31,6 +31,20 @@ public class NamespaceTests
         }
     }
 
+    [Fact]
+    public async Task Training_on_two_hosts_gives_the_same_weights_as_on_one()
+    {
+        using var folder = new TemporaryFolder();
+        (await RunAsync(2, "train", Directory.CreateDirectory(folder["two"]).FullName, "Gradients")).Succeeded();
+        (await Launch.RunAsync(2, ["train", Directory.CreateDirectory(folder["one"]).FullName, "Gradients"])).Succeeded();
+        var (two, one) = (await File.ReadAllBytesAsync(folder["two/weights"]), await File.ReadAllBytesAsync(folder["one/weights"]));
+        two.AsSpan().SequenceEqual(one).ShouldBeTrue();
+    }
+
+    [Fact]
+    public async Task Two_hosts_compute_one_sample() =>
+        (await RunAsync(2, "sequence")).Succeeded().Output[..2].Order(StringComparer.Ordinal).ShouldBe(["[0] 5 frames, True", "[1] 5 frames, True"]);
+
     private static long Sent(Launch run, int host)
     {
         var start = $"bytes from host {host}: ";

@@ -115,13 +115,4 @@ public class TrainingTests
         ];
 
     private static string Number(int value) => value.ToString(CultureInfo.InvariantCulture);
-
-    private sealed class TemporaryFolder : IDisposable
-    {
-        private readonly string _path = Directory.CreateTempSubdirectory("opensora-distributed-").FullName;
-
-        public string this[string name] => Path.Combine(_path, name);
-
-        public void Dispose() => Directory.Delete(_path, recursive: true);
-    }
 }
