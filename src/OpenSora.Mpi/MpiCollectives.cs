@@ -17,6 +17,8 @@ public sealed class MpiCollectives : ICollectives
     /// <summary>The time after which an operation fails if <see cref="Create"/> has no other.</summary>
     public static readonly TimeSpan DefaultTimeout = TimeSpan.FromMinutes(10);
 
+    private static readonly TimeSpan s_endTime = TimeSpan.FromSeconds(30);
+
     private static int s_created;
 
     private readonly MpiThread _thread;
@@ -229,15 +231,10 @@ public sealed class MpiCollectives : ICollectives
         {
             try
             {
-                // MPI_Finalize blocks too.
                 using var work = new MpiOperation(_thread, _group);
                 if (_isWhole)
                 {
-                    work.Start(
-                        new MpiCall(MpiCallKind.Barrier),
-                        group => (MpiNative.MPI_Ibarrier(group.Comm, out var r), r),
-                        _ => MpiNative.Check(MpiNative.MPI_Finalize(), "MPI_Finalize")
-                    );
+                    work.Start(new MpiCall(MpiCallKind.Barrier), group => (MpiNative.MPI_Ibarrier(group.Comm, out var r), r));
                 }
                 else
                 {
@@ -245,6 +242,15 @@ public sealed class MpiCollectives : ICollectives
                 }
 
                 work.Wait();
+                if (_isWhole)
+                {
+                    // Between hosts, MPI_Finalize of MPICH 4.0 over UCX does not always return. All operations are complete, so nothing is lost.
+                    var end = _thread.Add(_thread, "The end of MPI", _ => MpiNative.Check(MpiNative.MPI_Finalize(), "MPI_Finalize"));
+                    if (end.Wait(s_endTime))
+                    {
+                        end.Dispose();
+                    }
+                }
             }
             catch (CollectiveException)
             {
