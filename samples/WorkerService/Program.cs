@@ -53,7 +53,7 @@ internal sealed class PromptFolder(
             var request = new VideoRequest { Prompt = (await File.ReadAllTextAsync(prompt, cancellationToken)).Trim() };
             if (request.Prompt.Length == 0)
             {
-                return; // somebody is still writing it
+                return; // the file is not complete yet
             }
 
             var result = await generator.GenerateAsync(request, cancellationToken: cancellationToken);

@@ -37,7 +37,7 @@ internal sealed partial class JobEvents(IJobStore store, ILogger<JobEvents> logg
         }
     }
 
-    // Only what somebody in this process listens to is read. States are read one after the other, so they are in order.
+    // Reads only jobs that have listeners in this process. States are read one after the other, so they are in order.
     private async Task<bool> TryPublishAsync(HashSet<JobChange> changes)
     {
         try

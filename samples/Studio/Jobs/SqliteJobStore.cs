@@ -153,7 +153,7 @@ internal sealed class SqliteJobStore : IJobStore, IHostedService, IDisposable
 
     public Task WaitAsync(CancellationToken cancellationToken) => _queued.WaitAsync(cancellationToken);
 
-    // Nobody else can take a job of the only process.
+    // No other process can take the job.
     public async Task<bool> RenewAsync(Job job) => await FindAsync(job.Id) is { Status: JobStatus.Running, CancelRequested: false };
 
     public Task ShowProgressAsync(Job job, JobProgress progress) =>

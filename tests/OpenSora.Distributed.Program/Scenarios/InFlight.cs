@@ -54,12 +54,17 @@ internal sealed class InFlight : IScenario
 
         // .NET finds null references by a signal, which libraries of MPI might handle too.
         string? nothing = arguments.Length > 100 ? "" : null;
+        var isRecognized = false;
         try
         {
             _ = nothing!.Length;
-            throw new ScenarioException("a null reference was not recognized");
         }
-        catch (NullReferenceException) { }
+        catch (NullReferenceException)
+        {
+            isRecognized = true;
+        }
+
+        ScenarioException.Require(isRecognized, "a null reference was not recognized");
 
         group.Barrier();
         output.WriteLine("done");
