@@ -182,30 +182,27 @@ internal sealed class HashTextEncoder : ITextEncoder
 /// <summary>An autoencoder with the means of 4x4 pixels as latents.</summary>
 internal sealed class TinyVae : IVideoAutoencoder
 {
-    private readonly Tensor _colors = tensor(new float[] { 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f })
-        .reshape(3, 4)
-        .DetachFromDisposeScope();
+    private readonly Tensor _colors = Matrix(3, 4, 0.5f, 0.1f, 0, 0.2f, 0, 0.5f, 0.2f, 0, 0.1f, 0, 0.5f, 0.2f);
 
     // The colors' pseudo-inverse: what is encoded decodes to itself.
-    private readonly Tensor _inverse = tensor(
-            new float[]
-            {
-                1.7410650f,
-                -0.2655375f,
-                -0.1004737f,
-                0.2248696f,
-                1.9305296f,
-                -0.7109708f,
-                -0.5621741f,
-                0.1736759f,
-                1.7774269f,
-                0.5349026f,
-                -0.3014210f,
-                0.6066695f,
-            }
-        )
-        .reshape(4, 3)
-        .DetachFromDisposeScope();
+    private readonly Tensor _inverse = Matrix(
+        4,
+        3,
+        [
+            1.7410650f,
+            -0.2655375f,
+            -0.1004737f,
+            0.2248696f,
+            1.9305296f,
+            -0.7109708f,
+            -0.5621741f,
+            0.1736759f,
+            1.7774269f,
+            0.5349026f,
+            -0.3014210f,
+            0.6066695f,
+        ]
+    );
 
     public int LatentChannels => 4;
 
@@ -234,6 +231,12 @@ internal sealed class TinyVae : IVideoAutoencoder
     {
         _colors.Dispose();
         _inverse.Dispose();
+    }
+
+    private static Tensor Matrix(int rows, int columns, params float[] values)
+    {
+        using var vector = tensor(values);
+        return vector.reshape(rows, columns).DetachFromDisposeScope();
     }
 }
 
