@@ -11,6 +11,9 @@ namespace OpenSora.Generation;
 /// <param name="Decoding">The work of decoding; null for a custom autoencoder.</param>
 internal sealed record RequestCost(MemoryEstimate Memory, double? Step, double? Decoding)
 {
+    /// <summary>Gets the power of the work by which its efficiency grows: 0.1 means that twice the work takes 2^0.9 times as long.</summary>
+    public double Gain { get; init; }
+
     /// <summary>Computes the cost of a request.</summary>
     /// <param name="model">The loaded model.</param>
     /// <param name="plan">The request.</param>
@@ -48,7 +51,13 @@ internal sealed record RequestCost(MemoryEstimate Memory, double? Step, double? 
             Decoding = (long)((decoding?.Bytes ?? 0) + vae.InStage),
             Frames = 3L * settings.Frames * settings.Height * settings.Width,
         };
-        return new RequestCost(memory, Work(step, model.Transformer, model.Device), Work(decoding, model.Vae, model.Device));
+        return new RequestCost(memory, Work(step, model.Transformer, model.Device), Work(decoding, model.Vae, model.Device))
+        {
+            Gain =
+                model.Device.type != DeviceType.CPU ? 0
+                : IsHalf(model.Transformer) ? HalfGain
+                : FullGain,
+        };
     }
 
     /// <summary>The weights of a part that are in memory all the time, and those that are in memory only in its stage.</summary>
@@ -91,14 +100,20 @@ internal sealed record RequestCost(MemoryEstimate Memory, double? Step, double? 
 
         var (spatial, temporal, cross) =
             device.type != DeviceType.CPU ? (4, 4, 4)
-            : network is nn.Module module && NetworkCost.BytesOf(module) < 4 ? (4, 13, 2.3)
+            : IsHalf(network) ? (4, 13, 2.3)
             : (1.6, 4, 1.1);
         var work = flops.Linear + spatial * flops.SpatialAttention + temporal * flops.TemporalAttention + cross * flops.CrossAttention;
         // Reading and packing the matrix of a linear layer takes as long as multiplying it by several hundred tokens.
         return network is nn.Module weights && network is IVideoTransformer && device.type == DeviceType.CPU
-            ? work + 2.0 * (NetworkCost.BytesOf(weights) < 4 ? 600 : 300) * weights.parameters().Sum(parameter => (double)parameter.numel())
+            ? work + 2.0 * (IsHalf(network) ? 600 : 300) * weights.parameters().Sum(parameter => (double)parameter.numel())
             : work;
     }
+
+    private static bool IsHalf(object network) => network is nn.Module module && NetworkCost.BytesOf(module) < 4;
+
+    // Measured on a CPU with requests of 2.5 to 4 times the work (docs/lab/performance.md).
+    private const double FullGain = 0.05;
+    private const double HalfGain = 0.13;
 
     /// <summary>Checks whether the memory is sufficient.</summary>
     /// <param name="machine">The memory of the machine.</param>
@@ -162,10 +177,13 @@ internal sealed class Calibration
             var denoised = Closest(one => one.Cost.Step!.Value, one => one.Clock.Step, step);
             var decoded = Closest(one => one.Cost.Decoding!.Value, one => one.Clock.Decoding, decoding);
             return denoised.Clock.Before
-                + steps * step / denoised.Cost.Step!.Value * denoised.Clock.Step
-                + decoding / decoded.Cost.Decoding!.Value * decoded.Clock.Decoding;
+                + steps * Ratio(step / denoised.Cost.Step!.Value, cost.Gain) * denoised.Clock.Step
+                + Ratio(decoding / decoded.Cost.Decoding!.Value, cost.Gain) * decoded.Clock.Decoding;
         }
     }
+
+    // The ratio of two times from that of the work. The efficiency was measured up to a ratio of 4.
+    private static double Ratio(double work, double gain) => work / Math.Pow(Math.Clamp(work, 1.0 / 4, 4), gain);
 
     // Among requests of about the same size, the fastest: the first request of a process is slower, and so is one beside other work.
     private (RequestCost Cost, StageClock Clock) Closest(

@@ -17,8 +17,8 @@ internal sealed class StageClock(IProgress<GenerationProgress>? inner) : IProgre
     /// <summary>Gets the time before the first denoising step: encoding the prompt and the reference frames.</summary>
     public TimeSpan Before { get; private set; }
 
-    /// <summary>Gets the median time of a denoising step.</summary>
-    public TimeSpan Step => _steps.Order().ElementAtOrDefault(_steps.Count / 2);
+    /// <summary>Gets the median time of a denoising step; the lower one of two, because other work only makes steps slower.</summary>
+    public TimeSpan Step => _steps.Order().ElementAtOrDefault((_steps.Count - 1) / 2);
 
     /// <summary>Gets the time of decoding. If there are several pieces, the first one does not count, because it may be slower.</summary>
     public TimeSpan Decoding

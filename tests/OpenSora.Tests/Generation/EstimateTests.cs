@@ -139,6 +139,10 @@ public class EstimateTests
         var expected = clock.Before + 10 * 2 * clock.Step + 3 * clock.Decoding;
         calibration.Estimate(Cost(200, 150), 10)!.Value.TotalSeconds.ShouldBe(expected.TotalSeconds, 1e-6);
         calibration.Estimate(Cost(200, 150) with { Step = null }, 10).ShouldBeNull();
+
+        // With larger requests, the operators are more efficient: up to 4 times the work.
+        var gained = clock.Before + 10 * Math.Pow(2, 0.9) * clock.Step + 8 / Math.Pow(4, 0.1) * clock.Decoding;
+        calibration.Estimate(Cost(200, 400) with { Gain = 0.1 }, 10)!.Value.TotalSeconds.ShouldBe(gained.TotalSeconds, 1e-6);
     }
 
     [Fact]
