@@ -18,6 +18,7 @@ public sealed class MpiCollectives : ICollectives
     public static readonly TimeSpan DefaultTimeout = TimeSpan.FromMinutes(10);
 
     private static readonly TimeSpan s_endTime = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan s_pause = TimeSpan.FromMilliseconds(100);
 
     private static int s_created;
 
@@ -244,8 +245,7 @@ public sealed class MpiCollectives : ICollectives
                 work.Wait();
                 if (_isWhole)
                 {
-                    // Between hosts, MPI_Finalize of MPICH 4.0 over UCX does not always return. All operations are complete, so nothing is lost.
-                    var end = _thread.Add(_thread, "The end of MPI", _ => MpiNative.Check(MpiNative.MPI_Finalize(), "MPI_Finalize"));
+                    var end = _thread.Add(_thread, "The end of MPI", _ => Finish(_group));
                     if (end.Wait(s_endTime))
                     {
                         end.Dispose();
@@ -262,6 +262,17 @@ public sealed class MpiCollectives : ICollectives
         {
             _thread.Stop();
         }
+    }
+
+    // In MPICH 4.0 over UCX and TCP, a process waits in MPI_Finalize until all processes to which it has sent something have answered, and then answers
+    // no more. A process would wait forever if it had answered too early, or if the other one did not wait for it. Therefore each process sends
+    // something to each other one, and MPI_Finalize begins when all processes have left the last operation.
+    private static void Finish(MpiGroup group)
+    {
+        const string Operation = "The end of MPI";
+        MpiNative.ExchangeWithEach(group.Comm, group.Size, Operation);
+        Thread.Sleep(s_pause);
+        MpiNative.Check(MpiNative.MPI_Finalize(), Operation);
     }
 
     private MpiOperation Begin()

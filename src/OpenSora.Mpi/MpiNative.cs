@@ -116,6 +116,28 @@ internal static partial class MpiNative
         return complete != 0;
     }
 
+    /// <summary>Sends one value to each process and receives one from each.</summary>
+    public static unsafe void ExchangeWithEach(int comm, int size, string operation)
+    {
+        Span<int> counts = new int[size];
+        Span<int> offsets = new int[size];
+        Span<short> values = new short[2 * size];
+        counts.Fill(1);
+        for (var i = 0; i < size; i++)
+        {
+            offsets[i] = i;
+        }
+
+        fixed (
+            int* count = counts,
+                offset = offsets
+        )
+        fixed (short* value = values)
+        {
+            Check(MPI_Alltoallv(value, count, offset, Short, value + size, count, offset, Short, comm), operation);
+        }
+    }
+
     private static void SetVariableForNativeCode(string name, string value)
     {
         if (!OperatingSystem.IsWindows())
@@ -182,6 +204,19 @@ internal static partial class MpiNative
         int receiveType,
         int comm,
         out int request
+    );
+
+    [LibraryImport(Library)]
+    private static unsafe partial int MPI_Alltoallv(
+        short* send,
+        int* sendCounts,
+        int* sendOffsets,
+        int sendType,
+        short* receive,
+        int* receiveCounts,
+        int* receiveOffsets,
+        int receiveType,
+        int comm
     );
 
     [LibraryImport(Library)]
