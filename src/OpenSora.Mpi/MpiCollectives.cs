@@ -265,8 +265,8 @@ public sealed class MpiCollectives : ICollectives
     }
 
     // In MPICH 4.0 over UCX and TCP, a process waits in MPI_Finalize until all processes to which it has sent something have answered. After that, it
-    // answers no more. Another process would wait forever if this one had answered it too early, or did not wait for it. Therefore, each process sends
-    // something to each other one, and MPI_Finalize begins when all processes have left the last operation.
+    // answers no more. Another process would wait forever if this one had answered it too early, or did not wait for it. Therefore, each process
+    // sends something to each other one, and MPI_Finalize begins when all processes have left the last operation.
     private static void Finish(MpiGroup group)
     {
         const string Operation = "The end of MPI";
