@@ -48,12 +48,19 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
     }
 
     /// <summary>Trains a few steps and returns the peak growth of the process's resident memory in bytes. Linux only.</summary>
+    public double Measure()
+    {
+        var before = ResidentMemory.Start();
+        Train(null, steps: 3);
+        return ResidentMemory.Peak() - before;
+    }
+
+    /// <summary>Trains a few steps.</summary>
     /// <param name="stepDone">Called after each step; null for nothing.</param>
     /// <param name="steps">The number of steps.</param>
-    public double Measure(Action? stepDone = null, int steps = 3)
+    public void Train(Action? stepDone, int steps)
     {
         using var scope = NewDisposeScope();
-        var before = ResidentMemory.Start();
         using var model = new StdiT(Model);
         model.UseComputeType(BFloat16 ? ScalarType.BFloat16 : null);
         using var trainer = new StagedTrainer(model);
@@ -71,7 +78,6 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
             }
         );
         trainer.RunAsync(stepDone is null ? null : new StepDone(stepDone)).GetAwaiter().GetResult();
-        return ResidentMemory.Peak() - before;
     }
 
     private sealed class StepDone(Action action) : IProgress<TrainingProgress>
@@ -103,7 +109,9 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
 internal static partial class ResidentMemory
 {
     private const int TrimThreshold = -1,
-        MapThreshold = -3;
+        MapThreshold = -3,
+        MaxMaps = -4,
+        MaxArenas = -8;
 
     /// <summary>Resets the peak.</summary>
     /// <returns>The current resident memory in bytes.</returns>
@@ -117,6 +125,14 @@ internal static partial class ResidentMemory
         _ = Trim(0);
         Reset();
         return Read("VmRSS:");
+    }
+
+    /// <summary>Lets the process keep memory that tensors no longer use, for the next ones.</summary>
+    public static void KeepFreed()
+    {
+        _ = Option(MaxMaps, 0);
+        _ = Option(MaxArenas, 1);
+        _ = Option(TrimThreshold, int.MaxValue);
     }
 
     /// <summary>Resets the peak, and nothing else.</summary>

@@ -13,9 +13,9 @@ if (args is [ResidencyBenchmark.Child, var folder, var part, var policy, var siz
     return ResidencyBenchmark.Measure(folder, part, policy, size, type);
 }
 
-if (args is [Plans.Child, var row])
+if (args is [Plans.Child, var row, var quantity])
 {
-    return Plans.Measure(int.Parse(row, System.Globalization.CultureInfo.InvariantCulture));
+    return Plans.Measure(int.Parse(row, System.Globalization.CultureInfo.InvariantCulture), quantity);
 }
 
 if (args is ["estimate", var number])
