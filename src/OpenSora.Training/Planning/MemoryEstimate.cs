@@ -7,7 +7,8 @@ namespace OpenSora.Training.Planning;
 /// <summary>The memory used by a training step of an <see cref="StdiT"/> on one device, in bytes. Only tensors are counted, not the program and its
 /// libraries. Parameters, gradients, the two moments of AdamW and the moving average are float32, as in this library.</summary>
 /// <param name="Parameters">The parameters and buffers of the model.</param>
-/// <param name="Gradients">The gradients of the parameters. With gradient checkpointing, those of the block that is recomputed are held twice.</param>
+/// <param name="Gradients">The gradients of the parameters. With gradient checkpointing, those of the block that is recomputed are held
+/// twice.</param>
 /// <param name="Optimizer">The two moments of AdamW.</param>
 /// <param name="Average">The moving average.</param>
 /// <param name="Activations">The tensors that the blocks keep from the forward pass for the backward pass, including copies of the weights in the

@@ -120,8 +120,7 @@ internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
     public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
     {
         var call = (Call)ctx.get_data(nameof(Call));
-        using var received = grad_output;
-        Returned.Release();
+        using var received = ReturnedGradients.Release(grad_output);
         using var scope = NewDisposeScope();
         using var gradients = enable_grad();
         using var weights = call.Memory.Use(call.Module, isBackward: true);
@@ -134,34 +133,10 @@ internal sealed class Checkpointed : autograd.SingleTensorFunction<Checkpointed>
         }
 
         Tensor[] sources = [.. given.Where(input => input.requires_grad), .. call.Parameters];
-        var found = new Queue<Tensor?>(Gradients.Of([call.Run(given)], sources, [grad_output]));
-        return [null!, .. given.Concat(call.Parameters).Select(source => source.requires_grad ? Returned.Add(found.Dequeue())! : null!)];
-    }
-
-    /// <summary>The gradients that were returned to libtorch on this thread. libtorch has its own references to them as soon as it continues, but the
-    /// caller's scope, in which the whole backward pass runs, would keep them until its end.</summary>
-    private static class Returned
-    {
-        [ThreadStatic]
-        private static List<Tensor>? t_tensors;
-
-        /// <summary>Adds a gradient and moves it to the caller's scope.</summary>
-        public static Tensor? Add(Tensor? gradient)
-        {
-            if (gradient is not null)
-            {
-                (t_tensors ??= []).Add(gradient.MoveToOuterDisposeScope());
-            }
-
-            return gradient;
-        }
-
-        /// <summary>Disposes of the gradients that were returned before.</summary>
-        public static void Release()
-        {
-            t_tensors?.ForEach(gradient => gradient.Dispose());
-            t_tensors?.Clear();
-        }
+        var found = new Queue<Tensor?>(Gradients.Of([call.Run(given)], sources, [received]));
+        Tensor Gradient(Tensor source) =>
+            source.requires_grad && found.Dequeue() is { } gradient ? ReturnedGradients.Add(gradient.MoveToOuterDisposeScope()) : null!;
+        return [null!, .. given.Select(Gradient), .. call.Parameters.Select(Gradient)];
     }
 
     private sealed record Call(nn.Module Module, IBlockMemory Memory, Func<Tensor?[], Tensor> Function, bool[] Given, Parameter[] Parameters)

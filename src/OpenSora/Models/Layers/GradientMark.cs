@@ -64,8 +64,9 @@ internal sealed class GradientMark : autograd.SingleTensorFunction<GradientMark>
     /// <inheritdoc/>
     public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
     {
+        using var received = ReturnedGradients.Release(grad_output);
         ((Action)ctx.get_data(nameof(Action)))();
-        return [grad_output.alias(), null!];
+        return [ReturnedGradients.Add(received.alias()), null!];
     }
 
     private sealed class Subscription(List<nn.Module> modules) : IDisposable

@@ -230,8 +230,11 @@ internal sealed class SequenceParallel : IDisposable
             return step.Run(x);
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output) =>
-            [null!, ((Step)ctx.get_data(nameof(Step))).Run(grad_output)];
+        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
+        {
+            using var received = ReturnedGradients.Release(grad_output);
+            return [null!, ReturnedGradients.Add(((Step)ctx.get_data(nameof(Step))).Run(received))];
+        }
     }
 
     /// <summary>The output for all frames. Its backward pass selects the gradients of the frames of this process or, if the frames are not divided,
@@ -248,8 +251,9 @@ internal sealed class SequenceParallel : IDisposable
 
         public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
         {
+            using var received = ReturnedGradients.Release(grad_output);
             var call = (SequenceParallel)ctx.get_data(nameof(Gathered));
-            return [null!, call._isDivided ? call.OwnLatents(grad_output).contiguous() : grad_output.Over(call._group.Size)];
+            return [null!, ReturnedGradients.Add(call._isDivided ? call.OwnLatents(received).contiguous() : received.Over(call._group.Size))];
         }
     }
 }
