@@ -124,9 +124,9 @@ internal static class Plans
         return Hardware.ThisMachine(measured["linear float32"], measured["linear bfloat16"]) with
         {
             AttentionSpeed = measured[$"attention {type}"] / measured[$"linear {type}"],
-            MemoryBandwidth = measured["memory"],
+            MemoryBandwidth = measured[$"memory {type}"],
             HostBandwidth = measured["copy"],
-            HostMemoryBandwidth = measured["memory"],
+            HostMemoryBandwidth = measured["memory float32"],
             DevicesPerServer = 1,
         };
     }
@@ -169,8 +169,10 @@ internal static class Plans
 
         using var outer = NewDisposeScope();
         var (a, b, gate) = (randn(n, c), randn(n, c), randn(1, c));
-        speeds["memory"] = 3.0 * 4 * n * c / Typical(() => a.addcmul(gate, b, 1).Dispose());
+        speeds["memory float32"] = 3.0 * 4 * n * c / Typical(() => a.addcmul(gate, b, 1).Dispose());
         speeds["copy"] = 4.0 * n * c / Typical(() => a.copy_(b));
+        var (a16, b16, gate16) = (a.bfloat16(), b.bfloat16(), gate.bfloat16());
+        speeds["memory bfloat16"] = 3.0 * 2 * n * c / Typical(() => a16.addcmul(gate16, b16, 1).Dispose());
         return speeds;
     }
 
