@@ -2,6 +2,7 @@ using OpenSora.Benchmarks;
 using OpenSora.Models;
 using OpenSora.Training.Callbacks;
 using OpenSora.Training.Data;
+using OpenSora.Training.Distributed;
 using OpenSora.Training.Stages;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -103,6 +104,58 @@ public class OffloadTests
         Directory.EnumerateFileSystemEntries(folder.Path).ShouldBeEmpty();
         TensorCount.ShouldBe(before);
     }
+
+    [Theory]
+    [InlineData(Sharding.None, 1, false)]
+    [InlineData(Sharding.Gradients, 1, true)]
+    [InlineData(Sharding.Gradients, 2, false)]
+    [InlineData(Sharding.Gradients, 2, true)]
+    public void Several_processes_can_keep_activations_on_the_host(Sharding sharding, int sequenceProcesses, bool copies)
+    {
+        using var folder = new TemporaryFolder();
+        var creating = new Lock();
+        Dictionary<string, float[]> Train(InProcessCollectives member, OffloadOptions? offload)
+        {
+            StdiT model;
+            lock (creating)
+            {
+                model = Model();
+            }
+
+            using var owned = model;
+            var stage = Stage(offload);
+            stage.CheckpointSlices = 2; // a slice's input has 48 KB, that of a block 96 KB, which is moved
+            using var trainer = new StagedTrainer(model).AddStage(stage).UseCollectives(member, sharding, sequenceProcesses);
+            trainer.RunAsync().GetAwaiter().GetResult();
+            return WeightsAndAverages(trainer, model);
+        }
+
+        var expected = InProcessCollectives.Run(2, member => Train(member, null));
+        var offload = new OffloadOptions
+        {
+            Activations = true,
+            Folder = folder.Path,
+            Copies = copies,
+        };
+        var found = InProcessCollectives.Run(2, member => Train(member, offload));
+        Tiny.ShouldBeSame(found[0], expected[0]);
+        Tiny.ShouldBeSame(found[1], expected[0]);
+    }
+
+    [Fact]
+    public void Several_processes_cannot_offload_the_optimizer() => InProcessCollectives.Run(2, member =>
+        {
+            using var model = new StdiT(
+                new StdiTConfig
+                {
+                    Depth = 1,
+                    HiddenSize = 16,
+                    NumHeads = 2,
+                }
+            );
+            using var trainer = new StagedTrainer(model).AddStage(Stage(new OffloadOptions { Optimizer = true })).UseCollectives(member);
+            Should.Throw<InvalidOperationException>(() => trainer.RunAsync()).Message.ShouldContain("Use only Activations");
+        });
 
     [Theory]
     [InlineData(false)]

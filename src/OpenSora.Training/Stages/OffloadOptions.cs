@@ -6,7 +6,7 @@ namespace OpenSora.Training.Stages;
 /// <remarks>
 /// <para>If the model is on the CPU, host memory and device memory are the same. What is offloaded is then in temporary files that are mapped into
 /// memory, so that the operating system can write it to disk. The results are the same, bit for bit.</para>
-/// <para>Offloading requires <see cref="TrainingStage.Workers"/> 1.</para>
+/// <para>Offloading requires <see cref="TrainingStage.Workers"/> 1. With several processes, only <see cref="Activations"/> is supported.</para>
 /// <para>Offloading does not change what is computed, so a resumed run can use other options.</para>
 /// </remarks>
 public class OffloadOptions

@@ -106,17 +106,12 @@ internal sealed class StageMemory : IBlockMemory, IDisposable
         }
     }
 
-    /// <summary>Updates all weights and averages with the gradients of a step, which are then released: in the background, if the state of the
-    /// optimizer is offloaded.</summary>
+    /// <summary>Gets a value that indicates whether the state of the optimizer and the averages are offloaded.</summary>
+    public bool HasOptimizer => _updates is not null;
+
+    /// <summary>Updates all weights and averages in the background with the gradients of a step, which are then released.</summary>
     public void Update(AdamWOptimizers optimizer, MovingAverage? average, double learningRate, double decay)
     {
-        if (_updates is null)
-        {
-            optimizer.Step(learningRate);
-            average?.Update(decay);
-            return;
-        }
-
         Settle();
         Dictionary<Tensor, Block> blocks = new(ReferenceEqualityComparer.Instance);
         lock (_gate)
@@ -136,7 +131,7 @@ internal sealed class StageMemory : IBlockMemory, IDisposable
         {
             var gradient = parameter.grad?.DetachFromDisposeScope();
             parameter.grad = null;
-            var update = _updates.Add(() => Update(i, gradient, optimizer, average, learningRate, decay));
+            var update = _updates!.Add(() => Update(i, gradient, optimizer, average, learningRate, decay));
             if (blocks.TryGetValue(parameter, out var block))
             {
                 block.LastUpdate = update;

@@ -156,15 +156,15 @@ internal sealed class StageStep(
         {
             var decay = stage.EmaDecay ?? 0;
             decay = stage.EmaWarmUp ? Math.Min(decay, (1.0 + step) / (10 + step)) : decay;
-            if (memory is null)
+            if (memory is { HasOptimizer: true })
+            {
+                memory.Update(optimizer, average, rate, decay);
+            }
+            else
             {
                 optimizer.Step(rate);
                 owned.Gather();
                 average?.Update(decay);
-            }
-            else
-            {
-                memory.Update(optimizer, average, rate, decay);
             }
         }
         return new TrainingProgress

@@ -87,11 +87,12 @@ public sealed partial class StagedTrainer
 
     private void RequireSamplesForAll(TrainingStage stage)
     {
-        if (_group is not null && (stage.Offload is { Optimizer: true } or { Activations: true } or { Parameters: true }))
+        if (_group is not null && stage.Offload is ({ Optimizer: true } or { Parameters: true }))
         {
             throw new InvalidOperationException(
-                $"Stage '{stage.Name}' has {nameof(TrainingStage.Offload)}, which is not implemented for several processes. Remove it, or train "
-                    + "with one process."
+                $"Stage '{stage.Name}' has {nameof(TrainingStage.Offload)} with {nameof(OffloadOptions.Optimizer)} or "
+                    + $"{nameof(OffloadOptions.Parameters)}, which is not implemented for several processes. Use only "
+                    + $"{nameof(OffloadOptions.Activations)}, or train with one process."
             );
         }
 
