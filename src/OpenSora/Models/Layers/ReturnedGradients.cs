@@ -2,8 +2,8 @@ using static TorchSharp.torch;
 
 namespace OpenSora.Models.Layers;
 
-/// <summary>The gradients that functions returned to libtorch on this thread in their backward passes. libtorch has its own references to them as soon
-/// as it continues, but the caller's scope, in which the whole backward pass runs, would keep them to its end.</summary>
+/// <summary>The gradients that functions returned to libtorch on this thread in their backward passes. libtorch has its own references to them as
+/// soon as it continues, but the caller's scope, in which the whole backward pass runs, would keep them to its end.</summary>
 internal static class ReturnedGradients
 {
     [ThreadStatic]
