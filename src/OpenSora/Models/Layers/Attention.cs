@@ -31,8 +31,28 @@ internal static class DotProduct
             q = q.Times(factor);
         }
 
-        return nn.functional.scaled_dot_product_attention(q, k, v, bias?.In(q.dtype)).MoveToOuterDisposeScope();
+        bias = bias?.In(q.dtype);
+        if (!is_grad_enabled() || q.device_type != DeviceType.CPU || q.element_size() >= 4 || q.shape[2] <= MostQueries)
+        {
+            return nn.functional.scaled_dot_product_attention(q, k, v, bias).MoveToOuterDisposeScope();
+        }
+
+        (k, v) = (k.to(ScalarType.Float32), v.to(ScalarType.Float32)); // here, the gradients of the parts are added up
+        List<Tensor> parts = [];
+        for (long start = 0, count; start < q.shape[2]; start += count)
+        {
+            count = Math.Min(MostQueries, q.shape[2] - start);
+            var own = bias?.shape[2] > 1 ? bias.narrow(2, start, count) : bias;
+            var part = nn.functional.scaled_dot_product_attention(q.narrow(2, start, count), k.to(q.dtype), v.to(q.dtype), own);
+            parts.Add(part.transpose(1, 2));
+        }
+
+        return cat(parts, 1).transpose(1, 2).MoveToOuterDisposeScope();
     }
+
+    // On a CPU, the operator adds up the gradients of keys and values over all queries in the type of the tokens. In bfloat16, with 65,536 queries,
+    // the gradients of the values are off by 7 %; with this number of queries by 0.6 %.
+    private const long MostQueries = 8192;
 }
 
 /// <summary>Multi-head self-attention along one axis of a grid of tokens.</summary>
