@@ -24,7 +24,8 @@ internal static class OperatorsTogether
         TextTokens = 120,
         TextWidth = 1024,
         EncoderLayers = 2,
-        Runs = 5;
+        Runs = 5,
+        Most = 8192;
 
     /// <summary>What a variant of the step uses.</summary>
     private sealed record Variant(string Name)
@@ -243,7 +244,14 @@ internal static class OperatorsTogether
         {
             if (v.Fused)
             {
-                return DotProduct.Attend(q, k, values, 1 / Math.Sqrt(q.shape[^1]));
+                // As in the library, many queries are divided, so that the gradients of keys and values are added up in float32.
+                var (wideK, wideV) = (k.to(ScalarType.Float32), values.to(ScalarType.Float32));
+                return q.shape[2] <= Most
+                    ? nn.functional.scaled_dot_product_attention(q, k, values)
+                    : cat(
+                        [.. q.split(Most, 2).Select(part => nn.functional.scaled_dot_product_attention(part, wideK.to(q.dtype), wideV.to(q.dtype)))],
+                        2
+                    );
             }
 
             var (size, n, m, d) = (q.shape[0] * q.shape[1], q.shape[2], k.shape[2], q.shape[3]);
