@@ -160,7 +160,7 @@ public sealed class RestartTests : IDisposable
                 prompt,
                 seed,
                 frames = 1,
-                steps = 24, // so that none ends before all have begun
+                steps = 48, // so that none ends before all have begun
             }
         );
         return await RunningStudio.ReadAsync<JobView>(answer.EnsureSuccessStatusCode());
