@@ -13,7 +13,8 @@ namespace OpenSora.Benchmarks;
 /// optimizations is written here from plain operators: attention from matrix multiplications and a softmax, modulation and residual steps one
 /// operation at a time, text states projected for each block from the text encoder's width, and gradient checkpointing in each block. It uses the
 /// weights of the library's model, and the results are compared. Times are processor times of one thread, the shortest of several steps; the
-/// variants alternate.
+/// variants alternate. With the environment variable OPENSORA_BENCH_KEEP_MEMORY, the process keeps the memory of freed tensors, as the allocator of
+/// a GPU does; otherwise, the operating system clears the pages of large tensors each time.
 /// </summary>
 internal static class OperatorsTogether
 {
@@ -45,7 +46,11 @@ internal static class OperatorsTogether
     public static void Run()
     {
         set_num_threads(1);
-        ResidentMemory.KeepFreed(); // otherwise, the operating system clears pages in a part of the time that differs between runs
+        if (Environment.GetEnvironmentVariable("OPENSORA_BENCH_KEEP_MEMORY") is not null)
+        {
+            ResidentMemory.KeepFreed();
+        }
+
         using var scope = NewDisposeScope();
         using var block = new Weights();
         using var encoder = new T5TextEncoder(
