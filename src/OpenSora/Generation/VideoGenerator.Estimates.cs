@@ -28,8 +28,7 @@ public sealed partial class VideoGenerator
     /// <summary>Estimates the time that a request takes when no other request is running, without generating it. The model is loaded if it is not
     /// loaded yet.</summary>
     /// <remarks>The estimate is computed from the time of the completed request that is closest in size, so the first request calibrates it. The
-    /// first
-    /// request of a process takes longer than later ones, so the first estimate can be too high. It does not include the time to load the
+    /// first request of a process takes longer than later ones, so the first estimate can be too high. It does not include the time to load the
     /// model.</remarks>
     /// <param name="request">The request.</param>
     /// <param name="cancellationToken">Checked while the model is loaded.</param>
