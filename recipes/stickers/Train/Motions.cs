@@ -52,7 +52,8 @@ internal sealed record Motion(string Phrase, Func<double, (double Size, double W
             map.CopyTo(maps, 6 * i);
         }
         var all = rgba.unsqueeze(0).expand(frames, -1, -1, -1);
-        var moved = nn.functional.grid_sample(all, nn.functional.affine_grid(tensor(maps, [frames, 2, 3]), all.shape)); // [F, 4, H, W]
+        var places = nn.functional.affine_grid(tensor(maps, [frames, 2, 3]), all.shape);
+        var moved = nn.functional.grid_sample(all, places, align_corners: false); // [F, 4, H, W]
         var under = tensor(Array.ConvertAll(background.Rgb, value => value / 255f)).view(1, 3, 1, 1);
         var pixels = moved.narrow(1, 0, 3) + (1 - moved.narrow(1, 3, 1)) * under;
         return (pixels * 2 - 1).transpose(0, 1).contiguous().MoveToOuterDisposeScope();

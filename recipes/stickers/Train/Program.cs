@@ -64,6 +64,7 @@ var seeds = new Option<int>("--seeds") { Description = "The number of seeds for 
 var bfloat16 = new Option<bool>("--bfloat16") { Description = "Generate in bfloat16, which is faster on processors that support it." };
 var fine = new Option<bool>("--fine") { Description = "Use only the objects of stage 3 in prompts. Images are always compared with all objects." };
 var fewer = new Option<int?>("--steps") { Description = "The number of sampling steps; by default, that of the model." };
+var table = new Option<string?>("--table") { Description = "The file to which the results are written as a Markdown table." };
 var seed = new Option<int>("--seed")
 {
     Description = "The seed of the noise; an evaluation uses a range of 1,000 seeds.",
@@ -212,14 +213,18 @@ var root = new RootCommand(
             using var stills = StickerSet.Stills(place.Data);
             using var clips = StickerSet.Clips(place.Data);
             await new Evaluation(place, stills, clips, parsed.GetValue(fine) ? place.FineThings : null).RunAsync(
-                parsed.GetValue(model)!,
-                parsed.GetValue(each),
-                parsed.GetValue(seeds),
-                parsed.GetValue(seed),
-                parsed.GetValue(fewer),
-                parsed.GetValue(guidance),
-                parsed.GetValue(bfloat16),
-                parsed.GetValue(output),
+                new EvaluationSettings
+                {
+                    Model = parsed.GetValue(model)!,
+                    Each = parsed.GetValue(each),
+                    Seeds = parsed.GetValue(seeds),
+                    Seed = parsed.GetValue(seed),
+                    Steps = parsed.GetValue(fewer),
+                    Guidance = parsed.GetValue(guidance),
+                    BFloat16 = parsed.GetValue(bfloat16),
+                    Sheet = parsed.GetValue(output),
+                    Table = parsed.GetValue(table),
+                },
                 cancellation
             );
         },
@@ -231,7 +236,8 @@ var root = new RootCommand(
         guidance,
         bfloat16,
         fine,
-        output
+        output,
+        table
     ),
     Verb(
         "export",

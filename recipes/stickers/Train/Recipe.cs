@@ -124,6 +124,9 @@ internal sealed record Recipe
 
     public double Guidance { get; init; } = 4;
 
+    /// <summary>The number of steps of 64 pictures that train the classifier of the evaluation.</summary>
+    public int ClassifierSteps { get; init; } = 2500;
+
     /// <summary>The small transformer that teaches the text encoder.</summary>
     public required StdiTConfig Teacher { get; init; }
 

@@ -91,12 +91,12 @@ internal sealed class StickerSet : IDisposable
         return tensor(result, [3, frames, Height, Width]).MoveToOuterDisposeScope();
     }
 
-    /// <summary>A still with colours multiplied by its alpha: <c>[4, height, width]</c> in [0, 1].</summary>
-    public Tensor Rgba(int index)
+    /// <summary>A still, or a frame of a clip, with colours multiplied by its alpha: <c>[4, height, width]</c> in [0, 1].</summary>
+    public Tensor Rgba(int index, int frame = 0)
     {
         using var scope = NewDisposeScope();
         var bytes = new byte[Height * Width * 4];
-        _view.ReadArray((long)index * Frames * bytes.Length, bytes, 0, bytes.Length);
+        _view.ReadArray(((long)index * Frames + frame) * bytes.Length, bytes, 0, bytes.Length);
         var rgba = tensor(bytes, [Height, Width, 4]).to(ScalarType.Float32).permute(2, 0, 1) / 255;
         var alpha = rgba.narrow(0, 3, 1);
         return cat([rgba.narrow(0, 0, 3) * alpha, alpha]).MoveToOuterDisposeScope();
