@@ -24,7 +24,7 @@ public class AdamWOptimizersTests
             Beta2 = beta2,
             WeightDecay = weightDecay,
         };
-        using var optimizer = new AdamWOptimizers(ours, stage);
+        using var optimizer = new AdamWOptimizers(ours.Select((parameter, i) => ($"p{i}", parameter)), stage);
         using var expected = optim.AdamW(theirs, 0.01, beta1, beta2, 1e-8, weightDecay);
 
         for (var step = 0; step < 20; step++)
@@ -47,7 +47,7 @@ public class AdamWOptimizersTests
             Bytes(ours[i]).ShouldBe(Bytes(theirs[i]));
             Bytes(ours[i]).ShouldNotBe(Bytes(start[i]));
             Bytes(optimizer.State(i).Mean).ShouldBe(Bytes(state.exp_avg!));
-            Bytes(optimizer.State(i).Square).ShouldBe(Bytes(state.exp_avg_sq!));
+            Bytes(optimizer.State(i).Square!).ShouldBe(Bytes(state.exp_avg_sq!));
             optimizer.State(i).Steps.ShouldBe(state.step);
         }
     }

@@ -37,6 +37,7 @@ public class ResumeTests
                     "beta1",
                     "beta2",
                     "weightDecay",
+                    "muonScale",
                     "clipGradientNorm",
                     "emaDecay",
                     "emaWarmUp",

@@ -52,7 +52,7 @@ internal static class ShardedCheckpoint
         {
             var (name, parameter) = contents.Trained[part.Key];
             var sorted = part.OrderBy(one => one.From).ToList();
-            foreach (var kind in kinds)
+            foreach (var kind in kinds.Where(kind => HasState(kind, contents, part.Key)))
             {
                 string[] names = [.. sorted.Select(one => kind + OwnedParameter.KeyOf(name, one.From, sorted.Count == 1))];
                 foreach (var (partName, one) in names.Zip(sorted))
@@ -69,13 +69,15 @@ internal static class ShardedCheckpoint
 
         foreach (var (i, one) in contents.Owned.All.Index())
         {
-            foreach (var kind in kinds.Where(kind => string.Equals(map[kind + one.Key], files[group.Rank], StringComparison.Ordinal)))
+            foreach (
+                var kind in kinds.Where(kind => string.Equals(map.GetValueOrDefault(kind + one.Key), files[group.Rank], StringComparison.Ordinal))
+            )
             {
                 var adam = contents.Optimizer.State(i);
                 var values =
                     kind is "ema." ? contents.Averages[one.Key]
                     : kind is "adam.mean." ? adam.Mean
-                    : adam.Square;
+                    : adam.Square!;
                 own[kind + one.Key] = one.IsWhole ? values.view(contents.Trained[one.Index].Parameter.shape) : values;
             }
         }
@@ -151,6 +153,10 @@ internal static class ShardedCheckpoint
             File.Delete(temporary); // does nothing after a successful rename
         }
     }
+
+    // Muon keeps no squares. It does not divide matrices among processes.
+    private static bool HasState(string kind, CheckpointContents contents, int index) =>
+        kind is not "adam.square." || contents.Owned.IsSharded || contents.Optimizer.State(index).Square is not null;
 
     // The parts of parameters whose averages and optimizer state each process writes.
     private static IEnumerable<(int Index, long From, int Rank)> Parts(CheckpointContents contents, int processes) =>

@@ -70,7 +70,8 @@ internal sealed record CheckpointContents(
 
 /// <summary>Reads and writes checkpoints. A checkpoint is a safetensors file with weights, moving averages and optimizer state. Its header contains
 /// the progress of the run. Several processes write a <see cref="ShardedCheckpoint"/>.</summary>
-/// <remarks>Tensor names: <c>weights.PART.NAME</c>, <c>ema.PART.NAME</c>, <c>adam.mean.PART.NAME</c>, <c>adam.square.PART.NAME</c>.</remarks>
+/// <remarks>Tensor names: <c>weights.PART.NAME</c>, <c>ema.PART.NAME</c>, <c>adam.mean.PART.NAME</c>, <c>adam.square.PART.NAME</c>. Muon keeps no
+/// squares.</remarks>
 internal static class Checkpoint
 {
     private const string StateKey = "opensora.training",
@@ -136,7 +137,10 @@ internal static class Checkpoint
         {
             var adam = contents.Optimizer.State(i);
             tensors[$"adam.mean.{name}"] = adam.Mean;
-            tensors[$"adam.square.{name}"] = adam.Square;
+            if (adam.Square is { } square)
+            {
+                tensors[$"adam.square.{name}"] = square;
+            }
         }
 
         var path = Path.Combine(options.Folder, CheckpointName.Of(state));
@@ -312,7 +316,11 @@ internal static class Checkpoint
             var adam = optimizer.State(i);
             adam.Steps = fewer.GetValueOrDefault(one.Name, step);
             Fill(one, adam.Mean, $"adam.mean.{one.Name}");
-            Fill(one, adam.Square, $"adam.square.{one.Name}");
+            if (adam.Square is { } square)
+            {
+                Fill(one, square, $"adam.square.{one.Name}");
+            }
+
             if (hasAverages)
             {
                 Fill(one, averages[one.Key], $"ema.{one.Name}");

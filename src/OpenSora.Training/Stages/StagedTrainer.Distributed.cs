@@ -96,6 +96,14 @@ public sealed partial class StagedTrainer
             );
         }
 
+        if (_group is not null && stage.MuonScale is not null && _group.Options.Sharding != Sharding.None)
+        {
+            throw new InvalidOperationException(
+                $"Stage '{stage.Name}' has {nameof(TrainingStage.MuonScale)}, which requires whole matrices, but {nameof(Sharding)} is "
+                    + $"{_group.Options.Sharding}. Use {nameof(Sharding)}.{nameof(Sharding.None)}, or train with AdamW."
+            );
+        }
+
         if (_group is not null && stage.BatchSize < _group.Parts)
         {
             throw new InvalidOperationException(

@@ -181,6 +181,11 @@ public sealed partial class StagedTrainer : IDisposable
         }
     }
 
+    // The data type in which the modules multiply matrices.
+    private ScalarType ComputeType() =>
+        _objective.Modules.Values.SelectMany(module => module.modules()).OfType<Models.Layers.Linear>().FirstOrDefault()?.ComputeType
+        ?? ScalarType.Float32;
+
     // Runs a stage to its end and returns its number of steps.
     private async Task<long> RunStageAsync(
         int index,
@@ -194,7 +199,12 @@ public sealed partial class StagedTrainer : IDisposable
         var (stage, resumed) = (_stages[index], point?.State);
         var trained = Prepare(stage, startsFromAverages: resumed is null && index > 0 && stage.StartFromEma);
         var owned = _owned!;
-        using var optimizer = new AdamWOptimizers(owned.All.Select(one => one.Values), stage, StageMemory.StateScratch(stage, trained));
+        using var optimizer = new AdamWOptimizers(
+            owned.All.Select(one => (one.Name, one.Values)),
+            stage,
+            StageMemory.StateScratch(stage, trained),
+            ComputeType()
+        );
         using var memory = StageMemory.Of(stage, _objective.Modules.Values, trained);
         if (point is not null)
         {

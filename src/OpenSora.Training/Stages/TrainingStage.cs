@@ -85,6 +85,12 @@ public class TrainingStage
     /// <summary>The weight decay of AdamW.</summary>
     public double WeightDecay { get; set; }
 
+    /// <summary>Trains the weight matrices of transformer blocks with Muon (Jordan et al., 2024) instead of AdamW; null to train all parameters with
+    /// AdamW. Muon changes all directions of a matrix by the same amount, and keeps half of the state. The value is the root mean square of the entries
+    /// of an update for a learning rate of 1. The published value, 0.2, makes updates as large as those of AdamW, so that both use the same
+    /// <see cref="LearningRate"/> (Liu et al., "Muon is scalable for LLM training", 2025). All other parameters are trained with AdamW.</summary>
+    public double? MuonScale { get; set; }
+
     /// <summary>The maximum norm to which the gradients of all parameters together are clipped; null for no clipping.</summary>
     public double? ClipGradientNorm { get; set; } = 1;
 
@@ -192,6 +198,11 @@ public class TrainingStage
             (WarmUpSteps >= 0, $"has {nameof(WarmUpSteps)} {WarmUpSteps}; it must not be negative"),
             (Beta1 is >= 0 and < 1 && Beta2 is >= 0 and < 1, $"has betas {Beta1} and {Beta2}; both must be at least 0 and below 1"),
             (WeightDecay >= 0, $"has {nameof(WeightDecay)} {WeightDecay}; it must not be negative"),
+            (MuonScale is null or (> 0 and < double.PositiveInfinity), $"has {nameof(MuonScale)} {MuonScale}; it must be above 0, or null"),
+            (
+                MuonScale is null || Offload is not { Optimizer: true },
+                $"has {nameof(MuonScale)} and {nameof(Offload)} with {nameof(OffloadOptions.Optimizer)}, which Muon does not support"
+            ),
             (ClipGradientNorm is null or > 0, $"has {nameof(ClipGradientNorm)} {ClipGradientNorm}; it must be above 0, or null"),
             (EmaDecay is null or (>= 0 and < 1), $"has {nameof(EmaDecay)} {EmaDecay}; it must be at least 0 and below 1, or null"),
             (CaptionDropout is null or (>= 0 and <= 1), $"has {nameof(CaptionDropout)} {CaptionDropout}; it must be between 0 and 1, or null"),
