@@ -70,6 +70,7 @@ for stage in small images small-motions small-clips; do
 done
 recipe sheet.png sheet --stage images --frames 1 --steps 1 --prompts prompts.txt --out sheet.png
 recipe tiny/model.json export --stage small-clips --out tiny
+recipe table.md evaluate --model tiny --each 2 --seeds 1 --table table.md --out evaluation.png
 
 # Two clips of a second, with captions from a text file and from the file name.
 mkdir "$folder/clips"

@@ -84,7 +84,7 @@ internal sealed class Classifier : nn.Module<Tensor, Tensor>
         {
             using var inner = NewDisposeScope();
             var (pictures, labels) = samples.Draw(TrainingData.RandomFor(91, batch), Batch);
-            var best = forward(pictures).topk(5).indexes;
+            var best = forward(pictures).topk(Math.Min(5, _things.Length)).indexes;
             var right = best.eq(labels.unsqueeze(1));
             first += right.narrow(1, 0, 1).sum().item<long>();
             five += right.sum().item<long>();

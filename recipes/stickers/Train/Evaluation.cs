@@ -288,7 +288,8 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         var back = cat([.. each.Select(answer => Features(Pixels(answer.Reconstruction)))]);
         var made = cat([.. wanted.Select(answer => Features(Pixels(answer.Video)))]);
         var middle = real.mean([0L]);
-        var axes = linalg.eigh(Quality.Covariance(real)).Item2.narrow(1, real.shape[1] - 24, 24); // the largest come last
+        var count = Math.Min(24, real.shape[1]);
+        var axes = linalg.eigh(Quality.Covariance(real)).Item2.narrow(1, real.shape[1] - count, count); // the largest come last
         string To(Tensor features) =>
             FormattableString.Invariant($"{Quality.Frechet((real - middle).matmul(axes), (features - middle).matmul(axes)):F2}");
         _table.Add("Frechet distance to held-out clips", To(made), To(back));
