@@ -88,7 +88,8 @@ public class TrainingStage
     /// <summary>Trains the weight matrices of transformer blocks with Muon (Jordan et al., 2024) instead of AdamW; null to train all parameters with
     /// AdamW. Muon changes all directions of a matrix by the same amount, and its state has half the size. The value is the root mean square of the
     /// entries of an update for a learning rate of 1. The published value, 0.2, makes updates as large as those of AdamW, so that both use the same
-    /// <see cref="LearningRate"/> (Liu et al., "Muon is scalable for LLM training", 2025). All other parameters are trained with AdamW.</summary>
+    /// <see cref="LearningRate"/> (Liu et al., "Muon is scalable for LLM training", 2025). All other parameters are trained with AdamW. Plans and
+    /// estimates of memory assume AdamW for all parameters.</summary>
     public double? MuonScale { get; set; }
 
     /// <summary>The maximum norm to which the gradients of all parameters together are clipped; null for no clipping.</summary>
