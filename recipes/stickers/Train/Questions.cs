@@ -56,9 +56,8 @@ internal sealed class Questions(Workplace place, StickerSet stills, StickerSet c
             : stills.On(question.Sticker!.Value, question.Colour, 0, 1).expand(-1, frames, -1, -1);
     }
 
-    // A still thing, an animated thing, a thing on a colour (seen, not seen), a moved thing on a colour (held out or not), and where there are two
-    // styles a flat thing on a colour.
-    /// <summary>Chooses the prompts.</summary>
+    /// <summary>Chooses the prompts: still things, animated things, things on a color (seen or not), flat things on a color, and things that move on a
+    /// color (held out or not).</summary>
     /// <param name="each">The number of prompts of each kind.</param>
     public List<Question> Choose(int each)
     {
