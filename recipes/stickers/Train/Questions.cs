@@ -56,8 +56,8 @@ internal sealed class Questions(Workplace place, StickerSet stills, StickerSet c
             : stills.On(question.Sticker!.Value, question.Colour, 0, 1).expand(-1, frames, -1, -1);
     }
 
-    /// <summary>Chooses the prompts: still things, animated things, things on a color (seen or not), flat things on a color, and things that move on a
-    /// color (held out or not).</summary>
+    /// <summary>Chooses the prompts: still things, animated things, things on a color (seen or not), flat things on a color, and things that move on
+    /// a color (held out or not).</summary>
     /// <param name="each">The number of prompts of each kind.</param>
     public List<Question> Choose(int each)
     {
