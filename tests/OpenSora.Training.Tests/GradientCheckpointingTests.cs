@@ -92,7 +92,7 @@ public class GradientCheckpointingTests
         // 2 x 8 x 256 tokens of 64 floats are 1 MiB; a block computes dozens of these, attention's weights not counted.
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Memory is read from /proc.");
         Held(on: true); // libraries are loaded, one block's memory has been had
-        var held = Held(on: true);
+        var held = Enumerable.Range(0, 4).Min(_ => Held(on: true)); // other memory of the process only adds to it
         held.ShouldBeLessThan(40 << 20); // 10 MiB were measured, and 183 without checkpointing
         Held(on: false).ShouldBeGreaterThan(120 << 20);
 

@@ -329,11 +329,12 @@ public class OffloadTests
                 Parameters = parameters,
             },
         };
+        // Other memory of the process only adds to what is measured, so the least of some measurements counts.
         var (before, after) = (Measured(plain), Measured(offloaded));
         after.ShouldBeLessThan(before);
         (offloaded.Estimate() / after).ShouldBeInRange(0.8, 1.2, $"{after / 1e6:F0} MB were measured, {before / 1e6:F0} MB without offloading.");
 
-        static double Measured(MemoryCase one) => Enumerable.Range(0, 2).Min(_ => one.Measure());
+        static double Measured(MemoryCase one) => Enumerable.Range(0, 4).Min(_ => one.Measure());
     }
 
     /// <summary>Random latents and text states.</summary>

@@ -65,11 +65,11 @@ ffmpeg -v error -f lavfi -i testsrc=size=64x64:rate=8 -frames:v 8 -pix_fmt rgba 
 recipe run/vae.safetensors vae
 recipe run/moved.safetensors cache
 recipe run/text.safetensors text
-for stage in small images small-motions small-clips; do
-  recipe "run/$stage/checkpoint-01-00000003.safetensors" $stage
-done
+recipe run/images/checkpoint-01-00000003.safetensors images
+recipe run/videos/checkpoint-01-00000006.safetensors videos
+recipe run/long/checkpoint-01-00000003.safetensors long
 recipe sheet.png sheet --stage images --frames 1 --steps 1 --prompts prompts.txt --out sheet.png
-recipe tiny/model.json export --stage small-clips --out tiny
+recipe tiny/model.json export --out tiny
 recipe table.md evaluate --model tiny --each 2 --seeds 1 --table table.md --out evaluation.png
 
 # Two clips of a second, with captions from a text file and from the file name.

@@ -59,7 +59,7 @@ internal static class Export
             Name = "stickers",
             Description =
                 $"Animated stickers, {width}x{height} pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers: "
-                + "things.txt lists the things, fine-things.txt those it knows best.",
+                + "things.txt lists the things, fine-things.txt those it also knows in the flat style.",
             Denoiser = new ModelPart
             {
                 Architecture = "stdit",

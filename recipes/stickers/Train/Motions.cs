@@ -71,18 +71,17 @@ internal sealed record Motion(string Phrase, Func<double, (double Size, double W
 internal sealed class MovedStickers : IClipSource
 {
     private readonly StickerSet _set;
-    private readonly int _frames,
-        _shrink;
+    private readonly int _frames;
     private readonly List<(int Sticker, PaletteColour Colour, Motion Motion)> _clips = [];
 
-    public MovedStickers(StickerSet set, IReadOnlyList<int> chosen, int each, int frames, int shrink = 1)
+    public MovedStickers(StickerSet set, IReadOnlyList<int> chosen, Func<string, bool> stands, int each, int frames)
     {
-        (this._set, this._frames, this._shrink) = (set, frames, shrink);
+        (_set, _frames) = (set, frames);
         foreach (var (i, sticker) in chosen.Index())
         {
             var (random, thing) = (TrainingData.RandomFor(16, sticker), set.Items[sticker].Thing);
-            // The first clip of each stands still; the motions of the others go round.
-            for (var turn = 0; turn < each; turn++)
+            // The first clip of a thing that may stand still does so; the motions of the others go round.
+            for (var turn = stands(thing) ? 0 : 1; turn < each; turn++)
             {
                 var motion = Motion.All[turn == 0 ? 0 : 1 + (i * (each - 1) + turn - 1) % (Motion.All.Count - 1)];
                 var colours = set.Palette.Where((colour, place) => !Motion.HeldOut(thing, colour.Name, motion.Phrase)).ToArray();
@@ -109,7 +108,6 @@ internal sealed class MovedStickers : IClipSource
             $"{_set.Fingerprint} moved, {_clips.Count} clips of {_frames} "
                 + $"({TrainingData.Hash(0, [.. _clips.Select(clip => (long)clip.Sticker)]):x}), "
                 + $"{string.Join(", ", Motion.All.Select(motion => $"{motion.Phrase} {motion.At(0)} {motion.At(0.3)} {motion.At(1)}"))}"
-                + $"{StickersOnColours.Shrunk(_shrink)}"
         );
 
     public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default) =>
@@ -119,7 +117,7 @@ internal sealed class MovedStickers : IClipSource
     {
         var (sticker, colour, motion) = _clips[index];
         using var scope = NewDisposeScope();
-        var video = StickersOnColours.Shrink(motion.Render(_set.Rgba(sticker), colour, _frames), _shrink);
+        var video = motion.Render(_set.Rgba(sticker), colour, _frames);
         return new CaptionedClip(
             video.MoveToOuterDisposeScope(),
             [.. _set.CaptionsOn(sticker, colour).Select(caption => motion.Describe(caption, _set.Items[sticker].Thing))]

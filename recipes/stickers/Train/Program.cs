@@ -48,7 +48,7 @@ var prompts = new Option<string>("--prompts")
 var from = new Option<string?>("--from") { Description = "A checkpoint of another run, or a model folder, to start from." };
 var stage = new Option<string>("--stage")
 {
-    Description = "The stage that provides the weights: small, images, small-motions, small-clips, clips, small-fine, fine or long.",
+    Description = "The stage that provides the weights: images, videos or long.",
     DefaultValueFactory = _ => "long",
 };
 var frames = new Option<int?>("--frames") { Description = "The number of frames; by default, that of the stage." };
@@ -62,7 +62,7 @@ var model = new Option<string>("--model")
 var each = new Option<int>("--each") { Description = "The number of prompts of each kind.", DefaultValueFactory = _ => 40 };
 var seeds = new Option<int>("--seeds") { Description = "The number of seeds for each prompt.", DefaultValueFactory = _ => 2 };
 var bfloat16 = new Option<bool>("--bfloat16") { Description = "Generate in bfloat16, which is faster on processors that support it." };
-var fine = new Option<bool>("--fine") { Description = "Use only the objects of stage 3 in prompts. Images are always compared with all objects." };
+var fine = new Option<bool>("--fine") { Description = "Use only the objects of fine-things.txt in prompts. Images are always compared with all objects." };
 var fewer = new Option<int?>("--steps") { Description = "The number of sampling steps; by default, that of the model." };
 var table = new Option<string?>("--table") { Description = "The file to which the results are written as a Markdown table." };
 var seed = new Option<int>("--seed")
@@ -103,18 +103,17 @@ Command Verb(string name, string description, Func<Workplace, ParseResult, Cance
     return command;
 }
 
-Command Clips(string name, string description) =>
+Command Stage(string name, string description) =>
     Verb(
         name,
         description,
-        (place, parsed, cancellation) => Training.ClipsAsync(place, name, parsed.GetValue(minutes), parsed.GetValue(from), cancellation),
+        (place, parsed, cancellation) => Training.StageAsync(place, name, parsed.GetValue(minutes), parsed.GetValue(from), cancellation),
         minutes,
         from
     );
 
 var root = new RootCommand(
-    "Trains the sticker model: vae (or begin), cache, text, motions, flat, small, images, "
-        + "small-motions, small-clips, clips, small-fine, fine, long, export. "
+    "Trains the sticker model: vae (or begin), cache, text, motions, flat, images, videos, long, export. "
         + "Every step resumes where it was stopped."
 )
 {
@@ -157,31 +156,15 @@ var root = new RootCommand(
         NewWords.Flat(place, 300, cancellation);
         return Task.CompletedTask;
     }),
-    Verb(
-        "small",
-        "Stage 1, first half: stills at half the size.",
-        (place, parsed, cancellation) => Training.SmallImagesAsync(place, parsed.GetValue(minutes), cancellation),
-        minutes
-    ),
-    Verb(
-        "images",
-        "Stage 1, second half: stills.",
-        (place, parsed, cancellation) => Training.ImagesAsync(place, parsed.GetValue(minutes), parsed.GetValue(from), cancellation),
-        minutes,
-        from
-    ),
+    Stage("images", "Stage 1: stills."),
+    Stage("videos", "Stage 2: some frames of clips and moving stills, and stills."),
+    Stage("long", "Stage 3: all frames."),
     Verb(
         "gap",
         "Compares the loss with the right captions and with wrong ones.",
         (place, parsed, cancellation) => Training.GapAsync(place, parsed.GetValue(stage)!, cancellation),
         stage
     ),
-    Clips("small-motions", "Stage 2, first part: moving stills at half the size, one direction of each motion."),
-    Clips("small-clips", "Stage 2, second part: clips, moving stills and stills at half the size."),
-    Clips("clips", "Stage 2, third part: the same at the full size."),
-    Clips("small-fine", "Stage 3, first part: fewer objects, at half the size."),
-    Clips("fine", "Stage 3, second part: the same at the full size."),
-    Clips("long", "Stage 3, third part: all frames."),
     Verb(
         "sheet",
         "Generates the prompts with the latest checkpoint.",

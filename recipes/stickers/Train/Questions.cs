@@ -117,7 +117,7 @@ internal sealed class Questions(Workplace place, StickerSet stills, StickerSet c
             questions.Add(Moving(sticker, colour, motion, seen: true));
         }
         var heldOut =
-            from sticker in still
+            from sticker in _chosenStills.Where(i => IsAsked(stills.Items[i]))
             from colour in stills.Palette
             from motion in Motion.All.Skip(1)
             where Motion.HeldOut(stills.Items[sticker].Thing, colour.Name, motion.Phrase)

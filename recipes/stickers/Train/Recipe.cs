@@ -39,11 +39,11 @@ internal sealed record StageSettings
     /// <summary>The frame of clips that is taken first; null: any.</summary>
     public int? FirstFrame { get; init; }
 
-    /// <summary>What batches of stages 2 and 3 are of, in turns. As many stills are drawn as clips have frames.</summary>
-    public IReadOnlyList<Turn> Turns { get; init; } = [Turn.Clips, Turn.Stills, Turn.Moved, Turn.Stills];
+    /// <summary>What batches are of, in turns. As many stills are drawn as clips have frames.</summary>
+    public IReadOnlyList<Turn> Turns { get; init; } = [Turn.Stills];
 
-    /// <summary>The motions of moved stills; null: all.</summary>
-    public IReadOnlyList<string>? Motions { get; init; }
+    /// <summary>The scale of Muon for the matrices of the blocks; null: AdamW trains all parameters.</summary>
+    public double? MuonScale { get; init; }
 
     public TrainingStage ToStage(string name, ITrainingData data, double? minutes) =>
         new()
@@ -59,6 +59,7 @@ internal sealed record StageSettings
             WarmUpSteps = WarmUpSteps,
             Beta2 = Beta2,
             WeightDecay = WeightDecay,
+            MuonScale = MuonScale,
             EmaDecay = EmaDecay,
             EmaWarmUp = true,
             Seed = Seed,
@@ -92,6 +93,9 @@ internal enum Turn
 
     /// <summary>Stills.</summary>
     Stills,
+
+    /// <summary>Stills on white, which captions without a colour mean.</summary>
+    WhiteStills,
 
     /// <summary>Stills of the flat style.</summary>
     FlatStills,
@@ -136,7 +140,7 @@ internal sealed record Recipe
     /// <summary>A file beside the recipe with the things that are trained on, one a line; null: all.</summary>
     public string? Things { get; init; }
 
-    /// <summary>A file beside the recipe with the things that stage 3 is about.</summary>
+    /// <summary>A file beside the recipe with the things that are taught in the flat style too.</summary>
     public string FineThings { get; init; } = "fine-things.txt";
 
     /// <summary>Categories of things that are left out, of stills and of clips.</summary>
@@ -149,24 +153,11 @@ internal sealed record Recipe
 
     public required StageSettings VaeStage { get; init; }
 
-    /// <summary>Whether stage 2 trains the text encoder further, together with the transformer, which by then follows its captions.</summary>
-    public bool TrainText { get; init; }
-
     public required StageSettings TextStage { get; init; }
-
-    public required StageSettings SmallImageStage { get; init; }
 
     public required StageSettings ImageStage { get; init; }
 
-    public required StageSettings SmallMotionStage { get; init; }
-
-    public required StageSettings SmallClipStage { get; init; }
-
-    public required StageSettings ClipStage { get; init; }
-
-    public required StageSettings SmallFineStage { get; init; }
-
-    public required StageSettings FineStage { get; init; }
+    public required StageSettings VideoStage { get; init; }
 
     public required StageSettings LongStage { get; init; }
 
@@ -175,28 +166,23 @@ internal sealed record Recipe
     public StageSettings Stage(string name) =>
         name switch
         {
-            "small" => SmallImageStage,
             "images" => ImageStage,
-            "small-motions" => SmallMotionStage,
-            "small-clips" => SmallClipStage,
-            "clips" => ClipStage,
-            "small-fine" => SmallFineStage,
-            "fine" => FineStage,
+            "videos" => VideoStage,
             "long" => LongStage,
             _ => throw new ArgumentException($"There is no stage '{name}'.", nameof(name)),
         };
 
-    /// <summary>Whether the last stages teach the flat style.</summary>
+    /// <summary>Whether the flat style is taught.</summary>
     public bool HasFlat =>
-        new[] { SmallFineStage, FineStage, LongStage }.Any(stage => stage.Turns.Any(turn => turn is Turn.FlatStills or Turn.FlatMoved));
+        new[] { ImageStage, VideoStage, LongStage }.Any(stage => stage.Turns.Any(turn => turn is Turn.FlatStills or Turn.FlatMoved));
 
     /// <summary>Colours of the palette under which each still, and each clip, is encoded.</summary>
     public int StillBackgrounds { get; init; } = 5;
 
     public int ClipBackgrounds { get; init; } = 2;
 
-    /// <summary>Clips made of each still of a thing that has no clip: one stands still, the others are moved.</summary>
-    public int ClipsOfStill { get; init; } = 8;
+    /// <summary>Clips made of each still: one stands still, unless the thing has a clip of its own, and the others are moved.</summary>
+    public int ClipsOfStill { get; init; } = 4;
 
     public static Recipe Read(string path) =>
         JsonSerializer.Deserialize<Recipe>(File.ReadAllBytes(path), Json) ?? throw new InvalidDataException($"'{path}' is empty.");

@@ -7,12 +7,10 @@ namespace Stickers;
 /// <summary>Latents of stickers with tokenized captions, each kind encoded when it is first needed and then kept in a file.</summary>
 /// <param name="place">The recipe and its folders.</param>
 /// <param name="cancellation">Stops encoding.</param>
-/// <param name="things">Only these things; null: all that are encoded.</param>
-/// <param name="stage">Which frames of clips, and which motions; null: all.</param>
+/// <param name="stage">Which frames of clips; null: all.</param>
 internal sealed class StickerLatents(
     Workplace place,
     CancellationToken cancellation,
-    IReadOnlySet<string>? things = null,
     StageSettings? stage = null
 ) : IDisposable
 {
@@ -21,56 +19,35 @@ internal sealed class StickerLatents(
         _clips = StickerSet.Clips(place.Data);
     private readonly ITokenizer _tokenizer = Tokenizers.SentencePiece(place.Tokenizer);
     private readonly Dictionary<string, LatentCache> _caches = new(StringComparer.Ordinal);
-    private readonly Dictionary<(LatentCache, int?, string?), ITrainingData> _made = [];
+    private readonly Dictionary<(LatentCache, string?), ITrainingData> _made = [];
 
-    public async Task<IReadOnlyList<IReadOnlyList<string>>> StillCaptionsAsync() => (await StillCacheAsync(small: false, StickerSet.Usual)).Captions;
+    public async Task<IReadOnlyList<IReadOnlyList<string>>> StillCaptionsAsync() => (await StillCacheAsync(StickerSet.Usual)).Captions;
 
-    /// <summary>Single frames of clips.</summary>
-    public async Task<ITrainingData> OneFramesAsync() => Clips(await ClipCacheAsync(small: false), 1);
-
-    /// <summary>Stills, on some colours each, perhaps of half the size.</summary>
-    public async Task<ITrainingData> StillsAsync(bool small = false, string style = StickerSet.Usual)
-    {
-        var chosen = place.Chosen(_stills, style);
-        return Data(await StillCacheAsync(small, style), i => _stills.Items[chosen[i / place.Recipe.StillBackgrounds]].Thing);
-    }
+    /// <summary>Stills, on some colours each, or on white only.</summary>
+    public async Task<ITrainingData> StillsAsync(string style = StickerSet.Usual, bool white = false) =>
+        Data(await StillCacheAsync(style), white ? "white" : null, i => !white || i % place.Recipe.StillBackgrounds == 0);
 
     /// <summary>Clips of things that move by themselves.</summary>
-    public async Task<ITrainingData> VideosAsync(bool small = false) => Clips(await ClipCacheAsync(small), place.Recipe.Frames);
+    public async Task<ITrainingData> ClipsAsync() =>
+        Data(
+            await CacheAsync("clips", () => new StickersOnColours(_clips, place.Chosen(_clips), place.Recipe.ClipBackgrounds)),
+            frames: place.Recipe.Frames
+        );
 
-    /// <summary>Stills of the other things, moved, perhaps in one way only.</summary>
-    public async Task<ITrainingData> MovedAsync(bool small = false, string style = StickerSet.Usual, string? motion = null)
+    /// <summary>Stills that are moved, perhaps in one way only.</summary>
+    public async Task<ITrainingData> MovedAsync(string style = StickerSet.Usual, string? motion = null)
     {
-        var moved = place.Moved(_stills, _clips, small ? 2 : 1, style);
+        var moved = place.Moved(_stills, _clips, style);
         return Data(
-            await CacheAsync((small ? "small-moved" : "moved") + Of(style), () => moved),
-            i => _stills.Items[moved.Clips[i].Sticker].Thing,
-            place.Recipe.Frames,
+            await CacheAsync("moved" + Of(style), () => moved),
             motion,
-            i =>
-                motion is null
-                    ? stage?.Motions?.Contains(Phrase(i), StringComparer.Ordinal) != false
-                    : string.Equals(motion, Phrase(i), StringComparison.Ordinal)
+            i => motion is null || string.Equals(motion, moved.Clips[i].Motion.Phrase, StringComparison.Ordinal),
+            place.Recipe.Frames
         );
-
-        string Phrase(int clip) => moved.Clips[clip].Motion.Phrase;
     }
 
-    private Task<LatentCache> StillCacheAsync(bool small, string style) =>
-        CacheAsync((small ? "small" : "stills") + Of(style), () =>
-            new StickersOnColours(_stills, place.Chosen(_stills, style), place.Recipe.StillBackgrounds, small ? 2 : 1)
-        );
-
-    private Task<LatentCache> ClipCacheAsync(bool small) =>
-        CacheAsync(small ? "small-clips" : "clips", () =>
-            new StickersOnColours(_clips, place.Chosen(_clips), place.Recipe.ClipBackgrounds, small ? 2 : 1)
-        );
-
-    private ITrainingData Clips(LatentCache cache, int frames)
-    {
-        var chosen = place.Chosen(_clips);
-        return Data(cache, i => _clips.Items[chosen[i / place.Recipe.ClipBackgrounds]].Thing, frames);
-    }
+    private Task<LatentCache> StillCacheAsync(string style) =>
+        CacheAsync("stills" + Of(style), () => new StickersOnColours(_stills, place.Chosen(_stills, style), place.Recipe.StillBackgrounds));
 
     private static string Of(string style) => string.Equals(style, StickerSet.Usual, StringComparison.Ordinal) ? "" : "-" + style;
 
@@ -96,13 +73,14 @@ internal sealed class StickerLatents(
         return cache;
     }
 
-    private ITrainingData Data(LatentCache cache, Func<int, string> thingOf, int? frames = null, string? motion = null, Func<int, bool>? taken = null)
+    // Some items of a cache; 'part' names which, null: all.
+    private ITrainingData Data(LatentCache cache, string? part = null, Func<int, bool>? taken = null, int? frames = null)
     {
-        if (!_made.TryGetValue((cache, frames, motion), out var data))
+        if (!_made.TryGetValue((cache, part), out var data))
         {
-            var some = Enumerable.Range(0, cache.Captions.Count).Where(i => things?.Contains(thingOf(i)) != false && taken?.Invoke(i) != false);
+            var some = Enumerable.Range(0, cache.Captions.Count).Where(i => taken?.Invoke(i) != false);
             var interval = frames > 1 ? stage?.FrameInterval ?? 1 : 1;
-            _made[(cache, frames, motion)] = data = cache.AsData(
+            _made[(cache, part)] = data = cache.AsData(
                 _tokenizer,
                 place.Recipe.Tokens,
                 some,

@@ -161,8 +161,8 @@ internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
             : new PaletteColour("", "", [random.Next(256), random.Next(256), random.Next(256)]);
 }
 
-/// <summary>Stickers, whole, on some backgrounds of the palette each, perhaps made smaller: what is encoded to latents.</summary>
-internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgrounds, int shrink = 1) : IClipSource
+/// <summary>Stickers, whole, on some backgrounds of the palette each: what is encoded to latents.</summary>
+internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgrounds) : IClipSource
 {
     public int Count => chosen.Length * backgrounds;
 
@@ -170,7 +170,7 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
         string.Create(
             CultureInfo.InvariantCulture,
             $"{set.Fingerprint}, {chosen.Length} of them ({TrainingData.Hash(0, Array.ConvertAll(chosen, i => (long)i)):x}), "
-                + $"on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}{Shrunk(shrink)}"
+                + $"on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}"
         );
 
     public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default) =>
@@ -182,16 +182,10 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
         var (turn, background) = Math.DivRem(index, backgrounds);
         var colour = Colour(turn, background);
         return new CaptionedClip(
-            Shrink(set.On(chosen[turn], colour, 0, set.Frames), shrink).MoveToOuterDisposeScope(),
+            set.On(chosen[turn], colour, 0, set.Frames).MoveToOuterDisposeScope(),
             set.CaptionsOn(chosen[turn], colour)
         );
     }
-
-    /// <summary>A video <c>[3, F, H, W]</c> with sides divided by a whole number.</summary>
-    public static Tensor Shrink(Tensor video, int by) => by == 1 ? video : nn.functional.avg_pool2d(video.transpose(0, 1), by).transpose(0, 1);
-
-    /// <summary>What a fingerprint says of that.</summary>
-    public static string Shrunk(int by) => by == 1 ? "" : string.Create(CultureInfo.InvariantCulture, $", 1/{by} of the size");
 
     /// <summary>Whether a sticker is among the clips on a colour.</summary>
     /// <param name="turn">The sticker's place among the chosen.</param>

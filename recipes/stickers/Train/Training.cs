@@ -74,14 +74,15 @@ internal static class Training
     {
         using var data = new StickerLatents(place, cancellation);
         var styles = place.Recipe.HasFlat ? new[] { StickerSet.Usual, StickerSet.Flat } : [StickerSet.Usual];
-        foreach (var small in new[] { false, true })
+        foreach (var style in styles)
         {
-            Console.WriteLine((await data.VideosAsync(small)).Fingerprint);
-            foreach (var style in styles)
-            {
-                Console.WriteLine((await data.StillsAsync(small, style)).Fingerprint);
-                Console.WriteLine((await data.MovedAsync(small, style)).Fingerprint);
-            }
+            Console.WriteLine((await data.StillsAsync(style)).Fingerprint);
+        }
+
+        Console.WriteLine((await data.ClipsAsync()).Fingerprint);
+        foreach (var style in styles)
+        {
+            Console.WriteLine((await data.MovedAsync(style)).Fingerprint);
         }
     }
 
@@ -118,7 +119,7 @@ internal static class Training
             new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999))
         )
             .AddStage(
-                place.Recipe.TextStage.ToStage("text", TrainingData.Mix((await data.StillsAsync(), 1), (await data.OneFramesAsync(), 1)), minutes)
+                place.Recipe.TextStage.ToStage("text", await data.StillsAsync(), minutes)
             )
             .AddConsoleProgress()
             .AddCallback(new Deviation(text, await data.StillCaptionsAsync(), tokenizer, place.Recipe.Tokens))
@@ -167,36 +168,15 @@ internal static class Training
         }
     }
 
-    /// <summary>Stage 1a: stills of half the size, a quarter of the tokens. Coordinates are doubled, so that a place in the picture keeps its
-    /// position.</summary>
-    public static Task SmallImagesAsync(Workplace place, double? minutes, CancellationToken cancellation) =>
-        ImagesAsync(
-            place,
-            "small",
-            async data => await data.StillsAsync(small: true),
-            place.Recipe.SmallImageStage,
-            minutes,
-            from: null,
-            cancellation
-        );
-
-    /// <summary>The transformer for a stage's pictures, which may have sides of half the size, and for its frames. A place and a frame keep their
-    /// positions.</summary>
+    /// <summary>The transformer for the frames of a stage, which keep their positions.</summary>
     public static StdiTConfig ConfigOf(Workplace place, string stage)
     {
         var (config, interval) = (place.Recipe.Model, place.Recipe.Stage(stage).FrameInterval);
-        config = config with
+        return config with
         {
             InputSize = [(config.InputSize[0] - 1) / interval + 1, .. config.InputSize.Skip(1)],
             TimeScale = config.TimeScale / interval,
         };
-        return !stage.StartsWith("small", StringComparison.Ordinal)
-            ? config
-            : config with
-            {
-                InputSize = [config.InputSize[0], config.InputSize[1] / 2, config.InputSize[2] / 2],
-                SpaceScale = config.SpaceScale / 2,
-            };
     }
 
     /// <summary>How the weights of one stage begin the next: whole, but for the tables of positions, which belong to the size of the clips and are
@@ -208,102 +188,56 @@ internal static class Training
             KeyMap = key => key.Contains("pos_embed", StringComparison.Ordinal) ? null : key,
         };
 
-    /// <summary>Stage 1b: stills, and single frames of clips.</summary>
-    public static Task ImagesAsync(Workplace place, double? minutes, string? from, CancellationToken cancellation) =>
-        ImagesAsync(
-            place,
-            "images",
-            async data => TrainingData.Mix((await data.StillsAsync(), 1), (await data.StillsAsync(), 1), (await data.OneFramesAsync(), 1)),
-            place.Recipe.ImageStage,
-            minutes,
-            from ?? place.Folder("small"),
-            cancellation
-        );
-
-    private static async Task ImagesAsync(
-        Workplace place,
-        string name,
-        Func<StickerLatents, Task<ITrainingData>> dataOf,
-        StageSettings settings,
-        double? minutes,
-        string? from,
-        CancellationToken cancellation
-    )
-    {
-        var (model, text) = Models(place, ConfigOf(place, name));
-        using (model)
-        using (text)
-        using (var data = new StickerLatents(place, cancellation))
-        {
-            var stage = settings.ToStage(name, await dataOf(data), minutes);
-            stage.Trains = name => !name.Contains(".attn_temp.", StringComparison.Ordinal) && name.StartsWith("model.", StringComparison.Ordinal);
-            model.TemporalAttention = false;
-            using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddConsoleProgress().SaveTo(place.Checkpoints(name));
-            if (from is not null)
-            {
-                trainer.InitializeFrom(from, options: PartsToKeep);
-            }
-
-            trainer.Resume(place.Folder(name), ifAny: true);
-            await trainer.RunAsync(cancellationToken: cancellation);
-        }
-    }
-
-    /// <summary>Stages 2 and 3: clips, moved stills and stills, all things or those of stage 3.</summary>
+    /// <summary>The stages of the transformer: images, videos, long. Images leave out temporal attention, whose output starts as zero.</summary>
     /// <param name="place">The recipe and its folders.</param>
-    /// <param name="name">The stage: small-motions, small-clips, clips, small-fine, fine or long.</param>
+    /// <param name="name">The stage.</param>
     /// <param name="minutes">Its length; null: the recipe's.</param>
     /// <param name="from">A checkpoint, or a model folder, to begin with; null: the stage before.</param>
     /// <param name="cancellation">Stops it.</param>
-    public static async Task ClipsAsync(Workplace place, string name, double? minutes, string? from, CancellationToken cancellation)
+    public static async Task StageAsync(Workplace place, string name, double? minutes, string? from, CancellationToken cancellation)
     {
-        string[] order = ["images", "small-motions", "small-clips", "clips", "small-fine", "fine", "long"];
-        var at = Array.IndexOf(order, name);
-        var settings = place.Recipe.Stage(name);
+        string[] order = ["images", "videos", "long"];
+        var (at, settings) = (Array.IndexOf(order, name), place.Recipe.Stage(name));
         var (model, text) = Models(place, ConfigOf(place, name));
         using (model)
         using (text)
-        using (var data = new StickerLatents(place, cancellation, at > Array.IndexOf(order, "clips") ? place.FineThings : null, settings))
+        using (var data = new StickerLatents(place, cancellation, settings))
         {
-            var small = IsSmall(place, model);
             List<(ITrainingData Data, double Samples)> turns = [];
             foreach (var turn in settings.Turns)
             {
                 turns.Add(
                     turn switch
                     {
-                        Turn.Clips => (await data.VideosAsync(small), 1),
-                        Turn.Moved => (await data.MovedAsync(small), 1),
-                        Turn.Spinning => (await data.MovedAsync(small, motion: "spinning"), 1),
-                        Turn.FlatMoved => (await data.MovedAsync(small, StickerSet.Flat), 1),
-                        _ => (await data.StillsAsync(small, turn == Turn.FlatStills ? StickerSet.Flat : StickerSet.Usual), model.Config.InputSize[0]),
+                        Turn.Clips => (await data.ClipsAsync(), 1),
+                        Turn.Moved => (await data.MovedAsync(), 1),
+                        Turn.Spinning => (await data.MovedAsync(motion: "spinning"), 1),
+                        Turn.FlatMoved => (await data.MovedAsync(StickerSet.Flat), 1),
+                        Turn.FlatStills => (await data.StillsAsync(StickerSet.Flat), at == 0 ? 1 : model.Config.InputSize[0]),
+                        _ => (await data.StillsAsync(white: turn == Turn.WhiteStills), at == 0 ? 1 : model.Config.InputSize[0]),
                     }
                 );
             }
 
             var stage = settings.ToStage(name, TrainingData.Mix([.. turns]), minutes);
-            stage.Trains = parameter => place.Recipe.TrainText || parameter.StartsWith("model.", StringComparison.Ordinal);
+            stage.Trains = parameter =>
+                parameter.StartsWith("model.", StringComparison.Ordinal) && (at > 0 || !parameter.Contains(".attn_temp.", StringComparison.Ordinal));
+            model.TemporalAttention = at > 0;
             using var trainer = new StagedTrainer(Objective(place, model, text)).AddStage(stage).AddConsoleProgress().SaveTo(place.Checkpoints(name));
             if (from is not null && File.Exists(Path.Combine(from, ModelFolder.FileName)))
             {
                 model.LoadWeights(ModelFolder.Open(from).DenoiserWeights, PartsToKeep);
             }
-            else
+            else if (from is not null || at > 0)
             {
                 trainer.InitializeFrom(from ?? place.Folder(order[at - 1]), options: PartsToKeep);
             }
 
             trainer.Resume(place.Folder(name), ifAny: true);
-            if (!place.Recipe.TrainText)
-            {
-                text.LoadWeights(place.TextWeights); // words may have been taught since the stage before
-            }
-
+            text.LoadWeights(place.TextWeights); // words may have been taught since the stage before
             await trainer.RunAsync(cancellationToken: cancellation);
         }
     }
-
-    private static bool IsSmall(Workplace place, StdiT model) => model.Config.InputSize[1] < place.Recipe.Model.InputSize[1];
 
     /// <summary>What the text has taught: the loss of stills at some time steps with the right captions and with those of others.</summary>
     public static async Task GapAsync(Workplace place, string name, CancellationToken cancellation)
@@ -319,15 +253,14 @@ internal static class Training
             }
 
             model.eval();
-            var small = IsSmall(place, model);
-            using (var batch = await (await data.StillsAsync(small)).GetBatchAsync(0, 128, 77, cancellation))
+            using (var batch = await (await data.StillsAsync()).GetBatchAsync(0, 128, 77, cancellation))
             {
                 Compare("stills", batch);
             }
 
             if (place.Recipe.HasFlat)
             {
-                using var batch = await (await data.StillsAsync(small, StickerSet.Flat)).GetBatchAsync(0, 128, 77, cancellation);
+                using var batch = await (await data.StillsAsync(StickerSet.Flat)).GetBatchAsync(0, 128, 77, cancellation);
                 Compare("flat stills", batch);
             }
 

@@ -61,8 +61,8 @@ internal sealed class Workplace(string recipe, string data, string run, string t
         return vae;
     }
 
-    /// <summary>The stickers of a style that the transformer is trained on: of the usual one those of the recipe's things, of the flat one those of
-    /// stage 3.</summary>
+    /// <summary>The stickers of a style that the transformer is trained on: of the usual one those of the recipe's things, of the flat one
+    /// those of its list.</summary>
     public int[] Chosen(StickerSet set, string style = StickerSet.Usual)
     {
         var things =
@@ -81,8 +81,8 @@ internal sealed class Workplace(string recipe, string data, string run, string t
         ];
     }
 
-    /// <summary>The stills of things that have no clip of their style, moved, perhaps made smaller.</summary>
-    public MovedStickers Moved(StickerSet stills, StickerSet clips, int shrink = 1, string style = StickerSet.Usual)
+    /// <summary>The stills of a style, moved. Those of things that have no clip of this style also stand still.</summary>
+    public MovedStickers Moved(StickerSet stills, StickerSet clips, string style = StickerSet.Usual)
     {
         var animated = clips
             .Items.Where(item => string.Equals(item.Style, style, StringComparison.Ordinal))
@@ -90,14 +90,14 @@ internal sealed class Workplace(string recipe, string data, string run, string t
             .ToHashSet(StringComparer.Ordinal);
         return new MovedStickers(
             stills,
-            [.. Chosen(stills, style).Where(i => !animated.Contains(stills.Items[i].Thing))],
+            Chosen(stills, style),
+            thing => !animated.Contains(thing),
             Recipe.ClipsOfStill,
-            clips.Frames,
-            shrink
+            clips.Frames
         );
     }
 
-    /// <summary>The things of stage 3.</summary>
+    /// <summary>The things of the flat style.</summary>
     public IReadOnlySet<string> FineThings => Listed(Recipe.FineThings);
 
     private HashSet<string> Listed(string file) =>
