@@ -62,7 +62,10 @@ var model = new Option<string>("--model")
 var each = new Option<int>("--each") { Description = "The number of prompts of each kind.", DefaultValueFactory = _ => 40 };
 var seeds = new Option<int>("--seeds") { Description = "The number of seeds for each prompt.", DefaultValueFactory = _ => 2 };
 var bfloat16 = new Option<bool>("--bfloat16") { Description = "Generate in bfloat16, which is faster on processors that support it." };
-var fine = new Option<bool>("--fine") { Description = "Use only the objects of fine-things.txt in prompts. Images are always compared with all objects." };
+var fine = new Option<bool>("--fine")
+{
+    Description = "Use only the objects of fine-things.txt in prompts. Images are always compared with all objects.",
+};
 var fewer = new Option<int?>("--steps") { Description = "The number of sampling steps; by default, that of the model." };
 var table = new Option<string?>("--table") { Description = "The file to which the results are written as a Markdown table." };
 var seed = new Option<int>("--seed")

@@ -8,11 +8,7 @@ namespace Stickers;
 /// <param name="place">The recipe and its folders.</param>
 /// <param name="cancellation">Stops encoding.</param>
 /// <param name="stage">Which frames of clips; null: all.</param>
-internal sealed class StickerLatents(
-    Workplace place,
-    CancellationToken cancellation,
-    StageSettings? stage = null
-) : IDisposable
+internal sealed class StickerLatents(Workplace place, CancellationToken cancellation, StageSettings? stage = null) : IDisposable
 {
     private readonly AutoencoderKL _vae = place.Vae();
     private readonly StickerSet _stills = StickerSet.Stills(place.Data),

@@ -181,10 +181,7 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
         using var scope = NewDisposeScope();
         var (turn, background) = Math.DivRem(index, backgrounds);
         var colour = Colour(turn, background);
-        return new CaptionedClip(
-            set.On(chosen[turn], colour, 0, set.Frames).MoveToOuterDisposeScope(),
-            set.CaptionsOn(chosen[turn], colour)
-        );
+        return new CaptionedClip(set.On(chosen[turn], colour, 0, set.Frames).MoveToOuterDisposeScope(), set.CaptionsOn(chosen[turn], colour));
     }
 
     /// <summary>Whether a sticker is among the clips on a colour.</summary>

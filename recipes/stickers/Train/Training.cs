@@ -118,9 +118,7 @@ internal static class Training
         using var trainer = new StagedTrainer(
             new DiffusionTraining(teacher, text, Process(place.Recipe with { Prediction = Prediction.Sample }), new OneTimestep(999))
         )
-            .AddStage(
-                place.Recipe.TextStage.ToStage("text", await data.StillsAsync(), minutes)
-            )
+            .AddStage(place.Recipe.TextStage.ToStage("text", await data.StillsAsync(), minutes))
             .AddConsoleProgress()
             .AddCallback(new Deviation(text, await data.StillCaptionsAsync(), tokenizer, place.Recipe.Tokens))
             .SaveTo(place.Checkpoints("text"))

@@ -88,13 +88,7 @@ internal sealed class Workplace(string recipe, string data, string run, string t
             .Items.Where(item => string.Equals(item.Style, style, StringComparison.Ordinal))
             .Select(item => item.Thing)
             .ToHashSet(StringComparer.Ordinal);
-        return new MovedStickers(
-            stills,
-            Chosen(stills, style),
-            thing => !animated.Contains(thing),
-            Recipe.ClipsOfStill,
-            clips.Frames
-        );
+        return new MovedStickers(stills, Chosen(stills, style), thing => !animated.Contains(thing), Recipe.ClipsOfStill, clips.Frames);
     }
 
     /// <summary>The things of the flat style.</summary>
