@@ -39,7 +39,7 @@ internal sealed record StageSettings
     /// <summary>The frame of clips that is taken first; null: any.</summary>
     public int? FirstFrame { get; init; }
 
-    /// <summary>What batches are of, in turns. As many stills are drawn as clips have frames.</summary>
+    /// <summary>What the batches contain, in turns. In stages with clips, as many stills are drawn as a clip has frames.</summary>
     public IReadOnlyList<Turn> Turns { get; init; } = [Turn.Stills];
 
     /// <summary>The scale of Muon for the matrices of the blocks; null: AdamW trains all parameters.</summary>
@@ -94,7 +94,7 @@ internal enum Turn
     /// <summary>Stills.</summary>
     Stills,
 
-    /// <summary>Stills on white, which captions without a colour mean.</summary>
+    /// <summary>Stills on white, the background of captions that name no color.</summary>
     WhiteStills,
 
     /// <summary>Stills of the flat style.</summary>

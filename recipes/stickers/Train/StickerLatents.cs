@@ -19,7 +19,7 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
 
     public async Task<IReadOnlyList<IReadOnlyList<string>>> StillCaptionsAsync() => (await StillCacheAsync(StickerSet.Usual)).Captions;
 
-    /// <summary>Stills, on some colours each, or on white only.</summary>
+    /// <summary>Stills on some colors each, or on white only.</summary>
     public async Task<ITrainingData> StillsAsync(string style = StickerSet.Usual, bool white = false) =>
         Data(await StillCacheAsync(style), white ? "white" : null, i => !white || i % place.Recipe.StillBackgrounds == 0);
 
@@ -69,7 +69,7 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
         return cache;
     }
 
-    // Some items of a cache; 'part' names which, null: all.
+    // The items of a cache that are taken; 'part' names the selection, null for all.
     private ITrainingData Data(LatentCache cache, string? part = null, Func<int, bool>? taken = null, int? frames = null)
     {
         if (!_made.TryGetValue((cache, part), out var data))

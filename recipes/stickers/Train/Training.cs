@@ -201,6 +201,7 @@ internal static class Training
         using (text)
         using (var data = new StickerLatents(place, cancellation, settings))
         {
+            var stills = at == 0 ? 1 : model.Config.InputSize[0]; // as many as a clip has frames
             List<(ITrainingData Data, double Samples)> turns = [];
             foreach (var turn in settings.Turns)
             {
@@ -211,8 +212,8 @@ internal static class Training
                         Turn.Moved => (await data.MovedAsync(), 1),
                         Turn.Spinning => (await data.MovedAsync(motion: "spinning"), 1),
                         Turn.FlatMoved => (await data.MovedAsync(StickerSet.Flat), 1),
-                        Turn.FlatStills => (await data.StillsAsync(StickerSet.Flat), at == 0 ? 1 : model.Config.InputSize[0]),
-                        _ => (await data.StillsAsync(white: turn == Turn.WhiteStills), at == 0 ? 1 : model.Config.InputSize[0]),
+                        Turn.FlatStills => (await data.StillsAsync(StickerSet.Flat), stills),
+                        _ => (await data.StillsAsync(white: turn == Turn.WhiteStills), stills),
                     }
                 );
             }
