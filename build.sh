@@ -61,14 +61,16 @@ restore_tools() {
 }
 
 run_tests() {
-  local passed=0 failed=0 project log line code
+  local passed=0 failed=0 project log line code failures_text=
   for project in tests/*.Tests; do
     local build_output
     build_output=$(ls "$project"/bin/Release/net10.0/"$(basename "$project")".dll)
     log=$(mktemp)
     code=0
-    dotnet "$build_output" -noColor 2>&1 | tee "$log" || code=$?
+    # On some processors libtorch repeats the warning about NNPACK for every thread.
+    dotnet "$build_output" -noColor 2>&1 | grep --line-buffered -v 'Could not initialize NNPACK' | tee "$log" || code=$?
     line=$(grep -E 'Total: [0-9]+, Errors: ' "$log" | tail -1 || true)
+    failures_text+=$(grep -A 15 -E ' \[FAIL\]$' "$log" || true)$'\n'
     rm -f "$log"
     [ -n "$line" ] || { say "$project ended without a summary (exit $code)"; failed=$((failed + 1)); continue; }
     local total errors failures skipped
@@ -82,8 +84,9 @@ run_tests() {
   line=$(tail -1 <<<"$line")
   passed=$((passed + $(sed -E 's/^([0-9]+) passed, ([0-9]+) failed$/\1/' <<<"$line")))
   failed=$((failed + $(sed -E 's/^([0-9]+) passed, ([0-9]+) failed$/\2/' <<<"$line")))
-  if tests/style.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
-  if tests/Packages/run.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+  if tests/style.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); failures_text+="tests/style.sh"$'\n'; fi
+  if tests/Packages/run.sh; then passed=$((passed + 1)); else failed=$((failed + 1)); failures_text+="tests/Packages/run.sh"$'\n'; fi
+  [ "$failed" = 0 ] || { echo "What failed, again:"; grep . <<<"$failures_text" || true; }
   echo "$passed passed, $failed failed"
   [ "$failed" = 0 ] && [ "$passed" -gt 0 ]
 }

@@ -295,7 +295,7 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         await using var server = await CaptionServer.StartAsync(request =>
         {
             times[request.Number] = Stopwatch.GetTimestamp();
-            return request.Number == 0 ? ServerAnswer.Error(429, retryAfter: "1") : Good;
+            return request.Number == 0 ? ServerAnswer.Error(429, retryAfter: "3") : Good;
         });
         using var client = ChatClients.For(protocol, server);
         using var captioner = new ChatCaptioner(client, Clips.Quick());
@@ -306,14 +306,14 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
             await Task.Delay(5);
         }
 
-        await Task.Delay(500); // the answer has arrived
+        await Task.Delay(1500); // the answer has arrived
         var second = captioner.CaptionAsync(fixture.Clip);
         (await first).HasCaption.ShouldBeTrue();
         (await second).HasCaption.ShouldBeTrue();
 
         server.Requests.ShouldBe(3);
-        Stopwatch.GetElapsedTime(times[0], times[1]).TotalSeconds.ShouldBeInRange(0.95, 10);
-        Stopwatch.GetElapsedTime(times[0], times[2]).TotalSeconds.ShouldBeInRange(0.95, 10);
+        Stopwatch.GetElapsedTime(times[0], times[1]).TotalSeconds.ShouldBeInRange(2.95, 30);
+        Stopwatch.GetElapsedTime(times[0], times[2]).TotalSeconds.ShouldBeInRange(2.95, 30);
     }
 
     [Fact]
@@ -350,11 +350,11 @@ public class ChatCaptionerTests(ClipFixture fixture) : IClassFixture<ClipFixture
         }
 
         times.Clear();
-        (options.MaxConcurrentRequests, options.RequestsPerMinute) = (8, 300); // one in 200 ms, and the first at any time within the first 200 ms
+        (options.MaxConcurrentRequests, options.RequestsPerMinute) = (8, 120); // one in 500 ms, and the first at any time within the first 500 ms
         using (var captioner = new ChatCaptioner(client, options))
         {
             await Task.WhenAll(Enumerable.Range(0, 4).Select(_ => captioner.CaptionAsync(fixture.Clip)));
-            Stopwatch.GetElapsedTime(times.Min(), times.Max()).TotalMilliseconds.ShouldBeInRange(250, 20_000); // requests may arrive late
+            Stopwatch.GetElapsedTime(times.Min(), times.Max()).TotalMilliseconds.ShouldBeInRange(600, 60_000); // requests may arrive late
         }
     }
 
