@@ -44,7 +44,9 @@ public class MpiTests
             return; // Hydra sometimes ends the others nevertheless, before the timeout.
         }
 
-        messages.ShouldHaveSingleItem(run.Error).ShouldContain("AllReduce (sum) of 100000 Float32 values did not complete within 10 s on rank 0 of 2");
+        messages
+            .ShouldHaveSingleItem(run.Error)
+            .ShouldContain("AllReduce (sum) of 100000 Float32 values did not complete within 10 s on rank 0 of 2");
         run.Output.ShouldContain(line =>
             line.StartsWith("[0] afterwards: Barrier cannot start, because the group failed before", StringComparison.Ordinal)
         );
