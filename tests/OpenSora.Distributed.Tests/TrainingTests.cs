@@ -79,12 +79,12 @@ public class TrainingTests
         var run = await Launch.StartAsync(
             Launch.Launcher,
             ["-np", "2", .. Launch.KeepOthers, "sh", "-c", command],
-            ("OPENSORA_TEST_TIMEOUT", "15"),
+            ("OPENSORA_TEST_TIMEOUT", "5"),
             ("OPENSORA_TEST_ABORT", "1")
         );
         run.ExitCode.ShouldNotBe(0);
         var message = Directory.GetFiles(folder["run"], "message *").ShouldHaveSingleItem();
-        (await File.ReadAllTextAsync(message)).ShouldContain("did not complete within 15 s on rank 0 of 2");
+        (await File.ReadAllTextAsync(message)).ShouldContain("did not complete within 5 s on rank 0 of 2");
         run.Output.ShouldNotContain(line => line.Contains("done", StringComparison.Ordinal));
     }
 

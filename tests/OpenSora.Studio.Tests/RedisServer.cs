@@ -14,7 +14,7 @@ internal sealed class RedisServer : IDisposable
 
     private RedisServer(bool isPersistent) => _isPersistent = isPersistent;
 
-    public string Address => $"127.0.0.1:{_port},connectTimeout=3000,asyncTimeout=5000";
+    public string Address => $"127.0.0.1:{_port},connectTimeout=1000,asyncTimeout=2000";
 
     /// <summary>Starts a server.</summary>
     /// <param name="isPersistent">Indicates whether every change is on the disk before it is acknowledged, so that the server can be stopped and
