@@ -13,9 +13,9 @@ namespace OpenSora.Benchmarks;
 /// <param name="noise">The standard deviation of the noise added to every pixel; low-quality data has more noise.</param>
 internal sealed class MovingShapes(int size, int frames, int clips = 20_000, double noise = 0) : ITrainingData
 {
-    public const int Words = Shapes + Colours + Directions;
+    public const int Words = Shapes + Colors + Directions;
     private const int Shapes = 4,
-        Colours = 6,
+        Colors = 6,
         Directions = 8;
     private const double Radius = 0.25,
         Step = 1.0 / 12; // fraction of the width, per frame
@@ -29,7 +29,7 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         [-1, 1, 1],
     ];
 
-    public readonly record struct Caption(int Shape, int Colour, int Direction);
+    public readonly record struct Caption(int Shape, int Color, int Direction);
 
     public int Frames => frames;
 
@@ -60,7 +60,7 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         return ValueTask.FromResult(new TrainingBatch(tensor(pixels, [count, 3, frames, size, size]), Encode(captions)));
     }
 
-    public static Caption Draw(Random random) => new(random.Next(Shapes), random.Next(Colours), random.Next(Directions));
+    public static Caption Draw(Random random) => new(random.Next(Shapes), random.Next(Colors), random.Next(Directions));
 
     /// <summary>Encodes captions as one-hot embeddings <c>[batch, 3, Words]</c>.</summary>
     public static Tensor Encode(IReadOnlyList<Caption> captions)
@@ -69,8 +69,8 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
         foreach (var (i, caption) in captions.Index())
         {
             states[(3 * i + 0) * Words + caption.Shape] = 1;
-            states[(3 * i + 1) * Words + Shapes + caption.Colour] = 1;
-            states[(3 * i + 2) * Words + Shapes + Colours + caption.Direction] = 1;
+            states[(3 * i + 1) * Words + Shapes + caption.Color] = 1;
+            states[(3 * i + 2) * Words + Shapes + Colors + caption.Direction] = 1;
         }
         return tensor(states, [captions.Count, 3, Words]);
     }
@@ -116,7 +116,7 @@ internal sealed class MovingShapes(int size, int frames, int clips = 20_000, dou
                     );
                     for (var c = 0; c < 3; c++)
                     {
-                        pixels[((c * frames + frame) * size + y) * size + x] = (float)(covered * (Rgb[caption.Colour][c] + 1) - 1);
+                        pixels[((c * frames + frame) * size + y) * size + x] = (float)(covered * (Rgb[caption.Color][c] + 1) - 1);
                     }
                 }
             }

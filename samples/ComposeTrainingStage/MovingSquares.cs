@@ -14,7 +14,7 @@ internal sealed class MovingSquares(int frames) : ITrainingData
     public const int Words = 8;
     private const int Side = 3;
 
-    private static readonly float[][] Colours =
+    private static readonly float[][] Colors =
     [
         [1, -1, -1],
         [-1, 1, -1],
@@ -23,7 +23,7 @@ internal sealed class MovingSquares(int frames) : ITrainingData
     ]; // red, green, blue, yellow
     private static readonly (int X, int Y)[] Directions = [(1, 0), (-1, 0), (0, 1), (0, -1)]; // right, left, down, up
 
-    public long Count => Colours.Length * Directions.Length * Size * Size;
+    public long Count => Colors.Length * Directions.Length * Size * Size;
 
     public string Fingerprint => $"squares, {frames} frames";
 
@@ -31,19 +31,19 @@ internal sealed class MovingSquares(int frames) : ITrainingData
     public ValueTask<TrainingBatch> GetBatchAsync(long number, int size, int seed, CancellationToken cancellationToken = default)
     {
         var random = TrainingData.RandomFor(seed, number);
-        var captions = new (int Colour, int Direction)[size];
+        var captions = new (int Color, int Direction)[size];
         var pixels = new float[size * 3 * frames * Size * Size];
         Array.Fill(pixels, -1);
         for (var i = 0; i < size; i++)
         {
-            var (colour, direction, x, y) = (random.Next(Colours.Length), random.Next(Directions.Length), random.Next(Size), random.Next(Size));
-            captions[i] = (colour, direction);
+            var (color, direction, x, y) = (random.Next(Colors.Length), random.Next(Directions.Length), random.Next(Size), random.Next(Size));
+            captions[i] = (color, direction);
             for (var frame = 0; frame < frames; frame++)
             {
                 Draw(
                     pixels.AsSpan(i * 3 * frames * Size * Size),
                     frame,
-                    Colours[colour],
+                    Colors[color],
                     x + frame * Directions[direction].X,
                     y + frame * Directions[direction].Y
                 );
@@ -53,19 +53,19 @@ internal sealed class MovingSquares(int frames) : ITrainingData
     }
 
     /// <summary>Encodes captions as one-hot states, <c>[batch, 2, Words]</c>.</summary>
-    public static Tensor Encode(IReadOnlyList<(int Colour, int Direction)> captions)
+    public static Tensor Encode(IReadOnlyList<(int Color, int Direction)> captions)
     {
         var states = new float[captions.Count * 2 * Words];
         for (var i = 0; i < captions.Count; i++)
         {
-            states[i * 2 * Words + captions[i].Colour] = 1;
-            states[(i * 2 + 1) * Words + Colours.Length + captions[i].Direction] = 1;
+            states[i * 2 * Words + captions[i].Color] = 1;
+            states[(i * 2 + 1) * Words + Colors.Length + captions[i].Direction] = 1;
         }
         return tensor(states, [captions.Count, 2, Words]);
     }
 
     // The square wraps around at the edges.
-    private void Draw(Span<float> video, int frame, float[] colour, int left, int top)
+    private void Draw(Span<float> video, int frame, float[] color, int left, int top)
     {
         for (var dy = 0; dy < Side; dy++)
         {
@@ -73,7 +73,7 @@ internal sealed class MovingSquares(int frames) : ITrainingData
             {
                 for (var c = 0; c < 3; c++)
                 {
-                    video[((c * frames + frame) * Size + (top + dy + Size) % Size) * Size + (left + dx + Size) % Size] = colour[c];
+                    video[((c * frames + frame) * Size + (top + dy + Size) % Size) * Size + (left + dx + Size) % Size] = color[c];
                 }
             }
         }
@@ -83,7 +83,7 @@ internal sealed class MovingSquares(int frames) : ITrainingData
 /// <summary>Encodes captions such as "red right" for the model of this sample.</summary>
 internal sealed class SquareCaptions : ITextEncoder
 {
-    private static readonly string[] Colours = ["red", "green", "blue", "yellow"];
+    private static readonly string[] Colors = ["red", "green", "blue", "yellow"];
     private static readonly string[] Directions = ["right", "left", "down", "up"];
 
     public int Width => MovingSquares.Words;
@@ -92,7 +92,7 @@ internal sealed class SquareCaptions : ITextEncoder
 
     public TextStates Encode(IReadOnlyList<string> prompts)
     {
-        var captions = prompts.Select(prompt => prompt.Split(' ')).Select(words => (Find(Colours, words[0]), Find(Directions, words[^1])));
+        var captions = prompts.Select(prompt => prompt.Split(' ')).Select(words => (Find(Colors, words[0]), Find(Directions, words[^1])));
         return new TextStates(MovingSquares.Encode([.. captions]), ones([prompts.Count, 2], ScalarType.Bool));
     }
 

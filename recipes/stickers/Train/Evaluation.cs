@@ -182,8 +182,8 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     private void Nearest(List<Answer> answers)
     {
         var nearest = new NearestImage(place, stills, clips);
-        var made = answers.ConvertAll(answer => (answer.Question, Sticker: nearest.To(answer.Video, answer.Question.Colour)));
-        var best = answers.ConvertAll(answer => (answer.Question, Sticker: nearest.To(answer.Reconstruction, answer.Question.Colour)));
+        var made = answers.ConvertAll(answer => (answer.Question, Sticker: nearest.To(answer.Video, answer.Question.Color)));
+        var best = answers.ConvertAll(answer => (answer.Question, Sticker: nearest.To(answer.Reconstruction, answer.Question.Color)));
         _table.Share(
             "thing: that of the nearest image",
             made,
@@ -203,9 +203,9 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
         foreach (var seen in new[] { true, false })
         {
             var words = seen ? "that training saw" : "held out";
-            bool IsSeen(Question question) => _questions.IsShown(question.Style, question.Thing, question.Colour);
+            bool IsSeen(Question question) => _questions.IsShown(question.Style, question.Thing, question.Color);
             Compare($"background color, combinations {words}", [.. answers.Where(answer => IsSeen(answer.Question) == seen)], answer =>
-                Recognition.Nearest(stills.Palette, Recognition.Border(answer.Video)) == answer.Question.Colour
+                Recognition.Nearest(stills.Palette, Recognition.Border(answer.Video)) == answer.Question.Color
             );
             Compare(
                 $"motion, combinations {words}",
@@ -325,21 +325,21 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
     {
         private const int Small = 32;
 
-        private readonly Dictionary<PaletteColour, (Tensor Pictures, List<Sticker> Stickers)> _references = [];
+        private readonly Dictionary<PaletteColor, (Tensor Pictures, List<Sticker> Stickers)> _references = [];
 
-        public Sticker To(VideoFrames video, PaletteColour colour)
+        public Sticker To(VideoFrames video, PaletteColor color)
         {
             using var scope = NewDisposeScope();
-            var (pictures, stickers) = References(colour);
+            var (pictures, stickers) = References(color);
             var small = Shrunk(Pixels(video));
             // |a - b|^2 = |a|^2 + |b|^2 - 2 a b
             var squared = small.square().sum([1L]).unsqueeze(1) + pictures.square().sum([1L]) - small.matmul(pictures.transpose(0, 1)) * 2;
             return stickers[(int)squared.min(0).values.argmin().item<long>()];
         }
 
-        private (Tensor Pictures, List<Sticker> Stickers) References(PaletteColour colour)
+        private (Tensor Pictures, List<Sticker> Stickers) References(PaletteColor color)
         {
-            if (!_references.TryGetValue(colour, out var known))
+            if (!_references.TryGetValue(color, out var known))
             {
                 using var scope = NewDisposeScope();
                 List<Tensor> pictures = [];
@@ -349,11 +349,11 @@ internal sealed class Evaluation(Workplace place, StickerSet stills, StickerSet 
                     var (set, i) in place.Chosen(stills).Concat(flat).Select(i => (stills, i)).Concat(place.Chosen(clips).Select(i => (clips, i)))
                 )
                 {
-                    pictures.Add(Shrunk(set.On(i, colour, 0, set.Frames)));
+                    pictures.Add(Shrunk(set.On(i, color, 0, set.Frames)));
                     stickers.AddRange(Enumerable.Repeat(set.Items[i], (int)pictures[^1].shape[0]));
                 }
 
-                known = _references[colour] = (cat(pictures).DetachFromDisposeScope(), stickers); // [R, 3 * 32 * 32]
+                known = _references[color] = (cat(pictures).DetachFromDisposeScope(), stickers); // [R, 3 * 32 * 32]
             }
 
             return known;

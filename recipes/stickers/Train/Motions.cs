@@ -31,15 +31,15 @@ internal sealed record Motion(string Phrase, Func<double, (double Size, double W
     ];
 
     /// <summary>Whether a combination is held out from training: about one in seven, always the same ones.</summary>
-    public static bool HeldOut(string thing, string colour, string motion) =>
-        TrainingData.Hash(15, [.. Encoding.UTF8.GetBytes($"{thing}/{colour}/{motion}").Select(b => (long)b)]) % 100 < 15;
+    public static bool HeldOut(string thing, string color, string motion) =>
+        TrainingData.Hash(15, [.. Encoding.UTF8.GetBytes($"{thing}/{color}/{motion}").Select(b => (long)b)]) % 100 < 15;
 
     /// <summary>The frames of a moved sticker on a background.</summary>
     /// <param name="rgba">The sticker, premultiplied, <c>[4, H, W]</c> in [0, 1].</param>
     /// <param name="background">What is under it.</param>
     /// <param name="frames">Frames of the whole motion.</param>
     /// <returns><c>[3, frames, H, W]</c> in [-1, 1].</returns>
-    public Tensor Render(Tensor rgba, PaletteColour background, int frames)
+    public Tensor Render(Tensor rgba, PaletteColor background, int frames)
     {
         using var scope = NewDisposeScope();
         var maps = new float[frames * 6];
@@ -72,7 +72,7 @@ internal sealed class MovedStickers : IClipSource
 {
     private readonly StickerSet _set;
     private readonly int _frames;
-    private readonly List<(int Sticker, PaletteColour Colour, Motion Motion)> _clips = [];
+    private readonly List<(int Sticker, PaletteColor Color, Motion Motion)> _clips = [];
 
     public MovedStickers(StickerSet set, IReadOnlyList<int> chosen, Func<string, bool> stands, int each, int frames)
     {
@@ -84,12 +84,12 @@ internal sealed class MovedStickers : IClipSource
             for (var turn = stands(thing) ? 0 : 1; turn < each; turn++)
             {
                 var motion = Motion.All[turn == 0 ? 0 : 1 + (i * (each - 1) + turn - 1) % (Motion.All.Count - 1)];
-                var colours = set.Palette.Where((colour, place) => !Motion.HeldOut(thing, colour.Name, motion.Phrase)).ToArray();
+                var colors = set.Palette.Where((color, place) => !Motion.HeldOut(thing, color.Name, motion.Phrase)).ToArray();
                 // Half of them on white, which captions need not name.
                 _clips.Add(
                     (
                         sticker,
-                        random.Next(2) == 0 && ReferenceEquals(colours[0], set.Palette[0]) ? colours[0] : colours[random.Next(colours.Length)],
+                        random.Next(2) == 0 && ReferenceEquals(colors[0], set.Palette[0]) ? colors[0] : colors[random.Next(colors.Length)],
                         motion
                     )
                 );
@@ -100,7 +100,7 @@ internal sealed class MovedStickers : IClipSource
     public int Count => _clips.Count;
 
     /// <summary>What is moved, and how.</summary>
-    public IReadOnlyList<(int Sticker, PaletteColour Colour, Motion Motion)> Clips => _clips;
+    public IReadOnlyList<(int Sticker, PaletteColor Color, Motion Motion)> Clips => _clips;
 
     public string Fingerprint =>
         string.Create(
@@ -115,12 +115,12 @@ internal sealed class MovedStickers : IClipSource
 
     public CaptionedClip Load(int index, Random random)
     {
-        var (sticker, colour, motion) = _clips[index];
+        var (sticker, color, motion) = _clips[index];
         using var scope = NewDisposeScope();
-        var video = motion.Render(_set.Rgba(sticker), colour, _frames);
+        var video = motion.Render(_set.Rgba(sticker), color, _frames);
         return new CaptionedClip(
             video.MoveToOuterDisposeScope(),
-            [.. _set.CaptionsOn(sticker, colour).Select(caption => motion.Describe(caption, _set.Items[sticker].Thing))]
+            [.. _set.CaptionsOn(sticker, color).Select(caption => motion.Describe(caption, _set.Items[sticker].Thing))]
         );
     }
 }

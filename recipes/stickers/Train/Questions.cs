@@ -8,7 +8,7 @@ namespace Stickers;
 /// <param name="Kind">The kind of prompt.</param>
 /// <param name="Prompt">The prompt.</param>
 /// <param name="Thing">The thing.</param>
-/// <param name="Colour">The background.</param>
+/// <param name="Color">The background.</param>
 /// <param name="Motion">The motion of a still thing; null if the prompt does not decide it.</param>
 /// <param name="Seen">Whether training saw the combination.</param>
 /// <param name="Clip">The true clip; null if the thing has none.</param>
@@ -18,7 +18,7 @@ internal sealed record Question(
     string Kind,
     string Prompt,
     string Thing,
-    PaletteColour Colour,
+    PaletteColor Color,
     Motion? Motion,
     bool Seen,
     int? Clip,
@@ -34,26 +34,26 @@ internal sealed record Question(
 /// <param name="asked">The things that prompts are about; null: all that are trained on.</param>
 internal sealed class Questions(Workplace place, StickerSet stills, StickerSet clips, IReadOnlySet<string>? asked)
 {
-    private readonly HashSet<(string Style, string Thing, string Colour)> _shown = Shown(place, stills, clips);
+    private readonly HashSet<(string Style, string Thing, string Color)> _shown = Shown(place, stills, clips);
 
     private readonly int[] _chosenStills = place.Chosen(stills),
         _chosenClips = place.Chosen(clips),
         _chosenFlat = place.Recipe.HasFlat ? place.Chosen(stills, StickerSet.Flat) : [];
 
     /// <summary>Whether training shows a thing on a color, in whatever way.</summary>
-    public bool IsShown(string style, string thing, PaletteColour colour) => _shown.Contains((style, thing, colour.Name));
+    public bool IsShown(string style, string thing, PaletteColor color) => _shown.Contains((style, thing, color.Name));
 
     /// <summary>The video that a prompt asks for, <c>[3, F, H, W]</c>.</summary>
     public Tensor Truth(Question question, int frames)
     {
         if (question.Clip is { } clip)
         {
-            return clips.On(clip, question.Colour, 0, frames);
+            return clips.On(clip, question.Color, 0, frames);
         }
 
         return question.Motion is { Phrase.Length: > 0 } motion
-            ? motion.Render(stills.Rgba(question.Sticker!.Value), question.Colour, frames)
-            : stills.On(question.Sticker!.Value, question.Colour, 0, 1).expand(-1, frames, -1, -1);
+            ? motion.Render(stills.Rgba(question.Sticker!.Value), question.Color, frames)
+            : stills.On(question.Sticker!.Value, question.Color, 0, 1).expand(-1, frames, -1, -1);
     }
 
     /// <summary>Chooses the prompts: still things, animated things, things on a color (seen or not), flat things on a color, and things that move on
@@ -70,23 +70,23 @@ internal sealed class Questions(Workplace place, StickerSet stills, StickerSet c
         {
             questions.Add(new("still things", stills.Items[i].Plain[0], stills.Items[i].Thing, white, Motion.All[0], Seen: true, null, i));
         }
-        // Half of the animated things on white, half on a colour on which training did not show them.
+        // Half of the animated things on white, half on a color on which training did not show them.
         foreach (var (turn, i) in Shuffled([.. _chosenClips.Where(i => IsAsked(clips.Items[i]))], 2).Take(each).Index())
         {
             var (clip, seen) = (clips.Items[i], turn % 2 == 0);
-            var others = stills.Palette.Where(colour => !IsShown(clip.Style, clip.Thing, colour)).ToArray();
+            var others = stills.Palette.Where(color => !IsShown(clip.Style, clip.Thing, color)).ToArray();
             if (!seen && others.Length == 0)
             {
                 continue; // it is shown on all of them
             }
 
-            var colour = seen ? white : others[turn / 2 % others.Length];
+            var color = seen ? white : others[turn / 2 % others.Length];
             questions.Add(
                 new(
                     "animated things",
-                    clip.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal),
+                    clip.Captions[0].Replace("{background}", color.Phrase, StringComparison.Ordinal),
                     clip.Thing,
-                    colour,
+                    color,
                     null,
                     seen,
                     i,
@@ -94,10 +94,10 @@ internal sealed class Questions(Workplace place, StickerSet stills, StickerSet c
                 )
             );
         }
-        OnColours("on a colour", _chosenStills, 3);
+        OnColors("on a color", _chosenStills, 3);
         if (_chosenFlat.Length > 0)
         {
-            OnColours("flat", _chosenFlat, 8);
+            OnColors("flat", _chosenFlat, 8);
         }
 
         var moved = place.Moved(stills, clips);
@@ -113,38 +113,38 @@ internal sealed class Questions(Workplace place, StickerSet stills, StickerSet c
                 .Take(each)
         )
         {
-            var (sticker, colour, motion) = moved.Clips[i];
-            questions.Add(Moving(sticker, colour, motion, seen: true));
+            var (sticker, color, motion) = moved.Clips[i];
+            questions.Add(Moving(sticker, color, motion, seen: true));
         }
         var heldOut =
             from sticker in _chosenStills.Where(i => IsAsked(stills.Items[i]))
-            from colour in stills.Palette
+            from color in stills.Palette
             from motion in Motion.All.Skip(1)
-            where Motion.HeldOut(stills.Items[sticker].Thing, colour.Name, motion.Phrase)
-            select (sticker, colour, motion);
+            where Motion.HeldOut(stills.Items[sticker].Thing, color.Name, motion.Phrase)
+            select (sticker, color, motion);
         var all = heldOut.ToArray();
         TrainingData.RandomFor(5).Shuffle(all);
-        questions.AddRange(all.Take(each).Select(combination => Moving(combination.sticker, combination.colour, combination.motion, seen: false)));
+        questions.AddRange(all.Take(each).Select(combination => Moving(combination.sticker, combination.color, combination.motion, seen: false)));
         return questions;
 
-        void OnColours(string kind, int[] chosen, int key)
+        void OnColors(string kind, int[] chosen, int key)
         {
             foreach (var (turn, i) in Shuffled([.. chosen.Where(i => IsAsked(stills.Items[i]))], key).Take(each).Index())
             {
                 var (sticker, seen) = (stills.Items[i], turn % 2 == 0);
-                var colours = stills.Palette.Where(colour => IsShown(sticker.Style, sticker.Thing, colour) == seen).ToArray();
-                if (colours.Length == 0)
+                var colors = stills.Palette.Where(color => IsShown(sticker.Style, sticker.Thing, color) == seen).ToArray();
+                if (colors.Length == 0)
                 {
                     continue; // it is shown on all of them
                 }
 
-                var colour = colours[turn / 2 % colours.Length];
+                var color = colors[turn / 2 % colors.Length];
                 questions.Add(
                     new(
                         kind,
-                        sticker.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal),
+                        sticker.Captions[0].Replace("{background}", color.Phrase, StringComparison.Ordinal),
                         sticker.Thing,
-                        colour,
+                        color,
                         null,
                         seen,
                         ClipOf(sticker),
@@ -155,11 +155,11 @@ internal sealed class Questions(Workplace place, StickerSet stills, StickerSet c
             }
         }
 
-        Question Moving(int sticker, PaletteColour colour, Motion motion, bool seen)
+        Question Moving(int sticker, PaletteColor color, Motion motion, bool seen)
         {
             var item = stills.Items[sticker];
-            var caption = item.Captions[0].Replace("{background}", colour.Phrase, StringComparison.Ordinal);
-            return new("moved", motion.Describe(caption, item.Thing), item.Thing, colour, motion, seen, null, sticker);
+            var caption = item.Captions[0].Replace("{background}", color.Phrase, StringComparison.Ordinal);
+            return new("moved", motion.Describe(caption, item.Thing), item.Thing, color, motion, seen, null, sticker);
         }
     }
 
@@ -171,8 +171,8 @@ internal sealed class Questions(Workplace place, StickerSet stills, StickerSet c
                 .FirstOrDefault(i => string.Equals(clips.Items[i!.Value].Thing, sticker.Thing, StringComparison.Ordinal))
             : null;
 
-    // What training shows on which colours, in whatever way.
-    private static HashSet<(string Style, string Thing, string Colour)> Shown(Workplace place, StickerSet stills, StickerSet clips)
+    // What training shows on which colors, in whatever way.
+    private static HashSet<(string Style, string Thing, string Color)> Shown(Workplace place, StickerSet stills, StickerSet clips)
     {
         HashSet<(string, string, string)> all = [];
         foreach (
@@ -184,17 +184,17 @@ internal sealed class Questions(Workplace place, StickerSet stills, StickerSet c
             }
         )
         {
-            var source = new StickersOnColours(set, chosen, backgrounds);
+            var source = new StickersOnColors(set, chosen, backgrounds);
             all.UnionWith(
                 from turn in Enumerable.Range(0, chosen.Length)
-                from colour in set.Palette
-                where source.Shows(turn, colour)
-                select (set.Items[chosen[turn]].Style, set.Items[chosen[turn]].Thing, colour.Name)
+                from color in set.Palette
+                where source.Shows(turn, color)
+                select (set.Items[chosen[turn]].Style, set.Items[chosen[turn]].Thing, color.Name)
             );
         }
         foreach (var style in place.Recipe.HasFlat ? new[] { StickerSet.Usual, StickerSet.Flat } : [StickerSet.Usual])
         {
-            all.UnionWith(place.Moved(stills, clips, style: style).Clips.Select(clip => (style, stills.Items[clip.Sticker].Thing, clip.Colour.Name)));
+            all.UnionWith(place.Moved(stills, clips, style: style).Clips.Select(clip => (style, stills.Items[clip.Sticker].Thing, clip.Color.Name)));
         }
 
         return all;

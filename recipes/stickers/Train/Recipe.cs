@@ -176,7 +176,7 @@ internal sealed record Recipe
     public bool HasFlat =>
         new[] { ImageStage, VideoStage, LongStage }.Any(stage => stage.Turns.Any(turn => turn is Turn.FlatStills or Turn.FlatMoved));
 
-    /// <summary>Colours of the palette under which each still, and each clip, is encoded.</summary>
+    /// <summary>Colors of the palette under which each still, and each clip, is encoded.</summary>
     public int StillBackgrounds { get; init; } = 5;
 
     public int ClipBackgrounds { get; init; } = 2;

@@ -5,8 +5,8 @@ namespace Stickers;
 /// <summary>What a video shows, measured on its pixels: the color of its background, and the motion of what is on it.</summary>
 internal static class Recognition
 {
-    public static PaletteColour Nearest(IEnumerable<PaletteColour> palette, double[] rgb) =>
-        palette.MinBy(colour => colour.Rgb.Zip(rgb, (a, b) => (a - b) * (a - b)).Sum())!;
+    public static PaletteColor Nearest(IEnumerable<PaletteColor> palette, double[] rgb) =>
+        palette.MinBy(color => color.Rgb.Zip(rgb, (a, b) => (a - b) * (a - b)).Sum())!;
 
     /// <summary>The median color of the outermost two pixels, in RGB.</summary>
     public static double[] Border(VideoFrames video)

@@ -26,7 +26,7 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     /// <summary>Clips of things that move by themselves.</summary>
     public async Task<ITrainingData> ClipsAsync() =>
         Data(
-            await CacheAsync("clips", () => new StickersOnColours(_clips, place.Chosen(_clips), place.Recipe.ClipBackgrounds)),
+            await CacheAsync("clips", () => new StickersOnColors(_clips, place.Chosen(_clips), place.Recipe.ClipBackgrounds)),
             frames: place.Recipe.Frames
         );
 
@@ -43,7 +43,7 @@ internal sealed class StickerLatents(Workplace place, CancellationToken cancella
     }
 
     private Task<LatentCache> StillCacheAsync(string style) =>
-        CacheAsync("stills" + Of(style), () => new StickersOnColours(_stills, place.Chosen(_stills, style), place.Recipe.StillBackgrounds));
+        CacheAsync("stills" + Of(style), () => new StickersOnColors(_stills, place.Chosen(_stills, style), place.Recipe.StillBackgrounds));
 
     private static string Of(string style) => string.Equals(style, StickerSet.Usual, StringComparison.Ordinal) ? "" : "-" + style;
 

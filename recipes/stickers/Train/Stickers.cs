@@ -7,8 +7,8 @@ using static TorchSharp.torch;
 
 namespace Stickers;
 
-/// <summary>A background: what captions call it, and its colour.</summary>
-internal sealed record PaletteColour(string Name, string Phrase, int[] Rgb);
+/// <summary>A background: what captions call it, and its color.</summary>
+internal sealed record PaletteColor(string Name, string Phrase, int[] Rgb);
 
 /// <summary>A sticker: captions with a place for the background, and plain ones that do not speak of it.</summary>
 internal sealed record Sticker(string Code, string Thing, string Style, string Category, string[] Captions, string[] Plain);
@@ -25,7 +25,7 @@ internal sealed class StickerSet : IDisposable
         using var index = JsonDocument.Parse(File.ReadAllBytes(Path.Combine(folder, "index.json")));
         var json = new JsonSerializerOptions(JsonSerializerDefaults.Web);
         var (root, part) = (index.RootElement, index.RootElement.GetProperty(kind));
-        Palette = root.GetProperty("palette").Deserialize<PaletteColour[]>(json)!;
+        Palette = root.GetProperty("palette").Deserialize<PaletteColor[]>(json)!;
         Items = part.GetProperty("items").Deserialize<Sticker[]>(json)!;
         var shape = part.GetProperty("shape").Deserialize<int[]>()!;
         (Frames, Height, Width) = shape.Length == 5 ? (shape[1], shape[2], shape[3]) : (1, shape[1], shape[2]);
@@ -51,7 +51,7 @@ internal sealed class StickerSet : IDisposable
 
     public static StickerSet Clips(string folder) => new(folder, "clips");
 
-    public PaletteColour[] Palette { get; }
+    public PaletteColor[] Palette { get; }
 
     public Sticker[] Items { get; }
 
@@ -64,7 +64,7 @@ internal sealed class StickerSet : IDisposable
     public string Fingerprint { get; }
 
     /// <summary>A sticker's frames on a background: <c>[3, frames, height, width]</c> in [-1, 1].</summary>
-    public unsafe Tensor On(int index, PaletteColour background, int firstFrame, int frames)
+    public unsafe Tensor On(int index, PaletteColor background, int firstFrame, int frames)
     {
         using var scope = NewDisposeScope();
         var pixels = Height * Width;
@@ -91,7 +91,7 @@ internal sealed class StickerSet : IDisposable
         return tensor(result, [3, frames, Height, Width]).MoveToOuterDisposeScope();
     }
 
-    /// <summary>A still, or a frame of a clip, with colours multiplied by its alpha: <c>[4, height, width]</c> in [0, 1].</summary>
+    /// <summary>A still, or a frame of a clip, with colors multiplied by its alpha: <c>[4, height, width]</c> in [0, 1].</summary>
     public Tensor Rgba(int index, int frame = 0)
     {
         using var scope = NewDisposeScope();
@@ -102,10 +102,10 @@ internal sealed class StickerSet : IDisposable
         return cat([rgba.narrow(0, 0, 3) * alpha, alpha]).MoveToOuterDisposeScope();
     }
 
-    /// <summary>The captions that are right for a sticker on a background. Those that do not speak of it mean white, the palette's first colour, and
+    /// <summary>The captions that are right for a sticker on a background. Those that do not speak of it mean white, the palette's first color, and
     /// those that do not
     /// speak of a style mean the usual one: what a caption leaves open, a model can only blur.</summary>
-    public string[] CaptionsOn(int index, PaletteColour background)
+    public string[] CaptionsOn(int index, PaletteColor background)
     {
         var sticker = Items[index];
         var named = sticker.Captions.Select(caption => caption.Replace("{background}", background.Phrase, StringComparison.Ordinal));
@@ -146,7 +146,7 @@ internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
         {
             if (i < set.Items.Length)
             {
-                return new CaptionedClip(set.On(i, Colour(set, random), random.Next(set.Frames), 1), [set.Items[i].Thing]);
+                return new CaptionedClip(set.On(i, Color(set, random), random.Next(set.Frames), 1), [set.Items[i].Thing]);
             }
 
             i -= set.Items.Length;
@@ -154,15 +154,15 @@ internal sealed class LooseFrames(params StickerSet[] sets) : IClipSource
         throw new ArgumentOutOfRangeException(nameof(index));
     }
 
-    // Mostly colours of the palette, sometimes any, so that edges against all colours are learned.
-    private static PaletteColour Colour(StickerSet set, Random random) =>
+    // Mostly colors of the palette, sometimes any, so that edges against all colors are learned.
+    private static PaletteColor Color(StickerSet set, Random random) =>
         random.Next(4) > 0
             ? set.Palette[random.Next(set.Palette.Length)]
-            : new PaletteColour("", "", [random.Next(256), random.Next(256), random.Next(256)]);
+            : new PaletteColor("", "", [random.Next(256), random.Next(256), random.Next(256)]);
 }
 
 /// <summary>Stickers, whole, on some backgrounds of the palette each: what is encoded to latents.</summary>
-internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgrounds) : IClipSource
+internal sealed class StickersOnColors(StickerSet set, int[] chosen, int backgrounds) : IClipSource
 {
     public int Count => chosen.Length * backgrounds;
 
@@ -170,7 +170,7 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
         string.Create(
             CultureInfo.InvariantCulture,
             $"{set.Fingerprint}, {chosen.Length} of them ({TrainingData.Hash(0, Array.ConvertAll(chosen, i => (long)i)):x}), "
-                + $"on {backgrounds} of {string.Join(' ', set.Palette.Select(colour => colour.Name))}"
+                + $"on {backgrounds} of {string.Join(' ', set.Palette.Select(color => color.Name))}"
         );
 
     public ValueTask<CaptionedClip> LoadAsync(int index, Random random, CancellationToken cancellationToken = default) =>
@@ -180,17 +180,17 @@ internal sealed class StickersOnColours(StickerSet set, int[] chosen, int backgr
     {
         using var scope = NewDisposeScope();
         var (turn, background) = Math.DivRem(index, backgrounds);
-        var colour = Colour(turn, background);
-        return new CaptionedClip(set.On(chosen[turn], colour, 0, set.Frames).MoveToOuterDisposeScope(), set.CaptionsOn(chosen[turn], colour));
+        var color = Color(turn, background);
+        return new CaptionedClip(set.On(chosen[turn], color, 0, set.Frames).MoveToOuterDisposeScope(), set.CaptionsOn(chosen[turn], color));
     }
 
-    /// <summary>Whether a sticker is among the clips on a colour.</summary>
+    /// <summary>Whether a sticker is among the clips on a color.</summary>
     /// <param name="turn">The sticker's place among the chosen.</param>
-    /// <param name="colour">A colour of the palette.</param>
-    public bool Shows(int turn, PaletteColour colour) => Enumerable.Range(0, backgrounds).Any(background => Colour(turn, background) == colour);
+    /// <param name="color">A color of the palette.</param>
+    public bool Shows(int turn, PaletteColor color) => Enumerable.Range(0, backgrounds).Any(background => Color(turn, background) == color);
 
     // White, and for each sticker its own choice of the others, so that all are equally frequent.
-    private PaletteColour Colour(int turn, int background)
+    private PaletteColor Color(int turn, int background)
     {
         var others = set.Palette.Length - 1;
         return background == 0

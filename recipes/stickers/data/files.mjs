@@ -1,4 +1,4 @@
-// Writes ordinary files from the packed ones: PNG pictures and MP4 clips on coloured backgrounds, and stickers.csv with their captions.
+// Writes ordinary files from the packed ones: PNG pictures and MP4 clips on colored backgrounds, and stickers.csv with their captions.
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { closeSync, existsSync, mkdirSync, openSync, readSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
@@ -7,7 +7,7 @@ import sharp from 'sharp';
 
 const columns = ['path', 'caption', 'kind', 'thing', 'style', 'background', 'frames', 'fps', 'width', 'height', 'source', 'licence', 'alternatives'];
 
-/** Every picture is put on white and on `backgrounds` further colours, drawn by seed. Files that are there already are kept. */
+/** Every picture is put on white and on `backgrounds` further colors, drawn by seed. Files that are there already are kept. */
 export async function writeFiles(folder, { backgrounds, seed }, log) {
   const index = JSON.parse(readFileSync(join(folder, 'index.json'), 'utf8'));
   if (!(backgrounds >= 0 && backgrounds < index.palette.length)) throw new Error(`--backgrounds is ${backgrounds}; expected 0 to ${index.palette.length - 1}.`);
@@ -20,16 +20,16 @@ export async function writeFiles(folder, { backgrounds, seed }, log) {
     try {
       for (const [i, item] of list.items.entries()) {
         let loaded = false;
-        for (const colour of chooseColours(index.palette, backgrounds, `${seed} ${kind} ${item.source} ${item.code}`)) {
-          const path = `${kind}s/${slug(item.thing)}-${slug(item.style)}-${colour.name}.${kind === 'clip' ? 'mp4' : 'png'}`;
+        for (const color of chooseColors(index.palette, backgrounds, `${seed} ${kind} ${item.source} ${item.code}`)) {
+          const path = `${kind}s/${slug(item.thing)}-${slug(item.style)}-${color.name}.${kind === 'clip' ? 'mp4' : 'png'}`;
           if (used.has(path)) throw new Error(`Two pictures would be written to ${path}.`);
           used.add(path);
-          rows.push(row(index, kind, item, colour, path, count, hash(`${seed} ${path}`)));
+          rows.push(row(index, kind, item, color, path, count, hash(`${seed} ${path}`)));
           const target = join(folder, path);
           if (existsSync(target)) continue;
           if (!loaded && readSync(packed, rgba, 0, rgba.length, i * rgba.length) !== rgba.length) throw new Error(`${list.file} is shorter than index.json says: delete it and run again.`);
           loaded = true;
-          compose(rgba, colour.rgb, rgb);
+          compose(rgba, color.rgb, rgb);
           if (kind === 'clip') await encodeClip(rgb, index, `${target}.part`);
           else await sharp(rgb, { raw: { width: index.width, height: index.height, channels: 3 } }).png({ compressionLevel: 9 }).toFile(`${target}.part`);
           renameSync(`${target}.part`, target);
@@ -46,21 +46,21 @@ export async function writeFiles(folder, { backgrounds, seed }, log) {
   log(`${rows.length - 1} files, ${csv}`);
 }
 
-function row(index, kind, { thing, style, source, licence, captions, plain }, colour, path, frames, draw) {
-  const all = captions.map(c => c.replace('{background}', colour.phrase));
+function row(index, kind, { thing, style, source, licence, captions, plain }, color, path, frames, draw) {
+  const all = captions.map(c => c.replace('{background}', color.phrase));
   const full = all.filter(c => c.includes(style)); // names thing, style and background
   const caption = full[draw % full.length];
   const alternatives = [...plain, ...all.filter(c => c !== caption)].join('|');
   const fps = kind === 'clip' ? index.fps : 0;
-  return [path, caption, kind, thing, style, colour.name, frames, fps, index.width, index.height, source, licence, alternatives].map(quoted).join(',');
+  return [path, caption, kind, thing, style, color.name, frames, fps, index.width, index.height, source, licence, alternatives].map(quoted).join(',');
 }
 
 const quoted = value => /[",\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
 const slug = text => text.toLowerCase().replace(/'/g, '').replace(/[^a-z0-9]+/g, '-');
 const hash = text => createHash('sha256').update(text).digest().readUInt32LE();
 
-/** White first, then the colours that the text's hash puts first. */
-const chooseColours = ([white, ...others], count, text) =>
+/** White first, then the colors that the text's hash puts first. */
+const chooseColors = ([white, ...others], count, text) =>
   [white, ...others.map(c => [hash(`${text} ${c.name}`), c]).sort((a, b) => a[0] - b[0]).slice(0, count).map(([, c]) => c)];
 
 function compose(rgba, background, rgb) {
@@ -70,7 +70,7 @@ function compose(rgba, background, rgb) {
   }
 }
 
-/** Near-lossless H.264 in 4:4:4, so that small coloured edges stay sharp; the same input gives the same bytes. */
+/** Near-lossless H.264 in 4:4:4, so that small colored edges stay sharp; the same input gives the same bytes. */
 function encodeClip(rgb, { width, height, fps }, target) {
   const ffmpeg = spawn('ffmpeg', ['-v', 'error', '-nostdin', '-y', '-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', `${width}x${height}`, '-r', String(fps),
     '-i', 'pipe:0', '-vf', 'scale=out_color_matrix=bt709:out_range=tv,format=yuv444p', '-colorspace', 'bt709', '-color_primaries', 'bt709', '-color_trc', 'bt709',

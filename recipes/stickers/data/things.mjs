@@ -6,7 +6,7 @@ const require = createRequire(import.meta.url);
 const names = JSON.parse(readFileSync(new URL('names.json', import.meta.url), 'utf8'));
 const synonyms = new Set(readFileSync(new URL('synonyms.txt', import.meta.url), 'utf8').trim().split('\n'));
 
-/** Background colours: what the caption says, and the pixel. */
+/** Background colors: what the caption says, and the pixel. */
 export const palette = [
   { name: 'white', phrase: 'a white', rgb: [255, 255, 255] },
   { name: 'black', phrase: 'a black', rgb: [0, 0, 0] },
@@ -93,7 +93,7 @@ function described(phrase, adjectives) {
   return `${article} ${adjectives} ${match[2]}`;
 }
 
-/** Captions of one picture. {background} stands for a palette colour with its article. The first is the standard one. */
+/** Captions of one picture. {background} stands for a palette color with its article. The first is the standard one. */
 export function captions({ phrase }, style, kind) {
   const bare = phrase.replace(/^(an?|the) /, ''), on = 'on {background} background';
   return kind === 'clip'
