@@ -51,6 +51,10 @@ internal static class Export
         vae.SaveWeights(Path.Combine(folder, "vae.safetensors"), ScalarType.Float16);
         File.Copy(place.Tokenizer, Path.Combine(folder, "spiece.model"), overwrite: true);
         File.Copy(licenses, Path.Combine(folder, "LICENSES.md"), overwrite: true);
+        using (var stills = StickerSet.Stills(place.Data))
+        {
+            File.WriteAllLines(Path.Combine(folder, "things.txt"), place.Chosen(stills).Select(i => string.Join(" | ", stills.Items[i].Names)));
+        }
 
         var (height, width) = (recipe.Model.InputSize[1] * vae.SpatialFactor, recipe.Model.InputSize[2] * vae.SpatialFactor);
         const string fluent = "Copyright (c) Microsoft Corporation; packages: Copyright (c) 2023 LobeHub";
@@ -58,8 +62,8 @@ internal static class Export
         {
             Name = "stickers",
             Description =
-                $"Animated stickers, {width}x{height} pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers: "
-                + "things.txt lists the things, fine-things.txt those it also knows in the flat style.",
+                $"Animated stickers, {width}x{height} pixels, trained on Fluent Emoji, and in the flat style on Noto Emoji, by recipes/stickers. "
+                + "things.txt lists the things; the model knows a part of them in the flat style, too.",
             Denoiser = new ModelPart
             {
                 Architecture = "stdit",
@@ -98,6 +102,7 @@ internal static class Export
                 WidthRange = new AllowedRange(width, width, 16),
                 HeightRange = new AllowedRange(height, height, 16),
             },
+            Vocabulary = "things.txt",
             License = "MIT",
             LicenseFile = "LICENSES.md",
             Attribution =

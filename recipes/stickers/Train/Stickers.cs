@@ -11,7 +11,14 @@ namespace Stickers;
 internal sealed record PaletteColor(string Name, string Phrase, int[] Rgb);
 
 /// <summary>A sticker: captions with a place for the background, and plain ones that do not speak of it.</summary>
-internal sealed record Sticker(string Code, string Thing, string Style, string Category, string[] Captions, string[] Plain);
+internal sealed record Sticker(string Code, string Thing, string Style, string Category, string[] Captions, string[] Plain)
+{
+    /// <summary>The names of the thing, without a style and an article: "goat".</summary>
+    public IEnumerable<string> Names =>
+        Plain.Select(WithoutArticle).Where(name => !name.StartsWith(Style + " ", StringComparison.Ordinal)).Distinct();
+
+    private static string WithoutArticle(string caption) => caption.Split(' ', 2) is ["a" or "an" or "the", var name] ? name : caption;
+}
 
 /// <summary>What prepare.mjs packed: RGBA bytes of all stickers, and index.json, which says what they are.</summary>
 internal sealed class StickerSet : IDisposable
