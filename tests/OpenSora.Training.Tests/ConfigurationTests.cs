@@ -98,6 +98,80 @@ public class ConfigurationTests
     }
 
     [Fact]
+    public void Options_in_code_change_those_of_the_section_and_each_trainer_has_its_own()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            var (images, more) = (new Numbers(1), new Numbers(3));
+            using var services = new ServiceCollection()
+                .AddSingleton<IConfiguration>(Read(Json.Replace("\"FOLDER\"", "\"\"", StringComparison.Ordinal)))
+                .AddSingleton<ITrainingObjective>(new DiffusionTraining(model, text))
+                .AddKeyedSingleton<ITrainingObjective>("flow", new DiffusionTraining(model, text, new RectifiedFlow()))
+                .AddKeyedSingleton<ITrainingData>("images", images)
+                .AddKeyedSingleton<ITrainingData>("clips", new Numbers(2))
+                .AddOpenSoraTraining()
+                .Configure<TrainingOptions>(options =>
+                {
+                    options.Stages[0].Steps = 7;
+                    options.Stages.Add(
+                        new TrainingStage
+                        {
+                            Name = "more",
+                            Data = more,
+                            Steps = 1,
+                            BatchSize = 1,
+                        }
+                    );
+                })
+                .BuildServiceProvider();
+            using var one = services.GetRequiredService<StagedTrainer>();
+            using var other = services.GetRequiredService<StagedTrainer>();
+            one.Stages.Select(stage => (stage.Name, stage.Steps)).ShouldBe([("images", 7), ("clips", 3), ("more", 1)]);
+            one.Stages[0].Data.ShouldBeSameAs(images);
+            one.Stages[2].Data.ShouldBeSameAs(more);
+            other.Stages[0].ShouldNotBeSameAs(one.Stages[0]);
+        }
+    }
+
+    [Fact]
+    public void Code_alone_configures_a_trainer_and_is_checked()
+    {
+        var (model, text) = Tiny.Models();
+        using (model)
+        using (text)
+        {
+            StagedTrainer Trainer(int steps)
+            {
+                using var services = new ServiceCollection()
+                    .AddSingleton<ITrainingObjective>(new DiffusionTraining(model, text))
+                    .AddOpenSoraTraining()
+                    .Configure<TrainingOptions>(options =>
+                        options.Stages.Add(
+                            new TrainingStage
+                            {
+                                Name = "images",
+                                Data = new Numbers(1),
+                                Steps = steps,
+                                BatchSize = 1,
+                            }
+                        )
+                    )
+                    .BuildServiceProvider();
+                return services.GetRequiredService<StagedTrainer>();
+            }
+
+            using (var trainer = Trainer(steps: 2))
+            {
+                trainer.Stages.ShouldHaveSingleItem().Steps.ShouldBe(2);
+            }
+
+            Should.Throw<OptionsValidationException>(() => Trainer(steps: 0)).Message.ShouldContain("has 0 Steps");
+        }
+    }
+
+    [Fact]
     public void Mistakes_are_reported()
     {
         var (model, text) = Tiny.Models();

@@ -178,6 +178,16 @@ public static class TrainingConfiguration
             throw new InvalidOperationException(problem);
         }
 
+        return trainer.Configure(options, data, losses);
+    }
+
+    private static StagedTrainer Configure(
+        this StagedTrainer trainer,
+        TrainingOptions options,
+        Func<string, ITrainingData> data,
+        Func<string, ITrainingObjective>? losses
+    )
+    {
         foreach (var stage in options.Stages)
         {
             stage.Data ??= data(stage.Source);
@@ -196,10 +206,12 @@ public static class TrainingConfiguration
     }
 
     /// <summary>Registers a transient <see cref="StagedTrainer"/> for the registered <see cref="ITrainingObjective"/>. The stages come from the
-    /// section <c>OpenSora:Training</c> of the registered configuration. Their data and losses are resolved from keyed <see cref="ITrainingData"/>
-    /// and <see cref="ITrainingObjective"/> services, with the names as keys. If <see cref="ICollectives"/> are registered, their processes train
-    /// together.</summary>
-    /// <remarks>The section is validated when the host starts. Errors are reported as an <see cref="OptionsValidationException"/>.</remarks>
+    /// section <c>OpenSora:Training</c> of the registered configuration, if there is one. Calls of
+    /// <c>services.Configure&lt;TrainingOptions&gt;(...)</c> after this method change these stages and add others. Data and losses are resolved from
+    /// keyed <see cref="ITrainingData"/> and <see cref="ITrainingObjective"/> services, with their names as keys. If <see cref="ICollectives"/> are
+    /// registered, their processes train together.</summary>
+    /// <remarks>The options are validated when the host starts, and for every trainer. Errors are reported as an
+    /// <see cref="OptionsValidationException"/>.</remarks>
     /// <param name="services">The service collection.</param>
     /// <returns>The service collection.</returns>
     public static IServiceCollection AddOpenSoraTraining(this IServiceCollection services)
@@ -212,19 +224,20 @@ public static class TrainingConfiguration
 
         services.AddOptions<TrainingOptions>().ValidateOnStart();
         services.AddSingleton<IConfigureOptions<TrainingOptions>>(provider => new ConfigureOptions<TrainingOptions>(options =>
-            OptionsBinder.Bind(
-                provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName),
-                options,
-                options.BindingProblems
-            )
-        ));
+        {
+            if (provider.GetService<IConfiguration>()?.GetSection(TrainingOptions.SectionName) is { } section)
+            {
+                OptionsBinder.Bind(section, options, options.BindingProblems);
+            }
+        }));
         services.AddSingleton<IValidateOptions<TrainingOptions>>(new TrainingOptionsValidator(services));
         services.TryAddTransient(provider =>
         {
             var trainer = new StagedTrainer(provider.GetRequiredService<ITrainingObjective>())
                 .LogTo((ILogger?)provider.GetService<ILogger<StagedTrainer>>() ?? NullLogger.Instance)
                 .Configure(
-                    provider.GetRequiredService<IConfiguration>().GetSection(TrainingOptions.SectionName),
+                    // Each trainer gets stages of its own, because it sets their data.
+                    provider.GetRequiredService<IOptionsFactory<TrainingOptions>>().Create(Options.DefaultName),
                     name => provider.GetRequiredKeyedService<ITrainingData>(name),
                     name => provider.GetRequiredKeyedService<ITrainingObjective>(name)
                 );
