@@ -72,7 +72,7 @@ internal sealed class Classifier : nn.Module<Tensor, Tensor>
         return classifier;
     }
 
-    /// <summary>How often it is right about pictures that it did not see: new augmentations, a third of them on white, the others on any color.</summary>
+    /// <summary>How often it is right about pictures that it did not see: new augmentations, a third of them on white.</summary>
     /// <returns>Shares from 0 to 1: the most likely thing is right; one of the five most likely.</returns>
     public (double First, double Five) Accuracy(Workplace place, StickerSet stills, StickerSet clips, int count = 2048)
     {
