@@ -66,7 +66,7 @@ public class TrainingOptions
 
         if (Stages.Count == 0)
         {
-            yield return $"{SectionName} has no {nameof(Stages)}.";
+            yield return $"{SectionName} has no {nameof(Stages)}, and services.Configure<{nameof(TrainingOptions)}> adds none.";
         }
 
         foreach (var stage in Stages)
@@ -106,7 +106,7 @@ public class TrainingOptions
     }
 }
 
-/// <summary>Validates the training options when the host starts, with the data and losses that are registered.</summary>
+/// <summary>Validates the training options when the host starts and for every trainer, with the data and losses that are registered.</summary>
 internal sealed class TrainingOptionsValidator(IServiceCollection services) : IValidateOptions<TrainingOptions>
 {
     public ValidateOptionsResult Validate(string? name, TrainingOptions options) =>
@@ -149,7 +149,7 @@ internal sealed class TrainingOptionsValidator(IServiceCollection services) : IV
     }
 }
 
-/// <summary>Configures training from configuration sections.</summary>
+/// <summary>Configures training from configuration sections and code.</summary>
 public static class TrainingConfiguration
 {
     /// <summary>Adds the stages and checkpoints that a configuration section describes. If the checkpoint folder contains checkpoints, the run
@@ -207,9 +207,9 @@ public static class TrainingConfiguration
 
     /// <summary>Registers a transient <see cref="StagedTrainer"/> for the registered <see cref="ITrainingObjective"/>. The stages come from the
     /// section <c>OpenSora:Training</c> of the registered configuration, if there is one. Calls of
-    /// <c>services.Configure&lt;TrainingOptions&gt;(...)</c> after this method change these stages and add others. Data and losses are resolved from
-    /// keyed <see cref="ITrainingData"/> and <see cref="ITrainingObjective"/> services, with their names as keys. If <see cref="ICollectives"/> are
-    /// registered, their processes train together.</summary>
+    /// <c>services.Configure&lt;TrainingOptions&gt;(...)</c> after this method can change these stages or add others; they run once for each
+    /// trainer, so create stages in them. Data and losses are resolved from keyed <see cref="ITrainingData"/> and <see cref="ITrainingObjective"/>
+    /// services, with their names as keys. If <see cref="ICollectives"/> are registered, their processes train together.</summary>
     /// <remarks>The options are validated when the host starts, and for every trainer. Errors are reported as an
     /// <see cref="OptionsValidationException"/>.</remarks>
     /// <param name="services">The service collection.</param>
