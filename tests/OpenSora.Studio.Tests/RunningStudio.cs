@@ -105,17 +105,22 @@ internal sealed class RunningStudio : IAsyncDisposable
     /// <summary>Waits until a job is in the middle of its generation.</summary>
     public Task<JobView> HoldAsync(Guid id) => WaitAsync(Client, id, job => job.Progress is { Stage: GenerationStage.Denoising, Step: 12 });
 
+    /// <summary>Determines whether a job has completed a step of its generation.</summary>
+    public static bool HasBegun(JobView job) =>
+        job.Progress is { Stage: GenerationStage.Denoising, Step: > 0 } or { Stage: > GenerationStage.Denoising };
+
     public static async Task<JobView> WaitAsync(HttpClient user, Guid id, Func<JobView, bool> until)
     {
+        JobView? last = null;
         await foreach (var (type, job) in EventsAsync(user, $"/api/jobs/{id}/events"))
         {
-            if (type is "job" && until(job!))
+            if (type is "job" && until(last = job!))
             {
                 return job!;
             }
         }
 
-        throw new InvalidOperationException("The stream of events ended before the job was in the expected state.");
+        throw new InvalidOperationException($"The stream of events ended before the job was in the expected state. Its last state was {last}.");
     }
 
     public static async IAsyncEnumerable<(string Type, JobView? Job)> EventsAsync(HttpClient user, string address)

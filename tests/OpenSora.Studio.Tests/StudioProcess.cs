@@ -40,7 +40,11 @@ internal sealed class StudioProcess : IDisposable
         }
     }
 
-    public static async Task<StudioProcess> StartAsync(string folder, params string[] settings)
+    /// <summary>Starts the process and waits until it listens.</summary>
+    /// <param name="folder">The data folder.</param>
+    /// <param name="gate">Holds the jobs of the process; null for jobs that finish.</param>
+    /// <param name="settings">Settings of the section Studio, as in <c>Workers=2</c>.</param>
+    public static async Task<StudioProcess> StartAsync(string folder, FFmpegGate? gate, params string[] settings)
     {
         // From tests/OpenSora.Studio.Tests/bin/Release/net10.0 to the program with the same configuration.
         var output = new DirectoryInfo(AppContext.BaseDirectory);
@@ -51,6 +55,11 @@ internal sealed class StudioProcess : IDisposable
         foreach (var setting in settings)
         {
             start.ArgumentList.Add($"--Studio:{setting}");
+        }
+
+        if (gate is not null)
+        {
+            start.Environment["PATH"] = gate.Folder + Path.PathSeparator + start.Environment["PATH"];
         }
 
         start.Environment["ASPNETCORE_URLS"] = "";

@@ -87,7 +87,8 @@ public sealed partial class VideoGenerator
         {
             using var turn = await WaitAsync(progress, cancellationToken).ConfigureAwait(false);
             var model = await GetModelAsync(progress, cancellationToken).ConfigureAwait(false);
-            return await Task.Run(
+            return await LongRunning
+                .RunAsync(
                     () =>
                     {
                         using var noGradients = no_grad();

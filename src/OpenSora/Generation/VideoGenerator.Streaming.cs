@@ -2,6 +2,7 @@ using System.Runtime.CompilerServices;
 using System.Threading.Channels;
 using OpenSora.Media;
 using OpenSora.Models;
+using OpenSora.Runtime;
 using static TorchSharp.torch;
 
 namespace OpenSora.Generation;
@@ -80,7 +81,8 @@ public sealed partial class VideoGenerator
         return UseAsync(async () =>
         {
             var model = await GetModelAsync(null, cancellationToken).ConfigureAwait(false);
-            return await Task.Run(
+            return await LongRunning
+                .RunAsync(
                     () =>
                     {
                         using var noGradients = no_grad();

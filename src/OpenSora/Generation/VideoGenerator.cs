@@ -127,7 +127,9 @@ public sealed partial class VideoGenerator : IVideoGenerator
                 }
             }
 
-            return await Task.Run(() => Telemetry.Measure(model.Description.Name, model.Backend, plan, Run), cancellationToken).ConfigureAwait(false);
+            return await LongRunning
+                .RunAsync(() => Telemetry.Measure(model.Description.Name, model.Backend, plan, Run), cancellationToken)
+                .ConfigureAwait(false);
         });
     }
 
@@ -280,7 +282,8 @@ public sealed partial class VideoGenerator : IVideoGenerator
             {
                 var watch = Stopwatch.StartNew();
                 var backend = _backends.Select(_options.Backend);
-                _loaded = await Task.Run(() => LoadedModel.Load(_options, _parts, backend, _services, progress, cancellationToken), cancellationToken)
+                _loaded = await LongRunning
+                    .RunAsync(() => LoadedModel.Load(_options, _parts, backend, _services, progress, cancellationToken), cancellationToken)
                     .ConfigureAwait(false);
                 if (!FFmpeg.Exists(_options.FFmpegFolder))
                 {

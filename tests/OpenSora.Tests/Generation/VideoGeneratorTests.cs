@@ -196,6 +196,19 @@ public class VideoGeneratorTests
         heard.ShouldNotContain(p => p.Stage == GenerationStage.Loading); // only once
     }
 
+    // On threads of the pool, a few requests would keep the other requests of a web application waiting.
+    [Fact]
+    public async Task Computations_do_not_run_on_threads_of_the_pool()
+    {
+        using var model = new TinyModel();
+        using var generator = model.Generator();
+        HashSet<(GenerationStage Stage, bool IsPool)> heard = [];
+        var progress = new Listener(p => heard.Add((p.Stage, Thread.CurrentThread.IsThreadPoolThread)));
+        await generator.Request("a goat").Steps(2).GenerateAsync(progress);
+        GenerationStage[] expected = [GenerationStage.Loading, GenerationStage.EncodingText, GenerationStage.Denoising, GenerationStage.Decoding];
+        heard.ShouldBe(expected.Select(stage => (stage, false)), ignoreOrder: true);
+    }
+
     [Theory]
     [InlineData(GenerationStage.Loading)]
     [InlineData(GenerationStage.EncodingText)]

@@ -1,0 +1,16 @@
+namespace OpenSora.Runtime;
+
+/// <summary>Runs computations that take seconds to minutes.</summary>
+/// <remarks>On threads of the pool, as many of them as the machine has cores would leave none for the other work of an application, such as
+/// web requests, until the pool grows.</remarks>
+internal static class LongRunning
+{
+    /// <summary>Runs a computation on a thread of its own.</summary>
+    public static Task<T> RunAsync<T>(Func<T> compute, CancellationToken cancellationToken) =>
+        Task.Factory.StartNew(
+            compute,
+            cancellationToken,
+            TaskCreationOptions.LongRunning | TaskCreationOptions.DenyChildAttach,
+            TaskScheduler.Default
+        );
+}
