@@ -1,3 +1,4 @@
+using OpenSora.Benchmarks;
 using OpenSora.Models;
 using OpenSora.Training.Stages;
 using TorchSharp;
@@ -100,9 +101,10 @@ public class GradientCheckpointingTests
         {
             using var inner = NewDisposeScope();
             model.UseGradientCheckpointing(on);
-            var before = OpenSora.Benchmarks.ResidentMemory.Start();
+            var before = ResidentMemory.Start();
             var loss = model.forward(x, t, y, null).square().mean();
             var grown = (long)(Environment.WorkingSet - before);
+            ResidentMemory.Stop();
             loss.backward();
             model.zero_grad();
             return grown;
