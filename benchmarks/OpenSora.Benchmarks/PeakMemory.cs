@@ -151,7 +151,8 @@ internal static partial class ResidentMemory
     /// <summary>Lets malloc reuse the memory of tensors again, as it does by default: without this, the rest of the process would be slower.</summary>
     public static void Stop()
     {
-        _ = Option(MapThreshold, 32 << 20); // the largest value that malloc chooses by itself, and the trim threshold that it combines with it
+        // The largest thresholds that malloc chooses by itself.
+        _ = Option(MapThreshold, 32 << 20);
         _ = Option(TrimThreshold, 64 << 20);
     }
 
