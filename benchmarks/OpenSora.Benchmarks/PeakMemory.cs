@@ -148,7 +148,7 @@ internal static partial class ResidentMemory
         return Read("VmRSS:");
     }
 
-    /// <summary>Lets malloc reuse the memory of tensors again, as it does by default: without this, the rest of the process would be slower.</summary>
+    /// <summary>Lets malloc reuse the memory of tensors again, as it does by default. Without this, the process would stay slower.</summary>
     public static void Stop()
     {
         // The largest thresholds that malloc chooses by itself.
