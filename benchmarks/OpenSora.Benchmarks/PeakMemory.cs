@@ -63,12 +63,12 @@ internal sealed record MemoryCase(StdiTConfig Model, int Batch, int Frames, int 
         }
     }
 
-    /// <summary>Measures up to four times, until the estimate is at least a share of what was measured. Other memory of the process only adds to a
-    /// measurement, so the least one counts.</summary>
-    public double Measure(double share)
+    /// <summary>Measures twice, and up to twice more if the estimate is less than a share of what was measured. Other memory of the process only
+    /// adds to a measurement, so the least one counts.</summary>
+    public double MeasureLeast(double share)
     {
         var least = double.PositiveInfinity;
-        for (var i = 0; i < 4 && Estimate() < share * least; i++)
+        for (var i = 0; i < 2 || (i < 4 && Estimate() < share * least); i++)
         {
             least = Math.Min(least, Measure());
         }

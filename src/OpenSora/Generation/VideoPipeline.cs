@@ -18,8 +18,8 @@ public sealed class VideoPipeline
     private readonly Func<IReadOnlyList<string>, bool, TextStates> _encodeText;
 
     /// <summary>Initializes a new pipeline.</summary>
-    /// <param name="transformer">The denoiser. Its inputs are on the device of its weights, or on the CPU if it has none, or is not a
-    /// <see cref="nn.Module"/>.</param>
+    /// <param name="transformer">The denoiser. It receives its inputs on the device of its weights, or on the CPU if it is not an
+    /// <see cref="nn.Module"/> or has no weights.</param>
     /// <param name="textEncoder">The text encoder. The width of its states must equal <see cref="IVideoTransformer.TextWidth"/>.</param>
     /// <param name="autoencoder">The autoencoder that decodes the latents; null for a transformer that denoises pixels.</param>
     /// <param name="sampler">The sampler, which determines the number of steps.</param>

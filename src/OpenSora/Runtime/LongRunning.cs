@@ -1,7 +1,7 @@
 namespace OpenSora.Runtime;
 
 /// <summary>Runs computations that take seconds to minutes.</summary>
-/// <remarks>On threads of the pool, as many of them as the machine has cores would leave none for the other work of an application, such as
+/// <remarks>On thread-pool threads, as many computations as the machine has cores would leave no thread for the rest of an application, such as its
 /// web requests, until the pool grows.</remarks>
 internal static class LongRunning
 {

@@ -196,9 +196,9 @@ public class VideoGeneratorTests
         heard.ShouldNotContain(p => p.Stage == GenerationStage.Loading); // only once
     }
 
-    // On threads of the pool, a few requests would keep the other requests of a web application waiting.
+    // There, a few generations would keep the other requests of a web application waiting.
     [Fact]
-    public async Task Computations_do_not_run_on_threads_of_the_pool()
+    public async Task Computations_do_not_run_on_thread_pool_threads()
     {
         using var model = new TinyModel();
         using var generator = model.Generator();
